@@ -1,0 +1,294 @@
+"""From an image to the input tensor and from logits to labels: the one implementation.
+
+Training, scoring, calibration, verification, prediction and the server all call this module, and the
+block that describes it travels in the bundle's manifest. The commonest failure of an exported
+classifier is that these differ.
+
+Two steps, kept apart because the first runs once per file and the second on every batch:
+
+    decode     file, bytes, PIL image or array -> uint8 [height, width, channels]
+    normalise  uint8 [B, height, width, channels] -> float32 [B, channels, height, width]
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from smash_base.errors import InvalidInputError
+
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # an allow-list: exotic decoders are attack surface
+MAX_FILE_BYTES = 64 * 2**20
+MAX_PIXELS = 16 * 10**6
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+_MODE_NAMES = {  # conversions that need a decision (profile, range) are left to the owner of the image
+    "CMYK": "a CMYK image",
+    "I;16": "a 16-bit image",
+    "I;16B": "a 16-bit image",
+    "I": "a 16- or 32-bit image",
+    "F": "a floating-point image",
+}
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes an input tensor. JSON: :meth:`to_json`, :meth:`from_json`.
+
+    Attributes:
+        height, width: size that the network takes, in pixels.
+        channels: 1 (grey, ITU-R 601-2 luma) or 3 (RGB) for image files; any number for arrays.
+        resize: Pillow filter used when the image has another size (antialiased, aspect ignored).
+        mean, std: per channel, of values in [0, 1].
+        depth: planes of a voxel volume, or None for images.
+    """
+
+    height: int
+    width: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: Literal["bilinear", "bicubic", "nearest", "box"] = "bilinear"
+    depth: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
+        object.__setattr__(self, "std", tuple(float(value) for value in self.std))
+        for name in ("height", "width", "channels", "depth"):
+            value = getattr(self, name)
+            if name == "depth" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096:
+                raise InvalidInputError(
+                    f"preprocessing field {name!r}", expected="1 to 4096", received=value
+                )
+        if self.resize not in _RESAMPLING:
+            raise InvalidInputError(
+                "preprocessing field 'resize'",
+                expected=" or ".join(_RESAMPLING),
+                received=self.resize,
+            )
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != self.channels or not np.isfinite(values).all():
+                raise InvalidInputError(
+                    f"preprocessing field {name!r}",
+                    expected=f"{self.channels} finite numbers, one per channel",
+                    received=values,
+                )
+        if min(self.std) <= 0:
+            raise InvalidInputError(
+                "preprocessing field 'std'", expected="positive numbers", received=self.std
+            )
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one stored sample: [height, width, channels], or [depth, height, width, channels]."""
+        planes = () if self.depth is None else (self.depth,)
+        return (*planes, self.height, self.width, self.channels)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input tensor without the batch: channels first."""
+        return (self.channels, *self.sample_shape[:-1])
+
+    def decode(self, image: ImageLike) -> np.ndarray:
+        """Turn one image into uint8 [height, width, channels].
+
+        A path or bytes is decoded under the limits of this module; transparency is put on black;
+        EXIF orientation is ignored, as training data has none. CMYK and 16-bit images are refused.
+        An array is taken as uint8 [height, width], [height, width, channels] or, for any channel
+        count and for volumes, exactly :attr:`sample_shape`.
+
+        Raises:
+            InvalidInputError: not an image, truncated, animated, too large, or another channel count.
+        """
+        if isinstance(image, np.ndarray):
+            return self._from_array(image)
+        if self.depth is not None:
+            raise InvalidInputError(
+                "this network takes volumes",
+                expected=f"a uint8 array of shape {self.sample_shape}",
+                received=type(image).__name__,
+            )
+        if self.channels not in (1, 3):
+            raise InvalidInputError(
+                f"this network takes {self.channels} channels",
+                expected=f"a uint8 array of shape {self.sample_shape}",
+                received=type(image).__name__,
+            )
+        picture = image if isinstance(image, Image.Image) else open_image(image)
+        return self._from_picture(picture)
+
+    def _from_picture(self, picture: Image.Image) -> np.ndarray:
+        if picture.mode not in MODES:
+            raise InvalidInputError(
+                f"an image has colour mode {picture.mode}",
+                expected="8-bit grey, palette or RGB, with or without transparency",
+                received=_MODE_NAMES.get(picture.mode, picture.mode),
+                hint="Convert it first, for example with Pillow's convert() or ImageMagick.",
+            )
+        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+            picture = Image.alpha_composite(black, picture)
+        picture = picture.convert("L" if self.channels == 1 else "RGB")
+        if picture.size != (self.width, self.height):
+            picture = picture.resize((self.width, self.height), _RESAMPLING[self.resize])
+        return np.asarray(picture, dtype=np.uint8).reshape(self.sample_shape)
+
+    def _from_array(self, array: np.ndarray) -> np.ndarray:
+        if array.dtype != np.uint8:
+            raise InvalidInputError(
+                "an image array has the wrong type",
+                expected="uint8 values 0 to 255",
+                received=array.dtype,
+                hint="For tensors that are normalised already use Classifier.logits.",
+            )
+        if array.shape == self.sample_shape:
+            return array
+        if self.depth is None and self.channels in (1, 3) and array.ndim in (2, 3) and array.size:
+            if array.ndim == 3 and array.shape[2] == 1:
+                array = array[:, :, 0]
+            if array.ndim == 2 or array.shape[2] in (3, 4):
+                return self._from_picture(Image.fromarray(array))
+        raise InvalidInputError(
+            "an image array has the wrong shape", expected=self.sample_shape, received=array.shape
+        )
+
+    def normalise(self, samples: Any) -> Any:
+        """uint8 [B, *sample_shape] -> float32 [B, *input_shape], channels first.
+
+        Works on a numpy array and, with the same arithmetic in the same order, on a torch tensor
+        (which stays on its device): x * (1 / (255 std)) - mean / std.
+        """
+        scale = np.asarray([1.0 / (255.0 * value) for value in self.std], dtype=np.float32)
+        shift = np.asarray(
+            [-mean / std for mean, std in zip(self.mean, self.std, strict=True)], dtype=np.float32
+        )
+        if isinstance(samples, np.ndarray):
+            values = samples.astype(np.float32) * scale + shift
+            return np.ascontiguousarray(np.moveaxis(values, -1, 1))
+        values = samples.float()
+        values = values * values.new_tensor(scale) + values.new_tensor(shift)
+        return values.movedim(-1, 1).contiguous()
+
+    def batch(self, images: list[ImageLike]) -> np.ndarray:
+        """Decode and normalise: a list of B images -> float32 [B, *input_shape]."""
+        return self.normalise(np.stack([self.decode(image) for image in images]))
+
+    def to_json(self) -> dict[str, Any]:
+        """The block that stands in manifests and in the ONNX metadata."""
+        block = asdict(self)
+        block["mean"], block["std"] = list(self.mean), list(self.std)
+        return block
+
+    @classmethod
+    def from_json(cls, block: Any) -> Preprocessing:
+        """Read the block back.
+
+        Raises:
+            InvalidInputError: unknown or missing keys, or values out of range.
+        """
+        if not isinstance(block, Mapping):
+            raise InvalidInputError("preprocessing", expected="an object", received=block)
+        names = {field.name for field in fields(cls)}
+        required = names - {"resize", "depth"}
+        unknown, missing = set(block) - names, required - set(block)
+        if unknown or missing:
+            raise InvalidInputError(
+                "preprocessing has wrong keys",
+                expected=", ".join(sorted(names)),
+                received=", ".join(sorted(map(str, block))),
+            )
+        for name in ("mean", "std"):
+            values = block[name]
+            if not isinstance(values, list) or not all(
+                isinstance(value, int | float) and not isinstance(value, bool) for value in values
+            ):
+                raise InvalidInputError(
+                    f"preprocessing field {name!r}", expected="a list of numbers", received=values
+                )
+        return cls(**{**block, "mean": tuple(block["mean"]), "std": tuple(block["std"])})
+
+
+def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    """Open and fully decode one still image from a path or from bytes.
+
+    Raises:
+        InvalidInputError: missing, empty, larger than 64 MiB or 16 million pixels, of a format other
+            than JPEG, PNG, WebP and BMP, animated, truncated or damaged.
+    """
+    if isinstance(source, bytes):
+        name, data = f"image of {len(source)} bytes", source
+    else:
+        path = Path(source)
+        name = str(path)
+        try:
+            size = path.stat().st_size
+            if size > MAX_FILE_BYTES:
+                raise InvalidInputError(
+                    f"{name} is too large", expected=f"at most {MAX_FILE_BYTES} bytes", received=size
+                )
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise InvalidInputError(f"{name} does not exist", expected="an image file") from None
+        except IsADirectoryError:
+            raise InvalidInputError(f"{name} is a folder", expected="an image file") from None
+        except PermissionError:
+            raise InvalidInputError(f"{name} may not be read", expected="an image file") from None
+    if not data:
+        raise InvalidInputError(f"{name} is empty", expected="an image file")
+    if len(data) > MAX_FILE_BYTES:
+        raise InvalidInputError(f"{name} is too large", expected=f"at most {MAX_FILE_BYTES} bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise InvalidInputError(
+                    f"{name} has too many pixels",
+                    expected=f"at most {MAX_PIXELS}",
+                    received=f"{width}x{height}",
+                )
+            if getattr(picture, "n_frames", 1) != 1:
+                raise InvalidInputError(
+                    f"{name} is animated", expected="one still image", received=f"{picture.n_frames} frames"  # type: ignore[attr-defined]
+                )
+            picture.load()
+    except UnidentifiedImageError:
+        raise InvalidInputError(
+            f"{name} is not an image this program reads", expected=", ".join(FORMATS)
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise InvalidInputError(
+            f"{name} has too many pixels", expected=f"at most {MAX_PIXELS}", received=error
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
+        raise InvalidInputError(
+            f"{name} is damaged or truncated", expected="a whole image", received=error
+        ) from None
+    return picture
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis, float64 inside, float32 out."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return (exponentials / exponentials.sum(axis=-1, keepdims=True)).astype(np.float32)
