@@ -1,0 +1,174 @@
+"""The command line: one table of commands, each in its own module, imported only when it runs.
+
+``smash-export --help`` therefore imports neither torch nor onnx nor rich. Errors become one line on
+stderr and the documented exit code; a traceback is shown with ``--debug`` (or SMASH_EXPORT_DEBUG=1)
+only. Settings come from the command line, then SMASH_EXPORT_<COMMAND>_<OPTION>, then ``--config``,
+then the defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from smash_base.errors import SmashError
+from smash_export import __version__
+
+# name -> ("module:attribute", help). The order is the order of work and of --help.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "completion": ("smash_export.cli.completion:command", "Print the completion script of a shell."),
+}
+
+# Top-level module -> extra of pyproject.toml, for the message when an import fails.
+EXTRA_OF_MODULE = {
+    "torch": "search",
+    "onnx": "search",
+    "onnxscript": "search",
+    "safetensors": "search",
+    "sklearn": "search",
+    "scipy": "search",
+    "matplotlib": "search",
+    "onnxruntime": "cpu",
+    "tensorrt": "gpu",
+    "openvino": "openvino",
+    "ncnn": "ncnn",
+    "pnnx": "ncnn",
+    "executorch": "executorch",
+    "ai_edge_litert": "litert",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "grpc": "grpc",
+    "google": "grpc",
+    "ray": "ray",
+    "optuna": "optuna",
+    "mlperf_loadgen": "loadgen",
+}
+
+EXIT_CODES = {
+    0: "done",
+    1: "internal error",
+    2: "usage",
+    3: "runtime or device missing",
+    4: "verification failed",
+    5: "accuracy or latency gate failed",
+    6: "unsafe or invalid input",
+    130: "interrupted",
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that knows names and help lines, and imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command.name = cmd_name
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            suggestion = f" Did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"No such command {name!r}.{suggestion}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), text) for code, text in EXIT_CODES.items()])
+
+
+def _load_config(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        from smash_export.cli.config import load_config
+
+        ctx.default_map = load_config(value)
+
+
+@click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "SMASH_EXPORT"})
+@click.version_option(__version__, prog_name="smash-export", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error.")
+@click.option(
+    "--config",
+    metavar="FILE",
+    is_eager=True,
+    expose_value=False,
+    callback=_load_config,
+    help="TOML file with one table per command, for example smash.toml.",
+)
+def cli() -> None:
+    """Search a network that fits your device, freeze it, compile it, prove it, serve it.
+
+    Every command takes --help and --json; commands that write take --dry-run.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave the process with the documented exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; every error is one line on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or os.environ.get("SMASH_EXPORT_DEBUG", "") not in ("", "0")
+    try:
+        result: Any = cli.main(words, prog_name="smash-export", standalone_mode=False)
+        return result if type(result) is int else 0  # an exit code, of --help or of the command itself
+    except click.ClickException as error:  # click's own usage errors: the usage line and a hint
+        error.show()
+        return error.exit_code
+    except click.Abort:  # how click passes on Ctrl-C and the end of the input
+        return _fail("interrupted; whatever was complete before is untouched", 130, debug)
+    except KeyboardInterrupt:
+        return _fail("interrupted; whatever was complete before is untouched", 130, debug)
+    except SmashError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = f" while writing {error.filename}" if error.filename else ""
+            return _fail(f"disk full{place}; earlier results are untouched. Free some space.", 1, debug)
+        return _internal(error, debug)
+    except ModuleNotFoundError as error:
+        extra = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
+        if extra is None:
+            return _internal(error, debug)
+        line = f"this needs the package {error.name}. Install it: pip install 'smash-export[{extra}]'"
+        return _fail(line, 3, debug)
+    except Exception as error:
+        return _internal(error, debug)
+
+
+def _internal(error: Exception, debug: bool) -> int:
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    return _fail(
+        f"internal error, {line[:300]}. Please report it with the output of the same command and --debug",
+        1,
+        debug,
+    )
+
+
+def _fail(line: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"smash-export: {line}", err=True)
+    return code

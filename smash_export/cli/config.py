@@ -1,0 +1,133 @@
+"""Settings from a TOML file, checked before use, and the settings in use with where each came from.
+
+One table per command; keys are the option names with or without dashes:
+
+    [search]
+    data = "digits"
+    steps = 2000
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_export.cli.console import Output
+
+MAX_CONFIG_BYTES = 2**20
+_NOT_SETTINGS = {"config", "print_config", "debug", "as_json", "help"}
+_SOURCES = {
+    ParameterSource.COMMANDLINE: "command line",
+    ParameterSource.ENVIRONMENT: "environment",
+    ParameterSource.DEFAULT_MAP: "config file",
+    ParameterSource.DEFAULT: "default",
+    ParameterSource.PROMPT: "prompt",
+}
+
+
+def load_config(path: str) -> dict[str, dict[str, Any]]:
+    """Read a TOML file: command -> option -> value, with underscores in the option names.
+
+    Raises:
+        InvalidInputError: missing, larger than 1 MiB, or not TOML.
+        UsageError: a table that is not a command.
+    """
+    from smash_export.cli import COMMANDS
+
+    file = Path(path)
+    try:
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            raise InvalidInputError(f"{path} is too large", expected=f"at most {MAX_CONFIG_BYTES} bytes")
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidInputError(f"config file {path} does not exist") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise InvalidInputError(f"config file {path} cannot be read", received=error.strerror) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"{path} is not valid TOML", received=error) from None
+    settings = {}
+    for command, table in tables.items():
+        if command not in COMMANDS or not isinstance(table, dict):
+            near = difflib.get_close_matches(command, COMMANDS, n=1)
+            raise UsageError(
+                f"{path} holds {command!r}",
+                expected="one table per command, for example [search]",
+                hint=f"Did you mean [{near[0]}]?" if near else None,
+            )
+        settings[command] = {key.replace("-", "_"): value for key, value in table.items()}
+    return settings
+
+
+def check_settings(ctx: click.Context) -> None:
+    """Refuse keys of the config file that this command does not have.
+
+    Raises:
+        UsageError: an unknown key; near misses are suggested.
+    """
+    known = {_key(parameter): parameter.name or "" for parameter in ctx.command.params}
+    names = {name: name for name in known.values()}
+    table: dict[str, Any] = dict(ctx.default_map or {})
+    renamed = {}
+    for key, value in table.items():
+        name = known.get(key) or names.get(key)
+        if name is None or name in _NOT_SETTINGS - {"as_json"}:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise UsageError(
+                f"the config file sets {key!r}, which {ctx.info_name} does not have",
+                expected=", ".join(sorted(key for key, name in known.items() if name not in _NOT_SETTINGS)),
+                hint=f"Did you mean {near[0]}?" if near else None,
+            )
+        renamed[name] = value
+    ctx.default_map = renamed
+
+
+def print_settings(ctx: click.Context, output: Output) -> None:
+    """Print the settings in use: TOML that ``--config`` reads, each line with where its value came from."""
+    rows = []
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if name in _NOT_SETTINGS or name == "dry_run":
+            continue
+        source = _SOURCES.get(ctx.get_parameter_source(name) or ParameterSource.DEFAULT, "default")
+        rows.append((_key(parameter), ctx.params.get(name), source))
+    output.text(f"[{ctx.info_name}]")
+    for key, value, source in rows:
+        line = f"# {key} is not set" if value is None else f"{key} = {_toml(value)}"
+        output.text(f"{line}  # {source}")
+    output.result(
+        {
+            "command": ctx.info_name,
+            "settings": {
+                key: {"value": value if _simple(value) else str(value), "source": source}
+                for key, value, source in rows
+            },
+        }
+    )
+
+
+def _key(parameter: click.Parameter) -> str:
+    """The name a person would write: that of the longest option, with underscores."""
+    if isinstance(parameter, click.Option):
+        return max(parameter.opts, key=len).lstrip("-").replace("-", "_")
+    return parameter.name or ""
+
+
+def _simple(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_simple(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return json.dumps(str(value), ensure_ascii=False)

@@ -1,0 +1,267 @@
+"""What every command prints, and where: results on stdout, everything else on stderr.
+
+With ``--json`` stdout holds one JSON value and nothing else. Tables and progress use rich, which is
+imported when the first of them is drawn; colour is off without a terminal or with NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Protocol, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_PLAIN_SECONDS = 10.0  # without a terminal: one line of progress at most this often
+_PLAIN_WIDTH = 160
+
+
+class Advance(Protocol):
+    """Moves a progress display by ``n`` steps and shows ``fields``, for example ``loss=0.31``."""
+
+    def __call__(self, n: float = 1, **fields: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a command's words go.
+
+    Attributes:
+        json: stdout takes exactly one JSON value, through :meth:`result`.
+        quiet: no notes and no progress; warnings, errors and results stay.
+        dry_run: the command must say what it would do and write nothing.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    dry_run: bool = False
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Draw a table on stdout; columns of numbers stand right. Nothing with ``--json``."""
+        if self.json:
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(title=title or None, title_justify="left")
+        for index, name in enumerate(columns):
+            cells = [row[index] for row in rows]
+            numeric = bool(cells) and all(isinstance(cell, int | float) or cell is None for cell in cells)
+            drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            drawn.add_row(*(Text(_cell(value)) for value in row))  # Text: square brackets are not markup
+        Console(width=None if sys.stdout.isatty() else _plain_width()).print(drawn)
+
+    def text(self, line: str) -> None:
+        """A line of the result for people, on stdout. Nothing with ``--json``."""
+        if not self.json:
+            click.echo(line)
+
+    def result(self, value: Any) -> None:
+        """The result for programs, on stdout. Nothing without ``--json``."""
+        if self.json:
+            click.echo(to_json(value))
+
+    def note(self, line: str) -> None:
+        """A line for people, on stderr."""
+        if not self.quiet:
+            click.echo(line, err=True)
+
+    def warn(self, line: str) -> None:
+        """A line that people must see, on stderr, even with ``--quiet``."""
+        click.echo(f"warning: {line}", err=True)
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: float | None) -> Iterator[Advance]:
+        """Show progress and the time left on stderr while the block runs.
+
+        Args:
+            label: what is being done.
+            total: number of steps, or None when it is not known (elapsed time is shown).
+        """
+        if self.quiet:
+            yield _silent
+        elif sys.stderr.isatty():
+            with _bar(label, total) as advance:
+                yield advance
+        else:
+            yield _PlainProgress(label, total)
+
+
+SILENT = Output(quiet=True)
+"""For library callers that want no words."""
+
+
+def common_options(*, writes: bool) -> Callable[[Function], Function]:
+    """Options of every command: ``--json``, ``--quiet``, ``--config``, ``--print-config``, ``--debug``.
+
+    The decorated function gets ``output: Output`` in their place.
+
+    Args:
+        writes: whether the command writes files; adds ``--dry-run``.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(*args: Any, as_json: bool, quiet: bool, print_config: bool, **values: Any) -> Any:
+            output = Output(json=as_json, quiet=quiet, dry_run=values.pop("dry_run", False))
+            if print_config:
+                from smash_export.cli.config import print_settings
+
+                return print_settings(click.get_current_context(), output)
+            return function(*args, output=output, **values)
+
+        options = [
+            click.option(
+                "--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else there."
+            ),
+            click.option("--quiet", "-q", is_flag=True, help="No notes and no progress."),
+            click.option(
+                "--config",
+                metavar="FILE",
+                is_eager=True,
+                expose_value=False,
+                callback=_command_config,
+                help="Read settings from the table of this command in a TOML file.",
+            ),
+            click.option(
+                "--print-config", is_flag=True, help="Print the settings in use and their sources, then stop."
+            ),
+            click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback with an error."),
+        ]
+        if writes:
+            options.insert(
+                2, click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+            )
+        decorated: Any = call
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def to_json(value: Any) -> str:
+    """JSON text of a result: numpy numbers and arrays, paths and dataclasses included; NaN becomes null."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy arrays and numbers
+        return _plain(value.tolist())
+    if hasattr(value, "to_json"):
+        return _plain(value.to_json())
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    raise TypeError(f"a result holds {type(value).__name__}, which has no JSON form")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _plain_width() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdecimal() and int(columns) >= 40 else _PLAIN_WIDTH
+
+
+def _command_config(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    from smash_export.cli.config import check_settings, load_config
+
+    if value is not None:
+        ctx.default_map = load_config(value).get(ctx.info_name or "", {})
+    if ctx.default_map:
+        check_settings(ctx)
+
+
+def _silent(n: float = 1, **fields: object) -> None:
+    pass
+
+
+class _PlainProgress:
+    """Progress for logs: a line at most every ten seconds, and one at the end."""
+
+    def __init__(self, label: str, total: float | None) -> None:
+        self._label, self._total = label, total
+        self._done = 0.0
+        self._start = self._shown = time.monotonic()
+
+    def __call__(self, n: float = 1, **fields: object) -> None:
+        self._done += n
+        now = time.monotonic()
+        finished = self._total is not None and self._done >= self._total > self._done - n
+        if not finished and now - self._shown < _PLAIN_SECONDS:
+            return
+        self._shown = now
+        elapsed = now - self._start
+        words = [f"{self._label}:"]
+        if self._total:
+            words.append(f"{self._done:g}/{self._total:g}")
+        words.append(f"{_clock(elapsed)} elapsed")
+        if self._total and not finished and self._done:
+            words.append(f"{_clock(elapsed / self._done * (self._total - self._done))} left")
+        click.echo(" ".join([*words, *_fields(fields)]), err=True)
+
+
+@contextlib.contextmanager
+def _bar(label: str, total: float | None) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    times = [TimeElapsedColumn(), TimeRemainingColumn()]
+    display = Progress(*columns, *times, TextColumn("{task.fields[shown]}"), console=Console(stderr=True))
+    with display:
+        task = display.add_task(escape(label), total=total, shown="")
+
+        def advance(n: float = 1, **fields: object) -> None:
+            display.update(task, advance=n)
+            if fields:
+                display.update(task, shown=escape(" ".join(_fields(fields))))
+
+        yield advance
+
+
+def _fields(fields: dict[str, object]) -> list[str]:
+    return [f"{name}={_cell(value)}" for name, value in fields.items()]
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
