@@ -1,0 +1,543 @@
+"""Architectures of the memory-bank space as plain, hashable values, and their JSON (schema 1).
+
+The space is that of SMASH (Brock et al. 2017, section 3.1). A network is a stem and a sequence of
+*blocks* at successively halved resolution. Each block owns *memory banks*: the first ones hold the
+block's input, the others start as zeros. An *op* reads some banks (concatenated along channels),
+reduces them by a 1x1 convolution with generated weights, runs up to four convolutions in two branches
+of two, and adds its output to the banks it writes. A bank that nothing wrote reads as zeros.
+
+Torch-free: a hand-written ``best.json`` can be checked on any machine. Files are untrusted: limits are
+checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from smash_base import files
+from smash_base.errors import InvalidInputError
+
+SCHEMA = 1
+SLOTS = 4  # convolutions of an op: branch A is slots 0 -> 1, branch B is slots 2 -> 3
+ACTIVATIONS = ("relu", "leaky_relu", "tanh", "none")
+ACTIVE_PATTERNS = ("1000", "1010", "1100", "1110", "1111")
+
+# Limits of what a file may ask for; far above any network that this project would search.
+MAX_BLOCKS = 16
+MAX_OPS = 512  # per network
+MAX_BANKS = 256
+MAX_CHANNELS = 4096  # of a bank, an op, a block input
+MAX_KERNEL = 15
+MAX_DILATION = 16
+MAX_PARAMETERS = 500_000_000
+MAX_CLASSES = 100_000
+MAX_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network is shown: ``channels`` and ``size`` = (H, W), or (D, H, W) for voxels."""
+
+    channels: int
+    size: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _check_int("input.channels", self.channels, 1, MAX_CHANNELS)
+        if len(self.size) not in (2, 3):
+            raise InvalidInputError("input size", expected="2 or 3 axes", received=self.size)
+        for value in self.size:
+            _check_int("input size", value, 1, MAX_SIZE)
+
+    @property
+    def dims(self) -> int:
+        """2 for images, 3 for voxels."""
+        return len(self.size)
+
+    def to_json(self) -> dict[str, int]:
+        """``{"channels", "height", "width"}``, with ``"depth"`` for voxels."""
+        names = ("height", "width") if self.dims == 2 else ("depth", "height", "width")
+        return {"channels": self.channels, **dict(zip(names, self.size, strict=True))}
+
+    @classmethod
+    def from_json(cls, value: Any) -> InputSpec:
+        """Read :meth:`to_json` back; raises InvalidInputError naming the field."""
+        block = _object("input", value, {"channels", "height", "width"}, {"depth"})
+        axes = (["depth"] if "depth" in block else []) + ["height", "width"]
+        return cls(block["channels"], tuple(block[axis] for axis in axes))
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One spatial convolution with same padding; ``activation`` is applied to its input."""
+
+    kernel: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+    activation: str = "relu"
+
+
+@dataclass(frozen=True)
+class Op:
+    """One layer: read banks, reduce to ``bottleneck`` channels, convolve to ``units``, write banks.
+
+    ``units`` is m chunks of a bank's channels; the i-th bank of ``writes`` gets chunk i mod m. Output:
+    branch A + branch B; A alone when slots 2 and 3 are empty; A * sigmoid(B) when ``gate`` is set.
+    """
+
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    bottleneck: int
+    units: int
+    convs: tuple[Conv | None, ...]
+    gate: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """Which slots are active, for example "1010"."""
+        return "".join("0" if conv is None else "1" for conv in self.convs)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Ops over ``banks`` banks of ``bank_channels`` channels; the first banks hold the input."""
+
+    channels_in: int
+    bank_channels: int
+    banks: int
+    ops: tuple[Op, ...]
+
+    @property
+    def input_banks(self) -> int:
+        """How many banks hold the block's input at the start."""
+        return self.channels_in // self.bank_channels
+
+    @property
+    def channels_out(self) -> int:
+        """Channels of all banks together: what the transition or the head takes."""
+        return self.banks * self.bank_channels
+
+
+@dataclass(frozen=True)
+class Stem:
+    """First convolution, from the image to the first block's input; followed by ReLU."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A whole network but for its input size and class count, which :class:`BestFile` adds.
+
+    Raises:
+        InvalidInputError: anything that no network could be built from, with the field named.
+    """
+
+    stem: Stem
+    blocks: tuple[Block, ...]
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+    @property
+    def dims(self) -> int:
+        """Spatial axes: 2 for images, 3 for voxels."""
+        return len(self.stem.kernel)
+
+    @property
+    def op_count(self) -> int:
+        """Ops over all blocks."""
+        return sum(len(block.ops) for block in self.blocks)
+
+    @cached_property
+    def key(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the canonical JSON: the name of a result."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers; :meth:`from_json` gives an equal value back."""
+        return {
+            "stem": {"kernel": list(self.stem.kernel), "stride": list(self.stem.stride)},
+            "blocks": [
+                {
+                    "channels_in": block.channels_in,
+                    "bank_channels": block.bank_channels,
+                    "banks": block.banks,
+                    "ops": [_op_to_json(op) for op in block.ops],
+                }
+                for block in self.blocks
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Architecture:
+        """Read an ``architecture`` object; raises InvalidInputError naming the field."""
+        top = _object("architecture", value, {"stem", "blocks"})
+        stem = _object("stem", top["stem"], {"kernel", "stride"})
+        blocks = _list("blocks", top["blocks"], MAX_BLOCKS)
+        total = sum(
+            len(block["ops"])
+            for block in blocks
+            if isinstance(block, Mapping) and isinstance(block.get("ops"), Sequence)
+        )
+        if total > MAX_OPS:
+            raise InvalidInputError(
+                "architecture has too many ops", expected=f"at most {MAX_OPS}", received=total
+            )
+        return cls(
+            Stem(_axes("stem.kernel", stem["kernel"]), _axes("stem.stride", stem["stride"])),
+            tuple(_block_from_json(f"blocks[{index}]", block) for index, block in enumerate(blocks)),
+        )
+
+
+def _op_to_json(op: Op) -> dict[str, Any]:
+    return {
+        "reads": list(op.reads),
+        "writes": list(op.writes),
+        "bottleneck": op.bottleneck,
+        "units": op.units,
+        "convs": [
+            None
+            if conv is None
+            else {
+                "kernel": list(conv.kernel),
+                "dilation": list(conv.dilation),
+                "groups": conv.groups,
+                "activation": conv.activation,
+            }
+            for conv in op.convs
+        ],
+        "gate": op.gate,
+    }
+
+
+def _block_from_json(where: str, value: Any) -> Block:
+    block = _object(where, value, {"channels_in", "bank_channels", "banks", "ops"})
+    ops = _list(f"{where}.ops", block["ops"], MAX_OPS)
+    return Block(
+        channels_in=block["channels_in"],
+        bank_channels=block["bank_channels"],
+        banks=block["banks"],
+        ops=tuple(_op_from_json(f"{where}.ops[{index}]", op) for index, op in enumerate(ops)),
+    )
+
+
+def _op_from_json(where: str, value: Any) -> Op:
+    op = _object(where, value, {"reads", "writes", "bottleneck", "units", "convs"}, {"gate"})
+    slots = _list(f"{where}.convs", op["convs"], SLOTS)
+    convs: list[Conv | None] = []
+    for index, slot in enumerate(slots):
+        if slot is None:
+            convs.append(None)
+            continue
+        name = f"{where}.convs[{index}]"
+        conv = _object(name, slot, {"kernel", "dilation"}, {"groups", "activation"})
+        convs.append(
+            Conv(
+                kernel=_axes(f"{name}.kernel", conv["kernel"]),
+                dilation=_axes(f"{name}.dilation", conv["dilation"]),
+                groups=conv.get("groups", 1),
+                activation=conv.get("activation", "relu"),
+            )
+        )
+    return Op(
+        reads=_integers(f"{where}.reads", op["reads"]),
+        writes=_integers(f"{where}.writes", op["writes"]),
+        bottleneck=op["bottleneck"],
+        units=op["units"],
+        convs=tuple(convs),
+        gate=op.get("gate", False),
+    )
+
+
+# --------------------------------------------------------------------------------------- validation
+
+
+def _validate(architecture: Architecture) -> None:
+    stem, blocks = architecture.stem, architecture.blocks
+    dims = len(stem.kernel)
+    if dims not in (2, 3):
+        raise InvalidInputError("stem.kernel", expected="2 or 3 axes", received=stem.kernel)
+    _check_kernel("stem.kernel", stem.kernel, dims)
+    if len(stem.stride) != dims:
+        raise InvalidInputError("stem.stride", expected=f"{dims} axes", received=stem.stride)
+    for value in stem.stride:
+        _check_int("stem.stride", value, 1, 8)
+    if not 1 <= len(blocks) <= MAX_BLOCKS:
+        raise InvalidInputError("blocks", expected=f"1 to {MAX_BLOCKS} blocks", received=len(blocks))
+    if architecture.op_count > MAX_OPS:
+        raise InvalidInputError(
+            "architecture has too many ops",
+            expected=f"at most {MAX_OPS}",
+            received=architecture.op_count,
+        )
+    for index, block in enumerate(blocks):
+        _validate_block(f"blocks[{index}]", block, dims)
+    weights = _weights_at_most(architecture)
+    if weights > MAX_PARAMETERS:
+        raise InvalidInputError(
+            "architecture is too large",
+            expected=f"at most {MAX_PARAMETERS} parameters",
+            received=weights,
+        )
+
+
+def _validate_block(where: str, block: Block, dims: int) -> None:
+    _check_int(f"{where}.channels_in", block.channels_in, 1, MAX_CHANNELS)
+    _check_int(f"{where}.bank_channels", block.bank_channels, 1, MAX_CHANNELS)
+    _check_int(f"{where}.banks", block.banks, 1, MAX_BANKS)
+    if block.channels_in % block.bank_channels:
+        raise InvalidInputError(
+            f"{where}.channels_in does not fill whole banks",
+            expected=f"a multiple of bank_channels = {block.bank_channels}",
+            received=block.channels_in,
+        )
+    if block.input_banks > block.banks:
+        raise InvalidInputError(
+            f"{where}.banks cannot hold the block's input",
+            expected=f"at least {block.input_banks}",
+            received=block.banks,
+        )
+    for index, op in enumerate(block.ops):
+        _validate_op(f"{where}.ops[{index}]", op, block, dims)
+
+
+def _validate_op(where: str, op: Op, block: Block, dims: int) -> None:
+    for name, banks in (("reads", op.reads), ("writes", op.writes)):
+        if not banks or len(set(banks)) != len(banks):
+            raise InvalidInputError(
+                f"{where}.{name}", expected="one or more different banks", received=list(banks)
+            )
+        for bank in banks:
+            if isinstance(bank, bool) or not isinstance(bank, int) or not 0 <= bank < block.banks:
+                raise InvalidInputError(
+                    f"{where}.{name} names a bank that does not exist",
+                    expected=f"0 to {block.banks - 1}",
+                    received=bank,
+                )
+    _check_int(f"{where}.bottleneck", op.bottleneck, 1, MAX_CHANNELS)
+    _check_int(f"{where}.units", op.units, 1, MAX_CHANNELS)
+    if op.units % block.bank_channels:
+        raise InvalidInputError(
+            f"{where}.units does not fill whole banks",
+            expected=f"a multiple of bank_channels = {block.bank_channels}",
+            received=op.units,
+        )
+    if op.units // block.bank_channels > len(op.writes):
+        raise InvalidInputError(
+            f"{where}.units is more than the written banks hold",
+            expected=f"at most {len(op.writes) * block.bank_channels}",
+            received=op.units,
+        )
+    if len(op.convs) != SLOTS:
+        raise InvalidInputError(
+            f"{where}.convs", expected=f"{SLOTS} slots", received=len(op.convs)
+        )
+    if op.pattern not in ACTIVE_PATTERNS:
+        raise InvalidInputError(
+            f"{where}.convs: active slots",
+            expected=" or ".join(ACTIVE_PATTERNS),
+            received=op.pattern,
+        )
+    if not isinstance(op.gate, bool):
+        raise InvalidInputError(f"{where}.gate", expected="true or false", received=op.gate)
+    if op.gate and op.convs[2] is None:
+        raise InvalidInputError(
+            f"{where}.gate multiplies two branches", expected="slot 2 active", received=op.pattern
+        )
+    for slot, conv in enumerate(op.convs):
+        if conv is not None:
+            channels = op.bottleneck if slot in (0, 2) else op.units
+            _validate_conv(f"{where}.convs[{slot}]", conv, channels, op.units, dims)
+
+
+def _validate_conv(where: str, conv: Conv, channels_in: int, units: int, dims: int) -> None:
+    _check_kernel(f"{where}.kernel", conv.kernel, dims)
+    if len(conv.dilation) != dims:
+        raise InvalidInputError(f"{where}.dilation", expected=f"{dims} axes", received=conv.dilation)
+    for value in conv.dilation:
+        _check_int(f"{where}.dilation", value, 1, MAX_DILATION)
+    _check_int(f"{where}.groups", conv.groups, 1, MAX_CHANNELS)
+    if channels_in % conv.groups or units % conv.groups:
+        raise InvalidInputError(
+            f"{where}.groups does not divide the channels",
+            expected=f"a divisor of {channels_in} (in) and {units} (out)",
+            received=conv.groups,
+        )
+    if conv.activation not in ACTIVATIONS:
+        raise InvalidInputError(
+            f"{where}.activation", expected=" or ".join(ACTIVATIONS), received=conv.activation
+        )
+
+
+def _weights_at_most(architecture: Architecture) -> int:
+    """Weights of the convolutions between banks and classes, without bias: guards allocation."""
+    total = 0
+    for index, block in enumerate(architecture.blocks):
+        for op in block.ops:
+            total += len(op.reads) * block.bank_channels * op.bottleneck
+            for slot, conv in enumerate(op.convs):
+                if conv is not None:
+                    channels = op.bottleneck if slot in (0, 2) else op.units
+                    taps = 1
+                    for size in conv.kernel:
+                        taps *= size
+                    total += channels // conv.groups * op.units * taps
+        if index + 1 < len(architecture.blocks):
+            total += block.channels_out * architecture.blocks[index + 1].channels_in
+    return total
+
+
+def _check_kernel(where: str, kernel: tuple[int, ...], dims: int) -> None:
+    if len(kernel) != dims:
+        raise InvalidInputError(where, expected=f"{dims} axes", received=kernel)
+    for value in kernel:
+        _check_int(where, value, 1, MAX_KERNEL)
+        if value % 2 == 0:
+            raise InvalidInputError(where, expected="odd sizes", received=kernel)
+
+
+def _check_int(where: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidInputError(where, expected=f"a whole number from {low} to {high}", received=value)
+
+
+def _object(
+    where: str, value: Any, required: set[str], optional: set[str] | None = None
+) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(where, expected="an object", received=value)
+    known = required | (optional or set())
+    for name in value:
+        if name not in known:
+            raise InvalidInputError(
+                f"{where} has an unknown key", expected=", ".join(sorted(known)), received=name
+            )
+    missing = sorted(required - set(value))
+    if missing:
+        raise InvalidInputError(
+            f"{where} lacks a key", expected=missing[0], received=", ".join(sorted(value)) or "{}"
+        )
+    return value
+
+
+def _list(where: str, value: Any, limit: int) -> Sequence[Any]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InvalidInputError(where, expected="a list", received=value)
+    if len(value) > limit:
+        raise InvalidInputError(where, expected=f"at most {limit} entries", received=len(value))
+    return value
+
+
+def _integers(where: str, value: Any, limit: int = MAX_BANKS) -> tuple[int, ...]:
+    entries = _list(where, value, limit)
+    for entry in entries:
+        if isinstance(entry, bool) or not isinstance(entry, int):
+            raise InvalidInputError(where, expected="whole numbers", received=entry)
+    return tuple(entries)
+
+
+def _axes(where: str, value: Any) -> tuple[int, ...]:
+    return _integers(where, value, 3)
+
+
+# ---------------------------------------------------------------------------------------- best.json
+
+
+@dataclass(frozen=True)
+class BestFile:
+    """Content of ``best.json``: an architecture, what it is for, and where it came from.
+
+    Attributes:
+        architecture: the network.
+        input: channels and size of the images.
+        classes: labels in the order of the logits.
+        search: score, rank, run, seed, data fingerprint, versions; empty for a hand-written file.
+    """
+
+    architecture: Architecture
+    input: InputSpec
+    classes: tuple[str, ...]
+    search: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.architecture.dims != self.input.dims:
+            raise InvalidInputError(
+                "architecture and input have different numbers of axes",
+                expected=f"{self.architecture.dims}",
+                received=self.input.dims,
+            )
+        if not 2 <= len(self.classes) <= MAX_CLASSES:
+            raise InvalidInputError(
+                "classes", expected=f"2 to {MAX_CLASSES} labels", received=len(self.classes)
+            )
+        for label in self.classes:
+            if not isinstance(label, str) or not label or len(label) > 200:
+                raise InvalidInputError(
+                    "classes", expected="labels of 1 to 200 characters", received=label
+                )
+        if len(set(self.classes)) != len(self.classes):
+            raise InvalidInputError("classes", expected="different labels", received=self.classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as :func:`read_best` takes it."""
+        document: dict[str, Any] = {
+            "schema": SCHEMA,
+            "architecture": self.architecture.to_json(),
+            "input": self.input.to_json(),
+            "classes": list(self.classes),
+        }
+        if self.search:
+            document["search"] = dict(self.search)
+        return document
+
+    @classmethod
+    def from_json(cls, value: Any) -> BestFile:
+        """Check and read a document; raises InvalidInputError naming the field."""
+        if isinstance(value, Mapping) and value.get("schema") != SCHEMA:
+            raise InvalidInputError(
+                "best.json schema",
+                expected=SCHEMA,
+                received=value.get("schema", "none"),
+                hint="A newer schema needs a newer smash-export.",
+            )
+        top = _object(
+            "best.json", value, {"schema", "architecture", "input", "classes"}, {"search"}
+        )
+        if isinstance(top["schema"], bool) or not isinstance(top["schema"], int):
+            raise InvalidInputError("best.json schema", expected=SCHEMA, received=top["schema"])
+        search = top.get("search", {})
+        if not isinstance(search, Mapping):
+            raise InvalidInputError("best.json search", expected="an object", received=search)
+        return cls(
+            Architecture.from_json(top["architecture"]),
+            InputSpec.from_json(top["input"]),
+            tuple(_list("classes", top["classes"], MAX_CLASSES)),
+            search,
+        )
+
+
+def read_best(path: Path | str) -> BestFile:
+    """Read ``best.json``; raises InvalidInputError naming the file and the field."""
+    value = files.read_json(path, what="architecture file")
+    try:
+        return BestFile.from_json(value)
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"{path}: {error.what}",
+            expected=error.expected,
+            received=error.received,
+            hint=error.hint,
+        ) from None
+
+
+def write_best(path: Path | str, best: BestFile) -> None:
+    """Write ``best.json`` atomically."""
+    files.write_json(path, best.to_json())
