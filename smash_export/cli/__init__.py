@@ -154,7 +154,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _internal(error, debug)
         line = f"this needs the package {error.name}. Install it: pip install 'smash-export[{extra}]'"
         return _fail(line, 3, debug)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last net: a defect of ours, reported as such
         return _internal(error, debug)
 
 

@@ -1,0 +1,88 @@
+"""One way to commit a benchmark's result: figures, goals, machine, versions, date.
+
+    from benchmarks.record import record
+    record("latency", {"p50_ms": 0.23}, [
+        {"what": "p50 of one image", "goal": "<= 0.3 ms", "value": 0.23, "met": True, "note": ""},
+    ])
+
+writes ``benchmarks/results/latency.json`` and prints the goals. ``met`` is None for what could not be
+measured here; the note says why. Run a benchmark from the repository's root:
+``python -m benchmarks.NAME``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from smash_base.errors import InvalidInputError
+from smash_base.files import write_text
+from smash_export import machine
+from smash_export.cli.console import Output, to_json
+
+RESULTS = Path(__file__).resolve().parent / "results"
+GOAL_KEYS = {"what", "goal", "value", "met", "note"}
+
+
+def record(name: str, results: dict[str, Any], goals: list[dict[str, Any]]) -> Path:
+    """Write ``benchmarks/results/NAME.json`` and print the goals as a table.
+
+    Args:
+        name: of the benchmark, the file's stem.
+        results: everything measured.
+        goals: one dict per goal: ``what``, ``goal``, ``value``, ``met`` (None: not measured here), ``note``.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InvalidInputError: a goal with other keys, or with a ``met`` that is not true, false or None.
+    """
+    for goal in goals:
+        if set(goal) != GOAL_KEYS:
+            raise InvalidInputError(
+                f"a goal of benchmark {name}", expected=sorted(GOAL_KEYS), received=sorted(goal)
+            )
+        if goal["met"] not in (True, False, None):
+            raise InvalidInputError(
+                f"goal {goal['what']!r}", expected="met true, false or None", received=goal["met"]
+            )
+    document = {
+        "benchmark": name,
+        "date": machine.now(),
+        "commit": _commit(),
+        "machine": {**machine.describe_machine(), "gpus": machine.gpus()},
+        "versions": machine.versions(),
+        "goals": goals,
+        "results": results,
+    }
+    path = RESULTS / f"{name}.json"
+    write_text(path, to_json(document) + "\n")
+    verdict = {True: "met", False: "MISSED", None: "not measured here"}
+    Output().table(
+        f"{name}: goals",
+        ["what", "goal", "value", "verdict", "note"],
+        [[goal["what"], goal["goal"], goal["value"], verdict[goal["met"]], goal["note"]] for goal in goals],
+    )
+    return path
+
+
+def _commit() -> str:
+    """Short hash of HEAD, with "+" when tracked files differ from it; "" outside a checkout."""
+    root = RESULTS.parent
+    try:
+        git = ["git", "-C", str(root)]
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head + ("+" if changed else "")
