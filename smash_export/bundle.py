@@ -7,9 +7,8 @@
     calibration.npz       training images for int8       README.md              the model card
     targets/<target>/<precision>/...                     files of one runtime
 
-Every open checks size and SHA-256 of every file; a file that is missing, changed, linked or not
-listed refuses the whole bundle. Names that begin with ``.partial-`` and folders that end with
-``.rejected`` under ``targets/`` are work in progress and evidence; they are never read from.
+Every open checks every file (:mod:`smash_export.integrity`); the fields of the manifest are described
+in :mod:`smash_export.manifest`.
 
 A compiled folder joins in three steps: its entry is written to the manifest as ``pending``, the folder
 takes its name, the entry moves to ``compiled``. A kill between them leaves a bundle that opens: while
@@ -21,13 +20,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-import io
 import os
 import shutil
-import stat
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,33 +35,14 @@ from deploy_targets.base import ModelSignature
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Preprocessing
+from smash_export import integrity
 from smash_export import manifest as layout
-from smash_export.manifest import CompiledEntry, FileEntry, Manifest, Recommendation, plain
+from smash_export.manifest import CompiledEntry, Manifest, Recommendation, plain
+from smash_export.samples import Samples as Samples
+from smash_export.samples import array_bytes, check_images, check_samples, read_arrays
 
 if TYPE_CHECKING:
     from search.architecture import Architecture
-
-LOCK_PATIENCE_S = 60.0
-REJECTED = ".rejected"
-_LOCK = ".lock"
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Real test images with what eager PyTorch says about them.
-
-    Attributes:
-        images: uint8 [N, *sample_shape].
-        labels: int64 [N].
-        logits: float32 [N, K].
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.images)
 
 
 @dataclass(frozen=True)
@@ -118,7 +95,7 @@ class Bundle:
                 received="a file" if path.exists() else "nothing of that name",
                 hint="A bundle is made with: smash-export freeze --arch best.json",
             )
-        return cls(path, _read_checked(path))
+        return cls(path, integrity.read_checked(path))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -166,9 +143,9 @@ class Bundle:
 
     def samples(self) -> Samples:
         """The bundled test images; see :class:`Samples`."""
-        arrays = _read_arrays(self.path / layout.SAMPLES, {"images": "u1", "labels": "i8", "logits": "f4"})
+        arrays = read_arrays(self.path / layout.SAMPLES, {"images": "u1", "labels": "i8", "logits": "f4"})
         samples = Samples(arrays["images"], arrays["labels"], arrays["logits"])
-        _check_samples(samples, self.preprocessing, self.signature.classes)
+        check_samples(samples, self.preprocessing, self.signature.classes)
         return samples
 
     def calibration(self) -> np.ndarray:
@@ -183,8 +160,8 @@ class Bundle:
                 f"{self.path} holds no calibration images",
                 hint="Make the bundle again with training data to calibrate int8 on.",
             )
-        images = _read_arrays(path, {"images": "u1"})["images"]
-        _check_images("calibration images", images, self.preprocessing)
+        images = read_arrays(path, {"images": "u1"})["images"]
+        check_images("calibration images", images, self.preprocessing)
         return images
 
     @property
@@ -214,7 +191,7 @@ class Bundle:
 
     def rejected_folder(self, target: str, precision: str) -> Path:
         """Where a file that failed verification is kept with its report."""
-        return self.path / "targets" / target / f"{precision}{REJECTED}"
+        return self.path / "targets" / target / f"{precision}{integrity.REJECTED}"
 
     def add_compiled(
         self,
@@ -239,7 +216,7 @@ class Bundle:
             target=target,
             precision=precision,
             main=main,
-            files=_table(folder),
+            files=integrity.file_table(folder),
             notes=plain(dict(notes)),
             evidence=plain(dict(evidence)),
         )
@@ -292,7 +269,7 @@ class Bundle:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Manifest]:
         """Hold the lock and start from the manifest on the disk, not from the one read earlier."""
-        deadline = time.monotonic() + LOCK_PATIENCE_S
+        deadline = time.monotonic() + integrity.LOCK_PATIENCE_S
         with contextlib.ExitStack() as stack:
             while True:
                 try:
@@ -304,7 +281,7 @@ class Bundle:
                     time.sleep(0.05)
             current = layout.read_manifest(self.path / layout.NAME)
             if current.pending is not None:  # left by a kill: keep it if its folder got its name
-                current = _settled(self.path, current)
+                current = integrity.settled(self.path, current)
             yield current
 
     def _write(self, manifest: Manifest) -> None:
@@ -345,7 +322,7 @@ def write_bundle(
         InvalidInputError: the parts do not fit each other.
     """
     destination = Path(destination)
-    _check_samples(samples, preprocessing, signature.classes)
+    check_samples(samples, preprocessing, signature.classes)
     parts: dict[str, bytes] = {layout.ONNX: onnx}
     if torchscript is not None:
         parts[layout.TORCHSCRIPT] = torchscript
@@ -357,14 +334,14 @@ def write_bundle(
         from safetensors.numpy import save
 
         parts[layout.WEIGHTS] = save({name: np.ascontiguousarray(weights[name]) for name in sorted(weights)})
-    parts[layout.SAMPLES] = _array_bytes(
+    parts[layout.SAMPLES] = array_bytes(
         images=samples.images,
         labels=samples.labels.astype(np.int64),
         logits=samples.logits.astype(np.float32),
     )
     if calibration is not None:
-        _check_images("calibration images", calibration, preprocessing)
-        parts[layout.CALIBRATION] = _array_bytes(images=calibration)
+        check_images("calibration images", calibration, preprocessing)
+        parts[layout.CALIBRATION] = array_bytes(images=calibration)
     parts[layout.CARD] = _card(labels, preprocessing, signature, key, plain(dict(provenance))).encode()
 
     with files.new_folder(destination, replace=force) as folder:
@@ -384,186 +361,10 @@ def write_bundle(
             },
             "architecture": key,
             "provenance": plain(dict(provenance)),
-            "files": {name: _file_entry(folder / name).model_dump() for name in parts},
+            "files": {name: integrity.file_entry(folder / name).model_dump() for name in parts},
         }
         layout.write_manifest(folder / layout.NAME, layout.parse_manifest(document))
     return Bundle.open(destination)
-
-
-class _ChangedError(Exception):
-    """A check failed; wraps the error so that a concurrent writer can be told from damage."""
-
-    def __init__(self, error: InvalidInputError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _read_checked(path: Path) -> Manifest:
-    """Read the manifest and check the files; start over when a writer was at work meanwhile."""
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    while True:
-        manifest = layout.read_manifest(path / layout.NAME)
-        try:
-            _check_files(path, manifest)
-        except _ChangedError as failure:
-            again = layout.read_manifest(path / layout.NAME)
-            writer_at_work = manifest.pending is not None and _is_locked(path)
-            if (again == manifest and not writer_at_work) or time.monotonic() > deadline:
-                raise failure.error from None
-            time.sleep(0.01)
-            continue
-        if manifest.pending is None:
-            return manifest
-        if _is_locked(path) and time.monotonic() < deadline:
-            time.sleep(0.01)
-            continue
-        return _settled(path, manifest)
-
-
-def _settled(path: Path, manifest: Manifest) -> Manifest:
-    """What a manifest with a pending entry amounts to: the new folder, the old one, or neither."""
-    pending = manifest.pending
-    assert pending is not None
-    others = tuple(item for item in manifest.compiled if item.folder != pending.folder)
-    candidates = [pending, *(item for item in manifest.compiled if item.folder == pending.folder)]
-    kept = next((item for item in candidates if _holds(path / item.folder, item.files)), None)
-    compiled = others if kept is None else (*others, kept)
-    return manifest.model_copy(update={"pending": None, "compiled": compiled})
-
-
-def _holds(folder: Path, table: Mapping[str, FileEntry]) -> bool:
-    try:
-        for name, entry in table.items():
-            _check_file(folder / name, name, entry)
-    except _ChangedError:
-        return False
-    return True
-
-
-def _check_files(path: Path, manifest: Manifest) -> None:
-    """Compare the directory with the manifest, both ways."""
-    expected: dict[str, FileEntry] = dict(manifest.files)
-    pending = None if manifest.pending is None else manifest.pending.folder
-    for item in manifest.compiled:
-        if item.folder != pending:
-            expected.update({f"{item.folder}/{name}": entry for name, entry in item.files.items()})
-    found = set()
-    for name in _walk(path):
-        if name in (layout.NAME, _LOCK) or (pending is not None and name.startswith(pending + "/")):
-            continue
-        if name not in expected:
-            raise _ChangedError(
-                InvalidInputError(
-                    f"bundle {path} holds a file that its manifest does not list",
-                    received=name,
-                    hint="Move that file elsewhere; a bundle holds only what its manifest vouches for.",
-                )
-            )
-        found.add(name)
-    for name, entry in expected.items():
-        if name not in found:
-            raise _ChangedError(
-                InvalidInputError(
-                    f"bundle {path} is incomplete",
-                    expected=name,
-                    received="no such file",
-                    hint="Copy the bundle again, or make it again with smash-export freeze.",
-                )
-            )
-        _check_file(path / name, name, entry)
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """Relative names of all files, temporary and rejected folders left out.
-
-    Raises:
-        _ChangedError: a link, a device or a pipe; or far too many files.
-    """
-    pending, count = [""], 0
-    while pending:
-        prefix = pending.pop()
-        with contextlib.suppress(FileNotFoundError), os.scandir(root / prefix) as entries:
-            for entry in entries:
-                name = prefix + entry.name
-                in_targets = prefix.startswith("targets/")
-                if entry.name.startswith(files.TEMPORARY_PREFIX) and (not prefix or in_targets):
-                    continue
-                count += 1
-                if count > 4 * layout.MAX_FILES:
-                    raise _ChangedError(InvalidInputError(f"bundle {root} holds too many files"))
-                if entry.is_symlink():
-                    raise _ChangedError(
-                        InvalidInputError(
-                            f"bundle {root} holds a link",
-                            expected="files only",
-                            received=name,
-                            hint="Replace the link by the file it points to.",
-                        )
-                    )
-                if entry.is_dir(follow_symlinks=False):
-                    if not (in_targets and entry.name.endswith(REJECTED)):
-                        pending.append(name + "/")
-                else:
-                    yield name
-
-
-def _check_file(path: Path, name: str, entry: FileEntry) -> None:
-    hint = "The file was changed or damaged. Copy the bundle again, or make it again."
-    try:
-        state = path.lstat()
-        if not stat.S_ISREG(state.st_mode):
-            raise _ChangedError(InvalidInputError(f"{path} is not a regular file"))
-        if state.st_size != entry.size:
-            raise _ChangedError(
-                InvalidInputError(
-                    f"{path} has another size than the manifest says",
-                    expected=f"{entry.size} bytes",
-                    received=state.st_size,
-                    hint=hint,
-                )
-            )
-        received = files.sha256(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise _ChangedError(
-            InvalidInputError(f"{path} is missing", expected=name, received="no such file")
-        ) from None
-    except PermissionError as error:
-        raise InvalidInputError(f"{path} may not be read", received=error) from None
-    if received != entry.sha256:
-        raise _ChangedError(
-            InvalidInputError(
-                f"{path} has another SHA-256 than the manifest says",
-                expected=entry.sha256,
-                received=received,
-                hint=hint,
-            )
-        )
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a writer holds the bundle (asked without writing, so read-only bundles can be read)."""
-    import fcntl
-
-    try:
-        with open(path / _LOCK, "rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _table(folder: Path) -> dict[str, dict[str, Any]]:
-    try:
-        names = sorted(_walk(folder))
-        return {name: _file_entry(folder / name).model_dump() for name in names}
-    except _ChangedError as failure:
-        raise failure.error from None
-
-
-def _file_entry(path: Path) -> FileEntry:
-    return FileEntry(size=path.stat().st_size, sha256=files.sha256(path))
 
 
 def _entry(kind: type[CompiledEntry], **values: Any) -> CompiledEntry:
@@ -578,68 +379,6 @@ def _entry(kind: type[CompiledEntry], **values: Any) -> CompiledEntry:
             expected=first["msg"],
             received=first["input"],
         ) from None
-
-
-def _array_bytes(**arrays: np.ndarray) -> bytes:
-    """An uncompressed npz; numpy stamps its entries with a fixed date, so the bytes are a function
-    of the arrays."""
-    stream = io.BytesIO()
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    np.savez(stream, allow_pickle=False, **contiguous)
-    return stream.getvalue()
-
-
-def _read_arrays(path: Path, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Read an npz whose arrays are known by name and type.
-
-    Nothing larger than the file is ever allocated: entries must be uncompressed, and a header that
-    promises more than its entry holds is refused before an array is made.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = {info.filename: info for info in archive.infolist()}
-            if set(infos) != {f"{name}.npy" for name in kinds}:
-                raise ValueError(f"arrays {sorted(infos)} instead of {sorted(kinds)}")
-            return {name: _read_array(archive, infos[f"{name}.npy"], kind) for name, kind in kinds.items()}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError) as error:
-        raise InvalidInputError(f"{path} is damaged", expected="an npz file", received=error) from None
-
-
-def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, kind: str) -> np.ndarray:
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError("a compressed entry")
-    stream = io.BytesIO(archive.read(info))
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("another npy version")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype != np.dtype(kind) or fortran:
-        raise ValueError(f"{info.filename} is {dtype} instead of {np.dtype(kind)}")
-    data = stream.getbuffer()[stream.tell() :]
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
-
-
-def _check_images(what: str, images: np.ndarray, preprocessing: Preprocessing) -> None:
-    if images.dtype != np.uint8 or images.shape[1:] != preprocessing.sample_shape or not len(images):
-        raise InvalidInputError(
-            what,
-            expected=f"uint8 [N, {', '.join(map(str, preprocessing.sample_shape))}], N >= 1",
-            received=f"{images.dtype} {list(images.shape)}",
-        )
-
-
-def _check_samples(samples: Samples, preprocessing: Preprocessing, classes: int) -> None:
-    _check_images("sample images", samples.images, preprocessing)
-    count = len(samples.images)
-    if samples.labels.shape != (count,) or samples.logits.shape != (count, classes):
-        raise InvalidInputError(
-            "samples do not fit each other",
-            expected=f"{count} labels and logits [{count}, {classes}]",
-            received=f"labels {samples.labels.shape}, logits {samples.logits.shape}",
-        )
-    if samples.labels.min() < 0 or samples.labels.max() >= classes:
-        raise InvalidInputError("sample labels", expected=f"0 to {classes - 1}", received=samples.labels)
-    if not np.isfinite(samples.logits).all():
-        raise InvalidInputError("sample logits", expected="finite numbers", received="NaN or infinity")
 
 
 def _architecture_bytes(

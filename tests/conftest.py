@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -37,7 +39,15 @@ def digits_images() -> tuple[np.ndarray, np.ndarray]:
 def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small convolutional network trained on digits in seconds, as a bundle. Treat it as read-only:
     tests that write take ``digits_bundle_copy``."""
-    return make_digits_bundle(tmp_path_factory.mktemp("digits") / "bundle")
+    base = tmp_path_factory.getbasetemp()
+    # pytest-xdist gives every worker its own folder in a common one: the first worker trains for all.
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "digits"
+    shared.mkdir(exist_ok=True)
+    with open(shared / "lock", "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not (shared / "bundle").exists():
+            make_digits_bundle(shared / "bundle")
+    return shared / "bundle"
 
 
 @pytest.fixture
