@@ -44,7 +44,7 @@ def describe_machine() -> dict[str, Any]:
     """Processor, cores, features, memory, system and Python, as JSON values."""
     info = _cpuinfo()
     return {
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "distribution": _distribution(),
         "python": platform.python_version(),
         "processor": info.get("model name")

@@ -24,6 +24,9 @@ from smash_export import __version__
 
 # name -> ("module:attribute", help). The order is the order of work and of --help.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "inspect": ("smash_export.cli.inspect:command", "Say what a file or folder is."),
+    "doctor": ("smash_export.cli.doctor:command", "Show what this machine can do and what is missing."),
+    "targets": ("smash_export.cli.targets:command", "List the runtimes and how to get them."),
     "completion": ("smash_export.cli.completion:command", "Print the completion script of a shell."),
 }
 

@@ -1,0 +1,75 @@
+"""``smash-export doctor``: this machine, the packages with their required versions, the extras."""
+
+from __future__ import annotations
+
+import click
+
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@common_options(writes=False)
+def command(output: Output) -> int:
+    """Show what this machine can do and what is missing.
+
+    Leaves with code 3 when a package of the base is missing or too old; a missing extra is only shown.
+    """
+    from smash_export.doctor import diagnose
+
+    found = diagnose()
+    machine = found["machine"]
+    features = "  ".join(f"{name} {_tick(there)}" for name, there in machine["cpu"].items())
+    gpus = [
+        f"{gpu['name']} (driver {gpu['driver_version']}, {gpu['memory.total']}, "
+        f"compute capability {gpu['compute_cap']})"
+        for gpu in found["gpus"]
+    ]
+    output.table(
+        "This machine",
+        ["what", "value"],
+        [
+            ["smash-export", found["smash-export"]],
+            ["Python", f"{found['python']['version']}  {found['python']['executable']}"],
+            ["system", f"{machine['system']}, {machine['distribution']}, {machine['architecture']}"],
+            ["processor", f"{machine['processor']}, {machine['cores']} cores usable"],
+            ["instructions", features],
+            ["memory", f"{found['memory_available_gib']} of {machine['memory_gib']} GiB available"],
+            ["disk here", f"{found['disk_free_gib']} GiB free"],
+            ["GPU", "; ".join(gpus) or "no NVIDIA driver found"],
+        ],
+    )
+    output.table(
+        "Packages",
+        ["", "package", "version", "required", "for"],
+        [
+            [
+                _tick(row["ok"]),
+                row["package"],
+                row["found"] or "missing",
+                row["required"],
+                row["extra"] or "base",
+            ]
+            for row in found["packages"]
+        ],
+    )
+    output.table(
+        "Extras",
+        ["", "extra", "missing", "command"],
+        [
+            [
+                _tick(extra["ready"]),
+                name,
+                ", ".join(extra["missing"]),
+                "" if extra["ready"] else extra["install"],
+            ]
+            for name, extra in found["extras"].items()
+        ],
+    )
+    if not found["packages"]:
+        output.warn("this copy was never installed, so the required versions are unknown: pip install -e .")
+    output.result(found)
+    return 0 if found["ok"] else 3
+
+
+def _tick(good: bool) -> str:
+    return "✓" if good else "✗"

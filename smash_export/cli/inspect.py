@@ -1,0 +1,42 @@
+"""``smash-export inspect FILE``: what a file or folder is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from smash_export.cli.console import Output, common_options
+
+_LONGEST = 400
+
+
+@click.command()
+@click.argument("path", metavar="FILE", type=click.Path())
+@common_options(writes=False)
+def command(path: str, output: Output) -> None:
+    """Say what FILE is: best.json, a bundle, a compiled target, a run folder, ONNX, TorchScript, ...
+
+    Nothing in the file is trusted, loaded or followed.
+    """
+    from smash_export.inspection import inspect
+
+    facts = inspect(path)
+    rows = [[name.replace("_", " "), _text(value)] for name, value in facts.items()]
+    output.table("", ["what", "value"], rows)
+    output.result(facts)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
+        text = ", ".join(str(item) for item in value) or "none"
+    elif isinstance(value, dict):
+        text = ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        text = f"{value:,}"
+    elif value is None:
+        text = "-"
+    else:
+        text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
