@@ -26,6 +26,7 @@ from smash_base.errors import InvalidInputError
 SCHEMA = 1
 SLOTS = 4  # convolutions of an op: branch A is slots 0 -> 1, branch B is slots 2 -> 3
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "none")
+LEAKY_SLOPE = 0.02  # of "leaky_relu"
 ACTIVE_PATTERNS = ("1000", "1010", "1100", "1110", "1111")
 
 # Limits of what a file may ask for; far above any network that this project would search.

@@ -31,10 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search.architecture import Architecture, Block, Conv, InputSpec, Op
+from search.architecture import LEAKY_SLOPE, Architecture, Block, Conv, InputSpec, Op
 
 Norm = Literal["sandwich", "none"]
-LEAKY_SLOPE = 0.02
 
 
 class Affine(NamedTuple):
