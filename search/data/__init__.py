@@ -1,0 +1,89 @@
+"""Labelled images, one reader per format, found by ``--data NAME[:PATH][?option=value]``.
+
+``READERS`` is the registry: a new format is one file with ``read(spec) -> Parts`` and one line here.
+Everything that formats have in common (checks, splits, normalisation, fingerprint) is in
+:mod:`search.data.dataset`. Readers need no torch; :mod:`search.data.augment` does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+
+from search.data.dataset import Dataset, Parts, Split, assemble, average_views
+from search.data.spec import parse_spec
+from smash_base.errors import UsageError
+
+__all__ = [
+    "Dataset",
+    "Parts",
+    "Split",
+    "average_views",
+    "dataset_names",
+    "describe",
+    "load_dataset",
+]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One line of the registry.
+
+    Attributes:
+        module: holds ``read(spec) -> Parts``; imported when used.
+        usage: the shortest specification.
+        summary: one line for ``smash-export datasets``.
+    """
+
+    module: str
+    usage: str
+    summary: str
+
+
+READERS: dict[str, Reader] = {
+    "digits": Reader("search.data.digits", "digits", "1,797 handwritten digits, 8x8, built in"),
+}
+
+
+def dataset_names() -> list[str]:
+    """The registered names."""
+    return list(READERS)
+
+
+def describe() -> list[dict[str, str]]:
+    """Name, usage and summary of every registered data set, for people."""
+    return [
+        {"name": name, "usage": reader.usage, "summary": reader.summary} for name, reader in READERS.items()
+    ]
+
+
+def load_dataset(
+    spec: str, *, seed: int = 0, validation: float | None = None, allow_code: bool = True
+) -> Dataset:
+    """Read a data set and split it.
+
+    Args:
+        spec: ``NAME``, ``NAME:PATH`` or ``package.module:function``, each with ``?option=value&...``.
+        seed: of the splits that the data do not have themselves.
+        validation: share of the training images kept for validation; None means the data's own
+            validation part, or 10 %.
+        allow_code: whether ``package.module:function`` may be imported and called. Pass False when the
+            specification comes from a file rather than from the user.
+
+    Raises:
+        UsageError: an unknown name or option.
+        InvalidInputError: missing, damaged, mislabelled or unsafe files.
+    """
+    parsed = parse_spec(spec)
+    reader = READERS.get(parsed.name)
+    if reader is None:
+        close = difflib.get_close_matches(parsed.name, READERS, n=1)
+        raise UsageError(
+            f"there is no data set {parsed.name!r}",
+            expected=", ".join(READERS),
+            received=spec,
+            hint=f"Did you mean {close[0]}?" if close else None,
+        )
+    parts = importlib.import_module(reader.module).read(parsed)
+    return assemble(parts, name=parsed.name, spec=spec, seed=seed, validation=validation)

@@ -1,0 +1,349 @@
+"""What every reader returns and every user of data gets; checking, splitting and fingerprinting once for all.
+
+A reader returns :class:`Parts`: what the files hold, unsplit where the files are. :func:`assemble`
+checks it, makes the splits that the files do not have, computes the normalisation from the training
+split alone, and fingerprints the result. No torch: training moves arrays to its device itself.
+
+Glossary of shapes: N samples, D planes of a volume, H, W, C channels, K classes.
+Images are uint8 [N, H, W, C], volumes uint8 [N, D, H, W, C]; labels int64 [N], 0 to K-1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_base.preprocess import Preprocessing
+
+CHUNK_BYTES = 2**24  # what one step of a pass over the images touches; keeps mapped arrays out of memory
+COPY_LIMIT = 2**29  # a mapped array above this many bytes is split by slicing, never copied
+DEFAULT_VALIDATION = 0.1  # of the training images, when the data have no validation part
+DEFAULT_TEST = 0.2  # of all images, when the data have no test part
+MAX_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels, in a fixed order.
+
+    Attributes:
+        images: uint8 [N, H, W, C] or [N, D, H, W, C]; may be a read-only memory map.
+        labels: int64 [N].
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a reader found.
+
+    Attributes:
+        classes: label names in the order of the label numbers.
+        train: all training images; they are divided when there is no ``validation`` or ``test``.
+        validation, test: parts that came with the data, or None.
+        views: consecutive samples that show the same object (rotations of a volume); a split never
+            separates them.
+        resize: filter for images of another size, see :class:`Preprocessing`.
+    """
+
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split | None = None
+    test: Split | None = None
+    views: int = 1
+    resize: Literal["bilinear", "bicubic", "nearest", "box"] = "bilinear"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images in three fixed splits, with the preprocessing that belongs to them.
+
+    Attributes:
+        name: the registered name, or ``package.module:function``.
+        spec: what :func:`search.data.load_dataset` was called with.
+        classes: label names; index = label.
+        preprocessing: size, channels, and mean and std of the training split.
+        train, validation, test: disjoint splits; see :class:`Split`.
+        fingerprint: SHA-256 (hexadecimal) over all images, labels, class names and split indices.
+        seed: of the splits.
+        views: consecutive samples that show the same object; average predictions over them.
+    """
+
+    name: str
+    spec: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    train: Split
+    validation: Split
+    test: Split
+    fingerprint: str
+    seed: int
+    views: int = 1
+
+
+def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float | None) -> Dataset:
+    """Check ``parts``, make the missing splits and fingerprint the result.
+
+    Args:
+        validation: share of the training images; None means the part that came with the data, or 10 %.
+
+    Raises:
+        InvalidInputError: wrong shapes or types, labels out of range, a class without training image,
+            or too few images of a class to have one in every split.
+        UsageError: a share outside (0, 0.5], or one given although the data have a validation part.
+    """
+    if validation is not None and not 0 < validation <= 0.5:
+        raise UsageError(
+            "share of validation images", expected="more than 0, at most 0.5", received=validation
+        )
+    if validation is not None and parts.validation is not None:
+        raise UsageError(
+            f"data set {spec} has its own validation images",
+            expected="no share of validation images",
+            received=validation,
+        )
+    _check_classes(spec, parts.classes)
+    if parts.views < 1:
+        raise InvalidInputError(f"data set {spec}: views", expected="at least 1", received=parts.views)
+    shape = np.shape(parts.train.images)[1:]
+    given = {"training": parts.train, "validation": parts.validation, "test": parts.test}
+    for part, split in given.items():
+        if split is not None:
+            _check_split(f"{part} images of {spec}", split, shape, len(parts.classes), parts.views)
+    _check_every_class(spec, parts)
+
+    labels = parts.train.labels[:: parts.views]
+    rest = np.arange(len(labels))
+    indices: dict[str, np.ndarray] = {}
+    shares = []
+    if parts.test is None:
+        shares.append(("test", DEFAULT_TEST))
+    if parts.validation is None:
+        shares.append(("validation", DEFAULT_VALIDATION if validation is None else validation))
+    _check_enough(spec, labels, parts.classes, needed=1 + len(shares))
+    sliced = isinstance(parts.train.images, np.memmap) and parts.train.images.nbytes > COPY_LIMIT
+    for stream, (part, share) in enumerate(shares):
+        if sliced:
+            taken = rest[len(rest) - max(1, round(share * len(rest))) :]
+            _check_tail(spec, part, labels[taken], parts.classes)
+        else:
+            taken = rest[stratified(labels[rest], share, np.random.default_rng([seed, stream]))]
+        indices[part] = taken
+        rest = np.setdiff1d(rest, taken, assume_unique=True)
+    train = _take(parts.train, rest, parts.views)
+    validation_split, test_split = (
+        part if part is not None else _take(parts.train, indices[name_of], parts.views)
+        for name_of, part in (("validation", parts.validation), ("test", parts.test))
+    )
+
+    digest = hashlib.sha256(repr((parts.classes, parts.views, shape)).encode())
+    for index in (rest, indices.get("validation"), indices.get("test")):
+        digest.update(b"as given" if index is None else np.ascontiguousarray(index, dtype="<i8").tobytes())
+    for split in (train, validation_split, test_split):
+        digest.update(f"{len(split)}".encode())
+        for chunk in _chunks(split.images):
+            digest.update(np.ascontiguousarray(chunk).data)
+        digest.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
+    return Dataset(
+        name=name,
+        spec=spec,
+        classes=parts.classes,
+        preprocessing=_preprocessing(spec, train.images, parts.resize),
+        train=train,
+        validation=validation_split,
+        test=test_split,
+        fingerprint=digest.hexdigest(),
+        seed=seed,
+        views=parts.views,
+    )
+
+
+def stratified(labels: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    """Sorted indices of about ``share`` of the samples, the same share of every class, at least one each.
+
+    Largest remainders decide where a class has no whole number, so that the total is exact to one.
+    """
+    present, counts = np.unique(labels, return_counts=True)
+    wanted = counts * share
+    take = np.maximum(1, np.floor(wanted).astype(np.int64))
+    missing = round(share * len(labels)) - int(take.sum())
+    for position in np.argsort(-(wanted - take), kind="stable")[: max(0, missing)]:
+        take[position] += 1
+    chosen = []
+    for label, number, count in zip(present, take, counts, strict=True):
+        members = np.flatnonzero(labels == label)
+        chosen.append(random.permutation(members)[: min(number, count - 1) if count > 1 else 1])
+    return np.sort(np.concatenate(chosen))
+
+
+def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per channel mean and standard deviation of values in [0, 1]; exact integer sums, one pass in chunks.
+
+    A channel that is constant gets std 1, which leaves it at zero after normalisation.
+    """
+    channels = images.shape[-1]
+    total = np.zeros(channels, dtype=np.int64)
+    squares = np.zeros(channels, dtype=np.int64)
+    count = 0
+    for chunk in _chunks(images):
+        values = chunk.reshape(-1, channels)
+        count += len(values)
+        for channel in range(channels):
+            column = values[:, channel]
+            total[channel] += int(column.sum(dtype=np.int64))
+            squares[channel] += int(np.square(column, dtype=np.uint16).sum(dtype=np.int64))
+    mean = total / (255.0 * count)
+    variance = squares / (255.0**2 * count) - mean**2
+    std = [
+        # Exact in Python's integers, where the variance in floating point may miss zero.
+        1.0 if int(square) * count == int(first) ** 2 else float(np.sqrt(spread))
+        for first, square, spread in zip(total, squares, variance, strict=True)
+    ]
+    return tuple(map(float, mean)), tuple(std)
+
+
+def average_views(logits: np.ndarray, views: int) -> np.ndarray:
+    """Average the predictions for the same object: float [N, K] -> [N / views, K].
+
+    Averaged are probabilities' logarithms (logits), as Brock et al. 2016 do for rotated volumes.
+
+    Raises:
+        InvalidInputError: N is not a multiple of ``views``.
+    """
+    if views < 1 or logits.ndim != 2 or len(logits) % views:
+        raise InvalidInputError(
+            "predictions to average", expected=f"[a multiple of {views}, K]", received=logits.shape
+        )
+    return logits.reshape(-1, views, logits.shape[1]).mean(axis=1)
+
+
+def _preprocessing(spec: str, images: np.ndarray, resize: str) -> Preprocessing:
+    mean, std = mean_and_std(images)
+    if all(value == 1.0 for value in std) and images.size:
+        raise InvalidInputError(
+            f"all training images of {spec} are the same plain colour", expected="images that differ"
+        )
+    *depth, height, width, channels = images.shape[1:]
+    return Preprocessing(
+        height=height,
+        width=width,
+        channels=channels,
+        mean=mean,
+        std=std,
+        resize=resize,  # type: ignore[arg-type]
+        depth=depth[0] if depth else None,
+    )
+
+
+def _check_classes(spec: str, classes: tuple[str, ...]) -> None:
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        raise InvalidInputError(
+            f"classes of {spec}", expected=f"2 to {MAX_CLASSES} classes", received=len(classes)
+        )
+    if len(set(classes)) != len(classes):
+        repeated = next(name for name in classes if classes.count(name) > 1)
+        raise InvalidInputError(f"classes of {spec}", expected="unique names", received=f"{repeated!r} twice")
+
+
+def _check_split(where: str, split: Split, shape: tuple[int, ...], classes: int, views: int) -> None:
+    images, labels = split.images, split.labels
+    if images.dtype != np.uint8:
+        raise InvalidInputError(f"{where}: type", expected="uint8", received=images.dtype)
+    if images.ndim not in (4, 5) or 0 in images.shape[1:]:
+        raise InvalidInputError(
+            f"{where}: shape", expected="[N, height, width, channels]", received=images.shape
+        )
+    if images.shape[1:] != shape:
+        raise InvalidInputError(
+            f"{where}: shape of one image", expected=f"{shape} as in training", received=images.shape[1:]
+        )
+    if not len(images):
+        raise InvalidInputError(f"{where}: number of images", expected="at least 1", received=0)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise InvalidInputError(
+            f"{where}: labels", expected="integers [N]", received=f"{labels.dtype} {labels.shape}"
+        )
+    if len(labels) != len(images):
+        raise InvalidInputError(f"{where}: number of labels", expected=len(images), received=len(labels))
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise InvalidInputError(
+            f"{where}: label of image {wrong[0]}",
+            expected=f"0 to {classes - 1}",
+            received=labels[wrong[0]],
+        )
+    if len(images) % views:
+        raise InvalidInputError(
+            f"{where}: number of images", expected=f"a multiple of {views} views", received=len(images)
+        )
+    grouped = labels.reshape(-1, views)
+    mixed = np.flatnonzero((grouped != grouped[:, :1]).any(axis=1))
+    if len(mixed):
+        raise InvalidInputError(
+            f"{where}: labels of the {views} views of object {mixed[0]}",
+            expected="one label",
+            received=sorted(set(grouped[mixed[0]].tolist())),
+        )
+
+
+def _check_every_class(spec: str, parts: Parts) -> None:
+    missing = np.flatnonzero(np.bincount(parts.train.labels, minlength=len(parts.classes)) == 0)
+    if len(missing):
+        names = ", ".join(repr(parts.classes[label]) for label in missing[:5])
+        raise InvalidInputError(
+            f"{len(missing)} classes of {spec} have no training image",
+            expected="at least one image of every class",
+            received=names + (", ..." if len(missing) > 5 else ""),
+            hint="Add images, or remove the class.",
+        )
+
+
+def _check_enough(spec: str, labels: np.ndarray, classes: tuple[str, ...], needed: int) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < needed:
+        scarce = int(counts.argmin())
+        raise InvalidInputError(
+            f"class {classes[scarce]!r} of {spec} has too few images to split",
+            expected=f"at least {needed}, one for each of the splits that are made",
+            received=int(counts[scarce]),
+            hint="Add images, or give the data their own validation and test parts.",
+        )
+
+
+def _check_tail(spec: str, part: str, labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() == 0:
+        raise InvalidInputError(
+            f"the last images of {spec}, which become the {part} split, lack class "
+            f"{classes[int(counts.argmin())]!r}",
+            expected="images in random order, as mapped data this large are split without copying",
+            hint=f"Shuffle the rows once, or give the data their own {part} part.",
+        )
+
+
+def _take(split: Split, objects: np.ndarray, views: int) -> Split:
+    """The samples of ``objects`` (sorted); a slice where they are consecutive, else a copy."""
+    if len(objects) == 0:
+        raise InvalidInputError("a split of the data is empty", expected="more images")
+    first, last = int(objects[0]), int(objects[-1])
+    if last - first + 1 == len(objects):
+        rows: slice | np.ndarray = slice(first * views, (last + 1) * views)
+    else:
+        rows = (objects[:, None] * views + np.arange(views)).reshape(-1)
+    return Split(split.images[rows], np.ascontiguousarray(split.labels[rows], dtype=np.int64))
+
+
+def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    step = max(1, CHUNK_BYTES // max(1, int(np.prod(images.shape[1:]))))
+    for start in range(0, len(images), step):
+        yield images[start : start + step]
