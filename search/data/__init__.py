@@ -43,6 +43,13 @@ class Reader:
 
 READERS: dict[str, Reader] = {
     "digits": Reader("search.data.digits", "digits", "1,797 handwritten digits, 8x8, built in"),
+    "fashion-mnist": Reader(
+        "search.data.idx",
+        "fashion-mnist[:FOLDER]",
+        "70,000 garments, 28x28 grey; the folder of Debian's dataset-fashion-mnist is found by itself",
+    ),
+    "mnist": Reader("search.data.idx", "mnist:FOLDER", "70,000 handwritten digits, 28x28, IDX files"),
+    "idx": Reader("search.data.idx", "idx:FOLDER", "any folder of IDX files: KMNIST, EMNIST, your own"),
 }
 
 
