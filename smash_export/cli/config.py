@@ -62,6 +62,8 @@ def load_config(path: str) -> dict[str, dict[str, Any]]:
                 hint=f"Did you mean [{near[0]}]?" if near else None,
             )
         settings[command] = {key.replace("-", "_"): value for key, value in table.items()}
+        for key in (_NOT_SETTINGS - {"as_json"}) & set(settings[command]):
+            raise UsageError(f"{path} sets {key!r} of [{command}], which a config file does not have")
     return settings
 
 
@@ -77,7 +79,7 @@ def check_settings(ctx: click.Context) -> None:
     renamed = {}
     for key, value in table.items():
         name = known.get(key) or names.get(key)
-        if name is None or name in _NOT_SETTINGS - {"as_json"}:
+        if name is None:
             near = difflib.get_close_matches(key, known, n=1)
             raise UsageError(
                 f"the config file sets {key!r}, which {ctx.info_name} does not have",
