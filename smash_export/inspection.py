@@ -219,20 +219,22 @@ def _onnx(path: Path) -> dict[str, Any]:
         )
     weights = {tensor.name for tensor in graph.initializer}
     external = sorted(
-        tensor.name for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL
+        _word(tensor.name)
+        for tensor in graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
     )
     facts: dict[str, Any] = {
         "kind": "ONNX",
         "bytes": size,
         "ir_version": model.ir_version,
-        "opset": {item.domain or "ai.onnx": item.version for item in model.opset_import},
-        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "opset": {_word(item.domain) or "ai.onnx": item.version for item in model.opset_import},
+        "producer": f"{_word(model.producer_name)} {_word(model.producer_version)}".strip(),
         "inputs": [_tensor(value) for value in graph.input if value.name not in weights],
         "outputs": [_tensor(value) for value in graph.output],
         "nodes": len(graph.node),
-        "operators": dict(Counter(node.op_type for node in graph.node).most_common()),
+        "operators": dict(Counter(_word(node.op_type) for node in graph.node).most_common()),
         "parameters": sum(_elements(tensor.dims) for tensor in graph.initializer),
-        "metadata": {item.key[:100]: item.value[:1000] for item in list(model.metadata_props)[:50]},
+        "metadata": {_word(item.key): _word(item.value, 1000) for item in list(model.metadata_props)[:50]},
     }
     if external:
         facts["external_data"] = (
@@ -245,9 +247,15 @@ def _tensor(value: Any) -> str:
     import onnx
 
     tensor = value.type.tensor_type
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    axes = [axis.dim_param or str(axis.dim_value) for axis in tensor.shape.dim]
-    return f"{value.name} {kind} [{', '.join(axes)}]"
+    kinds = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+    kind = kinds.get(tensor.elem_type, f"type {tensor.elem_type}")
+    axes = [_word(axis.dim_param) or str(axis.dim_value) for axis in tensor.shape.dim]
+    return f"{_word(value.name)} {kind} [{', '.join(axes)}]"
+
+
+def _word(text: str | bytes, limit: int = 100) -> str:
+    """A string of a protobuf file, which is bytes when it is not UTF-8."""
+    return (text.decode(errors="replace") if isinstance(text, bytes) else text)[:limit]
 
 
 def _elements(dims: Any) -> int:

@@ -13,7 +13,6 @@ def command(output: Output) -> None:
     """List the data sets and formats that --data NAME[:PATH] reads."""
     from search.data import describe
 
-    rows = [dict(row) for row in describe()]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    output.table("Data sets", columns, [[row.get(column) for column in columns] for row in rows])
+    rows = describe()
+    output.table("Data sets", ["--data", "what"], [[row["usage"], row["summary"]] for row in rows])
     output.result({"datasets": rows})
