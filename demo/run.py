@@ -78,10 +78,11 @@ def show(paths: list[Path], seconds: float) -> None:
     """One table of everything that the commands found, read back from their files."""
     best = json.loads((RUN / "best.json").read_text())
     bundle = Bundle.open(BUNDLE)
+    manifest = bundle.manifest.model_dump(mode="json")
     cost = inspect(RUN / "best.json")
     rows: list[list[Any]] = [
         ["SMASH score (validation error with generated weights)", percent(best["search"]["score"])],
-        ["test error after training", percent(1 - bundle.manifest.provenance["accuracy"])],
+        ["test error after training", percent(1 - manifest["provenance"]["accuracy"])],
         ["parameters", f"{cost['parameters']:,}"],
         ["MACs", f"{cost['macs']:,}"],
     ]
@@ -92,7 +93,7 @@ def show(paths: list[Path], seconds: float) -> None:
         agreement = f"same label {percent(parity['agreement'])}"
         difference = f"largest difference {parity['max_difference']:.1e}"
         rows.append([f"{name}: parity on {parity['images']} test images", f"{difference}, {agreement}"])
-        rows.append([f"{name}: latency p50, batch 1, 1 thread", f"{latency(bundle, file.target):.3f} ms"])
+        rows.append([f"{name}: latency p50, batch 1, 1 thread", f"{latency(manifest, file.target):.3f} ms"])
     with smash_export.load(BUNDLE) as classifier:
         answers = list(classifier.predict([str(path) for path in paths], top_k=1))
     truth = [path.stem.rpartition("-")[2] for path in paths]
@@ -104,11 +105,10 @@ def show(paths: list[Path], seconds: float) -> None:
     print(f"\nThe search's report: {RUN / 'report.html'}   the model card: {BUNDLE / 'README.md'}")
 
 
-def latency(bundle: Bundle, target: str) -> float:
+def latency(manifest: dict[str, Any], target: str) -> float:
     """Median milliseconds of one image, as ``bench`` wrote it into the manifest."""
-    files = bundle.manifest.records["bench"]["files"]  # type: ignore[index, call-overload]
-    row = next(row for row in files if row["target"] == target)  # type: ignore[union-attr]
-    return float(row["latency"]["1"]["p50_ms"])  # type: ignore[index, call-overload, arg-type]
+    rows = manifest["records"]["bench"]["files"]
+    return float(next(row for row in rows if row["target"] == target)["latency"]["1"]["p50_ms"])
 
 
 def percent(share: float) -> str:

@@ -147,7 +147,7 @@ def common_options(*, writes: bool) -> Callable[[Function], Function]:
         decorated: Any = call
         for option in reversed(options):
             decorated = option(decorated)
-        return decorated  # type: ignore[no-any-return]
+        return decorated
 
     return decorate
 
