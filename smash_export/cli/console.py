@@ -212,6 +212,8 @@ class _PlainProgress:
         self._label, self._total = label, total
         self._done = 0.0
         self._start = self._shown = time.monotonic()
+        if total is None:  # nothing will be shown before the end otherwise
+            click.echo(f"{label} ...", err=True)
 
     def __call__(self, n: float = 1, **fields: object) -> None:
         self._done += n
@@ -244,9 +246,10 @@ def _bar(label: str, total: float | None) -> Iterator[Advance]:
         TimeRemainingColumn,
     )
 
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    times = [TimeElapsedColumn(), TimeRemainingColumn()]
-    display = Progress(*columns, *times, TextColumn("{task.fields[shown]}"), console=Console(stderr=True))
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
+    if total is not None:
+        columns += [MofNCompleteColumn(), TimeRemainingColumn()]
+    display = Progress(*columns, TextColumn("{task.fields[shown]}"), console=Console(stderr=True))
     with display:
         task = display.add_task(escape(label), total=total, shown="")
 

@@ -86,4 +86,6 @@ def test_json_takes_numpy_paths_and_dataclasses_and_has_no_nan() -> None:
 def test_progress_of_unknown_length_says_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
     with Output().progress("compiling", None) as advance:
         advance()
-    assert capsys.readouterr().out == ""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "compiling ..." in captured.err
