@@ -77,7 +77,7 @@ class Preprocessing:
                 raise InvalidInputError(
                     f"preprocessing field {name!r}", expected="1 to 4096", received=value
                 )
-        if self.resize not in _RESAMPLING:
+        if not isinstance(self.resize, str) or self.resize not in _RESAMPLING:
             raise InvalidInputError(
                 "preprocessing field 'resize'",
                 expected=" or ".join(_RESAMPLING),
@@ -219,7 +219,8 @@ class Preprocessing:
         for name in ("mean", "std"):
             values = block[name]
             if not isinstance(values, list) or not all(
-                isinstance(value, int | float) and not isinstance(value, bool) for value in values
+                isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+                for value in values
             ):
                 raise InvalidInputError(
                     f"preprocessing field {name!r}", expected="a list of numbers", received=values

@@ -173,7 +173,7 @@ class Manifest(_Strict):
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    schema_version: Annotated[Literal[1], Field(alias="schema")]
+    schema_version: Annotated[int, Field(alias="schema", ge=SCHEMA, le=SCHEMA)]
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
     labels: Annotated[tuple[Label, ...], Field(min_length=1, max_length=MAX_CLASSES)]
     preprocessing: PreprocessingBlock
