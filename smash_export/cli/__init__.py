@@ -24,6 +24,13 @@ from smash_export import __version__
 
 # name -> ("module:attribute", help). The order is the order of work and of --help.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "compile": (
+        "smash_export.cli.compile:command",
+        "Make the file of one runtime and verify it on that runtime.",
+    ),
+    "verify": ("smash_export.cli.verify:command", "Check that every file does what the network does."),
+    "predict": ("smash_export.cli.predict:command", "Classify images, folders and patterns."),
+    "evaluate": ("smash_export.cli.evaluate:command", "Accuracy, confusion, calibration and worst errors."),
     "inspect": ("smash_export.cli.inspect:command", "Say what a file or folder is."),
     "doctor": ("smash_export.cli.doctor:command", "Show what this machine can do and what is missing."),
     "targets": ("smash_export.cli.targets:command", "List the runtimes and how to get them."),

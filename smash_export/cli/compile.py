@@ -1,0 +1,129 @@
+"""``smash-export compile``: the network as the file of one runtime, verified before it is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from smash_base.errors import UsageError
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", "-t", required=True, metavar="NAME", help="Runtime; see: smash-export targets")
+@click.option(
+    "--precision",
+    "-p",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]),
+    help="Of the computation.",
+)
+@click.option("--option", "-o", "options", multiple=True, metavar="NAME=VALUE", help="Setting of the target.")
+@click.option(
+    "--precision-option",
+    "precision_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Setting of the cast to fp16 or the quantisation to int8.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads of the verification run.")
+@common_options(writes=True)
+def command(
+    bundle: Path,
+    target: str,
+    precision: str,
+    options: tuple[str, ...],
+    precision_options: tuple[str, ...],
+    threads: int | None,
+    output: Output,
+) -> None:
+    """Compile BUNDLE for a runtime, verify the file on that runtime, and add it to the bundle.
+
+    A file that fails is kept as targets/NAME/PRECISION.rejected with a report, and the exit code is 4.
+    """
+    from smash_export.bundle import Bundle
+    from smash_export.compile import compile_bundle, plan
+    from smash_export.verify import GATES
+
+    opened = Bundle.open(bundle)
+    runtime = plan(opened, target, precision)
+    settings, precision_settings = read_options(options), read_options(precision_options)
+    if runtime.deprecated:
+        output.warn(runtime.deprecated)
+    if output.dry_run:
+        state = runtime.availability()
+        steps: dict[str, Any] = {
+            "target": target,
+            "precision": precision,
+            "available": state.available,
+            "reason": state.reason,
+            "install": state.install,
+            "replaces": opened.find_compiled(target, precision) is not None,
+            "writes": str(bundle / "targets" / target / precision),
+            "gate": asdict(GATES[precision]),
+            "options": settings,
+            "precision_options": precision_settings,
+        }
+        output.table("Would do", ["what", "value"], [[key, str(value)] for key, value in steps.items()])
+        output.result({"dry_run": True, **steps})
+        return
+    with output.progress(f"compiling for {target} {precision}", None) as advance:
+        file = compile_bundle(
+            opened,
+            target,
+            precision,
+            settings,
+            precision_options=precision_settings,
+            threads=threads,
+        )
+        advance()
+    parity = file.evidence["parity"]
+    output.table(
+        f"{target} {precision}: verified on {parity['images']} real images",
+        ["file", "bytes", "max difference", "same label", "accuracy", "points lost", "seconds"],
+        [
+            [
+                str(file.main),
+                file.size,
+                parity["max_difference"],
+                f"{parity['agreement']:.2%}",
+                f"{parity['accuracy']:.2%}",
+                parity["drop"],
+                file.evidence["seconds"],
+            ]
+        ],
+    )
+    for name, value in file.notes.items():
+        output.note(f"{name}: {value}")
+    output.result(
+        {
+            "target": target,
+            "precision": precision,
+            "main": str(file.main),
+            "bytes": file.size,
+            "notes": dict(file.notes),
+            "evidence": dict(file.evidence),
+        }
+    )
+
+
+def read_options(words: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value that is JSON (true, 3, [1, 2]) is read as such, any other as text."""
+    settings: dict[str, Any] = {}
+    for word in words:
+        name, separator, text = word.partition("=")
+        if not separator or not name:
+            raise UsageError("an option has no value", expected="NAME=VALUE", received=word)
+        if name in settings:
+            raise UsageError(f"option {name} is given twice")
+        try:
+            settings[name] = json.loads(text)
+        except ValueError:
+            settings[name] = text
+    return settings

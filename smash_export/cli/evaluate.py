@@ -1,0 +1,114 @@
+"""``smash-export evaluate``: how good a bundle is on labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from smash_base.errors import GateError
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--data", metavar="SPEC", help="Data set (NAME or NAME:PATH); the bundled test images if left out."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="test",
+    show_default=True,
+    help="Part of --data.",
+)
+@click.option("--seed", type=int, help="Seed of the splits, for data that come unsplit.")
+@click.option("--target", "-t", metavar="NAME", help="Runtime; the recommended one if left out.")
+@click.option(
+    "--precision", "-p", type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]), help="Of the file."
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads of one inference.")
+@click.option("--device", metavar="NAME", help="cpu, cuda:0, ...")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write evaluation.json, confusion.png and errors.png there.",
+)
+@click.option(
+    "--min-accuracy", type=click.FloatRange(0, 1), help="Exit code 5 when the accuracy (0 to 1) is lower."
+)
+@common_options(writes=True)
+def command(
+    bundle: Path,
+    data: str | None,
+    split: str,
+    seed: int | None,
+    target: str | None,
+    precision: str | None,
+    threads: int | None,
+    device: str | None,
+    out: Path | None,
+    min_accuracy: float | None,
+    output: Output,
+) -> None:
+    """Accuracy with its interval, a table per class, the confusion matrix, calibration, the worst errors."""
+    from smash_export.classifier import load
+    from smash_export.evaluate import evaluate, write_report
+    from smash_export.labelled import bundled, from_data
+
+    with load(bundle, target, threads=threads, device=device, precision=precision) as classifier:
+        images = (
+            bundled(classifier.bundle) if data is None else from_data(classifier.bundle, data, split, seed)
+        )
+        output.note(f"using {classifier.choice}")
+        with output.progress(f"classifying {len(images)} images", None) as advance:
+            result = evaluate(classifier, images)
+            advance()
+        for warning in result.warnings:
+            output.warn(warning)
+        output.table(
+            f"{result.images} images: {result.data}",
+            ["figure", "value"],
+            [
+                ["accuracy", f"{result.accuracy:.2%}"],
+                ["95 % interval", f"{result.low:.2%} to {result.high:.2%}"],
+                *([] if result.top5 is None else [["among the first five", f"{result.top5:.2%}"]]),
+                ["mean probability of the answer", f"{result.confidence:.2%}"],
+                ["expected calibration error", f"{result.calibration_error:.4f}"],
+                ["errors", result.mistake_count],
+                ["images per second", f"{result.images_per_second:,.0f}"],
+            ],
+        )
+        output.table(
+            "Classes",
+            ["class", "images", "recall", "precision", "F1", "most confused with"],
+            [
+                [row.label, row.images, row.recall, row.precision, row.f1, row.confused_with]
+                for row in result.classes
+            ],
+        )
+        written: list[Path] = []
+        if out is not None and output.dry_run:
+            output.note(f"would write evaluation.json, confusion.png and errors.png to {out}")
+        elif out is not None:
+            written = write_report(out, result, images)
+            for path in written:
+                output.note(f"wrote {path}")
+        choice = classifier.choice
+        output.result(
+            {
+                "bundle": str(bundle),
+                "target": choice.target,
+                "precision": choice.precision,
+                "reason": choice.reason,
+                **result.to_json(),
+                "written": [str(path) for path in written],
+            }
+        )
+    if min_accuracy is not None and result.accuracy < min_accuracy:
+        raise GateError(
+            f"the accuracy on {result.data} is too low",
+            expected=f"at least {min_accuracy:.2%}",
+            received=f"{result.accuracy:.2%}",
+        )

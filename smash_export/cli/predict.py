@@ -1,0 +1,260 @@
+"""``smash-export predict``: labels for images, folders and patterns.
+
+Answers are printed as they come, in bounded memory: a folder of a million images is no special case.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from smash_base.errors import InvalidInputError, SmashError, UsageError
+from smash_export.cli.console import Output, common_options
+
+if TYPE_CHECKING:
+    from smash_export.classifier import Classifier, Failure, Prediction
+
+UNCERTAIN = "uncertain"
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--top-k", "-k", type=click.IntRange(1), default=5, show_default=True, help="Classes to name.")
+@click.option("--csv", "as_csv", is_flag=True, help="One line per image on stdout, with a header.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help=f"Answer {UNCERTAIN!r} when the best probability is lower.",
+)
+@click.option(
+    "--save-annotated",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write a PNG of each image with its labels.",
+)
+@click.option("--target", "-t", metavar="NAME", help="Runtime; the recommended one if left out.")
+@click.option(
+    "--precision", "-p", type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]), help="Of the file."
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads of one inference.")
+@click.option("--device", metavar="NAME", help="cpu, cuda:0, ...")
+@common_options(writes=True)
+def command(
+    bundle: Path,
+    paths: tuple[str, ...],
+    top_k: int,
+    as_csv: bool,
+    threshold: float | None,
+    save_annotated: Path | None,
+    target: str | None,
+    precision: str | None,
+    threads: int | None,
+    device: str | None,
+    output: Output,
+) -> None:
+    """Classify images with BUNDLE. A PATH is an image, a folder, or a quoted pattern like 'photos/*.png'.
+
+    An image that cannot be read gets an error line of its own, the others are answered, and the exit
+    code is 6.
+    """
+    from smash_export.classifier import Failure, load
+
+    if as_csv and output.json:
+        raise UsageError("--csv and --json contradict each other", hint="Choose one.")
+    with load(bundle, target, threads=threads, device=device, precision=precision) as classifier:
+        output.note(f"using {classifier.choice}")
+        start, show, end = _writer(classifier, output, as_csv, top_k, threshold, single=len(paths) == 1)
+        annotate = _annotator(save_annotated, output)
+        failures = count = 0
+        start()
+        for result in _results(classifier, paths, top_k):
+            if isinstance(result, Failure):
+                failures += 1
+                click.echo(f"smash-export: {result.error}", err=True)
+            else:
+                count += 1
+            show(result)
+            annotate(result)
+        end(count, failures)
+    if failures:
+        raise InvalidInputError(
+            f"{failures} of {failures + count} images could not be read; the others were answered"
+        )
+
+
+def _results(classifier: Classifier, paths: tuple[str, ...], top_k: int) -> Iterator[Prediction | Failure]:
+    """Answers of every path; an empty folder is a failure of its own, the next path goes on."""
+    from smash_export.classifier import Failure
+    from smash_export.sources import sources
+
+    def found() -> Iterator[str]:
+        for path in paths:
+            try:
+                for source in sources(path, classifier.preprocessing):
+                    yield str(source.image)
+            except SmashError as error:
+                empty.append(Failure(path, error))
+
+    empty: list[Failure] = []
+    yield from classifier.stream(found(), top_k, on_error="yield")
+    yield from empty
+
+
+_Writer = tuple[Callable[[], None], Callable[["Prediction | Failure"], None], Callable[[int, int], None]]
+
+
+def _writer(
+    classifier: Classifier,
+    output: Output,
+    as_csv: bool,
+    top_k: int,
+    threshold: float | None,
+    *,
+    single: bool,
+) -> _Writer:
+    """What to print first, for each answer, and last."""
+    if output.json:
+        return _json_writer(classifier, threshold)
+    if as_csv:
+        return _csv_writer(min(top_k, len(classifier.labels)), threshold)
+    return _text_writer(output, threshold, single=single)
+
+
+def _label(result: Prediction, threshold: float | None) -> str | None:
+    return None if threshold is not None and result.probability < threshold else result.label
+
+
+def _json_writer(classifier: Classifier, threshold: float | None) -> _Writer:
+    from smash_export.classifier import Failure
+
+    first = True
+
+    def start() -> None:
+        head = {
+            "bundle": str(classifier.bundle.path),
+            "target": classifier.choice.target,
+            "precision": classifier.choice.precision,
+            "reason": classifier.choice.reason,
+        }
+        click.echo(json.dumps(head, ensure_ascii=False)[:-1] + ', "predictions": [')
+
+    def show(result: Prediction | Failure) -> None:
+        nonlocal first
+        if isinstance(result, Failure):
+            item: dict[str, Any] = {"source": result.source, "error": str(result.error)}
+        else:
+            item = {**result.to_json(), "label": _label(result, threshold)}
+        click.echo(("" if first else ",\n") + json.dumps(item, ensure_ascii=False), nl=False)
+        first = False
+
+    def end(count: int, failures: int) -> None:
+        click.echo(f'\n], "answered": {count}, "failed": {failures}}}')
+
+    return start, show, end
+
+
+def _csv_writer(top_k: int, threshold: float | None) -> _Writer:
+    from smash_export.classifier import Failure
+
+    def line(values: list[Any]) -> None:
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerow(values)
+        click.echo(stream.getvalue(), nl=False)
+
+    def start() -> None:
+        names = [name for rank in range(2, top_k + 1) for name in (f"label_{rank}", f"probability_{rank}")]
+        line(["source", "label", "probability", "milliseconds", *names, "error"])
+
+    def show(result: Prediction | Failure) -> None:
+        if isinstance(result, Failure):
+            line([result.source, "", "", "", *[""] * (2 * (top_k - 1)), str(result.error)])
+            return
+        others = [value for item in result.top[1:] for value in (item.label, f"{item.probability:.6f}")]
+        label = _label(result, threshold) or UNCERTAIN
+        line(
+            [
+                result.source,
+                label,
+                f"{result.probability:.6f}",
+                f"{result.milliseconds:.4f}",
+                *others,
+                "",
+            ]
+        )
+
+    return start, show, lambda count, failures: None
+
+
+def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _Writer:
+    """One image: its classes as a table. Many: a line each."""
+    from smash_export.classifier import Failure
+
+    held: list[Prediction] = []  # the first answer, until it is known whether it is the only one
+
+    def line(result: Prediction) -> None:
+        others = ", ".join(f"{item.label} {item.probability:.1%}" for item in result.top[1:3])
+        label = _label(result, threshold) or f"{UNCERTAIN} ({result.label})"
+        output.text(
+            f"{result.source}: {label} {result.probability:.1%}" + (f"  ({others})" if others else "")
+        )
+
+    seen = 0
+
+    def show(result: Prediction | Failure) -> None:
+        nonlocal seen
+        if isinstance(result, Failure):
+            return
+        seen += 1
+        if single and seen == 1:
+            held.append(result)
+            return
+        while held:
+            line(held.pop())
+        line(result)
+
+    def end(count: int, failures: int) -> None:
+        for result in held:
+            label = _label(result, threshold)
+            output.table(
+                f"{result.source}: {label or UNCERTAIN} ({result.milliseconds:.2f} ms)",
+                ["class", "probability"],
+                [[item.label, f"{item.probability:.2%}"] for item in result.top],
+            )
+
+    return lambda: None, show, end
+
+
+def _annotator(folder: Path | None, output: Output) -> Callable[[Prediction | Failure], None]:
+    """Writes pictures with labels; does nothing without a folder."""
+    from smash_export.classifier import Failure
+
+    taken: set[str] = set()
+
+    def annotate(result: Prediction | Failure) -> None:
+        if folder is None or isinstance(result, Failure):
+            return
+        from smash_base.preprocess import open_image
+        from smash_export.pictures import captioned, save_png
+        from smash_export.sources import Source, file_name
+
+        path = folder / file_name(Source(result.source, result.source), taken)
+        if output.dry_run:
+            output.note(f"would write {path}")
+            return
+        picture = open_image(result.source).convert("RGB")
+        side = min(picture.size)
+        if side < 192:
+            factor = -(-192 // side)
+            picture = picture.resize((picture.width * factor, picture.height * factor), resample=0)
+        picture.thumbnail((1024, 1024))
+        lines = [f"{item.label} {item.probability:.1%}" for item in result.top[:3]]
+        save_png(path, captioned(picture, lines))
+
+    return annotate

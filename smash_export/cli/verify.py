@@ -1,0 +1,164 @@
+"""``smash-export verify``: do the files of a bundle do what the network does, on real images?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from smash_base.errors import MissingRuntimeError, VerificationError
+from smash_export.cli.console import Output, common_options
+
+if TYPE_CHECKING:
+    from smash_export.bundle import Bundle, Samples
+    from smash_export.verify import FileReport
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", "-t", metavar="NAME", help="Only this runtime.")
+@click.option(
+    "--precision",
+    "-p",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]),
+    help="Only this precision.",
+)
+@click.option(
+    "--data", metavar="SPEC", help="A whole data set (NAME or NAME:PATH) instead of the bundled images."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="test",
+    show_default=True,
+    help="Part of --data.",
+)
+@click.option("--strict", is_flag=True, help="A file that cannot be checked here fails too (exit code 3).")
+@click.option(
+    "--save-worst",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Save the image with the largest difference, and each image whose label changed, as PNG.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads of one inference.")
+@common_options(writes=True)
+def command(
+    bundle: Path,
+    target: str | None,
+    precision: str | None,
+    data: str | None,
+    split: str,
+    strict: bool,
+    save_worst: Path | None,
+    threads: int | None,
+    output: Output,
+) -> None:
+    """Compare every file of BUNDLE, or one of them, with the network on real images.
+
+    Exit code 4 when a file fails. Runtimes that are not installed are skipped, unless named or --strict.
+    """
+    from smash_export.bundle import Bundle
+    from smash_export.verify import verify_bundle
+
+    opened = Bundle.open(bundle)
+    samples, reference = opened.samples(), "eager PyTorch"
+    if data is not None:
+        from smash_export.labelled import from_data
+        from smash_export.verify import reference_samples
+
+        labelled = from_data(opened, data, split)
+        samples, reference = reference_samples(opened, labelled.images, labelled.labels, threads)
+    reports = []
+    with output.progress("verifying", None) as advance:
+        for report in verify_bundle(
+            opened, target=target, precision=precision, samples=samples, reference=reference, threads=threads
+        ):
+            reports.append(report)
+            advance(file=f"{report.target} {report.precision}")
+    output.table(
+        f"Against {reference} on {len(samples)} real images",
+        ["target", "precision", "verdict", "max diff", "mean diff", "same label", "accuracy", "reference"],
+        [_row(report) for report in reports],
+    )
+    for report in reports:
+        for problem in report.problems:
+            output.warn(f"{report.target} {report.precision} {report.status}: {problem}")
+    failed = [report for report in reports if report.status == "failed"]
+    skipped = [report for report in reports if report.status == "skipped"]
+    output.result(
+        {
+            "bundle": str(bundle),
+            "reference": reference,
+            "images": len(samples),
+            "passed": not failed and not (strict and skipped),
+            "files": [report.to_json() for report in reports],
+        }
+    )
+    if save_worst is not None:
+        _save_worst(save_worst, reports, opened, samples, output)
+    if failed:
+        names = ", ".join(f"{report.target} {report.precision}" for report in failed)
+        raise VerificationError(
+            f"{len(failed)} of {len(reports)} files do not do what the network does: {names}",
+            hint=f"Compile them again: smash-export compile {bundle} --target {failed[0].target} "
+            f"--precision {failed[0].precision}",
+        )
+    if skipped and (strict or len(skipped) == len(reports)):
+        raise MissingRuntimeError(
+            f"{len(skipped)} files could not be checked here",
+            received=", ".join(f"{report.target}: {report.problems[0]}" for report in skipped),
+            hint="See: smash-export doctor",
+        )
+
+
+def _row(report: FileReport) -> list[Any]:
+    names = [report.target, report.precision + (" (source)" if report.source else ""), report.status]
+    parity = report.parity
+    if parity is None:
+        return [*names, None, None, None, None, None]
+    return [
+        *names,
+        parity.max_difference,
+        parity.mean_difference,
+        f"{parity.agreement:.2%}",
+        f"{parity.accuracy:.2%}",
+        f"{parity.accuracy_reference:.2%}",
+    ]
+
+
+def _save_worst(
+    folder: Path, reports: list[FileReport], bundle: Bundle, samples: Samples, output: Output
+) -> None:
+    from smash_export.pictures import BAD, INK, captioned, save_png, to_picture
+
+    labels = bundle.labels
+    for report in reports:
+        if report.parity is None:
+            continue
+        name = f"{report.target}-{report.precision}"
+        worst = report.parity.worst_image
+        pictures = {
+            f"{name}-worst.png": (
+                worst,
+                [
+                    f"image {worst}: {labels[samples.labels[worst]]}",
+                    f"largest difference {report.parity.max_difference:.3g}",
+                ],
+                INK,
+            )
+        }
+        for flip in report.parity.flips:
+            pictures[f"{name}-flip-{flip.image}.png"] = (
+                flip.image,
+                [
+                    f"image {flip.image}: {labels[flip.label]}",
+                    f"{labels[flip.expected]} became {labels[flip.received]} (margin {flip.margin:.3g})",
+                ],
+                BAD,
+            )
+        for file, (index, lines, colour) in pictures.items():
+            if output.dry_run:
+                output.note(f"would write {folder / file}")
+                continue
+            save_png(folder / file, captioned(to_picture(samples.images[index], 192), lines, colour))

@@ -1,0 +1,131 @@
+"""From what a user names (a file, a folder, a pattern, arrays, a generator) to single images, lazily."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from smash_base.errors import InvalidInputError
+from smash_base.preprocess import ImageLike, Preprocessing
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image that was not read yet.
+
+    Attributes:
+        name: its path, or "image 7" for the eighth of a sequence of arrays.
+        image: what :meth:`Preprocessing.decode` takes.
+    """
+
+    name: str
+    image: ImageLike
+
+
+def is_single(images: Any, preprocessing: Preprocessing) -> bool:
+    """Whether ``images`` is one image (and not a folder, a pattern, a batch or an iterable)."""
+    if isinstance(images, np.ndarray):
+        return _is_one_array(images, preprocessing)
+    if isinstance(images, str | os.PathLike):
+        path = os.fspath(images)
+        return not os.path.isdir(path) and not _is_pattern(path)
+    return isinstance(images, bytes | bytearray | Image.Image)
+
+
+def sources(images: Any, preprocessing: Preprocessing) -> Iterator[Source]:
+    """Every image in ``images``, in order, nothing read or decoded yet.
+
+    A folder gives its image files (by suffix, recursively, sorted), a pattern (``*``, ``?``, ``[]``) the
+    files that match it, sorted; sequences and generators may mix everything.
+
+    Raises:
+        InvalidInputError: a folder or pattern without images, or something that is no image at all.
+    """
+    if isinstance(images, np.ndarray) and not _is_one_array(images, preprocessing):
+        images = _rows(images, preprocessing)
+    elif is_single(images, preprocessing) or isinstance(images, str | os.PathLike):
+        images = (images,)
+    if not isinstance(images, Iterable):
+        raise InvalidInputError(
+            "this is not an image",
+            expected="a path, bytes, a PIL image, a uint8 array, or an iterable of these",
+            received=type(images).__name__,
+        )
+    for index, image in enumerate(images):
+        if isinstance(image, str | os.PathLike):
+            yield from _files(os.fspath(image))
+        else:
+            yield Source(f"image {index}", bytes(image) if isinstance(image, bytearray) else image)
+
+
+def _files(path: str) -> Iterator[Source]:
+    if os.path.isdir(path):
+        found = _walk(path)
+    elif _is_pattern(path):
+        found = (name for name in sorted(glob.glob(path, recursive=True)) if os.path.isfile(name))
+    else:
+        yield Source(path, path)
+        return
+    first = next(found, None)
+    if first is None:
+        raise InvalidInputError(
+            f"{path} holds no images", expected=f"files that end with {', '.join(SUFFIXES)}"
+        )
+    yield Source(first, first)
+    for name in found:
+        yield Source(name, name)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Image files of a folder, depth first in sorted order; one directory's names in memory at a time."""
+    with os.scandir(folder) as entries:
+        names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    for name, is_folder in names:
+        path = os.path.join(folder, name)
+        if is_folder:
+            yield from _walk(path)
+        elif name.lower().endswith(SUFFIXES):
+            yield path
+
+
+def _is_pattern(path: str) -> bool:
+    return glob.has_magic(path) and not os.path.lexists(path)
+
+
+def _is_one_array(array: np.ndarray, preprocessing: Preprocessing) -> bool:
+    shape = preprocessing.sample_shape
+    if array.shape == shape:
+        return True
+    if array.ndim == len(shape) and array.shape[1:] == shape[:-1] and preprocessing.channels == 1:
+        return array.ndim != 3 or array.shape[2] in (1, 3, 4)  # [N, H, W] of grey images is a batch
+    return array.ndim <= len(shape)
+
+
+def _rows(array: np.ndarray, preprocessing: Preprocessing) -> Iterator[np.ndarray]:
+    if array.ndim > len(preprocessing.sample_shape) + 1:
+        raise InvalidInputError(
+            "an array of images has too many axes",
+            expected=f"uint8 [N, {', '.join(map(str, preprocessing.sample_shape))}]",
+            received=list(array.shape),
+        )
+    return iter(array)
+
+
+def file_name(source: Source, taken: set[str]) -> Path:
+    """A PNG file name for an annotated copy, different from those in ``taken``, which it joins."""
+    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(source.name).stem)[:100] or "image"
+    name, count = f"{stem}.png", 1
+    while name in taken:
+        count += 1
+        name = f"{stem}-{count}.png"
+    taken.add(name)
+    return Path(name)
