@@ -47,15 +47,8 @@ def main(path: str = "demo-bundle") -> None:
             ),
             "interpreter_alone_s": timed([sys.executable, "-c", "pass"]),
         }
-    loaded = subprocess.check_output(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from smash_export.cli import run; run(['--help']); print(*sys.modules, file=sys.stderr)",
-        ],
-        text=True,
-        stderr=subprocess.STDOUT,
-    ).split()
+    listing = "import sys; from smash_export.cli import run; run(['--help']); print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", listing], text=True).split()
     heavy = [name for name in HEAVY if name in loaded]
     record(
         "startup",

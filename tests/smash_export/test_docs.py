@@ -1,0 +1,68 @@
+"""The commands of docs/how-to run as they are written, on a small bundle and with small settings."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smash_export import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDES = sorted(path.name for path in (ROOT / "docs" / "how-to").glob("*.md") if path.name != "README.md")
+ENDLESS = {"serve"}  # its own tests start and stop it
+
+# The environment stands before the defaults: what takes minutes by default takes seconds here.
+SMALL: dict[str, str] = {}
+
+pytestmark = pytest.mark.slow
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    """Contents of the fenced blocks of these languages; those in a list are indented."""
+    found = re.findall(r"^( *)```(\w+)\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    return [
+        re.sub(f"^{indent}", "", body, flags=re.MULTILINE)
+        for indent, language, body in found
+        if language in languages
+    ]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Command lines of this program, in order."""
+    lines = "\n".join(blocks(text, "sh", "bash")).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line[:1] == ["smash-export"]]
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_a_guide_does_what_it_says(
+    guide: str,
+    digits_bundle_copy: Path,
+    digits_images: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = (ROOT / "docs" / "how-to" / guide).read_text()
+    lines = commands(text)
+    monkeypatch.chdir(tmp_path)
+    for name, value in SMALL.items():
+        monkeypatch.setenv(name, value)
+    Image.fromarray(digits_images[0][0, :, :, 0]).save("image.png")
+    for settings in blocks(text, "toml"):
+        Path("smash.toml").write_text(settings)
+    if not any(words[0] == "freeze" for words in lines):  # else the guide makes it
+        digits_bundle_copy.rename("digits-bundle")
+    for words in lines:
+        if words[0] in ENDLESS:
+            continue
+        code = cli.run(words)
+        captured = capsys.readouterr()
+        assert code == 0, f"smash-export {shlex.join(words)}\n{captured.err}"
+    for script in blocks(text, "python"):
+        exec(compile(script, f"{guide} (python block)", "exec"), {})
