@@ -74,6 +74,18 @@ EXIT_CODES = {
     130: "interrupted",
 }
 
+# What a path can be refused for by the system: the user's path, not a defect of ours.
+_UNUSABLE_PATH = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+
 
 class LazyGroup(click.Group):
     """A click group that knows names and help lines, and imports a command when it is called."""
@@ -158,7 +170,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             place = f" while writing {error.filename}" if error.filename else ""
             return _fail(f"disk full{place}; earlier results are untouched. Free some space.", 1, debug)
+        if error.errno in _UNUSABLE_PATH and error.filename:
+            return _fail(f"{error.filename} cannot be used: {error.strerror}", 6, debug)
         return _internal(error, debug)
+    except MemoryError:
+        return _fail(
+            "out of memory; earlier results are untouched. Use a smaller batch or network.", 1, debug
+        )
     except ModuleNotFoundError as error:
         extra = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
         if extra is None:
