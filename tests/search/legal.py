@@ -1,0 +1,68 @@
+"""Hypothesis strategies over architectures: the space itself is the best fuzzer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import strategies as st
+
+from search.architecture import (
+    ACTIVATIONS,
+    ACTIVE_PATTERNS,
+    Architecture,
+    Block,
+    Conv,
+    InputSpec,
+    Op,
+    Stem,
+)
+from search.space import SPACES, Space
+
+TINY = SPACES["tiny"]
+RICH = replace(TINY, name="rich", activations=("relu", "leaky_relu", "tanh", "none"), gate=0.3)
+VOXELS = replace(RICH, name="voxels", dims=3, kernels=(3,), dilations=((3, 2),))
+
+DIGITS = InputSpec(1, (8, 8))
+
+
+def drawn(space: Space) -> st.SearchStrategy[Architecture]:
+    """Architectures that the space draws."""
+    return st.builds(space.draw, st.integers(0, 2**32), st.integers(0, 2**20))
+
+
+@st.composite
+def hand_written(draw: st.DrawFn, dims: int = 2) -> Architecture:
+    """Any legal architecture, also such that no space draws: unread inputs, empty banks, wraps."""
+    size = st.sampled_from([1, 3, 5])
+    blocks = []
+    for _ in range(draw(st.integers(1, 3))):
+        n = draw(st.integers(1, 4))
+        inputs = draw(st.integers(1, 3))
+        banks = inputs + draw(st.integers(0, 3))
+        some = st.lists(st.integers(0, banks - 1), min_size=1, max_size=banks, unique=True)
+        ops = []
+        for _ in range(draw(st.integers(0, 4))):
+            reads, writes = draw(some), draw(some)
+            units = n * draw(st.integers(1, len(writes)))
+            bottleneck = draw(st.integers(1, 6))
+            pattern = draw(st.sampled_from(ACTIVE_PATTERNS))
+            convs: list[Conv | None] = []
+            for slot, active in enumerate(pattern):
+                if active == "0":
+                    convs.append(None)
+                    continue
+                channels = bottleneck if slot in (0, 2) else units
+                groups = [g for g in range(1, channels + 1) if channels % g == 0 and units % g == 0]
+                convs.append(
+                    Conv(
+                        tuple(draw(size) for _ in range(dims)),
+                        tuple(draw(st.integers(1, 3)) for _ in range(dims)),
+                        draw(st.sampled_from(groups)),
+                        draw(st.sampled_from(ACTIVATIONS)),
+                    )
+                )
+            gate = convs[2] is not None and draw(st.booleans())
+            ops.append(Op(tuple(reads), tuple(writes), bottleneck, units, tuple(convs), gate))
+        blocks.append(Block(inputs * n, n, banks, tuple(ops)))
+    stem = Stem(tuple(draw(size) for _ in range(dims)), tuple(draw(st.integers(1, 2)) for _ in range(dims)))
+    return Architecture(stem, tuple(blocks))
