@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from search.architecture import SLOTS, Architecture, InputSpec
 from search.encoding import Layout
 from search.hypernet import HyperNet, HyperNetConfig, normalised
-from search.network import Affine, convolution_shapes, forward, norm_channels
+from search.network import Affine, Network, convolution_shapes, forward, norm_channels
 from search.space import Space
 from smash_base.errors import InvalidInputError
 
@@ -172,6 +172,33 @@ class Supernet(nn.Module):
             scale, shift = source.scale_and_shift(name)
             frozen[f"{owner}.scale"], frozen[f"{owner}.shift"] = _array(scale), _array(shift)
         return frozen
+
+    @torch.no_grad()
+    def copy_to(self, network: Network, statistics: Statistics) -> None:
+        """Give a network of norm "none" the generated and shared weights, and its norms' statistics.
+
+        Raises:
+            InvalidInputError: the network normalises inside ops, where this one has no norm.
+        """
+        if network.norm != "none":
+            raise InvalidInputError(
+                "generated weights fit networks without norms inside ops",
+                expected='norm "none"',
+                received=network.norm,
+            )
+        source = self.source(network.architecture, statistics)
+        for name, _ in convolution_shapes(network.architecture, self.input_spec, self.classes):
+            weight, bias = source.affine(name)
+            network.weights[_key(name)].copy_(weight)
+            network.biases[_key(name)].zero_()
+            if bias is not None:
+                network.biases[_key(name)].copy_(bias)
+        for name, channels in norm_channels(network.architecture, "none"):
+            norm, key = network.norms[_key(name)], _key(name.removesuffix(".norm"))
+            norm.running_mean.copy_(statistics[name].mean)  # type: ignore[union-attr, operator]
+            norm.running_var.copy_(statistics[name].variance)  # type: ignore[union-attr, operator]
+            norm.weight.copy_(self.scales[key][:channels])  # type: ignore[union-attr, operator]
+            norm.bias.copy_(self.shifts[key][:channels])  # type: ignore[union-attr, operator]
 
 
 class Generated:

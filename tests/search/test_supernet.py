@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from search.architecture import Architecture, InputSpec
 from search.hypernet import HyperNetConfig, normalised
-from search.network import FrozenNetwork
+from search.network import FrozenNetwork, Network
 from search.supernet import Supernet
 from smash_base.errors import InvalidInputError
 from tests.search.legal import DIGITS, RICH, TINY, VOXELS, drawn
@@ -54,6 +54,17 @@ def test_a_frozen_network_equals_the_forward_pass_that_was_scored(
     with torch.no_grad():
         scored = supernet(architecture, images, statistics)
         assert float((frozen(images) - scored).abs().max()) <= 1e-5
+
+
+def test_a_network_that_starts_from_generated_weights_equals_them(supernet: Supernet) -> None:
+    architecture, images = RICH.draw(0, 7), torch.randn(16, 1, 8, 8)
+    statistics = supernet.statistics(architecture, [images])
+    network = Network(architecture, DIGITS, 10, norm="none").eval()
+    supernet.copy_to(network, statistics)
+    with torch.no_grad():
+        assert float((network(images) - supernet(architecture, images, statistics)).abs().max()) <= 1e-5
+    with pytest.raises(InvalidInputError, match="norm"):
+        supernet.copy_to(Network(architecture, DIGITS, 10), statistics)
 
 
 def test_voxels_are_generated_and_frozen_the_same_way() -> None:
