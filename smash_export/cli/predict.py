@@ -222,8 +222,9 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
     def end(count: int, failures: int) -> None:
         for result in held:
             label = _label(result, threshold)
+            output.text(f"{result.source}: {label or UNCERTAIN} ({result.milliseconds:.2f} ms)")
             output.table(
-                f"{result.source}: {label or UNCERTAIN} ({result.milliseconds:.2f} ms)",
+                "",
                 ["class", "probability"],
                 [[item.label, f"{item.probability:.2%}"] for item in result.top],
             )
