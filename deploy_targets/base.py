@@ -136,7 +136,7 @@ class Session(abc.ABC):
     def run(self, batch: np.ndarray) -> np.ndarray:
         """float32 [B, C, H, W], C-contiguous -> float32 logits [B, K]; the result is the caller's own."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most runtimes hold nothing
         """Free what the runtime holds; a closed session must not be run."""
 
     def __enter__(self) -> Self:

@@ -1,12 +1,16 @@
-"""ONNX Runtime: the ONNX file itself, run by one execution provider that was really taken.
+"""ONNX Runtime: the bundle's ONNX as it is, on the CPU, CUDA, TensorRT or OpenVINO provider.
 
-ONNX Runtime falls back to the CPU with a logged line when a provider cannot be loaded. Here that is an
-error unless the caller allows it: what a session uses is read back and reported.
+Any distribution that provides the module ``onnxruntime`` will do; which providers it brings differs:
+``onnxruntime`` (CPU), ``onnxruntime-gpu`` (CUDA and TensorRT), ``onnxruntime-openvino``.
+
+ONNX Runtime falls back to the CPU with no more than a logged line when a provider does not load. Here
+the provider that was asked for is compared with those of the session, and another one is an error.
 """
 
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,141 +21,179 @@ from deploy_targets.base import (
     CompileRequest,
     CompileResult,
     ModelSignature,
-    Precision,
     Session,
     SessionInfo,
     SessionOptions,
     Target,
 )
+from deploy_targets.common import check_batch, check_threads, damaged, find_module
+from deploy_targets.onnx_file import read_onnx_facts
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 
-FILE = "model.onnx"
-PROVIDERS = {  # short name on the command line -> name in ONNX Runtime
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
+DISTRIBUTIONS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+    "onnxruntime-rocm",
+    "onnxruntime-qnn",
+)
+# short name -> (name in ONNX Runtime, what installs it)
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", "pip install onnxruntime"),
+    "cuda": ("CUDAExecutionProvider", "pip install onnxruntime-gpu"),
+    "tensorrt": ("TensorrtExecutionProvider", "pip install onnxruntime-gpu tensorrt"),
+    "openvino": ("OpenVINOExecutionProvider", "pip install onnxruntime-openvino"),
 }
+_ERROR = 3  # severity from which ONNX Runtime writes to stderr
+
+_open_sessions: weakref.WeakSet[OnnxRuntimeSession] = weakref.WeakSet()
 
 
 class OnnxRuntimeTarget(Target):
-    """See the module. ``provider`` is one of ``cpu``, ``cuda``, ``tensorrt``, ``openvino``."""
+    """See the head of this module."""
 
     name = "onnxruntime"
     extra = "cpu"
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-    precision_source = "onnx"
+    precisions = ("fp32", "fp16", "int8")
+    batch_note = "takes every batch size"
 
     def availability(self) -> Availability:
-        """Any distribution that provides the module ``onnxruntime`` will do."""
-        install = "pip install 'smash-export[cpu]'"
-        try:
-            import onnxruntime
-        except ImportError as error:
-            return Availability(False, reason=str(error), install=install)
-        return Availability(True, onnxruntime.__version__)
+        return find_module("onnxruntime", DISTRIBUTIONS, "pip install onnxruntime")
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
-        """Copy the ONNX file: the runtime optimises it when it opens it, for the machine at hand."""
-        self.check_request(request)
+        """Copy the ONNX file, whose fp16 casts or Q/DQ nodes are there already; optimisation happens at
+        :meth:`open`, for the processor that runs it."""
         self.require()
-        shutil.copyfile(request.onnx, destination / FILE)
-        return CompileResult(FILE)
+        self.check_request(request)
+        facts = read_onnx_facts(request.onnx)
+        shutil.copyfile(request.onnx, destination / "model.onnx")
+        return CompileResult("model.onnx", {"operators": sorted(facts.operators)})
 
     def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
-        """Open with the wished provider and threads; see :meth:`Target.open`."""
+        """``options.provider`` is "cpu", "cuda", "tensorrt", "openvino" or a name of ONNX Runtime's own;
+        without one, ``options.device`` decides between CPU and CUDA."""
         self.require()
-        return OnnxRuntimeSession(path, signature, options, target=self)
+        precision = read_onnx_facts(path).precision
+        import onnxruntime
+
+        provider = _provider(options)
+        providers = _with_settings(onnxruntime, provider, options)
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = _ERROR
+        threads = check_threads(options.threads)
+        if threads is not None:
+            settings.intra_op_num_threads = threads
+        if threads == 1 or _open_sessions:
+            # Idle threads of one session spin on cores that another one needs: 10 to 40 times slower.
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = onnxruntime.InferenceSession(path, settings, providers=providers)
+        except Exception as error:  # its errors have no common base but Exception
+            raise damaged(path, "ONNX Runtime", error) from error
+        session.disable_fallback()  # else an error of the provider means the CPU from then on
+        used = session.get_providers()
+        if provider not in used and not options.allow_fallback:
+            raise _not_there(provider, f"ONNX Runtime opened the file with {', '.join(used)} instead")
+        _check_signature(session, signature, path)
+        on_gpu = used[0] in ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+        return OnnxRuntimeSession(
+            session,
+            signature,
+            SessionInfo(
+                target=self.name,
+                version=onnxruntime.__version__,
+                provider=used[0],
+                device=_gpu(options) if on_gpu else "cpu",
+                threads=session.get_session_options().intra_op_num_threads,
+                precision=precision,
+            ),
+        )
 
 
 class OnnxRuntimeSession(Session):
-    """An open ONNX file. Runs may overlap: ONNX Runtime's sessions are safe for threads."""
+    """One ``InferenceSession``; ONNX Runtime allows concurrent runs of it."""
 
     thread_safe = True
 
-    def __init__(
-        self, path: Path, signature: ModelSignature, options: SessionOptions, target: Target
-    ) -> None:
-        import onnxruntime
-
-        wanted = _provider(options)
-        available = onnxruntime.get_available_providers()
-        if wanted not in available and not options.allow_fallback:
-            raise MissingRuntimeError(
-                f"ONNX Runtime {onnxruntime.__version__} has no {wanted} here",
-                expected=wanted,
-                received=", ".join(available),
-                hint="Install the build that has it, or pass --allow-fallback.",
-            )
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 4  # failures arrive as exceptions
-        threads = options.threads or 0
-        if threads:
-            settings.intra_op_num_threads = threads
-        settings.inter_op_num_threads = 1
-        if threads == 1:
-            # Spinning pools of several sessions slow each other down by an order of magnitude.
-            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        chain = [name for name in (wanted, "CPUExecutionProvider") if name in available]
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(path), settings, providers=list(dict.fromkeys(chain))
-            )
-        except Exception as error:  # its exception types are not part of its interface
-            if not Path(path).exists():
-                raise InvalidInputError(f"{path} does not exist", expected="an ONNX file") from None
-            raise InvalidInputError(
-                f"ONNX Runtime cannot open {path}", expected="a whole ONNX file", received=error
-            ) from None
-        used = self._session.get_providers()[0]
-        if used != wanted and not options.allow_fallback:
-            raise MissingRuntimeError(
-                f"ONNX Runtime fell back to {used}",
-                expected=wanted,
-                received=used,
-                hint="Check the driver and libraries of that provider, or pass --allow-fallback.",
-            )
-        self._check(path, signature)
-        self._input, self._output = signature.input_name, signature.output_name
-        device = "cpu" if used in ("CPUExecutionProvider", "OpenVINOExecutionProvider") else "cuda:0"
-        self.info = SessionInfo(
-            target=target.name,
-            version=onnxruntime.__version__,
-            provider=used,
-            device=device,
-            threads=threads,
-            precision=self._precision(path),
-        )
-
-    def _check(self, path: Path, signature: ModelSignature) -> None:
-        names = [value.name for value in self._session.get_inputs()]
-        outputs = [value.name for value in self._session.get_outputs()]
-        if names != [signature.input_name] or signature.output_name not in outputs:
-            raise InvalidInputError(
-                f"{path} has other inputs or outputs",
-                expected=f"{signature.input_name} -> {signature.output_name}",
-                received=f"{', '.join(names)} -> {', '.join(outputs)}",
-            )
-
-    @staticmethod
-    def _precision(path: Path) -> str:
-        return path.parent.name if path.parent.name in ("fp32", "fp16", "int8") else "fp32"
+    def __init__(self, session: Any, signature: ModelSignature, info: SessionInfo) -> None:
+        self._session = session
+        self._signature = signature
+        self._outputs = [signature.output_name]
+        self.info = info
+        _open_sessions.add(self)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """See :meth:`Session.run`."""
-        return self._session.run([self._output], {self._input: batch})[0]
+        batch = check_batch(batch, self._signature)
+        (logits,) = self._session.run(self._outputs, {self._signature.input_name: batch})
+        return logits  # a new array for every run
 
     def close(self) -> None:
-        """Drop the session; its memory goes with it."""
+        _open_sessions.discard(self)
         self._session = None
 
 
 def _provider(options: SessionOptions) -> str:
-    name = options.provider or ("cuda" if (options.device or "").startswith("cuda") else "cpu")
-    if name in PROVIDERS:
-        return PROVIDERS[name]
-    if name in PROVIDERS.values():
-        return name
-    raise UsageError(
-        f"there is no execution provider {name!r}", expected=", ".join(PROVIDERS), received=name
+    """ONNX Runtime's name of the provider that was asked for."""
+    asked = options.provider
+    if asked is None:
+        asked = "cuda" if (options.device or "cpu").startswith("cuda") else "cpu"
+    if asked.lower() in PROVIDERS:
+        return PROVIDERS[asked.lower()][0]
+    if not asked.endswith("ExecutionProvider"):
+        raise UsageError(
+            f"ONNX Runtime has no provider {asked!r}", expected=", ".join(PROVIDERS), received=asked
+        )
+    return asked
+
+
+def _with_settings(
+    onnxruntime: Any, provider: str, options: SessionOptions
+) -> list[tuple[str, dict[str, str]]]:
+    """Providers in order of preference; the CPU takes what the first one leaves."""
+    cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
+    if provider not in onnxruntime.get_available_providers():
+        if not options.allow_fallback:
+            names = ", ".join(onnxruntime.get_available_providers())
+            raise _not_there(provider, f"this build of ONNX Runtime has {names}")
+        return [cpu]
+    if provider == "CPUExecutionProvider":
+        return [cpu]
+    settings = {}
+    if provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # CUDA from pip packages, which no loader path names
+        settings["device_id"] = _gpu(options).partition(":")[2]
+    if provider == "CUDAExecutionProvider":
+        settings["use_tf32"] = "0"  # its default computes fp32 graphs in tf32
+    if provider == "OpenVINOExecutionProvider":
+        settings["device_type"] = "CPU"
+        settings["precision"] = "FP32"  # its default is bf16 on processors that have it
+    return [(provider, settings), cpu]
+
+
+def _gpu(options: SessionOptions) -> str:
+    number = (options.device or "cuda:0").partition(":")[2] or "0"
+    if not number.isdecimal():
+        raise UsageError("no such device", expected="cuda or cuda:NUMBER", received=options.device)
+    return f"cuda:{number}"
+
+
+def _not_there(provider: str, why: str) -> MissingRuntimeError:
+    command = next((command for name, command in PROVIDERS.values() if name == provider), None)
+    return MissingRuntimeError(
+        f"the provider {provider} cannot be used here: {why}",
+        hint=(f"Install it: {command}; or" if command else "To go on without it,") + " pass --allow-fallback",
     )
+
+
+def _check_signature(session: Any, signature: ModelSignature, path: Path) -> None:
+    inputs = [(item.name, item.type) for item in session.get_inputs()]
+    outputs = [(item.name, item.type) for item in session.get_outputs()]
+    expected = [(signature.input_name, "tensor(float)")], [(signature.output_name, "tensor(float)")]
+    if (inputs, outputs) != expected:
+        raise InvalidInputError(
+            f"{path} is another network",
+            expected=f"input {expected[0]} and output {expected[1]}",
+            received=f"input {inputs} and output {outputs}",
+        )

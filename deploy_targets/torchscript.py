@@ -1,9 +1,16 @@
-"""TorchScript: the traced file, frozen. Deprecated by PyTorch since 2.11; kept because it is asked for."""
+"""TorchScript: the traced file, frozen. Deprecated by PyTorch; kept because devices still load it.
+
+A TorchScript file is a program: open only those that you or people you trust made.
+
+PyTorch's thread count belongs to the process, not to a model. A session sets it while it is open and
+puts the earlier one back when it closes.
+"""
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,90 +26,157 @@ from deploy_targets.base import (
     SessionOptions,
     Target,
 )
-from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from deploy_targets.common import check_batch, check_file, check_threads, damaged, find_module
+from smash_base.errors import MissingRuntimeError, UsageError
 
-FILE = "model.torchscript.pt"
+INSTALL = "pip install torch"
+_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_EXTRA = "precision.txt"  # inside the archive, where TorchScript keeps files of its users
 
 
 class TorchScriptTarget(Target):
-    """The traced network in PyTorch itself."""
+    """See the head of this module."""
 
     name = "torchscript"
     extra = "search"
-    deprecated = "TorchScript is deprecated since PyTorch 2.11; prefer ONNX Runtime or torch_export."
+    precisions = ("fp32", "bf16", "fp16")
+    precision_source = "target"
+    batch_note = "takes every batch size"
+    deprecated = "PyTorch deprecated TorchScript in 2.11; prefer onnxruntime, or torch_export"
 
     def availability(self) -> Availability:
-        """PyTorch with torch.jit."""
-        install = "pip install 'smash-export[search]'"
-        try:
-            import torch
-        except ImportError as error:
-            return Availability(False, reason=str(error), install=install)
-        if not hasattr(torch, "jit"):
-            return Availability(False, torch.__version__, "this PyTorch has no torch.jit", install)
-        return Availability(True, torch.__version__)
+        return find_module("torch", ("torch",), INSTALL)
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
-        """Copy the traced file of the bundle; it is frozen when it is opened."""
-        self.check_request(request)
+        """Freeze the traced file: parameters become constants, and what only training needs goes.
+
+        bf16 and fp16 round the weights and compute in that type; inputs and logits stay float32.
+        """
         self.require()
+        self.check_request(request)
         if request.torchscript is None:
             raise UsageError(
-                "this bundle has no TorchScript file",
-                expected="model.torchscript.pt",
-                hint="Freeze the network with this version, or take another target.",
+                "this bundle has no TorchScript file", hint="Freeze the network again, without --no-trace."
             )
-        shutil.copyfile(request.torchscript, destination / FILE)
-        return CompileResult(FILE)
-
-    def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
-        """Load, freeze and warm up; see :meth:`Target.open`. A TorchScript file is a program: open
-        only files whose origin is known (bundles are checked by hash)."""
-        self.require()
-        return TorchScriptSession(path, signature, options)
-
-
-class TorchScriptSession(Session):
-    """A loaded and frozen trace."""
-
-    thread_safe = True
-
-    def __init__(self, path: Path, signature: ModelSignature, options: SessionOptions) -> None:
         import torch
 
-        device = options.device or "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise MissingRuntimeError("PyTorch finds no CUDA device", expected=device, received="cpu")
-        if options.threads:
-            torch.set_num_threads(options.threads)  # of the process: PyTorch has no other setting
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the deprecation is told once, by the target
-                module = torch.jit.load(str(path), map_location=device).eval()
-                self._module: Any = torch.jit.freeze(module)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise InvalidInputError(
-                f"PyTorch cannot open {path}", expected="a whole TorchScript file", received=error
-            ) from None
-        self._torch, self._device = torch, device
-        self.info = SessionInfo(
-            target="torchscript",
-            version=torch.__version__,
-            provider="torch.jit",
-            device=device,
-            threads=torch.get_num_threads(),
-            precision="fp32",
+        with _no_deprecation_warnings():
+            module = _load(request.torchscript, "cpu", {})
+            if hasattr(module, "training"):  # else it was frozen already
+                module.eval().to(getattr(torch, _TYPES[request.precision]))
+                module = torch.jit.freeze(module)
+            elif request.precision != "fp32":
+                raise UsageError(
+                    f"this TorchScript file is frozen and cannot become {request.precision}",
+                    hint="Compile it at fp32, or trace the network without freezing it.",
+                )
+            torch.jit.save(module, str(destination / "model.pt"), _extra_files={_EXTRA: request.precision})
+        return CompileResult("model.pt")
+
+    def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
+        """``options.device`` is "cpu", "cuda" or "cuda:NUMBER"."""
+        self.require()
+        import torch
+
+        device = torch_device(options)
+        facts = {_EXTRA: ""}
+        with _no_deprecation_warnings():
+            module = _load(path, device, facts)
+        stored: str | bytes = facts[_EXTRA]
+        precision = stored.decode() if isinstance(stored, bytes) else stored
+        return TorchSession(
+            module,
+            signature,
+            SessionInfo(
+                target=self.name,
+                version=torch.__version__,
+                provider="torch.jit",
+                device=device,
+                threads=options.threads or torch.get_num_threads(),
+                precision=precision or "fp32",
+            ),
         )
-        example = np.zeros((signature.batch[0], *signature.input_shape), np.float32)
-        for _ in range(3):  # the profiling executor specialises in its first runs
-            self.run(example)
+
+
+class TorchSession(Session):
+    """A callable that maps a tensor [B, C, H, W] to logits [B, K], on one device."""
+
+    def __init__(self, function: Any, signature: ModelSignature, info: SessionInfo) -> None:
+        import torch
+
+        self._torch: Any = torch
+        self._function = function
+        self._signature = signature
+        self._type = getattr(torch, _TYPES[info.precision])
+        self._threads_before = torch.get_num_threads()
+        self.info = info
+        self._use_threads(check_threads(info.threads) or 1)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """See :meth:`Session.run`."""
-        with self._torch.inference_mode():
-            output = self._module(self._torch.from_numpy(batch).to(self._device))
-        return output.cpu().numpy().copy()
+        torch = self._torch
+        self._use_threads(self.info.threads)  # training, or another session, may have changed it
+        images = torch.from_numpy(check_batch(batch, self._signature))
+        with torch.inference_mode(), self._true_fp32():
+            logits = self._function(images.to(self.info.device, self._type))
+            # copy=True: a module may return a view of something that it uses again
+            return logits.to("cpu", torch.float32, copy=True).numpy()
 
     def close(self) -> None:
-        """Drop the module."""
-        self._module = None
+        self._function = None
+        self._use_threads(self._threads_before)
+
+    def _use_threads(self, threads: int) -> None:
+        if self._torch.get_num_threads() != threads:
+            self._torch.set_num_threads(threads)
+
+    def _true_fp32(self) -> contextlib.AbstractContextManager[object]:
+        """cuDNN's default computes fp32 convolutions in tf32."""
+        if self.info.device == "cpu":
+            return contextlib.nullcontext()
+        return self._torch.backends.cudnn.flags(allow_tf32=False)
+
+
+def torch_device(options: SessionOptions) -> str:
+    """The device as PyTorch names it, after asking whether it is there.
+
+    Raises:
+        UsageError: not a device of PyTorch.
+        MissingRuntimeError: no such device here; ``options.allow_fallback`` takes the CPU instead.
+    """
+    import torch
+
+    name = options.device or "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError("no such device", expected="cpu, cuda or cuda:NUMBER", received=name) from error
+    if device.type == "cpu":
+        return "cpu"
+    if device.type == "cuda" and (device.index or 0) < torch.cuda.device_count():
+        return f"cuda:{device.index or 0}"
+    if options.allow_fallback:
+        return "cpu"
+    raise MissingRuntimeError(
+        f"PyTorch finds no device {name}",
+        expected=f"cpu, or one of {torch.cuda.device_count()} CUDA devices",
+        hint="Pass --device cpu, or install the PyTorch build for this device: https://pytorch.org",
+    )
+
+
+def _load(path: Path, device: str, extra: dict[str, str]) -> Any:
+    import torch
+
+    check_file(path, "TorchScript file")
+    try:
+        return torch.jit.load(str(path), map_location=device, _extra_files=extra)
+    except (RuntimeError, ValueError, EOFError) as error:
+        raise damaged(path, "TorchScript", error) from error
+
+
+@contextlib.contextmanager
+def _no_deprecation_warnings() -> Iterator[None]:
+    """Every torch.jit function warns; the user is told once, by ``TorchScriptTarget.deprecated``."""
+    with warnings.catch_warnings():
+        for kind in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", message=r".*torch\.jit", category=kind)
+        yield
