@@ -87,7 +87,10 @@ class Latency:
         if len(values) < MIN_RUNS:
             warnings.append(f"only {len(values)} inferences")
         return cls(
-            *(round(float(value), 6) for value in (low, p50, p90, p99)),
+            min_ms=round(float(low), 6),
+            p50_ms=round(float(p50), 6),
+            p90_ms=round(float(p90), 6),
+            p99_ms=round(float(p99), 6),
             n=len(values),
             threads=threads,
             load_average=round(load, 2),
@@ -140,9 +143,7 @@ def interleaved(
             session, batch = runs[name]
             times[name].append(time_runs(session, batch, seconds / rounds, MIN_RUNS // rounds + 1))
     return {
-        name: Latency.from_nanoseconds(
-            np.concatenate(parts), threads=runs[name][0].info.threads, load=load
-        )
+        name: Latency.from_nanoseconds(np.concatenate(parts), threads=runs[name][0].info.threads, load=load)
         for name, parts in times.items()
     }
 
@@ -152,9 +153,7 @@ def ratio(one: Latency, other: Latency) -> float:
     return one.p50_ms / other.p50_ms
 
 
-def time_runs(
-    session: Session, batch: np.ndarray, seconds: float, least: int = MIN_RUNS
-) -> np.ndarray:
+def time_runs(session: Session, batch: np.ndarray, seconds: float, least: int = MIN_RUNS) -> np.ndarray:
     """Nanoseconds of each inference, int64 [n], for ``seconds`` and at least ``least`` inferences."""
     return time_calls(lambda: session.run(batch), seconds, least)
 
@@ -369,20 +368,17 @@ def bench_bundle(
             for order in round_orders(list(workers), rounds, seed=size):
                 for name in order:
                     if name in workers:
-                        share = seconds / max(1, rounds)
-                        part = _guarded(workers, results, name, lambda w, b=size, s=share: w.time(b, s))
+                        part = _guarded(workers, results, name, "time", size, seconds / max(1, rounds))
                         times.setdefault((name, size), []).extend(part or [])
                         advance(1, file=name, batch=size)
         for name in list(workers):
-            stages = _guarded(workers, results, name, lambda worker: worker.stages(min(1.0, seconds)))
-            memory = _guarded(workers, results, name, lambda worker: worker.memory())
+            stages = _guarded(workers, results, name, "stages", min(1.0, seconds))
+            memory = _guarded(workers, results, name, "memory")
             if stages is None or memory is None:
                 continue
             scores = {}
             for scenario in scenarios:
-                answer = _guarded(
-                    workers, results, name, lambda w, s=scenario: w.scenario(s, scenario_seconds)
-                )
+                answer = _guarded(workers, results, name, "scenario", scenario, scenario_seconds)
                 if answer is None:
                     break
                 scores[scenario] = answer
@@ -409,13 +405,14 @@ def _guarded(
     workers: dict[str, Worker],
     results: dict[str, Measurement],
     name: str,
-    ask: Callable[[Worker], Any],
+    question: str,
+    *arguments: Any,
 ) -> Any:
-    """Ask a worker; one that fails is stopped and its file marked, and the others go on."""
+    """Ask a worker (a method of it by name); one that fails is stopped and its file marked, and the others go on."""
     if name not in workers:
         return None
     try:
-        return ask(workers[name])
+        return getattr(workers[name], question)(*arguments)
     except SmashError as error:
         workers.pop(name).stop()
         results[name] = replace(results[name], status="failed", problem=str(error))

@@ -23,7 +23,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from smash_base.errors import InvalidInputError, MissingRuntimeError, SmashError, UsageError, VerificationError
+from smash_base.errors import (
+    InvalidInputError,
+    MissingRuntimeError,
+    SmashError,
+    UsageError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from smash_export.bench import BenchedFile
@@ -42,7 +48,9 @@ class Worker:
         cold_start: seconds; see :class:`smash_export.bench.Measurement`.
     """
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], errors: IO[bytes], timeout: float) -> None:
+    def __init__(
+        self, name: str, process: subprocess.Popen[bytes], errors: IO[bytes], timeout: float
+    ) -> None:
         self._name, self._process, self._errors, self._timeout = name, process, errors, timeout
         self._pending = b""
         self.runtime: dict[str, Any] = {}
@@ -50,7 +58,13 @@ class Worker:
 
     @classmethod
     def start(
-        cls, bundle: Bundle, file: BenchedFile, images: Path, *, threads: int | None = 1, timeout: float = 120.0
+        cls,
+        bundle: Bundle,
+        file: BenchedFile,
+        images: Path,
+        *,
+        threads: int | None = 1,
+        timeout: float = 120.0,
     ) -> Worker:
         """Start the process, open the file and classify a first image.
 
@@ -66,11 +80,12 @@ class Worker:
         if threads is not None:
             environment["OMP_NUM_THREADS"] = str(threads)
         environment["OMP_WAIT_POLICY"] = "PASSIVE"  # idle pools must not take the core from the next file
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        errors = tempfile.TemporaryFile()
+        here = str(Path(__file__).resolve().parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - stop() closes it
         begin = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "smash_export.bench_worker"],
+            [sys.executable, "-P", "-m", "smash_export.bench_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -301,7 +316,7 @@ class _Child:
                 Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(stream, "PNG")
                 pictures[index] = stream.getvalue()
         clock = time.perf_counter_ns
-        times = []
+        times: list[tuple[int, ...]] = []
         end = clock() + int(seconds * 1e9)
         while clock() < end or len(times) < 20:
             image = pictures[len(times) % len(pictures)]

@@ -24,11 +24,13 @@ from smash_export import __version__
 
 # name -> ("module:attribute", help). The order is the order of work and of --help.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "freeze": ("smash_export.cli.freeze:command", "Train or materialise a network and write a verified bundle."),
     "compile": (
         "smash_export.cli.compile:command",
         "Make the file of one runtime and verify it on that runtime.",
     ),
     "verify": ("smash_export.cli.verify:command", "Check that every file does what the network does."),
+    "bench": ("smash_export.cli.bench:command", "Latency, throughput, memory and size of every file."),
     "predict": ("smash_export.cli.predict:command", "Classify images, folders and patterns."),
     "evaluate": ("smash_export.cli.evaluate:command", "Accuracy, confusion, calibration and worst errors."),
     "inspect": ("smash_export.cli.inspect:command", "Say what a file or folder is."),

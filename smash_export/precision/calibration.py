@@ -30,7 +30,9 @@ MOST = 1024
 Ranges = dict[str, tuple[float, float]]
 
 
-def calibration_tensors(images: np.ndarray, preprocessing: Preprocessing, minimum: int = MINIMUM) -> np.ndarray:
+def calibration_tensors(
+    images: np.ndarray, preprocessing: Preprocessing, minimum: int = MINIMUM
+) -> np.ndarray:
     """Check uint8 images [M, *sample_shape] and give tensors float32 [N, *input_shape], N <= 1024.
 
     Raises:
@@ -43,7 +45,7 @@ def calibration_tensors(images: np.ndarray, preprocessing: Preprocessing, minimu
             expected=f"at least {minimum} training images of every class",
             received=len(images),
             hint="Make the bundle again with more training data, or accept fewer: "
-            f"--calibration-minimum {len(images)}",
+            f"--precision-option calibration_minimum={len(images)}",
         )
     if len(images) > 1 and (images == images[0]).all():
         raise InvalidInputError("calibration images are all the same image", received=f"{len(images)} copies")
@@ -66,9 +68,7 @@ def check_classes(logits: np.ndarray) -> None:
         )
 
 
-def tensor_ranges(
-    model: onnx.ModelProto, tensors: np.ndarray, method: Method, op_types: list[str]
-) -> Ranges:
+def tensor_ranges(model: onnx.ModelProto, tensors: np.ndarray, method: Method, op_types: list[str]) -> Ranges:
     """Range of every float tensor that an operator of ``op_types`` reads or writes.
 
     Args:

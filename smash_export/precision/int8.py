@@ -6,9 +6,9 @@ ONNX Runtime's quantiser places the nodes and its calibrators measure ranges. Wh
   runtimes copy bytes there instead of rescaling them;
 * first and last layer in int8 or not, as measured; logits are never rounded;
 * the noise that every single layer brings (:mod:`smash_export.precision.noise`), and a loop that puts
-  the worst layers back to fp32 until no more than ``max_drop`` of the calibration images change their label. Those labels come
-  from the fp32 network, so the share that changes bounds the loss of accuracy on these images, and test
-  images stay unseen until verification;
+  the worst layers back to fp32 until no more than ``max_drop`` of the calibration images change their
+  label. Those labels come from the fp32 network, so the share that changes bounds the loss of accuracy
+  on these images, and test images stay unseen until verification;
 * Q/DQ as TensorRT wants it: symmetric, zero point 0, no int32 bias, the convolution's side of an
   addition left to be fused and only the other side quantised.
 
@@ -129,7 +129,7 @@ def quantise(
             "int8 changes too many labels whichever layers it is kept away from",
             expected=f"at most {max_drop:g} % of the calibration images",
             received=f"{graph.outcome(()).changed:.2f} % with all layers in int8",
-            hint="Allow more with --max-drop, or train for int8: smash-export freeze --qat",
+            hint="Allow more (--precision-option max_drop=2) or train for it (smash-export freeze --qat).",
         )
     for row in table:
         row["precision"] = "fp32" if row["node"] in kept else "int8"
@@ -165,7 +165,7 @@ class _Quantiser:
         self.ranges: Ranges = {}
 
     def choose_ranges(self, methods: tuple[Method, ...]) -> None:
-        """Measure ranges by each method and keep those with the fewest changed labels, then the least noise."""
+        """Measure ranges by each method; keep those that change the fewest labels, then the least noisy."""
         best: tuple[float, float] | None = None
         for method in methods:
             ranges = tensor_ranges(self.model, self.calibration, method, self.op_types)
@@ -215,9 +215,7 @@ class _Quantiser:
         # The quantiser merges a ReLU into the rounding of its output, which clips at zero only while that
         # range begins there. Tied to a range that begins below, the ReLU must stay.
         nodes = [
-            node
-            for node in nodes
-            if not (node.op_type in ("Relu", "Clip") and ranges[node.output[0]][0] < 0)
+            node for node in nodes if not (node.op_type in ("Relu", "Clip") and ranges[node.output[0]][0] < 0)
         ]
         data = {
             name: (np.float32(low).reshape(()), np.float32(high).reshape(()))

@@ -1,0 +1,187 @@
+"""``smash-export bench``: latency, throughput, memory, size and cold start of a bundle's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--target",
+    "-t",
+    "targets",
+    multiple=True,
+    metavar="NAME[:PRECISION]",
+    help="Only this runtime or file; may be repeated.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For one inference.")
+@click.option(
+    "--batch",
+    "-b",
+    "batches",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    help="Images at a time; may be repeated.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.05, 600),
+    default=2.0,
+    show_default=True,
+    help="Of measuring, for each file and batch, over all rounds.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Turns that the files take."
+)
+@click.option("--loadgen", is_flag=True, help="Run the four scenarios of MLCommons LoadGen as well.")
+@click.option(
+    "--loadgen-seconds",
+    type=click.FloatRange(0.5, 3600),
+    default=10.0,
+    show_default=True,
+    help="Of each scenario.",
+)
+@click.option(
+    "--max-p50", type=click.FloatRange(0, min_open=True), metavar="MS", help="Fail above this median."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1),
+    default=120.0,
+    show_default=True,
+    help="Seconds after which a silent runtime is given up.",
+)
+@common_options(writes=True)
+def command(
+    bundle: Path,
+    targets: tuple[str, ...],
+    threads: int,
+    batches: tuple[int, ...],
+    seconds: float,
+    rounds: int,
+    loadgen: bool,
+    loadgen_seconds: float,
+    max_p50: float | None,
+    timeout: float,
+    output: Output,
+) -> None:
+    """Measure the files of BUNDLE in turns, each in a process of its own, and record the results.
+
+    Exit code 5 when --max-p50 is given and a measured file is slower.
+    """
+    from smash_base.errors import GateError
+    from smash_export import bench
+    from smash_export.bundle import Bundle
+    from smash_export.loadgen import SCENARIOS
+    from smash_export.machine import describe_machine, now
+
+    opened = Bundle.open(bundle)
+    files = bench.bundle_files(opened, targets)
+    sizes = tuple(dict.fromkeys(batches))
+    if output.dry_run:
+        output.table(
+            "Would measure",
+            ["file", "path", "seconds"],
+            [[file.name, str(file.path), seconds * len(sizes)] for file in files],
+        )
+        output.result({"dry_run": True, "files": [file.name for file in files], "batches": list(sizes)})
+        return
+    with output.progress("measuring", bench.steps(len(files), len(sizes), rounds)) as advance:
+        rows = bench.bench_bundle(
+            opened,
+            select=targets,
+            threads=threads,
+            batches=sizes,
+            seconds=seconds,
+            rounds=rounds,
+            scenarios=SCENARIOS if loadgen else (),
+            scenario_seconds=loadgen_seconds,
+            timeout=timeout,
+            advance=advance,
+        )
+    record = {
+        "machine": describe_machine(),
+        "date": now(),
+        "settings": {"threads": threads, "batches": list(sizes), "seconds": seconds, "rounds": rounds},
+        "files": [row.to_json() for row in rows],
+    }
+    opened.record("bench", record)
+    _show(output, rows, sizes)
+    output.result({"bundle": str(bundle), **record})
+    slow = [
+        row for row in rows if max_p50 is not None and row.latency and row.latency[sizes[0]].p50_ms > max_p50
+    ]
+    if slow:
+        raise GateError(
+            f"{', '.join(row.name for row in slow)} slower than allowed",
+            expected=f"a median of at most {max_p50:g} ms",
+            received=", ".join(f"{row.latency[sizes[0]].p50_ms:.4g} ms" for row in slow),
+        )
+
+
+def _show(output: Output, rows: list[Any], sizes: tuple[int, ...]) -> None:
+    first = sizes[0]
+    cells = []
+    for row in rows:
+        if not row.latency:
+            cells.append([row.name, *[None] * 10, f"{row.status}: {row.problem}"])
+            continue
+        latency = row.latency[first]
+        verdict = "not faster than fp32" if row.slower_than_fp32 else ""
+        if latency.flagged:
+            verdict = "; ".join(filter(None, [verdict, "unsteady"]))
+        cells.append(
+            [
+                row.name,
+                row.runtime["provider"],
+                latency.min_ms,
+                latency.p50_ms,
+                latency.p90_ms,
+                latency.p99_ms,
+                latency.n,
+                row.images_per_second[sizes[-1]],
+                round(row.memory["peak_bytes"] / 2**20, 1),
+                row.size_bytes,
+                row.cold_start["total_s"],
+                verdict,
+            ]
+        )
+    columns = ["file", "provider", "min ms", "p50", "p90", "p99", "n", f"images/s at {sizes[-1]}"]
+    columns += ["peak MiB", "bytes", "cold start s", "note"]
+    output.table(f"Batch {first}", columns, cells)
+    staged = [row for row in rows if row.stages]
+    if staged:
+        names = ("preprocess", "inference", "postprocess", "end_to_end")
+        output.table(
+            "One image, median ms",
+            ["file", "decode and normalise", "inference", "labels", "image to labels"],
+            [[row.name, *(row.stages[name] for name in names)] for row in staged],
+        )
+    scored = [(row.name, score) for row in rows for score in row.loadgen.values()]
+    if scored:
+        output.table(
+            "MLPerf-style (LoadGen scenarios)",
+            ["file", "scenario", "value", "metric", "valid", "why not"],
+            [
+                [
+                    name,
+                    item["scenario"],
+                    item["value"],
+                    item["metric"],
+                    item["valid"],
+                    "; ".join(item["reasons"]),
+                ]
+                for name, item in scored
+            ],
+        )
+    for row in rows:
+        for warning in row.latency[first].warnings if row.latency else ():
+            output.note(f"{row.name}: {warning}")
