@@ -25,7 +25,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
@@ -34,6 +34,9 @@ from onnx import TensorProto, helper, numpy_helper
 from search.architecture import LEAKY_SLOPE, Architecture, Block, Conv, InputSpec, Op
 from search.cost import block_sizes
 from smash_base.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from search.network import FrozenNetwork
 
 OPSET = 20
 IR_VERSION = 10
@@ -218,6 +221,59 @@ def onnx_from_architecture(
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
+    return _finished(model, architecture, labels, preprocessing)
+
+
+def onnx_from_trace(
+    network: FrozenNetwork,
+    input_spec: InputSpec,
+    *,
+    labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> bytes:
+    """The same file as PyTorch's exporter writes it (torch.export): slower to make and to run.
+
+    Args: as :func:`onnx_from_architecture`.
+    """
+    import contextlib
+    import io
+    import logging
+    import warnings
+
+    import torch
+
+    example = torch.zeros(2, input_spec.channels, *input_spec.size)  # a batch of 1 would be specialised
+    stream = io.BytesIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim(BATCH, min=1, max=4096)},),
+            external_data=False,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(stream)
+    model = onnx.load_from_string(stream.getvalue())
+    model.producer_version = ""
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces of the exporter, with paths of this machine
+    return _finished(model, network.architecture, labels, preprocessing)
+
+
+def _finished(
+    model: onnx.ModelProto,
+    architecture: Architecture,
+    labels: Sequence[str] | None,
+    preprocessing: Preprocessing | None,
+) -> bytes:
     metadata = {"architecture": architecture.key}
     if labels is not None:
         metadata["labels"] = json.dumps(list(labels), ensure_ascii=False)
