@@ -311,6 +311,7 @@ def bench_bundle(
     scenarios: Sequence[str] = (),
     scenario_seconds: float = 5.0,
     timeout: float = 120.0,
+    logits: Path | None = None,
     advance: Callable[..., None] = lambda n=1, **fields: None,
 ) -> list[Measurement]:
     """Measure the files of a bundle in interleaved rounds, each in a process of its own.
@@ -323,6 +324,7 @@ def bench_bundle(
         scenarios: LoadGen scenarios to run as well, see :mod:`smash_export.loadgen`.
         scenario_seconds: for each scenario.
         timeout: seconds after which a silent process is ended and its file called failed.
+        logits: a folder; the logits of the bundled images by each file land in it, as TARGET-PRECISION.npy.
         advance: called after every step; there are ``steps(...)`` of them.
 
     Returns:
@@ -347,7 +349,7 @@ def bench_bundle(
     with ExitStack() as stack:
         shared = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smash-bench-")))
         images = bundle.samples().images
-        np.save(shared / "images.npy", images[:1024], allow_pickle=False)
+        np.save(shared / "images.npy", images, allow_pickle=False)
         for file in chosen:
             row = Measurement(file.target, file.precision, file.source, file.size)
             state = get_target(file.target).availability()
@@ -374,6 +376,8 @@ def bench_bundle(
         for name in list(workers):
             stages = _guarded(workers, results, name, "stages", min(1.0, seconds))
             memory = _guarded(workers, results, name, "memory")
+            if logits is not None:
+                _guarded(workers, results, name, "logits", logits / f"{name.replace(':', '-')}.npy")
             if stages is None or memory is None:
                 continue
             scores = {}
@@ -408,7 +412,7 @@ def _guarded(
     question: str,
     *arguments: Any,
 ) -> Any:
-    """Ask a worker (a method of it by name); one that fails is stopped and its file marked, and the others go on."""
+    """Ask a worker (a method of it, by name); one that fails is stopped and costs its own row only."""
     if name not in workers:
         return None
     try:

@@ -34,6 +34,11 @@ TITLE = "MLPerf-style (LoadGen scenarios)"
 STREAMS = 8  # images of one MultiStream query
 UTILISATION = 0.5  # Server: rate of arrival over what one stream manages, unless the user says
 OVERHEAD_S = 2e-4  # of a query through Python and two threads, in what one stream manages
+_RULES = {
+    "result_min_duration_met": "shorter than asked for",
+    "result_min_queries_met": "too few queries",
+    "early_stopping_met": "too few queries to be sure of the percentile: measure longer",
+}
 _PERCENTILES = ("50.00", "90.00", "95.00", "97.00", "99.00", "99.90")
 
 
@@ -215,9 +220,16 @@ def _result(scenario: str, entries: dict[str, list[Any]], asked: dict[str, float
     return LoadGenResult(
         scenario,
         entries["result_validity"][-1] == "VALID",
-        tuple(str(reason) for reason in entries.get("result_invalid_reason", [])),
+        _reasons(entries),
         metric,
         round(value, 6),
         percentiles,
         asked,
     )
+
+
+def _reasons(entries: dict[str, list[Any]]) -> tuple[str, ...]:
+    """Why LoadGen calls a run invalid; it gives advice for some of its rules only."""
+    unmet = [words for key, words in _RULES.items() if entries.get(key, [True])[-1] is False]
+    advice = [str(reason).strip() for reason in entries.get("result_invalid_reason", [])]
+    return tuple(dict.fromkeys([*advice, *unmet])) if entries["result_validity"][-1] != "VALID" else ()

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "verify": ("smash_export.cli.verify:command", "Check that every file does what the network does."),
     "bench": ("smash_export.cli.bench:command", "Latency, throughput, memory and size of every file."),
+    "compare": ("smash_export.cli.compare:command", "Every file in one table and report; recommends one."),
     "predict": ("smash_export.cli.predict:command", "Classify images, folders and patterns."),
     "evaluate": ("smash_export.cli.evaluate:command", "Accuracy, confusion, calibration and worst errors."),
     "inspect": ("smash_export.cli.inspect:command", "Say what a file or folder is."),

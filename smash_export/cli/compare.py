@@ -1,0 +1,103 @@
+"""``smash-export compare``: one table of every file, one page, one recommendation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--target",
+    "-t",
+    "targets",
+    multiple=True,
+    metavar="NAME[:PRECISION]",
+    help="Only this runtime or file; may be repeated. The recommendation is then not recorded.",
+)
+@click.option(
+    "--html", "page", type=click.Path(path_type=Path), help="Report to write. [default: BUNDLE.compare.html]"
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For one inference.")
+@click.option(
+    "--batch",
+    "-b",
+    "batches",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    help="Images at a time; may be repeated, the first one decides.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.05, 600),
+    default=2.0,
+    show_default=True,
+    help="Of measuring, for each file and batch, over all rounds.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Turns that the files take."
+)
+@common_options(writes=True)
+def command(
+    bundle: Path,
+    targets: tuple[str, ...],
+    page: Path | None,
+    threads: int,
+    batches: tuple[int, ...],
+    seconds: float,
+    rounds: int,
+    output: Output,
+) -> None:
+    """Measure accuracy and speed of every file of BUNDLE on this machine and recommend one.
+
+    The recommendation is stored in the bundle: predict and serve follow it.
+    """
+    from smash_export.bench import bundle_files, steps
+    from smash_export.bundle import Bundle
+    from smash_export.compare import compare_bundle
+
+    opened = Bundle.open(bundle)
+    files = bundle_files(opened, targets)
+    folder = bundle.resolve()
+    destination = page or folder.with_name(f"{folder.name}.compare.html")
+    sizes = tuple(dict.fromkeys(batches))
+    if output.dry_run:
+        output.table("Would compare", ["file", "path"], [[file.name, str(file.path)] for file in files])
+        output.result({"dry_run": True, "files": [file.name for file in files], "html": str(destination)})
+        return
+    with output.progress("comparing", steps(len(files), len(sizes), rounds)) as advance:
+        comparison = compare_bundle(
+            opened,
+            select=targets,
+            threads=threads,
+            batches=sizes,
+            seconds=seconds,
+            rounds=rounds,
+            advance=advance,
+        )
+    from smash_base.files import write_text
+    from smash_export.report.compare import COLUMNS, cells, compare_page
+
+    title = f"{folder.name}: every file compared"
+    write_text(destination, compare_page(comparison, opened.samples().images, opened.labels, title))
+    if comparison.recommendation is not None and not targets:
+        opened.record("recommendation", comparison.recommendation)
+    shown = [index for index, name in enumerate(COLUMNS) if name not in ("min ms", "why")]  # in the report
+    lines = [[cells(row)[index] for index in shown] for row in comparison.rows]
+    output.table(title, [COLUMNS[index] for index in shown], lines)
+    for row in comparison.rows:
+        if row.reason and row.verdict != "recommended":
+            output.text(f"{row.name}: {row.verdict}: {row.reason}")
+    advice = comparison.recommendation
+    if advice is None:
+        output.warn("no file qualifies; nothing is recommended")
+    else:
+        output.text(f"Use {advice['target']} {advice['precision']}: {advice['reason']}.")
+    output.note(f"report: {destination}")
+    output.result({"html": str(destination), **comparison.to_json()})

@@ -1,0 +1,1 @@
+"""Reports: self-contained HTML pages that open anywhere and load nothing."""

@@ -1,0 +1,150 @@
+"""The page of ``compare``: table, accuracy against latency, worst disagreements, layers, machine."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from smash_export.compare import Comparison, Row
+from smash_export.pictures import to_picture
+from smash_export.report.page import Cell, Html, Point, heading, page, paragraph, picture, scatter, table
+
+COLUMNS = (
+    "file", "provider used", "bytes", "accuracy", "change, points", "same label",
+    "min ms", "p50", "p90", "p99", "images/s", "peak MiB", "verdict", "why",
+)  # fmt: skip
+SHOWN_IMAGES = 24
+SHOWN_LAYERS = 20
+
+
+def cells(row: Row) -> list[Cell]:
+    """One line of the table, in the order of :data:`COLUMNS`."""
+    measurement, parity = row.measurement, row.parity
+    latency = next(iter(measurement.latency.values()), None)
+    rates = measurement.images_per_second
+    peak = measurement.memory.get("peak_bytes")
+    return [
+        row.name,
+        str(measurement.runtime.get("provider", "-")).removesuffix("ExecutionProvider"),
+        measurement.size_bytes,
+        None if parity is None else f"{parity.accuracy:.2%}",
+        None if parity is None else round(0.0 - parity.drop, 3),
+        None if parity is None else f"{parity.agreement:.2%}",
+        None if latency is None else latency.min_ms,
+        None if latency is None else latency.p50_ms,
+        None if latency is None else latency.p90_ms,
+        None if latency is None else latency.p99_ms,
+        max(rates.values(), default=None),
+        None if peak is None else round(peak / 2**20, 1),
+        row.verdict,
+        row.reason,
+    ]
+
+
+def compare_page(comparison: Comparison, images: np.ndarray, labels: tuple[str, ...], title: str) -> str:
+    """The whole document.
+
+    Args:
+        images: the bundled images, uint8 [N, *sample_shape], that disagreements point into.
+        labels: class names.
+    """
+    advice = comparison.recommendation
+    batch = comparison.settings["batches"][0]
+    parts = [
+        paragraph(
+            "No file qualifies: see the verdicts."
+            if advice is None
+            else f"Use {advice['target']} {advice['precision']}: {advice['reason']}.",
+            "lead",
+        ),
+        heading("Every file"),
+        table(COLUMNS, [cells(row) for row in comparison.rows], [_kind(row) for row in comparison.rows]),
+        heading("Accuracy against latency"),
+        scatter(_points(comparison.rows), f"median latency of batch {batch}, ms", "accuracy, %"),
+        paragraph(
+            "Hollow: not to be used. Dashed: the files that no other one beats in both.",
+            "note",
+        ),
+        *_disagreements(comparison, images, labels),
+        *_layers(comparison.rows),
+        heading("Measured on"),
+        table(["what", "value"], [[name, _words(value)] for name, value in _facts(comparison).items()]),
+    ]
+    warnings = [
+        f"{row.name}: {warning}"
+        for row in comparison.rows
+        for latency in list(row.measurement.latency.values())[:1]
+        for warning in latency.warnings
+    ]
+    parts += [paragraph(warning, "note") for warning in warnings]
+    return page(title, parts)
+
+
+def _kind(row: Row) -> str:
+    if row.verdict == "recommended":
+        return "chosen"
+    return "" if row.verdict in ("good", "source file") else "bad"
+
+
+def _points(rows: tuple[Row, ...]) -> list[Point]:
+    return [
+        Point(
+            row.p50_ms,
+            100 * row.parity.accuracy,
+            row.name,
+            good=row.verdict in ("recommended", "good", "source file"),
+            chosen=row.verdict == "recommended",
+        )
+        for row in rows
+        if row.p50_ms is not None and row.parity is not None
+    ]
+
+
+def _disagreements(comparison: Comparison, images: np.ndarray, labels: tuple[str, ...]) -> list[Html]:
+    found = comparison.disagreements
+    parts = [heading("Worst disagreements")]
+    if not found:
+        return [*parts, paragraph("No file changed the label of any image.", "note")]
+    parts.append(
+        paragraph(
+            f"{len(found)} images get another label from at least one file; the margin is how far the "
+            "reference's own logits were apart.",
+            "note",
+        )
+    )
+    for item in found[:SHOWN_IMAGES]:
+        lines = [
+            f"image {item.image}: {labels[item.label]}",
+            f"reference: {labels[item.expected]}",
+            *(f"{name}: {labels[answer]}" for name, answer in item.received.items()),
+            f"margin {item.margin:.3g}",
+        ]
+        parts.append(picture(to_picture(images[item.image], 64), lines))
+    return parts
+
+
+def _layers(rows: tuple[Row, ...]) -> list[Html]:
+    parts: list[Html] = []
+    for row in rows:
+        if row.noise:
+            parts.append(heading(f"Signal to noise by layer: {row.name}"))
+            lines: list[list[Cell]] = [
+                [str(item["node"]), str(item["operator"]), float(item["sqnr_db"]), str(item["precision"])]
+                for item in row.noise[:SHOWN_LAYERS]
+            ]
+            parts.append(table(["node", "operator", "dB", "precision"], lines))
+            if len(row.noise) > SHOWN_LAYERS:
+                parts.append(paragraph(f"The worst {SHOWN_LAYERS} of {len(row.noise)}.", "note"))
+    return parts
+
+
+def _facts(comparison: Comparison) -> dict[str, object]:
+    return {
+        "date": comparison.date,
+        **comparison.machine,
+        **comparison.settings,
+        "versions": ", ".join(f"{name} {version}" for name, version in comparison.versions.items()),
+    }
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
