@@ -9,6 +9,7 @@ puts the earlier one back when it closes.
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +71,10 @@ class TorchScriptTarget(Target):
                     f"this TorchScript file is frozen and cannot become {request.precision}",
                     hint="Compile it at fp32, or trace the network without freezing it.",
                 )
-            torch.jit.save(module, str(destination / "model.pt"), _extra_files={_EXTRA: request.precision})
+            # Through memory: on a full disk PyTorch's own writer aborts the process.
+            content = io.BytesIO()
+            torch.jit.save(module, content, _extra_files={_EXTRA: request.precision})
+        (destination / "model.pt").write_bytes(content.getvalue())
         return CompileResult("model.pt")
 
     def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:

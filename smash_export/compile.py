@@ -34,7 +34,6 @@ def compile_bundle(
     precision: str = "fp32",
     options: Mapping[str, Any] | None = None,
     *,
-    precision_options: Mapping[str, Any] | None = None,
     threads: int | None = None,
 ) -> CompiledFile:
     """Compile, verify and add one runtime file.
@@ -43,8 +42,8 @@ def compile_bundle(
         bundle: an opened bundle or its path.
         target: name of the runtime, see ``smash-export targets``.
         precision: one of that target's precisions.
-        options: settings of the target, by name.
-        precision_options: settings of the cast to fp16 or the quantisation to int8, by name.
+        options: settings by name, of the target and of the precision
+            (:data:`smash_export.precision.OPTIONS`).
         threads: for the verification run.
 
     Returns:
@@ -63,9 +62,7 @@ def compile_bundle(
     staging = bundle.staging(target, precision)
     try:
         with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
-            request, notes = _request(
-                bundle, runtime, precision, options or {}, precision_options or {}, Path(work)
-            )
+            request, notes = _request(bundle, runtime, precision, options or {}, Path(work))
             result = runtime.compile(request, staging)
         evidence, problems = _verify(bundle, runtime, precision, staging, result, threads)
         evidence["seconds"] = round(time.monotonic() - started, 3)
@@ -102,23 +99,16 @@ def _request(
     runtime: Target,
     precision: str,
     options: Mapping[str, Any],
-    precision_options: Mapping[str, Any],
     work: Path,
 ) -> tuple[CompileRequest, dict[str, Any]]:
-    onnx, notes = bundle.onnx, {}
+    onnx: Path = bundle.onnx
+    notes: dict[str, Any] = {}
     if precision in CAST_IN_GRAPH and runtime.precision_source == "onnx":
-        from smash_export.precision import prepare_onnx
+        from smash_export.precision import OPTIONS, prepare_onnx
 
-        onnx, notes = prepare_onnx(
-            bundle, precision, target=runtime, destination=work, options=precision_options
-        )
-    elif precision_options:
-        raise UsageError(
-            f"target {runtime.name} converts to {precision} by itself",
-            expected="no precision options",
-            received=", ".join(precision_options),
-            hint="Use the target's own options: --option NAME=VALUE",
-        )
+        of_precision = {name: value for name, value in options.items() if name in OPTIONS[precision]}
+        options = {name: value for name, value in options.items() if name not in of_precision}
+        onnx, notes = prepare_onnx(bundle, precision, target=runtime, destination=work, options=of_precision)
     calibration = None
     if precision in CALIBRATED and "calibration.npz" in bundle.manifest.files:
         calibration = bundle.preprocessing.normalise(bundle.calibration())
@@ -130,7 +120,7 @@ def _request(
         calibration=calibration,
         options=options,
     )
-    return request, dict(notes)
+    return request, notes
 
 
 def _verify(

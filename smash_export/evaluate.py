@@ -156,7 +156,7 @@ def score(
     )
 
 
-def wilson_interval(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(right: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson's score interval of a share; 95 % by default. Stays inside [0, 1], unlike the normal one."""
     share = right / count
     centre = share + z * z / (2 * count)

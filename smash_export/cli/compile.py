@@ -24,13 +24,13 @@ from smash_export.cli.console import Output, common_options
     type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]),
     help="Of the computation.",
 )
-@click.option("--option", "-o", "options", multiple=True, metavar="NAME=VALUE", help="Setting of the target.")
 @click.option(
-    "--precision-option",
-    "precision_options",
+    "--option",
+    "-o",
+    "options",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Setting of the cast to fp16 or the quantisation to int8.",
+    help="Setting of the target or of the precision; several times for several.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of the verification run.")
 @common_options(writes=True)
@@ -39,7 +39,6 @@ def command(
     target: str,
     precision: str,
     options: tuple[str, ...],
-    precision_options: tuple[str, ...],
     threads: int | None,
     output: Output,
 ) -> None:
@@ -53,7 +52,7 @@ def command(
 
     opened = Bundle.open(bundle)
     runtime = plan(opened, target, precision)
-    settings, precision_settings = read_options(options), read_options(precision_options)
+    settings = read_options(options)
     if runtime.deprecated:
         output.warn(runtime.deprecated)
     if output.dry_run:
@@ -68,20 +67,12 @@ def command(
             "writes": str(bundle / "targets" / target / precision),
             "gate": asdict(GATES[precision]),
             "options": settings,
-            "precision_options": precision_settings,
         }
         output.table("Would do", ["what", "value"], [[key, str(value)] for key, value in steps.items()])
         output.result({"dry_run": True, **steps})
         return
     with output.progress(f"compiling for {target} {precision}", None) as advance:
-        file = compile_bundle(
-            opened,
-            target,
-            precision,
-            settings,
-            precision_options=precision_settings,
-            threads=threads,
-        )
+        file = compile_bundle(opened, target, precision, settings, threads=threads)
         advance()
     parity = file.evidence["parity"]
     output.table(

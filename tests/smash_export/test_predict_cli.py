@@ -1,0 +1,174 @@
+"""``smash-export predict``: one bad file spoils neither the others nor the format of the output."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from smash_export.bundle import Bundle
+from smash_export.cli import cli, run
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def images(digits_images: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
+    """Five images, one of them in a folder of its own."""
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    for index in range(4):
+        Image.fromarray(digits_images[0][index, :, :, 0]).save(folder / f"{index}.png")
+    Image.fromarray(digits_images[0][4, :, :, 0]).save(folder / "more" / "0.png")
+    return folder
+
+
+@pytest.fixture
+def expected(digits_bundle: Path) -> list[str]:
+    return [str(index) for index in Bundle.open(digits_bundle).samples().logits[:5].argmax(axis=1)]
+
+
+def test_one_image_is_shown_with_its_classes(
+    digits_bundle: Path, images: Path, expected: list[str], capsys: Capture
+) -> None:
+    assert run(["predict", str(digits_bundle), str(images / "0.png"), "--top-k", "3"]) == 0
+    captured = capsys.readouterr()
+    assert f"0.png: {expected[0]} (" in captured.out
+    assert captured.out.count("%") == 3
+    assert "using onnxruntime fp32" in captured.err
+
+
+def test_many_images_are_a_line_each(
+    digits_bundle: Path, images: Path, expected: list[str], capsys: Capture
+) -> None:
+    assert run(["predict", str(digits_bundle), str(images), "-q"]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert [line.split(": ")[1].split()[0] for line in lines] == expected
+    assert captured.err == ""
+
+
+def test_json_is_one_document(
+    digits_bundle: Path, images: Path, expected: list[str], capsys: Capture
+) -> None:
+    assert run(["predict", str(digits_bundle), str(images / "*.png"), str(images / "more"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [item["label"] for item in document["predictions"]] == expected
+    assert (document["answered"], document["failed"]) == (5, 0)
+    assert document["target"] == "onnxruntime"
+    first = document["predictions"][0]
+    assert len(first["top"]) == 5
+    assert first["milliseconds"] > 0
+    assert first["source"] == str(images / "0.png")
+
+
+def test_csv_has_a_header_and_a_row_for_each(
+    digits_bundle: Path, images: Path, expected: list[str], capsys: Capture
+) -> None:
+    odd = images / 'comma, "quote".png'
+    (images / "0.png").rename(odd)
+    assert run(["predict", str(digits_bundle), str(odd), str(images / "1.png"), "--csv", "-k", "2"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["label"] for row in rows] == expected[:2]
+    assert rows[0]["source"] == str(odd)
+    assert float(rows[0]["probability"]) >= float(rows[0]["probability_2"])
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv", "-q"])
+def test_a_bad_file_gets_its_error_and_the_others_their_answers(
+    digits_bundle: Path, images: Path, expected: list[str], capsys: Capture, form: str
+) -> None:
+    (images / "1a.png").write_bytes((images / "1.png").read_bytes()[:-25])
+    empty = images / "empty"
+    empty.mkdir()
+    assert run(["predict", str(digits_bundle), str(images), str(empty), "absent.png", form]) == 6
+    captured = capsys.readouterr()
+    errors = captured.err.splitlines()
+    assert sum("1a.png is damaged or truncated" in line for line in errors) == 1
+    assert sum("empty holds no images" in line for line in errors) == 1
+    assert sum("absent.png does not exist" in line for line in errors) == 1
+    assert "3 of 8 images could not be read" in errors[-1]
+    if form == "--json":
+        document = json.loads(captured.out)
+        answers = [item["label"] for item in document["predictions"] if "label" in item]
+        assert (document["answered"], document["failed"]) == (5, 3)
+        assert sum("error" in item for item in document["predictions"]) == 3
+    elif form == "--csv":
+        rows = list(csv.DictReader(io.StringIO(captured.out)))
+        answers = [row["label"] for row in rows if not row["error"]]
+        assert len(rows) == 8
+    else:
+        answers = [line.split(": ")[1].split()[0] for line in captured.out.splitlines()]
+    assert answers == expected
+
+
+def test_answers_below_the_threshold_are_uncertain(
+    digits_bundle: Path, images: Path, capsys: Capture
+) -> None:
+    path = str(images / "0.png")
+    assert run(["predict", str(digits_bundle), path, "--json", "--threshold", "1"]) == 0
+    item = json.loads(capsys.readouterr().out)["predictions"][0]
+    assert item["label"] is None
+    assert item["top"][0]["label"] == str(item["index"])
+    assert run(["predict", str(digits_bundle), path, "--csv", "--threshold", "1"]) == 0
+    assert "uncertain" in capsys.readouterr().out
+    assert run(["predict", str(digits_bundle), path, "--threshold", "1"]) == 0
+    assert "uncertain" in capsys.readouterr().out
+    assert run(["predict", str(digits_bundle), path, "--json", "--threshold", "0"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions"][0]["label"] is not None
+
+
+def test_annotated_copies_have_names_of_their_own(digits_bundle: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "annotated"
+    arguments = ["predict", str(digits_bundle), str(images), "--save-annotated", str(out)]
+    assert run([*arguments, "--dry-run"]) == 0
+    assert not out.exists()
+    assert run(arguments) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["0-2.png", "0.png", "1.png", "2.png", "3.png"]
+    with Image.open(out / "0.png") as picture:
+        assert picture.width >= 192
+        assert picture.height > 192  # the labels stand below
+
+
+def test_wrong_use_is_refused(digits_bundle: Path, images: Path, tmp_path: Path) -> None:
+    path = str(images / "0.png")
+    assert run(["predict", str(digits_bundle)]) == 2
+    assert run(["predict", str(digits_bundle), path, "--json", "--csv"]) == 2
+    assert run(["predict", str(digits_bundle), path, "--top-k", "0"]) == 2
+    assert run(["predict", str(digits_bundle), path, "--threshold", "2"]) == 2
+    assert run(["predict", str(digits_bundle), path, "--target", "nonsense"]) == 2
+    assert run(["predict", str(digits_bundle), path, "--precision", "int8"]) == 2
+    assert run(["predict", str(tmp_path / "absent"), path]) == 6
+
+
+def test_the_runner_of_click_sees_the_same(digits_bundle: Path, images: Path, expected: list[str]) -> None:
+    result = CliRunner().invoke(cli, ["predict", str(digits_bundle), str(images / "2.png"), "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["predictions"][0]["label"] == expected[2]
+
+
+def test_a_real_process_answers_and_leaves_with_the_documented_code(
+    digits_bundle: Path, images: Path, expected: list[str]
+) -> None:
+    (images / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\x00" * 20)
+    done = subprocess.run(
+        [sys.executable, "-m", "smash_export.cli", "predict", str(digits_bundle), str(images), "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
+    assert done.returncode == 6, done.stderr
+    document = json.loads(done.stdout)
+    assert [item["label"] for item in document["predictions"] if "label" in item] == expected
+    assert "bomb.png" in done.stderr
+    assert "Traceback" not in done.stderr
