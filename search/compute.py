@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from smash_base.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from search.data import Split
+
+Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 RESIDENT_SHARE = 0.4  # of the free memory of a GPU that training data may take
 CHECKPOINT_SCHEMA = 1
@@ -65,10 +67,11 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def memory_format(dims: int, device: torch.device) -> torch.memory_format:
-    """channels_last on a GPU, whose tensor cores take it without a copy; contiguous on a CPU."""
-    if device.type != "cuda":
-        return torch.contiguous_format
-    return torch.channels_last if dims == 2 else torch.channels_last_3d
+    """channels_last: tensor cores take it without a copy, and grouped convolutions with few channels run
+    up to three times faster on a CPU. Volumes on a CPU stay contiguous."""
+    if dims == 2:
+        return torch.channels_last
+    return torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format
 
 
 def batches(seed: int, epoch: int, count: int, size: int, *, drop_last: bool = True) -> list[np.ndarray]:
@@ -131,6 +134,15 @@ class Feed:
             chosen = chosen.to(self.device, non_blocking=True)
         images = self._preprocessing.normalise(raw)
         return images.contiguous(memory_format=self._format), self.labels[chosen]
+
+
+def augmentation_of(arguments: Mapping[str, Any]) -> Augment | None:
+    """The augmentation of a recipe: (images, labels, generator) -> (images, targets); None for none."""
+    if not arguments:
+        return None
+    from search.data.augment import Augmentation
+
+    return Augmentation(**arguments)
 
 
 class Average:

@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from search.architecture import Architecture, InputSpec
 from search.compute import (
+    Augment,
     Average,
     DivergedError,
     Feed,
+    augmentation_of,
     autocast,
     batches,
     load_checkpoint,
@@ -172,8 +174,9 @@ def fit(
     split = joined(dataset.train, dataset.validation) if recipe.include_validation else dataset.train
     feed = Feed(split, dataset.preprocessing, device)
     dims = dataset.train.images.ndim - 2
-    network.to(device, memory_format=memory_format(dims, device))
-    loop = _Loop(network, feed, recipe, _augmentation(recipe, len(dataset.classes)))
+    network.to(device)
+    network.to(memory_format=memory_format(dims, device))  # type: ignore[call-overload]
+    loop = _Loop(network, feed, recipe, augmentation_of(recipe.augmentation))
     identity = {"recipe": recipe.to_json(), "data": dataset.fingerprint, "job": _job_name(network)}
     loaded = load_checkpoint(checkpoint, identity) if checkpoint else None
     if loaded is not None:
@@ -211,7 +214,7 @@ class _Loop:
         network: nn.Module,
         feed: Feed,
         recipe: Recipe,
-        augmentation: Callable[..., tuple[Tensor, Tensor]] | None,
+        augmentation: Augment | None,
     ) -> None:
         self.network, self._feed, self._recipe, self._augmentation = network, feed, recipe, augmentation
         decayed = [value for value in network.parameters() if value.dim() > 1]
@@ -364,14 +367,6 @@ def joined(first: Split, second: Split) -> Split:
         images=np.concatenate([first.images, second.images]),
         labels=np.concatenate([first.labels, second.labels]),
     )
-
-
-def _augmentation(recipe: Recipe, classes: int) -> Callable[..., tuple[Tensor, Tensor]] | None:
-    if not recipe.augmentation:
-        return None
-    from search.data.augment import Augmentation
-
-    return Augmentation(**recipe.augmentation).bind(classes)  # type: ignore[no-any-return]
 
 
 def _job_name(network: nn.Module) -> str:
