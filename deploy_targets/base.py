@@ -225,6 +225,8 @@ class Target(abc.ABC):
 TARGETS: dict[str, str] = {
     "torchscript": "deploy_targets.torchscript:TorchScriptTarget",
     "onnxruntime": "deploy_targets.onnxruntime:OnnxRuntimeTarget",
+    "openvino": "deploy_targets.openvino:OpenVinoTarget",
+    "ncnn": "deploy_targets.ncnn:NcnnTarget",
 }
 
 

@@ -76,5 +76,5 @@ def damaged(path: Path, runtime: str, error: BaseException) -> InvalidInputError
         f"{runtime} cannot open {path}",
         expected=f"a whole file, written for this version of {runtime}",
         received=str(error) or type(error).__name__,
-        hint="Compile it again: smash-export compile BUNDLE --target NAME --force",
+        hint="Compile it again: smash-export compile BUNDLE --target NAME",
     )

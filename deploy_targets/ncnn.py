@@ -1,0 +1,207 @@
+"""ncnn: a small runtime for phones and boards, through its converter pnnx, from the ONNX file.
+
+ncnn has no batch axis: a batch is one run per image. fp16 files hold fp16 weights, which ARM processors
+with fp16 arithmetic also compute in; x86 computes them in fp32. Its int8 tools are not in the Python
+packages, so int8 is not offered.
+
+``ncnn.Mat(array)`` borrows the array's memory and does not keep the array alive; the result is garbage,
+without an error, once the array is gone. Every input is cloned.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy_targets.base import (
+    Availability,
+    CompileRequest,
+    CompileResult,
+    ModelSignature,
+    Session,
+    SessionInfo,
+    SessionOptions,
+    Target,
+)
+from deploy_targets.common import check_batch, check_file, check_threads, find_module
+from deploy_targets.onnx_file import read_onnx_facts
+from smash_base.errors import InvalidInputError, MissingRuntimeError, VerificationError
+
+INSTALL = "pip install ncnn pnnx"
+SECONDS = 300  # for the converter; a network of hundreds of layers takes seconds
+_MAGIC = b"7767517"
+_FP16_TAG = 0x01306B47  # stands before weights that are fp16
+
+
+class NcnnTarget(Target):
+    """See the head of this module."""
+
+    name = "ncnn"
+    extra = "ncnn"
+    precisions = ("fp32", "fp16")
+    precision_source = "target"
+    batch_note = "runs one image after the other"
+
+    def availability(self) -> Availability:
+        return find_module("ncnn", ("ncnn",), INSTALL)
+
+    def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
+        """Convert in a folder of its own, since pnnx writes nine files beside its input."""
+        self.require()
+        self.check_request(request)
+        converter = _converter()
+        read_onnx_facts(request.onnx)  # no weights in other files
+        shape = ",".join(map(str, (1, *request.signature.input_shape)))
+        with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
+            shutil.copyfile(request.onnx, Path(work, "model.onnx"))
+            command = [
+                str(converter),
+                "model.onnx",
+                f"inputshape=[{shape}]",
+                f"fp16={int(request.precision == 'fp16')}",
+            ]
+            try:
+                done = subprocess.run(
+                    command,
+                    cwd=work,
+                    capture_output=True,
+                    timeout=SECONDS,
+                    env=_quiet_environment(),
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise VerificationError(f"pnnx took longer than {SECONDS} seconds") from None
+            parameters, weights = Path(work, "model.ncnn.param"), Path(work, "model.ncnn.bin")
+            log = (done.stdout + done.stderr).decode(errors="replace")
+            if done.returncode or not parameters.is_file() or not weights.is_file():
+                raise VerificationError(
+                    f"pnnx could not convert this network (exit code {done.returncode})",
+                    received=" ".join(log.splitlines()[-3:]),
+                )
+            for file in (parameters, weights):
+                shutil.copyfile(file, destination / file.name.replace(".ncnn", ""))
+        layers = int((destination / "model.param").read_text().split()[1])
+        return CompileResult("model.param", {"layers": layers})
+
+    def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
+        """Only the CPU: ncnn's Vulkan devices need a build and a driver that this project does not test."""
+        self.require()
+        asked = options.provider or options.device or "cpu"
+        if asked.lower() != "cpu" and not options.allow_fallback:
+            raise MissingRuntimeError(
+                f"ncnn runs on the CPU here, not on {asked}", hint="Leave the device out, or pass cpu."
+            )
+        weights = path.with_suffix(".bin")
+        check_file(path, "ncnn file")
+        check_file(weights, "ncnn weights")
+        return NcnnSession(path, weights, signature, options)
+
+
+class NcnnSession(Session):
+    """One ``ncnn.Net``; an extractor per image."""
+
+    def __init__(self, path: Path, weights: Path, signature: ModelSignature, options: SessionOptions) -> None:
+        import ncnn
+
+        self._ncnn: Any = ncnn
+        self._signature = signature
+        names = _check_parameters(path)
+        self._input, self._output = names
+        content = weights.read_bytes()
+        half = _FP16_TAG in np.frombuffer(content[: len(content) // 4 * 4], "<u4")
+        net = ncnn.Net()
+        net.opt.use_vulkan_compute = False
+        net.opt.num_threads = check_threads(options.threads) or ncnn.get_cpu_count()
+        # Its defaults compute in fp16 and bf16 where the processor can, whatever the weights are.
+        net.opt.use_bf16_storage = False
+        net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = half
+        if net.load_param(str(path)) or net.load_model(str(weights)):
+            raise InvalidInputError(
+                f"ncnn cannot open {path}", expected="a whole model.param and model.bin of the same network"
+            )
+        self._net = net
+        self.info = SessionInfo(
+            target="ncnn",
+            version=find_module("ncnn", ("ncnn",), INSTALL).version,
+            provider="cpu",
+            device="cpu",
+            threads=net.opt.num_threads,
+            precision="fp16" if half else "fp32",
+        )
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        batch = check_batch(batch, self._signature)
+        logits = np.empty((len(batch), self._signature.classes), np.float32)
+        for index, image in enumerate(batch):
+            extractor = self._net.create_extractor()
+            status = extractor.input(self._input, self._ncnn.Mat(image).clone())
+            code, result = extractor.extract(self._output)
+            if status or code:
+                raise VerificationError("ncnn failed to run the network", received=f"code {status or code}")
+            values = np.array(result)
+            if values.shape != logits.shape[1:]:
+                raise VerificationError(
+                    "ncnn gave logits of another shape",
+                    expected=list(logits.shape[1:]),
+                    received=list(values.shape),
+                )
+            logits[index] = values
+        return logits
+
+    def close(self) -> None:
+        self._net.clear()
+
+
+def _converter() -> Path:
+    """The program inside the package pnnx; the package itself imports torch and is left alone."""
+    import importlib.util
+
+    found = importlib.util.find_spec("pnnx")
+    folders = found.submodule_search_locations if found else None
+    program = Path(next(iter(folders)), "pnnx") if folders else None
+    if program is None or not os.access(program, os.X_OK):
+        raise MissingRuntimeError(
+            "target ncnn cannot compile here: its converter pnnx is not installed",
+            hint=f"Install it: {INSTALL}",
+        )
+    return program
+
+
+def _quiet_environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def _check_parameters(path: Path) -> tuple[str, str]:
+    """Names of the one input and the one output; ncnn itself crashes on some damaged files.
+
+    Raises:
+        InvalidInputError: not the text that pnnx writes.
+    """
+    lines = path.read_bytes().splitlines()
+    broken = InvalidInputError(
+        f"{path} is damaged or not an ncnn file",
+        expected="the whole .param text that pnnx wrote",
+        hint="Compile it again: smash-export compile BUNDLE --target ncnn",
+    )
+    try:
+        magic, counts, *layers = [line.decode("ascii").split() for line in lines]
+        count, _ = map(int, counts)
+        written, read, inputs = set(), set(), []
+        for kind, _, reads, writes, *rest in layers:
+            ends = int(reads), int(reads) + int(writes)
+            read.update(rest[: ends[0]])
+            written.update(rest[ends[0] : ends[1]])
+            if kind == "Input":
+                inputs.extend(rest[ends[0] : ends[1]])
+    except (UnicodeDecodeError, ValueError):
+        raise broken from None
+    outputs = written - read
+    if magic != [_MAGIC.decode()] or count != len(layers) or len(inputs) != 1 or len(outputs) != 1:
+        raise broken
+    return inputs[0], outputs.pop()
