@@ -1,0 +1,250 @@
+"""The SMASH score: validation error of an architecture with generated weights, and the race for it.
+
+BatchNorm statistics are recomputed from the same training images for every architecture before it is
+scored: with statistics shared by all, most of the spread of scores was their mismatch. A race looks at few
+images for all architectures and at more for the better part. It reproduces the ranking by all images
+cheaply; it cannot make that ranking better than generated weights are.
+
+Everything here is deterministic: the same supernet, data and configuration give the same records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from search.architecture import Architecture
+from search.compute import Feed, autocast, memory_format, memory_guard, seed_of
+from search.network import forward
+from search.supernet import Statistics, Supernet
+from smash_base.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from search.data import Dataset
+
+CONFIDENCE = 1.96  # standard deviations of a 95 % interval
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """How architectures are scored.
+
+    Attributes:
+        statistics_images: training images that BatchNorm statistics are computed from.
+        images: validation images of each stage of the race, ascending; 0 stands for all of them.
+        keep: share of the architectures that goes on to the next stage.
+        batch: images at once.
+        seed: of the choice of images.
+    """
+
+    statistics_images: int = 500
+    images: tuple[int, ...] = (500, 2000)
+    keep: float = 0.5
+    batch: int = 250
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", tuple(self.images))
+        rising = [count or math.inf for count in self.images]
+        if not self.images or min(self.images) < 0 or rising != sorted(set(rising)):
+            raise InvalidInputError(
+                "scoring images", expected="ascending counts, or 0 for all, last", received=self.images
+            )
+        if not 0 < self.keep <= 1 or self.statistics_images < 2 or self.batch < 2:
+            raise InvalidInputError(
+                "scoring", expected="keep in (0, 1], two or more images", received=asdict(self)
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers, as config.json holds them."""
+        return {**asdict(self), "images": list(self.images)}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of one architecture on the first ``images`` validation images.
+
+    Attributes:
+        key: of the architecture.
+        images: how many.
+        error: share put into the wrong class: the SMASH score.
+        low, high: 95 % interval of the error over images (Wilson).
+        loss: mean cross entropy.
+        wrong: which images were wrong, as hexadecimal digits of packed bits.
+    """
+
+    key: str
+    images: int
+    error: float
+    low: float
+    high: float
+    loss: float
+    wrong: str
+
+    def mask(self) -> np.ndarray:
+        """Which images were wrong: bool [images]."""
+        bits = np.frombuffer(bytes.fromhex(self.wrong), np.uint8)
+        return np.unpackbits(bits, count=self.images).astype(bool)
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of scores.jsonl."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Score:
+        """Read a line back; other fields of the record are ignored."""
+        return cls(**{name: record[name] for name in cls.__dataclass_fields__})
+
+
+class Scorer:
+    """Scores architectures with the weights of one supernet; holds its images on the device.
+
+    Args:
+        supernet: trained.
+        dataset: training images for the statistics, validation images for the error.
+        config: how many, which.
+        device: where.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        dataset: Dataset,
+        config: ScoringConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._supernet = supernet.to(device).eval()
+        self._config, self._device = config, torch.device(device)
+        self._format = memory_format(supernet.space.dims, self._device)
+        training = Feed(dataset.train, dataset.preprocessing, self._device)
+        chosen = _sample(len(training), config.statistics_images, seed_of(config.seed, 1))
+        self._statistics_images = [
+            training(part)[0].contiguous(memory_format=self._format)
+            for part in np.array_split(chosen, max(1, round(len(chosen) / config.batch)))
+        ]
+        self._validation = Feed(dataset.validation, dataset.preprocessing, self._device)
+        self._order = _sample(len(self._validation), len(self._validation), seed_of(config.seed, 2))
+
+    @property
+    def stages(self) -> list[int]:
+        """Validation images of each stage, cut to what there is."""
+        have = len(self._order)
+        return sorted({min(count or have, have) for count in self._config.images})
+
+    def statistics(self, architecture: Architecture) -> Statistics:
+        """BatchNorm statistics of one architecture from this scorer's training images."""
+        with self._mode():
+            return self._supernet.statistics(architecture, self._statistics_images)
+
+    @torch.no_grad()
+    def score(self, architecture: Architecture, images: int, known: Score | None = None) -> Score:
+        """Score one architecture on the first ``images`` validation images.
+
+        Args:
+            known: its score on fewer images; only the others are looked at.
+        """
+        start = 0 if known is None else known.images
+        masks = [] if known is None else [known.mask()]
+        loss = 0.0 if known is None else known.loss * known.images
+        with memory_guard(self._device, self._config.batch, "--score-batch"), self._mode():
+            source = self._supernet.source(architecture)
+            statistics = self._supernet.statistics(architecture, self._statistics_images, source)
+            source.fixed = statistics
+            for begin in range(start, images, self._config.batch):
+                chosen = self._order[begin : min(begin + self._config.batch, images)]
+                batch, labels = self._validation(chosen)
+                logits = forward(
+                    architecture, source, batch.contiguous(memory_format=self._format)
+                ).float()
+                masks.append((logits.argmax(1) != labels).cpu().numpy())
+                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        return make_score(architecture.key, np.concatenate(masks), loss / images)
+
+    def _mode(self) -> Any:
+        return autocast(self._device)
+
+
+def make_score(key: str, wrong: np.ndarray, loss: float) -> Score:
+    """A score from the images that were wrong, bool [images], and the mean loss."""
+    error = float(wrong.mean())
+    low, high = wilson(error, len(wrong))
+    if not math.isfinite(loss):
+        loss = 1e30  # JSON has no infinity, and such a network ranks last all the same
+    return Score(key, len(wrong), error, low, high, loss, np.packbits(wrong).tobytes().hex())
+
+
+def wilson(error: float, count: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927)."""
+    z2 = CONFIDENCE**2
+    middle = (error + z2 / (2 * count)) / (1 + z2 / count)
+    half = CONFIDENCE / (1 + z2 / count) * math.sqrt(error * (1 - error) / count + z2 / (4 * count**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def survivors(scores: Sequence[Score], keep: float) -> list[Score]:
+    """The better part of the scores, best first; at least one. Ties in error go by loss, then by key."""
+    ranked = sorted(scores, key=lambda score: (score.error, score.loss, score.key))
+    return ranked[: max(1, math.ceil(keep * len(ranked)))]
+
+
+def kept_best(scores: Sequence[Score], keep: float, seed: int = 0) -> float:
+    """How surely a stage of the race kept the best one by score.
+
+    Share of bootstrap resamples of the stage's images in which the architecture with the lowest error is
+    among those that the stage kept. It speaks of the score, not of the error after training.
+    """
+    wrong = np.stack([score.mask() for score in scores]).astype(np.float64)  # [architectures, images]
+    kept = {score.key for score in survivors(scores, keep)}
+    inside = np.asarray([score.key in kept for score in scores])
+    images = wrong.shape[1]
+    random = np.random.default_rng((seed, images, len(scores)))
+    sure = 0.0
+    for _ in range(RESAMPLES // 50):
+        weights = random.multinomial(images, np.full(images, 1 / images), size=50)  # [50, images]
+        errors = wrong @ weights.T  # [architectures, 50]
+        best = errors == errors.min(0)
+        sure += float(((best & inside[:, None]).sum(0) / best.sum(0)).sum())
+    return sure / (RESAMPLES // 50 * 50)
+
+
+def split_half(scores: Sequence[Score]) -> float | None:
+    """Reliability of a ranking: Spearman correlation of errors on the two halves of the images.
+
+    None when there are fewer than three architectures or one half cannot tell any apart.
+    """
+    if len(scores) < 3:
+        return None
+    wrong = np.stack([score.mask() for score in scores])
+    halves = [_ranks(wrong[:, part::2].mean(1)) for part in (0, 1)]
+    if min(half.std() for half in halves) == 0:
+        return None
+    return float(np.corrcoef(halves[0], halves[1])[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0, ties sharing their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    result: np.ndarray = ((ends - counts + ends - 1) / 2)[inverse]
+    return result
+
+
+def _sample(count: int, size: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(count)[:size]
+
+
+def corrupted(c: Tensor, seed: int) -> Tensor:
+    """c [channels, H, W] with its columns in another order: a description of some other network.
+
+    The paper's third experiment: weights generated from it must be worse, or the HyperNet ignores c.
+    """
+    order = np.random.default_rng(seed).permutation(c.shape[2])
+    return c[:, :, torch.from_numpy(order)]

@@ -1,0 +1,107 @@
+"""How architectures are proposed: one ask / tell interface, one file per strategy.
+
+A strategy is asked for candidates, is told their scores, and is asked again until it has no more. It must
+be a pure function of its context and of what it was told: a resumed search replays it over the scores that
+are on the disk already, so that no strategy stores a state of its own.
+
+``STRATEGIES`` is the registry: a new strategy is one file and one line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from search.architecture import Architecture
+from search.cost import Cost
+from search.scoring import Score
+from search.space import Space
+from smash_base.errors import UsageError
+
+Refusal = Callable[[Architecture], str | None]
+"""Why an architecture may not be used (a limit that it breaks), or None."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A proposed architecture.
+
+    Attributes:
+        architecture: inside the space and within all limits that cost nothing to check.
+        origin: how it came about, for example "random" or "mutation".
+    """
+
+    architecture: Architecture
+    origin: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate with everything that is known about it.
+
+    Attributes:
+        candidate: as proposed.
+        score: on the images of the first stage.
+        cost: exact.
+        measures: by name, for example "latency_ms"; empty unless the search measures.
+        refused: why the measures exclude it, or None.
+    """
+
+    candidate: Candidate
+    score: Score
+    cost: Cost
+    measures: dict[str, float] = field(default_factory=dict)
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a strategy may use.
+
+    Attributes:
+        space: where architectures come from.
+        seed: of everything random.
+        budget: candidates to propose in all.
+        refusal: the limits; candidates for which it gives a reason are not to be proposed.
+        cost: exact cost of an architecture for this search's images and classes.
+        options: of this strategy, checked by it.
+    """
+
+    space: Space
+    seed: int
+    budget: int
+    refusal: Refusal
+    cost: Callable[[Architecture], Cost]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Strategy(Protocol):
+    """Proposes candidates; see the head of this module."""
+
+    def ask(self) -> Sequence[Candidate]:
+        """The next candidates, none of them proposed before; empty when there are no more."""
+
+    def tell(self, results: Sequence[Scored]) -> None:
+        """What the candidates of the last :meth:`ask` gave, in their order."""
+
+
+STRATEGIES: dict[str, str] = {
+    "random": "search.strategies.random:Random",
+}
+
+
+def make_strategy(name: str, context: Context) -> Strategy:
+    """The registered strategy of that name.
+
+    Raises:
+        UsageError: no such strategy.
+    """
+    if name not in STRATEGIES:
+        raise UsageError(
+            f"there is no strategy {name!r}", expected=", ".join(STRATEGIES), received=name
+        )
+    module, _, attribute = STRATEGIES[name].partition(":")
+    strategy: Strategy = getattr(importlib.import_module(module), attribute)(context)
+    return strategy
