@@ -24,7 +24,8 @@ from smash_export import __version__
 
 # name -> ("module:attribute", help). The order is the order of work and of --help.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "freeze": ("smash_export.cli.freeze:command", "Train or materialise a network and write a verified bundle."),
+    "freeze": ("smash_export.cli.freeze:command", "Train a network and write a verified bundle."),
+    "adopt": ("smash_export.cli.adopt:command", "Make a bundle of a classifier that somebody else trained."),
     "compile": (
         "smash_export.cli.compile:command",
         "Make the file of one runtime and verify it on that runtime.",

@@ -1,0 +1,123 @@
+"""``smash-export adopt``: a bundle from a classifier that somebody else trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from smash_base.errors import UsageError
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--labels", required=True, type=click.Path(path_type=Path), help="One name per line, or JSON.")
+@click.option("--output", "-o", "destination", required=True, type=click.Path(path_type=Path), help="Bundle.")
+@click.option(
+    "--preprocess", type=click.Path(path_type=Path), help="JSON: height, width, channels, mean, std."
+)
+@click.option("--size", metavar="H[xW]", help="Pixels that the network takes.")
+@click.option("--channels", type=click.IntRange(1, 4096), help="1 grey, 3 RGB.")
+@click.option("--mean", metavar="M,M,M", help="Per channel, of values from 0 to 1.")
+@click.option("--std", metavar="S,S,S", help="Per channel, of values from 0 to 1.")
+@click.option("--resize", type=click.Choice(["bilinear", "bicubic", "nearest", "box"]), help="Filter.")
+@click.option("--data", metavar="SPEC", help="Data set with test and training images; see: datasets")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the splits of --data.")
+@click.option("--samples", type=click.Path(path_type=Path), help="npz: images uint8, labels int64.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="npz: images uint8, from training.")
+@click.option("--force", is_flag=True, help="Replace the bundle.")
+@common_options(writes=True)
+def command(
+    model: Path,
+    labels: Path,
+    destination: Path,
+    preprocess: Path | None,
+    size: str | None,
+    channels: int | None,
+    mean: str | None,
+    std: str | None,
+    resize: str | None,
+    data: str | None,
+    seed: int,
+    samples: Path | None,
+    calibration: Path | None,
+    force: bool,
+    output: Output,
+) -> None:
+    """Make a bundle of MODEL, an ONNX or TorchScript image classifier.
+
+    Real images with known classes are needed, from --data or --samples: every later file is checked on
+    them. TorchScript is code; load only files whose maker you trust.
+    """
+    from smash_export.adopt import (
+        adopt,
+        images_from_arrays,
+        images_from_data,
+        read_labels,
+        read_preprocessing,
+    )
+
+    if (data is None) == (samples is None):
+        raise UsageError("real images are needed", expected="either --data or --samples")
+    if calibration is not None and samples is None:
+        raise UsageError("--calibration goes with --samples", hint="--data takes its training images.")
+    names = read_labels(labels)
+    wishes = _overrides(size, channels, mean, std, resize)
+    preprocessing = read_preprocessing(preprocess, wishes, model)
+    if samples is not None:
+        images = images_from_arrays(samples, calibration, preprocessing, len(names))
+    else:
+        assert data is not None
+        images = images_from_data(data, names, preprocessing, seed=seed)
+    if output.dry_run:
+        plan = {
+            "model": str(model),
+            "writes": str(destination),
+            "classes": len(names),
+            "preprocessing": preprocessing.to_json(),
+            "test images": len(images.test),
+            "calibration images": 0 if images.calibration is None else len(images.calibration),
+        }
+        output.table("Would adopt", ["what", "value"], [[key, str(value)] for key, value in plan.items()])
+        output.result({"dry_run": True, **plan})
+        return
+    result = adopt(model, destination, labels=names, preprocessing=preprocessing, images=images, force=force)
+    for warning in result.warnings:
+        output.warn(warning)
+    output.text(
+        f"{destination}: {len(names)} classes, accuracy {result.accuracy:.2%} on {len(images.test)} images"
+    )
+    output.note(f"Next: smash-export compile {destination} --target onnxruntime")
+    output.result(
+        {
+            "bundle": str(destination),
+            "classes": list(names),
+            "accuracy": result.accuracy,
+            "images": len(images.test),
+            "warnings": list(result.warnings),
+        }
+    )
+
+
+def _overrides(
+    size: str | None, channels: int | None, mean: str | None, std: str | None, resize: str | None
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    try:
+        if size is not None:
+            height, _, width = size.partition("x")
+            found |= {"height": int(height), "width": int(width or height)}
+        for name, text in (("mean", mean), ("std", std)):
+            if text is not None:
+                found[name] = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(
+            "a value is no number", expected="28 or 28x32, and 0.5,0.5,0.5", received=error
+        ) from None
+    if channels is not None:
+        found["channels"] = channels
+    if resize is not None:
+        found["resize"] = resize
+    return found
