@@ -338,9 +338,7 @@ def _validate_op(where: str, op: Op, block: Block, dims: int) -> None:
             received=op.units,
         )
     if len(op.convs) != SLOTS:
-        raise InvalidInputError(
-            f"{where}.convs", expected=f"{SLOTS} slots", received=len(op.convs)
-        )
+        raise InvalidInputError(f"{where}.convs", expected=f"{SLOTS} slots", received=len(op.convs))
     if op.pattern not in ACTIVE_PATTERNS:
         raise InvalidInputError(
             f"{where}.convs: active slots",
@@ -481,9 +479,7 @@ class BestFile:
             )
         for label in self.classes:
             if not isinstance(label, str) or not label or len(label) > 200:
-                raise InvalidInputError(
-                    "classes", expected="labels of 1 to 200 characters", received=label
-                )
+                raise InvalidInputError("classes", expected="labels of 1 to 200 characters", received=label)
         if len(set(self.classes)) != len(self.classes):
             raise InvalidInputError("classes", expected="different labels", received=self.classes)
 
@@ -509,9 +505,7 @@ class BestFile:
                 received=value.get("schema", "none"),
                 hint="A newer schema needs a newer smash-export.",
             )
-        top = _object(
-            "best.json", value, {"schema", "architecture", "input", "classes"}, {"search"}
-        )
+        top = _object("best.json", value, {"schema", "architecture", "input", "classes"}, {"search"})
         if isinstance(top["schema"], bool) or not isinstance(top["schema"], int):
             raise InvalidInputError("best.json schema", expected=SCHEMA, received=top["schema"])
         search = top.get("search", {})

@@ -33,9 +33,7 @@ class Cost:
 
 def stem_size(architecture: Architecture, size: tuple[int, ...]) -> tuple[int, ...]:
     """Spatial size after the stem: ceil(n / stride) per axis, as same padding gives."""
-    return tuple(
-        -(-value // stride) for value, stride in zip(size, architecture.stem.stride, strict=True)
-    )
+    return tuple(-(-value // stride) for value, stride in zip(size, architecture.stem.stride, strict=True))
 
 
 def pooled_size(size: tuple[int, ...]) -> tuple[int, ...]:

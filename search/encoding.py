@@ -120,9 +120,7 @@ class Layout:
                 flat[first, at] = 2 * (j + 1) / len(block.ops) - 1
                 flat[second, at] = np.linspace(-1, 1, tile.columns)
                 step = self.space.unit * self.compression
-                source = np.asarray(op.reads)[
-                    np.arange(tile.columns) * step // block.bank_channels
-                ]
+                source = np.asarray(op.reads)[np.arange(tile.columns) * step // block.bank_channels]
                 columns = np.arange(tile.left, tile.left + tile.columns)
                 flat[self.sections["source"].start + source, columns] = MARK
         c = np.repeat(flat[:, None, :], height, axis=1)  # [channels, H, W]

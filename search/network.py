@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit._trace import is_tracing
 
 from search.architecture import LEAKY_SLOPE, Architecture, Block, Conv, InputSpec, Op
 
@@ -172,7 +173,7 @@ def _dense_is_faster(x: Tensor, groups: int) -> bool:
     8 in 8 groups (depthwise) 7.5 and 4.4 ms. Exporters must see what the architecture says.
     """
     few = x.shape[1] <= 48 and not (groups == x.shape[1] <= 8)
-    return few and x.device.type == "cpu" and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
+    return few and x.device.type == "cpu" and not (is_tracing() or torch.compiler.is_compiling())
 
 
 def block_diagonal(weight: Tensor, groups: int) -> Tensor:
@@ -194,9 +195,7 @@ class Shape(NamedTuple):
     weight: tuple[int, ...]
 
 
-def convolution_shapes(
-    architecture: Architecture, input_spec: InputSpec, classes: int
-) -> Iterator[Shape]:
+def convolution_shapes(architecture: Architecture, input_spec: InputSpec, classes: int) -> Iterator[Shape]:
     """Every convolution, and the linear layer "head", in the order in which they run."""
     ones = (1,) * architecture.dims
     blocks = architecture.blocks
@@ -352,7 +351,7 @@ def _norms_around(name: str) -> tuple[str, str]:
 
 
 def _scale_and_shift(norm: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    deviation = np.sqrt(_array(norm.running_var) + norm.eps)  # type: ignore[arg-type, operator]
+    deviation = np.sqrt(_array(norm.running_var) + norm.eps)  # type: ignore[arg-type]
     scale = _array(norm.weight) / deviation  # type: ignore[arg-type]
     return scale, _array(norm.bias) - _array(norm.running_mean) * scale  # type: ignore[arg-type]
 

@@ -20,7 +20,6 @@ import numpy as np
 from search.architecture import (
     ACTIVATIONS,
     ACTIVE_PATTERNS,
-
     Architecture,
     Block,
     Conv,
@@ -157,12 +156,8 @@ class Space:
     def _draw(self, draws: _Draws, progress: float = 1.0) -> Architecture:
         share = self._draw_budget(draws, progress)
         kernels = self._kernels_at(progress)
-        blocks = tuple(
-            self._draw_block(draws, index, share, kernels) for index in range(self.blocks)
-        )
-        return Architecture(
-            Stem((self.stem_kernel,) * self.dims, (self.stem_stride,) * self.dims), blocks
-        )
+        blocks = tuple(self._draw_block(draws, index, share, kernels) for index in range(self.blocks))
+        return Architecture(Stem((self.stem_kernel,) * self.dims, (self.stem_stride,) * self.dims), blocks)
 
     def _draw_budget(self, draws: _Draws, progress: float) -> float:
         low, high = self.budget
@@ -174,15 +169,14 @@ class Space:
         entered = tuple(k for k in self.kernels if progress >= KERNEL_ENTERS.get(k, 0.0))
         return entered or self.kernels[:1]
 
-    def _draw_block(
-        self, draws: _Draws, index: int, share: float, kernels: tuple[int, ...]
-    ) -> Block:
+    def _draw_block(self, draws: _Draws, index: int, share: float, kernels: tuple[int, ...]) -> Block:
         where = f"block{index}"
         width = draws.pick(f"{where}.width", self.widths[index])
         bank = draws.pick(f"{where}.bank", [size for size in self.bank_units if width % size == 0])
         inputs = width // bank
         left = max(inputs * bank, round(share * self.reference_reads[index]))
-        held, ops = inputs, []
+        held = inputs
+        ops: list[Op] = []
         while len(ops) < self.max_ops and left >= bank:
             op, held = self._draw_op(draws, f"{where}.op{len(ops)}", bank, held, left // bank, kernels)
             left -= len(op.reads) * bank
@@ -255,8 +249,7 @@ class Space:
         axes = range(self.dims if self.per_axis else 1)
         kernel = tuple(draws.pick(f"{where}.kernel{axis}", kernels) for axis in axes)
         dilation = tuple(
-            draws.pick(f"{where}.dilation{axis}", range(1, largest[kernel[axis]] + 1))
-            for axis in axes
+            draws.pick(f"{where}.dilation{axis}", range(1, largest[kernel[axis]] + 1)) for axis in axes
         )
         if not self.per_axis:
             kernel, dilation = kernel * self.dims, dilation * self.dims
@@ -269,9 +262,7 @@ class Space:
             draws.pick(f"{where}.activation", self.activations),
         )
 
-    def _read_every_input(
-        self, draws: _Draws, where: str, ops: list[Op], inputs: int
-    ) -> list[Op]:
+    def _read_every_input(self, draws: _Draws, where: str, ops: list[Op], inputs: int) -> list[Op]:
         """Add each input bank that no op reads to one op; keeps every channel of the input in use."""
         read = {bank for op in ops for bank in op.reads}
         for bank in sorted(set(range(inputs)) - read):
@@ -281,9 +272,7 @@ class Space:
 
     # ------------------------------------------------------------------------- moves in the space
 
-    def mutate(
-        self, architecture: Architecture, seed: int, slot: int, rate: float = 0.05
-    ) -> Architecture:
+    def mutate(self, architecture: Architecture, seed: int, slot: int, rate: float = 0.05) -> Architecture:
         """A neighbour: every choice of every op changes with probability ``rate``; never the same one.
 
         Ops are added and removed, blocks get another width and bank size, so that every choice of the
@@ -304,9 +293,7 @@ class Space:
     def _mutate_block(self, draws: _Draws, index: int, block: Block, rate: float) -> Block:
         where = f"block{index}"
         if draws.chance(f"{where}.redraw", rate):
-            return self._draw_block(
-                draws.within(where), index, self._draw_budget(draws, 1.0), self.kernels
-            )
+            return self._draw_block(draws.within(where), index, self._draw_budget(draws, 1.0), self.kernels)
         bank = block.bank_channels // self.unit
         inputs = held = block.input_banks
         ops: list[Op] = []
@@ -325,9 +312,7 @@ class Space:
         if not ops:
             op, held = self._draw_op(draws, f"{where}.only", bank, held, inputs, self.kernels)
             ops.append(op)
-        return replace(
-            block, banks=held, ops=tuple(self._read_every_input(draws, where, ops, inputs))
-        )
+        return replace(block, banks=held, ops=tuple(self._read_every_input(draws, where, ops, inputs)))
 
     def _mutate_op(
         self, draws: _Draws, where: str, op: Op, bank: int, held: int, rate: float
@@ -388,9 +373,7 @@ class Space:
         """A child: each block whole from one parent; blocks meet only in their transitions."""
         draws = _Draws(seed, slot, False)
         pairs = zip(a.blocks, b.blocks, strict=True)
-        blocks = tuple(
-            pair[draws.pick(f"parent{index}", (0, 1))] for index, pair in enumerate(pairs)
-        )
+        blocks = tuple(pair[draws.pick(f"parent{index}", (0, 1))] for index, pair in enumerate(pairs))
         return replace(a, blocks=blocks)
 
     def check(self, architecture: Architecture) -> None:
@@ -568,9 +551,7 @@ def space_for(input_spec: InputSpec, name: str | None = None) -> Space:
     if name is None:
         name = "tiny" if smallest < 16 else "small"
     if name not in SPACES:
-        raise UsageError(
-            f"there is no space {name!r}", expected=", ".join(SPACES), received=name
-        )
+        raise UsageError(f"there is no space {name!r}", expected=", ".join(SPACES), received=name)
     space = SPACES[name]
     stride = max(space.stem_stride, 1 if smallest < 48 else 2 if smallest < 96 else 4)
     if stride > 2:

@@ -11,6 +11,7 @@ recomputed from training images before scoring or freezing (:meth:`Supernet.stat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -88,7 +89,9 @@ class Supernet(nn.Module):
 
     def _share(self, name: str, shape: tuple[int, ...]) -> None:
         weight = torch.empty(shape)
-        nn.init.normal_(weight)  # its size is set by the norm below; only directions matter
+        # The norm sets the size of a filter that is used; the size of this one only decides how far a
+        # step of Adam turns it. With a standard deviation of 1 training does not start at all.
+        nn.init.normal_(weight, std=1 / math.sqrt(math.prod(shape[1:])))
         self.filters[_key(name)] = nn.Parameter(weight)
         self.gains[_key(name)] = nn.Parameter(torch.tensor(2.0**0.5))
         self.biases[_key(name)] = nn.Parameter(torch.zeros(shape[0]))
@@ -121,9 +124,7 @@ class Supernet(nn.Module):
             noise_seed: of c's noise channel; None takes the architecture's own fixed one.
         """
         seed = int(architecture.key, 16) if noise_seed is None else noise_seed
-        return Generated(
-            self, architecture, self.hypernet.generate(architecture, c, seed), statistics
-        )
+        return Generated(self, architecture, self.hypernet.generate(architecture, c, seed), statistics)
 
     def forward(
         self, architecture: Architecture, images: Tensor, statistics: Statistics | None = None
@@ -137,24 +138,22 @@ class Supernet(nn.Module):
     ) -> dict[str, Moments]:
         """Moments of every norm of an architecture over batches of training images.
 
-        Each batch is normalised by its own moments on the way, as in training; means and mean squares
-        are averaged over the batches.
+        Each batch is normalised by its own moments on the way, as in training; the variance is that
+        within the batches and that between their means.
         """
         source = source or self.source(architecture)
-        sums: dict[str, tuple[Tensor, Tensor]] = {}
-        count = 0
+        source.fixed = None
+        seen: dict[str, list[Moments]] = {}
         for batch in batches:
-            source.seen = {}
-            source.fixed = None
             forward(architecture, source, batch)
-            for name, (mean, variance) in source.seen.items():
-                first, second = sums.get(name, (0.0, 0.0))
-                sums[name] = (first + mean, second + variance + mean * mean)  # type: ignore[assignment]
-            count += 1
-        return {
-            name: Moments(first / count, (second / count - (first / count) ** 2).clamp_min(0))
-            for name, (first, second) in sums.items()
-        }
+            for name, moments in source.seen.items():
+                seen.setdefault(name, []).append(moments)
+        together = {}
+        for name, parts in seen.items():
+            means = torch.stack([part.mean for part in parts])
+            within = torch.stack([part.variance for part in parts]).mean(0)
+            together[name] = Moments(means.mean(0), within + means.var(0, correction=0))
+        return together
 
     @torch.no_grad()
     def materialise(self, architecture: Architecture, statistics: Statistics) -> dict[str, np.ndarray]:
@@ -164,9 +163,7 @@ class Supernet(nn.Module):
         for name, _ in convolution_shapes(architecture, self.input_spec, self.classes):
             weight, bias = source.affine(name)
             frozen[f"{name}.weight"] = _array(weight)
-            frozen[f"{name}.bias"] = (
-                np.zeros(weight.shape[0], np.float32) if bias is None else _array(bias)
-            )
+            frozen[f"{name}.bias"] = np.zeros(weight.shape[0], np.float32) if bias is None else _array(bias)
         for name, _ in norm_channels(architecture, "none"):
             owner = name.removesuffix(".norm")
             scale, shift = source.scale_and_shift(name)
@@ -195,10 +192,10 @@ class Supernet(nn.Module):
                 network.biases[_key(name)].copy_(bias)
         for name, channels in norm_channels(network.architecture, "none"):
             norm, key = network.norms[_key(name)], _key(name.removesuffix(".norm"))
-            norm.running_mean.copy_(statistics[name].mean)  # type: ignore[union-attr, operator]
-            norm.running_var.copy_(statistics[name].variance)  # type: ignore[union-attr, operator]
-            norm.weight.copy_(self.scales[key][:channels])  # type: ignore[union-attr, operator]
-            norm.bias.copy_(self.shifts[key][:channels])  # type: ignore[union-attr, operator]
+            norm.running_mean.copy_(statistics[name].mean)  # type: ignore[operator]
+            norm.running_var.copy_(statistics[name].variance)  # type: ignore[operator]
+            norm.weight.copy_(self.scales[key][:channels])  # type: ignore[operator]
+            norm.bias.copy_(self.shifts[key][:channels])  # type: ignore[operator]
 
 
 class Generated:
@@ -214,9 +211,7 @@ class Generated:
         self.fixed = statistics
         self.seen: dict[str, Moments] = {}  # moments of the last batch, when none are fixed
         self._supernet, self._filters = supernet, filters
-        self._shapes = dict(
-            convolution_shapes(architecture, supernet.input_spec, supernet.classes)
-        )
+        self._shapes = dict(convolution_shapes(architecture, supernet.input_spec, supernet.classes))
 
     def affine(self, name: str) -> Affine:
         """Generated for the 1x1 convolutions of ops, shared for all others."""

@@ -63,9 +63,7 @@ def new_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     if path.exists() and not replace:
-        raise UsageError(
-            f"{path} exists already", hint="Choose another name, or pass --force to replace it."
-        )
+        raise UsageError(f"{path} exists already", hint="Choose another name, or pass --force to replace it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
     try:

@@ -25,7 +25,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -74,7 +74,7 @@ class _Writer:
         self.initialisers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def node(self, kind: str, inputs: Sequence[str], name: str, **attributes: object) -> str:
+    def node(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
 
@@ -119,9 +119,7 @@ class _Writer:
         operator, attributes = operators[kind]
         key = (kind, source)
         if key not in self._cache:  # both branches rectify the same reduced tensor
-            self._cache[key] = _Tensor(
-                self.node(operator, [source], f"{source}.{kind}", **attributes), 0
-            )
+            self._cache[key] = _Tensor(self.node(operator, [source], f"{source}.{kind}", **attributes), 0)
         return self._cache[key].name
 
     def concatenation(self, parts: Sequence[_Tensor], name: str) -> _Tensor:
@@ -243,7 +241,6 @@ def onnx_from_trace(
     import torch
 
     example = torch.zeros(2, input_spec.channels, *input_spec.size)  # a batch of 1 would be specialised
-    stream = io.BytesIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -258,9 +255,8 @@ def onnx_from_trace(
             external_data=False,
             verbose=False,
         )
-        assert program is not None
-        program.save(stream)
-    model = onnx.load_from_string(stream.getvalue())
+    assert program is not None
+    model = program.model_proto
     model.producer_version = ""
     del model.metadata_props[:]
     for node in model.graph.node:
@@ -491,9 +487,7 @@ def _write_end(
     return _End(_Tensor(rectified, len(kept)), weight, bias)
 
 
-def _arrange(
-    writer: _Writer, name: str, banks: list[list[_Term]], n: int
-) -> tuple[list[_Tensor], list[int]]:
+def _arrange(writer: _Writer, name: str, banks: list[list[_Term]], n: int) -> tuple[list[_Tensor], list[int]]:
     """Parts to concatenate and the banks in their order: whole tensors wherever every chunk is a bank."""
     for bank in range(len(banks)):
         _settle(writer, f"{name}.bank{bank}", banks, bank, n)

@@ -27,7 +27,7 @@ from smash_export.cli.console import Output, common_options
     help="Train from scratch, train on from the generated weights, or keep them.",
 )
 @click.option("--data", metavar="NAME[:PATH]", help="Images; those of the search when the file names them.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the bundle.  [default: ARCH's -bundle]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the bundle.  [default: ARCH-bundle]")
 @click.option("--run", type=click.Path(path_type=Path), help="Run folder of the search.  [default: ARCH's]")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
 @click.option("--batch", type=click.IntRange(1), help="Images per step.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
@@ -178,10 +179,8 @@ def mutate(value: Any, random_: random.Random) -> Any:
             holder[name] += random_.choice([-1, 1, 2, 8, -8, 1000])
         case _:
             other, key = random_.choice(holders)
-            try:
+            with contextlib.suppress(KeyError, IndexError):  # the entry went with an earlier change
                 holder[name] = copy.deepcopy(other[key])
-            except (KeyError, IndexError):
-                pass  # the entry went with an earlier change; this mutation does nothing
     return value
 
 

@@ -146,8 +146,11 @@ def test_sandwich_has_a_norm_around_every_reduction_and_none_has_them_at_block_e
         norm: sum(isinstance(m, nn.BatchNorm2d) for m in Network(architecture, SPEC, 5, norm=norm).modules())  # type: ignore[arg-type]
         for norm in ("sandwich", "none")
     }
-    second = sum(op.pattern.count("1") - 1 - (op.convs[2] is not None)
-                 for block in architecture.blocks for op in block.ops)
+    second = sum(
+        op.pattern.count("1") - 1 - (op.convs[2] is not None)
+        for block in architecture.blocks
+        for op in block.ops
+    )
     assert count["none"] == len(architecture.blocks)
     assert count["sandwich"] == len(architecture.blocks) + 1 + 2 * architecture.op_count + second
 

@@ -89,7 +89,11 @@ def outputs(architecture: Architecture) -> tuple[Tensor, Weights, Tensor]:
     weights = fold(network)
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return FrozenNetwork(architecture, weights)(x), {k: torch.from_numpy(v) for k, v in weights.items()}, x
+        return (
+            FrozenNetwork(architecture, weights)(x),
+            {k: torch.from_numpy(v) for k, v in weights.items()},
+            x,
+        )
 
 
 def test_resnet_equals_a_plain_residual_network() -> None:

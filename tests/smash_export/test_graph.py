@@ -115,9 +115,7 @@ def test_labels_preprocessing_and_the_batch_axis_are_in_the_file() -> None:
     assert fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
 
 
-@given(
-    st.sampled_from([1, 2, 3, 4, 6, 8]), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8])
-)
+@given(st.sampled_from([1, 2, 3, 4, 6, 8]), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8]))
 @settings(max_examples=40, deadline=None)
 def test_regrouped_convolutions_do_the_same(groups: int, rows: int, columns: int) -> None:
     weight = np.random.default_rng(0).standard_normal((groups * rows, columns, 3, 3)).astype(np.float32)
