@@ -1,0 +1,166 @@
+"""``smash-export serve``: bundles over HTTP and gRPC, with a page for people."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import click
+
+from smash_base.errors import InvalidInputError, MissingRuntimeError
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, required=True, metavar="[NAME[:VERSION]=]BUNDLE...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 for every network.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True)
+@click.option("--no-grpc", is_flag=True, help="HTTP only.")
+@click.option("--target", help="Runtime, instead of the one that the manifest recommends.")
+@click.option("--precision", help="Precision of the file, for example int8.")
+@click.option("--all-targets", is_flag=True, help="Serve every compiled file too, as NAME.TARGET-PRECISION.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="For one inference. Default: one less than the cores, which is left for the network.",
+)
+@click.option("--device", help="cpu, cuda:0, ...")
+@click.option("--max-batch", type=click.IntRange(1), default=32, show_default=True, help="Images at once.")
+@click.option(
+    "--queue-size", type=click.IntRange(1), default=256, show_default=True, help="Images that may wait."
+)
+@click.option(
+    "--queue-delay",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Milliseconds to wait for a fuller batch.",
+)
+@click.option(
+    "--queue-timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=10_000.0,
+    show_default=True,
+    help="Milliseconds that a request may wait before it is refused.",
+)
+@click.option(
+    "--max-body", type=click.FloatRange(0, min_open=True), default=32, show_default=True, help="MiB."
+)
+@click.option(
+    "--body-timeout", type=click.FloatRange(0, min_open=True), default=30, show_default=True, help="Seconds."
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    help="File with the key that clients must show; or the variable SMASH_EXPORT_API_KEY.",
+)
+@click.option("--tls-certificate", type=click.Path(path_type=Path), help="PEM, the whole chain.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM.")
+@click.option(
+    "--drain-delay",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Seconds in which requests are still taken after SIGTERM.",
+)
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Seconds after which unfinished requests are given up.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
+@click.option("--log-requests", is_flag=True, help="Log answered requests too, not only refused ones.")
+@common_options(writes=False)
+def command(
+    bundles: tuple[str, ...],
+    host: str,
+    port: int,
+    grpc_port: int,
+    no_grpc: bool,
+    target: str | None,
+    precision: str | None,
+    all_targets: bool,
+    threads: int | None,
+    device: str | None,
+    max_batch: int,
+    queue_size: int,
+    queue_delay: float,
+    queue_timeout: float,
+    max_body: float,
+    body_timeout: float,
+    api_key_file: Path | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    drain_delay: float,
+    drain_timeout: float,
+    log_level: str,
+    log_requests: bool,
+    output: Output,
+) -> None:
+    """Serve bundles: Open Inference Protocol v2 over HTTP and gRPC, and a page at /.
+
+    A model is called like its folder unless NAME=BUNDLE says otherwise. SIGHUP opens every bundle anew
+    and exchanges it without dropping a request; SIGTERM answers what is there and leaves.
+    """
+    from dataclasses import replace
+
+    from smash_export.server.batching import BatchingSettings
+    from smash_export.server.gate import Limits
+    from smash_export.server.models import ModelSpec, variants
+    from smash_export.server.run import Addresses, Settings, serve
+
+    if not no_grpc and importlib.util.find_spec("grpc") is None:
+        raise MissingRuntimeError(
+            "gRPC is not installed", hint="Install it: pip install 'smash-export[grpc]', or pass --no-grpc"
+        )
+    specs = [replace(ModelSpec.parse(text), target=target, precision=precision) for text in bundles]
+    if all_targets:
+        specs = [variant for spec in specs for variant in variants(spec)]
+    settings = Settings(
+        host=host,
+        port=port,
+        grpc_port=None if no_grpc else grpc_port,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        api_key=_api_key(api_key_file),
+        batching=BatchingSettings(max_batch, queue_size, queue_delay / 1e3, queue_timeout / 1e3),
+        limits=Limits(body_bytes=round(max_body * 2**20), body_seconds=body_timeout),
+        threads=threads or max(1, len(os.sched_getaffinity(0)) - 1),
+        device=device,
+        drain_delay=drain_delay,
+        drain_timeout=drain_timeout,
+        log_level=log_level,
+        log_requests=log_requests,
+    )
+
+    def ready(addresses: Addresses) -> None:
+        output.result({"http": addresses.http, "grpc": addresses.grpc, "models": [s.name for s in specs]})
+        output.text(f"{addresses.http} serves {', '.join(dict.fromkeys(spec.name for spec in specs))}")
+        if addresses.grpc:
+            output.text(f"gRPC on {addresses.grpc}")
+        if settings.api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
+            output.warn("anyone on the network can use this server; give it a key with --api-key-file")
+
+    serve(specs, settings, ready)
+
+
+def _api_key(path: Path | None) -> str | None:
+    if path is None:
+        key = os.environ.get("SMASH_EXPORT_API_KEY") or None
+    else:
+        try:
+            key = path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(f"API key file {path} cannot be read", received=error) from None
+    if key is not None and (len(key) < 8 or not key.isascii() or not key.isprintable()):
+        raise InvalidInputError("the API key", expected="8 or more printable ASCII characters")
+    return key

@@ -1,0 +1,12 @@
+"""Serving bundles over HTTP and gRPC in the Open Inference Protocol, version 2.
+
+    batching   requests that wait together run together; a bounded queue
+    models     opened bundles by name and version, exchanged without dropping a request
+    protocol   OIP tensors: JSON, binary and classification extensions; no network in it
+    app        the HTTP endpoints        grpc_service   the same over gRPC
+    gate       what every HTTP request passes: ids, key, limits, errors, counts
+    run        the process: sockets, signals, drain
+
+One event loop takes requests and never computes. One worker thread per model runs its session, which
+releases the interpreter lock while it computes.
+"""

@@ -1,0 +1,381 @@
+"""The HTTP endpoints: Open Inference Protocol v2, image files, the page, metrics.
+
+    GET  /                                       page            POST /v1/predict   image file -> labels
+    GET  /v1/models  /v1/models/{m}/card         for the page    GET  /metrics  /openapi.json
+    GET  /v2  /v2/health/live  /v2/health/ready  server          GET  /v2/models/{m}[/versions/{v}][/ready]
+    POST /v2/models/{m}[/versions/{v}]/infer     tensors -> tensors
+    POST /v2/repository/index  /v2/repository/models/{m}/load|unload
+
+The loop that runs this never computes: tensors run in the model's worker thread, files are decoded in a
+small pool of threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from python_multipart import create_form_parser
+from python_multipart.exceptions import FormParserError
+from starlette.requests import Request
+from starlette.routing import Route, Router
+
+from smash_base.errors import InvalidInputError, SmashError
+from smash_base.preprocess import softmax
+from smash_export import __version__
+from smash_export.server import protocol
+from smash_export.server.batching import BusyError, LoopJob
+from smash_export.server.gate import (
+    App,
+    Bodies,
+    Gate,
+    HttpError,
+    Limits,
+    Receive,
+    Scope,
+    Send,
+    State,
+    respond,
+    respond_json,
+)
+from smash_export.server.logs import REQUEST_ID, log
+from smash_export.server.metrics import CONTENT_TYPE, Metrics
+from smash_export.server.models import Model, Repository, require_files
+from smash_export.server.openapi import describe_api
+
+EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
+MAX_TOP = 1000
+_DECODERS = 2
+_WAITING_DECODES = 32
+_JSON = b"application/json"
+_OCTETS = b"application/octet-stream"
+_LENGTH_HEADER = protocol.HEADER_LENGTH.lower().encode()
+_STATIC = {"page.css": b"text/css; charset=utf-8", "page.js": b"text/javascript; charset=utf-8"}
+_PAGE_HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        b"connect-src 'self'; media-src blob:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),
+)
+Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def build_app(
+    repository: Repository,
+    metrics: Metrics,
+    *,
+    state: State | None = None,
+    limits: Limits | None = None,
+    api_key: str | None = None,
+    log_requests: bool = False,
+    administration: bool = True,
+) -> App:
+    """The ASGI application.
+
+    Args:
+        repository: the models.
+        metrics: where requests are counted.
+        state: shared with the process, which sets ``draining``.
+        limits: of bodies and times.
+        api_key: what clients must show; None asks for nothing.
+        log_requests: log successful requests too.
+        administration: whether loading and unloading over HTTP is allowed.
+    """
+    state = state or State()
+    server = _Server(repository, metrics, state, limits or Limits(), administration)
+    return Gate(Router(server.routes()), state, metrics, api_key, log_requests)
+
+
+class _Endpoint:
+    """A route that is a plain ASGI application: starlette's wrapping costs more than the protocol."""
+
+    def __init__(self, handler: Handler, route: str) -> None:
+        self._handler = handler
+        self._route = route
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["smash.route"] = self._route
+        await self._handler(scope, receive, send)
+
+
+class _Server:
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        state: State,
+        limits: Limits,
+        administration: bool,
+    ) -> None:
+        self._repository = repository
+        self._metrics = metrics
+        self._state = state
+        self._limits = limits
+        self._administration = administration
+        self._bodies = Bodies(limits, state)
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        self._decoding = 0
+        folder = resources.files("smash_export.server") / "static"
+        self._static = {name: (folder / name).read_bytes() for name in ("index.html", *_STATIC)}
+
+    def routes(self) -> list[Route]:
+        model = "/v2/models/{model}"
+        version = model + "/versions/{version}"
+        table: list[tuple[str, str, Handler]] = [
+            ("POST", model + "/infer", self.infer),
+            ("POST", version + "/infer", self.infer),
+            ("POST", "/v1/predict", self.predict),
+            ("GET", "/v2/health/live", self.live),
+            ("GET", "/v2/health/ready", self.ready),
+            ("GET", "/v2", self.server_metadata),
+            ("GET", model, self.model_metadata),
+            ("GET", version, self.model_metadata),
+            ("GET", model + "/ready", self.model_ready),
+            ("GET", version + "/ready", self.model_ready),
+            ("POST", "/v2/repository/index", self.index),
+            ("POST", "/v2/repository/models/{model}/load", self.load),
+            ("POST", "/v2/repository/models/{model}/unload", self.unload),
+            ("GET", "/v1/models", self.models),
+            ("GET", "/v1/models/{model}/card", self.card),
+            ("GET", "/metrics", self.metrics),
+            ("GET", "/openapi.json", self.openapi),
+            ("GET", "/static/{name}", self.static),
+            ("GET", "/", self.page),
+        ]
+        return [Route(path, _Endpoint(handler, path), methods=[method]) for method, path, handler in table]
+
+    async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parameters = scope["path_params"]
+        model = self._repository.take(parameters["model"], parameters.get("version"))
+        try:
+            if model.batcher.full:
+                raise model.batcher.refusal()  # before the body is read and parsed
+            body = await self._bodies.read(scope, receive)
+            try:
+                await self._infer(model, body, scope, send)
+            finally:
+                self._bodies.release(len(body))
+        finally:
+            model.leave()
+
+    async def _infer(self, model: Model, body: bytes, scope: Scope, send: Send) -> None:
+        length = scope["smash.headers"].get(_LENGTH_HEADER)
+        request = protocol.parse_infer(
+            body, None if length is None else length.decode("latin-1"), model.signature, model.max_images
+        )
+        job = LoopJob(request.tensor)
+        model.batcher.submit(job)
+        logits = await self._answer(job)
+        answer, json_length = protocol.encode_infer(
+            request,
+            logits,
+            model.labels,
+            output_name=model.signature.output_name,
+            model=model.spec.name,
+            version=model.spec.version,
+        )
+        if json_length is None:
+            await respond(send, 200, answer, _JSON)
+        else:
+            await respond(send, 200, answer, _OCTETS, [(_LENGTH_HEADER, b"%d" % json_length)])
+
+    async def _answer(self, job: LoopJob) -> np.ndarray:
+        try:
+            async with asyncio.timeout(self._limits.answer_seconds):
+                return await job.wait()
+        except TimeoutError:
+            raise BusyError("no answer in time", hint="Try again in a moment.") from None
+
+    async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        query = Request(scope).query_params
+        name = query.get("model") or self._repository.default_name()
+        top = _top(query.get("top_k", "5"))
+        with self._repository.use(name, query.get("version") or None) as model:
+            require_files(model)
+            if model.batcher.full:
+                raise model.batcher.refusal()
+            body = await self._bodies.read(scope, receive)
+            try:
+                content_type = scope["smash.headers"].get(b"content-type", b"").decode("latin-1")
+                tensor, decode = await self._decode(model, body, content_type)
+            finally:
+                self._bodies.release(len(body))
+            del body
+            job = LoopJob(tensor)
+            model.batcher.submit(job)
+            logits = await self._answer(job)
+            probabilities = softmax(logits)[0]
+            best = np.argsort(-logits[0], kind="stable")[: min(top, len(model.labels))]
+            await respond_json(
+                send,
+                {
+                    "model": model.spec.name,
+                    "version": model.spec.version,
+                    "target": model.classifier.choice.target,
+                    "precision": model.classifier.choice.precision,
+                    "predictions": [
+                        {
+                            "label": model.labels[index],
+                            "index": int(index),
+                            "probability": float(probabilities[index]),
+                        }
+                        for index in best
+                    ],
+                    "milliseconds": {
+                        "decode": round(decode * 1e3, 3),
+                        "queue": round(job.waited * 1e3, 3),
+                        "run": round(job.ran * 1e3, 3),
+                        "total": round((time.perf_counter() - started) * 1e3, 3),
+                    },
+                    "request_id": REQUEST_ID.get(),
+                },
+            )
+
+    async def _decode(self, model: Model, body: bytes, content_type: str) -> tuple[np.ndarray, float]:
+        """File bytes -> float32 [1, *input_shape] and the seconds it took, in the pool."""
+        if self._decoding >= _WAITING_DECODES:
+            raise BusyError("too many images are being decoded", hint="Try again in a moment.")
+
+        def work() -> tuple[np.ndarray, float]:
+            begun = time.perf_counter()
+            data = _uploaded(body, content_type)
+            pixels = model.preprocessing.decode(data)
+            return model.preprocessing.normalise(pixels[np.newaxis]), time.perf_counter() - begun
+
+        self._decoding += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
+        finally:
+            self._decoding -= 1
+
+    async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await respond_json(send, {"live": True})
+
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ready = self._repository.ready() and not self._state.draining
+        await respond_json(send, {"ready": ready}, 200 if ready else 503)
+
+    async def server_metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await respond_json(send, {"name": "smash-export", "version": __version__, "extensions": EXTENSIONS})
+
+    async def model_metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._of_path(scope) as model:
+            await respond_json(send, model.metadata(self._repository.versions(model.spec.name)))
+
+    async def model_ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._of_path(scope) as model:
+            await respond_json(send, {"name": model.spec.name, "ready": True})
+
+    async def index(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._bodies.release(len(await self._bodies.read(scope, receive)))
+        await respond_json(send, await asyncio.to_thread(self._repository.index))
+
+    async def load(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = await self._administer(scope, receive)
+        await asyncio.to_thread(self._repository.load, name)
+        log(20, "model loaded", model=name)
+        await respond_json(send, {})
+
+    async def unload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = await self._administer(scope, receive)
+        await asyncio.to_thread(self._repository.unload, name)
+        log(20, "model unloaded", model=name)
+        await respond_json(send, {})
+
+    async def _administer(self, scope: Scope, receive: Receive) -> str:
+        if not self._administration:
+            raise HttpError(
+                403,
+                "models cannot be loaded or unloaded here: the server listens beyond this machine without "
+                "an API key; send SIGHUP to its process instead",
+            )
+        body = await self._bodies.read(scope, receive)
+        self._bodies.release(len(body))
+        if body.strip():
+            parameters = protocol.parse_object(body, "the request").get("parameters")
+            if parameters not in (None, {}, {"unload_dependents": False}):
+                raise InvalidInputError(
+                    "load and unload take no parameters: a model is read from the path it was started with"
+                )
+        name: str = scope["path_params"]["model"]
+        return name
+
+    async def models(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = await asyncio.to_thread(self._repository.describe)
+        await respond_json(send, {"models": found})
+
+    async def card(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._of_path(scope) as model:
+            await respond(send, 200, model.card.encode(), b"text/plain; charset=utf-8")
+
+    async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, 200, self._metrics.text(), CONTENT_TYPE.encode())
+
+    async def openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await respond_json(send, describe_api())
+
+    async def page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, 200, self._static["index.html"], b"text/html; charset=utf-8", _PAGE_HEADERS)
+
+    async def static(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path_params"]["name"]
+        if name not in _STATIC:
+            raise HttpError(404, "not found")
+        await respond(send, 200, self._static[name], _STATIC[name], _PAGE_HEADERS)
+
+    def _of_path(self, scope: Scope) -> Any:
+        parameters = scope["path_params"]
+        return self._repository.use(parameters["model"], parameters.get("version"))
+
+
+def _top(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MAX_TOP):
+        raise InvalidInputError("top_k", expected=f"1 to {MAX_TOP}", received=text[:40])
+    return int(text)
+
+
+def _uploaded(body: bytes, content_type: str) -> bytes:
+    """The image file: the body itself, or the first file of a form."""
+    if not content_type.lower().startswith("multipart/form-data"):
+        return body
+    found: list[bytes] = []
+
+    def on_file(file: Any) -> None:
+        if not found:
+            file.file_object.seek(0)
+            found.append(file.file_object.read())
+        file.close()
+
+    headers = {"Content-Type": content_type.encode("latin-1")}
+    try:
+        # In memory whatever the size: the body is in memory already and its size is limited.
+        parser = create_form_parser(
+            headers, lambda field: None, on_file, config={"MAX_MEMORY_FILE_SIZE": len(body) + 1}
+        )
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, ValueError) as error:
+        raise InvalidInputError("the form cannot be read", received=error) from None
+    if not found:
+        raise InvalidInputError("the form holds no file", expected="one image file")
+    return found[0]
+
+
+async def reload_all(repository: Repository) -> None:
+    """Load every model anew; what fails is logged and goes on as it was."""
+    for name in repository.names():
+        try:
+            await asyncio.to_thread(repository.load, name)
+            log(20, "model loaded", model=name)
+        except SmashError as error:
+            log(40, "model not loaded; the old one goes on", model=name, error=str(error))

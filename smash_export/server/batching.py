@@ -1,0 +1,296 @@
+"""Dynamic batching: whatever gathered while the worker was busy is one batch.
+
+No request waits for company unless ``delay`` says so: on an idle server a request runs at once, on a
+busy one the batch grows by itself. The queue is bounded in images and in time, so an overloaded server
+says so at once instead of answering late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from smash_base.errors import SmashError
+
+
+class BusyError(SmashError):
+    """The queue is full or the request waited too long; HTTP 503, gRPC UNAVAILABLE. Try again."""
+
+
+@dataclass(frozen=True)
+class BatchingSettings:
+    """Limits of one model's queue.
+
+    Attributes:
+        max_batch: images that run at once, at most.
+        queue_size: images that may wait; more are refused.
+        delay: seconds to wait for company. 0 runs what is there.
+        timeout: seconds that a request may wait before it is refused instead of run.
+    """
+
+    max_batch: int = 32
+    queue_size: int = 256
+    delay: float = 0.0
+    timeout: float = 10.0
+
+
+class Job:
+    """One request on its way through the queue.
+
+    Attributes:
+        tensor: float32 [B, *input_shape].
+        logits: float32 [B, K] once it ran.
+        error: what went wrong instead.
+        waited, ran: seconds in the queue and in the runtime.
+        batch: images that ran together.
+        abandoned: set by a caller that no longer wants the answer.
+    """
+
+    __slots__ = ("abandoned", "batch", "entered", "error", "logits", "ran", "tensor", "waited")
+
+    def __init__(self, tensor: np.ndarray) -> None:
+        self.tensor = tensor
+        self.logits: np.ndarray | None = None
+        self.error: Exception | None = None
+        self.entered = self.waited = self.ran = 0.0
+        self.batch = 0
+        self.abandoned = False
+
+    def result(self) -> np.ndarray:
+        """The logits, or the error."""
+        if self.error is not None:
+            raise self.error
+        assert self.logits is not None
+        return self.logits
+
+
+class LoopJob(Job):
+    """A job that a coroutine waits for."""
+
+    __slots__ = ("_future", "loop")
+
+    def __init__(self, tensor: np.ndarray) -> None:
+        super().__init__(tensor)
+        self.loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[None] = self.loop.create_future()
+
+    async def wait(self) -> np.ndarray:
+        """The logits; a cancelled waiter takes its job out of the queue."""
+        try:
+            await self._future
+        except asyncio.CancelledError:
+            self.abandoned = True
+            raise
+        return self.result()
+
+    def done(self) -> None:
+        """Called in the loop."""
+        if not self._future.done():
+            self._future.set_result(None)
+
+
+class ThreadJob(Job):
+    """A job that a thread waits for."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, tensor: np.ndarray) -> None:
+        super().__init__(tensor)
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def wait(self, timeout: float) -> np.ndarray:
+        """The logits.
+
+        Raises:
+            BusyError: no answer within ``timeout`` seconds.
+        """
+        if not self._gate.acquire(timeout=timeout):
+            self.abandoned = True
+            raise BusyError("no answer in time", expected=f"within {timeout:g} s")
+        return self.result()
+
+    def done(self) -> None:
+        """Called in the worker."""
+        self._gate.release()
+
+
+Observer = Callable[[list[Job]], None]
+
+
+class Batcher:
+    """A queue and the one thread that empties it.
+
+    Args:
+        run: float32 [N, *input_shape] -> float32 [N, K]; called in the worker thread only.
+        settings: limits.
+        name: of the worker thread.
+        observe: called in the worker with the jobs of every batch that ran, before they are delivered.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[np.ndarray], np.ndarray],
+        settings: BatchingSettings,
+        name: str = "model",
+        observe: Observer | None = None,
+    ) -> None:
+        self.settings = settings
+        self._run = run
+        self._observe = observe
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name=f"batch-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Images in the queue."""
+        return self._waiting
+
+    @property
+    def full(self) -> bool:
+        """Whether the next image would be refused; lets a server refuse before it reads a body."""
+        return self._waiting >= self.settings.queue_size
+
+    def submit(self, job: Job) -> None:
+        """Put a job into the queue.
+
+        Raises:
+            BusyError: the queue is full, or closed.
+        """
+        count = len(job.tensor)
+        job.entered = time.perf_counter()
+        with self._lock:
+            if self._closed:
+                raise BusyError("this model is being closed", hint="Try again.")
+            if self._waiting + count > self.settings.queue_size:
+                raise self.refusal()
+            self._waiting += count
+            self._queue.put(job)
+
+    def refusal(self) -> BusyError:
+        """The error of a full queue."""
+        return BusyError(
+            "too many requests are waiting",
+            expected=f"at most {self.settings.queue_size} images in the queue",
+            hint="Try again in a moment.",
+        )
+
+    def close(self) -> None:
+        """Refuse new jobs, run those that wait, and end the thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        held: Job | None = None
+        while True:
+            job = held or self._queue.get()
+            held = None
+            if job is None:
+                return
+            jobs, held, last = self._gather(job)
+            live = self._still_wanted(jobs)
+            if live:
+                self._execute(live)
+            del jobs, live, job  # nothing of a request stays in memory while the worker is idle
+            if last:
+                return
+
+    def _gather(self, first: Job) -> tuple[list[Job], Job | None, bool]:
+        """Jobs that run together; the one that did not fit any more; whether the queue has ended."""
+        jobs, total = [self._leave(first)], len(first.tensor)
+        settings = self.settings
+        deadline = first.entered + settings.delay
+        while total < settings.max_batch:
+            try:
+                if settings.delay > 0:
+                    following = self._queue.get(timeout=max(0.0, deadline - time.perf_counter()))
+                else:
+                    following = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if following is None:
+                return jobs, None, True
+            if total + len(following.tensor) > settings.max_batch:
+                return jobs, following, False
+            jobs.append(self._leave(following))
+            total += len(following.tensor)
+        return jobs, None, False
+
+    def _leave(self, job: Job) -> Job:
+        with self._lock:
+            self._waiting -= len(job.tensor)
+        return job
+
+    def _still_wanted(self, jobs: list[Job]) -> list[Job]:
+        now = time.perf_counter()
+        live, late = [], []
+        for job in jobs:
+            job.waited = now - job.entered
+            if job.abandoned:
+                continue
+            if job.waited > self.settings.timeout:
+                job.error = BusyError(
+                    "the request waited too long",
+                    expected=f"at most {self.settings.timeout * 1e3:g} ms in the queue",
+                    received=f"{job.waited * 1e3:.0f} ms",
+                    hint="Try again in a moment.",
+                )
+                late.append(job)
+            else:
+                live.append(job)
+        _deliver(late)
+        return live
+
+    def _execute(self, jobs: list[Job]) -> None:
+        tensor = jobs[0].tensor if len(jobs) == 1 else np.concatenate([job.tensor for job in jobs])
+        started = time.perf_counter()
+        try:
+            logits = self._run(tensor)
+            if not np.isfinite(logits).all():
+                raise RuntimeError("the network answered NaN or infinity")
+        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the callers report it
+            for job in jobs:
+                job.error = error
+        else:
+            ran, start = time.perf_counter() - started, 0
+            for job in jobs:
+                end = start + len(job.tensor)
+                job.logits, job.ran, job.batch = logits[start:end], ran, len(tensor)
+                start = end
+        if self._observe is not None:
+            self._observe(jobs)
+        _deliver(jobs)
+
+
+def _deliver(jobs: list[Job]) -> None:
+    """Wake those that wait; a loop is woken once for all its jobs."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[LoopJob]] = {}
+    for job in jobs:
+        if isinstance(job, LoopJob):
+            by_loop.setdefault(job.loop, []).append(job)
+        elif isinstance(job, ThreadJob):
+            job.done()
+    for loop, waiting in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_done, waiting)
+        except RuntimeError:  # the loop has ended; nobody waits any more
+            continue
+
+
+def _done(jobs: list[LoopJob]) -> None:
+    for job in jobs:
+        job.done()

@@ -1,0 +1,313 @@
+"""What every HTTP request passes: request id, API key, origin, errors as sentences, counts, logs.
+
+A plain ASGI application around the router, so that the path of an inference stays short. Bodies are read
+here too: under a limit in bytes (413) and in time (408), and with a bound on all bodies together (503),
+so that many slow or large senders cannot fill the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import itertools
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from smash_base.errors import SmashError
+from smash_export.server.batching import BusyError
+from smash_export.server.logs import REQUEST_ID, log
+from smash_export.server.metrics import Metrics
+from smash_export.server.models import UnknownModelError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+RETRY_AFTER_S = "1"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,100}")
+_OPEN_TO_ALL = ("/", "/static", "/v2/health/live", "/v2/health/ready", "/openapi.json")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask for.
+
+    Attributes:
+        body_bytes: of one body.
+        all_bodies_bytes: of all bodies being read or worked on.
+        body_seconds: to send a body.
+        answer_seconds: to answer once the body is there.
+    """
+
+    body_bytes: int = 32 * 2**20
+    all_bodies_bytes: int = 512 * 2**20
+    body_seconds: float = 30.0
+    answer_seconds: float = 60.0
+
+
+@dataclass
+class State:
+    """What changes while the server runs.
+
+    Attributes:
+        draining: SIGTERM came: everything is still answered, and connections end with their answer.
+        active: requests in progress.
+        body_bytes: in memory now.
+    """
+
+    draining: bool = False
+    active: int = 0
+    body_bytes: int = 0
+    reload_tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class HttpError(Exception):
+    """An answer that is not 200, with its sentence."""
+
+    def __init__(self, status: int, sentence: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.headers = headers or {}
+
+
+class Gate:
+    """See the head of this module."""
+
+    def __init__(
+        self, app: App, state: State, metrics: Metrics, api_key: str | None, log_requests: bool
+    ) -> None:
+        self._app = app
+        self._state = state
+        self._metrics = metrics
+        self._key = api_key.encode() if api_key else None
+        self._log_requests = log_requests
+        self._prefix = os.urandom(4).hex()
+        self._numbers = itertools.count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        started = time.perf_counter()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        identity = (
+            given
+            if _REQUEST_ID.fullmatch(given)
+            else b"%s-%d"
+            % (
+                self._prefix.encode(),
+                next(self._numbers),
+            )
+        )
+        token = REQUEST_ID.set(identity.decode())
+        scope["app"] = self  # makes starlette raise for 404 and 405 instead of answering in its words
+        scope["smash.headers"] = headers
+        state = self._state
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                extra = [*message.get("headers", ()), (b"x-request-id", identity)]
+                if state.draining:
+                    extra.append((b"connection", b"close"))
+                message["headers"] = extra
+            await send(message)
+
+        state.active += 1
+        try:
+            await self._guarded(scope, receive, answer, headers)
+        finally:
+            state.active -= 1
+            seconds = time.perf_counter() - started
+            route = scope.get("smash.route", "other")
+            self._metrics.answered("http", route, status or 499, seconds)
+            if self._log_requests or status >= 400:
+                log(
+                    logging.WARNING if status >= 400 and status != 503 else logging.INFO,
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"][:200],
+                    status=status or 499,
+                    milliseconds=round(seconds * 1e3, 3),
+                )
+            REQUEST_ID.reset(token)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes]) -> None:
+        started = False
+
+        async def tracked(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            self._check_key(scope["path"], headers)
+            if scope["method"] == "POST":
+                _check_origin(headers)
+            await self._app(scope, receive, tracked)
+        except Disconnected:
+            return
+        except Exception as error:  # noqa: BLE001 - the one place where errors become answers
+            failure = to_http(error)
+            if failure.status == 500:
+                log(logging.ERROR, "internal error", kind=type(error).__name__, error=str(error)[:500])
+                logging.getLogger("smash_export.server").debug("internal error", exc_info=error)
+            if not started:
+                await respond_json(send, {"error": str(failure)}, failure.status, failure.headers.items())
+
+    def _check_key(self, path: str, headers: dict[bytes, bytes]) -> None:
+        if self._key is None or path in _OPEN_TO_ALL or path.startswith("/static/"):
+            return
+        given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        if not hmac.compare_digest(given, self._key):
+            raise HttpError(
+                401,
+                "this server needs an API key, in the header Authorization: Bearer KEY or X-API-Key",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+
+class Disconnected(Exception):
+    """The client left; there is nobody to answer."""
+
+
+def to_http(error: Exception) -> HttpError:
+    """Status and sentence of an error."""
+    if isinstance(error, HttpError):
+        return error
+    if isinstance(error, HTTPException):
+        return HttpError(error.status_code, error.detail, dict(error.headers or {}))
+    if isinstance(error, BusyError):
+        return HttpError(503, str(error), {"Retry-After": RETRY_AFTER_S})
+    if isinstance(error, UnknownModelError):
+        return HttpError(404, str(error))
+    if isinstance(error, SmashError):
+        return HttpError(400, str(error))
+    return HttpError(500, "the model could not run; the server's log says more under this request's id")
+
+
+def _check_origin(headers: dict[bytes, bytes]) -> None:
+    """A page of another site must not use a server that only this machine can reach."""
+    origin = headers.get(b"origin")
+    if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
+        raise HttpError(403, "requests from pages of other sites are refused")
+
+
+class Bodies:
+    """Reads bodies under the limits."""
+
+    def __init__(self, limits: Limits, state: State) -> None:
+        self._limits = limits
+        self._state = state
+
+    async def read(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body. Its bytes are counted until :meth:`release`.
+
+        Raises:
+            HttpError: 408, 411 to 415, 503.
+        """
+        headers = scope["smash.headers"]
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise HttpError(415, "compressed bodies are not taken; send the bytes as they are")
+        limit = self._limits.body_bytes
+        claimed = headers.get(b"content-length")
+        if claimed is not None and (not claimed.isdigit() or len(claimed) > 18 or int(claimed) > limit):
+            raise self._too_large()
+        message = await self._first(receive)
+        body = message.get("body", b"")
+        if not message.get("more_body"):
+            if len(body) > limit:
+                raise self._too_large()
+            self._reserve(len(body))
+            return body
+        chunks, total = [body], len(body)
+        self._reserve(total)
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                while message.get("more_body"):
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Disconnected
+                    chunk = message.get("body", b"")
+                    if total + len(chunk) > limit:
+                        raise self._too_large()
+                    self._reserve(len(chunk))
+                    total += len(chunk)
+                    chunks.append(chunk)
+        except BaseException as error:
+            self.release(total)
+            if isinstance(error, TimeoutError):
+                raise self._too_slow() from None
+            raise
+        return b"".join(chunks)
+
+    def release(self, size: int) -> None:
+        """The body is no longer in use."""
+        self._state.body_bytes -= size
+
+    async def _first(self, receive: Receive) -> Message:
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                message = await receive()
+        except TimeoutError:
+            raise self._too_slow() from None
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        return message
+
+    def _reserve(self, size: int) -> None:
+        if self._state.body_bytes + size > self._limits.all_bodies_bytes:
+            raise BusyError("too many large requests at once", hint="Try again in a moment.")
+        self._state.body_bytes += size
+
+    def _too_large(self) -> HttpError:
+        return HttpError(
+            413, f"the body is too large; expected at most {self._limits.body_bytes} bytes", _CLOSE
+        )
+
+    def _too_slow(self) -> HttpError:
+        return HttpError(
+            408, f"the body came too slowly; expected within {self._limits.body_seconds:g} s", _CLOSE
+        )
+
+
+_CLOSE = {"Connection": "close"}
+
+
+async def respond(
+    send: Send, status: int, body: bytes, content_type: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Send a whole answer."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", content_type),
+                (b"content-length", b"%d" % len(body)),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def respond_json(
+    send: Send, value: Any, status: int = 200, headers: Iterable[tuple[str, str]] = ()
+) -> None:
+    """Send a JSON answer."""
+    body = json.dumps(value, allow_nan=False).encode()
+    encoded = [(name.lower().encode("latin-1"), text.encode("latin-1")) for name, text in headers]
+    await respond(send, status, body, b"application/json", encoded)

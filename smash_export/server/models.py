@@ -1,0 +1,409 @@
+"""The models of a server: opened bundles by name and version, exchanged while requests run.
+
+An exchange opens the new bundle beside the old one, lets it answer the bundle's own samples, and then
+swaps one reference. Whoever holds the old model keeps it until its answer is there; it closes when the
+last one lets go. A bundle that does not open, or does not answer as it should, changes nothing.
+
+What is served lies in memory: a file that changes on the disk has no effect until a load, which checks
+every hash again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smash_base import files
+from smash_base.errors import InvalidInputError, SmashError, UsageError, VerificationError
+from smash_export import manifest as layout
+from smash_export.bundle import Bundle
+from smash_export.classifier import Classifier, load
+from smash_export.server.batching import Batcher, BatchingSettings
+from smash_export.server.metrics import Metrics
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+_WARM_SAMPLES = 32
+_WARM_AGREEMENT = 0.9
+
+
+class UnknownModelError(SmashError):
+    """No model of that name or version is served; HTTP 404, gRPC NOT_FOUND."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is to be served under which name.
+
+    Attributes:
+        name, version: how clients call it; versions are positive whole numbers.
+        path: the bundle.
+        target, precision: which file of it; None leaves the choice to the manifest and this machine.
+        group: name shared by the files of one bundle, for people who choose between them.
+    """
+
+    name: str
+    version: str
+    path: Path
+    target: str | None = None
+    precision: str | None = None
+    group: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> ModelSpec:
+        """Read ``[NAME[:VERSION]=]PATH``; the name is that of the folder, the version 1.
+
+        Raises:
+            UsageError: a name or version that cannot stand in an address.
+        """
+        head, mark, path = text.rpartition("=") if not Path(text).exists() else ("", "", text)
+        name, _, version = head.partition(":")
+        if not mark:
+            name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).resolve().name).lstrip("._-") or "model"
+        version = version or "1"
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                "name of a model", expected="letters, digits and . _ -, at most 100", received=name
+            )
+        if not _VERSION.fullmatch(version):
+            raise UsageError("version of a model", expected="a positive whole number", received=version)
+        return cls(name, version, Path(path), group=name)
+
+
+class Model:
+    """One opened file of a bundle with its queue.
+
+    Attributes:
+        spec: what it was opened for.
+        classifier: runs it.
+        batcher: queue and worker.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, classifier: Classifier, batcher: Batcher, digest: str, card: str
+    ) -> None:
+        self.spec = spec
+        self.classifier = classifier
+        self.batcher = batcher
+        self.digest = digest
+        self.card = card
+        self.signature = classifier.bundle.signature
+        self.labels = classifier.labels
+        self.preprocessing = classifier.preprocessing
+        self.max_images = batcher.settings.queue_size
+        self._users = 1  # the repository
+        self._lock = threading.Lock()
+
+    @property
+    def platform(self) -> str:
+        """The name that the protocol has for the runtime."""
+        target = self.classifier.choice.target
+        return {
+            "onnxruntime": "onnx_onnxv1",
+            "tensorrt": "tensorrt_plan",
+            "torchscript": "pytorch_torchscript",
+        }.get(target, target)
+
+    def metadata(self, versions: list[str]) -> dict[str, Any]:
+        """The metadata answer of the protocol."""
+        signature = self.signature
+        return {
+            "name": self.spec.name,
+            "versions": versions,
+            "platform": self.platform,
+            "inputs": [
+                {"name": signature.input_name, "datatype": "FP32", "shape": [-1, *signature.input_shape]}
+            ],
+            "outputs": [
+                {"name": signature.output_name, "datatype": "FP32", "shape": [-1, signature.classes]}
+            ],
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What the page and ``GET /v1/models`` show."""
+        choice, info = self.classifier.choice, self.classifier.info
+        preprocessing = self.preprocessing
+        return {
+            "name": self.spec.name,
+            "version": self.spec.version,
+            "group": self.spec.group or self.spec.name,
+            "target": choice.target,
+            "precision": choice.precision,
+            "reason": str(choice),
+            "runtime": f"{info.target} {info.version}, {info.provider}, {info.device}",
+            "threads": info.threads,
+            "labels": list(self.labels),
+            "takes_files": preprocessing.depth is None and preprocessing.channels in (1, 3),
+            "preprocessing": preprocessing.to_json(),
+            "max_images": self.max_images,
+            "changed_on_disk": self.changed_on_disk(),
+        }
+
+    def changed_on_disk(self) -> bool:
+        """Whether the manifest on the disk is another one than the one that was opened."""
+        try:
+            return files.sha256(self.spec.path / layout.NAME) != self.digest
+        except OSError:
+            return True
+
+    def take(self) -> bool:
+        """Count one more user; False when the last one has left already."""
+        with self._lock:
+            if self._users == 0:
+                return False
+            self._users += 1
+            return True
+
+    def leave(self) -> None:
+        """Count one user less; the last one closes, in a thread of its own as a close may wait."""
+        with self._lock:
+            self._users -= 1
+            last = self._users == 0
+        if last:
+            threading.Thread(target=self._close, name=f"close-{self.spec.name}").start()
+
+    def _close(self) -> None:
+        self.batcher.close()
+        self.classifier.close()
+
+
+def open_model(
+    spec: ModelSpec, settings: BatchingSettings, metrics: Metrics, threads: int | None, device: str | None
+) -> Model:
+    """Open a bundle, run its samples, start its queue.
+
+    Raises:
+        InvalidInputError: the bundle is damaged.
+        MissingRuntimeError, UsageError: as :func:`smash_export.classifier.load`.
+        VerificationError: the file does not answer the bundle's own samples as the network did.
+    """
+    digest = files.sha256(spec.path / layout.NAME) if (spec.path / layout.NAME).is_file() else ""
+    bundle = Bundle.open(spec.path)
+    classifier = load(bundle, target=spec.target, precision=spec.precision, threads=threads, device=device)
+    try:
+        _warm_up(classifier)
+        card = (bundle.path / layout.CARD).read_text(encoding="utf-8")
+    except BaseException:
+        classifier.close()
+        raise
+    batcher = Batcher(
+        classifier.logits,
+        replace(settings, max_batch=min(settings.max_batch, bundle.signature.batch[2])),
+        name=f"{spec.name}-{spec.version}",
+        observe=metrics.observer(spec.name, spec.version),
+    )
+    metrics.watch_queue(spec.name, spec.version, lambda: batcher.waiting)
+    return Model(spec, classifier, batcher, digest, card)
+
+
+def _warm_up(classifier: Classifier) -> None:
+    """The first run of a runtime is slow; let it be one whose answer is known."""
+    samples = classifier.bundle.samples()
+    count = min(len(samples), _WARM_SAMPLES)
+    tensor = classifier.preprocessing.normalise(samples.images[:count])
+    classifier.logits(tensor[:1])
+    logits = classifier.logits(tensor)
+    agreement = float((logits.argmax(1) == samples.logits[:count].argmax(1)).mean())
+    if not np.isfinite(logits).all() or agreement < _WARM_AGREEMENT:
+        raise VerificationError(
+            f"{classifier.choice.target} {classifier.choice.precision} does not answer as the network does",
+            expected=f"the same class for {_WARM_AGREEMENT:.0%} of {count} samples",
+            received=f"{agreement:.0%}",
+            hint=f"Check it: smash-export verify {classifier.bundle.path}",
+        )
+
+
+class Repository:
+    """Models by name and version.
+
+    Args:
+        specs: what to serve. All are opened by :meth:`load_all`.
+        settings: of every queue; ``max_batch`` is limited to what the file takes.
+        metrics: where runs and loads are counted.
+        threads, device: as :func:`smash_export.classifier.load`.
+    """
+
+    def __init__(
+        self,
+        specs: list[ModelSpec],
+        settings: BatchingSettings,
+        metrics: Metrics,
+        threads: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        self._specs: dict[str, dict[str, ModelSpec]] = {}
+        for spec in specs:
+            versions = self._specs.setdefault(spec.name, {})
+            if spec.version in versions:
+                raise UsageError(
+                    f"two bundles are called {spec.name} version {spec.version}",
+                    received=f"{versions[spec.version].path} and {spec.path}",
+                    hint=f"Name them: {spec.name}:1=PATH {spec.name}:2=PATH, or other names.",
+                )
+            versions[spec.version] = spec
+        self._settings = settings
+        self._metrics = metrics
+        self._threads, self._device = threads, device
+        self._models: dict[str, dict[str, Model]] = {}
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()  # one load at a time: each needs memory and cores
+
+    def load_all(self) -> None:
+        """Open everything; used at start, where any failure ends the program."""
+        for name in self._specs:
+            self.load(name)
+
+    def load(self, name: str) -> None:
+        """Open every version of a model anew from its path and exchange them.
+
+        Raises:
+            UnknownModelError: the server was not started with it.
+            SmashError: a bundle cannot be opened; what was served goes on.
+        """
+        specs = self._known(name)
+        with self._loading:
+            opened: dict[str, Model] = {}
+            try:
+                for version, spec in specs.items():
+                    opened[version] = open_model(
+                        spec, self._settings, self._metrics, self._threads, self._device
+                    )
+            except SmashError:
+                self._metrics.loaded(name, "refused")
+                for model in opened.values():
+                    model.leave()
+                raise
+            self._metrics.loaded(name, "done")
+            self._exchange(name, opened)
+
+    def unload(self, name: str) -> None:
+        """Stop serving a model; requests that run are answered."""
+        self._known(name)
+        with self._loading:
+            self._exchange(name, {})
+
+    def close(self) -> None:
+        """Let go of every model; each closes when its last answer is there."""
+        for name in list(self._specs):
+            self._exchange(name, {})
+
+    def _exchange(self, name: str, opened: dict[str, Model]) -> None:
+        with self._lock:
+            old = self._models.get(name, {})
+            self._models[name] = opened
+        for model in old.values():
+            model.leave()
+
+    @contextlib.contextmanager
+    def use(self, name: str, version: str | None = None) -> Iterator[Model]:
+        """A model that stays open for the length of the block; the newest version unless one is named.
+
+        Raises:
+            UnknownModelError: not served.
+        """
+        model = self.take(name, version)
+        try:
+            yield model
+        finally:
+            model.leave()
+
+    def take(self, name: str, version: str | None = None) -> Model:
+        """A model counted as used; the caller must call its ``leave``."""
+        with self._lock:  # under the lock no exchange can close it between the look-up and the count
+            versions = self._models.get(name)
+            if versions:
+                model = versions.get(version) if version else versions[max(versions, key=int)]
+                if model is not None and model.take():
+                    return model
+        raise self._unknown(name, version)
+
+    def versions(self, name: str) -> list[str]:
+        """Versions of a model that are served, oldest first."""
+        with self._lock:
+            return sorted(self._models.get(name, {}), key=int)
+
+    def default_name(self) -> str:
+        """The first model that the server was started with."""
+        return next(iter(self._specs))
+
+    def ready(self) -> bool:
+        """Whether every model is open."""
+        with self._lock:
+            return all(self._models.get(name) for name in self._specs)
+
+    def names(self) -> list[str]:
+        """Every model that the server was started with."""
+        return list(self._specs)
+
+    def index(self) -> list[dict[str, str]]:
+        """The answer of the repository index."""
+        rows = []
+        for name, specs in self._specs.items():
+            for version in specs:
+                model = self._models.get(name, {}).get(version)
+                reason = "unloaded"
+                if model is not None:
+                    changed = model.changed_on_disk()
+                    reason = "the bundle on the disk has changed; load to exchange it" if changed else ""
+                state = "UNAVAILABLE" if model is None else "READY"
+                rows.append({"name": name, "version": version, "state": state, "reason": reason})
+        return rows
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every open model for the page."""
+        with self._lock:
+            models = [model for versions in self._models.values() for model in versions.values()]
+        return [model.describe() for model in models]
+
+    def _known(self, name: str) -> dict[str, ModelSpec]:
+        if name not in self._specs:
+            raise self._unknown(name, None)
+        return self._specs[name]
+
+    def _unknown(self, name: str, version: str | None) -> UnknownModelError:
+        served = [f"{item} ({', '.join(self.versions(item)) or 'unloaded'})" for item in self._specs]
+        return UnknownModelError(
+            f"no model {name[:100]!r}" + (f" version {version[:20]}" if version else "") + " is served here",
+            expected=", ".join(served),
+        )
+
+
+def variants(spec: ModelSpec) -> list[ModelSpec]:
+    """The specs that serve every compiled file of a bundle that this machine can run.
+
+    The first keeps the name and the free choice of file; the others are ``NAME.TARGET-PRECISION``.
+    """
+    from deploy_targets.base import get_target
+
+    found = [spec]
+    for file in Bundle.open(spec.path).compiled:
+        if get_target(file.target).availability().available:
+            name = f"{spec.name}.{file.target}-{file.precision}"
+            found.append(ModelSpec(name, spec.version, spec.path, file.target, file.precision, spec.name))
+    return found
+
+
+def check_batching(settings: BatchingSettings) -> None:
+    """Refuse limits that contradict each other."""
+    if settings.max_batch > settings.queue_size:
+        raise UsageError(
+            "the queue is smaller than a batch",
+            expected=f"--queue-size of at least {settings.max_batch}",
+            received=settings.queue_size,
+        )
+
+
+def require_files(model: Model) -> None:
+    """Refuse image files for a network that takes volumes or unusual channels."""
+    if model.preprocessing.depth is not None or model.preprocessing.channels not in (1, 3):
+        raise InvalidInputError(
+            f"model {model.spec.name} takes arrays, not image files",
+            expected=f"a tensor through /v2/models/{model.spec.name}/infer",
+        )

@@ -1,0 +1,342 @@
+"""Open Inference Protocol v2: tensors in, tensors out, as JSON, binary or class labels.
+
+Follows the KServe predict protocol (rest_predict_v2) with Triton's two extensions:
+
+    binary_tensor_data   the JSON is followed by raw little-endian tensors; the header
+                         Inference-Header-Content-Length says where they begin
+    classification       an output is asked for as its k best classes: BYTES "value:index:label"
+
+Pure functions from bytes to values and back. Everything a client can get wrong raises
+InvalidInputError, whose sentence goes into the answer. Sizes are checked against the bytes that are
+there before anything is allocated from what a client claims.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from deploy_targets.base import ModelSignature
+from smash_base.errors import InvalidInputError
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+DATATYPE = "FP32"
+DATATYPES = (
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "FP32", "FP64", "BF16", "BYTES",
+)  # fmt: skip
+MAX_ID = 200
+_DIGITS = re.compile(r"[0-9]{1,15}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One output as the client wants it.
+
+    Attributes:
+        binary: raw bytes after the JSON.
+        classes: the k best classes instead of the logits; 0 is the logits.
+    """
+
+    binary: bool = False
+    classes: int = 0
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A checked request.
+
+    Attributes:
+        tensor: float32 [B, *input_shape], finite.
+        id: echoed in the answer.
+        outputs: how the one output is wanted; more than once if asked so.
+    """
+
+    tensor: np.ndarray
+    id: str = ""
+    outputs: tuple[Wanted, ...] = field(default=(Wanted(),))
+
+
+def parse_infer(
+    body: bytes, header_length: str | None, signature: ModelSignature, max_images: int
+) -> InferRequest:
+    """Read the body of an infer request.
+
+    Args:
+        body: the whole body.
+        header_length: value of the header ``Inference-Header-Content-Length``, None without it.
+        signature: what the model takes.
+        max_images: largest B.
+
+    Raises:
+        InvalidInputError: anything that does not follow the protocol or does not fit the model.
+    """
+    if header_length is None:
+        text, raw = body, memoryview(b"")
+    else:
+        if not _DIGITS.fullmatch(header_length) or int(header_length) > len(body):
+            raise InvalidInputError(
+                f"header {HEADER_LENGTH}",
+                expected=f"the length of the JSON, 0 to {len(body)}",
+                received=header_length,
+            )
+        text, raw = body[: int(header_length)], memoryview(body)[int(header_length) :]
+    request = parse_object(text, "the request")
+    inputs = _list(request, "inputs", 1)
+    entry = inputs[0]
+    name = entry.get("name")
+    if name != signature.input_name:
+        raise InvalidInputError("unknown input", expected=repr(signature.input_name), received=repr(name))
+    shape = check_shape(entry.get("datatype"), entry.get("shape"), signature, max_images)
+    parameters = _object(entry, "parameters")
+    size = parameters.get("binary_data_size")
+    if size is None:
+        if len(raw):
+            raise InvalidInputError(
+                f"{len(raw)} bytes follow the JSON and no input claims them",
+                expected="the parameter binary_data_size in the input",
+            )
+        tensor = _from_json(entry.get("data"), shape)
+    else:
+        if "data" in entry:
+            raise InvalidInputError("an input has both data and binary_data_size", expected="one of them")
+        if type(size) is not int or size != len(raw):
+            raise InvalidInputError(
+                "parameter binary_data_size",
+                expected=f"{len(raw)}, the bytes that follow the JSON",
+                received=repr(size),
+            )
+        tensor = from_raw(raw, shape)
+    return InferRequest(check_finite(tensor), _id(request), _outputs(request, signature))
+
+
+def encode_infer(
+    request: InferRequest,
+    logits: np.ndarray,
+    labels: Sequence[str],
+    *,
+    output_name: str,
+    model: str,
+    version: str,
+) -> tuple[bytes, int | None]:
+    """The body of the answer, and the length of its JSON when raw tensors follow it."""
+    outputs: list[dict[str, Any]] = []
+    chunks: list[bytes] = []
+    for wanted in request.outputs:
+        entry: dict[str, Any] = {"name": output_name}
+        if wanted.classes:
+            texts = classify(logits, labels, wanted.classes)
+            entry["datatype"], entry["shape"] = "BYTES", [len(texts), len(texts[0])]
+            flat = [text for row in texts for text in row]
+            raw = bytes_tensor(flat) if wanted.binary else b""
+        else:
+            flat = []
+            entry["datatype"], entry["shape"] = DATATYPE, list(logits.shape)
+            raw = little_endian(logits) if wanted.binary else b""
+        if wanted.binary:
+            entry["parameters"] = {"binary_data_size": len(raw)}
+            chunks.append(raw)
+        else:
+            entry["data"] = flat if wanted.classes else logits.ravel().tolist()
+        outputs.append(entry)
+    answer: dict[str, Any] = {"model_name": model, "model_version": version}
+    if request.id:
+        answer["id"] = request.id
+    answer["outputs"] = outputs
+    text = _ENCODER.encode(answer).encode()
+    return b"".join([text, *chunks]), (len(text) if chunks else None)
+
+
+def parse_object(text: bytes, what: str) -> dict[str, Any]:
+    """Parse a JSON object: UTF-8, no NaN, not deeper than the parser goes.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    try:
+        value = json.loads(text.decode(), parse_constant=_no_constant)
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"{what} is not UTF-8 text") from None
+    except RecursionError:
+        raise InvalidInputError(f"{what} is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidInputError(f"{what} is not valid JSON", received=error) from None
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"{what} is not a JSON object", received=type(value).__name__)
+    return value
+
+
+def check_shape(datatype: Any, shape: Any, signature: ModelSignature, max_images: int) -> tuple[int, ...]:
+    """Check type and shape of the input tensor against the model: [B, *input_shape].
+
+    Raises:
+        InvalidInputError: another type, not a list of whole numbers, or another shape.
+    """
+    if datatype != DATATYPE:
+        known = isinstance(datatype, str) and datatype in DATATYPES
+        raise InvalidInputError(
+            "the input has another datatype than the model" if known else "unknown datatype",
+            expected=DATATYPE,
+            received=repr(datatype),
+        )
+    text = f"[B, {', '.join(map(str, signature.input_shape))}] with B from 1 to {max_images}"
+    if not isinstance(shape, list) or len(shape) > 16 or not all(type(size) is int for size in shape):
+        raise InvalidInputError("shape of the input", expected=text, received=repr(shape)[:200])
+    if tuple(shape[1:]) != signature.input_shape or not 1 <= shape[0] <= max_images:
+        raise InvalidInputError("shape of the input", expected=text, received=shape)
+    return tuple(shape)
+
+
+def from_raw(raw: memoryview | bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """Little-endian FP32 bytes -> a view of them, float32 of ``shape``.
+
+    Raises:
+        InvalidInputError: another number of bytes.
+    """
+    needed = 4 * math.prod(shape)
+    if len(raw) != needed:
+        raise InvalidInputError(
+            "the binary tensor has the wrong length",
+            expected=f"{needed} bytes for {DATATYPE} {list(shape)}",
+            received=f"{len(raw)} bytes",
+        )
+    return np.frombuffer(raw, dtype="<f4").reshape(shape)
+
+
+def check_finite(tensor: np.ndarray) -> np.ndarray:
+    """Refuse NaN and infinities: no image holds them, and one would spoil what is counted and logged."""
+    if not np.isfinite(tensor).all():
+        raise InvalidInputError("the input holds NaN or infinity", expected="finite numbers")
+    return tensor
+
+
+def classify(logits: np.ndarray, labels: Sequence[str], count: int) -> list[list[str]]:
+    """The ``count`` best classes of each row as Triton writes them: "value:index:label"."""
+    count = min(count, logits.shape[1])
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    return [
+        [f"{row[index]:f}:{index}:{labels[index]}" for index in indices]
+        for row, indices in zip(logits, best, strict=True)
+    ]
+
+
+def bytes_tensor(texts: Sequence[str]) -> bytes:
+    """A BYTES tensor: each element a little-endian u32 length and its bytes."""
+    parts = []
+    for text in texts:
+        data = text.encode()
+        parts.append(struct.pack("<I", len(data)))
+        parts.append(data)
+    return b"".join(parts)
+
+
+def little_endian(values: np.ndarray) -> bytes:
+    """Raw FP32 bytes of an array, whatever the byte order of this machine."""
+    return values.astype("<f4", copy=False).tobytes()
+
+
+def check_class_count(value: Any, signature: ModelSignature) -> int:
+    """The parameter ``classification`` of an output."""
+    if type(value) is not int or not 1 <= value <= 2**31:
+        raise InvalidInputError(
+            "parameter classification", expected=f"1 to {signature.classes}", received=repr(value)
+        )
+    return min(value, signature.classes)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _from_json(data: Any, shape: tuple[int, ...]) -> np.ndarray:
+    if not isinstance(data, list):
+        raise InvalidInputError("data of the input", expected="a list of numbers", received=repr(data)[:200])
+    try:
+        # A ragged list raises ValueError, texts become another kind, None raises TypeError.
+        values = np.array(data)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInputError(
+            "data of the input", expected=f"numbers of shape {list(shape)}", received="a ragged list"
+        ) from None
+    if values.dtype.kind not in "iuf":
+        raise InvalidInputError(
+            "data of the input", expected="numbers only", received="something that is no number"
+        )
+    if values.size != math.prod(shape) or values.ndim not in (1, len(shape)):
+        raise InvalidInputError(
+            "data of the input",
+            expected=f"{math.prod(shape)} numbers, flat or of shape {list(shape)}",
+            received=f"shape {list(values.shape)}",
+        )
+    if values.ndim > 1 and values.shape != shape:
+        raise InvalidInputError("data of the input", expected=list(shape), received=list(values.shape))
+    with np.errstate(over="ignore"):  # a number beyond FP32 becomes infinity, which is refused next
+        return values.astype(np.float32).reshape(shape)
+
+
+def _id(request: dict[str, Any]) -> str:
+    value = request.get("id", "")
+    if not isinstance(value, str) or len(value) > MAX_ID:
+        raise InvalidInputError(
+            "id of the request", expected=f"a text of at most {MAX_ID} characters", received=repr(value)[:80]
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError("id of the request", expected="text", received="half a character") from None
+    return value
+
+
+def _outputs(request: dict[str, Any], signature: ModelSignature) -> tuple[Wanted, ...]:
+    binary = _flag(_object(request, "parameters"), "binary_data_output")
+    if request.get("outputs") is None:
+        return (Wanted(binary=binary),)
+    found = []
+    for entry in _list(request, "outputs", 4):
+        name = entry.get("name")
+        if name != signature.output_name:
+            raise InvalidInputError(
+                "unknown output", expected=repr(signature.output_name), received=repr(name)[:80]
+            )
+        parameters = _object(entry, "parameters")
+        count = 0
+        if parameters.get("classification") is not None:
+            count = check_class_count(parameters["classification"], signature)
+        found.append(Wanted(_flag(parameters, "binary_data", binary), count))
+    return tuple(found)
+
+
+def _list(request: dict[str, Any], key: str, most: int) -> list[dict[str, Any]]:
+    value = request.get(key)
+    expected = "a list of one object" if most == 1 else f"a list of 1 to {most} objects"
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InvalidInputError(key, expected=expected, received=repr(value)[:80])
+    if not 1 <= len(value) <= most:
+        raise InvalidInputError(key, expected=expected, received=f"{len(value)} of them")
+    return value
+
+
+def _object(entry: dict[str, Any], key: str) -> dict[str, Any]:
+    value = entry.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidInputError(key, expected="an object", received=repr(value)[:80])
+    return value
+
+
+def _flag(parameters: dict[str, Any], key: str, default: bool = False) -> bool:
+    value = parameters.get(key, default)
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"parameter {key}", expected="true or false", received=repr(value)[:80])
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")

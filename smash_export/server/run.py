@@ -1,0 +1,254 @@
+"""The server process: sockets, uvicorn, gRPC, signals.
+
+    SIGTERM, SIGINT   drain: "not ready" for balancers, everything that still comes is answered with
+                      Connection: close, then no new connections, then out when the last answer is sent
+    SIGHUP            open every bundle anew and exchange it
+
+Addresses are taken before any model is opened, so that a port in use is said at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_export.server import logs
+from smash_export.server.app import build_app, reload_all
+from smash_export.server.batching import BatchingSettings
+from smash_export.server.gate import Limits, State
+from smash_export.server.metrics import Metrics
+from smash_export.server.models import ModelSpec, Repository, check_batching
+
+_SWITCH_INTERVAL_S = 0.0005  # a worker that comes back from its run waits this long for the loop, not 5 ms
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a server is started with.
+
+    Attributes:
+        host, port: HTTP address; port 0 takes a free one.
+        grpc_port: None for no gRPC.
+        tls_certificate, tls_key: PEM files; both or none.
+        api_key: what clients must show.
+        batching, limits: see there.
+        threads, device: for one inference.
+        drain_delay: seconds in which new requests are still taken after SIGTERM.
+        drain_timeout: seconds after which unfinished requests are given up.
+        log_level, log_requests: see :mod:`logs`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    grpc_port: int | None = 8001
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    api_key: str | None = None
+    batching: BatchingSettings = field(default_factory=BatchingSettings)
+    limits: Limits = field(default_factory=Limits)
+    threads: int | None = None
+    device: str | None = None
+    max_connections: int = 1024
+    drain_delay: float = 1.0
+    drain_timeout: float = 30.0
+    log_level: str = "info"
+    log_requests: bool = False
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the server answers."""
+
+    http: str
+    grpc: str | None
+
+
+def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses], None]) -> None:
+    """Serve until SIGTERM or SIGINT; returns when the last answer is sent.
+
+    Args:
+        specs: what to serve.
+        settings: how.
+        ready: called once with the addresses when requests are answered.
+
+    Raises:
+        UsageError: a port in use, or settings that contradict each other.
+        SmashError: a bundle that cannot be opened.
+    """
+    check_batching(settings.batching)
+    tls = _tls(settings)
+    logs.configure(settings.log_level)
+    metrics, state = Metrics(), State()
+    repository = Repository(specs, settings.batching, metrics, settings.threads, settings.device)
+    administration = settings.api_key is not None or _is_loopback(settings.host)
+    listener = _listen(settings.host, settings.port)
+    grpc_server = grpc_address = None
+    try:
+        if settings.grpc_port is not None:
+            from smash_export.server.grpc_service import GrpcServer
+
+            grpc_server = GrpcServer(
+                repository, metrics, state, settings.limits, settings.api_key, administration
+            )
+            port = grpc_server.bind(settings.host, settings.grpc_port, tls)
+            grpc_address = f"{_host(settings.host)}:{port}"
+        repository.load_all()
+        app = build_app(
+            repository,
+            metrics,
+            state=state,
+            limits=settings.limits,
+            api_key=settings.api_key,
+            log_requests=settings.log_requests,
+            administration=administration,
+        )
+        scheme = "http" if tls is None else "https"
+        addresses = Addresses(f"{scheme}://{_host(settings.host)}:{listener.getsockname()[1]}", grpc_address)
+        server = _Server(_uvicorn(app, settings), state, repository, settings, lambda: ready(addresses))
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        if grpc_server is not None:
+            grpc_server.start()
+        server.run(sockets=[listener])
+        if grpc_server is not None:
+            grpc_server.stop(settings.drain_timeout)
+    finally:
+        listener.close()
+        repository.close()
+    if not server.started:
+        raise UsageError("the server could not start", hint="The log above says why.")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with a drain instead of an end, and SIGHUP."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        state: State,
+        repository: Repository,
+        settings: Settings,
+        ready: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._state = state
+        self._repository = repository
+        self._settings = settings
+        self._ready = ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+            logs.log(20, "ready")
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, self.handle_exit) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._reload if sig == signal.SIGHUP else self._drain)
+        elif sig != signal.SIGHUP:
+            self.should_exit = True
+
+    def _reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(reload_all(self._repository))
+        self._state.reload_tasks.add(task)  # the loop itself keeps weak references only
+        task.add_done_callback(self._state.reload_tasks.discard)
+
+    def _drain(self) -> None:
+        if self._state.draining:  # asked twice: whatever is not answered yet is given up
+            self.should_exit = self.force_exit = True
+            return
+        self._state.draining = True
+        logs.log(20, "draining", active=self._state.active)
+        idle = not self.server_state.connections
+        delay = 0.0 if idle and self._settings.grpc_port is None else self._settings.drain_delay
+        asyncio.get_running_loop().call_later(delay, self._leave)
+
+    def _leave(self) -> None:
+        self.should_exit = True
+
+
+def _uvicorn(app: object, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        limit_concurrency=settings.max_connections,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
+        ssl_certfile=str(settings.tls_certificate) if settings.tls_certificate else None,
+        ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"port {port} of {host} cannot be used",
+            received=reason,
+            hint="Another program has it? Choose another: --port PORT (0 takes a free one).",
+        ) from None
+
+
+def _tls(settings: Settings) -> tuple[bytes, bytes] | None:
+    """Private key and certificate chain, read before anything starts."""
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        raise UsageError("TLS needs both files", expected="--tls-certificate and --tls-key")
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
+        return settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes()
+    except OSError as error:  # ssl's errors are OSErrors too
+        raise InvalidInputError(
+            f"TLS files {settings.tls_certificate} and {settings.tls_key} cannot be used",
+            expected="a certificate chain and its private key, PEM",
+            received=error,
+        ) from None
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
