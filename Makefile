@@ -10,7 +10,7 @@ INSTALLED := .venv/.installed
 EXTRAS := search,cpu,openvino,ncnn,serve,loadgen,dev
 
 # Two processes of one thread each use two cores better than one of two.
-export OMP_NUM_THREADS ?= 1
+test check: export OMP_NUM_THREADS ?= 1
 TEST_JOBS ?= 2
 
 # What make check runs: tests of one second or less.

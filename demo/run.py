@@ -46,7 +46,7 @@ def main() -> None:
     command("verify", BUNDLE)
     command("bench", BUNDLE)
     paths = write_pictures()
-    command("predict", BUNDLE, *paths)
+    command("predict", BUNDLE, IMAGES)
     show(paths, time.monotonic() - start)
 
 
@@ -82,7 +82,7 @@ def show(paths: list[Path], seconds: float) -> None:
     cost = inspect(RUN / "best.json")
     rows: list[list[Any]] = [
         ["SMASH score (validation error with generated weights)", percent(best["search"]["score"])],
-        ["test error after training", percent(1 - manifest["provenance"]["accuracy"])],
+        ["test error after training", percent(1 - manifest["provenance"]["accuracy"]["top1"])],
         ["parameters", f"{cost['parameters']:,}"],
         ["MACs", f"{cost['macs']:,}"],
     ]
