@@ -5,7 +5,9 @@ to fp16, so a large number between two kept nodes becomes infinity on the way (t
 1.32). Here a tensor has the type of the node that makes it, and casts stand only where types meet.
 
 A node is kept in fp32 when a tensor that it reads or writes comes near the largest fp16 number on
-calibration images, when the sum behind an average does, or when its operator has no fp16 form.
+calibration images, when the sum behind an average does, or when its operator has no fp16 form. The cast
+graph is not run here: ONNX Runtime on a CPU computes it in fp32 and would show no overflow. Verification
+runs it on the runtime that it is for.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smash_base.errors import InvalidInputError, VerificationError
-from smash_export.precision.graphs import check_finite, logits_of, prepared, sqnr_db, tensor_peaks
+from smash_base.errors import InvalidInputError
+from smash_export.precision.graphs import check_finite, logits_of, prepared, tensor_peaks
 
 if TYPE_CHECKING:
     import onnx
@@ -35,38 +37,22 @@ def cast_to_fp16(model: onnx.ModelProto, calibration: np.ndarray) -> tuple[onnx.
 
     Returns:
         the graph, whose input and output are float32 as before, and notes for the manifest: nodes kept in
-        fp32 with the reason, weights that became zero, and the share of labels that changed.
+        fp32 with the reason, weights that became zero, the largest value seen.
 
     Raises:
         InvalidInputError: a graph with control flow.
-        VerificationError: the logits are not finite, of the fp32 graph or of the cast one.
+        VerificationError: the logits of the fp32 graph are not finite.
     """
     exact = prepared(model)
-    expected = logits_of(exact, calibration)
-    check_finite(expected, "the fp32 network")
+    check_finite(logits_of(exact, calibration), "the fp32 network")
     peaks = tensor_peaks(exact, calibration)
-    shapes = _shapes(exact)
-    for headroom in (HEADROOM, 8 * HEADROOM, 64 * HEADROOM):
-        kept = _too_large(exact, peaks, shapes, LARGEST / headroom)
-        result, flushed = _cast(exact, set(kept))
-        received = logits_of(result, calibration)
-        if np.isfinite(received).all():
-            break
-    else:
-        raise VerificationError(
-            "the network does not fit into fp16",
-            expected="finite logits",
-            received="NaN or infinity",
-            hint="Use --precision bf16 or fp32.",
-        )
-    changed = float((received.argmax(1) != expected.argmax(1)).mean() * 100)
+    kept = _too_large(exact, peaks, _shapes(exact), LARGEST / HEADROOM)
+    result, flushed = _cast(exact, set(kept))
     notes = {
         "kept_fp32": [{"node": name, "reason": reason} for name, reason in kept.items()],
         "weights_flushed_to_zero": flushed,
         "largest_value": round(max(peaks.values()), 3),
         "calibration_images": len(calibration),
-        "labels_changed_percent": round(changed, 4),
-        "logits_sqnr_db": sqnr_db(expected, received),
     }
     return result, notes
 
