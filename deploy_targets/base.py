@@ -67,6 +67,8 @@ class CompileRequest:
         onnx: the ONNX file at the requested precision (fp16 is already cast and int8 already carries
             Q/DQ, for targets whose ``precision_source`` is "onnx"); else the fp32 one.
         torchscript: the traced file, None when the bundle has none.
+        exported: a ``torch.export`` program (.pt2) with a dynamic batch axis; None when the bundle does not
+            hold the PyTorch network, or when the target does not ask for it (``needs_exported``).
         signature: names and shapes.
         precision: what was asked for.
         calibration: float32 [N, C, H, W], normalised training images; None unless int8 or fp16.
@@ -79,6 +81,7 @@ class CompileRequest:
     precision: Precision = "fp32"
     calibration: np.ndarray | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    exported: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ class Target(abc.ABC):
         precisions: what :meth:`compile` can be asked for.
         precision_source: "onnx" when fp16 and int8 are written into the ONNX graph before
             :meth:`compile`; "target" when the runtime converts by itself.
+        needs_exported: whether :meth:`compile` starts from ``CompileRequest.exported``.
         batch_note: what the file does with other batches than it was compiled for.
         deprecated: a line to show with every use, "" when there is nothing to say.
     """
@@ -168,6 +172,7 @@ class Target(abc.ABC):
     extra: str
     precisions: tuple[Precision, ...] = ("fp32",)
     precision_source: Literal["onnx", "target"] = "onnx"
+    needs_exported: bool = False
     batch_note: str = ""
     deprecated: str = ""
 
@@ -227,6 +232,9 @@ TARGETS: dict[str, str] = {
     "onnxruntime": "deploy_targets.onnxruntime:OnnxRuntimeTarget",
     "openvino": "deploy_targets.openvino:OpenVinoTarget",
     "ncnn": "deploy_targets.ncnn:NcnnTarget",
+    "torch_export": "deploy_targets.torch_export:TorchExportTarget",
+    "executorch": "deploy_targets.executorch:ExecuTorchTarget",
+    "litert": "deploy_targets.litert:LiteRtTarget",
 }
 
 

@@ -1,15 +1,16 @@
-"""What every target does the same way: find a module, check a batch, copy a file, take and free a device."""
+"""What several targets do the same way: find a module, check a batch or a file, run a fixed batch size."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from deploy_targets.base import Availability, ModelSignature
-from smash_base.errors import InvalidInputError, UsageError
+from deploy_targets.base import Availability, CompileRequest, ModelSignature, SessionOptions
+from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 
 
 def find_module(module: str, distributions: tuple[str, ...], install: str) -> Availability:
@@ -78,3 +79,55 @@ def damaged(path: Path, runtime: str, error: BaseException) -> InvalidInputError
         received=str(error) or type(error).__name__,
         hint="Compile it again: smash-export compile BUNDLE --target NAME",
     )
+
+
+def exported_program(request: CompileRequest, target: str) -> Path:
+    """The ``torch.export`` file that a target of the PyTorch family starts from.
+
+    Raises:
+        UsageError: the bundle does not hold the PyTorch network.
+    """
+    if request.exported is None:
+        raise UsageError(
+            f"target {target} starts from the PyTorch network, which this bundle does not hold",
+            expected="a bundle that freeze wrote",
+            hint="For an adopted ONNX file choose onnxruntime, openvino, ncnn or tensorrt.",
+        )
+    return check_file(request.exported, "exported program")
+
+
+def run_in_chunks(
+    run: Callable[[np.ndarray], np.ndarray], batch: np.ndarray, size: int, classes: int
+) -> np.ndarray:
+    """Logits [B, K] from a file that takes ``size`` images, no more and no fewer.
+
+    Args:
+        run: [size, C, H, W] -> [size, K]; its result may be memory that it uses again.
+    """
+    logits = np.empty((len(batch), classes), np.float32)
+    for start in range(0, len(batch), size):
+        part = batch[start : start + size]
+        if len(part) < size:
+            padded = np.zeros((size, *batch.shape[1:]), np.float32)
+            padded[: len(part)] = part
+            logits[start:] = run(padded)[: len(part)]
+        else:
+            logits[start : start + size] = run(part)
+    return logits
+
+
+def fixed_batch(request: CompileRequest) -> int:
+    """The batch size to compile for: the option, else the usual one of the signature."""
+    batch = request.options.get("batch", request.signature.batch[1])
+    if not str(batch).isdecimal() or not 0 < int(batch) <= 4096:
+        raise UsageError("option batch is no batch size", expected="1 to 4096", received=batch)
+    return int(batch)
+
+
+def only_cpu(options: SessionOptions, runtime: str) -> None:
+    """Refuse another device, unless a fallback is allowed."""
+    asked = (options.provider or options.device or "cpu").lower()
+    if asked not in ("cpu", "xnnpack") and not options.allow_fallback:
+        raise MissingRuntimeError(
+            f"{runtime} runs on the CPU here, not on {asked}", hint="Leave the device out, or pass cpu."
+        )

@@ -29,7 +29,7 @@ from deploy_targets.base import (
     SessionOptions,
     Target,
 )
-from deploy_targets.common import check_batch, check_file, check_threads, find_module
+from deploy_targets.common import check_batch, check_file, check_threads, find_module, only_cpu
 from deploy_targets.onnx_file import read_onnx_facts
 from smash_base.errors import InvalidInputError, MissingRuntimeError, VerificationError
 
@@ -92,11 +92,7 @@ class NcnnTarget(Target):
     def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
         """Only the CPU: ncnn's Vulkan devices need a build and a driver that this project does not test."""
         self.require()
-        asked = options.provider or options.device or "cpu"
-        if asked.lower() != "cpu" and not options.allow_fallback:
-            raise MissingRuntimeError(
-                f"ncnn runs on the CPU here, not on {asked}", hint="Leave the device out, or pass cpu."
-            )
+        only_cpu(options, "ncnn")
         weights = path.with_suffix(".bin")
         check_file(path, "ncnn file")
         check_file(weights, "ncnn weights")

@@ -28,10 +28,10 @@ from deploy_targets.base import (
     Target,
 )
 from deploy_targets.common import check_batch, check_file, check_threads, damaged, find_module
-from smash_base.errors import MissingRuntimeError, UsageError
+from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
 
 INSTALL = "pip install torch"
-_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _EXTRA = "precision.txt"  # inside the archive, where TorchScript keeps files of its users
 
 
@@ -64,7 +64,7 @@ class TorchScriptTarget(Target):
         with _no_deprecation_warnings():
             module = _load(request.torchscript, "cpu", {})
             if hasattr(module, "training"):  # else it was frozen already
-                module.eval().to(getattr(torch, _TYPES[request.precision]))
+                module.eval().to(getattr(torch, TYPES[request.precision]))
                 module = torch.jit.freeze(module)
             elif request.precision != "fp32":
                 raise UsageError(
@@ -111,7 +111,7 @@ class TorchSession(Session):
         self._torch: Any = torch
         self._function = function
         self._signature = signature
-        self._type = getattr(torch, _TYPES[info.precision])
+        self._type = getattr(torch, TYPES[info.precision])
         self._threads_before = torch.get_num_threads()
         self.info = info
         self._use_threads(check_threads(info.threads) or 1)
@@ -123,7 +123,14 @@ class TorchSession(Session):
         with torch.inference_mode(), self._true_fp32():
             logits = self._function(images.to(self.info.device, self._type))
             # copy=True: a module may return a view of something that it uses again
-            return logits.to("cpu", torch.float32, copy=True).numpy()
+            result: np.ndarray = logits.to("cpu", torch.float32, copy=True).numpy()
+        if result.shape != (len(batch), self._signature.classes):  # a file that was traced for one batch size
+            raise VerificationError(
+                f"{self.info.target} gave no logits for every image",
+                expected=[len(batch), self._signature.classes],
+                received=list(result.shape),
+            )
+        return result
 
     def close(self) -> None:
         self._function = None

@@ -1,0 +1,131 @@
+"""ExecuTorch with the XNNPACK backend: a .pte file for phones and microcontrollers.
+
+Its packages pin each other and bring 1.5 GB, so it has an environment of its own: ``make
+target-executorch``. The batch size is fixed when it is compiled; other batches run in parts of that size.
+
+Only fp32: int8 through its quantiser fails in the partitioner ("dependency cycles") or converts for
+minutes into a file that does not load, and fp16 needs a processor with fp16 arithmetic.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy_targets.base import (
+    CompileRequest,
+    CompileResult,
+    ModelSignature,
+    Session,
+    SessionInfo,
+    SessionOptions,
+)
+from deploy_targets.common import (
+    check_batch,
+    check_file,
+    check_threads,
+    damaged,
+    exported_program,
+    fixed_batch,
+    only_cpu,
+    run_in_chunks,
+)
+from deploy_targets.environments import EnvironmentTarget
+from smash_base.errors import VerificationError
+
+
+class ExecuTorchTarget(EnvironmentTarget):
+    """See the head of this module. Option ``batch``: the fixed batch size."""
+
+    name = "executorch"
+    extra = "executorch"
+    precisions = ("fp32",)
+    precision_source = "target"
+    needs_exported = True
+    batch_note = "has one batch size; others run in parts of it"
+    distribution = "executorch"
+    compiler = ("executorch", "torch")
+    runtime = ("executorch", "torch")
+    options = ("batch",)
+
+    def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:
+        """Export again for one batch size, and give XNNPACK what it can run."""
+        source = exported_program(request, self.name)
+        batch = fixed_batch(request)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import torch
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            module = torch.export.load(source).module()
+            example = torch.zeros(batch, *request.signature.input_shape)
+            program = to_edge_transform_and_lower(
+                torch.export.export(module, (example,)), partitioner=[XnnpackPartitioner()]
+            )
+            left = sorted(
+                {
+                    str(node.target)
+                    for node in program.exported_program().graph.nodes
+                    if node.op == "call_function"
+                    and "delegate" not in str(node.target)
+                    and "getitem" not in str(node.target)
+                }
+            )
+            (destination / "model.pte").write_bytes(program.to_executorch().buffer)
+        return CompileResult("model.pte", {"batch": batch, "operators outside XNNPACK": left})
+
+    def open_here(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
+        """On the CPU, the only device of XNNPACK."""
+        only_cpu(options, "ExecuTorch")
+        return ExecuTorchSession(check_file(path, "ExecuTorch file"), signature, options)
+
+
+class ExecuTorchSession(Session):
+    """The native module, without the Python layer above it: that one imports the whole compiler."""
+
+    def __init__(self, path: Path, signature: ModelSignature, options: SessionOptions) -> None:
+        import importlib.metadata
+
+        import torch
+        from executorch.extension.pybindings import _C as native
+
+        self._torch: Any = torch
+        self._signature = signature
+        threads = check_threads(options.threads)
+        if threads is not None:
+            native._unsafe_reset_threadpool(threads)  # unsafe while a module runs; none does yet
+        try:
+            self._module = native._load_for_executorch(str(path))
+            sizes = self._module.method_meta("forward").input_tensor_meta(0).sizes()
+        except RuntimeError as error:
+            raise damaged(path, "ExecuTorch", error) from error
+        self._batch = int(sizes[0])
+        if tuple(sizes[1:]) != signature.input_shape:
+            raise damaged(path, "ExecuTorch", ValueError(f"its input is {list(sizes)}"))
+        self.info = SessionInfo(
+            target="executorch",
+            version=importlib.metadata.version("executorch"),
+            provider="XNNPACK",
+            device="cpu",
+            threads=native._threadpool_get_thread_count(),
+            precision="fp32",
+        )
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        batch = check_batch(batch, self._signature)
+        return run_in_chunks(self._run, batch, self._batch, self._signature.classes)
+
+    def close(self) -> None:
+        self._module = None
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        try:
+            (logits,) = self._module.forward([self._torch.from_numpy(images)])
+        except RuntimeError as error:
+            raise VerificationError("ExecuTorch failed to run the network", received=error) from error
+        result: np.ndarray = logits.numpy()
+        return result
