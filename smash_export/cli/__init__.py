@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("smash_export.cli.compare:command", "Every file in one table and report; recommends one."),
     "predict": ("smash_export.cli.predict:command", "Classify images, folders and patterns."),
     "serve": ("smash_export.cli.serve:command", "Answer over HTTP and gRPC, with a page for people."),
+    "triton": ("smash_export.cli.triton:command", "Write a model repository for Triton Inference Server."),
     "evaluate": ("smash_export.cli.evaluate:command", "Accuracy, confusion, calibration and worst errors."),
     "inspect": ("smash_export.cli.inspect:command", "Say what a file or folder is."),
     "doctor": ("smash_export.cli.doctor:command", "Show what this machine can do and what is missing."),

@@ -159,7 +159,7 @@ class Gate:
             await self._app(scope, receive, tracked)
         except Disconnected:
             return
-        except Exception as error:  # noqa: BLE001 - the one place where errors become answers
+        except Exception as error:  # the one place where errors become answers
             failure = to_http(error)
             if failure.status == 500:
                 log(logging.ERROR, "internal error", kind=type(error).__name__, error=str(error)[:500])

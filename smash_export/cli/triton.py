@@ -1,0 +1,66 @@
+"""``smash-export triton``: a model repository for Triton Inference Server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--variant",
+    "variants",
+    type=click.Choice(["onnx", "plan", "torchscript"]),
+    multiple=True,
+    default=["onnx"],
+    show_default=True,
+    help="Kind of file; several give several models.",
+)
+@click.option("--name", help="Of the model. Default: that of the bundle's folder.")
+@click.option("--precision", default="fp32", show_default=True, help="Which file of the bundle.")
+@click.option("--version", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--max-batch", type=click.IntRange(1), help="Default: the largest that the file takes.")
+@click.option("--queue-delay-us", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--queue-size", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--instances", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Of one inference on the CPU.")
+@click.option("--gpu", is_flag=True, help="Run on GPUs; a plan always does.")
+@click.option("--force", is_flag=True, help="Replace models that are there.")
+@common_options(writes=True)
+def command(
+    bundle: Path,
+    out: Path,
+    variants: tuple[str, ...],
+    name: str | None,
+    precision: str,
+    version: int,
+    max_batch: int | None,
+    queue_delay_us: int,
+    queue_size: int,
+    instances: int,
+    threads: int | None,
+    gpu: bool,
+    force: bool,
+    output: Output,
+) -> None:
+    """Write a model repository for Triton: model files, labels, batching, warm-up."""
+    from smash_export.bundle import Bundle
+    from smash_export.triton import TritonSettings, plan_repository, write_repository
+
+    settings = TritonSettings(
+        precision, version, instances, gpu, max_batch, queue_delay_us, queue_size, threads
+    )
+    opened = Bundle.open(bundle)
+    if output.dry_run:
+        folders = [folder for _, folder, _ in plan_repository(opened, out, variants, name, settings)]
+    else:
+        folders = write_repository(opened, out, variants=variants, name=name, settings=settings, force=force)
+    for folder in folders:
+        output.text(f"{'would write' if output.dry_run else 'wrote'} {folder}")
+    output.result({"models": folders, "written": not output.dry_run})
+    output.note(f"Serve it: tritonserver --model-repository={out.resolve()}")
