@@ -207,8 +207,12 @@ def save_checkpoint(path: Path, identity: Mapping[str, Any], content: Mapping[st
     files.write_bytes(path, stream.getvalue())
 
 
-def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+def load_checkpoint(path: Path, identity: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Read a checkpoint on the CPU; None when there is no such file. Nothing in it is executed.
+
+    Args:
+        path: the file.
+        identity: of the job that wants to go on; None to read whatever there is.
 
     Raises:
         InvalidInputError: damaged, not a checkpoint, or holds more than data.
@@ -226,7 +230,8 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
         ) from None
     if not isinstance(content, dict) or content.get("schema") != CHECKPOINT_SCHEMA:
         raise InvalidInputError(f"{path} is not a checkpoint of this version", expected="schema 1")
-    check_identity(path, content["identity"], identity)
+    if identity is not None:
+        check_identity(path, content["identity"], identity)
     return content
 
 

@@ -11,7 +11,7 @@ Everything here is deterministic: the same supernet, data and configuration give
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 1.96  # standard deviations of a 95 % interval
 RESAMPLES = 1000
+
+Corruption = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Scorer:
         config: ScoringConfig,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._supernet = supernet.to(device).eval()
+        self.supernet = supernet.to(device).eval()
         self._config, self._device = config, torch.device(device)
         self._format = memory_format(supernet.space.dims, self._device)
         training = Feed(dataset.train, dataset.preprocessing, self._device)
@@ -142,21 +144,33 @@ class Scorer:
     def statistics(self, architecture: Architecture) -> Statistics:
         """BatchNorm statistics of one architecture from this scorer's training images."""
         with self._mode():
-            return self._supernet.statistics(architecture, self._statistics_images)
+            return self.supernet.statistics(architecture, self._statistics_images)
 
     @torch.no_grad()
-    def score(self, architecture: Architecture, images: int, known: Score | None = None) -> Score:
+    def score(
+        self,
+        architecture: Architecture,
+        images: int,
+        known: Score | None = None,
+        corrupt: Corruption | None = None,
+    ) -> Score:
         """Score one architecture on the first ``images`` validation images.
 
         Args:
             known: its score on fewer images; only the others are looked at.
+            corrupt: applied to its encoding c before weights are generated, to test the HyperNet.
         """
         start = 0 if known is None else known.images
         masks = [] if known is None else [known.mask()]
         loss = 0.0 if known is None else known.loss * known.images
         with memory_guard(self._device, self._config.batch, "--score-batch"), self._mode():
-            source = self._supernet.source(architecture)
-            statistics = self._supernet.statistics(architecture, self._statistics_images, source)
+            c = None
+            if corrupt is not None:
+                seed = int(architecture.key, 16)
+                layout = self.supernet.hypernet.layout
+                c = corrupt(torch.from_numpy(layout.encode(architecture, seed)), seed)
+            source = self.supernet.source(architecture, c=c)
+            statistics = self.supernet.statistics(architecture, self._statistics_images, source)
             source.fixed = statistics
             for begin in range(start, images, self._config.batch):
                 chosen = self._order[begin : min(begin + self._config.batch, images)]

@@ -43,14 +43,14 @@ class Scored:
 
     Attributes:
         candidate: as proposed.
-        score: on the images of the first stage.
+        score: on the images of the first stage; None when ``refused``.
         cost: exact.
         measures: by name, for example "latency_ms"; empty unless the search measures.
         refused: why the measures exclude it, or None.
     """
 
     candidate: Candidate
-    score: Score
+    score: Score | None
     cost: Cost
     measures: dict[str, float] = field(default_factory=dict)
     refused: str | None = None
