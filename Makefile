@@ -7,7 +7,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := search,cpu,openvino,ncnn,serve,loadgen,dev
+EXTRAS := search,cpu,openvino,ncnn,litert,serve,loadgen,dev
 
 # Two processes of one thread each use two cores better than one of two.
 test check: export OMP_NUM_THREADS ?= 1
@@ -52,6 +52,13 @@ constraints:
 		| sed 's/+cpu$$//' > constraints.tmp
 	{ sed -n '/^#/p' constraints.txt; cat constraints.tmp; } > constraints.new
 	rm constraints.tmp && mv constraints.new constraints.txt
+
+# A runtime that cannot share an environment with the others gets its own and is tested there:
+#   make target-executorch    make target-litert
+target-%: environments/%.txt $(INSTALLED)
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	$(BIN)/python -m pytest -q tests/deploy_targets/test_own_environments.py -k $*
 
 clean:
 	rm -rf build dist runs demo-bundle demo-images .pytest_cache .mypy_cache .ruff_cache
