@@ -45,7 +45,7 @@ def calibration_tensors(
             expected=f"at least {minimum} training images of every class",
             received=len(images),
             hint="Make the bundle again with more training data, or accept fewer: "
-            f"--precision-option calibration_minimum={len(images)}",
+            f"--option calibration_minimum={len(images)}",
         )
     if len(images) > 1 and (images == images[0]).all():
         raise InvalidInputError("calibration images are all the same image", received=f"{len(images)} copies")

@@ -129,7 +129,7 @@ def quantise(
             "int8 changes too many labels whichever layers it is kept away from",
             expected=f"at most {max_drop:g} % of the calibration images",
             received=f"{graph.outcome(()).changed:.2f} % with all layers in int8",
-            hint="Allow more (--precision-option max_drop=2) or train for it (smash-export freeze --qat).",
+            hint="Allow more (--option max_drop=2) or train for it (smash-export freeze --qat).",
         )
     for row in table:
         row["precision"] = "fp32" if row["node"] in kept else "int8"
