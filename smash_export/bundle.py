@@ -441,5 +441,19 @@ def _card(
 
 
 def _one_line(value: Any) -> str:
-    text = " ".join(str(value).split())
+    text = " ".join(_words(value).split())
     return text if len(text) <= 300 else text[:299] + "…"
+
+
+def _words(value: Any) -> str:
+    """Nested facts as prose: ``{"seed": 0, "data": {"spec": "x"}}`` -> ``seed 0, data (spec x)``."""
+    if isinstance(value, Mapping):
+        parts = [
+            f"{name} ({_words(item)})" if isinstance(item, Mapping) else f"{name} {_words(item)}"
+            for name, item in value.items()
+            if item not in (None, [], {})
+        ]
+        return ", ".join(parts)
+    if isinstance(value, list):
+        return " ".join(_words(item) for item in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

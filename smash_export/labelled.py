@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,9 +55,11 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
 
     if split not in SPLITS:
         raise UsageError("no such split", expected=" or ".join(SPLITS), received=split)
+    made_from = bundle.manifest.provenance.get("data")
+    recorded = made_from if isinstance(made_from, dict) else {}
     if seed is None:
-        recorded = bundle.manifest.provenance.get("data_seed")
-        seed = recorded if isinstance(recorded, int) else 0
+        recorded_seed = recorded.get("seed")
+        seed = recorded_seed if type(recorded_seed) is int else 0
     dataset = load_dataset(spec, seed=seed)
     if tuple(dataset.classes) != bundle.labels:
         raise InvalidInputError(
@@ -72,7 +73,7 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
     if images.shape[1:] != bundle.preprocessing.sample_shape:
         images = np.stack([bundle.preprocessing.decode(np.asarray(image)) for image in images])
     warnings = []
-    if dataset.fingerprint not in json.dumps(bundle.manifest.provenance):
+    if dataset.fingerprint != recorded.get("fingerprint"):
         warnings.append(
             "the bundle was not made from exactly these splits; some of these images may have been trained on"
         )
