@@ -11,9 +11,10 @@ import difflib
 import importlib
 from dataclasses import dataclass
 
+from search.data import function
 from search.data.dataset import Dataset, Parts, Split, assemble, average_views
 from search.data.spec import parse_spec
-from smash_base.errors import UsageError
+from smash_base.errors import InvalidInputError, UsageError
 
 __all__ = [
     "Dataset",
@@ -50,6 +51,38 @@ READERS: dict[str, Reader] = {
     ),
     "mnist": Reader("search.data.idx", "mnist:FOLDER", "70,000 handwritten digits, 28x28, IDX files"),
     "idx": Reader("search.data.idx", "idx:FOLDER", "any folder of IDX files: KMNIST, EMNIST, your own"),
+    "cifar10": Reader(
+        "search.data.cifar", "cifar10:PATH", "60,000 colour images, 32x32, 10 classes; folder or .tar.gz"
+    ),
+    "cifar100": Reader(
+        "search.data.cifar",
+        "cifar100:PATH[?labels=coarse]",
+        "60,000 colour images, 32x32, 100 or 20 classes; folder or .tar.gz",
+    ),
+    "stl10": Reader(
+        "search.data.stl10", "stl10:FOLDER[?fold=0]", "13,000 colour images, 96x96, 10 classes, 10 folds"
+    ),
+    "imagenet32": Reader(
+        "search.data.imagenet32", "imagenet32:FOLDER", "1.3 million colour images, 32x32, memory-mapped"
+    ),
+    "modelnet10": Reader(
+        "search.data.modelnet",
+        "modelnet10:FOLDER[?rotations=24]",
+        "4,899 objects as 32x32x32 volumes, 10 classes; OFF meshes or npz",
+    ),
+    "modelnet40": Reader(
+        "search.data.modelnet",
+        "modelnet40:FOLDER[?rotations=24]",
+        "12,311 objects as 32x32x32 volumes, 40 classes; OFF meshes or npz",
+    ),
+    "folder": Reader(
+        "search.data.folder", "folder:PATH[?size=32&channels=3]", "your images, one folder per class"
+    ),
+    "arrays": Reader(
+        "search.data.arrays",
+        "arrays:PATH[?layout=nchw]",
+        "an .npz file or a folder of .npy files; MedMNIST and Keras layouts",
+    ),
 }
 
 
@@ -84,6 +117,20 @@ def load_dataset(
     """
     parsed = parse_spec(spec)
     reader = READERS.get(parsed.name)
+    if reader is None and function.names_function(parsed):
+        if not allow_code:
+            raise InvalidInputError(
+                f"the data set {spec} is code, and was named by a file",
+                expected="a registered name",
+                hint="If you trust it, name it on the command line with --data.",
+            )
+        return assemble(
+            function.read(parsed),
+            name=f"{parsed.name}:{parsed.path}",
+            spec=spec,
+            seed=seed,
+            validation=validation,
+        )
     if reader is None:
         close = difflib.get_close_matches(parsed.name, READERS, n=1)
         raise UsageError(

@@ -1,0 +1,232 @@
+"""numpy arrays: one ``.npz``, or a folder of ``.npy`` files. MedMNIST's and Keras's layouts, and plain ones.
+
+Uncompressed arrays are memory-mapped. Pickled (object) arrays are refused. The size in an array's header
+is compared with the file before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from search.data.dataset import Parts, Split
+from search.data.spec import Spec
+from smash_base.errors import InvalidInputError
+
+MAX_COMPRESSED = 2**33  # bytes of one compressed array, which has to be inflated into memory
+LAYOUTS = ("nhw", "nhwc", "nchw", "ndhw", "ndhwc", "ncdhw")
+# (images, labels) names by part, the first pair that is present counts.
+NAMES = {
+    "train": (
+        ("train_images", "train_labels"),  # MedMNIST
+        ("x_train", "y_train"),  # Keras
+        ("X_train", "y_train"),
+        ("images", "labels"),
+        ("x", "y"),
+        ("X", "y"),
+        ("data", "labels"),
+        ("features", "targets"),
+    ),
+    "validation": (
+        ("val_images", "val_labels"),
+        ("validation_images", "validation_labels"),
+        ("x_val", "y_val"),
+        ("X_val", "y_val"),
+    ),
+    "test": (("test_images", "test_labels"), ("x_test", "y_test"), ("X_test", "y_test")),
+}
+
+
+def read(spec: Spec) -> Parts:
+    """Read ``arrays:PATH`` (option ``layout``: order of the axes when it cannot be seen from the shape).
+
+    Class names are the array ``classes``, else the numbers 0 to the largest training label.
+    """
+    spec.options_known("layout")
+    layout = spec.choice("layout", ("auto", *LAYOUTS), "auto")
+    path = spec.folder(hint="Give a .npz file, or a folder with images.npy and labels.npy.")
+    members = _members(path)
+    splits: dict[str, Split] = {}
+    for part, pairs in NAMES.items():
+        for images_name, labels_name in pairs:
+            if images_name in members and labels_name in members:
+                images = as_samples(read_member(path, images_name), layout, f"{path}: {images_name}")
+                labels = as_labels(read_member(path, labels_name), f"{path}: {labels_name}")
+                splits[part] = Split(images, labels)
+                break
+    if "train" not in splits:
+        raise InvalidInputError(
+            f"{path} has no training arrays",
+            expected="train_images and train_labels, x_train and y_train, or images and labels",
+            received=", ".join(sorted(members)) or "no arrays",
+        )
+    train = splits["train"]
+    if "classes" in members:
+        names = read_member(path, "classes")
+        if names.ndim != 1 or names.dtype.kind != "U":
+            raise InvalidInputError(
+                f"{path}: classes", expected="strings [K]", received=f"{names.dtype} {names.shape}"
+            )
+        classes = tuple(str(name) for name in names)
+    else:
+        classes = tuple(str(label) for label in range(int(train.labels.max(initial=0)) + 1))
+    return Parts(classes, train=train, validation=splits.get("validation"), test=splits.get("test"))
+
+
+def as_samples(array: np.ndarray, layout: str, where: str) -> np.ndarray:
+    """Any usual order of axes -> uint8 [N, H, W, C] or [N, D, H, W, C], a view where possible.
+
+    Raises:
+        InvalidInputError: not uint8 or bool, or an order that the shape does not show.
+    """
+    if array.dtype == np.bool_:
+        array = array.view(np.uint8) * np.uint8(255)
+    if array.dtype != np.uint8:
+        raise InvalidInputError(
+            f"{where}: type", expected="uint8 values 0 to 255", received=array.dtype,
+            hint="Scale and convert once, for example (images * 255).round().astype('uint8').",
+        )  # fmt: skip
+    if layout == "auto":
+        layout = _guess(array.shape, where)
+    if array.ndim != len(layout):
+        raise InvalidInputError(
+            f"{where}: shape", expected=f"{len(layout)} axes, {layout}", received=array.shape
+        )
+    if "c" not in layout:
+        return array[..., None]
+    return np.moveaxis(array, layout.index("c"), -1)
+
+
+def _guess(shape: tuple[int, ...], where: str) -> str:
+    if len(shape) == 3:
+        return "nhw"
+    if len(shape) == 5:
+        return "ncdhw" if shape[1] <= 4 < shape[-1] else "ndhwc"
+    if len(shape) == 4 and shape[-1] <= 4:
+        return "nhwc"
+    if len(shape) == 4 and shape[1] in (1, 3):
+        return "nchw"
+    if len(shape) == 4 and shape[1] == shape[2] == shape[3]:
+        return "ndhw"  # MedMNIST's volumes
+    raise InvalidInputError(
+        f"{where}: shape",
+        expected="[N, H, W], [N, H, W, C] or [N, D, H, W, C]",
+        received=shape,
+        hint=f"If the axes are right, name them: add ?layout=, one of {', '.join(LAYOUTS)}.",
+    )
+
+
+def as_labels(array: np.ndarray, where: str) -> np.ndarray:
+    """Whole numbers [N] or [N, 1] -> int64 [N]."""
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"{where}: labels", expected="whole numbers [N] or [N, 1], one label per image",
+            received=f"{array.dtype} {array.shape}",
+        )  # fmt: skip
+    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+        raise InvalidInputError(f"{where}: labels", expected="small numbers", received=array.max())
+    return array.astype(np.int64)
+
+
+def _members(path: Path) -> set[str]:
+    if path.is_dir():
+        return {file.stem for file in path.glob("*.npy")}
+    if path.suffix == ".npy":
+        raise InvalidInputError(
+            f"data path {path}", expected="an .npz file, or a folder with images.npy and labels.npy",
+            received="one .npy file",
+        )  # fmt: skip
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise InvalidInputError(
+            f"{path} is damaged or no npz file", expected="a whole .npz file", received=error
+        ) from None
+
+
+def read_member(path: Path, name: str) -> np.ndarray:
+    """One array of an .npz file or of a folder of .npy files; mapped copy-on-write if uncompressed.
+
+    Raises:
+        InvalidInputError: missing, damaged, of Python objects, or larger than the file can hold.
+    """
+    where = f"{path}: {name}"
+    try:
+        if path.is_dir():
+            return _map(path / f"{name}.npy", 0, (path / f"{name}.npy").stat().st_size, where)
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo(f"{name}.npy")
+            if member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1:
+                return _map(path, _data_start(path, member), member.file_size, where)
+            if member.file_size > MAX_COMPRESSED:
+                raise InvalidInputError(
+                    f"{where} is too large to be compressed", expected=f"at most {MAX_COMPRESSED} bytes",
+                    received=member.file_size, hint="Save it with numpy.savez, which can be mapped.",
+                )  # fmt: skip
+            with archive.open(member) as stream:
+                shape, fortran, dtype = _header(stream, member.file_size, where)
+                data = bytearray(stream.read())
+            size = math.prod(shape) * dtype.itemsize
+            if len(data) != size:
+                raise InvalidInputError(f"{where} is truncated", expected=f"{size} bytes", received=len(data))
+            return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    except KeyError:
+        raise InvalidInputError(f"{path}", expected=f"an array {name!r}") from None
+    except (
+        zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, NotImplementedError,
+        RuntimeError,
+    ) as error:  # fmt: skip
+        raise InvalidInputError(
+            f"{where} is damaged", expected="an array as numpy.save writes it", received=error
+        ) from None
+
+
+def _map(path: Path, start: int, size: int, where: str) -> np.ndarray:
+    with open(path, "rb") as stream:
+        stream.seek(start)
+        shape, fortran, dtype = _header(stream, size, where)
+        offset = stream.tell()
+    if math.prod(shape) == 0:
+        return np.empty(shape, dtype)
+    if offset + math.prod(shape) * dtype.itemsize != start + size:
+        raise InvalidInputError(
+            f"{where} is truncated or too long", expected=f"{math.prod(shape) * dtype.itemsize} bytes",
+            received=start + size - offset,
+        )  # fmt: skip
+    return np.memmap(path, dtype, "c", offset, shape, order="F" if fortran else "C")
+
+
+def _header(stream: object, size: int, where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(stream)  # type: ignore[arg-type]
+    reader = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if reader is None:
+        raise InvalidInputError(f"{where}: npy version", expected="1.0 or 2.0", received=version)
+    shape, fortran, dtype = reader(stream)  # type: ignore[arg-type]
+    if dtype.hasobject or dtype.kind not in "biufU":
+        raise InvalidInputError(f"{where}: type", expected="plain numbers", received=dtype)
+    if any(axis < 0 for axis in shape) or math.prod(shape) * dtype.itemsize > size:
+        raise InvalidInputError(
+            f"{where} does not hold what its header says", expected=f"shape {shape} {dtype}",
+            received=f"{size} bytes",
+        )  # fmt: skip
+    return shape, fortran, dtype
+
+
+def _data_start(path: Path, member: zipfile.ZipInfo) -> int:
+    """Where the bytes of a stored member begin: behind its local header, whose lengths are its own."""
+    with open(path, "rb") as stream:
+        stream.seek(member.header_offset)
+        header = stream.read(30)
+    name, extra = struct.unpack("<HH", header[26:30])
+    return member.header_offset + 30 + name + extra

@@ -1,0 +1,73 @@
+"""A converted copy of large data beside the original, made once and memory-mapped afterwards.
+
+The copy is one uncompressed ``images.npy`` that every process maps instead of loading. It records size
+and modification time of its sources and is made again when one of them changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from smash_base import files
+from smash_base.errors import InvalidInputError, UsageError
+
+FOLDER = ".smash-export-cache"
+SCHEMA = 1
+
+
+def mapped(
+    folder: Path,
+    key: str,
+    sources: Sequence[Path],
+    shape: tuple[int, ...],
+    fill: Callable[[np.ndarray], None],
+) -> np.ndarray:
+    """uint8 array of ``shape``, mapped copy-on-write (changes stay in memory, the file stays as it is).
+
+    Args:
+        folder: where the cache is kept, normally the folder of the data.
+        key: name of this array, with every option that changes its content.
+        sources: the files that it is made from.
+        fill: writes the whole array; called only when there is no valid copy.
+
+    Raises:
+        UsageError: the folder cannot be written; the hint names the ``cache=`` option.
+    """
+    stamp = {
+        "schema": SCHEMA,
+        "shape": list(shape),
+        "sources": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources],
+    }
+    place = folder / FOLDER / key
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with files.exclusive(place.with_name(f"{key}.making"), purpose="data set"):
+            if not _valid(place, stamp, shape):
+                with files.new_folder(place, replace=True) as temporary:
+                    array = np.lib.format.open_memmap(
+                        temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape
+                    )
+                    fill(array)
+                    array.flush()
+                    del array
+                    files.write_json(temporary / "source.json", stamp)
+    except PermissionError as error:
+        raise UsageError(
+            f"no converted copy of the data can be written to {place.parent}",
+            received=error,
+            hint="Name a folder for it: add ?cache=FOLDER to the data set.",
+        ) from None
+    return np.load(place / "images.npy", mmap_mode="c", allow_pickle=False)
+
+
+def _valid(place: Path, stamp: dict[str, object], shape: tuple[int, ...]) -> bool:
+    try:
+        if files.read_json(place / "source.json", what="cache record") != stamp:
+            return False
+        array = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
+    except (InvalidInputError, OSError, ValueError):
+        return False
+    return array.shape == shape and array.dtype == np.uint8

@@ -1,0 +1,92 @@
+"""``package.module:function``: data from your own code.
+
+The function is called with the options of the specification as keyword strings. It returns
+:class:`search.data.Parts`, or a dictionary ``{"train": (images, labels), "validation": ..., "test": ...,
+"classes": [...]}`` of which only ``train`` is required.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from search.data import arrays
+from search.data.dataset import Parts, Split
+from search.data.spec import Spec
+from smash_base.errors import InvalidInputError, UsageError
+
+
+def names_function(spec: Spec) -> bool:
+    """Whether a specification is ``package.module:function``."""
+    return (
+        spec.path is not None
+        and spec.path.isidentifier()
+        and all(part.isidentifier() for part in spec.name.split("."))
+    )
+
+
+def read(spec: Spec) -> Parts:
+    """Import the module (the current folder is searched too), call the function, take its arrays.
+
+    Raises:
+        UsageError: no such module or function.
+        InvalidInputError: the function returns something else.
+    """
+    function = _function(spec)
+    value = function(**spec.options)
+    if isinstance(value, Parts):
+        return value
+    known = {"train", "validation", "test", "classes"}
+    if not isinstance(value, Mapping) or "train" not in value or not set(value) <= known:
+        received = sorted(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+        raise InvalidInputError(
+            f"result of {spec.text}", expected="Parts, or a dictionary with 'train'", received=received
+        )
+    splits = {
+        part: _split(f"{spec.text}: {part}", value[part])
+        for part in ("train", "validation", "test")
+        if value.get(part) is not None
+    }
+    classes = value.get("classes")
+    if classes is None:
+        classes = range(int(splits["train"].labels.max(initial=0)) + 1)
+    return Parts(
+        tuple(str(name) for name in classes),
+        train=splits["train"],
+        validation=splits.get("validation"),
+        test=splits.get("test"),
+    )
+
+
+def _function(spec: Spec) -> Any:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(spec.name)
+    except ModuleNotFoundError as error:
+        if error.name and spec.name != error.name and not spec.name.startswith(f"{error.name}."):
+            raise  # the module is there and lacks something itself
+        raise UsageError(
+            f"there is neither a data set nor a module {spec.name!r}",
+            expected="NAME[:PATH] or package.module:function",
+            received=spec.text,
+            hint="smash-export datasets lists the names.",
+        ) from None
+    function = getattr(module, spec.path or "", None)
+    if not callable(function):
+        raise UsageError(f"module {spec.name} has no function {spec.path!r}", received=spec.text)
+    return function
+
+
+def _split(where: str, value: Any) -> Split:
+    if isinstance(value, Split):
+        return value
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise InvalidInputError(where, expected="a pair (images, labels)", received=type(value).__name__)
+    images, labels = (np.asarray(item) for item in value)
+    return Split(arrays.as_samples(images, "auto", where), arrays.as_labels(labels, where))
