@@ -9,6 +9,7 @@ does. The messages live in a pool of their own, so the client can be imported be
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -182,6 +183,7 @@ def _add_field(message: descriptor_pb2.DescriptorProto, full_name: str, words: l
 _pool = _build()
 
 
+@functools.cache
 def message(name: str) -> Any:
     """The class of a message, for example ``message("ModelInferRequest")``."""
     return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))

@@ -1,0 +1,181 @@
+"""The queue: what waits runs together, what is too much is refused, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from smash_export.server.batching import Batcher, BatchingSettings, BusyError, Job, LoopJob, ThreadJob
+
+
+class Runner:
+    """Doubles its input and remembers batch sizes; can be held."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.running = threading.Event()
+
+    def __call__(self, tensor: np.ndarray) -> np.ndarray:
+        self.running.set()
+        assert self.go.wait(10)
+        self.sizes.append(len(tensor))
+        return tensor * 2
+
+
+@pytest.fixture
+def runner() -> Iterator[Runner]:
+    made = Runner()
+    yield made
+    made.go.set()
+
+
+def job(*values: float) -> ThreadJob:
+    return ThreadJob(np.array(values, np.float32)[:, None])
+
+
+def hold(runner: Runner, batcher: Batcher) -> ThreadJob:
+    """Occupy the worker."""
+    runner.go.clear()
+    first = job(0)
+    batcher.submit(first)
+    assert runner.running.wait(10)
+    return first
+
+
+def test_what_gathered_while_the_worker_was_busy_runs_together(runner: Runner) -> None:
+    seen: list[Job] = []
+    batcher = Batcher(runner, BatchingSettings(max_batch=4), observe=seen.extend)
+    first = hold(runner, batcher)
+    jobs = [job(1), job(2, 3), job(4, 5), job(6)]
+    for waiting in jobs:
+        batcher.submit(waiting)
+    assert batcher.waiting == 6
+    runner.go.set()
+    assert first.wait(5).tolist() == [[0]]
+    assert [waiting.wait(5).ravel().tolist() for waiting in jobs] == [[2], [4, 6], [8, 10], [12]]
+    assert runner.sizes == [1, 3, 3]  # the second pair did not fit into the first four
+    batcher.close()
+    assert batcher.waiting == 0
+    assert [item.batch for item in seen] == [1, 3, 3, 3, 3]
+
+
+def test_an_idle_worker_waits_for_no_company(runner: Runner) -> None:
+    batcher = Batcher(runner, BatchingSettings())
+    for number in range(20):
+        waiting = job(number)
+        batcher.submit(waiting)
+        waiting.wait(5)
+        assert waiting.waited < 0.1
+    batcher.close()
+    assert runner.sizes == [1] * 20
+
+
+def test_a_delay_fills_the_batch(runner: Runner) -> None:
+    batcher = Batcher(runner, BatchingSettings(max_batch=3, delay=5.0))
+    jobs = [job(1), job(2), job(3)]
+    started = time.perf_counter()
+    for waiting in jobs:
+        batcher.submit(waiting)
+        time.sleep(0.02)
+    for waiting in jobs:
+        waiting.wait(5)
+    assert time.perf_counter() - started < 4  # full before the delay was over
+    batcher.close()
+    assert runner.sizes == [3]
+
+
+def test_a_full_queue_refuses_at_once_and_recovers(runner: Runner) -> None:
+    batcher = Batcher(runner, BatchingSettings(max_batch=2, queue_size=3))
+    hold(runner, batcher)
+    batcher.submit(job(1, 2))
+    assert not batcher.full
+    with pytest.raises(BusyError, match="at most 3 images"):
+        batcher.submit(job(3, 4))
+    last = job(5)
+    batcher.submit(last)
+    assert batcher.full
+    runner.go.set()
+    assert last.wait(5).tolist() == [[10]]
+    again = job(6)
+    batcher.submit(again)
+    assert again.wait(5).tolist() == [[12]]
+    batcher.close()
+
+
+def test_who_waited_too_long_is_refused_and_who_left_is_not_run(runner: Runner) -> None:
+    batcher = Batcher(runner, BatchingSettings(timeout=0.05))
+    hold(runner, batcher)
+    late = job(1)
+    batcher.submit(late)
+    time.sleep(0.1)
+    gone, fresh = job(2), job(3)
+    gone.abandoned = True
+    batcher.submit(gone)
+    batcher.submit(fresh)
+    runner.go.set()
+    with pytest.raises(BusyError, match="waited too long"):
+        late.wait(5)
+    assert fresh.wait(5).tolist() == [[6]]
+    batcher.close()
+    assert sum(runner.sizes) == 2
+
+
+def test_a_failed_run_fails_its_requests_and_no_others() -> None:
+    def run(tensor: np.ndarray) -> np.ndarray:
+        if (tensor == 13).any():
+            raise ValueError("the runtime broke")
+        return np.where(tensor == 7, np.nan, tensor)
+
+    batcher = Batcher(run, BatchingSettings())
+    for value, error in ((13, ValueError), (7, RuntimeError)):
+        bad = job(value)
+        batcher.submit(bad)
+        with pytest.raises(error):
+            bad.wait(5)
+    good = job(1)
+    batcher.submit(good)
+    assert good.wait(5).tolist() == [[1]]
+    batcher.close()
+
+
+def test_closing_runs_what_waits_and_refuses_what_comes(runner: Runner) -> None:
+    batcher = Batcher(runner, BatchingSettings(max_batch=2))
+    hold(runner, batcher)
+    jobs = [job(number) for number in range(9)]
+    for waiting in jobs:
+        batcher.submit(waiting)
+    closer = threading.Thread(target=batcher.close)
+    closer.start()
+    runner.go.set()
+    closer.join(5)
+    assert [waiting.wait(0).item() for waiting in jobs] == [2 * number for number in range(9)]
+    with pytest.raises(BusyError, match="closed"):
+        batcher.submit(job(1))
+
+
+def test_coroutines_wait_without_blocking_their_loop(runner: Runner) -> None:
+    async def main() -> None:
+        batcher = Batcher(runner, BatchingSettings(max_batch=8))
+        runner.go.clear()
+        jobs = [LoopJob(np.full((1, 1), number, np.float32)) for number in range(12)]
+        for waiting in jobs:
+            batcher.submit(waiting)
+        tasks = [asyncio.create_task(waiting.wait()) for waiting in jobs]
+        await asyncio.sleep(0.01)
+        tasks[5].cancel()
+        await asyncio.sleep(0)
+        assert jobs[5].abandoned
+        runner.go.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results.pop(5), asyncio.CancelledError)
+        assert [value.item() for value in results] == [2 * n for n in range(12) if n != 5]
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(main())

@@ -1,0 +1,176 @@
+"""NVIDIA's own client, over HTTP and gRPC, against the real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+http = pytest.importorskip("tritonclient.http")
+grpc = pytest.importorskip("tritonclient.grpc")
+utils = pytest.importorskip("tritonclient.utils")
+
+
+@pytest.fixture(scope="module", params=["http", "grpc"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def client(kind: str, server: Any) -> Iterator[Any]:
+    if kind == "http":
+        made = http.InferenceServerClient(f"{server.host}:{server.port}")
+    else:
+        made = grpc.InferenceServerClient(server.addresses["grpc"])
+    yield made
+    made.close()
+
+
+def as_dict(kind: str, value: Any) -> Any:
+    if kind == "http":
+        return value
+    from google.protobuf.json_format import MessageToDict
+
+    return MessageToDict(value, preserving_proto_field_name=True)
+
+
+def inputs(kind: str, tensor: np.ndarray, **keywords: Any) -> list[Any]:
+    module = http if kind == "http" else grpc
+    made = module.InferInput("input", list(tensor.shape), "FP32")
+    made.set_data_from_numpy(tensor, **keywords)
+    return [made]
+
+
+def test_health_and_metadata(client: Any, kind: str) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("digits")
+    assert client.is_model_ready("digits", "2")
+    about = as_dict(kind, client.get_server_metadata())
+    assert about["name"] == "smash-export"
+    assert {"binary_tensor_data", "classification"} <= set(about["extensions"])
+    model = as_dict(kind, client.get_model_metadata("digits"))
+    assert (model["name"], model["versions"], model["platform"]) == ("digits", ["1", "2"], "onnx_onnxv1")
+    assert [int(size) for size in model["inputs"][0]["shape"]] == [-1, 1, 8, 8]
+    assert (model["outputs"][0]["name"], model["outputs"][0]["datatype"]) == ("logits", "FP32")
+
+
+@pytest.mark.parametrize("batch", [1, 7, 16])
+def test_logits_are_those_of_the_network(
+    client: Any, kind: str, tensor: np.ndarray, logits: np.ndarray, batch: int
+) -> None:
+    result = client.infer("digits", inputs(kind, tensor[:batch]), request_id="mine", model_version="1")
+    np.testing.assert_allclose(result.as_numpy("logits"), logits[:batch], atol=1e-4)
+    answer = as_dict(kind, result.get_response())
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == ("mine", "digits", "1")
+
+
+@pytest.mark.parametrize("binary_input", [False, True])
+@pytest.mark.parametrize("binary_output", [False, True])
+def test_json_and_binary_tensors_over_http(
+    server: Any, tensor: np.ndarray, logits: np.ndarray, binary_input: bool, binary_output: bool
+) -> None:
+    client = http.InferenceServerClient(f"{server.host}:{server.port}")
+    wanted = [http.InferRequestedOutput("logits", binary_data=binary_output)]
+    result = client.infer("digits", inputs("http", tensor, binary_data=binary_input), outputs=wanted)
+    np.testing.assert_allclose(result.as_numpy("logits"), logits, atol=1e-4)
+    client.close()
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_classification_gives_labels(
+    client: Any, kind: str, tensor: np.ndarray, logits: np.ndarray, binary: bool
+) -> None:
+    if kind == "http":
+        wanted = http.InferRequestedOutput("logits", binary_data=binary, class_count=3)
+    else:
+        wanted = grpc.InferRequestedOutput("logits", class_count=3)
+    result = client.infer("digits", inputs(kind, tensor), outputs=[wanted]).as_numpy("logits")
+    assert result.shape == (16, 3)
+    for row, reference in zip(result, logits, strict=True):
+        texts = [value.decode() if isinstance(value, bytes) else value for value in row]
+        value, index, label = texts[0].split(":")
+        assert int(index) == reference.argmax()
+        assert label == str(reference.argmax())
+        assert float(value) == pytest.approx(reference.max(), abs=1e-3)
+
+
+def test_grpc_takes_typed_contents_too(server: Any, tensor: np.ndarray, logits: np.ndarray) -> None:
+    import grpc as plain
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+    with plain.insecure_channel(server.addresses["grpc"]) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        request = service_pb2.ModelInferRequest(model_name="digits", id="x")
+        entry = request.inputs.add(name="input", datatype="FP32", shape=[1, 1, 8, 8])
+        entry.contents.fp32_contents.extend(tensor[0].ravel().tolist())
+        answer = stub.ModelInfer(request)
+        values = np.frombuffer(answer.raw_output_contents[0], "<f4")
+        np.testing.assert_allclose(values, logits[0], atol=1e-4)
+        entry.shape[1] = 3
+        with pytest.raises(plain.RpcError) as caught:
+            stub.ModelInfer(request)
+        assert caught.value.code() is plain.StatusCode.INVALID_ARGUMENT
+        assert "expected [B, 1, 8, 8]" in caught.value.details()
+
+
+@pytest.mark.parametrize(("model", "version"), [("nothing", ""), ("digits", "9")])
+def test_an_unknown_model_or_version_is_named(
+    client: Any, kind: str, tensor: np.ndarray, model: str, version: str
+) -> None:
+    with pytest.raises(utils.InferenceServerException, match="is served here; expected digits") as caught:
+        client.infer(model, inputs(kind, tensor), model_version=version)
+    assert "404" in caught.value.status() or "NOT_FOUND" in caught.value.status()
+
+
+def test_a_wrong_name_and_shape_are_said(client: Any, kind: str, tensor: np.ndarray) -> None:
+    module = http if kind == "http" else grpc
+    wrong = module.InferInput("pixels", [1, 1, 8, 8], "FP32")
+    wrong.set_data_from_numpy(tensor[:1])
+    with pytest.raises(utils.InferenceServerException, match="unknown input; expected 'input'"):
+        client.infer("digits", [wrong])
+    with pytest.raises(utils.InferenceServerException, match="shape of the input; expected"):
+        client.infer("digits", inputs(kind, tensor.reshape(16, 64)))
+
+
+def test_the_repository_extension(client: Any, kind: str, tensor: np.ndarray) -> None:
+    index = as_dict(kind, client.get_model_repository_index())
+    rows = index if kind == "http" else index["models"]
+    assert {(row["name"], row["version"], row["state"]) for row in rows} == {
+        ("digits", "1", "READY"),
+        ("digits", "2", "READY"),
+        ("other", "1", "READY"),
+    }
+    client.unload_model("other")
+    with pytest.raises(utils.InferenceServerException):
+        client.infer("other", inputs(kind, tensor))
+    assert not client.is_server_ready()
+    client.load_model("other")
+    assert client.is_server_ready()
+    assert client.infer("other", inputs(kind, tensor)).as_numpy("logits").shape == (16, 10)
+
+
+def test_our_messages_are_the_standard_s() -> None:
+    from tritonclient.grpc import service_pb2
+
+    from smash_export.server import messages
+
+    for name, lines in messages._MESSAGES.items():
+        ours = messages._pool.FindMessageTypeByName(f"inference.{name}")
+        theirs = service_pb2.DESCRIPTOR.pool.FindMessageTypeByName(f"inference.{name}")
+        assert len(ours.fields) == len(lines)
+        for field in ours.fields:
+            other = theirs.fields_by_number[field.number]
+            assert (field.name, field.type, field.is_repeated) == (
+                other.name,
+                other.type,
+                other.is_repeated,
+            ), (name, field.name)
+            if field.message_type:
+                assert field.message_type.full_name == other.message_type.full_name
+    methods = {
+        method.name for method in service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
+    }
+    assert set(messages.METHODS) <= methods

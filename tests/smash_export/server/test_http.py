@@ -1,0 +1,309 @@
+"""HTTP as people and programs send it: image files, limits, keys, TLS, wrong requests."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import json
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def digit(digits_images: tuple[np.ndarray, np.ndarray]) -> bytes:
+    return png(digits_images[0][0][:, :, 0])
+
+
+def test_an_image_file_is_answered_with_labels(
+    server: Any, digit: bytes, digits_images: tuple[np.ndarray, np.ndarray]
+) -> None:
+    status, headers, body = server.call("POST", "/v1/predict?model=digits&top_k=3", digit)
+    answer = json.loads(body)
+    assert status == 200
+    assert answer["predictions"][0]["label"] == str(digits_images[1][0])
+    assert len(answer["predictions"]) == 3
+    assert answer["predictions"][0]["probability"] > 0.5
+    assert (answer["model"], answer["version"], answer["target"]) == ("digits", "2", "onnxruntime")
+    assert set(answer["milliseconds"]) == {"decode", "queue", "run", "total"}
+    assert answer["request_id"] == headers["x-request-id"]
+
+
+def test_a_form_and_a_jpeg_of_another_size_do_as_well(server: Any, digit: bytes) -> None:
+    form = (
+        b'--X\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
+        b'--X\r\nContent-Disposition: form-data; name="file"; filename="d.png"\r\n\r\n'
+        + digit
+        + b"\r\n--X--\r\n"
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=X"}
+    plain = json.loads(server.call("POST", "/v1/predict", digit)[2])
+    status, _, body = server.call("POST", "/v1/predict", form, headers)
+    assert status == 200, body
+    assert json.loads(body)["predictions"] == plain["predictions"]
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(digit)).resize((640, 480)).convert("RGB").save(stream, "JPEG")
+    assert server.call("POST", "/v1/predict", stream.getvalue())[0] == 200
+
+
+def bomb() -> bytes:
+    """A PNG of a few hundred bytes that says it has 2.5 thousand million pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = (50_000).to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    data = zlib.compress(bytes(100_000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status", "words"),
+    [
+        ("/v1/predict", b"not an image", {}, 400, "not an image this program reads"),
+        ("/v1/predict", b"", {}, 400, "empty"),
+        ("/v1/predict", bomb(), {}, 400, "too many pixels"),
+        ("/v1/predict?top_k=0", b"x", {}, 400, "top_k; expected 1 to 1000"),
+        ("/v1/predict?top_k=%00", b"x", {}, 400, "top_k"),
+        ("/v1/predict?model=nothing", b"x", {}, 404, "no model 'nothing' is served here; expected digits"),
+        ("/v1/predict?model=digits&version=7", b"x", {}, 404, "version 7"),
+        ("/v1/predict", b"x", {"Content-Type": "multipart/form-data"}, 400, "form"),
+        ("/v1/predict", b"x", {"Content-Type": "multipart/form-data; boundary=X"}, 400, "form"),
+        ("/v1/predict", b"x", {"Content-Encoding": "gzip"}, 415, "compressed"),
+        ("/v1/predict", b"x", {"Origin": "http://elsewhere.example"}, 403, "other sites"),
+        ("/v2/models/digits/infer", b"{}", {}, 400, "inputs"),
+        ("/v2/models/digits/versions/0/infer", b"{}", {}, 404, "version 0"),
+        ("/v2/models/%2e%2e%2f/infer", b"{}", {}, 404, ""),
+        ("/v2/repository/models/nothing/load", b"", {}, 404, "no model"),
+        ("/v2/repository/models/other/load", b'{"parameters":{"config":"{}"}}', {}, 400, "no parameters"),
+        ("/v2/nothing", b"", {}, 404, "Not Found"),
+        ("/v2", b"", {}, 405, "Method Not Allowed"),
+    ],
+)
+def test_wrong_requests_get_a_sentence(
+    server: Any, path: str, body: bytes, headers: dict[str, str], status: int, words: str
+) -> None:
+    got, answered, text = server.call("POST", path, body, headers)
+    assert (got, answered["content-type"]) == (status, "application/json")
+    assert words in json.loads(text)["error"]
+
+
+def test_request_ids_are_echoed_or_made(server: Any) -> None:
+    assert server.call("GET", "/v2", headers={"X-Request-ID": "abc-1"})[1]["x-request-id"] == "abc-1"
+    made = server.call("GET", "/v2", headers={"X-Request-ID": "a b\tc"})[1]["x-request-id"]
+    assert made != "a b\tc"
+    server.call("GET", "/v2/models/none", headers={"X-Request-ID": "find-me"})
+    deadline = time.monotonic() + 10
+    while not (lines := [json.loads(line) for line in server.log if "find-me" in line]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (lines[0]["status"], lines[0]["path"], lines[0]["message"]) == (404, "/v2/models/none", "request")
+
+
+def test_metrics_count_requests_batches_and_times(server: Any, tensor: np.ndarray, make_body: Any) -> None:
+    def read() -> dict[str, float]:
+        text = server.call("GET", "/metrics")[2].decode()
+        rows = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in rows}
+
+    before = read()
+    body, headers = make_body(tensor)
+    assert server.call("POST", "/v2/models/digits/versions/1/infer", body, headers)[0] == 200
+    after = read()
+    labels = '{model="digits",version="1"}'
+    grown = {name: value - before.get(name, 0) for name, value in after.items()}
+    assert grown[f"smash_export_images_total{labels}"] == 16
+    assert grown[f"smash_export_run_seconds_count{labels}"] == 1
+    assert grown[f"smash_export_queue_seconds_count{labels}"] == 1
+    assert grown[f"smash_export_batch_images_sum{labels}"] == 16
+    route = "/v2/models/{model}/versions/{version}/infer"
+    assert grown[f'smash_export_requests_total{{code="200",protocol="http",route="{route}"}}'] == 1
+    assert after[f"smash_export_queue_images{labels}"] == 0
+
+
+def test_versions_are_chosen_and_the_newest_is_the_default(
+    server: Any, tensor: np.ndarray, make_body: Any
+) -> None:
+    body, headers = make_body(tensor[:1])
+    for path, version in (("digits", "2"), ("digits/versions/1", "1"), ("other", "1")):
+        status, _, text = server.call("POST", f"/v2/models/{path}/infer", body, headers)
+        assert (status, json.loads(text)["model_version"]) == (200, version)
+
+
+@pytest.fixture(scope="module")
+def strict(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory, start: Any) -> Any:
+    """A server with small limits and a key."""
+    key = tmp_path_factory.mktemp("key") / "key"
+    key.write_text("correct horse\n")
+    options = ["--max-body", "0.01", "--body-timeout", "0.5", "--api-key-file", str(key)]
+    with start(f"digits={digits_bundle}", *options, "--drain-delay", "0") as server:
+        yield server
+
+
+KEY = {"Authorization": "Bearer correct horse"}
+
+
+def test_without_the_key_only_health_and_the_page_answer(strict: Any) -> None:
+    for path in ("/v2/health/live", "/v2/health/ready", "/", "/static/page.js", "/openapi.json"):
+        assert strict.call("GET", path)[0] == 200
+    for path in ("/v2", "/metrics", "/v1/models", "/v2/models/digits"):
+        status, headers, body = strict.call("GET", path, headers={"X-API-Key": "wrong"})
+        assert (status, headers["www-authenticate"]) == (401, "Bearer")
+        assert "API key" in json.loads(body)["error"]
+        assert strict.call("GET", path, headers=KEY)[0] == 200
+    assert strict.call("GET", "/v2", headers={"X-API-Key": "correct horse"})[0] == 200
+
+
+def test_grpc_asks_for_the_key_too(strict: Any) -> None:
+    grpc = pytest.importorskip("tritonclient.grpc")
+    utils = pytest.importorskip("tritonclient.utils")
+    with grpc.InferenceServerClient(strict.addresses["grpc"]) as client:
+        assert client.is_server_live()
+        with pytest.raises(utils.InferenceServerException, match="API key"):
+            client.get_model_metadata("digits")
+        assert client.get_model_metadata("digits", headers={"x-api-key": "correct horse"}).name == "digits"
+
+
+def test_a_large_body_is_refused_by_its_claim_and_by_its_bytes(strict: Any) -> None:
+    assert strict.call("POST", "/v1/predict", bytes(20_000), KEY)[0] == 413
+    connection = http.client.HTTPConnection(strict.host, strict.port, timeout=10)
+    with contextlib.closing(connection):
+        chunks = (bytes(1000) for _ in range(20))
+        connection.request("POST", "/v1/predict", chunks, KEY, encode_chunked=True)
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert "at most" in json.loads(answer.read())["error"]
+    status, _, body = strict.call("POST", "/v1/predict", b"x", {**KEY, "Content-Length": "2000000000"})
+    assert status == 413, body
+
+
+def test_a_slow_body_is_refused_while_others_are_answered(strict: Any) -> None:
+    with socket.create_connection((strict.host, strict.port), timeout=10) as slow:
+        slow.sendall(
+            b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer correct horse\r\n"
+            b"Content-Length: 5000\r\n\r\nabc"
+        )
+        started = time.perf_counter()
+        assert strict.call("GET", "/v2/health/live")[0] == 200
+        answer = slow.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert 0.3 < time.perf_counter() - started < 5
+        assert b"onnection: close" in answer
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01",
+        b"GET " + b"/" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_harms_nobody(server: Any, data: bytes) -> None:
+    address = (server.host, server.port)
+    with socket.create_connection(address, timeout=2) as connection, contextlib.suppress(OSError):
+        connection.sendall(data)
+        connection.recv(1000)
+    assert server.call("GET", "/v2/health/live")[0] == 200
+
+
+def test_tls_encrypts_both_protocols(digits_bundle: Path, tmp_path: Path, start: Any) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    command += [
+        "-addext",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    files = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+    with start(f"digits={digits_bundle}", *files, "--drain-delay", "0") as server:
+        assert server.addresses["http"].startswith("https://")
+        context = ssl.create_default_context(cafile=str(certificate))
+        connection = http.client.HTTPSConnection(server.host, server.port, context=context, timeout=10)
+        connection.request("GET", "/v2/health/ready")
+        assert connection.getresponse().status == 200
+        connection.close()
+        grpc = pytest.importorskip("tritonclient.grpc")
+        address = server.addresses["grpc"]
+        with grpc.InferenceServerClient(address, ssl=True, root_certificates=str(certificate)) as client:
+            assert client.is_server_ready()
+
+
+def run_serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "smash_export.cli", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_what_cannot_be_served_is_one_line_and_its_exit_code(digits_bundle: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        results = {
+            "port": run_serve(str(digits_bundle), "--port", port),
+            "grpc port": run_serve(str(digits_bundle), "--port", "0", "--grpc-port", port),
+        }
+    for result in results.values():
+        assert result.returncode == 2
+        assert f"port {port} of 127.0.0.1 cannot be used" in result.stderr.splitlines()[-1]
+        assert "--" in result.stderr
+    nothing = run_serve(str(tmp_path / "nothing"), "--port", "0", "--no-grpc")
+    assert nothing.returncode == 6
+    assert "is not a bundle" in nothing.stderr.splitlines()[-1]
+
+
+def test_many_clients_leave_no_thread_or_connection_behind(
+    server: Any, tensor: np.ndarray, make_body: Any
+) -> None:
+    body, headers = make_body(tensor[:1])
+    before = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+    def client() -> None:
+        for _ in range(10):
+            assert server.call("POST", "/v2/models/digits/infer", body, headers)[0] == 200
+
+    threads = [threading.Thread(target=client) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    time.sleep(0.2)
+    assert len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) <= before + 2
