@@ -232,6 +232,7 @@ TARGETS: dict[str, str] = {
     "onnxruntime": "deploy_targets.onnxruntime:OnnxRuntimeTarget",
     "openvino": "deploy_targets.openvino:OpenVinoTarget",
     "ncnn": "deploy_targets.ncnn:NcnnTarget",
+    "mnn": "deploy_targets.mnn:MnnTarget",
     "torch_export": "deploy_targets.torch_export:TorchExportTarget",
     "executorch": "deploy_targets.executorch:ExecuTorchTarget",
     "litert": "deploy_targets.litert:LiteRtTarget",

@@ -39,11 +39,15 @@ class EnvironmentTarget(Target):
         distribution: whose version is the runtime's version.
         compiler: modules that :meth:`compile_here` imports.
         runtime: modules that :meth:`open_here` imports.
+        options: names of the settings that :meth:`compile_here` takes.
+        install: the command for the runtime alone, where that shares an environment with the others.
     """
 
     distribution: str
     compiler: tuple[str, ...]
     runtime: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    install: str = ""
 
     def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:
         """:meth:`Target.compile` with the packages at hand."""
@@ -63,7 +67,7 @@ class EnvironmentTarget(Target):
         return Availability(
             False,
             reason=f"neither this environment nor one of its own has {self.distribution}",
-            install=f"make target-{self.name}",
+            install=self.install or f"make target-{self.name}",
         )
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
@@ -80,9 +84,6 @@ class EnvironmentTarget(Target):
         from deploy_targets.isolation import open_isolated
 
         return open_isolated(self.name, path, signature, options, python=self._python(self.runtime))
-
-    #: names of the settings that :meth:`compile_here` takes
-    options: tuple[str, ...] = ()
 
     def _python(self, modules: tuple[str, ...]) -> Path:
         found = self._elsewhere(modules)

@@ -55,6 +55,7 @@ class LiteRtTarget(EnvironmentTarget):
     compiler = ("litert_torch", "ai_edge_quantizer", "torch")
     runtime = ("ai_edge_litert",)
     options = ("batch",)
+    install = "pip install ai-edge-litert"
 
     def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Convert for one batch size; quantise if int8 was asked for."""

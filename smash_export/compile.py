@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from deploy_targets.base import CompileRequest, CompileResult, Precision, SessionOptions, Target, get_target
+from deploy_targets.isolation import compile_isolated
 from smash_base import files
 from smash_base.errors import MissingRuntimeError, SmashError, UsageError, VerificationError
 from smash_export.bundle import Bundle, CompiledFile
 from smash_export.machine import describe_machine
 from smash_export.manifest import plain
-from smash_export.verify import GATES, Parity, measure_parity
+from smash_export.verify import GATES, Parity, measure_parity, open_session
 
 CAST_IN_GRAPH = ("bf16", "fp16", "int8")  # tf32 is a mode of the device; its graph is the fp32 one
 CALIBRATED = ("fp16", "int8")
@@ -35,6 +36,7 @@ def compile_bundle(
     options: Mapping[str, Any] | None = None,
     *,
     threads: int | None = None,
+    isolated: bool = True,
 ) -> CompiledFile:
     """Compile, verify and add one runtime file.
 
@@ -45,6 +47,8 @@ def compile_bundle(
         options: settings by name, of the target and of the precision
             (:data:`smash_export.precision.OPTIONS`).
         threads: for the verification run.
+        isolated: compile and verify in processes of their own: a runtime that crashes or hangs is then an
+            error like any other.
 
     Returns:
         The file, which now stands in the bundle's manifest with its evidence.
@@ -63,8 +67,10 @@ def compile_bundle(
     try:
         with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
             request, notes = _request(bundle, runtime, precision, options or {}, Path(work))
-            result = runtime.compile(request, staging)
-        evidence, problems = _verify(bundle, runtime, precision, staging, result, threads)
+            result = (
+                compile_isolated(target, request, staging) if isolated else runtime.compile(request, staging)
+            )
+        evidence, problems = _verify(bundle, target, precision, staging, result, threads, isolated)
         evidence["seconds"] = round(time.monotonic() - started, 3)
         notes = {**notes, **result.notes}
         if problems:
@@ -112,6 +118,11 @@ def _request(
     calibration = None
     if precision in CALIBRATED and "calibration.npz" in bundle.manifest.files:
         calibration = bundle.preprocessing.normalise(bundle.calibration())
+    exported = None
+    if runtime.needs_exported:
+        from smash_export.exported import write_exported_program
+
+        exported = write_exported_program(bundle, work / "model.pt2")
     request = CompileRequest(
         onnx=onnx,
         torchscript=bundle.torchscript,
@@ -119,25 +130,28 @@ def _request(
         precision=cast(Precision, precision),  # plan() checked it
         calibration=calibration,
         options=options,
+        exported=exported,
     )
     return request, notes
 
 
 def _verify(
     bundle: Bundle,
-    runtime: Target,
+    target: str,
     precision: str,
     folder: Path,
     result: CompileResult,
     threads: int | None,
+    isolated: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Evidence for the manifest, and what is wrong with the file (nothing: it passed)."""
     evidence: dict[str, Any] = {"gate": asdict(GATES[precision]), "machine": describe_machine()}
     main = folder / result.main
     if not main.exists():
-        return evidence, [f"expected the file {result.main}, received nothing from {runtime.name}"]
+        return evidence, [f"expected the file {result.main}, received nothing from {target}"]
     try:
-        with runtime.open(main, bundle.signature, SessionOptions(threads=threads)) as session:
+        options = SessionOptions(threads=threads)
+        with open_session(target, main, bundle.signature, options, isolated) as session:
             evidence["runtime"] = asdict(session.info)
             parity: Parity = measure_parity(
                 session, bundle.samples(), bundle.preprocessing, bundle.signature.batch

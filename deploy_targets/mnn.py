@@ -1,0 +1,150 @@
+"""MNN: a runtime for phones, from the ONNX file.
+
+Its Python converter (``MNN.tools``) runs ``pip install`` and sends telemetry when it is imported. It is
+never imported here: the native module ``_tools`` behind it converts without either, in a process of its
+own, since it leaves the process when it fails. ``import MNN`` alone installs and sends nothing.
+
+fp16 files hold fp16 weights; ARM processors with fp16 arithmetic also compute in it. Its int8 quantiser wants
+a folder of pictures that it prepares by its own rules instead of the bundle's, so int8 is not offered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy_targets.base import (
+    Availability,
+    CompileRequest,
+    CompileResult,
+    ModelSignature,
+    Session,
+    SessionInfo,
+    SessionOptions,
+    Target,
+)
+from deploy_targets.common import check_batch, check_file, check_threads, damaged, find_module, only_cpu
+from deploy_targets.onnx_file import read_onnx_facts
+from smash_base.errors import VerificationError
+
+SECONDS = 300  # for the converter, which takes less than one
+_CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
+_FP16 = "smash-export-fp16"  # as bizCode, the one text of ours that the file keeps
+_FP32 = "smash-export-fp32"
+
+
+class MnnTarget(Target):
+    """See the head of this module."""
+
+    name = "mnn"
+    extra = "mnn"
+    precisions = ("fp32", "fp16")
+    precision_source = "target"
+    batch_note = "takes every batch size"
+
+    def availability(self) -> Availability:
+        return find_module("MNN", ("MNN",), "pip install MNN")
+
+    def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
+        """Convert with the native module."""
+        self.require()
+        self.check_request(request)
+        read_onnx_facts(request.onnx)  # no weights in other files
+        half = request.precision == "fp16"
+        file = destination / "model.mnn"
+        arguments = [
+            "-f",
+            "ONNX",
+            "--modelFile",
+            str(request.onnx.absolute()),
+            "--MNNModel",
+            str(file.absolute()),
+        ]
+        arguments += ["--bizCode", _FP16 if half else _FP32] + (["--fp16"] if half else [])
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", _CONVERT, *arguments],
+                capture_output=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise VerificationError(f"MNN's converter took longer than {SECONDS} seconds") from None
+        if done.returncode or not file.is_file():
+            log = (done.stdout + done.stderr).decode(errors="replace").splitlines()
+            raise VerificationError(
+                f"MNN could not convert this network (exit code {done.returncode})",
+                received=" ".join(log[-3:]),
+            )
+        return CompileResult("model.mnn")
+
+    def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
+        """Only the CPU: the packages on PyPI have no other backend."""
+        self.require()
+        only_cpu(options, "MNN")
+        return MnnSession(check_file(path, "MNN file"), signature, options)
+
+
+class MnnSession(Session):
+    """One module of MNN's expression interface."""
+
+    def __init__(self, path: Path, signature: ModelSignature, options: SessionOptions) -> None:
+        self._signature = signature
+        threads = check_threads(options.threads) or os.cpu_count() or 1
+        with _stdout_to_stderr():
+            import MNN
+
+            self._expr: Any = MNN.expr
+            settings = {"backend": "CPU", "numThread": threads, "precision": "high"}
+            try:
+                self._runtime = MNN.nn.create_runtime_manager((settings,))
+                self._module = MNN.nn.load_module_from_file(
+                    str(path), [signature.input_name], [signature.output_name], runtime_manager=self._runtime
+                )
+                facts = self._module.get_info()
+            except (SystemError, RuntimeError, ValueError, AttributeError) as error:
+                raise damaged(path, "MNN", error) from error
+        self.info = SessionInfo(
+            target="mnn",
+            version=find_module("MNN", ("MNN",), "").version,
+            provider="CPU",
+            device="cpu",
+            threads=threads,
+            precision="fp16" if facts.get("bizCode") == _FP16 else "fp32",
+        )
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        batch = check_batch(batch, self._signature)
+        images = self._expr.const(batch, list(batch.shape), self._expr.NCHW)
+        (logits,) = self._module.onForward([images])
+        result = np.array(logits.read())  # a copy: the next run writes into what read() returns
+        if result.shape != (len(batch), self._signature.classes):
+            raise VerificationError(
+                "MNN gave no logits for every image",
+                expected=[len(batch), self._signature.classes],
+                received=list(result.shape),
+            )
+        return result
+
+    def close(self) -> None:
+        self._module = self._runtime = None
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """MNN prints what the processor can do on stdout, where ``--json`` answers go."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
