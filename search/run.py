@@ -240,9 +240,7 @@ class _Search:
                 _close_torn_line(self.folder / name)
             return
         if (self.folder / "scores.jsonl").exists() or (self.folder / "best.json").exists():
-            raise UsageError(
-                f"{self.folder} holds results but no config.json", hint="Choose another folder."
-            )
+            raise UsageError(f"{self.folder} holds results but no config.json", hint="Choose another folder.")
         files.write_json(
             path,
             {
@@ -304,9 +302,7 @@ class _Search:
 
     def _train(self) -> Supernet:
         config = self.config
-        supernet = new_supernet(
-            self.space, self.spec, self.classes, config.hypernet, seed=config.seed
-        )
+        supernet = new_supernet(self.space, self.spec, self.classes, config.hypernet, seed=config.seed)
         with self.progress("HyperNet", config.training.steps) as advance:
             shown = 0
 
@@ -332,8 +328,7 @@ class _Search:
         """Every candidate on the images of the first stage."""
         known = self._known_scores()
         measured = {
-            record["key"]: record["measures"]
-            for record in files.read_jsonl(self.folder / "measures.jsonl")
+            record["key"]: record["measures"] for record in files.read_jsonl(self.folder / "measures.jsonl")
         }
         images, results = scorer.stages[0], []
         best = math.inf
@@ -410,9 +405,7 @@ class _Search:
             stages.append(stage)
         ranking = {"stages": stages, "encoding": self._encoding_check(latest, scorer)}
         files.write_json(self.folder / "ranking.json", ranking)
-        ordered = [
-            latest[entry.score.key] if entry.score is not None else entry for entry in scored
-        ]
+        ordered = [latest[entry.score.key] if entry.score is not None else entry for entry in scored]
         return ordered, ranking
 
     def _encoding_check(self, latest: dict[str, Scored], scorer: Scorer) -> dict[str, Any] | None:
@@ -434,9 +427,7 @@ class _Search:
             "error_corrupted": float(np.mean(wrong)),
         }
 
-    def _rungs(
-        self, finalists: list[Finalist], label: str, scorer: Scorer | None
-    ) -> list[Trained]:
+    def _rungs(self, finalists: list[Finalist], label: str, scorer: Scorer | None) -> list[Trained]:
         if not finalists:
             return []
         config = self.config.finalists
@@ -492,9 +483,7 @@ class _Search:
         scoring = config.candidates * per_score / 3
         return max(count, round(count * (finalists + hypernet + scoring) / finalists))
 
-    def _best_file(
-        self, winner: Trained, scored: list[Scored], baseline: list[Trained]
-    ) -> BestFile:
+    def _best_file(self, winner: Trained, scored: list[Scored], baseline: list[Trained]) -> BestFile:
         by_key = {entry.candidate.architecture.key: entry for entry in scored}
         entry = by_key[winner.key]
         ranked = sorted(
@@ -521,9 +510,7 @@ class _Search:
         }
         if baseline:
             search["random_search_error"] = pick(baseline).error
-        return BestFile(
-            entry.candidate.architecture, self.spec, tuple(self.dataset.classes), search
-        )
+        return BestFile(entry.candidate.architecture, self.spec, tuple(self.dataset.classes), search)
 
     # -------------------------------------------------------------------------------------- helpers
 
@@ -540,9 +527,7 @@ class _Search:
         records = files.read_jsonl(self.folder / "scores.jsonl")
         return {(record["key"], record["images"]): Score.from_json(record) for record in records}
 
-    def _append_score(
-        self, score: Score, candidate: Candidate, cost: Cost, *, first: bool = False
-    ) -> None:
+    def _append_score(self, score: Score, candidate: Candidate, cost: Cost, *, first: bool = False) -> None:
         record: dict[str, Any] = {**score.to_json()}
         if first:
             record |= {

@@ -175,9 +175,7 @@ class Scorer:
             for begin in range(start, images, self._config.batch):
                 chosen = self._order[begin : min(begin + self._config.batch, images)]
                 batch, labels = self._validation(chosen)
-                logits = forward(
-                    architecture, source, batch.contiguous(memory_format=self._format)
-                ).float()
+                logits = forward(architecture, source, batch.contiguous(memory_format=self._format)).float()
                 masks.append((logits.argmax(1) != labels).cpu().numpy())
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         return make_score(architecture.key, np.concatenate(masks), loss / images)

@@ -174,9 +174,7 @@ def train(
     if loop.average is not None:
         supernet.load_state_dict(loop.average.values)
     seconds = time.monotonic() - start
-    return TrainingResult(
-        loop.history, dict(sorted(loop.counts.items())), loop.step, loop.skipped, seconds
-    )
+    return TrainingResult(loop.history, dict(sorted(loop.counts.items())), loop.step, loop.skipped, seconds)
 
 
 class _Loop:

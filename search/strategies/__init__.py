@@ -99,9 +99,7 @@ def make_strategy(name: str, context: Context) -> Strategy:
         UsageError: no such strategy.
     """
     if name not in STRATEGIES:
-        raise UsageError(
-            f"there is no strategy {name!r}", expected=", ".join(STRATEGIES), received=name
-        )
+        raise UsageError(f"there is no strategy {name!r}", expected=", ".join(STRATEGIES), received=name)
     module, _, attribute = STRATEGIES[name].partition(":")
     strategy: Strategy = getattr(importlib.import_module(module), attribute)(context)
     return strategy

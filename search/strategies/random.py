@@ -21,9 +21,7 @@ class Random:
 
     def __init__(self, context: Context) -> None:
         if context.options:
-            raise UsageError(
-                "strategy random takes no options", received=", ".join(context.options)
-            )
+            raise UsageError("strategy random takes no options", received=", ".join(context.options))
         self._context = context
         self._slot = self._proposed = 0
         self._seen: set[str] = set()

@@ -24,6 +24,9 @@ from smash_export import __version__
 
 # name -> ("module:attribute", help). The order is the order of work and of --help.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "space": ("smash_export.cli.space:command", "Show what a search space holds and costs."),
+    "search": ("smash_export.cli.search:command", "Find a network for labelled images: best.json."),
+    "runs": ("smash_export.cli.runs:command", "List and compare searches."),
     "freeze": ("smash_export.cli.freeze:command", "Train a network and write a verified bundle."),
     "adopt": ("smash_export.cli.adopt:command", "Make a bundle of a classifier that somebody else trained."),
     "compile": (

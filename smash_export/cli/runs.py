@@ -1,0 +1,38 @@
+"""``smash-export runs``: list and compare searches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@common_options(writes=False)
+def command(folders: tuple[Path, ...], output: Output) -> None:
+    """List the searches in FOLDERS (default: runs), the best trained network first."""
+    from smash_export.runs import find_runs
+
+    runs = [run for folder in folders or (Path("runs"),) for run in find_runs(folder)]
+    runs.sort(key=lambda run: (run.error is None, run.error or 0.0, run.folder))
+    columns = [
+        "run", "data", "space", "strategy", "seed", "state", "scored", "SMASH score", "error trained",
+        "random search", "parameters", "MACs", "seconds",
+    ]  # fmt: skip
+    rows = [
+        [
+            run.folder, run.data, run.space, run.strategy, run.seed, run.state, run.scored,
+            _percent(run.score), _percent(run.error), _percent(run.random_search_error),
+            run.parameters, run.macs, run.seconds,
+        ]
+        for run in runs
+    ]  # fmt: skip
+    output.table("Searches", columns, rows)
+    output.result({"runs": [run.to_json() for run in runs]})
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"

@@ -1,0 +1,170 @@
+"""``smash-export search``: find a network for labelled images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from smash_base.errors import UsageError
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME]")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with the search in --run.")
+@click.option("--space", type=click.Choice(["tiny", "small", "paper"]), help="[default: by image size]")
+@click.option("--strategy", default="random", show_default=True, help="How candidates are proposed.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--validation", type=click.FloatRange(0, 0.5, min_open=True), help="Share of training images.")
+@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="HyperNet: passes over the images.")
+@click.option("--steps", type=click.IntRange(1), help="HyperNet: updates, in place of --epochs.")
+@click.option("--batch", type=click.IntRange(2), help="HyperNet: images of each architecture.")
+@click.option("--archs-per-step", type=click.IntRange(1), help="HyperNet: architectures of each update.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="HyperNet: highest.")
+@click.option("--average", type=click.FloatRange(0, 0.999999), help="HyperNet: decay of averaged weights.")
+@click.option("--halve-batch", is_flag=True, help="HyperNet: halve a batch that a GPU has no memory for.")
+@click.option("--candidates", type=click.IntRange(1), help="Architectures to score.")
+@click.option("--images", metavar="N,N,..", help="Validation images of each stage of the race; 0 is all.")
+@click.option("--keep", type=click.FloatRange(0, 1, min_open=True), help="Share that each stage keeps.")
+@click.option("--finalists", type=click.IntRange(1), help="Networks to train.")
+@click.option("--rungs", metavar="N,N,..", help="Epochs at the end of each rung; the better half goes on.")
+@click.option("--finalist-batch", type=click.IntRange(1), help="Finalists: images per step.")
+@click.option(
+    "--start", type=click.Choice(["scratch", "generated"]), help="First weights of finalists.  [scratch]"
+)
+@click.option(
+    "--baseline",
+    type=click.Choice(["none", "finalists", "total"]),
+    help="Random search beside: none, the same training of finalists, or the same total.  [finalists]",
+)
+@click.option("--max-parameters", type=click.IntRange(1), help="Limit on stored numbers.")
+@click.option("--max-macs", type=click.IntRange(1), help="Limit on multiply-accumulates per image.")
+@click.option("--max-memory", type=click.IntRange(1), help="Limit on bytes of activations, batch 1.")
+@common_options(writes=True)
+def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
+    """Train a HyperNet, rank architectures, train finalists briefly, pick one: RUN/best.json.
+
+    A search that was interrupted goes on when the same command is given again.
+    """
+    from smash_export.search import configure, default_folder, load_data, search
+
+    if values["threads"]:
+        import torch
+
+        torch.set_num_threads(values["threads"])
+    dataset = load_data(data, validation=values["validation"])
+    config = configure(
+        dataset,
+        space=values["space"],
+        seed=values["seed"],
+        strategy=values["strategy"],
+        candidates=values["candidates"],
+        limits={
+            "parameters": values["max_parameters"],
+            "macs": values["max_macs"],
+            "memory": values["max_memory"],
+        },
+        training={
+            "steps": values["steps"],
+            "batch": values["batch"],
+            "architectures": values["archs_per_step"],
+            "learning_rate": values["learning_rate"],
+            "average": values["average"],
+            "halve_batch": values["halve_batch"] or None,
+        },
+        epochs=values["epochs"],
+        scoring={"images": numbers("--images", values["images"]), "keep": values["keep"]},
+        finalists={
+            "count": values["finalists"],
+            "rungs": numbers("--rungs", values["rungs"]),
+            "batch": values["finalist_batch"],
+            "start": values["start"],
+            "baseline": values["baseline"],
+        },
+    )
+    folder = run or default_folder(dataset.name)
+    if output.dry_run:
+        plan = config.to_json()
+        output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
+        output.result({"dry_run": True, "writes": str(folder), **plan})
+        return
+    context = click.get_current_context()
+    result = search(
+        dataset,
+        folder,
+        config=config,
+        device=values["device"],
+        resume=values["resume"],
+        command=["smash-export", "search", *words(context)],
+        output=output,
+    )
+    best, cost = result.best.search, result.best.search["cost"]
+    rows: list[list[object]] = [
+        ["architecture", result.best.architecture.key],
+        ["SMASH score", f"{best['score']:.2%} (rank {best['rank']} of {best['candidates']})"],
+        [f"validation error after {result.pick.epochs} epochs", f"{result.pick.error:.2%}"],
+    ]
+    if result.random is not None:
+        rows.append(["the same for random search", f"{result.random.error:.2%}"])
+    rows += [
+        ["parameters", f"{cost['parameters']:,}"],
+        ["MACs", f"{cost['macs']:,}"],
+        ["seconds", ", ".join(f"{name} {value:.0f}" for name, value in result.seconds.items())],
+    ]
+    output.table(f"{folder / 'best.json'}", ["what", "value"], rows)
+    output.note(f"report: {folder / 'report.html'}")
+    output.note(f"next: smash-export freeze --arch {folder / 'best.json'} --weights retrain")
+    output.result(
+        {
+            "run": str(folder),
+            "best": str(folder / "best.json"),
+            "report": str(folder / "report.html"),
+            "architecture": result.best.architecture.key,
+            "score": best["score"],
+            "rank": best["rank"],
+            "candidates": best["candidates"],
+            "error": result.pick.error,
+            "epochs": result.pick.epochs,
+            "random_search": None if result.random is None else asdict(result.random),
+            "cost": cost,
+            "ranking": result.ranking,
+            "seconds": result.seconds,
+        }
+    )
+
+
+def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """``"1,2,4"`` as numbers.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(option, expected="whole numbers, for example 1,2,4", received=text) from None
+
+
+def words(context: click.Context) -> list[str]:
+    """The options that were given, as words of a command that repeats this one."""
+    from click.core import ParameterSource
+
+    given: list[str] = []
+    for parameter in context.command.params:
+        name, value = parameter.name or "", context.params.get(parameter.name or "")
+        source = context.get_parameter_source(name)
+        if value is None or source in (ParameterSource.DEFAULT, None) or name in ("as_json", "quiet"):
+            continue
+        if isinstance(value, bool):
+            given.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        else:
+            given += [parameter.opts[0], str(value)]
+    return given

@@ -1,0 +1,94 @@
+"""Runs on the disk: what each searched, how far it got, what it found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from smash_base import files
+from smash_base.errors import InvalidInputError, UsageError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: where it is.
+        data, space, strategy, seed: what was searched.
+        state: "done", or the stage that it has reached.
+        scored: architectures scored so far.
+        score, error, random_search_error: of the pick; see best.json.
+        parameters, macs: its cost.
+        seconds: all stages together.
+    """
+
+    folder: str
+    data: str
+    space: str
+    strategy: str
+    seed: int
+    state: str
+    scored: int
+    score: float | None
+    error: float | None
+    random_search_error: float | None
+    parameters: int | None
+    macs: int | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def find_runs(parent: Path | str) -> list[Run]:
+    """Every run in a folder, or the run that the folder is, by name.
+
+    Raises:
+        UsageError: no such folder.
+    """
+    parent = Path(parent)
+    if not parent.is_dir():
+        raise UsageError(f"there is no folder {parent}", hint="Start one: smash-export search --data digits")
+    if (parent / "config.json").is_file():
+        return [read_run(parent)]
+    return [read_run(path.parent) for path in sorted(parent.glob("*/config.json"))]
+
+
+def read_run(folder: Path) -> Run:
+    """One run; a damaged file is an InvalidInputError that names it."""
+    config = files.read_json(folder / "config.json", what="search configuration")
+    try:
+        identity = config["identity"]
+        scored = {record["key"] for record in files.read_jsonl(folder / "scores.jsonl")}
+        done = (folder / "best.json").is_file()
+        best = files.read_json(folder / "best.json", what="best.json")["search"] if done else {}
+        timings = folder / "timings.json"
+        seconds = files.read_json(timings) if timings.exists() else {}
+        cost = best.get("cost", {})
+        return Run(
+            str(folder),
+            config["data"],
+            identity["space"],
+            identity["strategy"],
+            identity["seed"],
+            "done" if done else _stage(folder),
+            len(scored),
+            best.get("score"),
+            best.get("error"),
+            best.get("random_search_error"),
+            cost.get("parameters"),
+            cost.get("macs"),
+            round(sum(seconds.values()), 1),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidInputError(f"{folder} is not a run of this version", received=error) from None
+
+
+def _stage(folder: Path) -> str:
+    for name, stage in (("finalists.jsonl", "finalists"), ("scores.jsonl", "scoring")):
+        if (folder / name).exists():
+            return stage
+    return "HyperNet"

@@ -1,0 +1,172 @@
+"""``smash-export search``: the whole search with defaults that fit the images, and its report.
+
+The method is :func:`search.run.run_search`; this module chooses its numbers, reads the data and writes
+``report.html`` beside what the search wrote.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smash_base import files
+from smash_base.errors import UsageError
+from smash_export.cli.console import SILENT, Output
+
+if TYPE_CHECKING:
+    from search.data import Dataset
+    from search.run import Measurement, SearchConfig, SearchResult
+
+# By space. "tiny" is chosen so that a search on digits takes about a minute and a half on two cores; the
+# figures behind the others are in benchmarks/results.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "tiny": {
+        "search": {"candidates": 48},
+        "hypernet": {"depths": (4, 5, 2)},
+        "training": {"steps": 300, "batch": 32, "architectures": 1},
+        "scoring": {"statistics_images": 128, "images": (120, 0), "keep": 0.25},
+        "finalists": {"count": 6, "rungs": (1, 3), "random": 1, "batch": 32},
+    },
+    "small": {
+        "search": {"candidates": 200},
+        "hypernet": {},
+        "training": {"steps": 4000, "batch": 64, "architectures": 1},
+        "scoring": {"statistics_images": 500, "images": (250, 1000), "keep": 0.5},
+        "finalists": {"count": 12, "rungs": (1, 2, 4), "random": 2},
+    },
+    "paper": {
+        "search": {"candidates": 500},
+        "hypernet": {"compression": 2},
+        "training": {"steps": 80_000, "batch": 64, "architectures": 4},
+        "scoring": {"statistics_images": 1000, "images": (500, 2000, 0), "keep": 0.3},
+        "finalists": {"count": 24, "rungs": (2, 5, 10), "random": 4},
+    },
+}
+
+# Share of the training images that choose between networks, where the data have no validation part and the
+# usual 10 % are too few to tell networks apart.
+VALIDATION = {"digits": 0.25}
+
+
+def configure(
+    dataset: Dataset,
+    *,
+    space: str | None = None,
+    seed: int = 0,
+    strategy: str = "random",
+    strategy_options: dict[str, Any] | None = None,
+    candidates: int | None = None,
+    limits: dict[str, int | None] | None = None,
+    hypernet: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    epochs: float | None = None,
+    scoring: dict[str, Any] | None = None,
+    finalists: dict[str, Any] | None = None,
+    measured: dict[str, Any] | None = None,
+) -> SearchConfig:
+    """The configuration of a search: the preset of the space, changed by what is given.
+
+    Args:
+        dataset: decides the space where none is named.
+        space: tiny, small or paper.
+        limits: ``parameters``, ``macs``, ``memory``.
+        hypernet, training, scoring, finalists: fields of the configurations in :mod:`search`; None keeps
+            the preset's value.
+        epochs: HyperNet training in passes over the training images; in place of ``training["steps"]``.
+    """
+    from search.finalists import FinalistsConfig, input_spec_of
+    from search.hypernet import HyperNetConfig
+    from search.limits import Limits
+    from search.run import SearchConfig
+    from search.scoring import ScoringConfig
+    from search.space import space_for
+    from search.training import TrainingConfig
+
+    name = space_for(input_spec_of(dataset), space).name
+    preset = PRESETS[name]
+
+    def merged(part: str, given: dict[str, Any] | None) -> dict[str, Any]:
+        chosen = {key: value for key, value in (given or {}).items() if value is not None}
+        return {**preset[part], **chosen}
+
+    trained = merged("training", training)
+    if epochs is not None:
+        if training and training.get("steps") is not None:
+            raise UsageError("both --epochs and --steps are given", hint="Choose one.")
+        images = trained["batch"] * trained["architectures"]
+        trained["steps"] = max(1, round(epochs * len(dataset.train) / images))
+    return SearchConfig(
+        space=name,
+        seed=seed,
+        strategy=strategy,
+        strategy_options=strategy_options or {},
+        candidates=candidates or preset["search"]["candidates"],
+        limits=Limits(**(limits or {})),
+        hypernet=HyperNetConfig(**merged("hypernet", hypernet)),
+        training=TrainingConfig(**trained),
+        scoring=ScoringConfig(**merged("scoring", scoring)),
+        finalists=FinalistsConfig(**merged("finalists", finalists)),
+        measured=measured or {},
+    )
+
+
+def load_data(data: str, *, seed: int = 0, validation: float | None = None) -> Dataset:
+    """Data for a search: like :func:`search.data.load_dataset`, with more validation images for digits."""
+    from search.data import load_dataset
+
+    share = validation if validation is not None else VALIDATION.get(data)
+    return load_dataset(data, seed=seed, validation=share)
+
+
+def search(
+    data: str | Dataset,
+    run: Path | str | None = None,
+    *,
+    config: SearchConfig | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = True,
+    measurement: Measurement | None = None,
+    command: list[str] | None = None,
+    output: Output = SILENT,
+) -> SearchResult:
+    """Search a network for labelled images and write ``best.json`` and ``report.html``.
+
+    Args:
+        data: a specification as ``smash-export datasets`` lists them, or a data set.
+        run: folder; ``runs/NAME`` unless given. A search that is in it already is continued.
+        config: from :func:`configure`; the preset of the space unless given.
+        seed: of the search, where no configuration is given.
+        device: auto, cpu, cuda or cuda:N.
+        resume: continue; False refuses a folder that holds a search.
+        measurement: of candidates on a device, and the limits on it.
+        command: words of the command line, for the report.
+
+    Raises:
+        UsageError, GateError, InvalidInputError: see :func:`search.run.run_search`.
+    """
+    from search.run import run_search
+
+    dataset = load_data(data) if isinstance(data, str) else data
+    folder = Path(run) if run is not None else default_folder(dataset.name)
+    chosen = config or configure(dataset, seed=seed)
+    result = run_search(
+        chosen,
+        dataset,
+        folder,
+        device=device,
+        resume=resume,
+        progress=output.progress,
+        measurement=measurement,
+    )
+    from smash_export.report.search import search_page
+
+    words = command or ["smash-export", "search", "--data", dataset.spec, "--run", str(folder)]
+    files.write_text(folder / "report.html", search_page(result, shlex.join(words)))
+    return result
+
+
+def default_folder(name: str) -> Path:
+    """``runs/NAME``: of a search whose folder nobody named."""
+    return Path("runs") / "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
