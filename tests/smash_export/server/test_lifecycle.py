@@ -1,0 +1,218 @@
+"""Under load: an exchange and SIGTERM lose no request, overload answers 200 or 503 only."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from smash_export.bundle import Bundle, write_bundle
+
+PATH = "/v2/models/digits/infer"
+
+
+class Load:
+    """Clients with kept connections that ask until told to stop or until the server says goodbye.
+
+    ``outcomes`` counts statuses; "lost" is a request that was sent and not answered.
+    """
+
+    def __init__(self, server: Any, body: bytes, headers: dict[str, str], clients: int) -> None:
+        self.outcomes: Counter[object] = Counter()
+        self.retry_after = 0
+        self._server, self._body, self._headers = server, body, headers
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def wait_for(self, count: int) -> None:
+        deadline = time.monotonic() + 30
+        while sum(self.outcomes.values()) < count:
+            assert time.monotonic() < deadline, self.outcomes
+            time.sleep(0.005)
+
+    def _ask(self) -> None:
+        connection = http.client.HTTPConnection(self._server.host, self._server.port, timeout=20)
+        with contextlib.closing(connection):
+            while not self._stop.is_set():
+                outcome: object
+                closing = False
+                try:
+                    connection.request("POST", PATH, self._body, self._headers)
+                    answer = connection.getresponse()
+                    answer.read()
+                    outcome = answer.status
+                    closing = answer.getheader("Connection", "").lower() == "close"
+                    if answer.status == 503 and answer.getheader("Retry-After"):
+                        self.retry_after += 1
+                except (OSError, http.client.HTTPException) as error:
+                    outcome = ("lost", type(error).__name__)
+                    closing = True
+                with self._lock:
+                    self.outcomes[outcome] += 1
+                if closing:
+                    return
+
+
+@pytest.fixture
+def load(tensor: np.ndarray, make_body: Any) -> Any:
+    body, headers = make_body(tensor[:1])
+
+    def make(server: Any, clients: int = 8) -> Load:
+        return Load(server, body, headers, clients)
+
+    return make
+
+
+def relabel(source: Path, destination: Path, prefix: str) -> None:
+    """Replace ``destination`` by the same network with other labels."""
+    bundle = Bundle.open(source)
+    write_bundle(
+        destination,
+        onnx=bundle.onnx.read_bytes(),
+        torchscript=None,
+        architecture=None,
+        weights=None,
+        labels=[f"{prefix}{label}" for label in bundle.labels],
+        preprocessing=bundle.preprocessing,
+        signature=bundle.signature,
+        samples=bundle.samples(),
+        calibration=None,
+        provenance={},
+        force=True,
+    )
+
+
+def first_label(server: Any, tensor: np.ndarray) -> str:
+    values = tensor[:1].ravel().tolist()
+    status, answer = server.json(
+        "POST",
+        PATH,
+        {
+            "inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": values}],
+            "outputs": [{"name": "logits", "parameters": {"classification": 1}}],
+        },
+    )
+    assert status == 200, answer
+    return str(answer["outputs"][0]["data"][0].split(":")[2])
+
+
+def test_a_bundle_is_exchanged_under_load_without_a_failed_request(
+    digits_bundle: Path, tmp_path: Path, tensor: np.ndarray, start: Any, load: Any
+) -> None:
+    path = tmp_path / "digits"
+    shutil.copytree(digits_bundle, path)
+    with start(str(path), "--no-grpc") as server:
+        old = first_label(server, tensor)
+        with load(server) as clients:
+            clients.wait_for(50)
+            for number in range(3):  # through the protocol
+                relabel(digits_bundle, path, f"v{number}-")
+                assert server.json("POST", "/v2/repository/models/digits/load")[0] == 200
+                assert first_label(server, tensor) == f"v{number}-{old}"
+                clients.wait_for(sum(clients.outcomes.values()) + 50)
+            relabel(digits_bundle, path, "by-signal-")  # and by signal
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_for_log("model loaded")
+            deadline = time.monotonic() + 20
+            while first_label(server, tensor) != f"by-signal-{old}":
+                assert time.monotonic() < deadline
+            clients.wait_for(sum(clients.outcomes.values()) + 50)
+        assert set(clients.outcomes) == {200}, clients.outcomes
+
+
+def test_a_bundle_that_changes_on_the_disk_does_no_harm(
+    digits_bundle: Path, tmp_path: Path, tensor: np.ndarray, start: Any
+) -> None:
+    path = tmp_path / "digits"
+    shutil.copytree(digits_bundle, path)
+    with start(str(path), "--no-grpc") as server:
+        label = first_label(server, tensor)
+        data = bytearray((path / "model.onnx").read_bytes())
+        data[len(data) // 2] ^= 1
+        (path / "model.onnx").write_bytes(data)
+        assert first_label(server, tensor) == label
+        status, answer = server.json("POST", "/v2/repository/models/digits/load")
+        assert status == 400
+        assert "model.onnx" in answer["error"]
+        assert first_label(server, tensor) == label
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_log("the old one goes on")
+        shutil.rmtree(path)
+        status, answer = server.json("POST", "/v2/repository/index")
+        assert (answer[0]["state"], "has changed" in answer[0]["reason"]) == ("READY", True)
+        assert server.json("POST", "/v2/repository/models/digits/load")[0] == 400
+        assert first_label(server, tensor) == label
+
+
+def test_sigterm_under_load_answers_everything_that_was_sent(
+    digits_bundle: Path, start: Any, load: Any
+) -> None:
+    with start(f"digits={digits_bundle}", "--drain-delay", "0.7") as server:
+        with load(server, 16) as clients:
+            clients.wait_for(200)
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for_log("draining")
+            assert server.call("GET", "/v2/health/live")[0] == 200
+            status, headers, _ = server.call("GET", "/v2/health/ready")
+            assert (status, headers["connection"]) == (503, "close")
+            for thread in clients._threads:
+                thread.join(20)
+        assert set(clients.outcomes) == {200}, clients.outcomes
+        assert server.process.wait(20) == 0
+
+
+def test_sigterm_with_nothing_to_do_ends_at_once(digits_bundle: Path, start: Any) -> None:
+    with start(f"digits={digits_bundle}", "--no-grpc", "--drain-delay", "20") as server:
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 10
+
+
+def test_overload_answers_200_or_503_and_recovers(digits_bundle: Path, start: Any, load: Any) -> None:
+    options = ["--no-grpc", "--max-batch", "1", "--queue-size", "2", "--drain-delay", "0"]
+    with start(f"digits={digits_bundle}", *options) as server:
+        with load(server, 24) as clients:
+            clients.wait_for(2500)
+        assert set(clients.outcomes) == {200, 503}, clients.outcomes
+        assert clients.retry_after == clients.outcomes[503]
+        with load(server, 1) as alone:
+            alone.wait_for(20)
+        assert set(alone.outcomes) == {200}
+
+
+def test_memory_stays_flat_over_requests_good_and_bad(
+    server: Any, tensor: np.ndarray, make_body: Any, load: Any
+) -> None:
+    body, headers = make_body(tensor[:1])
+
+    def round_of_requests() -> None:
+        with load(server, 4) as clients:
+            clients.wait_for(1500)
+        for _ in range(20):
+            server.call("POST", PATH, body[:-3], headers)
+            server.call("POST", "/v1/predict", bytes(200_000))
+
+    round_of_requests()
+    before = server.memory()
+    round_of_requests()
+    assert server.memory() - before < 6 * 2**20

@@ -1,0 +1,203 @@
+"""The page in a real Chromium: a picture in, labels out; by keyboard; on a phone; no outside address."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+selenium = pytest.importorskip("selenium")
+
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--window-size=1000,900",
+)
+PICTURES = os.environ.get("SMASH_EXPORT_TEST_PICTURES")  # a folder to look at what was drawn
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs Debian's packages chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    made = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield made
+    made.quit()
+
+
+@pytest.fixture
+def page(browser: Any, server: Any) -> Any:
+    browser.get(f"http://{server.host}:{server.port}/")
+    wait(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, "#model option")) > 0)
+    return browser
+
+
+@pytest.fixture(scope="module")
+def digit(
+    tmp_path_factory: pytest.TempPathFactory, digits_images: tuple[np.ndarray, np.ndarray]
+) -> tuple[Path, str]:
+    path = tmp_path_factory.mktemp("page") / "digit.png"
+    images, labels = digits_images
+    Image.fromarray(images[0][:, :, 0]).resize((320, 320), Image.Resampling.NEAREST).save(path)
+    return path, str(labels[0])
+
+
+def wait(browser: Any, condition: Any) -> None:
+    WebDriverWait(browser, 15, poll_frequency=0.05).until(lambda _: condition())
+
+
+def status(browser: Any) -> str:
+    return str(browser.find_element(By.ID, "status").text)
+
+
+def picture_of(browser: Any, name: str) -> None:
+    if PICTURES:
+        browser.save_screenshot(str(Path(PICTURES) / f"{name}.png"))
+
+
+def test_a_chosen_picture_gets_its_label(page: Any, digit: tuple[Path, str]) -> None:
+    path, label = digit
+    page.find_element(By.ID, "file").send_keys(str(path))
+    wait(page, lambda: status(page).startswith(f"{label}, "))
+    rows = page.find_elements(By.CSS_SELECTOR, "#labels li")
+    assert len(rows) == 5
+    assert rows[0].text.split("\n")[0] == label
+    widths = [row.find_element(By.TAG_NAME, "i").size["width"] for row in rows]
+    assert widths == sorted(widths, reverse=True)
+    assert "ms in onnxruntime fp32" in page.find_element(By.ID, "time").text
+    assert page.find_element(By.ID, "picture").is_displayed()
+    picture_of(page, "desktop")
+
+
+def test_models_are_chosen_and_the_card_is_shown(page: Any, digit: tuple[Path, str]) -> None:
+    path, label = digit
+    page.find_element(By.ID, "file").send_keys(str(path))
+    wait(page, lambda: status(page).startswith(f"{label}, "))
+    groups = Select(page.find_element(By.ID, "group"))
+    assert [option.text for option in groups.options] == ["digits", "other"]
+    assert len(Select(page.find_element(By.ID, "model")).options) == 2  # two versions
+    groups.select_by_visible_text("other")
+    wait(page, lambda: len(Select(page.find_element(By.ID, "model")).options) == 1)
+    wait(page, lambda: status(page).startswith(f"{label}, "))
+    page.find_element(By.TAG_NAME, "summary").click()
+    wait(page, lambda: "Image classifier with 10 classes" in page.find_element(By.ID, "card").text)
+    assert "8 x 8, 1 channel" in page.find_element(By.ID, "facts").text
+
+
+def test_what_is_no_picture_is_said_and_the_page_goes_on(
+    page: Any, digit: tuple[Path, str], tmp_path: Path
+) -> None:
+    wrong = tmp_path / "notes.png"
+    wrong.write_text("not a picture")
+    page.find_element(By.ID, "file").send_keys(str(wrong))
+    wait(page, lambda: "not an image this program reads" in status(page))
+    assert page.find_element(By.ID, "status").get_attribute("class") == "bad"
+    page.find_element(By.ID, "file").send_keys(str(digit[0]))
+    wait(page, lambda: status(page).startswith(f"{digit[1]}, "))
+
+
+def test_everything_is_reached_by_keyboard(page: Any, digit: tuple[Path, str]) -> None:
+    page.execute_script(
+        "document.getElementById('file').addEventListener('click', (event) => {"
+        " window.opened = true; event.preventDefault(); })"
+    )
+    visited = []
+    for _ in range(7):
+        page.switch_to.active_element.send_keys(Keys.TAB)
+        element = page.switch_to.active_element
+        visited.append(element.get_attribute("id") or element.tag_name)
+        if visited[-1] == "drop":
+            element.send_keys(Keys.ENTER)
+            assert page.execute_script("return window.opened") is True
+        if visited[-1] == "summary":
+            element.send_keys(Keys.ENTER)
+            break
+    assert visited[:4] == ["group", "model", "drop", "camera"]
+    assert visited[-1] == "summary"
+    wait(page, lambda: page.find_element(By.ID, "card").is_displayed())
+
+
+def test_the_camera_gives_a_picture(page: Any) -> None:
+    page.find_element(By.ID, "camera").click()
+    wait(page, lambda: page.find_element(By.ID, "shoot").is_displayed())
+    wait(page, lambda: page.execute_script("return document.getElementById('video').videoWidth") > 0)
+    page.find_element(By.ID, "shoot").click()
+    wait(page, lambda: status(page).endswith("%"))
+    assert not page.find_element(By.ID, "video").is_displayed()
+
+
+def test_on_a_phone_nothing_is_cut_off(page: Any, digit: tuple[Path, str]) -> None:
+    metrics = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        page.find_element(By.ID, "file").send_keys(str(digit[0]))
+        wait(page, lambda: status(page).startswith(f"{digit[1]}, "))
+        page.find_element(By.TAG_NAME, "summary").click()
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 360
+        for button in page.find_elements(By.CSS_SELECTOR, "button, select"):
+            if button.is_displayed():
+                assert button.size["height"] >= 44  # what a finger hits
+        page.find_element(By.TAG_NAME, "summary").click()
+        page.execute_script("window.scrollTo(0, 0)")
+        picture_of(page, "phone")
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_with_a_key_the_page_asks_for_it(
+    digits_bundle: Path, browser: Any, digit: tuple[Path, str], start: Any
+) -> None:
+    environment = {"SMASH_EXPORT_API_KEY": "correct horse"}
+    with start(
+        f"digits={digits_bundle}", "--no-grpc", "--drain-delay", "0", environment=environment
+    ) as server:
+        browser.get(f"http://{server.host}:{server.port}/")
+        wait(browser, lambda: browser.find_element(By.ID, "key").is_displayed())
+        browser.switch_to.active_element.send_keys("correct horse" + Keys.ENTER)
+        wait(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#model option"))
+        assert not browser.find_element(By.ID, "key").is_displayed()
+        browser.find_element(By.ID, "file").send_keys(str(digit[0]))
+        wait(browser, lambda: status(browser).startswith(f"{digit[1]}, "))
+
+
+def test_no_other_address_is_asked_and_nothing_is_blocked(page: Any, server: Any) -> None:
+    page.get_log("performance")
+    page.get_log("browser")
+    page.refresh()
+    wait(page, lambda: len(page.find_elements(By.CSS_SELECTOR, "#model option")) > 0)
+    time.sleep(0.3)
+    requests = [
+        row["message"] for row in page.get_log("performance") if "requestWillBeSent" in row["message"]
+    ]
+    assert len(requests) >= 4
+    assert all(f"{server.host}:{server.port}" in text or '"url":"data:' in text for text in requests)
+    assert [row for row in page.get_log("browser") if row["level"] == "SEVERE"] == []
