@@ -1,0 +1,166 @@
+"""Files appear whole or not at all, also when the process is killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smash_base import files
+from smash_base.errors import InvalidInputError, UsageError
+
+WRITER = """
+import sys
+from smash_base import files
+path = sys.argv[1]
+print("ready", flush=True)
+number = 0
+while True:
+    number = (number + 1) % 10
+    files.write_bytes(path, bytes([48 + number]) * 300_000)
+"""
+
+
+def start(code: str, *arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path):
+    path = tmp_path / "file"
+    for attempt in range(8):
+        process = start(WRITER, str(path))
+        time.sleep(0.01 + 0.007 * attempt)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if path.exists():
+            data = path.read_bytes()
+            assert len(data) == 300_000
+            assert len(set(data)) == 1
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    files.write_text(path, "old")
+
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_new_folder_appears_whole_or_not_at_all(tmp_path):
+    place = tmp_path / "deep" / "bundle"
+    with pytest.raises(ZeroDivisionError), files.new_folder(place) as folder:
+        (folder / "a").write_text(str(1 // 0))
+    assert os.listdir(place.parent) == []
+    with files.new_folder(place) as folder:
+        (folder / "a").write_text("1")
+        assert not place.exists()
+    assert (place / "a").read_text() == "1"
+    with pytest.raises(UsageError, match="exists already"), files.new_folder(place):
+        pass
+    with files.new_folder(place, replace=True) as folder:
+        (folder / "b").write_text("2")
+    assert os.listdir(place) == ["b"]
+    assert os.listdir(place.parent) == ["bundle"]
+
+
+def test_json_round_trip_and_no_nan(tmp_path):
+    value = {"b": [1, 2.5, None, "ü"], "a": {}}
+    files.write_json(tmp_path / "x.json", value)
+    assert files.read_json(tmp_path / "x.json") == value
+    with pytest.raises(ValueError):
+        files.write_json(tmp_path / "y.json", float("nan"))
+    assert not (tmp_path / "y.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not valid"), ("{", "not valid"), ("[1,]", "not valid"), ('{"a":1,"a":2}', "twice"),
+        ("[NaN]", "NaN"), ("[-Infinity]", "Infinity"), ("[" * 40 + "]" * 40, "deep"), ("[" * 200_000, "deep"),
+        ("9" * 5000, "not valid"), ("\ufeff{}", "not valid"),
+    ],
+)  # fmt: skip
+def test_strict_json(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError, match=message):
+        files.read_json(path)
+
+
+def test_brackets_in_strings_are_not_depth():
+    assert files.parse_json(json.dumps("[" * 100 + '\\"{')) == "[" * 100 + '\\"{'
+
+
+def test_json_files_that_are_none(tmp_path):
+    (tmp_path / "latin").write_bytes(b'"\xff"')
+    (tmp_path / "large").write_bytes(b" " * (files.MAX_JSON_BYTES + 1))
+    for name, message in (("latin", "UTF-8"), ("large", "too large"), ("none", "not exist"), (".", "folder")):
+        with pytest.raises(InvalidInputError, match=message):
+            files.read_json(tmp_path / name)
+
+
+def test_a_torn_line_spoils_itself_only(tmp_path):
+    path = tmp_path / "log.jsonl"
+    assert files.read_jsonl(path) == []
+    files.append_jsonl(path, {"n": 1})
+    with open(path, "ab") as stream:
+        stream.write(b'{"n": 2, "te')
+    assert files.read_jsonl(path) == [{"n": 1}]
+    files.append_jsonl(path, {"n": 3})
+    assert files.read_jsonl(path) == [{"n": 1}, {"n": 3}]
+    with open(path, "ab") as stream:
+        stream.write(b"\xff\xfe\n[1]\n")
+    assert files.read_jsonl(path) == [{"n": 1}, {"n": 3}]
+
+
+@given(st.integers(0, 200))
+def test_any_cut_of_json_lines_keeps_the_whole_lines(cut):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "log"
+        for number in range(10):
+            files.append_jsonl(path, {"number": number, "text": "ä\n"})
+        path.write_bytes(path.read_bytes()[:cut])
+        records = files.read_jsonl(path)
+        assert records == [{"number": number, "text": "ä\n"} for number in range(len(records))]
+
+
+def test_a_folder_is_held_by_one_process_and_freed_by_its_death(tmp_path):
+    holder = (
+        "import sys, time\nfrom smash_base import files\n"
+        "with files.exclusive(sys.argv[1], purpose='run'):\n    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    process = start(holder, str(tmp_path))
+    with (
+        pytest.raises(UsageError, match=f"in use by process {process.pid}"),
+        files.exclusive(tmp_path, purpose="run"),
+    ):
+        pass
+    process.kill()
+    process.wait()
+    with files.exclusive(tmp_path, purpose="run"):
+        pass
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert files.sha256(tmp_path / "x").startswith("ba7816bf8f01cfea")
