@@ -247,12 +247,14 @@ def verify_bundle(
     samples: Samples | None = None,
     reference: str = "eager PyTorch",
     threads: int | None = None,
+    isolated: bool = True,
 ) -> Iterator[FileReport]:
     """Verify the source files and every compiled file, or those of one target or precision.
 
     Args:
         samples: other images than the bundled ones; see :func:`reference_samples`.
         reference: what their logits come from.
+        isolated: run each file in a process of its own, where a crash or a hang costs that file only.
 
     Yields:
         one report per file, as soon as it is known. A runtime that is missing is "skipped", unless
@@ -283,7 +285,7 @@ def verify_bundle(
                 runtime.require()
             yield FileReport(name, kind, source, "skipped", (f"{state.reason}. {state.install}".strip(),))
             continue
-        yield _verify_file(bundle, name, kind, path, source, samples, reference, threads)
+        yield _verify_file(bundle, name, kind, path, source, samples, reference, threads, isolated)
 
 
 def reference_samples(
@@ -314,6 +316,17 @@ def reference_samples(
     )
 
 
+def open_session(
+    target: str, path: Path, signature: ModelSignature, options: SessionOptions, isolated: bool
+) -> Session:
+    """Open a file in this process, or in one of its own (:mod:`deploy_targets.isolation`)."""
+    if not isolated:
+        return get_target(target).open(path, signature, options)
+    from deploy_targets.isolation import open_isolated
+
+    return open_isolated(target, path, signature, options)
+
+
 def check_parity(parity: Parity, precision: str, what: str, hint: str | None = None) -> None:
     """Raise :class:`VerificationError` unless every gate of the precision is met."""
     problems = parity.problems(precision)
@@ -341,10 +354,11 @@ def _verify_file(
     samples: Samples,
     reference: str,
     threads: int | None,
+    isolated: bool,
 ) -> FileReport:
     signature: ModelSignature = bundle.signature
     try:
-        with get_target(target).open(path, signature, SessionOptions(threads=threads)) as session:
+        with open_session(target, path, signature, SessionOptions(threads=threads), isolated) as session:
             runtime = asdict(session.info)
             parity = measure_parity(
                 session, samples, bundle.preprocessing, signature.batch, reference=reference

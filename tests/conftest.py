@@ -63,6 +63,8 @@ def make_digits_bundle(destination: Path, epochs: int = 12) -> Path:
     import torch
     from torch import nn
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a network this small gains nothing from two, and loses much on a busy machine
     images, labels = digits_arrays()
     train, test = slice(0, 1200), slice(1200, None)
     x = DIGITS_PREPROCESSING.normalise(torch.from_numpy(images))
@@ -89,6 +91,7 @@ def make_digits_bundle(destination: Path, epochs: int = 12) -> Path:
                 loss.backward()
                 optimiser.step()
                 schedule.step()
+    torch.set_num_threads(threads)
     network.eval()
     with torch.no_grad():
         logits = network(x[test]).numpy()

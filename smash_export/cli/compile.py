@@ -33,6 +33,11 @@ from smash_export.cli.console import Output, common_options
     help="Setting of the target or of the precision; several times for several.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of the verification run.")
+@click.option(
+    "--in-process",
+    is_flag=True,
+    help="Run the runtimes in this process: faster, but a crash of one ends the command.",
+)
 @common_options(writes=True)
 def command(
     bundle: Path,
@@ -40,6 +45,7 @@ def command(
     precision: str,
     options: tuple[str, ...],
     threads: int | None,
+    in_process: bool,
     output: Output,
 ) -> None:
     """Compile BUNDLE for a runtime, verify the file on that runtime, and add it to the bundle.
@@ -72,7 +78,7 @@ def command(
         output.result({"dry_run": True, **steps})
         return
     with output.progress(f"compiling for {target} {precision}", None) as advance:
-        file = compile_bundle(opened, target, precision, settings, threads=threads)
+        file = compile_bundle(opened, target, precision, settings, threads=threads, isolated=not in_process)
         advance()
     parity = file.evidence["parity"]
     output.table(

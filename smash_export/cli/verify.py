@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     help="Save the image with the largest difference, and each image whose label changed, as PNG.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of one inference.")
+@click.option(
+    "--in-process",
+    is_flag=True,
+    help="Run the runtimes in this process: faster, but a crash of one ends the command.",
+)
 @common_options(writes=True)
 def command(
     bundle: Path,
@@ -52,6 +57,7 @@ def command(
     strict: bool,
     save_worst: Path | None,
     threads: int | None,
+    in_process: bool,
     output: Output,
 ) -> None:
     """Compare every file of BUNDLE, or one of them, with the network on real images.
@@ -72,7 +78,13 @@ def command(
     reports = []
     with output.progress("verifying", None) as advance:
         for report in verify_bundle(
-            opened, target=target, precision=precision, samples=samples, reference=reference, threads=threads
+            opened,
+            target=target,
+            precision=precision,
+            samples=samples,
+            reference=reference,
+            threads=threads,
+            isolated=not in_process,
         ):
             reports.append(report)
             advance(file=f"{report.target} {report.precision}")

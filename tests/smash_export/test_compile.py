@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -28,7 +29,10 @@ from deploy_targets.base import (
 from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
 from smash_export.bundle import Bundle
 from smash_export.cli import run
-from smash_export.compile import compile_bundle
+from smash_export.compile import compile_bundle as compile_anywhere
+
+# Targets that only these tests know cannot be found by another process.
+compile_bundle = functools.partial(compile_anywhere, isolated=False)
 
 
 class Careless(Target):
@@ -102,6 +106,14 @@ def test_a_right_file_is_added_with_its_evidence(digits_bundle_copy: Path) -> No
     assert os.listdir(file.folder.parent) == ["fp32"]
 
 
+def test_a_runtime_of_its_own_process_gives_the_same_evidence(digits_bundle_copy: Path) -> None:
+    apart = compile_anywhere(digits_bundle_copy, "onnxruntime", threads=1)
+    here = compile_bundle(digits_bundle_copy, "onnxruntime", threads=1)
+    assert apart.evidence["parity"] == here.evidence["parity"]
+    assert apart.evidence["runtime"] == here.evidence["runtime"]
+    assert apart.notes == here.notes
+
+
 def test_torchscript_compiles_too(digits_bundle_copy: Path) -> None:
     file = compile_bundle(digits_bundle_copy, "torchscript", threads=1)
     assert file.evidence["parity"]["agreement"] == 1
@@ -150,6 +162,7 @@ def test_a_rejected_first_file_leaves_nothing_under_the_final_name(
     digits_bundle_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["compile", str(digits_bundle_copy), "--target", "careless", "--option", "how=swapped"]
+    arguments.append("--in-process")
     assert run(arguments) == 4
     assert "does not do what the network does" in capsys.readouterr().err
     assert os.listdir(digits_bundle_copy / "targets" / "careless") == ["fp32.rejected"]
@@ -198,7 +211,21 @@ def test_dry_run_writes_nothing(digits_bundle_copy: Path, capsys: pytest.Capture
 def test_the_command_prints_the_evidence_as_json(
     digits_bundle_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["compile", str(digits_bundle_copy), "-t", "careless", "-o", 'how="right"', "--json"]) == 0
+    assert (
+        run(
+            [
+                "compile",
+                str(digits_bundle_copy),
+                "-t",
+                "careless",
+                "-o",
+                'how="right"',
+                "--json",
+                "--in-process",
+            ]
+        )
+        == 0
+    )
     document = json.loads(capsys.readouterr().out)
     assert document["notes"] == {"how": "right"}
     assert document["evidence"]["parity"]["flip_count"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import sys
@@ -35,7 +36,9 @@ from smash_export.verify import (
     compare_logits,
     measure_parity,
     reference_samples,
-    verify_bundle,
+)
+from smash_export.verify import (
+    verify_bundle as verify_anywhere,
 )
 
 LOGITS = np.array([[3, 1, 0], [0, 2, 1], [0, 1, 4], [2, 1.5, 0]], np.float32)
@@ -74,6 +77,10 @@ class Wrapped(Session):
     def run(self, batch: np.ndarray) -> np.ndarray:
         self.sizes.append(len(batch))
         return self.inner.run(batch) + (1.0 if len(batch) == self.wrong_at else 0.0)
+
+
+# Most tests stay in one process: quicker, and targets of tests are known here only.
+verify_bundle = functools.partial(verify_anywhere, isolated=False)
 
 
 @pytest.fixture
@@ -253,8 +260,8 @@ def test_a_missing_runtime_is_skipped_unless_it_is_named(with_absent: Path) -> N
     )
     with pytest.raises(MissingRuntimeError, match="pip install absent"):
         list(verify_bundle(bundle, target="absent"))
-    assert run(["verify", str(with_absent)]) == 0
-    assert run(["verify", str(with_absent), "--strict"]) == 3
+    assert run(["verify", str(with_absent), "--in-process"]) == 0
+    assert run(["verify", str(with_absent), "--strict", "--in-process"]) == 3
     assert run(["verify", str(with_absent), "--target", "absent"]) == 3
 
 
@@ -278,7 +285,14 @@ def test_a_wrong_file_gives_exit_code_4_and_its_pictures(
     add_file(
         digits_bundle_copy, "onnxruntime", "fp32", lambda bundle, path: wrong_onnx(bundle.onnx, path, 1.0)
     )
-    arguments = ["verify", str(digits_bundle_copy), "--json", "--save-worst", str(tmp_path / "worst")]
+    arguments = [
+        "verify",
+        str(digits_bundle_copy),
+        "--in-process",
+        "--json",
+        "--save-worst",
+        str(tmp_path / "worst"),
+    ]
     assert run([*arguments, "--dry-run"]) == 4
     assert not (tmp_path / "worst").exists()
     capsys.readouterr()
@@ -308,7 +322,7 @@ def test_a_file_that_cannot_be_opened_is_a_failure_not_a_crash(digits_bundle_cop
 
 
 def test_a_whole_data_set_can_be_used(digits_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["verify", str(digits_bundle), "--data", "digits", "--json"]) == 0
+    assert run(["verify", str(digits_bundle), "--data", "digits", "--json", "--in-process"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["reference"] == "TorchScript"
     assert document["images"] > 100
