@@ -13,16 +13,20 @@ from deploy_targets.base import Availability, CompileRequest, ModelSignature, Se
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 
 
+def has_module(name: str) -> bool:
+    """Whether a top-level module could be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # an import hook refuses it, or it is half imported
+        return False
+
+
 def find_module(module: str, distributions: tuple[str, ...], install: str) -> Availability:
     """Whether ``module`` could be imported, and the version of the distribution that brought it.
 
     A look at the installed files only: listing targets must not cost the import of each.
     """
-    try:
-        found = importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # a parent package is missing, or a half-imported module
-        found = False
-    if not found:
+    if not has_module(module):
         return Availability(False, reason=f"the Python module {module} is not installed", install=install)
     for name in distributions:
         try:

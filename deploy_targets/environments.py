@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import importlib.util
 import os
 import subprocess
 from pathlib import Path
@@ -23,6 +22,7 @@ from deploy_targets.base import (
     SessionOptions,
     Target,
 )
+from deploy_targets.common import has_module
 from smash_base.errors import MissingRuntimeError
 
 _PROBE = (
@@ -110,16 +110,15 @@ class EnvironmentTarget(Target):
 
 
 def _has(modules: tuple[str, ...]) -> bool:
-    return all(importlib.util.find_spec(name.partition(".")[0]) is not None for name in modules)
+    return all(has_module(name) for name in modules)
 
 
 @functools.cache
 def _version_in(python: Path, distribution: str, modules: tuple[str, ...]) -> str:
     """The version of a distribution in another interpreter; "" when a module is missing there."""
-    names = ",".join(name.partition(".")[0] for name in modules)
     try:
         done = subprocess.run(
-            [str(python), "-I", "-c", _PROBE, distribution, names],
+            [str(python), "-I", "-c", _PROBE, distribution, ",".join(modules)],
             capture_output=True,
             timeout=60,
             check=False,

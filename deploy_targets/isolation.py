@@ -38,6 +38,7 @@ from deploy_targets.base import (
     Session,
     SessionInfo,
     SessionOptions,
+    get_target,
 )
 from deploy_targets.common import check_batch
 from smash_base import errors
@@ -165,6 +166,8 @@ class _Child:
     """The process, and questions to it. Its stderr goes to a file, whose end explains a crash."""
 
     def __init__(self, target: str, python: Path | None) -> None:
+        if ":" not in target:
+            get_target(target)  # a wrong name is said here, not by a child that cannot start
         self._target = target
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         environment = dict(os.environ)

@@ -1,0 +1,92 @@
+"""Targets that compile in an environment of their own: ``make target-executorch``, ``make target-litert``.
+
+Each takes half a minute and more; without the environment it is skipped with the command that makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy_targets.base import SessionOptions, get_target
+from deploy_targets.environments import EnvironmentTarget
+from smash_base.errors import InvalidInputError, MissingRuntimeError, SmashError, UsageError
+from tests.deploy_targets.inputs import IMAGES, SIGNATURE
+from tests.deploy_targets.networks import Sources
+
+NAMES = ["executorch", "litert"]
+
+
+def needs_compiler(name: str) -> EnvironmentTarget:
+    target = get_target(name)
+    assert isinstance(target, EnvironmentTarget)
+    try:
+        target._python(target.compiler)
+    except MissingRuntimeError as error:
+        pytest.skip(str(error))
+    return target
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_fp32_equals_eager_pytorch(name: str, compiled: Callable[..., Path], sources: Sources) -> None:
+    target = needs_compiler(name)
+    path = compiled(name)
+    with target.open(path, SIGNATURE, SessionOptions(threads=1)) as session:
+        assert session.info.threads == 1
+        assert session.info.precision == "fp32"
+        assert session.info.version == target.availability().version
+        for size in (1, 2, 7, 32):
+            np.testing.assert_allclose(session.run(IMAGES[:size]), sources.logits[:size], rtol=0, atol=1e-4)
+        first = session.run(IMAGES[:2])
+        kept = first.copy()
+        session.run(IMAGES[2:4])
+        np.testing.assert_array_equal(first, kept)
+    whole = path.read_bytes()
+    damaged = path.with_name(f"damaged{path.suffix}")
+    for content in (b"", b"not this format" * 20, whole[: len(whole) // 2]):
+        damaged.write_bytes(content)
+        with pytest.raises(InvalidInputError):
+            target.open(damaged, SIGNATURE, SessionOptions())
+
+
+@pytest.mark.slow
+def test_litert_int8(compiled: Callable[..., Path], sources: Sources) -> None:
+    target = needs_compiler("litert")
+    with target.open(compiled("litert", "int8"), SIGNATURE, SessionOptions(threads=1)) as session:
+        assert session.info.precision == "int8"
+        difference = np.abs(session.run(IMAGES) - sources.logits).max()
+        assert 0 < difference < 0.1 * np.ptp(sources.logits)
+
+
+@pytest.mark.slow
+def test_litert_for_a_larger_batch(sources: Sources, tmp_path: Path) -> None:
+    target = needs_compiler("litert")
+    result = target.compile(sources.request(exported=True, batch=8), tmp_path)
+    with target.open(tmp_path / result.main, SIGNATURE, SessionOptions(threads=1)) as session:
+        np.testing.assert_allclose(session.run(IMAGES), sources.logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_the_network_or_the_environment(
+    name: str, sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = get_target(name)
+    with pytest.raises(UsageError, match="wrong_option"):
+        target.compile(sources.request(wrong_option=1), tmp_path)
+    monkeypatch.setenv(f"SMASH_EXPORT_{name.upper()}_PYTHON", str(tmp_path / "none"))
+    with pytest.raises(SmashError, match=f"make target-{name}") as caught:
+        target.compile(sources.request(), tmp_path)
+    assert caught.value.exit_code == 3
+
+
+def test_a_batch_size_that_is_none(sources: Sources) -> None:
+    from deploy_targets.common import fixed_batch
+
+    assert fixed_batch(sources.request(batch="8")) == 8
+    for wrong in (0, -1, "many", 10**9):
+        with pytest.raises(UsageError, match="batch"):
+            fixed_batch(sources.request(batch=wrong))
