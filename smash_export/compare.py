@@ -192,7 +192,8 @@ def judge(measurement: Measurement, logits: np.ndarray | None, samples: Samples)
             measurement,
             parity,
             "not faster",
-            f"{measurement.relative_to_fp32:.2f} times the time of {measurement.target} fp32",
+            f"median {measurement.relative_to_fp32:.2f} times that of {measurement.target} fp32, "
+            "or the smallest time no smaller",
         )
     if measurement.precision != "fp32" and measurement.slower_than_fp32 is None:
         return Row(
@@ -250,6 +251,8 @@ def _reason(chosen: Row, candidates: Sequence[Row], ties: Sequence[Row], rows: S
         f"accuracy {chosen.parity.accuracy:.2%} ({0.0 - chosen.parity.drop:+.2f} points), "
         f"same label as PyTorch for {chosen.parity.agreement:.2%} of {chosen.parity.images} images"
     )
+    if any(latency.flagged for latency in list(chosen.measurement.latency.values())[:1]):
+        words.append("times were unsteady: compare again when the machine is idle")
     return "; ".join(words)
 
 

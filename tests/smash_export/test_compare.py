@@ -53,7 +53,7 @@ def test_lower_precision_that_is_not_faster_is_marked_and_never_recommended() ->
     slow = measured("onnxruntime:int8", 0.5, slower_than_fp32=True, relative_to_fp32=1.25)
     rows = [judge(measured("onnxruntime:fp32", 0.4), data.logits, data), judge(slow, data.logits, data)]
     assert rows[1].verdict == "not faster"
-    assert "1.25 times" in rows[1].reason
+    assert "1.25 times that of onnxruntime fp32" in rows[1].reason
     # Even when it is the fastest file of all, having been slower than its own fp32 in the same rounds.
     rows[1] = replace(rows[1], measurement=measured("onnxruntime:int8", 0.01, slower_than_fp32=True))
     marked, advice = recommend(rows)
@@ -96,6 +96,14 @@ def test_source_files_are_shown_and_not_recommended() -> None:
     rows = [judge(measured("onnxruntime:fp32", 0.1, source=True), data.logits, data)]
     assert rows[0].verdict == "source file"
     assert recommend(rows)[1] is None
+
+
+def test_unsteady_times_are_said_with_the_recommendation() -> None:
+    row = good("onnxruntime:fp32", 1.0)
+    noisy = replace(row.measurement.latency[1], warnings=("the machine was busy",))
+    _, advice = recommend([replace(row, measurement=replace(row.measurement, latency={1: noisy}))])
+    assert advice is not None
+    assert "idle" in advice["reason"]
 
 
 def test_disagreements_name_image_files_and_margin() -> None:
