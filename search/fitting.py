@@ -176,7 +176,8 @@ def fit(
     dims = dataset.train.images.ndim - 2
     network.to(device)
     network.to(memory_format=memory_format(dims, device))  # type: ignore[call-overload]
-    loop = _Loop(network, feed, recipe, augmentation_of(recipe.augmentation))
+    augmentation = {"classes": len(dataset.classes), **recipe.augmentation} if recipe.augmentation else {}
+    loop = _Loop(network, feed, recipe, augmentation_of(augmentation))
     identity = {"recipe": recipe.to_json(), "data": dataset.fingerprint, "job": _job_name(network)}
     loaded = load_checkpoint(checkpoint, identity) if checkpoint else None
     if loaded is not None:
