@@ -236,6 +236,8 @@ TARGETS: dict[str, str] = {
     "torch_export": "deploy_targets.torch_export:TorchExportTarget",
     "executorch": "deploy_targets.executorch:ExecuTorchTarget",
     "litert": "deploy_targets.litert:LiteRtTarget",
+    "tensorrt": "deploy_targets.tensorrt:TensorRtTarget",
+    "trtexec": "deploy_targets.trtexec:TrtexecTarget",
 }
 
 

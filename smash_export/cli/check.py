@@ -1,0 +1,67 @@
+"""``smash-export check``: would TensorRT, or a DLA, take this network? No GPU is needed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from smash_base.errors import UsageError, VerificationError
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", "-t", default="tensorrt", show_default=True, metavar="tensorrt[:10|:11]")
+@click.option(
+    "--precision",
+    "-p",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "tf32", "fp16", "int8"]),
+)
+@click.option("--dla", type=click.Choice(["orin"]), help="Hold it to the limits of a DLA too.")
+@common_options(writes=False)
+def command(bundle: Path, target: str, precision: str, dla: str | None, output: Output) -> None:
+    """One verdict per node of the graph that TensorRT would get, and the numbers it should give.
+
+    The graph is run by ONNX Runtime on the CPU and held to the gates of its precision. Exit code 4 when a node
+    would be refused.
+    """
+    from deploy_targets.tensorrt_check import check_onnx
+    from smash_export.bundle import Bundle
+    from smash_export.trtexec import emulate, graph_for_tensorrt
+
+    name, _, release = target.partition(":")
+    if name != "tensorrt":
+        raise UsageError("target to check", expected="tensorrt, tensorrt:10 or tensorrt:11", received=target)
+    opened = Bundle.open(bundle)
+    with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
+        onnx, _ = graph_for_tensorrt(opened, precision, Path(work))
+        verdicts = check_onnx(onnx, release or "10", dla is not None)
+        parity = emulate(opened, onnx, precision)
+    counts = Counter(verdict.level for verdict in verdicts)
+    output.table(
+        f"{precision} graph for {target}" + (f" and the DLA of {dla}" if dla else ""),
+        ["node", "operator", "verdict", "why", "what to change"],
+        [[item.node, item.operator, item.level, item.reason, item.change] for item in verdicts],
+    )
+    output.result(
+        {
+            "target": target,
+            "precision": precision,
+            "verdicts": [asdict(item) for item in verdicts],
+            "counts": dict(counts),
+            "parity": parity.to_json(),
+            "status": "checked by rules, not by TensorRT",
+        }
+    )
+    output.note(
+        f"{counts['ok']} nodes right, {counts['warn']} warnings, {counts['error']} errors; checked by rules, not by "
+        f"TensorRT; {parity.agreement:.2%} same label as PyTorch in ONNX Runtime on the CPU"
+    )
+    if counts["error"]:
+        raise VerificationError(f"TensorRT would refuse {counts['error']} parts of the {precision} graph")

@@ -1,0 +1,74 @@
+"""``smash-export trtexec``: exact command lines, and scripts in the bundle."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from smash_base.errors import UsageError
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--precision",
+    "-p",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "tf32", "fp16", "int8"]),
+)
+@click.option("--for", "release", default="10", show_default=True, type=click.Choice(["8.6", "10", "11"]))
+@click.option("--batch", default="1", show_default=True, metavar="N[,N...]", help="Batch sizes to measure.")
+@click.option("--device", default="dgpu", show_default=True, type=click.Choice(["dgpu", "jetson-orin"]))
+@click.option("--dla", type=click.IntRange(0, 1), help="DLA core of an Orin.")
+@click.option(
+    "--version-compatible", is_flag=True, help="Runs with newer TensorRT too; larger, may be slower."
+)
+@click.option(
+    "--hardware",
+    default="none",
+    show_default=True,
+    type=click.Choice(["none", "ampere+"]),
+    help="May be slower.",
+)
+@common_options(writes=True)
+def command(
+    bundle: Path,
+    precision: str,
+    release: str,
+    batch: str,
+    device: str,
+    dla: int | None,
+    version_compatible: bool,
+    hardware: str,
+    output: Output,
+) -> None:
+    """Write build_engine.sh and bench_engine.sh into BUNDLE, for a device with trtexec and a shell."""
+    from deploy_targets.trtexec import bench_words, build_words
+    from smash_export.bundle import Bundle
+    from smash_export.trtexec import NOT_RUN, ScriptSettings, engine_command, write_scripts
+
+    parts = batch.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError("--batch", expected="1,8,32", received=batch)
+    settings = ScriptSettings(
+        cast(Any, release), tuple(int(part) for part in parts), device, dla, version_compatible, hardware
+    )
+    opened = Bundle.open(bundle)
+    engine = engine_command(opened, precision, settings)
+    lines = [["trtexec", *build_words(engine)]]
+    lines += [["trtexec", *bench_words(engine, size)] for size in settings.batches]
+    result: dict[str, Any] = {"commands": [shlex.join(line) for line in lines], "status": NOT_RUN}
+    for line in result["commands"]:
+        output.text(line)
+    if output.dry_run:
+        output.result({"dry_run": True, **result})
+        return
+    file, parity = write_scripts(opened, precision, settings)
+    output.note(f"wrote {file.folder}/build_engine.sh and bench_engine.sh; {NOT_RUN}")
+    output.note(f"the graph, run by ONNX Runtime on the CPU: {parity.agreement:.2%} same label as PyTorch")
+    output.result({**result, "folder": file.folder, "parity": parity.to_json()})
