@@ -91,7 +91,7 @@ def command(arch: Path, output: Output, **values: Any) -> None:
         return
     supernet = None
     if values["weights"] != "retrain":
-        from search.training import load_supernet
+        from search.run import load_supernet
 
         supernet = load_supernet(values["run"] or arch.parent)
     epochs = 1 if values["weights"] == "generated" else recipe.epochs

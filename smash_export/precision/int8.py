@@ -51,7 +51,8 @@ _PASSED = (  # the output has the scale of the input
 _RUNTIME_OPS = sorted({*_COMPUTED, *_PASSED, "Relu", "Clip"})
 _TENSORRT_OPS = sorted({*WEIGHTED, "Add", "AveragePool", "Concat", "MaxPool"})
 
-NOISE_IMAGES = 128
+NOISE_IMAGES = 256  # for what is compared, in decibels
+JUDGED_IMAGES = 512  # for the share of labels that change
 BOUNDARY_GAIN_DB = 3.0  # keeping first or last layer in fp32 must halve the noise of the logits
 
 
@@ -146,6 +147,14 @@ def quantise(
     return result, notes
 
 
+def quantise_untrained(model: onnx.ModelProto, tensors: np.ndarray, scheme: Scheme) -> onnx.ModelProto:
+    """Every layer in int8 with ranges of ``tensors``, for timing only: nothing is held against labels."""
+    require_onnxruntime()
+    graph = _Quantiser(prepared(model), tensors, scheme)
+    graph.choose_ranges(("minmax",))
+    return graph.build(())
+
+
 @dataclass(frozen=True)
 class _Outcome:
     changed: float  # percent of the images
@@ -173,7 +182,7 @@ class _Quantiser:
             self.ranges, self.method = ranges, method
             if len(methods) == 1:
                 return
-            outcome = self.outcome(())
+            outcome = self.outcome((), NOISE_IMAGES)
             rank = (outcome.changed, -outcome.sqnr)
             if best is None or rank < best:
                 best = rank
@@ -188,19 +197,20 @@ class _Quantiser:
         ends = [layers[0], layers[-1]]
         if wish == "fp32":
             return ends
-        base = self.outcome(()).sqnr
-        return [name for name in ends if self.outcome((name,)).sqnr >= base + BOUNDARY_GAIN_DB]
+        base = self.outcome((), NOISE_IMAGES).sqnr
+        return [name for name in ends if self.outcome((name,), NOISE_IMAGES).sqnr >= base + BOUNDARY_GAIN_DB]
 
     def noise_by_node(self) -> list[dict[str, Any]]:
         """Noise that each node brings to its own output when its inputs are exact, the worst first."""
-        few = self.calibration[:NOISE_IMAGES]
+        few = _evenly(self.calibration, NOISE_IMAGES)
         return noise_by_node(self.model, self.build(()), few, _COMPUTED)
 
-    def outcome(self, kept: Iterable[str]) -> _Outcome:
-        """What the graph with these nodes in fp32 does on all calibration images."""
-        received = logits_of(self.build(kept), self.calibration)
-        changed = float((received.argmax(1) != self.expected.argmax(1)).mean() * 100)
-        return _Outcome(changed, sqnr_db(self.expected, received))
+    def outcome(self, kept: Iterable[str], images: int = JUDGED_IMAGES) -> _Outcome:
+        """What the graph with these nodes in fp32 does on so many of the calibration images."""
+        expected = _evenly(self.expected, images)
+        received = logits_of(self.build(kept), _evenly(self.calibration, images))
+        changed = float((received.argmax(1) != expected.argmax(1)).mean() * 100)
+        return _Outcome(changed, sqnr_db(expected, received))
 
     def build(self, kept: Iterable[str]) -> onnx.ModelProto:
         """The graph with Q/DQ nodes on all operators but ``kept``."""
@@ -260,6 +270,11 @@ class _Quantiser:
     @cached_property
     def _reading(self) -> dict[str, list[onnx.NodeProto]]:
         return dict(readers(self.model.graph))
+
+
+def _evenly(values: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` rows, evenly over all."""
+    return values[:: max(1, len(values) // count)][:count]
 
 
 def _with_shared_ranges(

@@ -1,0 +1,121 @@
+"""``smash-export latency``: kits, tables and predictions of a device's latency."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from smash_base.errors import UsageError
+from smash_export.cli.console import Output, common_options
+
+if TYPE_CHECKING:
+    from smash_export.latency import LatencyTable
+
+
+@click.group()
+def command() -> None:
+    """Latency of networks on a device: `kit` here, `build` there, `predict` here again."""
+
+
+@command.command()
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--data", required=True, metavar="NAME[:PATH]", help="Images whose networks are measured.")
+@click.option("--space", help="[default: by image size]")
+@click.option("--networks", type=click.IntRange(10, 10_000), default=150, show_default=True)
+@click.option("--target", default="onnxruntime", show_default=True, help="Runtime of the device.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "int8"]))
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per inference.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of one inference.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the networks.")
+@common_options(writes=True)
+def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) -> None:
+    """Write OUT, a zip of graphs, for a device that has no PyTorch."""
+    from search.data import load_dataset
+    from search.finalists import input_spec_of
+    from search.space import space_for
+    from smash_export.latency import Setting, write_kit
+
+    dataset = load_dataset(data)
+    input_spec = input_spec_of(dataset)
+    chosen = space_for(input_spec, space)
+    setting = Setting(values["target"], values["precision"], values["batch"], values["threads"])
+    architectures = [chosen.draw(values["seed"], slot) for slot in range(values["networks"])]
+    if output.dry_run:
+        output.result({"dry_run": True, "networks": len(architectures), "setting": asdict(setting)})
+        return
+    with output.progress("writing graphs", len(architectures)) as advance:
+        write_kit(out, architectures, input_spec, len(dataset.classes), setting, advance)
+    output.text(f"{out}: copy it to the device and run: smash-export latency build {out.name} table.json")
+    output.result({"kit": str(out), "networks": len(architectures), "setting": asdict(setting)})
+
+
+@command.command()
+@click.argument("kit", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--target", help="Refuse a kit for another runtime.")
+@click.option("--seconds", type=click.FloatRange(0.01), default=0.3, show_default=True, help="Per network.")
+@common_options(writes=True)
+def build(kit: Path, out: Path, target: str | None, seconds: float, output: Output) -> None:
+    """Measure the graphs of KIT on this machine and write the table OUT; goes on where it stopped."""
+    from smash_export.latency import build_table, read_kit
+
+    facts = read_kit(kit)
+    if target not in (None, facts["setting"]["target"]):
+        raise UsageError(
+            f"{kit} is for another runtime", expected=target, received=facts["setting"]["target"]
+        )
+    if output.dry_run:
+        output.result({"dry_run": True, "networks": len(facts["networks"]), "setting": facts["setting"]})
+        return
+    with output.progress("measuring", len(facts["networks"])) as advance:
+        table = build_table(kit, out, seconds=seconds, advance=advance)
+    median = sorted(table.times)[len(table.times) // 2]
+    output.text(f"{out}: {len(table.times)} networks, median {median:.3g} ms")
+    output.result({"table": str(out), "networks": len(table.times), "median_ms": float(median)})
+
+
+@command.command()
+@click.argument("table", type=click.Path(path_type=Path))
+@click.argument("architectures", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--measure", is_flag=True, help="Measure as well, on this machine.")
+@common_options(writes=False)
+def predict(table: Path, architectures: tuple[Path, ...], measure: bool, output: Output) -> None:
+    """Predict the latency of ARCHITECTURES (best.json files) on the device of TABLE, and its error."""
+    from search.architecture import read_best
+    from smash_export.latency import LatencyTable, measure_architecture
+
+    known = LatencyTable.read(table)
+    rows = []
+    for path in architectures:
+        best = read_best(path)
+        _check_input(known, best.input, len(best.classes), path)
+        row = {"file": str(path), "predicted_ms": known.predict(best.architecture)}
+        if measure:
+            setting = replace(known.setting)
+            measured = measure_architecture(best.architecture, best.input, len(best.classes), setting)
+            row["measured_ms"] = measured.p50_ms
+        rows.append(row)
+    error = known.error
+    output.table(
+        f"{known.setting.target} {known.setting.precision}, batch {known.setting.batch}",
+        ["file", "predicted ms", "measured ms"],
+        [[row["file"], row["predicted_ms"], row.get("measured_ms", "")] for row in rows],
+    )
+    output.text(
+        f"Error on networks that the fit has not seen: median {error['median']:.1%}, "
+        f"90th percentile {error['p90']:.1%}, Kendall tau {error['kendall_tau']:.2f} "
+        f"({error['networks']} networks)."
+    )
+    output.result({"table": str(table), "error": error, "networks": rows})
+
+
+def _check_input(table: LatencyTable, found: Any, classes: int, path: Path) -> None:
+    if (table.input_spec, table.classes) != (found, classes):
+        raise UsageError(
+            f"{path} is for another input than the table",
+            expected=f"{table.input_spec.to_json()}, {table.classes} classes",
+            received=f"{found.to_json()}, {classes} classes",
+        )
