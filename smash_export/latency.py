@@ -280,7 +280,7 @@ def build_table(
         record["index"]: record for record in files.read_jsonl(partial) if record.get("kit") == _id(facts)
     }
     with zipfile.ZipFile(kit) as archive:
-        for index, network in enumerate(facts["networks"]):
+        for index in range(len(facts["networks"])):
             if index not in done:
                 latency = measure_graph(archive.read(f"{index}.onnx"), input_spec, classes, setting, seconds)
                 done[index] = {"kit": _id(facts), "index": index, "latency": latency.to_json()}

@@ -65,7 +65,8 @@ def command(arch: Path, output: Output, **values: Any) -> None:
         import torch
 
         torch.set_num_threads(values["threads"])
-    dataset = load_dataset(spec, seed=_data_seed(best.search))
+    # A file must not choose which code is imported; a person may.
+    dataset = load_dataset(spec, seed=_data_seed(best.search), allow_code=values["data"] is not None)
     check_fit(best, dataset)
     recipe = recipe_with(
         default_recipe(dataset, values["weights"], values["seed"]),
