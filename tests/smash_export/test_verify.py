@@ -318,7 +318,7 @@ def test_a_file_that_cannot_be_opened_is_a_failure_not_a_crash(digits_bundle_cop
     reports = {report.target: report for report in verify_bundle(Bundle.open(digits_bundle_copy))}
     assert reports["onnxruntime"].status == "failed"
     assert reports["onnxruntime"].problems
-    assert run(["verify", str(digits_bundle_copy)]) == 4
+    assert run(["verify", str(digits_bundle_copy), "--in-process"]) == 4
 
 
 def test_a_whole_data_set_can_be_used(digits_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
