@@ -357,9 +357,13 @@ class Repository:
         return rows
 
     def describe(self) -> list[dict[str, Any]]:
-        """Every open model for the page."""
+        """Every open model for the page, the newest version of each first."""
         with self._lock:
-            models = [model for versions in self._models.values() for model in versions.values()]
+            models = [
+                versions[version]
+                for versions in self._models.values()
+                for version in sorted(versions, key=int, reverse=True)
+            ]
         return [model.describe() for model in models]
 
     def _known(self, name: str) -> dict[str, ModelSpec]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from PIL import Image
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_export.server import logs
@@ -104,6 +105,7 @@ def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses
             )
             port = grpc_server.bind(settings.host, settings.grpc_port, tls)
             grpc_address = f"{_host(settings.host)}:{port}"
+        Image.preinit()  # image formats; else the first picture waits for their import
         repository.load_all()
         app = build_app(
             repository,

@@ -174,3 +174,27 @@ def test_our_messages_are_the_standard_s() -> None:
         method.name for method in service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
     }
     assert set(messages.METHODS) <= methods
+
+
+def test_the_guide_s_client_works(
+    server: Any, digits_bundle: Any, digits_images: Any, tmp_path: Any, capsys: Any
+) -> None:
+    import re
+    from pathlib import Path
+
+    from PIL import Image
+
+    image = tmp_path / "image.png"
+    Image.fromarray(digits_images[0][0, :, :, 0]).save(image)
+    guide = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "serve.md"
+    (script,) = re.findall(r"```py\n(.*?)```", guide.read_text(), re.DOTALL)
+    for written, real in (
+        ('open("digits-bundle")', f"open({str(digits_bundle)!r})"),
+        ('"image.png"', repr(str(image))),
+        ("127.0.0.1:8000", f"{server.host}:{server.port}"),
+        ('"digits-bundle"', '"digits"'),
+    ):
+        assert written in script
+        script = script.replace(written, real)
+    exec(compile(script, str(guide), "exec"), {})
+    assert f":{digits_images[1][0]}:{digits_images[1][0]}" in capsys.readouterr().out

@@ -166,6 +166,8 @@ def test_on_a_phone_nothing_is_cut_off(page: Any, digit: tuple[Path, str]) -> No
         for button in page.find_elements(By.CSS_SELECTOR, "button, select"):
             if button.is_displayed():
                 assert button.size["height"] >= 44  # what a finger hits
+        frame, drawn = (page.find_element(By.ID, name).rect for name in ("drop", "picture"))
+        assert drawn["height"] <= frame["height"]
         page.find_element(By.TAG_NAME, "summary").click()
         page.execute_script("window.scrollTo(0, 0)")
         picture_of(page, "phone")
