@@ -269,7 +269,8 @@ _TYPE_NAMES = (
 
 def _types(layer: Mapping[str, Any]) -> Iterable[str]:
     words = []
-    for tensor in layer.get("Outputs") or ():
+    outputs: Any = layer.get("Outputs")
+    for tensor in outputs if isinstance(outputs, list) else ():
         if isinstance(tensor, Mapping):
             words += [tensor.get(key) for key in ("Datatype", "DataType", "Format/Datatype", "Format")]
     for key in ("Weights", "Kernel"):
