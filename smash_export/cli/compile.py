@@ -12,6 +12,8 @@ import click
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
 
+SHOWN_LINES = 12  # of a note that is a table, such as the noise by layer: the worst come first
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -97,7 +99,11 @@ def command(
         ],
     )
     for name, value in file.notes.items():
-        output.note(f"{name}: {value}")
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            shown = [list(item.values()) for item in value[:SHOWN_LINES]]
+            output.table(f"{name}: {len(shown)} of {len(value)}", list(value[0]), shown)
+        else:
+            output.note(f"{name}: {value}")
     output.result(
         {
             "target": target,
