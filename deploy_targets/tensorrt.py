@@ -1,7 +1,8 @@
 """TensorRT: an engine built through Python from an ONNX file, for 10.x and 11.x by the same code.
 
 Precision lives in the ONNX file (fp16 casts, symmetric Q/DQ): networks are strongly typed, and no
-precision flag is set, none exists in 11. The engine stays pure; :mod:`deploy_targets.tensorrt_manifest` describes what stands beside
+precision flag is set, none exists in 11.
+The engine stays pure; :mod:`deploy_targets.tensorrt_manifest` describes what stands beside
 it, :mod:`deploy_targets.tensorrt_session` runs it.
 
 Not run on hardware: written to the documented interface of 10.0 to 11.4, which the tests compare every name

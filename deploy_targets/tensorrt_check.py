@@ -1,7 +1,7 @@
 """Whether TensorRT's parser, and a DLA, would take an ONNX file: one verdict per node, without a GPU.
 
-Rules after the parser's operator list, its Q/DQ importer and the documented DLA limits. They are necessary, not
-sufficient: the builder has the last word. Needs the ``onnx`` package, but neither TensorRT nor torch.
+Rules after the parser's operator list, its Q/DQ importer and the documented DLA limits. They are necessary,
+not sufficient: the builder has the last word. Needs the ``onnx`` package, but neither TensorRT nor torch.
 """
 
 from __future__ import annotations
@@ -20,14 +20,76 @@ from smash_base.errors import UsageError
 Level = Literal["ok", "warn", "error"]
 OPSETS = {"10": (9, 20), "11": (9, 25)}  # 10.0 and JetPack 6; later 10.x read more
 SUPPORTED = frozenset(
-    "Add AveragePool BatchNormalization Cast Clip Concat Constant Conv DequantizeLinear Div Dropout Exp Flatten "
-    "Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity LeakyRelu MatMul Max MaxPool Min Mul "
-    "Pad PRelu QuantizeLinear ReduceMean Relu Reshape Shape Sigmoid Slice Softmax Split Squeeze Sub Sum Tanh "
-    "Transpose Unsqueeze".split()
+    [
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Cast",
+        "Clip",
+        "Concat",
+        "Constant",
+        "Conv",
+        "DequantizeLinear",
+        "Div",
+        "Dropout",
+        "Exp",
+        "Flatten",
+        "Gemm",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "LeakyRelu",
+        "MatMul",
+        "Max",
+        "MaxPool",
+        "Min",
+        "Mul",
+        "Pad",
+        "PRelu",
+        "QuantizeLinear",
+        "ReduceMean",
+        "Relu",
+        "Reshape",
+        "Shape",
+        "Sigmoid",
+        "Slice",
+        "Softmax",
+        "Split",
+        "Squeeze",
+        "Sub",
+        "Sum",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
+    ]
 )
 _DLA = frozenset(
-    "Conv Relu Sigmoid Tanh Clip Concat Add Mul Max Min Sub AveragePool MaxPool GlobalAveragePool Abs Softmax "
-    "QuantizeLinear DequantizeLinear Cast Identity BatchNormalization Gemm".split()
+    [
+        "Conv",
+        "Relu",
+        "Sigmoid",
+        "Tanh",
+        "Clip",
+        "Concat",
+        "Add",
+        "Mul",
+        "Max",
+        "Min",
+        "Sub",
+        "AveragePool",
+        "MaxPool",
+        "GlobalAveragePool",
+        "Abs",
+        "Softmax",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "Cast",
+        "Identity",
+        "BatchNormalization",
+        "Gemm",
+    ]
 )
 
 

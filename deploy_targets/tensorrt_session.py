@@ -1,7 +1,8 @@
 """Runs a TensorRT engine: own device buffers, one stream, a CUDA graph for each batch size in use.
 
 The addresses never change, so that a captured graph stays right. A captured graph belongs to the
-shapes of its execution context: every batch size gets a context of its own, for the first few sizes; others share one context that is
+shapes of its execution context:
+every batch size gets a context of its own, for the first few sizes; others share one context that is
 given its shape on every call and runs without a graph. Not run on hardware.
 """
 

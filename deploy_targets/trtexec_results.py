@@ -286,7 +286,7 @@ def _types(layer: Mapping[str, Any]) -> Iterable[str]:
 
 def read_layer_info(text: str) -> EngineLayers:
     """Both layouts: 10 with "Bindings", 11 with "I/O Tensors"."""
-    document = _lenient(text, "layer info")
+    document: Any = _lenient(text, "layer info")
     if isinstance(document, list) and len(document) == 1:
         document = document[0]
     if not isinstance(document, dict) or not isinstance(document.get("Layers"), list):
@@ -294,7 +294,8 @@ def read_layer_info(text: str) -> EngineLayers:
     rows = document["Layers"]
     detailed = bool(rows) and all(isinstance(row, dict) for row in rows)
     layers = tuple(row if isinstance(row, dict) else {"Name": str(row)} for row in rows)
-    tensors = document.get("I/O Tensors", document.get("Bindings", []))
+    tensors: Any = document.get("I/O Tensors", document.get("Bindings", []))
+    tensors = tensors if isinstance(tensors, list) else []
     names = tuple(str(item.get("Name", "")) if isinstance(item, dict) else str(item) for item in tensors)
     return EngineLayers(layers, detailed, names)
 

@@ -1,7 +1,8 @@
 """Scripts for a device that has trtexec and a shell: build the engine there, measure it, check its answers.
 
 The folder ``targets/trtexec/<precision>/`` of the bundle holds ``model.onnx`` at that precision, the two
-scripts, and real test images as raw float32 files with the logits that are expected for them. The graph is first run by ONNX Runtime on
+scripts, and real test images as raw float32 files with the logits that are expected for them.
+The graph is first run by ONNX Runtime on
 the CPU and held to the gates of its precision: these are the numbers TensorRT should give.
 """
 
@@ -168,9 +169,9 @@ def _head(command: EngineCommand) -> list[str]:
         'cd "$(dirname "$0")"',
         "TRTEXEC=${TRTEXEC:-trtexec}",
         'command -v "$TRTEXEC" >/dev/null 2>&1 || TRTEXEC=/usr/src/tensorrt/bin/trtexec',
-        'command -v "$TRTEXEC" >/dev/null 2>&1 || { echo "trtexec not found; set TRTEXEC=/path/to/trtexec" >&2; exit 3; }',
+        'command -v "$TRTEXEC" >/dev/null 2>&1 || { echo "trtexec not found; set TRTEXEC=/path/to/trtexec" >&2; exit 3; }',  # noqa: E501
         "# Its banner holds the version as a number: v8601 is 8.6.1, v101600 is 10.16.0.",
-        r"""found=$("$TRTEXEC" --help 2>&1 | sed -n 's/.*TensorRT\.trtexec \[TensorRT v\([0-9]*\)\].*/\1/p' | head -n 1)""",
+        r"""found=$("$TRTEXEC" --help 2>&1 | sed -n 's/.*TensorRT\.trtexec \[TensorRT v\([0-9]*\)\].*/\1/p' | head -n 1)""",  # noqa: E501
         'case "$found" in',
         "  '') echo 'trtexec does not tell its version; going on' >&2; major=unknown ;;",
         "  ?????|??????) major=${found%????} ;;",
@@ -187,7 +188,7 @@ def _head(command: EngineCommand) -> list[str]:
 def _call(words: Sequence[str], log: str) -> str:
     """trtexec with its log kept and shown; without a pipe, which would hide the exit code."""
     lines = " \\\n  ".join(shlex.quote(word) for word in words)
-    return f'if "$TRTEXEC" {lines} >{log} 2>&1; then cat {log}; else cat {log} >&2; echo "failed, see {log}" >&2; exit 1; fi'
+    return f'if "$TRTEXEC" {lines} >{log} 2>&1; then cat {log}; else cat {log} >&2; echo "failed, see {log}" >&2; exit 1; fi'  # noqa: E501
 
 
 def expected_logits(path: Path, classes: int) -> np.ndarray:

@@ -30,7 +30,7 @@ def command(bundle: Path, target: str, precision: str, dla: str | None, output: 
 
     The graph is run by ONNX Runtime on the CPU and held to the gates of its precision. Exit code 4 when a node
     would be refused.
-    """
+    """  # noqa: E501
     from deploy_targets.tensorrt_check import check_onnx
     from smash_export.bundle import Bundle
     from smash_export.trtexec import emulate, graph_for_tensorrt
@@ -60,7 +60,7 @@ def command(bundle: Path, target: str, precision: str, dla: str | None, output: 
         }
     )
     output.note(
-        f"{counts['ok']} nodes right, {counts['warn']} warnings, {counts['error']} errors; checked by rules, not by "
+        f"{counts['ok']} nodes right, {counts['warn']} warnings, {counts['error']} errors; checked by rules, not by "  # noqa: E501
         f"TensorRT; {parity.agreement:.2%} same label as PyTorch in ONNX Runtime on the CPU"
     )
     if counts["error"]:

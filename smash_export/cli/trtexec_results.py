@@ -58,7 +58,7 @@ def command(files: tuple[Path, ...], bundle: Path | None, precision: str, output
             if compute is not None:
                 at = compute.percentiles
                 timings.append(
-                    [path.name, log.version, log.batch, compute.minimum, compute.median, at.get(90.0), at.get(99.0),
+                    [path.name, log.version, log.batch, compute.minimum, compute.median, at.get(90.0), at.get(99.0),  # noqa: E501
                      None, log.images_per_second]
                 )  # fmt: skip
         elif kind == "times":
@@ -69,7 +69,7 @@ def command(files: tuple[Path, ...], bundle: Path | None, precision: str, output
         elif kind == "profile":
             layers = sorted(reader.read_profile(text), key=lambda layer: -layer.average_ms)
             output.table(f"{path.name}: slowest layers", ["layer", "ms", "%"],
-                         [[layer.name, layer.average_ms, layer.percentage] for layer in layers[:10]])  # fmt: skip
+                         [[layer.name, layer.average_ms, layer.percentage] for layer in layers[:10]])  # fmt: skip  # noqa: E501
             document["layers"] = layers
         elif kind == "layers":
             info = reader.read_layer_info(text)

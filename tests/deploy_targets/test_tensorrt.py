@@ -17,8 +17,8 @@ SIGNATURE = ModelSignature("input", "logits", (3, 8, 8), 10, (1, 8, 32))
 GPU = Gpu("NVIDIA H100", "9.0", "13.0", "580.1")
 # Of the module, documented in every version from 10.0 to 11.4.
 EVERYWHERE = {
-    "Builder", "BuilderFlag", "HardwareCompatibilityLevel", "ILogger", "IProgressMonitor", "LayerInformationFormat",
-    "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "OnnxParserFlag", "ProfilingVerbosity", "Runtime",
+    "Builder", "BuilderFlag", "HardwareCompatibilityLevel", "ILogger", "IProgressMonitor", "LayerInformationFormat",  # noqa: E501
+    "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "OnnxParserFlag", "ProfilingVerbosity", "Runtime",  # noqa: E501
     "TensorIOMode", "nptype", "__version__",
 }  # fmt: skip
 MEMBERS = {

@@ -37,7 +37,7 @@ def test_a_failure_without_a_failed_line_has_not_passed():
 
 
 def test_names_that_are_not_escaped():
-    text = '[\n{ "count" : 3 }\n, { "name" : "a "b" \\ c", "timeMs" : 3, "averageMs" : 1, "medianMs" : 1, "percentage" : 50 }\n]'
+    text = '[\n{ "count" : 3 }\n, { "name" : "a "b" \\ c", "timeMs" : 3, "averageMs" : 1, "medianMs" : 1, "percentage" : 50 }\n]'  # noqa: E501
     (layer,) = reader.read_profile(text)
     assert (layer.name, layer.average_ms) == ('a "b" \\ c', 1.0)
 
@@ -53,12 +53,12 @@ def test_bare_nan_and_inf():
     ("text", "tensors"),
     [
         (
-            '{"Layers": [{"Name": "c", "Outputs": [{"Name": "o", "Format/Datatype": "Channel major FP16 format"}]}],'
+            '{"Layers": [{"Name": "c", "Outputs": [{"Name": "o", "Format/Datatype": "Channel major FP16 format"}]}],'  # noqa: E501
             ' "Bindings": ["input"]}',
             ("input",),
         ),
         (
-            '{"Layers": [{"Name": "c", "Outputs": [{"Name": "o", "Format": "Row major", "Datatype": "Half"}]}],'
+            '{"Layers": [{"Name": "c", "Outputs": [{"Name": "o", "Format": "Row major", "Datatype": "Half"}]}],'  # noqa: E501
             ' "I/O Tensors": [{"Name": "input"}]}',
             ("input",),
         ),
