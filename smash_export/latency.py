@@ -467,13 +467,13 @@ class DeviceLatency:
                 hint="Build one with: smash-export latency kit",
             )
         self._input, self._classes, self._setting = input_spec, classes, setting
-        self._limit, self._table, self._seconds = limit_ms, table, seconds
+        self.limit_ms, self._table, self._seconds = limit_ms, table, seconds
 
     def describe(self) -> dict[str, Any]:
         """What was measured and how, for config.json and the report."""
         if self._table is not None:
-            return {"setting": asdict(self._table.setting), "predicted": True, "limit_ms": self._limit}
-        return {"setting": asdict(self._setting), "predicted": False, "limit_ms": self._limit}
+            return {"setting": asdict(self._table.setting), "predicted": True, "limit_ms": self.limit_ms}
+        return {"setting": asdict(self._setting), "predicted": False, "limit_ms": self.limit_ms}
 
     def measure(self, architecture: Architecture) -> dict[str, float]:
         """``{"latency_ms": ...}``: the median."""
@@ -484,9 +484,9 @@ class DeviceLatency:
 
     def refusal(self, measures: Mapping[str, float]) -> str | None:
         """Why a network may not be picked, or None."""
-        if self._limit is None or measures["latency_ms"] <= self._limit:
+        if self.limit_ms is None or measures["latency_ms"] <= self.limit_ms:
             return None
-        return f"{measures['latency_ms']:.3g} ms is over the limit of {self._limit:g} ms"
+        return f"{measures['latency_ms']:.3g} ms is over the limit of {self.limit_ms:g} ms"
 
 
 def fastest_of(

@@ -16,7 +16,8 @@ from smash_export.cli.console import SILENT, Output
 
 if TYPE_CHECKING:
     from search.data import Dataset
-    from search.run import Measurement, SearchConfig, SearchResult
+    from search.run import SearchConfig, SearchResult
+    from smash_export.latency import DeviceLatency
 
 # By space. "tiny" is chosen so that a search on digits takes about a minute and a half on two cores; the
 # figures behind the others are in benchmarks/results.
@@ -43,6 +44,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "finalists": {"count": 24, "rungs": (2, 5, 10), "random": 4},
     },
 }
+
+FASTEST = 12  # networks measured to see whether a latency limit can be kept
 
 # Share of the training images that choose between networks, where the data have no validation part and the
 # usual 10 % are too few to tell networks apart.
@@ -111,6 +114,68 @@ def configure(
     )
 
 
+def device_latency(
+    dataset: Dataset,
+    *,
+    max_latency: str | None = None,
+    target: str | None = None,
+    precision: str | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
+    table: Path | None = None,
+) -> DeviceLatency | None:
+    """How candidates are measured; None when neither a limit, a target nor a table is given.
+
+    Args:
+        max_latency: the limit, such as "3ms".
+        target, precision, batch, threads: see :class:`smash_export.latency.Setting`.
+        table: of a device that is not here; decides the setting itself.
+
+    Raises:
+        UsageError: a table together with a setting; MissingRuntimeError: the runtime is not here.
+    """
+    from search.finalists import input_spec_of
+    from smash_export.latency import DeviceLatency, LatencyTable, Setting, parse_milliseconds
+
+    given: dict[str, Any] = {"target": target, "precision": precision, "batch": batch, "threads": threads}
+    given = {name: value for name, value in given.items() if value is not None}
+    if max_latency is None and table is None and not given:
+        return None
+    if table is not None and given:
+        raise UsageError(
+            "a latency table says itself what was measured",
+            expected="--latency-table alone",
+            received=", ".join(given),
+        )
+    limit = None if max_latency is None else parse_milliseconds(max_latency)
+    return DeviceLatency(
+        input_spec_of(dataset),
+        len(dataset.classes),
+        Setting(**given),
+        limit_ms=limit,
+        table=None if table is None else LatencyTable.read(table),
+    )
+
+
+def check_latency(config: SearchConfig, dataset: Dataset, latency: DeviceLatency) -> None:
+    """Raise GateError unless a network of the space keeps the latency limit; before anything is trained.
+
+    Measures the cheapest of many draws by multiply-accumulates, from the smallest on.
+    """
+    from search.finalists import input_spec_of
+    from search.limits import SURVEY, survey
+    from search.space import space_for
+    from smash_export.latency import fastest_of
+
+    if latency.limit_ms is None:
+        return
+    spec = input_spec_of(dataset)
+    space = space_for(spec, config.space)
+    costs = survey(space, spec, len(dataset.classes))
+    order = sorted(range(SURVEY), key=lambda slot: costs[slot].macs)[:FASTEST]
+    fastest_of([space.draw(0, slot) for slot in order], latency, latency.limit_ms)
+
+
 def load_data(data: str, *, seed: int = 0, validation: float | None = None) -> Dataset:
     """Data for a search: like :func:`search.data.load_dataset`, with more validation images for digits."""
     from search.data import load_dataset
@@ -127,7 +192,7 @@ def search(
     seed: int = 0,
     device: str = "auto",
     resume: bool = True,
-    measurement: Measurement | None = None,
+    measurement: DeviceLatency | None = None,
     command: list[str] | None = None,
     output: Output = SILENT,
 ) -> SearchResult:
@@ -150,7 +215,9 @@ def search(
 
     dataset = load_data(data) if isinstance(data, str) else data
     folder = Path(run) if run is not None else default_folder(dataset.name)
-    chosen = config or configure(dataset, seed=seed)
+    chosen = config or configure(dataset, seed=seed, measured=measurement.describe() if measurement else None)
+    if measurement is not None and not (folder / "measures.jsonl").exists():
+        check_latency(chosen, dataset, measurement)
     result = run_search(
         chosen,
         dataset,

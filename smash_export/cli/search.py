@@ -46,21 +46,41 @@ from smash_export.cli.console import Output, common_options
 @click.option("--max-parameters", type=click.IntRange(1), help="Limit on stored numbers.")
 @click.option("--max-macs", type=click.IntRange(1), help="Limit on multiply-accumulates per image.")
 @click.option("--max-memory", type=click.IntRange(1), help="Limit on bytes of activations, batch 1.")
+@click.option("--max-latency", metavar="TIME", help="Limit on measured latency, such as 3ms or 800us.")
+@click.option("--target", help="Measure candidates on this runtime.  [onnxruntime with --max-latency]")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Of measuring.  [fp32]")
+@click.option("--latency-batch", type=click.IntRange(1), help="Images per inference of measuring.  [1]")
+@click.option("--latency-threads", type=click.IntRange(1), help="Threads of measuring.  [1]")
+@click.option(
+    "--latency-table",
+    type=click.Path(path_type=Path),
+    help="Predict instead of measuring, for a device that is not here; see: smash-export latency",
+)
 @common_options(writes=True)
 def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
     """Train a HyperNet, rank architectures, train finalists briefly, pick one: RUN/best.json.
 
     A search that was interrupted goes on when the same command is given again.
     """
-    from smash_export.search import configure, default_folder, load_data, search
+    from smash_export.search import configure, default_folder, device_latency, load_data, search
 
     if values["threads"]:
         import torch
 
         torch.set_num_threads(values["threads"])
     dataset = load_data(data, validation=values["validation"])
+    measurement = device_latency(
+        dataset,
+        max_latency=values["max_latency"],
+        target=values["target"],
+        precision=values["precision"],
+        batch=values["latency_batch"],
+        threads=values["latency_threads"],
+        table=values["latency_table"],
+    )
     config = configure(
         dataset,
+        measured=measurement.describe() if measurement else None,
         space=values["space"],
         seed=values["seed"],
         strategy=values["strategy"],
@@ -101,6 +121,7 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
         config=config,
         device=values["device"],
         resume=values["resume"],
+        measurement=measurement,
         command=["smash-export", "search", *words(context)],
         output=output,
     )

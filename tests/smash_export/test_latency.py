@@ -220,3 +220,34 @@ def test_the_commands_make_a_kit_a_table_and_a_prediction(tmp_path: Path) -> Non
     document = json.loads(told.stdout)
     assert document["networks"][0]["predicted_ms"] > 0
     assert document["networks"][0]["measured_ms"] > 0
+
+
+def search_words(folder: Path, *more: str) -> list[str]:
+    small = (
+        "--steps 3 --batch 8 --candidates 6 --finalists 2 --rungs 1 --baseline none --images 60 --threads 1"
+    )
+    return ["search", "--data", "digits", "--run", str(folder), *small.split(), *more, "--json"]
+
+
+def test_a_search_keeps_a_limit_that_was_measured(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, search_words(tmp_path / "run", "--max-latency", "50ms"))
+    assert result.exit_code == 0, result.output
+    measures = (tmp_path / "run" / "measures.jsonl").read_text().splitlines()
+    assert all(0 < json.loads(line)["measures"]["latency_ms"] < 50 for line in measures)
+    assert len(measures) >= 6
+
+
+def test_a_search_with_a_limit_that_nothing_meets_trains_nothing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, search_words(tmp_path / "run", "--max-latency", "0.1us"))
+    assert isinstance(result.exception, GateError)
+    assert "fastest found" in str(result.exception)
+    assert not (tmp_path / "run" / "hypernet.pt").exists()
+
+
+def test_a_search_for_a_device_that_is_not_here_predicts(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(synthetic().document))
+    result = CliRunner().invoke(cli, search_words(tmp_path / "run", "--latency-table", str(path)))
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "predicted" in json.dumps(config)
