@@ -401,22 +401,24 @@ def opens_cleanly(path: Path) -> bool:
     return True
 
 
-def test_four_thousand_mutated_manifests_open_consistently_or_are_refused(bundle_path: Path) -> None:
+@pytest.mark.slow
+def test_thousands_of_mutated_manifests_open_consistently_or_are_refused(bundle_path: Path) -> None:
     rng = random.Random(0)
     manifest = bundle_path / "manifest.json"
     document = json.loads(manifest.read_text())
     opened = 0
-    for _ in range(4000):
+    for _ in range(3500):
         manifest.write_text(json.dumps(mutate(document, rng)))
         opened += opens_cleanly(bundle_path)
-    assert 0 < opened < 2000  # provenance, notes and dates may change; most else may not
+    assert 0 < opened < 1750  # provenance, notes and dates may change; most else may not
 
 
-def test_two_thousand_damaged_manifest_bytes_are_refused_cleanly(bundle_path: Path) -> None:
+@pytest.mark.slow
+def test_damaged_manifest_bytes_are_refused_cleanly(bundle_path: Path) -> None:
     rng = random.Random(1)
     manifest = bundle_path / "manifest.json"
     whole = manifest.read_bytes()
-    for _ in range(2000):
+    for _ in range(1600):
         data = bytearray(whole)
         for _ in range(rng.choice((1, 1, 3))):
             at = rng.randrange(len(data))
@@ -433,7 +435,7 @@ def test_two_thousand_damaged_manifest_bytes_are_refused_cleanly(bundle_path: Pa
         opens_cleanly(bundle_path)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     value=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -583,6 +585,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_step_of_adding_leaves_a_bundle_that_opens(template: Path, tmp_path: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(textwrap.dedent(KILLED))
