@@ -291,11 +291,11 @@ def read_layer_info(text: str) -> EngineLayers:
         document = document[0]
     if not isinstance(document, dict) or not isinstance(document.get("Layers"), list):
         raise InvalidInputError("trtexec layer info", expected='an object with "Layers"', received=text[:80])
-    rows = document["Layers"]
+    rows: list[Any] = document["Layers"]
     detailed = bool(rows) and all(isinstance(row, dict) for row in rows)
     layers = tuple(row if isinstance(row, dict) else {"Name": str(row)} for row in rows)
-    tensors: Any = document.get("I/O Tensors", document.get("Bindings", []))
-    tensors = tensors if isinstance(tensors, list) else []
+    listed = document.get("I/O Tensors", document.get("Bindings"))
+    tensors: list[Any] = listed if isinstance(listed, list) else []
     names = tuple(str(item.get("Name", "")) if isinstance(item, dict) else str(item) for item in tensors)
     return EngineLayers(layers, detailed, names)
 
