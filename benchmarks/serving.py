@@ -1,0 +1,604 @@
+"""The server's figures: overhead over the runtime, batching, overload, exchange, drain, memory, packages.
+
+    python -m benchmarks.serving            everything, about six minutes on an idle machine
+    python -m benchmarks.serving --only overhead --only batching
+
+One server process; the clients run on the same machine and share its cores. Two networks with random
+weights take 3 x 32 x 32 images: "small" (2.9 million MACs) and "larger" (about 40 times that), which is
+what the overload needs, as ten times what a server can take of the small one is more than a client on the
+same two cores can send. The load client speaks HTTP over raw sockets, so that most of the cores are left
+to the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.record import record
+from deploy_targets.base import ModelSignature
+from smash_base.preprocess import Preprocessing
+from smash_export.bundle import Samples, write_bundle
+from smash_export.classifier import load
+
+SHAPE = (3, 32, 32)
+NETWORKS = {"small": ((16, 1), (32, 2), (64, 2)), "larger": ((64, 1), (64, 1), (64, 1), (64, 2))}
+Goal = dict[str, Any]
+
+
+def make_bundle(folder: Path, name: str) -> Path:
+    """A network of 3 x 3 convolutions with random weights."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(0)
+    nodes, weights, last, channels = [], [], "input", SHAPE[0]
+    for index, (units, stride) in enumerate(NETWORKS[name]):
+        values = random.normal(0, (2 / (9 * channels)) ** 0.5, (units, channels, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(values, f"w{index}"))
+        settings = {"pads": [1, 1, 1, 1], "strides": [stride, stride], "kernel_shape": [3, 3]}
+        nodes.append(helper.make_node("Conv", [last, f"w{index}"], [f"c{index}"], **settings))
+        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
+        last, channels = f"r{index}", units
+    weights.append(numpy_helper.from_array(random.normal(size=(10, channels)).astype(np.float32), "head"))
+    nodes += [
+        helper.make_node("GlobalAveragePool", [last], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "head"], ["logits"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *SHAPE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
+        weights,
+    )
+    onnx = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    ).SerializeToString()
+    preprocessing = Preprocessing(32, 32, 3, (0.5,) * 3, (0.5,) * 3)
+    images = random.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"input": preprocessing.normalise(images)})
+    return write_bundle(
+        folder / name,
+        onnx=onnx,
+        torchscript=None,
+        architecture=None,
+        weights=None,
+        labels=[f"class {number}" for number in range(10)],
+        preprocessing=preprocessing,
+        signature=ModelSignature("input", "logits", SHAPE, 10, (1, 1, 32)),
+        samples=Samples(images, logits.argmax(1).astype(np.int64), logits),
+        calibration=None,
+        provenance={"weights": "random"},
+    ).path
+
+
+@contextlib.contextmanager
+def served(bundle: Path, *options: str) -> Iterator[dict[str, Any]]:
+    """A server process: its addresses, its process."""
+    command = [sys.executable, "-m", "smash_export.cli", "serve", f"net={bundle}", "--json", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--grpc-port", "0", "--threads", "1", "--log-level", "error", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    text = ""
+    try:
+        for line in process.stdout:
+            text += line
+            with contextlib.suppress(ValueError):
+                addresses = json.loads(text)
+                break
+        else:
+            raise SystemExit("the server did not start")
+        host, _, port = addresses["http"].partition("://")[2].rpartition(":")
+        yield {"address": (host, int(port)), "grpc": addresses["grpc"], "process": process}
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        process.kill()
+
+
+def request_bytes(tensor: np.ndarray) -> bytes:
+    """A whole binary infer request."""
+    entry = {
+        "name": "input",
+        "datatype": "FP32",
+        "shape": list(tensor.shape),
+        "parameters": {"binary_data_size": tensor.nbytes},
+    }
+    head = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
+    lines = (
+        f"POST /v2/models/net/infer HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(head) + tensor.nbytes}\r\n"
+        f"Inference-Header-Content-Length: {len(head)}\r\n\r\n"
+    )
+    return lines.encode() + head + tensor.tobytes()
+
+
+@dataclass
+class Outcome:
+    """What clients saw."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)  # of the accepted, seconds
+    lost: int = 0
+    sent: int = 0
+    seconds: float = 0.0
+
+    def percentile(self, which: float) -> float:
+        """Milliseconds."""
+        return round(float(np.percentile(self.latencies, which)) * 1e3, 3) if self.latencies else 0.0
+
+    @property
+    def rate(self) -> float:
+        """Accepted requests in a second."""
+        return round(self.statuses[200] / self.seconds, 1)
+
+
+class Client:
+    """Many kept connections in one thread.
+
+    Args:
+        address: of the server.
+        request: bytes to send.
+        connections: how many.
+        rate: requests in a second, sent on time whatever the answers do (as far as connections are free);
+            None sends the next one when the last one is answered.
+    """
+
+    def __init__(
+        self, address: tuple[str, int], request: bytes, connections: int, rate: float | None = None
+    ) -> None:
+        self._request, self._rate = request, rate
+        self._selector = selectors.DefaultSelector()
+        self._idle: list[socket.socket] = []
+        self._sent: dict[socket.socket, float] = {}
+        self._parts: dict[socket.socket, bytes] = {}
+        self.outcome = Outcome()
+        for _ in range(connections):
+            made = socket.create_connection(address)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._selector.register(made, selectors.EVENT_READ)
+            self._idle.append(made)
+
+    def run(self, seconds: float = 1e9, count: int = 10**9, stop: threading.Event | None = None) -> Outcome:
+        """Send until the time is over or ``count`` requests are sent; then wait for what is missing."""
+        started = time.perf_counter()
+        result = self.outcome
+        while True:
+            now = time.perf_counter()
+            over = now - started > seconds or result.sent >= count or (stop is not None and stop.is_set())
+            if over and not self._sent:
+                break
+            if over and now - started > seconds + 30:
+                result.lost += len(self._sent)
+                break
+            if not over:
+                due = len(self._idle)
+                if self._rate is not None:
+                    due = min(due, int((now - started) * self._rate) - result.sent)
+                for _ in range(min(due, count - result.sent)):
+                    self._send(self._idle.pop(), now)
+            if not self._idle and not self._sent:
+                break  # the server closed every connection
+            for key, _ in self._selector.select(0.0005 if self._rate else 0.05):
+                self._receive(key.fileobj)  # type: ignore[arg-type]
+        result.seconds = time.perf_counter() - started
+        return result
+
+    def _send(self, connection: socket.socket, now: float) -> None:
+        self._sent[connection] = now
+        self._parts[connection] = b""
+        self.outcome.sent += 1
+        try:
+            connection.sendall(self._request)
+        except OSError:
+            self._end(connection)
+
+    def _receive(self, connection: socket.socket) -> None:
+        try:
+            data = connection.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            self._end(connection)
+            return
+        data = self._parts.get(connection, b"") + data
+        self._parts[connection] = data
+        head, mark, body = data.partition(b"\r\n\r\n")
+        if not mark or len(body) < int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]):
+            return
+        status = int(data[9:12])
+        self.outcome.statuses[status] += 1
+        began = self._sent.pop(connection)
+        if status == 200:
+            self.outcome.latencies.append(time.perf_counter() - began)
+        if b"connection: close" in head.lower():
+            self._end(connection)
+        else:
+            self._idle.append(connection)
+
+    def _end(self, connection: socket.socket) -> None:
+        if self._sent.pop(connection, None) is not None:
+            self.outcome.lost += 1
+        elif connection in self._idle:
+            self._idle.remove(connection)
+        self._selector.unregister(connection)
+        connection.close()
+
+    def close(self) -> None:
+        """Close what is open."""
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+        self._selector.close()
+
+
+def goal(what: str, wanted: str, value: Any, met: bool | None, note: str = "") -> Goal:
+    """One row of the goals."""
+    return {"what": what, "goal": wanted, "value": value, "met": met, "note": note}
+
+
+def overhead(bundles: dict[str, Path]) -> tuple[dict[str, Any], list[Goal]]:
+    """One client: p50 of REST and gRPC above the runtime's own, measured in turns."""
+    import tritonclient.grpc as triton_grpc
+    import tritonclient.http as triton_http
+
+    tensor = np.random.default_rng(1).normal(size=(1, *SHAPE)).astype(np.float32)
+    with served(bundles["small"]) as server, load(bundles["small"], threads=1) as classifier:
+        host, port = server["address"]
+        rest = triton_http.InferenceServerClient(f"{host}:{port}")
+        grpc = triton_grpc.InferenceServerClient(server["grpc"])
+        rest_input = triton_http.InferInput("input", list(tensor.shape), "FP32")
+        rest_input.set_data_from_numpy(tensor)
+        grpc_input = triton_grpc.InferInput("input", list(tensor.shape), "FP32")
+        grpc_input.set_data_from_numpy(tensor)
+        plain = http.client.HTTPConnection(host, port)
+        body = request_bytes(tensor).partition(b"\r\n\r\n")[2]
+        headers = {"Inference-Header-Content-Length": str(len(body) - tensor.nbytes)}
+        raw = Client((host, port), request_bytes(tensor), 1)
+
+        def by_http_client() -> None:
+            plain.request("POST", "/v2/models/net/infer", body, headers)
+            plain.getresponse().read()
+
+        ways = {
+            "runtime": lambda: classifier.logits(tensor),
+            "rest, tritonclient": lambda: rest.infer("net", [rest_input]),
+            "rest, http.client": by_http_client,
+            "rest, raw socket": lambda: raw.run(count=raw.outcome.sent + 1),
+            "grpc, tritonclient": lambda: grpc.infer("net", [grpc_input]),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(110):
+            for name, call in ways.items():
+                for _ in range(20):
+                    started = time.perf_counter()
+                    call()
+                    if turn >= 10:
+                        times[name].append(time.perf_counter() - started)
+        raw.close()
+    rows = {
+        name: {
+            f"p{which}_ms": round(float(np.percentile(values, which)) * 1e3, 4) for which in (10, 50, 90, 99)
+        }
+        for name, values in times.items()
+    }
+    base = rows["runtime"]["p50_ms"]
+    above = {name: round(row["p50_ms"] - base, 3) for name, row in rows.items()}
+    rest_ms, grpc_ms = above["rest, tritonclient"], above["grpc, tritonclient"]
+    return {"times": rows, "p50_above_runtime_ms": above, "n": len(times["runtime"])}, [
+        goal("REST binary, one client, p50 over the runtime's own", "<= 0.7 ms", rest_ms, rest_ms <= 0.7),
+        goal("gRPC, one client, p50 over the runtime's own", "<= 0.6 ms", grpc_ms, grpc_ms <= 0.6),
+    ]
+
+
+def batching(bundles: dict[str, Path]) -> tuple[dict[str, Any], list[Goal]]:
+    """32 clients: dynamic batching against batch 1 in the same server."""
+    tensor = np.zeros((1, *SHAPE), np.float32)
+    rows: dict[str, Any] = {}
+    for name in ("small", "larger"):
+        for most in (1, 32):
+            with served(bundles[name], "--max-batch", str(most)) as server:
+                client = Client(server["address"], request_bytes(tensor), 32)
+                client.run(seconds=2)
+                client.outcome = Outcome()
+                result = client.run(seconds=8)
+                client.close()
+            rows[f"{name}, max batch {most}"] = {
+                "per_second": result.rate,
+                "p50_ms": result.percentile(50),
+                "p99_ms": result.percentile(99),
+                "statuses": dict(result.statuses),
+            }
+    factors = {
+        name: round(
+            rows[f"{name}, max batch 32"]["per_second"] / rows[f"{name}, max batch 1"]["per_second"], 2
+        )
+        for name in ("small", "larger")
+    }
+    return {"rows": rows, "factors": factors}, [
+        goal(
+            "throughput, 32 clients, dynamic batching against batch 1",
+            ">= 3x",
+            factors["small"],
+            factors["small"] >= 3,
+            f"small network; larger network {factors['larger']}x",
+        )
+    ]
+
+
+def overload(bundles: dict[str, Path], seconds: float = 60) -> tuple[dict[str, Any], list[Goal]]:
+    """Ten times what the server can take."""
+    request = request_bytes(np.zeros((1, *SHAPE), np.float32))
+    options = ["--max-batch", "2", "--queue-size", "2"]
+    with served(bundles["larger"], *options) as server:
+        client = Client(server["address"], request, 1)
+        client.run(count=50)
+        client.outcome = Outcome()
+        alone = client.run(seconds=5)
+        client.close()
+        client = Client(server["address"], request, 3)
+        capacity = client.run(seconds=5).rate
+        client.close()
+        client = Client(server["address"], request, 256, rate=10 * capacity)
+        result = client.run(seconds=seconds)
+        client.close()
+        status = server["process"].poll()
+    ratio = round(result.percentile(99) / alone.percentile(99), 2)
+    ratio_50 = round(result.percentile(99) / alone.percentile(50), 2)
+    clean = set(result.statuses) <= {200, 503} and result.lost == 0 and status is None
+    return {
+        "network": "larger",
+        "options": options,
+        "unloaded": {"p50_ms": alone.percentile(50), "p99_ms": alone.percentile(99)},
+        "capacity_per_second": capacity,
+        "offered_per_second": round(result.sent / result.seconds, 1),
+        "seconds": round(result.seconds, 1),
+        "statuses": dict(result.statuses),
+        "lost": result.lost,
+        "accepted": {"p50_ms": result.percentile(50), "p99_ms": result.percentile(99)},
+        "p99_over_unloaded_p99": ratio,
+        "p99_over_unloaded_p50": ratio_50,
+    }, [
+        goal(
+            f"answers under overload, {result.sent / result.seconds / capacity:.1f}x for {seconds:g} s",
+            "every one 200 or 503, none lost",
+            f"{dict(result.statuses)}, lost {result.lost}",
+            clean,
+            "larger network, queue of 2",
+        ),
+        goal("p99 of the accepted under overload", "<= 5x unloaded p99", ratio, ratio <= 5),
+    ]
+
+
+def lifecycle(bundles: dict[str, Path]) -> tuple[dict[str, Any], list[Goal]]:
+    """Exchanges, then SIGTERM, with 16 clients asking all the time."""
+    request = request_bytes(np.zeros((1, *SHAPE), np.float32))
+    with served(bundles["small"]) as server:
+        stop = threading.Event()
+        client = Client(server["address"], request, 16)
+        thread = threading.Thread(target=client.run, kwargs={"stop": stop})
+        thread.start()
+        exchanges = []
+        for _ in range(10):
+            time.sleep(0.3)
+            started = time.perf_counter()
+            connection = http.client.HTTPConnection(*server["address"])
+            connection.request("POST", "/v2/repository/models/net/load")
+            exchanges.append(connection.getresponse().status)
+            connection.close()
+            seconds = time.perf_counter() - started
+        stop.set()
+        thread.join()
+        exchange = client.outcome
+        client.close()
+        client = Client(server["address"], request, 16)
+        thread = threading.Thread(target=client.run)
+        thread.start()
+        time.sleep(2)
+        server["process"].send_signal(signal.SIGTERM)
+        thread.join(60)
+        code = server["process"].wait(30)
+        ended = client.outcome
+    good = exchanges == [200] * 10 and set(exchange.statuses) == {200} and exchange.lost == 0
+    drained = set(ended.statuses) == {200} and ended.lost == 0 and code == 0
+    return {
+        "exchanges": len(exchanges),
+        "last_exchange_seconds": round(seconds, 3),
+        "exchange_statuses": dict(exchange.statuses),
+        "exchange_lost": exchange.lost,
+        "sigterm_statuses": dict(ended.statuses),
+        "sigterm_lost": ended.lost,
+        "exit_code": code,
+    }, [
+        goal(
+            "exchange of a bundle under load, 10 times",
+            "no failed request",
+            f"{dict(exchange.statuses)}, lost {exchange.lost}",
+            good,
+        ),
+        goal(
+            "SIGTERM under load",
+            "no failed request",
+            f"{dict(ended.statuses)}, lost {ended.lost}",
+            drained,
+        ),
+    ]
+
+
+def memory(bundles: dict[str, Path], count: int = 100_000) -> tuple[dict[str, Any], list[Goal]]:
+    """Resident memory of the server over 100,000 requests, after a warm-up of 5,000."""
+    request = request_bytes(np.zeros((1, *SHAPE), np.float32))
+    with served(bundles["small"]) as server:
+        statm = Path(f"/proc/{server['process'].pid}/statm")
+
+        def resident() -> float:
+            return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+        client = Client(server["address"], request, 16)
+        client.run(count=5000)
+        marks = [resident()]
+        for step in range(1, 11):
+            client.run(count=5000 + step * count // 10)
+            client.outcome.latencies.clear()
+            marks.append(resident())
+        result = client.outcome
+        client.close()
+    grown = round(marks[-1] - marks[0], 2)
+    return {"resident_mib": [round(mark, 2) for mark in marks], "statuses": dict(result.statuses)}, [
+        goal("resident memory over 100,000 requests", "grows < 5 MB", f"{grown} MiB", grown < 4.77)
+    ]
+
+
+def packages(bundles: dict[str, Path]) -> tuple[dict[str, Any], list[Goal]]:
+    """What pip would install for the server beyond the runtime."""
+    root = Path(__file__).resolve().parents[1]
+
+    def would_install(extras: str) -> set[str]:
+        with tempfile.NamedTemporaryFile(suffix=".json") as report:
+            command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "-qq"]
+            command += ["--report", report.name, f"{root}[{extras}]"]
+            subprocess.run(command, check=True, capture_output=True)
+            items = json.loads(Path(report.name).read_text())["install"]
+        return {item["metadata"]["name"].lower() for item in items}
+
+    runtime = would_install("cpu")
+    server = sorted(would_install("cpu,serve") - runtime)
+    both = sorted(would_install("cpu,serve,grpc") - runtime)
+    return {"runtime": sorted(runtime), "serve": server, "serve_and_grpc": both}, [
+        goal(
+            "packages of the server beyond the runtime",
+            "<= 12",
+            len(both),
+            len(both) <= 12,
+            f"HTTP and gRPC; {len(server)} for HTTP alone",
+        )
+    ]
+
+
+def loadgen(bundles: dict[str, Path]) -> tuple[dict[str, Any], list[Goal]]:
+    """MLPerf LoadGen's Server scenario over HTTP: Poisson arrivals, p99 within 20 ms, for 10 s."""
+    import queue
+
+    import mlperf_loadgen as lg
+
+    tensor = np.zeros((1, *SHAPE), np.float32)
+    body = request_bytes(tensor).partition(b"\r\n\r\n")[2]
+    headers = {"Inference-Header-Content-Length": str(len(body) - tensor.nbytes)}
+    rows = {}
+    for qps in (100, 200, 400):
+        with served(bundles["small"]) as server:
+            waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            address = server["address"]
+
+            def work(address: tuple[str, int] = address, waiting: queue.SimpleQueue[Any] = waiting) -> None:
+                connection = http.client.HTTPConnection(*address)
+                while (sample := waiting.get()) is not None:
+                    connection.request("POST", "/v2/models/net/infer", body, headers)
+                    answer = connection.getresponse()
+                    answer.read()
+                    if answer.status == 200:
+                        lg.QuerySamplesComplete([lg.QuerySampleResponse(sample.id, 0, 0)])
+                connection.close()
+
+            def issue(samples: list[Any], waiting: queue.SimpleQueue[Any] = waiting) -> None:
+                for sample in samples:
+                    waiting.put(sample)
+
+            threads = [threading.Thread(target=work, daemon=True) for _ in range(16)]
+            for thread in threads:
+                thread.start()
+            settings = lg.TestSettings()
+            settings.scenario = lg.TestScenario.Server
+            settings.mode = lg.TestMode.PerformanceOnly
+            settings.server_target_qps = qps
+            settings.server_target_latency_ns = 20_000_000
+            settings.min_duration_ms = 10_000
+            settings.min_query_count = 100
+            with tempfile.TemporaryDirectory() as folder:
+                logs = lg.LogSettings()
+                logs.log_output.outdir = folder
+                logs.enable_trace = False
+                sut = lg.ConstructSUT(issue, lambda: None)
+                library = lg.ConstructQSL(64, 64, lambda samples: None, lambda samples: None)
+                lg.StartTestWithLogSettings(sut, library, settings, logs)
+                lg.DestroyQSL(library)
+                lg.DestroySUT(sut)
+                summary = (Path(folder) / "mlperf_log_summary.txt").read_text()
+            for _ in threads:
+                waiting.put(None)
+            wanted = ("Completed samples per second", "Result is", "50.00 percentile", "99.00 percentile")
+            found = (line.partition(":") for line in summary.splitlines())
+            rows[f"{qps} per second"] = {
+                key.strip(): value.strip() for key, _, value in found if key.strip().startswith(wanted)
+            }
+    valid = {name: row.get("Result is") for name, row in rows.items()}
+    return {"rows": rows}, [
+        goal(
+            "LoadGen's Server scenario over HTTP, p99 within 20 ms (MLPerf-style)",
+            "VALID",
+            str(valid),
+            any(value == "VALID" for value in valid.values()),
+        )
+    ]
+
+
+PARTS = {
+    "packages": packages,
+    "overhead": overhead,
+    "batching": batching,
+    "overload": overload,
+    "lifecycle": lifecycle,
+    "memory": memory,
+    "loadgen": loadgen,
+}
+
+
+@click.command()
+@click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="Print, and record nothing.")
+def main(only: tuple[str, ...]) -> None:
+    """Measure and write benchmarks/results/serving.json."""
+    folder = Path(tempfile.mkdtemp(prefix="serving-"))
+    try:
+        bundles = {name: make_bundle(folder, name) for name in NETWORKS}
+        results: dict[str, Any] = {}
+        goals: list[Goal] = []
+        for name in only or PARTS:
+            loads = [round(os.getloadavg()[0], 2)]
+            results[name], found = PARTS[name](bundles)
+            results[name]["load_average"] = [*loads, round(os.getloadavg()[0], 2)]
+            goals += found
+            print(json.dumps({name: results[name], "goals": found}, indent=1), flush=True)
+        if not only:
+            record("serving", results, goals)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
