@@ -58,7 +58,7 @@ def search_page(result: SearchResult, command: str) -> str:
         _score_against_trained(result),
         heading("Rungs"),
         paragraph(
-            "Validation error of each network at the end of each rung. Full lines: the search; dashed: random "
+            "Validation error of each network at the end of each rung. Full lines: search; dashed: random "
             "search with the same training.",
             "note",
         ),
