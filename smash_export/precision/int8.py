@@ -78,7 +78,7 @@ TENSORRT = Scheme("s8", symmetric=True, placement="tensorrt")
 
 def scheme_for(target: str, features: dict[str, bool]) -> Scheme:
     """What a target runs fast on a processor with these features (:func:`machine.cpu_features`)."""
-    if target.startswith("tensorrt"):
+    if target.startswith(("tensorrt", "trtexec")):
         return TENSORRT
     if "dot product" in features:  # the ARM family
         return Scheme("s8", symmetric=True)

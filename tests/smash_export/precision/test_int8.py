@@ -238,7 +238,7 @@ def test_scheme_follows_target_and_processor() -> None:
     assert scheme_for("onnxruntime", avx2) == Scheme("u8", reduce_range=True)
     assert scheme_for("onnxruntime", vnni) == Scheme("u8")
     assert scheme_for("openvino", {"dot product": True}) == Scheme("s8", symmetric=True)
-    assert scheme_for("tensorrt", vnni) == TENSORRT
+    assert scheme_for("tensorrt", vnni) == scheme_for("trtexec", vnni) == TENSORRT
 
 
 def test_unfit_calibration_images_are_refused(digits_bundle: Path) -> None:
