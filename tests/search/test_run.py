@@ -1,0 +1,172 @@
+"""A whole search: its files, its resumption after a kill at any moment, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.architecture import Architecture, read_best
+from search.limits import Limits
+from search.run import load_supernet, run_search
+from search.training import TrainingConfig
+from smash_base import files
+from smash_base.errors import GateError, InvalidInputError, UsageError
+from tests.search.run_small_search import RESULTS, config, contents, search
+from tests.search.small_data import small_digits
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    search(folder)
+    return folder
+
+
+def test_a_search_leaves_its_documented_files_and_a_best_that_can_be_read(finished: Path) -> None:
+    assert {*RESULTS, "hypernet.pt", "timings.json"} <= {path.name for path in finished.iterdir()}
+    assert not (finished / "finalists").exists()
+    best = read_best(finished / "best.json")
+    trained = [r for r in files.read_jsonl(finished / "finalists.jsonl") if r["group"] == "search"]
+    last = [record for record in trained if record["rung"] == 1]
+    assert best.search["error"] == min(record["error"] for record in last)
+    scores = files.read_jsonl(finished / "scores.jsonl")
+    own = [r for r in scores if r["key"] == best.architecture.key]
+    assert best.search["score"] == own[-1]["error"]
+    assert all(Architecture.from_json(r["architecture"]).key == r["key"] for r in scores if r["images"] == 24)
+    assert len([r for r in scores if r["images"] == 48]) == 3, "half of six candidates went on"
+    random = [r for r in files.read_jsonl(finished / "finalists.jsonl") if r["group"] == "random"]
+    assert len(random) == len(trained), "the baseline trains as much"
+    ranking = json.loads((finished / "ranking.json").read_text())
+    assert 0 <= ranking["stages"][0]["kept_best"] <= 1
+
+
+def test_results_hold_no_times(finished: Path, tmp_path: Path) -> None:
+    search(tmp_path / "run")
+    assert contents(tmp_path / "run") == contents(finished)
+
+
+def test_a_finished_search_is_read_back_and_not_done_again(finished: Path) -> None:
+    before = contents(finished)
+    start = time.monotonic()
+    result = search(finished)
+    assert time.monotonic() - start < 20
+    assert contents(finished) == before
+    assert result.pick.key == read_best(finished / "best.json").architecture.key
+
+
+MOMENTS = {
+    "training": lambda folder: (folder / "config.json").exists(),
+    "scoring": lambda folder: _lines(folder / "scores.jsonl") >= 3,
+    "finalists": lambda folder: _lines(folder / "finalists.jsonl") >= 3,
+}
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_a_search_killed_in_every_stage_ends_like_one_that_was_not(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "tests.search.run_small_search", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    for reached in MOMENTS.values():
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
+        while not reached(folder) and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    search(folder)
+    assert contents(folder) == contents(finished)
+
+
+def test_a_torn_line_is_removed_before_the_search_goes_on(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("config.json", "hypernet.pt", "scores.jsonl"):
+        (folder / name).write_bytes((finished / name).read_bytes())
+    whole = (folder / "scores.jsonl").read_bytes()
+    (folder / "scores.jsonl").write_bytes(whole[: len(whole) // 2])
+    search(folder)
+    assert contents(folder) == contents(finished)
+
+
+def test_changed_data_configuration_or_a_full_folder_are_refused(finished: Path, tmp_path: Path) -> None:
+    before = contents(finished)
+    data = small_digits(train=64, validation=48)
+    with pytest.raises(UsageError, match="data fingerprint differs"):
+        run_search(config(), replace(data, fingerprint="other"), finished, device="cpu")
+    with pytest.raises(UsageError, match="candidates differs"):
+        search(finished, candidates=7)
+    with pytest.raises(UsageError, match="training differs"):
+        search(finished, training=TrainingConfig(steps=5))
+    with pytest.raises(UsageError, match="holds a search already"):
+        run_search(config(), data, finished, device="cpu", resume=False)
+    with files.exclusive(finished, purpose="search"), pytest.raises(UsageError, match="in use"):
+        search(finished)
+    assert contents(finished) == before
+    (tmp_path / "best.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"no config\.json"):
+        search(tmp_path)
+
+
+def test_a_limit_that_nothing_can_keep_is_said_before_any_training(tmp_path: Path) -> None:
+    with pytest.raises(GateError, match="smallest found"):
+        search(tmp_path / "run", limits=Limits(parameters=10))
+    assert not (tmp_path / "run" / "hypernet.pt").exists()
+
+
+def test_limits_hold_for_candidates_and_for_the_baseline(finished: Path) -> None:
+    costs = [record["cost"] for record in files.read_jsonl(finished / "scores.jsonl") if "cost" in record]
+    assert costs
+    assert all(cost["parameters"] <= 30_000 for cost in costs)
+
+
+class _ByKey:
+    """Stands for a device: a latency that is a function of the architecture."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        self.calls += 1
+        return {"latency_ms": float(int(architecture.key, 16) % 2)}
+
+    def refusal(self, measures: dict[str, float]) -> str | None:
+        return "too slow" if measures["latency_ms"] > 0.5 else None
+
+
+def test_measured_limits_exclude_candidates_and_are_measured_once(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    changed = config(measured={"target": "test"})
+    data = small_digits(train=64, validation=48)
+    device = _ByKey()
+    result = run_search(changed, data, folder, device="cpu", measurement=device)
+    assert device.calls == 6
+    assert int(result.pick.key, 16) % 2 == 0
+    assert all(entry.score is None for entry in result.scored if entry.refused)
+    run_search(changed, data, folder, device="cpu", measurement=device)
+    assert device.calls == 6
+
+
+def test_the_trained_hypernet_can_be_loaded_to_freeze_generated_weights(
+    finished: Path, tmp_path: Path
+) -> None:
+    supernet = load_supernet(finished)
+    assert supernet.space.name == "tiny"
+    with pytest.raises(InvalidInputError, match="does not exist"):
+        load_supernet(tmp_path)
+    (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
+    with pytest.raises(UsageError, match="not trained to the end"):
+        load_supernet(tmp_path)
