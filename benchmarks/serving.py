@@ -134,7 +134,8 @@ def request_bytes(tensor: np.ndarray) -> bytes:
     }
     head = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
     lines = (
-        f"POST /v2/models/net/infer HTTP/1.1\r\nHost: bench\r\nContent-Length: {len(head) + tensor.nbytes}\r\n"
+        "POST /v2/models/net/infer HTTP/1.1\r\nHost: bench\r\n"
+        f"Content-Length: {len(head) + tensor.nbytes}\r\n"
         f"Inference-Header-Content-Length: {len(head)}\r\n\r\n"
     )
     return lines.encode() + head + tensor.tobytes()
