@@ -17,7 +17,16 @@ GUIDES = sorted(path.name for path in (ROOT / "docs" / "how-to").glob("*.md") if
 ENDLESS = {"serve"}  # its own tests start and stop it
 
 # The environment stands before the defaults: what takes minutes by default takes seconds here.
-SMALL: dict[str, str] = {}
+SMALL = {
+    "SMASH_EXPORT_SEARCH_SPACE": "tiny",
+    "SMASH_EXPORT_SEARCH_STEPS": "4",
+    "SMASH_EXPORT_SEARCH_CANDIDATES": "4",
+    "SMASH_EXPORT_SEARCH_FINALISTS": "2",
+    "SMASH_EXPORT_SEARCH_RUNGS": "1",
+    "SMASH_EXPORT_SEARCH_BASELINE": "none",
+    "SMASH_EXPORT_FREEZE_EPOCHS": "1",
+    "SMASH_EXPORT_BENCH_SECONDS": "0.1",
+}
 
 pytestmark = pytest.mark.slow
 
