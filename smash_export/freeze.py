@@ -34,6 +34,7 @@ from search.cost import Cost, cost_of
 from search.data import Dataset
 from search.fitting import FitResult, Recipe, accuracy, fit, new_network
 from search.network import FrozenNetwork, Network, fold
+from search.rounded import RoundedNetwork
 from search.supernet import Supernet
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
@@ -92,6 +93,7 @@ def freeze(
     supernet: Supernet | None = None,
     device: str = "auto",
     exporter: Exporter = "graph",
+    quantisation_aware: bool = False,
     force: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> FreezeReport:
@@ -106,6 +108,8 @@ def freeze(
         supernet: of the search, for "generated" and "finetune".
         device: "auto", "cpu", "cuda"; of training. Export and verification run on the CPU.
         exporter: "graph" writes the ONNX file from the architecture; "torch" traces it with PyTorch.
+        quantisation_aware: train on with int8 rounding in the loop, for networks that lose too much when
+            they are only calibrated.
         force: replace an existing bundle, once the new one is verified.
         on_epoch: called with each entry of the training history.
 
@@ -124,7 +128,11 @@ def freeze(
         frozen, fitted = _make_weights(
             best, dataset, weights, recipe, supernet, pick_device(device), work, on_epoch
         )
-        report = _export(best, dataset, destination, weights, recipe, frozen, fitted, exporter, force)
+        if quantisation_aware:
+            frozen = _train_rounded(best, dataset, recipe, frozen, pick_device(device), work)
+        report = _export(
+            best, dataset, destination, weights, recipe, frozen, fitted, exporter, quantisation_aware, force
+        )
     shutil.rmtree(work, ignore_errors=True)
     return report
 
@@ -212,6 +220,31 @@ def _make_weights(
     return fold(network.cpu()), fitted
 
 
+def _train_rounded(
+    best: BestFile,
+    dataset: Dataset,
+    recipe: Recipe,
+    frozen: dict[str, np.ndarray],
+    device: torch.device,
+    work: Path,
+) -> dict[str, np.ndarray]:
+    """A tenth of the epochs at a hundredth of the learning rate, with rounding (search.rounded)."""
+    network = RoundedNetwork(best.architecture, frozen)
+    short = replace(
+        recipe, epochs=max(2, recipe.epochs // 10), learning_rate=recipe.learning_rate / 100, weight_decay=0.0
+    )
+    fit(
+        network,
+        dataset,
+        short,
+        device=device,
+        checkpoint=work / f"rounded-{best.architecture.key}-{recipe.seed}.pt",
+        checkpoint_seconds=2.0,
+        evaluate=False,
+    )
+    return network.frozen()
+
+
 def statistics_images(dataset: Dataset) -> torch.Tensor:
     """The training images that norms are recomputed from before freezing: float32 [N, C, *S]."""
     chosen = _spread(len(dataset.train), STATISTICS_IMAGES)
@@ -236,6 +269,7 @@ def _export(
     frozen: dict[str, np.ndarray],
     fitted: FitResult | None,
     exporter: Exporter,
+    quantisation_aware: bool,
     force: bool,
 ) -> FreezeReport:
     reference = FrozenNetwork(best.architecture, frozen).eval()
@@ -277,6 +311,7 @@ def _export(
             "weights": weights,
             "recipe": None if fitted is None else recipe.to_json(),
             "exporter": exporter,
+            "quantisation_aware": quantisation_aware,
             "data": {"spec": dataset.spec, "seed": dataset.seed, "fingerprint": dataset.fingerprint},
             "accuracy": {"split": "test", "images": len(dataset.test), "top1": test},
             "cost": asdict(cost),

@@ -45,6 +45,7 @@ from smash_export.cli.console import Output, common_options
     type=click.Choice(["graph", "torch"]),
     help="ONNX written from the architecture, or traced by PyTorch.",
 )
+@click.option("--qat", is_flag=True, help="Train on with int8 rounding in the loop, for an int8 file.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @common_options(writes=True)
 def command(arch: Path, output: Output, **values: Any) -> None:
@@ -110,6 +111,7 @@ def command(arch: Path, output: Output, **values: Any) -> None:
             supernet=supernet,
             device=values["device"],
             exporter=values["exporter"],
+            quantisation_aware=values["qat"],
             force=values["force"],
             on_epoch=on_epoch,
         )
