@@ -241,11 +241,25 @@ def check_identity(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any
     Raises:
         UsageError: with the first field that differs, the value held and the value wanted.
     """
-    for name in sorted({*held, *wanted}):
-        if held.get(name) != wanted.get(name):
-            raise UsageError(
-                f"{path} belongs to another job: {name} differs",
-                expected=held.get(name),
-                received=wanted.get(name),
-                hint="Repeat the first command to resume, or choose another folder.",
-            )
+    difference = _difference(held, wanted)
+    if difference:
+        name, before, now = difference
+        raise UsageError(
+            f"{path} belongs to another job: {name} differs",
+            expected=before,
+            received=now,
+            hint="Repeat the first command to resume, or choose another folder.",
+        )
+
+
+def _difference(held: Any, wanted: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """The first field that differs, with both values; plain fields before those of nested parts."""
+    if not (isinstance(held, Mapping) and isinstance(wanted, Mapping)):
+        return None if held == wanted else (name, held, wanted)
+    names = sorted({*held, *wanted}, key=lambda key: (isinstance(held.get(key), Mapping), key))
+    for key in names:
+        below = f"{name}.{key}" if name else key
+        difference = _difference(held.get(key), wanted.get(key), below)
+        if difference:
+            return difference
+    return None

@@ -505,6 +505,7 @@ class _Search:
             "seed": self.config.seed,
             "run": self.folder.name,
             "data": self.dataset.spec,
+            "data_seed": self.dataset.seed,
             "fingerprint": self.dataset.fingerprint,
             "versions": versions(),
         }

@@ -108,7 +108,7 @@ def test_changed_data_configuration_or_a_full_folder_are_refused(finished: Path,
         run_search(config(), replace(data, fingerprint="other"), finished, device="cpu")
     with pytest.raises(UsageError, match="candidates differs"):
         search(finished, candidates=7)
-    with pytest.raises(UsageError, match="training differs"):
+    with pytest.raises(UsageError, match=r"training\.\w+ differs"):
         search(finished, training=TrainingConfig(steps=5))
     with pytest.raises(UsageError, match="holds a search already"):
         run_search(config(), data, finished, device="cpu", resume=False)

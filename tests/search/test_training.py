@@ -62,7 +62,7 @@ def test_another_configuration_space_or_data_set_is_refused(tmp_path: Path) -> N
     data, path = small_digits(), tmp_path / "hypernet.pt"
     short = replace(CONFIG, steps=1)
     train(_supernet(), data, short, checkpoint=path)
-    with pytest.raises(UsageError, match="training differs"):
+    with pytest.raises(UsageError, match=r"training\.steps differs"):
         train(_supernet(), data, CONFIG, checkpoint=path)
     with pytest.raises(UsageError, match="data differs"):
         train(_supernet(), replace(data, fingerprint="other"), short, checkpoint=path)

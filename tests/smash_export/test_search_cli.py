@@ -1,0 +1,107 @@
+"""search, space and runs on the command line: real searches of seconds on digits."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from smash_export.cli import run
+
+SMALL = [
+    *("--steps", "3", "--batch", "16", "--candidates", "4", "--images", "20,0", "--device", "cpu"),
+    *("--finalists", "2", "--rungs", "1", "--finalist-batch", "128", "--max-parameters", "20000"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a finished small search on digits."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--quiet"]) == 0
+    return folder
+
+
+def test_a_search_writes_best_and_a_report_that_loads_nothing(folder: Path) -> None:
+    best = json.loads((folder / "best.json").read_text())
+    assert best["schema"] == 1
+    assert best["search"]["data"] == "digits"
+    assert best["search"]["cost"]["parameters"] <= 20_000
+    page = (folder / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    assert "<script" not in page
+    for part in ("Rungs", "Memory banks of block 0", "Cost of each stage", "Choices that winners share"):
+        assert part in page
+    assert f"--run {folder}" in page
+    assert "--max-parameters 20000" in page
+    HTMLParser().feed(page)
+    assert page.count("<svg") >= 5
+
+
+def test_the_same_command_again_resumes_and_json_is_pure(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (folder / "scores.jsonl").read_bytes()
+    assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["candidates"] == 4
+    assert (folder / "scores.jsonl").read_bytes() == before
+    assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--no-resume"]) == 2
+    assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--seed", "1"]) == 2
+    assert "seed differs" in capsys.readouterr().err
+
+
+def test_runs_lists_and_compares(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["runs", str(folder.parent), "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)["runs"]
+    assert entry["state"] == "done"
+    assert entry["scored"] == 4
+    assert entry["error"] is not None
+    assert run(["runs", str(folder / "nothing")]) == 2
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "run"
+    words = ["search", "--data", "digits", "--run", str(target), "--epochs", "2", "--dry-run", "--json"]
+    assert run(words) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["space"] == "tiny"
+    assert plan["training"]["steps"] > 1
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--rungs", "1,x"], 2, "whole numbers"),
+        (["--rungs", "3,1"], 6, "rungs"),
+        (["--epochs", "1", "--steps", "1"], 2, "Choose one"),
+        (["--max-parameters", "5"], 5, "smallest found"),
+        (["--strategy", "magic"], 2, "no strategy"),
+        (["--device", "tpu"], 2, "unknown device"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(
+    words: list[str], code: int, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["search", "--data", "digits", "--run", str(tmp_path / "run"), *words, "--quiet"]) == code
+    captured = capsys.readouterr().err
+    assert text in captured
+    assert "Traceback" not in captured
+    assert not (tmp_path / "run" / "hypernet.pt").exists()
+
+
+def test_space_says_what_it_holds_and_whether_a_limit_can_be_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["space", "--data", "digits", "--samples", "40", "--json"]
+    assert run([*words, "--max-parameters", "30000"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["space"] == "tiny"
+    assert result["log10_size"] > 10
+    assert 0 < result["share_within_limits"] < 1
+    assert result["parameters"]["smallest"] < result["parameters"]["median"] < result["parameters"]["largest"]
+    assert run([*words, "--max-macs", "10"]) == 5
