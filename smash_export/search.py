@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 # with 2e-2 to 3e-2, and 1.9 with 1e-1. "tiny" is made for searches of a minute or two on two cores.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
-        "search": {"candidates": 48},
+        "search": {"candidates": 40},
         "hypernet": {"depths": (4, 5, 2)},
-        "training": {"steps": 400, "batch": 64, "architectures": 1, "learning_rate": 0.02},
+        "training": {"steps": 300, "batch": 64, "architectures": 1, "learning_rate": 0.02},
         "scoring": {"statistics_images": 128, "images": (120, 0), "keep": 0.25},
-        "finalists": {"count": 6, "rungs": (1, 3), "random": 1, "batch": 32},
+        "finalists": {"count": 6, "rungs": (1, 2), "random": 1, "batch": 32},
     },
     "small": {
         "search": {"candidates": 200},
