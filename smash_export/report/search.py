@@ -36,7 +36,7 @@ def search_page(result: SearchResult, command: str) -> str:
         paragraph(lead, "lead"),
         paragraph(_against_random(result), ""),
         heading("Command to repeat it"),
-        Html(f"<pre>{html.escape(command)}</pre>"),
+        Html(f'<pre style="white-space: pre-wrap">{html.escape(command)}</pre>'),
         paragraph(
             f"Data {search['data']}, fingerprint {search['fingerprint'][:16]}, seed {search['seed']}, "
             + ", ".join(f"{name} {version}" for name, version in search["versions"].items()),
@@ -52,7 +52,8 @@ def search_page(result: SearchResult, command: str) -> str:
         ),
         heading("How far the scores can be trusted"),
         *_trust(result),
-        heading("Error with generated weights against MACs"),
+        heading("Accuracy with generated weights against MACs"),
+        paragraph("Full: trained as finalists. Hollow: scored only.", "note"),
         scatter(_score_points(result), "MACs (log scale)", "accuracy with generated weights"),
         heading("Score against error after training"),
         _score_against_trained(result),
@@ -81,7 +82,7 @@ def _against_random(result: SearchResult) -> str:
     if result.random is None:
         return "No random search was run beside it (--baseline)."
     mine, other = result.pick.error, result.random.error
-    verdict = "lower" if mine < other else "no lower" if mine > other else "the same"
+    verdict = "lower" if mine < other else "higher" if mine > other else "the same"
     return (
         f"Random search with the same rungs: {other:.2%}. The search's error is {verdict}; with one seed, a "
         "difference within the error's interval says little."
@@ -247,7 +248,8 @@ def network_drawing(architecture: Architecture, size: tuple[int, ...], classes: 
         )
     boxes.append(("head", f"{architecture.blocks[-1].channels_out} to {classes}"))
     step, width, height = 190, 160, 56
-    drawn = [f'<svg viewBox="0 0 {step * len(boxes)} 80" role="img" aria-label="the network">']
+    across = step * len(boxes)
+    drawn = [f'<svg width="{across}" viewBox="0 0 {across} 80" role="img" aria-label="the network">']
     for number, (name, detail) in enumerate(boxes):
         x = step * number + 5
         drawn.append(
@@ -264,7 +266,7 @@ def bank_drawing(block: Block) -> Html:
     """A block as a graph of memory banks: one row per bank, one column per op, dots for reads and writes."""
     row, column, left, top = 18, 150, 90, 30
     width, height = left + column * len(block.ops) + 40, top + row * block.banks + 62
-    drawn = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="memory banks">']
+    drawn = [f'<svg width="{width}" viewBox="0 0 {width} {height}" role="img" aria-label="memory banks">']
     for bank in range(block.banks):
         y = top + row * bank
         kind = "input" if bank < block.input_banks else "bank"
