@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ import numpy as np
 from smash_base.errors import MissingRuntimeError, UsageError
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class CompileRequest:
         precision: what was asked for.
         calibration: float32 [N, C, H, W], normalised training images; None unless int8 or fp16.
         options: settings of this target by name; a target refuses unknown ones.
+        source_sha256: of the bundle's ``model.onnx``, which ``onnx`` was made from; "" outside a bundle.
     """
 
     onnx: Path
@@ -82,6 +84,7 @@ class CompileRequest:
     calibration: np.ndarray | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     exported: Path | None = None
+    source_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,10 @@ class Target(abc.ABC):
         needs_exported: whether :meth:`compile` starts from ``CompileRequest.exported``.
         batch_note: what the file does with other batches than it was compiled for.
         deprecated: a line to show with every use, "" when there is nothing to say.
+
+    Attributes:
+        on_progress: set by a caller that wants to hear how far :meth:`compile` is; called with a phase, the
+            steps done and all steps. Targets that compile in seconds do not call it.
     """
 
     name: str
@@ -175,6 +182,7 @@ class Target(abc.ABC):
     needs_exported: bool = False
     batch_note: str = ""
     deprecated: str = ""
+    on_progress: Progress | None = None
 
     @abc.abstractmethod
     def availability(self) -> Availability:

@@ -35,6 +35,7 @@ from deploy_targets.base import (
     CompileRequest,
     CompileResult,
     ModelSignature,
+    Progress,
     Session,
     SessionInfo,
     SessionOptions,
@@ -58,6 +59,7 @@ def compile_isolated(
     *,
     python: Path | None = None,
     seconds: float = COMPILE_SECONDS,
+    on_progress: Progress | None = None,
 ) -> CompileResult:
     """:meth:`Target.compile` in a child process.
 
@@ -65,6 +67,7 @@ def compile_isolated(
         target: a name of the registry, or "module:class".
         python: the interpreter, this one if left out.
         seconds: after which the child is killed.
+        on_progress: see :class:`Target`.
 
     Raises:
         SmashError: what the target raised; VerificationError when the process crashed or hung.
@@ -82,7 +85,7 @@ def compile_isolated(
             },
             "destination": str(destination.absolute()),
         }
-        answer, _ = child.ask(message, request.calibration, seconds)
+        answer, _ = child.ask(message, request.calibration, seconds, on_progress)
         return CompileResult(answer["main"], answer["notes"])
 
 
@@ -192,7 +195,11 @@ class _Child:
         self.close()
 
     def ask(
-        self, message: Mapping[str, Any], array: np.ndarray | None, seconds: float
+        self,
+        message: Mapping[str, Any],
+        array: np.ndarray | None,
+        seconds: float,
+        on_progress: Progress | None = None,
     ) -> tuple[dict[str, Any], np.ndarray | None]:
         """Send one question and wait for its answer, at most that long."""
         if self._process.stdin is None or self._process.stdin.closed:
@@ -201,6 +208,10 @@ class _Child:
         try:
             self._send(message, array, deadline)
             answer = json.loads(self._receive_line(deadline))
+            while "progress" in answer:
+                if on_progress is not None:
+                    on_progress(*answer["progress"])
+                answer = json.loads(self._receive_line(deadline))
             result = None
             if answer.get("shape") is not None:
                 shape = tuple(map(int, answer["shape"]))

@@ -27,7 +27,13 @@ from deploy_targets.base import (
     Target,
 )
 from deploy_targets.common import check_batch, check_threads, damaged, find_module
-from deploy_targets.onnx_file import read_onnx_facts
+from deploy_targets.onnx_file import OnnxFacts, read_onnx_facts
+from deploy_targets.onnxruntime_gpu import (
+    cache_folder,
+    cuda_options,
+    require_linked_tensorrt,
+    tensorrt_options,
+)
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 
 DISTRIBUTIONS = (
@@ -42,9 +48,11 @@ DISTRIBUTIONS = (
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "pip install onnxruntime"),
     "cuda": ("CUDAExecutionProvider", "pip install onnxruntime-gpu"),
-    "tensorrt": ("TensorrtExecutionProvider", "pip install onnxruntime-gpu tensorrt"),
+    "tensorrt": ("TensorrtExecutionProvider", 'pip install onnxruntime-gpu "tensorrt-cu13>=10,<11"'),
     "openvino": ("OpenVINOExecutionProvider", "pip install onnxruntime-openvino"),
 }
+EP_CONTEXT = "EPContext"  # the operator that holds an engine
+NOT_RUN = "not run on hardware by its authors"
 _ERROR = 3  # severity from which ONNX Runtime writes to stderr
 
 _open_sessions: weakref.WeakSet[OnnxRuntimeSession] = weakref.WeakSet()
@@ -63,10 +71,19 @@ class OnnxRuntimeTarget(Target):
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Copy the ONNX file, whose fp16 casts or Q/DQ nodes are there already; optimisation happens at
-        :meth:`open`, for the processor that runs it."""
+        :meth:`open`, for the processor that runs it.
+
+        Option ``ep_context``: true makes the TensorRT provider build its engine now and keep it inside the
+        file, which only this GPU and this ONNX Runtime open then (not run on hardware).
+        """
         self.require()
-        self.check_request(request)
+        self.check_request(request, ("ep_context",))
+        context = request.options.get("ep_context", False)
+        if not isinstance(context, bool):
+            raise UsageError("option ep_context", expected="true or false", received=context)
         facts = read_onnx_facts(request.onnx)
+        if context:
+            return _write_ep_context(request, destination)
         shutil.copyfile(request.onnx, destination / "model.onnx")
         return CompileResult("model.onnx", {"operators": sorted(facts.operators)})
 
@@ -74,11 +91,11 @@ class OnnxRuntimeTarget(Target):
         """``options.provider`` is "cpu", "cuda", "tensorrt", "openvino" or a name of ONNX Runtime's own;
         without one, ``options.device`` decides between CPU and CUDA."""
         self.require()
-        precision = read_onnx_facts(path).precision
+        facts = read_onnx_facts(path)
         import onnxruntime
 
-        provider = _provider(options)
-        providers = _with_settings(onnxruntime, provider, options)
+        provider = _provider(options, facts)
+        providers = _with_settings(onnxruntime, provider, options, path, signature, facts.precision)
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _ERROR
         threads = check_threads(options.threads)
@@ -106,7 +123,7 @@ class OnnxRuntimeTarget(Target):
                 provider=used[0],
                 device=_gpu(options) if on_gpu else "cpu",
                 threads=session.get_session_options().intra_op_num_threads,
-                precision=precision,
+                precision=facts.precision,
             ),
         )
 
@@ -133,9 +150,11 @@ class OnnxRuntimeSession(Session):
         self._session = None
 
 
-def _provider(options: SessionOptions) -> str:
+def _provider(options: SessionOptions, facts: OnnxFacts) -> str:
     """ONNX Runtime's name of the provider that was asked for."""
     asked = options.provider
+    if asked is None and EP_CONTEXT in facts.operators:
+        asked = "tensorrt"  # nothing else can run an engine
     if asked is None:
         asked = "cuda" if (options.device or "cpu").startswith("cuda") else "cpu"
     if asked.lower() in PROVIDERS:
@@ -148,7 +167,12 @@ def _provider(options: SessionOptions) -> str:
 
 
 def _with_settings(
-    onnxruntime: Any, provider: str, options: SessionOptions
+    onnxruntime: Any,
+    provider: str,
+    options: SessionOptions,
+    path: Path,
+    signature: ModelSignature,
+    precision: str,
 ) -> list[tuple[str, dict[str, str]]]:
     """Providers in order of preference; the CPU takes what the first one leaves."""
     cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
@@ -159,17 +183,49 @@ def _with_settings(
         return [cpu]
     if provider == "CPUExecutionProvider":
         return [cpu]
-    settings = {}
+    settings: dict[str, str] = {}
     if provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider"):
+        number = int(_gpu(options).partition(":")[2])
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # CUDA from pip packages, which no loader path names
-        settings["device_id"] = _gpu(options).partition(":")[2]
-    if provider == "CUDAExecutionProvider":
-        settings["use_tf32"] = "0"  # its default computes fp32 graphs in tf32
+        if provider == "CUDAExecutionProvider":
+            settings = cuda_options(number)
+        else:
+            require_linked_tensorrt()
+            settings = tensorrt_options(signature, cache_folder(path), device=number, precision=precision)
     if provider == "OpenVINOExecutionProvider":
         settings["device_type"] = "CPU"
         settings["precision"] = "FP32"  # its default is bf16 on processors that have it
     return [(provider, settings), cpu]
+
+
+def _write_ep_context(request: CompileRequest, destination: Path) -> CompileResult:
+    import onnxruntime
+
+    provider, _ = PROVIDERS["tensorrt"]
+    if provider not in onnxruntime.get_available_providers():
+        names = ", ".join(onnxruntime.get_available_providers())
+        raise _not_there(provider, f"this build of ONNX Runtime has {names}", fallback=False)
+    require_linked_tensorrt()
+    result = destination / "model.onnx"
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _ERROR
+    options = tensorrt_options(
+        request.signature,
+        cache_folder(request.onnx),
+        precision=request.precision,
+        ep_context=result,
+    )
+    try:
+        session = onnxruntime.InferenceSession(request.onnx, settings, providers=[(provider, options)])
+    except Exception as error:  # its errors have no common base but Exception
+        raise damaged(request.onnx, "ONNX Runtime", error) from error
+    used = session.get_providers()
+    if provider not in used or not result.is_file():
+        raise _not_there(provider, f"ONNX Runtime opened the file with {', '.join(used)}", fallback=False)
+    return CompileResult(
+        result.name, {"ep_context": "an engine of this GPU, driver and TensorRT", "status": NOT_RUN}
+    )
 
 
 def _gpu(options: SessionOptions) -> str:
@@ -179,12 +235,18 @@ def _gpu(options: SessionOptions) -> str:
     return f"cuda:{number}"
 
 
-def _not_there(provider: str, why: str) -> MissingRuntimeError:
+def _not_there(provider: str, why: str, fallback: bool = True) -> MissingRuntimeError:
     command = next((command for name, command in PROVIDERS.values() if name == provider), None)
     return MissingRuntimeError(
         f"the provider {provider} cannot be used here: {why}",
-        hint=(f"Install it: {command}; or" if command else "To go on without it,") + " pass --allow-fallback",
+        hint=_advice(command, fallback),
     )
+
+
+def _advice(command: str | None, fallback: bool) -> str | None:
+    if not fallback:
+        return f"Install it: {command}" if command else None
+    return (f"Install it: {command}; or" if command else "To go on without it,") + " pass --allow-fallback"
 
 
 def _check_signature(session: Any, signature: ModelSignature, path: Path) -> None:

@@ -12,9 +12,11 @@ with. ``python -m benchmarks.tensorrt`` on a machine with a GPU and TensorRT pro
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import platform
 import re
-import sys
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from deploy_targets.base import (
     CompileRequest,
     CompileResult,
     ModelSignature,
+    Progress,
     Session,
     SessionOptions,
     Target,
@@ -47,7 +50,10 @@ INSTALL = "pip install tensorrt cuda-python"
 NOT_RUN = "not run on hardware by its authors"
 DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 ENGINE = "model.engine"
+SOURCE = "model.onnx"
 HARDWARE = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
+DLA_VERSIONS = "10.0 to 10.7 (JetPack 6), and 11.4.1 and newer on AGX Orin with JetPack 7.2.2"
+MAX_WARNINGS = 20
 PRICES = {
     "version_compatible": "version-compatible: larger by the lean runtime inside it, and may be slower",
     "ampere+": "for Ampere and newer: kernels of one generation are left out, so it may be slower",
@@ -65,6 +71,8 @@ class BuildSettings:
         level: builder optimisation level; 0 ignores the timing cache.
         timing_cache: keep timings for the next build.
         version_compatible, hardware: see ``PRICES``.
+        dla: DLA core that computes, None for the GPU.
+        gpu_fallback: whether layers that the DLA does not take may run on the GPU; if not, they are an error.
     """
 
     batch: tuple[int, int, int]
@@ -73,18 +81,31 @@ class BuildSettings:
     timing_cache: bool = True
     version_compatible: bool = False
     hardware: str = "none"
+    dla: int | None = None
+    gpu_fallback: bool = False
 
 
-OPTIONS = ("batch", "workspace_mib", "level", "timing_cache", "version_compatible", "hardware")
+OPTIONS = (
+    "batch",
+    "workspace_mib",
+    "level",
+    "timing_cache",
+    "version_compatible",
+    "hardware",
+    "dla",
+    "gpu_fallback",
+)
 
 
-def read_settings(options: Mapping[str, Any], signature: ModelSignature) -> BuildSettings:
+def read_settings(
+    options: Mapping[str, Any], signature: ModelSignature, precision: str = "fp32"
+) -> BuildSettings:
     """Options by name, checked.
 
     Raises:
         UsageError: a value out of range.
     """
-    batch = options.get("batch", signature.batch)
+    batch = options.get("batch", signature.batch if options.get("dla") is None else signature.batch[1])
     sizes = [batch] * 3 if isinstance(batch, int) else list(batch) if isinstance(batch, list | tuple) else []
     if (
         len(sizes) != 3
@@ -101,13 +122,23 @@ def read_settings(options: Mapping[str, Any], signature: ModelSignature) -> Buil
         "level": ("0 to 5", lambda value: type(value) is int and 0 <= value <= 5),
         "timing_cache": ("true or false", lambda value: isinstance(value, bool)),
         "version_compatible": ("true or false", lambda value: isinstance(value, bool)),
-        "hardware": (" or ".join(HARDWARE), lambda value: value in HARDWARE),
+        "hardware": (" or ".join(HARDWARE), lambda value: isinstance(value, str) and value in HARDWARE),
+        "dla": ("0 to 15", lambda value: type(value) is int and 0 <= value <= 15),
+        "gpu_fallback": ("true or false", lambda value: isinstance(value, bool)),
     }
     for name, value in values.items():
         expected, check = checks[name]
         if not check(value):
             raise UsageError(f"option {name}", expected=expected, received=value)
-    return BuildSettings((sizes[0], sizes[1], sizes[2]), **values)
+    settings = BuildSettings((sizes[0], sizes[1], sizes[2]), **values)
+    if settings.dla is not None:
+        if sizes[0] != sizes[2]:
+            raise UsageError("a DLA takes fixed shapes only", expected="option batch=N", received=batch)
+        if precision not in ("fp16", "int8"):
+            raise UsageError("a DLA computes in fp16 and int8", expected="fp16 or int8", received=precision)
+    elif settings.gpu_fallback:
+        raise UsageError("option gpu_fallback is for a DLA", expected="option dla=CORE beside it")
+    return settings
 
 
 class TensorRtTarget(Target):
@@ -130,30 +161,34 @@ class TensorRtTarget(Target):
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Options: ``batch`` (N or [smallest, usual, largest]), ``workspace_mib``, ``level``,
-        ``timing_cache``, ``version_compatible``, ``hardware`` ("none", "ampere+", "same")."""
+        ``timing_cache``, ``version_compatible``, ``hardware`` ("none", "ampere+", "same"), ``dla`` (a core),
+        ``gpu_fallback``."""
         self.check_request(request, OPTIONS)
-        settings = read_settings(request.options, request.signature)
+        settings = read_settings(request.options, request.signature, request.precision)
         check_file(request.onnx, "ONNX file")
         self.require()
         trt = import_tensorrt()
         cuda = open_cuda()
         try:
-            plan, notes = build(trt, request, settings, cuda.gpu)
+            plan, notes = build(trt, request, settings, cuda.gpu, self.on_progress)
             layers = _inspect(trt, plan, settings)
             counts = layers.precisions()
             check_layers(layers, request.precision)
-            engine = destination / ENGINE
-            write_bytes(engine, plan)
+            path = destination / ENGINE
+            write_bytes(path, plan)
+            shutil.copyfile(request.onnx, destination / SOURCE)  # what the engine can be built from again
             write_manifest(
-                engine,
+                path,
                 EngineManifest(
                     gpu=cuda.gpu.name,
                     compute_capability=cuda.gpu.compute_capability,
                     cuda=cuda.gpu.cuda,
                     driver=cuda.gpu.driver,
                     tensorrt=trt.__version__,
-                    engine_sha256=sha256(engine),
+                    platform=this_platform(),
+                    engine_sha256=sha256(path),
                     onnx_sha256=sha256(request.onnx),
+                    source_sha256=request.source_sha256,
                     precision=request.precision,
                     batch=settings.batch,
                     flags={
@@ -162,6 +197,8 @@ class TensorRtTarget(Target):
                         "workspace_mib": settings.workspace_mib,
                         "version_compatible": settings.version_compatible,
                         "hardware": settings.hardware,
+                        "dla": settings.dla,
+                        "gpu_fallback": settings.gpu_fallback,
                     },
                     layers=dict(counts),
                 ),
@@ -183,7 +220,8 @@ class TensorRtTarget(Target):
             raise UsageError("no such device", expected="cuda or cuda:NUMBER", received=options.device)
         cuda = open_cuda(int(number))
         try:
-            check_manifest(path, manifest, cuda.gpu, trt.__version__)
+            for warning in check_manifest(path, manifest, cuda.gpu, trt.__version__, this_platform()):
+                logging.getLogger(__name__).warning("%s", warning)
             return TensorRtSession(trt, cuda, path, manifest, signature, int(number))
         except BaseException:
             cuda.close()
@@ -207,8 +245,13 @@ def import_tensorrt() -> Any:
     return tensorrt
 
 
-def make_logger(trt: Any, lines: list[str]) -> Any:
-    """A logger that keeps errors in ``lines`` and passes warnings on."""
+def this_platform() -> str:
+    """System and processor, for example "Linux x86_64": an engine runs on no other."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def make_logger(trt: Any, errors: list[str], warnings: list[str]) -> Any:
+    """A logger that keeps errors and the first warnings."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -216,24 +259,28 @@ def make_logger(trt: Any, lines: list[str]) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                lines.append(message)
-            elif severity == trt.ILogger.Severity.WARNING:
-                print(f"TensorRT: {message}", file=sys.stderr)  # noqa: T201
+                errors.append(message)
+            elif severity == trt.ILogger.Severity.WARNING and len(warnings) < MAX_WARNINGS:
+                warnings.append(message)
 
     return Logger()
 
 
 def build(
-    trt: Any, request: CompileRequest, settings: BuildSettings, gpu: Gpu
+    trt: Any, request: CompileRequest, settings: BuildSettings, gpu: Gpu, on_progress: Progress | None = None
 ) -> tuple[bytes, dict[str, Any]]:
     """The serialised engine and notes about how it was made.
+
+    Args:
+        on_progress: called with the outermost phase of the build, its steps done and all its steps.
 
     Raises:
         MissingRuntimeError: no working driver.
         InvalidInputError: the parser or the builder refuses the network.
     """
     errors: list[str] = []
-    logger = make_logger(trt, errors)
+    warnings: list[str] = []
+    logger = make_logger(trt, errors, warnings)
     try:
         builder = trt.Builder(logger)
     except TypeError as error:  # what the bindings raise when the library returns no object
@@ -260,8 +307,12 @@ def build(
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     config.hardware_compatibility_level = _hardware(trt, settings.hardware)
+    if settings.dla is not None:
+        _use_dla(trt, builder, config, settings.dla, settings.gpu_fallback)
     profile = _add_profile(builder, network, config, request.signature, settings.batch)
-    config.progress_monitor = monitor = _monitor(trt)
+    monitor = None if on_progress is None else _monitor(trt, on_progress)  # must live as long as the build
+    if monitor is not None:
+        config.progress_monitor = monitor
     cache = TimingCache(trt.__version__, gpu) if settings.timing_cache and settings.level else None
     if cache is not None and not config.set_timing_cache(
         config.create_timing_cache(cache.read()), ignore_mismatch=False
@@ -269,7 +320,6 @@ def build(
         # Of another device in spite of its name: start again from an empty one.
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
     plan = builder.build_serialized_network(network, config)
-    monitor.finish()
     if plan is None:
         raise InvalidInputError(
             "TensorRT could not build the network",
@@ -284,6 +334,11 @@ def build(
         notes["price"] = PRICES["version_compatible"]
     if settings.hardware != "none":
         notes["hardware"] = PRICES[settings.hardware]
+    if settings.dla is not None:
+        rest = "the GPU takes what it refuses" if settings.gpu_fallback else "the whole network"
+        notes["dla"] = f"core {settings.dla}, {rest}"
+    if warnings:
+        notes["warnings"] = warnings
     return bytes(plan), notes
 
 
@@ -296,6 +351,19 @@ def _hardware(trt: Any, level: str) -> Any:
             received=level,
         )
     return getattr(trt.HardwareCompatibilityLevel, name)
+
+
+def _use_dla(trt: Any, builder: Any, config: Any, core: int, gpu_fallback: bool) -> None:
+    if core >= builder.num_DLA_cores:
+        raise UsageError(
+            f"TensorRT {trt.__version__} finds no DLA core {core} here",
+            expected=f"one of {builder.num_DLA_cores} cores; TensorRT has DLA in {DLA_VERSIONS}",
+            received=core,
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    if gpu_fallback:
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
 def _add_profile(
@@ -326,9 +394,8 @@ def _refused(parser: Any, errors: list[str]) -> InvalidInputError:
     lines = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
-        name = str(error.node_name()) if hasattr(error, "node_name") else f"node {error.node()}"
-        operator = str(error.node_operator()) if hasattr(error, "node_operator") else ""
-        lines.append(f"{operator} {describe_node(name)}: {error.desc()}".strip())
+        name = str(error.node_name()) or f"node {error.node()}"
+        lines.append(f"{error.node_operator()} {describe_node(name)}: {error.desc()}".strip())
     return InvalidInputError(
         "TensorRT's parser refuses the network",
         received="; ".join(lines or errors[-3:]) or "no reason given",
@@ -390,9 +457,11 @@ def check_layers(layers: EngineLayers, precision: str) -> None:
 
 def _inspect(trt: Any, plan: bytes, settings: BuildSettings) -> EngineLayers:
     errors: list[str] = []
-    runtime = trt.Runtime(make_logger(trt, errors))
+    runtime = trt.Runtime(make_logger(trt, errors, []))
     if settings.version_compatible:
         runtime.engine_host_code_allowed = True
+    if settings.dla is not None:
+        runtime.DLA_core = settings.dla
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise InvalidInputError("TensorRT does not load the engine that it built", received="; ".join(errors))
@@ -400,8 +469,8 @@ def _inspect(trt: Any, plan: bytes, settings: BuildSettings) -> EngineLayers:
     return read_layer_info(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def _monitor(trt: Any) -> Any:
-    """Progress of the outermost phase on stderr, a line at a time."""
+def _monitor(trt: Any, on_progress: Progress) -> Any:
+    """Tells the caller how far the outermost phase is; the phases inside it overlap and are left out."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -411,19 +480,16 @@ def _monitor(trt: Any) -> Any:
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             if not parent_phase:
                 self.outer[phase_name] = num_steps
-                print(f"TensorRT: {phase_name}", file=sys.stderr)  # noqa: T201
+                on_progress(phase_name, 0, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             total = self.outer.get(phase_name)
             if total:
-                print(f"\rTensorRT: {phase_name} {step + 1}/{total}", end="", file=sys.stderr)  # noqa: T201
+                on_progress(phase_name, step + 1, total)
             return True  # False would cancel the build
 
         def phase_finish(self, phase_name: str) -> None:
             self.outer.pop(phase_name, None)
-
-        def finish(self) -> None:
-            print(file=sys.stderr)  # noqa: T201
 
     return Monitor()
 

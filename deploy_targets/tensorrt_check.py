@@ -1,7 +1,8 @@
 """Whether TensorRT's parser, and a DLA, would take an ONNX file: one verdict per node, without a GPU.
 
-Rules after the parser's operator list, its Q/DQ importer and the documented DLA limits. They are necessary,
-not sufficient: the builder has the last word. Needs the ``onnx`` package, but neither TensorRT nor torch.
+Rules after the parser's operator list (:mod:`deploy_targets.tensorrt_operators`), its Q/DQ importer and the
+documented DLA limits. They are necessary, not sufficient: the builder has the last word. Needs the ``onnx``
+package, but neither TensorRT nor torch.
 """
 
 from __future__ import annotations
@@ -15,82 +16,9 @@ import numpy as np
 
 from deploy_targets.onnx_file import read_onnx_facts
 from deploy_targets.tensorrt import describe_node
-from smash_base.errors import UsageError
+from deploy_targets.tensorrt_operators import DLA, INTEGERS, REFUSED, SUPPORTED, dla_of, opsets_of, release_of
 
 Level = Literal["ok", "warn", "error"]
-OPSETS = {"10": (9, 20), "11": (9, 25)}  # 10.0 and JetPack 6; later 10.x read more
-SUPPORTED = frozenset(
-    [
-        "Add",
-        "AveragePool",
-        "BatchNormalization",
-        "Cast",
-        "Clip",
-        "Concat",
-        "Constant",
-        "Conv",
-        "DequantizeLinear",
-        "Div",
-        "Dropout",
-        "Exp",
-        "Flatten",
-        "Gemm",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "LeakyRelu",
-        "MatMul",
-        "Max",
-        "MaxPool",
-        "Min",
-        "Mul",
-        "Pad",
-        "PRelu",
-        "QuantizeLinear",
-        "ReduceMean",
-        "Relu",
-        "Reshape",
-        "Shape",
-        "Sigmoid",
-        "Slice",
-        "Softmax",
-        "Split",
-        "Squeeze",
-        "Sub",
-        "Sum",
-        "Tanh",
-        "Transpose",
-        "Unsqueeze",
-    ]
-)
-_DLA = frozenset(
-    [
-        "Conv",
-        "Relu",
-        "Sigmoid",
-        "Tanh",
-        "Clip",
-        "Concat",
-        "Add",
-        "Mul",
-        "Max",
-        "Min",
-        "Sub",
-        "AveragePool",
-        "MaxPool",
-        "GlobalAveragePool",
-        "Abs",
-        "Softmax",
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "Cast",
-        "Identity",
-        "BatchNormalization",
-        "Gemm",
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -111,6 +39,7 @@ class Limits:
     pool_stride: tuple[int, int] = (1, 16)
     batch: tuple[int, int] = (1, 4096)
     dimension: tuple[int, int] = (1, 8192)
+    softmax: tuple[int, int] = (1, 1024)
     activations: tuple[str, ...] = ("relu", "sigmoid", "tanh")
 
 
@@ -126,9 +55,11 @@ class Verdict:
     Attributes:
         node: with its place in the architecture where the name tells it.
         operator: ONNX operator.
-        level: "error" will be refused, "warn" will run slower or on the GPU instead of the DLA.
+        level: "error" will be refused, "warn" will run slower or on the GPU instead of the DLA, or is not
+            known here.
         reason: what is wrong; "" for "ok".
         change: what to do about it.
+        source: where it stands that the parser reads or refuses the operator; "" where that is not known.
     """
 
     node: str
@@ -136,29 +67,40 @@ class Verdict:
     level: Level
     reason: str = ""
     change: str = ""
+    source: str = ""
 
 
-def check_onnx(path: Path, release: str = "10", dla: bool = False) -> list[Verdict]:
+def check_onnx(
+    path: Path, release: str = "10", dla: bool = False, gpu_fallback: bool = False
+) -> list[Verdict]:
     """Verdicts on the graph, if any, and then one on each node, in the order of the file.
+
+    Args:
+        release: "8.6", "10", "10.MINOR", "11" or "11.MINOR"; without a minor, what all of it has.
+        dla: hold it to the limits of a DLA too.
+        gpu_fallback: what the DLA does not take may run on the GPU; otherwise it is an error.
 
     Raises:
         InvalidInputError: not a whole ONNX file.
         UsageError: an unknown release.
     """
-    if release not in OPSETS:
-        raise UsageError("TensorRT release", expected=" or ".join(OPSETS), received=release)
+    version = release_of(release)
     read_onnx_facts(path)  # refuses external data before anything follows its paths
     import onnx
 
-    return _Checker(onnx.load_model_from_string(path.read_bytes()), release, dla).run()
+    model = onnx.load_model_from_string(path.read_bytes())
+    return _Checker(model, release, version, dla, "warn" if gpu_fallback else "error").run()
 
 
 class _Checker:
-    def __init__(self, model: Any, release: str, dla: bool) -> None:
+    def __init__(
+        self, model: Any, release: str, version: tuple[int, int | None], dla: bool, off_dla: Level
+    ) -> None:
         import onnx
         from onnx import numpy_helper
 
-        self._model, self._release, self._dla = model, release, dla
+        self._model, self._release, self._version = model, release, version
+        self._dla, self._off_dla = dla, off_dla
         self._constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "Constant":
@@ -184,28 +126,18 @@ class _Checker:
             if self._dla and not any(item[0] == "error" for item in found):
                 found += self._dla_node(node)
             name = describe_node(node.name or (node.output[0] if node.output else ""))
+            source = SUPPORTED.get(node.op_type, REFUSED.get(node.op_type, ""))
             if not found:
-                verdicts.append(Verdict(name, node.op_type, "ok"))
+                verdicts.append(Verdict(name, node.op_type, "ok", source=source))
                 continue
             level: Level = "error" if any(item[0] == "error" for item in found) else "warn"
             reasons = "; ".join(item[1] for item in found)
-            verdicts.append(Verdict(name, node.op_type, level, reasons, "; ".join(item[2] for item in found)))
+            changes = "; ".join(dict.fromkeys(item[2] for item in found))
+            verdicts.append(Verdict(name, node.op_type, level, reasons, changes, source))
         return verdicts
 
     def _graph(self) -> list[Verdict]:
-        found = []
-        least, most = OPSETS[self._release]
-        opset = next((item.version for item in self._model.opset_import if item.domain in ("", "ai.onnx")), 0)
-        if not least <= opset <= most:
-            found.append(
-                Verdict(
-                    "",
-                    "opset",
-                    "error",
-                    f"opset {opset}, TensorRT {self._release} reads {least} to {most}",
-                    f"export with opset {most}",
-                )
-            )
+        found = [*self._opset(), *self._integers()]
         for name, value in self._constants.items():
             if value.dtype == np.float64:
                 found.append(
@@ -233,7 +165,23 @@ class _Checker:
                         "build for one batch: smallest = usual = largest",
                     )
                 )
+            if self._dla and shape and not 1 <= (shape[0] or 1) <= Limits().batch[1]:
+                found.append(
+                    Verdict(
+                        item.name, "input", "error", f"DLA: batch {shape[0]}", f"at most {Limits().batch[1]}"
+                    )
+                )
         if self._dla:
+            there, where = dla_of(self._version)
+            found.append(
+                Verdict(
+                    "",
+                    "DLA",
+                    "warn" if there else "error",
+                    where if there else f"TensorRT {self._release} has no DLA: {where}",
+                    "look at the version on the device: trtexec --help" if there else "use one that has it",
+                )
+            )
             computes = self._int8 or any(value.dtype == np.float16 for value in self._constants.values())
             if not computes:
                 found.append(
@@ -247,16 +195,40 @@ class _Checker:
                 )
         return found
 
+    def _opset(self) -> list[Verdict]:
+        least, most, source = opsets_of(self._version)
+        opset = next((item.version for item in self._model.opset_import if item.domain in ("", "ai.onnx")), 0)
+        if least <= opset <= most:
+            return []
+        reason = f"opset {opset}, TensorRT {self._release} reads {least} to {most}"
+        if opset > most and self._version[0] == 8:  # its parser warns and goes on
+            change = f"use TensorRT 10 or 11, or adopt an ONNX file of opset {most}"
+            return [Verdict("", "opset", "warn", reason, change, source)]
+        return [
+            Verdict("", "opset", "error", reason, f"export with opset {min(most, max(least, 20))}", source)
+        ]
+
+    def _integers(self) -> list[Verdict]:
+        """int64 constants that are computed with; shapes, axes and indices are integers by nature."""
+        found = []
+        for node in self._model.graph.node:
+            for name in node.input:
+                value = self._constants.get(name)
+                if value is not None and value.dtype == np.int64 and node.op_type not in INTEGERS:
+                    what = "cast to int32" if self._version[0] == 8 else "computed in int64, which is slow"
+                    found.append(
+                        Verdict(describe_node(name), "weight", "warn", what, "store it as float32 or int32")
+                    )
+        return found
+
     def _node(self, node: Any) -> list[tuple[str, str, str]]:
         if node.domain not in ("", "ai.onnx"):
             return [("error", f"operator of the domain {node.domain}", "use operators of ONNX itself")]
+        if node.op_type in REFUSED:
+            return [("error", f"the parser refuses {node.op_type}", "replace it by operators that it reads")]
         if node.op_type not in SUPPORTED:
             return [
-                (
-                    "error",
-                    f"{node.op_type} is not among the operators that are checked",
-                    "replace it, or ask the builder",
-                )
+                ("warn", f"unknown: {node.op_type} is not in our list", "ask the parser: trtexec --onnx=FILE")
             ]
         attributes = {item.name: self._attribute(item) for item in node.attribute}
         found: list[tuple[str, str, str]] = []
@@ -370,26 +342,27 @@ class _Checker:
 
     def _dla_node(self, node: Any) -> list[tuple[str, str, str]]:
         limits = Limits()
-        if node.op_type not in _DLA:
-            return [
-                (
-                    "warn",
-                    "DLA does not have it; it runs on the GPU",
-                    "avoid it, or accept the change of processor",
-                )
-            ]
+        off = self._off_dla
+        if node.op_type == "Constant":
+            return []
+        if node.op_type not in DLA:
+            if off == "warn":
+                return [
+                    (off, "not for a DLA: it runs on the GPU", "avoid it, or accept the change of processor")
+                ]
+            return [(off, "not for a DLA", "avoid it, or let the GPU take it: --gpu-fallback")]
         attributes = {item.name: self._attribute(item) for item in node.attribute}
-        found = []
+        found: list[tuple[str, str, str]] = []
 
         def within(what: str, values: Any, bounds: tuple[int, int]) -> None:
             for value in values if isinstance(values, list | tuple) else [values]:
                 if not bounds[0] <= value <= bounds[1]:
-                    found.append(("warn", f"DLA: {what} {value}", f"{what} {bounds[0]} to {bounds[1]}"))
+                    found.append((off, f"DLA: {what} {value}", f"{what} {bounds[0]} to {bounds[1]}"))
 
         if node.op_type == "Conv":
             shape = self._weight_shape(node.input[1])
             if shape is not None and len(shape) != limits.dimensions + 2:
-                return [("warn", f"DLA: convolution of {len(shape) - 2} axes", "2 axes")]
+                return [(off, f"DLA: convolution of {len(shape) - 2} axes", "2 axes")]
             kernel = attributes.get("kernel_shape") or (list(shape[2:]) if shape is not None else [])
             pads = attributes.get("pads", [])
             within("kernel", kernel, limits.kernel)
@@ -401,7 +374,7 @@ class _Checker:
                 within("units", shape[0], limits.units)
             if any(pad >= size for pad, size in zip(pads, [*kernel, *kernel], strict=False)):
                 found.append(
-                    ("warn", "DLA: padding not below the kernel", "a smaller dilation, or less padding")
+                    (off, "DLA: padding not below the kernel", "a smaller dilation, or less padding")
                 )
         elif node.op_type in ("AveragePool", "MaxPool"):
             within("pooling window", attributes.get("kernel_shape", 1), limits.pool)
@@ -413,7 +386,15 @@ class _Checker:
                 limits.pool,
             )
         elif node.op_type == "Concat" and attributes.get("axis") != 1:
-            found.append(("warn", "DLA: concatenation along another axis than channels", "axis 1"))
+            found.append((off, "DLA: concatenation along another axis than channels", "axis 1"))
+        elif node.op_type == "PRelu" and self._weight_shape(node.input[1]) is None:
+            found.append((off, "DLA: slopes are computed", "store them as a constant"))
+        elif node.op_type == "Softmax":
+            sizes = [size or 1 for size in self._shapes.get(node.input[0], [])[1:]]
+            if sizes and max(sizes) > (
+                limits.softmax[1] if sorted(sizes)[-2:-1] > [1] else limits.dimension[1]
+            ):
+                found.append((off, f"DLA: softmax over {max(sizes)}", f"at most {limits.softmax[1]}"))
         for name in node.output:
             within("dimension", [size for size in self._shapes.get(name, [])[1:] if size], limits.dimension)
         return found

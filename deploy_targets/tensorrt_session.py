@@ -39,9 +39,13 @@ class TensorRtSession(Session):
 
         self._trt, self._cuda, self._signature = trt, cuda, signature
         self._errors: list[str] = []
-        self._runtime = trt.Runtime(make_logger(trt, self._errors))
+        self._runtime = trt.Runtime(make_logger(trt, self._errors, []))
         if manifest.flags.get("version_compatible"):
             self._runtime.engine_host_code_allowed = True  # the engine carries its own lean runtime
+        dla = manifest.flags.get("dla")
+        if dla is not None:
+            self._runtime.DLA_core = dla
+        self._can_capture = dla is None  # a CUDA graph cannot hold work of a DLA
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             why = "; ".join(self._errors) or "no reason given"
@@ -61,7 +65,7 @@ class TensorRtSession(Session):
         self.info = SessionInfo(
             target="tensorrt",
             version=trt.__version__,
-            provider=f"TensorRT on {cuda.gpu.name}",
+            provider=f"TensorRT on {cuda.gpu.name}" + ("" if dla is None else f", DLA core {dla}"),
             device=f"cuda:{number}",
             threads=1,
             precision=manifest.precision,
@@ -89,18 +93,19 @@ class TensorRtSession(Session):
         input_host[: raw.size] = raw
         result = output_host[: 4 * size * self._signature.classes]
 
-        def work() -> None:
-            self._cuda.copy_in(input_address, input_host[: raw.size])
-            if not context.execute_async_v3(self._cuda.stream):
-                raise self._failed("execute_async_v3")
-            self._cuda.copy_out(result, output_address)
-
         if size in self._graphs:
             self._graphs[size]()
         else:
             context = self._context(size)
+
+            def work() -> None:
+                self._cuda.copy_in(input_address, input_host[: raw.size])
+                if not context.execute_async_v3(self._cuda.stream):
+                    raise self._failed("execute_async_v3")
+                self._cuda.copy_out(result, output_address)
+
             work()  # also what TensorRT sets up on the first run must not be part of the graph
-            if size in self._contexts:
+            if self._can_capture and size in self._contexts:
                 self._cuda.wait()
                 self._graphs[size] = self._cuda.capture(work)
         self._cuda.wait()

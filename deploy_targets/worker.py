@@ -60,7 +60,13 @@ def _serve(name: str, questions: IO[bytes], answers: IO[bytes]) -> None:
     from deploy_targets import base
     from smash_base.errors import SmashError
 
+    def send(answer: dict[str, Any], content: bytes = b"") -> None:
+        data = json.dumps(answer, default=str).encode()
+        answers.write(b"%8d" % len(data) + data + content)
+        answers.flush()
+
     target = _target(name)
+    target.on_progress = lambda *progress: send({"progress": progress})
     session: base.Session | None = None
     for line in iter(questions.readline, b""):
         message = json.loads(line)
@@ -97,9 +103,7 @@ def _serve(name: str, questions: IO[bytes], answers: IO[bytes]) -> None:
                 }
             }
         answer["shape"] = None if result is None else result.shape
-        data = json.dumps(answer, default=str).encode()
-        answers.write(b"%8d" % len(data) + data + (b"" if result is None else result.tobytes()))
-        answers.flush()
+        send(answer, b"" if result is None else result.tobytes())
 
 
 def _target(name: str) -> Any:

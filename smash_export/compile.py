@@ -16,7 +16,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from deploy_targets.base import CompileRequest, CompileResult, Precision, SessionOptions, Target, get_target
+from deploy_targets.base import (
+    CompileRequest,
+    CompileResult,
+    Precision,
+    Progress,
+    SessionOptions,
+    Target,
+    get_target,
+)
 from deploy_targets.isolation import compile_isolated
 from smash_base import files
 from smash_base.errors import MissingRuntimeError, SmashError, UsageError, VerificationError
@@ -37,6 +45,7 @@ def compile_bundle(
     *,
     threads: int | None = None,
     isolated: bool = True,
+    on_progress: Progress | None = None,
 ) -> CompiledFile:
     """Compile, verify and add one runtime file.
 
@@ -49,6 +58,7 @@ def compile_bundle(
         threads: for the verification run.
         isolated: compile and verify in processes of their own: a runtime that crashes or hangs is then an
             error like any other.
+        on_progress: called with a phase, the steps done and all steps, by targets that take minutes.
 
     Returns:
         The file, which now stands in the bundle's manifest with its evidence.
@@ -67,9 +77,11 @@ def compile_bundle(
     try:
         with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
             request, notes = _request(bundle, runtime, precision, options or {}, Path(work))
-            result = (
-                compile_isolated(target, request, staging) if isolated else runtime.compile(request, staging)
-            )
+            if isolated:
+                result = compile_isolated(target, request, staging, on_progress=on_progress)
+            else:
+                runtime.on_progress = on_progress
+                result = runtime.compile(request, staging)
         evidence, problems = _verify(bundle, target, precision, staging, result, threads, isolated)
         evidence["seconds"] = round(time.monotonic() - started, 3)
         notes = {**notes, **result.notes}
@@ -131,6 +143,7 @@ def _request(
         calibration=calibration,
         options=options,
         exported=exported,
+        source_sha256=files.sha256(bundle.onnx),
     )
     return request, notes
 

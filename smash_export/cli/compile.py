@@ -80,7 +80,15 @@ def command(
         output.result({"dry_run": True, **steps})
         return
     with output.progress(f"compiling for {target} {precision}", None) as advance:
-        file = compile_bundle(opened, target, precision, settings, threads=threads, isolated=not in_process)
+        file = compile_bundle(
+            opened,
+            target,
+            precision,
+            settings,
+            threads=threads,
+            isolated=not in_process,
+            on_progress=lambda phase, done, steps: advance(0, step=f"{phase} {done}/{steps}"),
+        )
         advance()
     parity = file.evidence["parity"]
     output.table(
