@@ -1,0 +1,77 @@
+"""The paper's experiments (section 4), resumable, at a CPU's size and at the paper's.
+
+``EXPERIMENTS`` is the registry: a new experiment is one file with ``function(bench) -> plain result`` and
+one line here. All experiments of a folder share one HyperNet and the same trained networks
+(:mod:`search.experiments.workbench`). Sizes are in :mod:`search.experiments.config`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smash_base import files
+from smash_base.errors import UsageError
+
+if TYPE_CHECKING:
+    from search.data import Dataset
+    from search.experiments.config import ExperimentConfig
+    from search.experiments.workbench import Progress
+
+EXPERIMENTS: dict[str, str] = {
+    "correlation": "figure 3: score against error after training",
+    "capacity": "the correlation as the HyperNet shrinks",
+    "encoding": "the right c against corrupted ones",
+    "gradient": "dE/dc-guided steps against random perturbation",
+    "transfer": "the best architectures of one data set trained on others",
+    "presets": "where ResNet, DenseNet and FractalNet patterns rank among random networks",
+}
+"""Name (also of the module and its function) -> what the experiment shows."""
+
+
+def run_experiment(
+    name: str,
+    config: ExperimentConfig,
+    dataset: Dataset,
+    folder: Path,
+    progress: Progress,
+    *,
+    device: str = "cpu",
+    minutes: float | None = None,
+) -> dict[str, Any]:
+    """Run one experiment and write ``NAME.json`` into the folder; what is there already is not redone.
+
+    Args:
+        name: one of ``EXPERIMENTS``.
+        config: its size.
+        dataset: of all experiments in the folder.
+        folder: holds everything; created if missing.
+        progress: shows how far long stages are.
+        device: where to compute.
+        minutes: no further network is trained after so much time; the result counts what there is.
+
+    Returns:
+        The content of ``NAME.json``.
+
+    Raises:
+        UsageError: no such experiment, or the folder belongs to another size or other data.
+    """
+    if name not in EXPERIMENTS:
+        raise UsageError(f"there is no experiment {name!r}", expected=", ".join(EXPERIMENTS), received=name)
+    from search.experiments.workbench import Workbench
+
+    with files.exclusive(folder, purpose="experiment"):
+        bench = Workbench(config, dataset, folder, progress, device=device, minutes=minutes)
+        function = getattr(importlib.import_module(f"search.experiments.{name}"), name)
+        result = {
+            "experiment": name,
+            "size": config.size,
+            "data": dataset.name,
+            "fingerprint": bench.dataset.fingerprint,
+            "stopped_by_time": bench.time_is_up,
+            **function(bench),
+        }
+        result["stopped_by_time"] = bench.time_is_up
+        files.write_json(folder / f"{name}.json", result)
+    return result

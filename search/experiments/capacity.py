@@ -1,0 +1,43 @@
+"""The paper's second experiment: the correlation as the HyperNet shrinks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from search import statistics
+from search.experiments.workbench import Workbench
+
+
+def capacity(bench: Workbench) -> dict[str, Any]:
+    """Kendall's tau of the score of HyperNets of several sizes, over the same trained networks."""
+    population = bench.population()
+    error = np.asarray([records[0]["error"] for _, records in population], np.float64)
+    rows = []
+    for name, config in {"": bench.config.hypernet, **bench.config.hypernets}.items():
+        if (
+            name
+            and bench.time_is_up
+            and not (bench.folder / f"hypernet-{name.replace(' ', '-')}.pt").exists()
+        ):
+            continue
+        scores = []
+        with bench.progress(f"scores {name}".strip(), len(population)) as advance:
+            for architecture, _ in population:
+                scores.append(bench.score(architecture, hypernet=name, config=config))
+                advance(1)
+        values = [score.error for score in scores]
+        rows.append(
+            {
+                "hypernet": name or "full",
+                "parameters": sum(layer.numel() for layer in bench.supernet(name, config).hypernet.layers),
+                "loss": bench.training_loss(name),
+                "score_mean": float(np.mean(values)),
+                "score_sd": float(np.std(values)),
+                "kendall": statistics.kendall(values, error).to_json(),
+                "split_half": statistics.split_half(np.stack([score.mask() for score in scores])),
+                "scores": values,
+            }
+        )
+    return {"networks": len(population), "errors": error.tolist(), "hypernets": rows}

@@ -1,0 +1,165 @@
+"""Sizes of the experiments: everything that decides their result, as plain data. No torch.
+
+The CPU size keeps the space wide (parameters and MACs over a factor of twenty and more) and the images
+small: a stem of stride 4 and square kernels, so that an hour on two cores is enough. The paper's size is
+the paper's: section 4 of arXiv 1708.05344, one GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from search.architecture import InputSpec
+from search.fitting import Recipe
+from search.hypernet import HyperNetConfig
+from search.scoring import ScoringConfig
+from search.space import Space, space_for
+from search.training import TrainingConfig
+from smash_base.errors import InvalidInputError, UsageError
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """What an experiment does.
+
+    Attributes:
+        size: name, for people.
+        space: name of a space; None for the one that suits the images.
+        changes: fields of the space that are replaced.
+        train_images, validation_images, test_images: taken from each split; 0 for all.
+        hypernet, training, scoring, recipe: of the stages. Networks are compared after ``recipe``.
+        networks: random architectures that are scored and trained.
+        second_seeds: of them that are trained with a second seed, for the ceiling.
+        statistics_networks: random architectures that running BatchNorm statistics are averaged over.
+        hypernets: smaller HyperNets of ``capacity``, by name.
+        corrupted: architectures of ``encoding``.
+        starts, steps, mutants, batch, rate: of ``gradient``: starting points, steps from each, mutations
+            that are ranked in a step, those that are scored, and how much a mutation changes.
+        picks: best architectures of ``transfer``, and as many random ones beside them.
+        transfer_to: data sets of ``transfer``.
+        seed: of everything random.
+    """
+
+    size: str
+    space: str | None
+    changes: dict[str, Any]
+    train_images: int
+    validation_images: int
+    test_images: int
+    hypernet: HyperNetConfig
+    training: TrainingConfig
+    scoring: ScoringConfig
+    recipe: Recipe
+    networks: int
+    second_seeds: int
+    statistics_networks: int
+    hypernets: dict[str, HyperNetConfig]
+    corrupted: int
+    starts: int
+    steps: int
+    mutants: int
+    batch: int
+    rate: float
+    picks: int
+    transfer_to: tuple[str, ...]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transfer_to", tuple(self.transfer_to))
+        for name in ("networks", "corrupted", "starts", "steps", "mutants", "batch", "picks"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(
+                    f"experiment field {name!r}", expected="1 or more", received=getattr(self, name)
+                )
+        if not 0 <= self.second_seeds <= self.networks:
+            raise InvalidInputError(
+                "second_seeds", expected=f"0 to {self.networks}", received=self.second_seeds
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers, as config.json holds them."""
+        plain = asdict(self)
+        plain["scoring"] = self.scoring.to_json()
+        plain["transfer_to"] = list(self.transfer_to)
+        for entry in (plain["hypernet"], *plain["hypernets"].values()):
+            entry["depths"] = list(entry["depths"])
+        return plain
+
+    def space_of(self, input_spec: InputSpec) -> Space:
+        """The space for images of this size."""
+        return replace(space_for(input_spec, self.space), **self.changes)
+
+
+SIZES: dict[str, ExperimentConfig] = {
+    "cpu": ExperimentConfig(
+        size="cpu",
+        space="small",
+        changes={"stem_stride": 4, "stem_kernel": 7, "per_axis": False},
+        train_images=4000,
+        validation_images=3000,
+        test_images=3000,
+        hypernet=HyperNetConfig(depths=(3, 3), growth=8),
+        training=TrainingConfig(
+            steps=1200, batch=32, architectures=1, learning_rate=5e-3, clip=1.0, average=0.99
+        ),
+        scoring=ScoringConfig(statistics_images=500, images=(2000,), batch=250),
+        recipe=Recipe(epochs=2, batch=128, warmup=0.1),
+        networks=64,
+        second_seeds=20,
+        statistics_networks=20,
+        hypernets={"a tenth": HyperNetConfig(depths=(1,), growth=3)},
+        corrupted=30,
+        starts=6,
+        steps=2,
+        mutants=32,
+        batch=2,
+        rate=0.05,
+        picks=4,
+        transfer_to=("digits",),
+    ),
+    "paper": ExperimentConfig(
+        size="paper",
+        space="paper",
+        changes={},
+        train_images=0,
+        validation_images=0,
+        test_images=0,
+        hypernet=HyperNetConfig(compression=2),
+        training=TrainingConfig(
+            steps=300 * 900,  # 300 epochs of 45,000 images in batches of 50
+            batch=50,
+            architectures=1,
+            average=0.999,
+            augmentation={"pad_crop": 4, "flip": True},
+        ),
+        scoring=ScoringConfig(statistics_images=2000, images=(5000,), batch=250),
+        recipe=Recipe(epochs=30, batch=50, weight_decay=1e-4, augmentation={"pad_crop": 4, "flip": True}),
+        networks=250,
+        second_seeds=50,
+        statistics_networks=100,
+        hypernets={
+            "half": HyperNetConfig(depths=(4, 5, 2), growth=10, compression=2),
+            "a tenth": HyperNetConfig(depths=(2, 2), growth=4, compression=2),
+        },
+        corrupted=250,
+        starts=10,
+        steps=25,
+        mutants=64,
+        batch=4,
+        rate=0.05,
+        picks=5,
+        transfer_to=("stl10:stl10", "imagenet32:imagenet32"),
+    ),
+}
+
+
+def size_named(name: str) -> ExperimentConfig:
+    """The configuration of that name.
+
+    Raises:
+        UsageError: no such size.
+    """
+    if name not in SIZES:
+        raise UsageError(f"there is no size {name!r}", expected=", ".join(SIZES), received=name)
+    return SIZES[name]

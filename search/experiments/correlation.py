@@ -1,0 +1,95 @@
+"""Figure 3 of the paper: score against error after training, with all that says how far to believe it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from search import statistics
+from search.experiments.workbench import Workbench
+
+
+def correlation(bench: Workbench) -> dict[str, Any]:
+    """Score random architectures, train them, compare.
+
+    The score stands beside its version with running BatchNorm statistics (as in the original program, where
+    statistics averaged over architectures are used), the ceiling from two training seeds, and the baselines
+    parameters, MACs and one epoch of training.
+    """
+    config = bench.config
+    points = []
+    stride = max(1, config.networks // max(1, config.second_seeds))
+    with bench.progress("networks", config.networks) as advance:
+        for number in range(config.networks):
+            architecture = bench.architecture(number)
+            first = bench.trained(architecture)
+            if first is None:
+                break
+            wanted = number % stride == 0 and number // stride < config.second_seeds
+            second = bench.trained(architecture, 1) if wanted else None
+            score, running = bench.score(architecture), bench.score_with_running_statistics(architecture)
+            cost = bench.cost(architecture)
+            points.append(
+                {
+                    "key": architecture.key,
+                    "parameters": cost.parameters,
+                    "macs": cost.macs,
+                    "score": score.error,
+                    "score_loss": score.loss,
+                    "running": running.error,
+                    "one_epoch": first["errors"][0],
+                    "error": first["error"],
+                    "second": None if second is None else second["error"],
+                }
+            )
+            advance(1)
+    if len(points) < 3:  # the time was too short for any statistic
+        return {"networks": len(points), "points": points, "signals": []}
+    wrong = np.stack([bench.score(bench.architecture(number)).mask() for number in range(len(points))])
+    return summary(points, wrong) | {
+        "hypernet_loss": bench.training_loss(),
+        "hypernet_steps": config.training.steps,
+        "epochs": config.recipe.epochs,
+        "score_images": bench.score(bench.architecture(0)).images,
+        "test_images": len(bench.dataset.test),
+        "train_images": len(bench.dataset.train),
+    }
+
+
+def summary(points: list[dict[str, Any]], wrong: np.ndarray) -> dict[str, Any]:
+    """All statistics of the experiment from its points and the images that each score got wrong."""
+
+    def column(name: str) -> np.ndarray:
+        return np.asarray([point[name] for point in points], np.float64)
+
+    error = column("error")
+    signals = {
+        "SMASH score": column("score"),
+        "SMASH loss": column("score_loss"),
+        "running statistics": column("running"),
+        "parameters": -column("parameters"),
+        "MACs": -column("macs"),
+        "one epoch": column("one_epoch"),
+    }
+    pairs = [(point["error"], point["second"]) for point in points if point["second"] is not None]
+    both = np.asarray(pairs, np.float64).reshape(-1, 2)
+    half = statistics.split_half(wrong)
+    return {
+        "networks": len(points),
+        "second_seeds": len(both),
+        "points": points,
+        "signals": statistics.signal_table(error, signals),
+        "ceiling": statistics.ceiling(both[:, 0], both[:, 1]).to_json() if len(both) > 2 else None,
+        "seed_noise": statistics.seed_noise(both[:, 0], both[:, 1]) if len(both) else None,
+        "error_mean": float(error.mean()),
+        "error_sd": float(error.std(ddof=1)),
+        "error_range": [float(error.min()), float(error.max())],
+        "score_mean": float(column("score").mean()),
+        "score_sd": float(column("score").std(ddof=1)),
+        "running_mean": float(column("running").mean()),
+        "running_sd": float(column("running").std(ddof=1)),
+        "running_against_recomputed": statistics.spearman(column("running"), column("score")).to_json(),
+        "split_half": half,
+        "split_half_stepped_up": statistics.stepped_up(half),
+    }

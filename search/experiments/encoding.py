@@ -1,0 +1,87 @@
+"""The paper's third experiment: weights generated from the right c against those from corrupted ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search import statistics
+from search.encoding import BACKGROUND, Layout
+from search.experiments.workbench import Workbench
+from search.scoring import Corruption
+
+OTHERS = 0xA70  # seed of the architectures whose c is borrowed
+
+
+def encoding(bench: Workbench) -> dict[str, Any]:
+    """Scores of random architectures with each kind of c, and paired tests against the right one."""
+    layout = bench.supernet().hypernet.layout
+    kinds = corruptions(layout, lambda seed: bench.space.draw(OTHERS, seed % 100_000))
+    count = bench.config.corrupted
+    errors: dict[str, list[float]] = {name: [] for name in ("right", *kinds)}
+    with bench.progress("architectures", count) as advance:
+        for number in range(count):
+            architecture = bench.architecture(number)
+            errors["right"].append(bench.score(architecture).error)
+            for name, corrupt in kinds.items():
+                errors[name].append(bench.score(architecture, name, corrupt).error)
+            advance(1)
+    rows = [
+        {
+            "c": name,
+            "mean": float(np.mean(values)),
+            "cost": statistics.paired(errors["right"], values).to_json(),
+        }
+        for name, values in errors.items()
+        if name != "right"
+    ]
+    return {
+        "architectures": count,
+        "right_mean": float(np.mean(errors["right"])),
+        "kinds": rows,
+        "errors": errors,
+    }
+
+
+def corruptions(layout: Layout, draw: Callable[[int], Any]) -> dict[str, Corruption]:
+    """Ways to describe a network wrongly: name -> function of (c [channels, H, W], seed).
+
+    Args:
+        layout: of c.
+        draw: gives another architecture for a seed.
+    """
+
+    def shuffled_dilation(c: Tensor, seed: int) -> Tensor:
+        """Every dilation says another one: its one-hot channels are rotated."""
+        changed = c.clone()
+        for name, part in layout.sections.items():
+            if name.startswith("dilation"):
+                changed[part] = c[part].roll(1, 0)
+        return changed
+
+    def shuffled_channels(c: Tensor, seed: int) -> Tensor:
+        """All channels in another order."""
+        order = np.random.default_rng(seed).permutation(c.shape[0])
+        return c[torch.from_numpy(order)]
+
+    def other_architecture(c: Tensor, seed: int) -> Tensor:
+        """c of another architecture, repeated or cut to the size of this one."""
+        other = torch.from_numpy(layout.encode(draw(seed), seed))
+        rows = torch.arange(c.shape[1]) % other.shape[1]
+        columns = torch.arange(c.shape[2]) % other.shape[2]
+        return other[:, rows][:, :, columns]
+
+    def nothing(c: Tensor, seed: int) -> Tensor:
+        """Background everywhere."""
+        return torch.full_like(c, BACKGROUND)
+
+    return {
+        "shuffled dilation": shuffled_dilation,
+        "shuffled channels": shuffled_channels,
+        "another architecture's": other_architecture,
+        "none": nothing,
+    }

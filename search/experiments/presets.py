@@ -1,0 +1,156 @@
+"""Where networks with the pattern of ResNet, DenseNet and FractalNet rank among random ones.
+
+The published sizes are outside a space that a HyperNet was trained for, so the patterns are built from the
+space's own units and limits: everything that is not the pattern (kernel 3, dense convolutions) is plain.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from search.architecture import Architecture, Block, Conv, Op, Stem
+from search.experiments.workbench import Workbench
+from search.space import Space
+from smash_base.errors import InvalidInputError
+
+
+def presets(bench: Workbench) -> dict[str, Any]:
+    """Score and train the patterns as the random networks were; rank them among those."""
+    population = bench.population()
+    random_errors = np.asarray([records[0]["error"] for _, records in population])
+    random_scores = np.asarray([bench.score(architecture).error for architecture, _ in population])
+    random_macs = np.asarray([bench.cost(architecture).macs for architecture, _ in population])
+    found = patterns(bench.space)
+    rows = []
+    with bench.progress("patterns", len(found)) as advance:
+        for name, architecture in found.items():
+            trained = [record for seed in (0, 1) if (record := bench.trained(architecture, seed))]
+            advance(1)
+            if not trained:
+                continue
+            error = float(np.mean([record["error"] for record in trained]))
+            score, cost = bench.score(architecture).error, bench.cost(architecture)
+            near = np.abs(np.log(random_macs / cost.macs)) < np.log(2)  # half to twice the MACs
+            rows.append(
+                {
+                    "name": name,
+                    "key": architecture.key,
+                    "parameters": cost.parameters,
+                    "macs": cost.macs,
+                    "score": score,
+                    "error": error,
+                    "seeds": len(trained),
+                    "beats_by_error": float((error < random_errors).mean()),
+                    "beats_by_score": float((score < random_scores).mean()),
+                    "alike": int(near.sum()),
+                    "beats_alike": float((error < random_errors[near]).mean()) if near.any() else None,
+                }
+            )
+    return {
+        "networks": len(population),
+        "random_errors": random_errors.tolist(),
+        "random_scores": random_scores.tolist(),
+        "random_macs": random_macs.tolist(),
+        "patterns": rows,
+    }
+
+
+def patterns(space: Space) -> dict[str, Architecture]:
+    """ResNet, DenseNet and FractalNet patterns inside a space, each shallow and deep where that differs.
+
+    Raises:
+        InvalidInputError: the space has no 3x3 convolution or no single-convolution op.
+    """
+    names = [name for name, weight in space.patterns if weight > 0]
+    if 3 not in space.kernels or "1000" not in names:
+        raise InvalidInputError("patterns need kernel 3 and ops of one convolution", received=space.name)
+    two = "1100" if "1100" in names else "1000"
+    made: dict[str, Architecture] = {}
+    for depth in sorted({max(1, space.max_ops // 2), space.max_ops}):
+        made[f"resnet, {depth} ops"] = _network(space, lambda i, n=depth: _residual(space, i, n, two))
+        made[f"densenet, {depth} ops"] = _network(space, lambda i, n=depth: _dense(space, i, n))
+    columns = 1
+    while 2 ** (columns + 1) - 1 <= space.max_ops:  # 1 + 2 + 4 + ... ops
+        columns += 1
+    made[f"fractalnet, {columns} columns"] = _network(space, lambda i: _fractal(space, i, columns))
+    for architecture in made.values():
+        space.check(architecture)
+    return made
+
+
+def _network(space: Space, block: Any) -> Architecture:
+    stem = Stem((space.stem_kernel,) * space.dims, (space.stem_stride,) * space.dims)
+    return Architecture(stem, tuple(block(index) for index in range(space.blocks)))
+
+
+def _conv(space: Space) -> Conv:
+    return Conv((3,) * space.dims, (1,) * space.dims, activation=space.activations[0])
+
+
+def _whole_width(space: Space, index: int, copies: int) -> tuple[int, int]:
+    """Widest input that one op can write whole, and its bank size, with room for ``copies`` of it; units."""
+    options = [
+        (width, bank)
+        for width in space.widths[index]
+        for bank in space.bank_units
+        if width % bank == 0 and width <= space.max_units and copies * width // bank <= space.max_banks
+    ]
+    if not options:
+        raise InvalidInputError(f"block {index} of the space is wider than any op", received=space.name)
+    return max(options)
+
+
+def _residual(space: Space, index: int, layers: int, pattern: str) -> Block:
+    """x + f(x): every op reads and adds to all banks."""
+    width, bank = _whole_width(space, index, 1)
+    banks = tuple(range(width // bank))
+    second = _conv(space) if pattern == "1100" else None
+    bottleneck = min(width, space.max_bottleneck)
+    op = Op(
+        banks,
+        banks,
+        bottleneck * space.unit,
+        width * space.unit,
+        (_conv(space), second, None, None),
+    )
+    return Block(width * space.unit, bank * space.unit, len(banks), (op,) * layers)
+
+
+def _dense(space: Space, index: int, layers: int) -> Block:
+    """Every op reads all banks before it and writes a new one."""
+    width = min(space.widths[index])
+    fitting = [
+        bank
+        for bank in space.bank_units
+        if width % bank == 0 and bank <= space.max_units and width // bank + layers <= space.max_banks
+    ]
+    bank = min(fitting, key=lambda size: abs(size - 2))
+    inputs = width // bank
+    ops = []
+    for number in range(layers):
+        reads = tuple(range(inputs + number))
+        bottleneck = min(4 * bank, space.max_bottleneck, len(reads) * bank)
+        convs = (_conv(space), None, None, None)
+        ops.append(Op(reads, (inputs + number,), bottleneck * space.unit, bank * space.unit, convs))
+    return Block(width * space.unit, bank * space.unit, inputs + layers, tuple(ops))
+
+
+def _fractal(space: Space, index: int, columns: int) -> Block:
+    """Columns of 1, 2, 4, ... ops over the same stretch; a join is a group of banks as wide as the input."""
+    length = 2 ** (columns - 1)
+    width, bank = _whole_width(space, index, length + 1)
+    group = width // bank
+    steps = sorted((start, 2**c) for c in range(columns) for start in range(0, length, 2**c))
+    ops = tuple(
+        Op(
+            tuple(range(start * group, (start + 1) * group)),
+            tuple(range((start + reach) * group, (start + reach + 1) * group)),
+            min(width, space.max_bottleneck) * space.unit,
+            width * space.unit,
+            (_conv(space), None, None, None),
+        )
+        for start, reach in steps
+    )
+    return Block(width * space.unit, bank * space.unit, (length + 1) * group, ops)

@@ -1,0 +1,58 @@
+"""The paper's fifth experiment: the best architectures of one data set, trained on others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from search import statistics
+from search.architecture import Architecture
+from search.experiments.workbench import Workbench
+
+
+def transfer(bench: Workbench) -> dict[str, Any]:
+    """Train the best by error on this data set, the best by score, and random ones on the others."""
+    population = bench.population()
+    picks = min(bench.config.picks, max(1, len(population) // 3))
+    by_error = sorted(population, key=lambda entry: entry[1][0]["error"])
+    by_score = sorted(population, key=lambda entry: bench.score(entry[0]).error)
+    taken = {entry[0].key for entry in (*by_error[:picks], *by_score[:picks])}
+    others = [entry for entry in population if entry[0].key not in taken]
+    groups = {
+        "best trained": by_error[:picks],
+        "best score": by_score[:picks],
+        "random": others[:picks],
+    }
+    results = []
+    for spec in bench.config.transfer_to:
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in groups}
+        with bench.progress(f"training on {spec}", 3 * picks) as advance:
+            for name, entries in groups.items():
+                for architecture, records in entries:
+                    errors = _errors(bench, spec, architecture)
+                    if errors:
+                        here = records[0]["error"]
+                        rows[name].append({"key": architecture.key, "error": here, "errors": errors})
+                    advance(1)
+        results.append({"data": spec, "groups": rows, **_compare(rows)})
+    return {"networks": len(population), "picks": picks, "source": bench.dataset.name, "targets": results}
+
+
+def _errors(bench: Workbench, spec: str, architecture: Architecture) -> list[float]:
+    """Errors of two training seeds, as far as time allows."""
+    records = [bench.trained_on(spec, architecture, seed) for seed in (0, 1)]
+    return [record["error"] for record in records if record is not None]
+
+
+def _compare(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    unique = {row["key"]: row for group in rows.values() for row in group}
+    source = [row["error"] for row in unique.values()]
+    target = [float(np.mean(row["errors"])) for row in unique.values()]
+    return {
+        "means": {
+            name: float(np.mean([np.mean(row["errors"]) for row in group])) if group else None
+            for name, group in rows.items()
+        },
+        "kendall": statistics.kendall(source, target).to_json() if len(source) > 2 else None,
+    }

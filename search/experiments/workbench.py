@@ -1,0 +1,306 @@
+"""What the experiments share in one folder: HyperNet, scores, trained networks, each made once.
+
+    config.json     size and data; another experiment in the folder must have the same
+    hypernet*.pt    checkpoints
+    scores.jsonl    one line per HyperNet, architecture and variant of scoring
+    trained.jsonl   one line per architecture, training seed and data set
+
+Everything is appended when it is known and never computed twice, so that an experiment may be stopped at
+any time. With a time limit no further network is trained after it, and results say how many there are.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from search.architecture import Architecture
+from search.compute import DivergedError, Feed, check_identity, seed_of
+from search.cost import Cost, cost_of
+from search.data import Dataset, Split, load_dataset
+from search.encoding import Layout
+from search.experiments.config import ExperimentConfig
+from search.finalists import input_spec_of
+from search.fitting import fit, new_network
+from search.hypernet import HyperNetConfig
+from search.network import forward, norm_channels
+from search.scoring import Corruption, Score, Scorer, make_score
+from search.supernet import Moments, Supernet
+from search.training import new_supernet, train
+from smash_base import files
+
+TEST_STREAM = 0xE4B  # seed of the architectures that are judged: none of the HyperNet's training
+GRADIENT_IMAGES = 250  # validation images that dE/dc is taken over
+
+
+class Advance(Protocol):
+    """``advance(n, name=value, ...)``: n more are done."""
+
+    def __call__(self, n: float = 1, **fields: object) -> None: ...
+
+
+Progress = Callable[[str, float | None], AbstractContextManager[Advance]]
+
+
+class Workbench:
+    """HyperNets, scores and trained networks of one folder.
+
+    Args:
+        config: size of the experiments.
+        dataset: of all of them.
+        folder: created if missing.
+        progress: shows how far long stages are.
+        device: where to compute.
+        minutes: no further network is trained after so much time; None for no limit.
+
+    Raises:
+        UsageError: the folder belongs to another size or other data.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        dataset: Dataset,
+        folder: Path,
+        progress: Progress,
+        *,
+        device: torch.device | str = "cpu",
+        minutes: float | None = None,
+    ) -> None:
+        self.config, self.folder, self.progress = config, folder, progress
+        self.device = torch.device(device)
+        self.dataset = cut(dataset, config)
+        self.input_spec = input_spec_of(dataset)
+        self.space = config.space_of(self.input_spec)
+        self.classes = len(dataset.classes)
+        self._ends = None if minutes is None else time.monotonic() + 60 * minutes
+        folder.mkdir(parents=True, exist_ok=True)
+        identity = {"config": config.to_json(), "data": self.dataset.fingerprint}
+        path = folder / "config.json"
+        if path.exists():
+            check_identity(path, files.read_json(path), files.parse_json(json.dumps(identity)))
+        else:
+            files.write_json(path, identity)
+        self._trained = {
+            (record["data"], record["key"], record["seed"]): record
+            for record in files.read_jsonl(folder / "trained.jsonl")
+        }
+        self._scores = {
+            (record["hypernet"], record["key"], record["variant"]): Score.from_json(record)
+            for record in files.read_jsonl(folder / "scores.jsonl")
+        }
+        self._scorers: dict[str, Scorer] = {}
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether the time limit has passed."""
+        return self._ends is not None and time.monotonic() > self._ends
+
+    def architecture(self, number: int) -> Architecture:
+        """The number-th of the random architectures that every experiment judges."""
+        return self.space.draw(seed_of(self.config.seed, TEST_STREAM), number)
+
+    def cost(self, architecture: Architecture) -> Cost:
+        """Exact cost for this data set."""
+        return cost_of(architecture, self.input_spec, self.classes)
+
+    # ------------------------------------------------------------------------------ HyperNet, scores
+
+    def supernet(self, name: str = "", config: HyperNetConfig | None = None) -> Supernet:
+        """The trained HyperNet, or another of the configuration given under a name of its own."""
+        return self._scorer(name, config).supernet
+
+    def _scorer(self, name: str = "", config: HyperNetConfig | None = None) -> Scorer:
+        if name not in self._scorers:
+            supernet = new_supernet(
+                self.space,
+                self.input_spec,
+                self.classes,
+                config or self.config.hypernet,
+                seed=self.config.seed,
+            )
+            file = f"hypernet-{name.replace(' ', '-')}" if name else "hypernet"
+            training = self.config.training
+            with self.progress(f"HyperNet {name}".strip(), training.steps) as advance:
+                shown = 0
+
+                def on_step(step: int, loss: float) -> None:
+                    nonlocal shown
+                    advance(step - shown, loss=loss)
+                    shown = step
+
+                result = train(
+                    supernet,
+                    self.dataset,
+                    training,
+                    device=self.device,
+                    checkpoint=self.folder / f"{file}.pt",
+                    checkpoint_seconds=30.0,
+                    on_step=on_step,
+                )
+            record = {"history": result.history, "skipped": result.skipped, "counts": result.counts}
+            files.write_json(self.folder / f"{file}.json", record)
+            self._scorers[name] = Scorer(supernet, self.dataset, self.config.scoring, self.device)
+        return self._scorers[name]
+
+    def training_loss(self, name: str = "") -> float:
+        """Loss of a HyperNet over the last hundredth of its training."""
+        file = f"hypernet-{name.replace(' ', '-')}" if name else "hypernet"
+        return float(files.read_json(self.folder / f"{file}.json")["history"][-1]["loss"])
+
+    def score(
+        self,
+        architecture: Architecture,
+        variant: str = "right",
+        corrupt: Corruption | None = None,
+        *,
+        hypernet: str = "",
+        config: HyperNetConfig | None = None,
+    ) -> Score:
+        """SMASH score; ``corrupt`` changes the encoding first and belongs to a variant of its own."""
+        key = (hypernet, architecture.key, variant)
+        if key not in self._scores:
+            scorer = self._scorer(hypernet, config)
+            images = scorer.stages[-1]
+            self._keep(key, scorer.score(architecture, images, corrupt=corrupt))
+        return self._scores[key]
+
+    def encoding_gradient(self, architecture: Architecture) -> tuple[Layout, np.ndarray]:
+        """Layout of c, and dE/dc [channels, H, W] over some validation images."""
+        return self._scorer().encoding_gradient(architecture, GRADIENT_IMAGES)
+
+    def score_with_running_statistics(self, architecture: Architecture) -> Score:
+        """SMASH score as the original program gives it: BatchNorm statistics averaged over architectures."""
+        key = ("", architecture.key, "running statistics")
+        if key not in self._scores:
+            supernet = self.supernet()
+            source = supernet.source(architecture)
+            source.fixed = {
+                name: Moments(mean[:channels], variance[:channels])
+                for name, channels in norm_channels(architecture, "none")
+                for mean, variance in [self._running[name]]
+            }
+            split = self.dataset.validation
+            order = np.random.default_rng(seed_of(self.config.scoring.seed, 2)).permutation(len(split))
+            order = order[: self._scorer().stages[-1]]
+            wrong, loss = [], 0.0
+            for start in range(0, len(order), self.config.scoring.batch):
+                chosen = order[start : start + self.config.scoring.batch]
+                images, labels = self._batch(split, chosen)
+                with torch.no_grad():
+                    logits = forward(architecture, source, images).float()
+                wrong.append((logits.argmax(1) != labels).cpu().numpy())
+                loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            self._keep(key, make_score(architecture.key, np.concatenate(wrong), loss / len(order)))
+        return self._scores[key]
+
+    @cached_property
+    def _running(self) -> dict[str, Moments]:
+        """Moments per channel averaged over random architectures that have the channel."""
+        supernet, count = self.supernet(), self.config.statistics_networks
+        order = np.random.default_rng(seed_of(self.config.seed, 3)).permutation(len(self.dataset.train))
+        size = min(len(order), self.config.scoring.batch)
+        sums: dict[str, list[Moments]] = {}
+        with self.progress("running statistics", count) as advance:
+            for slot in range(count):
+                architecture = self.space.draw(seed_of(self.config.seed, 0x5A7), slot)
+                images, _ = self._batch(self.dataset.train, np.roll(order, slot * size)[:size])
+                for name, moments in supernet.statistics(architecture, [images]).items():
+                    sums.setdefault(name, []).append(moments)
+                advance(1)
+        widest = self.space.max_banks * max(self.space.bank_units) * self.space.unit
+        return {name: _average(parts, widest) for name, parts in sums.items()}
+
+    def _batch(self, split: Split, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return Feed(split, self.dataset.preprocessing, self.device)(indices)
+
+    def _keep(self, key: tuple[str, str, str], score: Score) -> None:
+        record = {"hypernet": key[0], "variant": key[2], **score.to_json()}
+        files.append_jsonl(self.folder / "scores.jsonl", record)
+        self._scores[key] = score
+
+    # ------------------------------------------------------------------------------ trained networks
+
+    def trained(self, architecture: Architecture, seed: int = 0) -> dict[str, Any] | None:
+        """Errors after training with the recipe, on the test images: of every epoch, the last as ``error``.
+
+        None when the time is up and the network was not trained before.
+        """
+        return self._train(self.dataset, architecture, seed)
+
+    def trained_on(self, spec: str, architecture: Architecture, seed: int = 0) -> dict[str, Any] | None:
+        """The same on another data set."""
+        return self._train(self._other(spec), architecture, seed)
+
+    def _other(self, spec: str) -> Dataset:
+        return cut(load_dataset(spec, seed=self.config.seed), self.config)
+
+    def _train(self, dataset: Dataset, architecture: Architecture, seed: int) -> dict[str, Any] | None:
+        key = (dataset.fingerprint, architecture.key, seed)
+        if key in self._trained or self.time_is_up:
+            return self._trained.get(key)
+        spec = input_spec_of(dataset)
+        start = seed_of(self.config.seed, int(architecture.key, 16), seed)
+        network = new_network(architecture, spec, len(dataset.classes), start)
+        recipe = replace(self.config.recipe, seed=start)
+        # The errors of all epochs are on the test images: they are compared, nothing is chosen by them.
+        judged = replace(dataset, validation=dataset.test)
+        record: dict[str, Any] = {"data": key[0], "key": key[1], "seed": seed}
+        try:
+            result = fit(network, judged, recipe, device=self.device)
+            record["errors"] = [round(1 - entry["accuracy"], 9) for entry in result.history]
+        except DivergedError:
+            record["errors"] = [1.0] * recipe.epochs
+        record["error"] = record["errors"][-1]
+        files.append_jsonl(self.folder / "trained.jsonl", record)
+        self._trained[key] = record
+        return record
+
+    def population(self, seeds: Iterable[int] = (0,)) -> list[tuple[Architecture, list[dict[str, Any]]]]:
+        """The random architectures that are trained with all of these seeds, trained now where missing."""
+        wanted = list(seeds)
+        found = []
+        for number in range(self.config.networks):
+            architecture = self.architecture(number)
+            records = [self.trained(architecture, seed) for seed in wanted]
+            if all(record is not None for record in records):
+                found.append((architecture, [record for record in records if record is not None]))
+        return found
+
+
+def cut(dataset: Dataset, config: ExperimentConfig) -> Dataset:
+    """The first images of each split, as many as the size asks for (splits are in random order)."""
+
+    def first(split: Split, count: int) -> Split:
+        if not count or count >= len(split):
+            return split
+        return Split(np.asarray(split.images[:count]), split.labels[:count])
+
+    counts = (config.train_images, config.validation_images, config.test_images)
+    return replace(
+        dataset,
+        train=first(dataset.train, counts[0]),
+        validation=first(dataset.validation, counts[1]),
+        test=first(dataset.test, counts[2]),
+        fingerprint="-".join([dataset.fingerprint, *map(str, counts)]),
+    )
+
+
+def _average(parts: list[Moments], widest: int) -> Moments:
+    mean, variance = torch.zeros(widest), torch.ones(widest)
+    for channel in range(widest):
+        having = [part for part in parts if len(part.mean) > channel]
+        if having:
+            mean[channel] = torch.stack([part.mean[channel] for part in having]).mean()
+            variance[channel] = torch.stack([part.variance[channel] for part in having]).mean()
+    device = parts[0].mean.device
+    return Moments(mean.to(device), variance.to(device))

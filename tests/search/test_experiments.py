@@ -1,0 +1,202 @@
+"""The experiments at a size of seconds: they resume, share their networks, and say what they measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.search.tiny_experiments import TINY, silent
+
+from search.data import Dataset, load_dataset
+from search.encoding import Layout
+from search.experiments import EXPERIMENTS, run_experiment
+from search.experiments.config import size_named
+from search.experiments.encoding import corruptions
+from search.experiments.presets import patterns
+from search.experiments.workbench import Workbench
+from search.space import SPACES
+from smash_base import files
+from smash_base.errors import InvalidInputError, UsageError
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
+    """A folder in which every experiment has run."""
+    path = tmp_path_factory.mktemp("experiments")
+    for name in EXPERIMENTS:
+        run_experiment(name, TINY, digits, path, silent)
+    return path
+
+
+def test_correlation_reports_score_ceiling_baselines_and_the_original_mistake(folder: Path) -> None:
+    result = files.read_json(folder / "correlation.json")
+    assert result["networks"] == len(result["points"]) == TINY.networks
+    assert result["second_seeds"] == TINY.second_seeds
+    names = [row["signal"] for row in result["signals"]]
+    assert names == ["SMASH score", "SMASH loss", "running statistics", "parameters", "MACs", "one epoch"]
+    for row in result["signals"]:
+        assert {"all", "top half", "top fifth", "precision", "regret"} <= set(row)
+    assert result["ceiling"]["count"] == TINY.second_seeds
+    assert any(point["running"] != point["score"] for point in result["points"])
+
+
+def test_all_experiments_share_one_hypernet_and_the_same_trained_networks(folder: Path) -> None:
+    lines = files.read_jsonl(folder / "trained.jsonl")
+    jobs = [(line["data"], line["key"], line["seed"]) for line in lines]
+    assert len(jobs) == len(set(jobs))
+    scores = [
+        (line["hypernet"], line["key"], line["variant"]) for line in files.read_jsonl(folder / "scores.jsonl")
+    ]
+    assert len(scores) == len(set(scores))
+    assert sorted(path.name for path in folder.glob("*.pt")) == ["hypernet-smaller.pt", "hypernet.pt"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_repeated_experiment_computes_nothing_and_says_the_same(
+    name: str, folder: Path, digits: Dataset
+) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".json", ".jsonl")}
+    again = run_experiment(name, TINY, digits, folder, silent)
+    assert files.parse_json(before[f"{name}.json"].decode()) == files.read_json(folder / f"{name}.json")
+    assert again["experiment"] == name
+    for path in folder.iterdir():
+        if path.suffix in (".json", ".jsonl"):
+            assert path.read_bytes() == before[path.name], path.name
+
+
+def test_an_interrupted_experiment_goes_on_and_gives_the_same_result(
+    folder: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for name in ("config.json", "hypernet.pt", "hypernet.json"):
+        (cut / name).write_bytes((folder / name).read_bytes())
+    for name in ("trained.jsonl", "scores.jsonl"):  # killed in the middle of a line
+        (cut / name).write_bytes((folder / name).read_bytes()[:700])
+    run_experiment("correlation", TINY, digits, cut, silent)
+    assert files.read_json(cut / "correlation.json") == files.read_json(folder / "correlation.json")
+
+
+def test_the_time_limit_leaves_a_result_that_counts_what_there_is(digits: Dataset, tmp_path: Path) -> None:
+    result = run_experiment("correlation", TINY, digits, tmp_path, silent, minutes=0)
+    assert result["networks"] == 0
+    assert result["stopped_by_time"]
+
+
+def test_a_folder_of_another_size_or_other_data_is_refused(folder: Path, digits: Dataset) -> None:
+    with pytest.raises(UsageError, match="differs"):
+        run_experiment("encoding", replace(TINY, networks=4), digits, folder, silent)
+    with pytest.raises(UsageError, match="differs"):
+        run_experiment("encoding", TINY, replace(digits, fingerprint="other"), folder, silent)
+
+
+def test_unknown_names_and_impossible_sizes_are_refused(digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="correlatoin"):
+        run_experiment("correlatoin", TINY, digits, tmp_path, silent)
+    with pytest.raises(UsageError, match="huge"):
+        size_named("huge")
+    with pytest.raises(InvalidInputError, match="second_seeds"):
+        replace(TINY, second_seeds=6)
+
+
+def test_the_right_encoding_is_compared_with_every_corrupted_one(folder: Path) -> None:
+    result = files.read_json(folder / "encoding.json")
+    assert [row["c"] for row in result["kinds"]] == [
+        "shuffled dilation",
+        "shuffled channels",
+        "another architecture's",
+        "none",
+    ]
+    for row in result["kinds"]:
+        assert row["cost"]["difference"]["value"] == pytest.approx(row["mean"] - result["right_mean"])
+
+
+def test_corruptions_change_what_they_say_and_nothing_else() -> None:
+    space = SPACES["tiny"]
+    layout = Layout(space)
+    c = torch.from_numpy(layout.encode(space.draw(0, 1)))
+    kinds = corruptions(layout, lambda seed: space.draw(1, seed))
+    for name, corrupt in kinds.items():
+        changed = corrupt(c, 3)
+        assert changed.shape == c.shape, name
+        assert not torch.equal(changed, c), name
+        assert torch.equal(corrupt(c, 3), changed), name
+    dilation = kinds["shuffled dilation"](c, 3)
+    for name, part in layout.sections.items():
+        if not name.startswith("dilation"):
+            assert torch.equal(dilation[part], c[part]), name
+    assert torch.all(kinds["none"](c, 3) == -1)
+
+
+def test_gradient_and_random_steps_score_equally_many_networks(folder: Path) -> None:
+    result = files.read_json(folder / "gradient.json")
+    assert len(result["guided"]) == len(result["random"]) == TINY.starts
+    for path in (*result["guided"], *result["random"]):
+        assert len(path) == TINY.steps + 1
+        assert path == sorted(path, reverse=True)  # the best so far
+
+
+def test_capacity_compares_hypernets_over_the_same_networks(folder: Path) -> None:
+    rows = files.read_json(folder / "capacity.json")["hypernets"]
+    assert [row["hypernet"] for row in rows] == ["full", "smaller"]
+    assert rows[0]["parameters"] > rows[1]["parameters"]
+    assert all(len(row["scores"]) == TINY.networks for row in rows)
+
+
+def test_transfer_trains_the_picks_on_the_other_data(folder: Path) -> None:
+    (target,) = files.read_json(folder / "transfer.json")["targets"]
+    assert set(target["groups"]) == {"best trained", "best score", "random"}
+    assert all(len(group) == 1 and len(group[0]["errors"]) == 2 for group in target["groups"].values())
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_space_holds_the_patterns_of_the_known_networks(name: str) -> None:
+    found = patterns(SPACES[name])
+    assert {key.split(",")[0] for key in found} == {"resnet", "densenet", "fractalnet"}
+    for key, architecture in found.items():
+        SPACES[name].check(architecture)
+        for block in architecture.blocks:
+            if key.startswith("resnet"):
+                assert all(op.reads == op.writes == tuple(range(block.banks)) for op in block.ops)
+            if key.startswith("densenet"):
+                assert [op.writes for op in block.ops] == [
+                    (block.input_banks + number,) for number in range(len(block.ops))
+                ]
+
+
+def test_patterns_fit_voxels_too() -> None:
+    space = replace(SPACES["tiny"], dims=3)
+    for architecture in patterns(space).values():
+        space.check(architecture)
+
+
+def test_running_statistics_are_the_mean_over_architectures(digits: Dataset, tmp_path: Path) -> None:
+    bench = Workbench(TINY, digits, tmp_path, silent)
+    running = bench._running
+    moments = running["head.norm"]
+    parts = []
+    order = np.random.default_rng(_seed(bench, 3)).permutation(len(bench.dataset.train))
+    for slot in range(TINY.statistics_networks):
+        architecture = bench.space.draw(_seed(bench, 0x5A7), slot)
+        images, _ = bench._batch(bench.dataset.train, np.roll(order, 60 * slot)[:60])
+        parts.append(bench.supernet().statistics(architecture, [images])["head.norm"])
+    shortest = min(len(part.mean) for part in parts)
+    expected = torch.stack([part.mean[:shortest] for part in parts]).mean(0)
+    assert torch.allclose(moments.mean[:shortest], expected)
+    longest = max(parts, key=lambda part: len(part.mean))
+    assert torch.allclose(moments.mean[shortest : len(longest.mean)], longest.mean[shortest:])
+
+
+def _seed(bench: Workbench, *numbers: int) -> Any:
+    from search.compute import seed_of
+
+    return seed_of(bench.config.seed, *numbers)
