@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.search.tiny_experiments import TINY, silent
 
 from search.data import Dataset, load_dataset
 from search.encoding import Layout
@@ -21,6 +20,7 @@ from search.experiments.workbench import Workbench
 from search.space import SPACES
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
+from tests.search.tiny_experiments import TINY, silent
 
 
 @pytest.fixture(scope="module")
