@@ -20,16 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from search import statistics
 from search.architecture import Architecture
 from search.compute import Feed, autocast, memory_format, memory_guard, seed_of
+from search.encoding import Layout
 from search.network import forward
+from search.statistics import wilson
 from search.supernet import Statistics, Supernet
 from smash_base.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from search.data import Dataset
 
-CONFIDENCE = 1.96  # standard deviations of a 95 % interval
 RESAMPLES = 1000
 
 Corruption = Callable[[Tensor, int], Tensor]
@@ -68,6 +70,10 @@ class ScoringConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers, as config.json holds them."""
         return {**asdict(self), "images": list(self.images)}
+
+    def stages(self, have: int) -> list[int]:
+        """Validation images of each stage when there are ``have``."""
+        return sorted({min(count or have, have) for count in self.images})
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,7 @@ class Scorer:
     @property
     def stages(self) -> list[int]:
         """Validation images of each stage, cut to what there is."""
-        have = len(self._order)
-        return sorted({min(count or have, have) for count in self._config.images})
+        return self._config.stages(len(self._order))
 
     def statistics(self, architecture: Architecture) -> Statistics:
         """BatchNorm statistics of one architecture from this scorer's training images."""
@@ -180,6 +185,26 @@ class Scorer:
                 loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         return make_score(architecture.key, np.concatenate(masks), loss / images)
 
+    def encoding_gradient(self, architecture: Architecture, images: int) -> tuple[Layout, np.ndarray]:
+        """dE/dc: gradient of the loss over the first ``images`` validation images with respect to c.
+
+        BatchNorm statistics are held fixed. Returns c's layout and the gradient [channels, H, W].
+        """
+        layout = self.supernet.hypernet.layout
+        encoded = torch.from_numpy(layout.encode(architecture, int(architecture.key, 16)))
+        c = encoded.to(self._device).requires_grad_()
+        chosen = self._order[:images]
+        with memory_guard(self._device, self._config.batch, "--score-batch"), self._mode():
+            source = self.supernet.source(architecture, c=c)
+            source.fixed = self.supernet.statistics(architecture, self._statistics_images, source)
+            loss = torch.zeros((), device=self._device)
+            for part in np.array_split(chosen, max(1, -(-len(chosen) // self._config.batch))):
+                batch, labels = self._validation(part)
+                logits = forward(architecture, source, batch.contiguous(memory_format=self._format)).float()
+                loss = loss + F.cross_entropy(logits, labels, reduction="sum") / len(chosen)
+        (gradient,) = torch.autograd.grad(loss, c)
+        return layout, gradient.float().cpu().numpy()
+
     def _mode(self) -> Any:
         return autocast(self._device)
 
@@ -191,14 +216,6 @@ def make_score(key: str, wrong: np.ndarray, loss: float) -> Score:
     if not math.isfinite(loss):
         loss = 1e30  # JSON has no infinity, and such a network ranks last all the same
     return Score(key, len(wrong), error, low, high, loss, np.packbits(wrong).tobytes().hex())
-
-
-def wilson(error: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    z2 = CONFIDENCE**2
-    middle = (error + z2 / (2 * count)) / (1 + z2 / count)
-    half = CONFIDENCE / (1 + z2 / count) * math.sqrt(error * (1 - error) / count + z2 / (4 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def survivors(scores: Sequence[Score], keep: float) -> list[Score]:
@@ -228,25 +245,8 @@ def kept_best(scores: Sequence[Score], keep: float, seed: int = 0) -> float:
 
 
 def split_half(scores: Sequence[Score]) -> float | None:
-    """Reliability of a ranking: Spearman correlation of errors on the two halves of the images.
-
-    None when there are fewer than three architectures or one half cannot tell any apart.
-    """
-    if len(scores) < 3:
-        return None
-    wrong = np.stack([score.mask() for score in scores])
-    halves = [_ranks(wrong[:, part::2].mean(1)) for part in (0, 1)]
-    if min(half.std() for half in halves) == 0:
-        return None
-    return float(np.corrcoef(halves[0], halves[1])[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, ties sharing their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    result: np.ndarray = ((ends - counts + ends - 1) / 2)[inverse]
-    return result
+    """Reliability of a ranking by score (:func:`search.statistics.split_half`)."""
+    return statistics.split_half(np.stack([score.mask() for score in scores])) if scores else None
 
 
 def _sample(count: int, size: int, seed: int) -> np.ndarray:

@@ -12,16 +12,23 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from search.architecture import Architecture
 from search.cost import Cost
+from search.encoding import Layout
 from search.scoring import Score
 from search.space import Space
 from smash_base.errors import UsageError
 
 Refusal = Callable[[Architecture], str | None]
 """Why an architecture may not be used (a limit that it breaks), or None."""
+
+EncodingGradient = Callable[[Architecture, int], "tuple[Layout, np.ndarray]"]
+"""Layout of c and dE/dc [channels, H, W] of an architecture over a number of validation images."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,12 @@ class Candidate:
     Attributes:
         architecture: inside the space and within all limits that cost nothing to check.
         origin: how it came about, for example "random" or "mutation".
+        images: validation images that are enough for now; None for the first stage of the race.
     """
 
     architecture: Architecture
     origin: str
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Scored:
 
     Attributes:
         candidate: as proposed.
-        score: on the images of the first stage; None when ``refused``.
+        score: on the images that were asked for; None when ``refused``.
         cost: exact.
         measures: by name, for example "latency_ms"; empty unless the search measures.
         refused: why the measures exclude it, or None.
@@ -67,6 +76,9 @@ class Context:
         refusal: the limits; candidates for which it gives a reason are not to be proposed.
         cost: exact cost of an architecture for this search's images and classes.
         options: of this strategy, checked by it.
+        images: validation images of the first stage of the race.
+        folder: of the search, for what a strategy shows to people; it must not read it back.
+        gradient: dE/dc of the trained HyperNet, once candidates are asked for.
     """
 
     space: Space
@@ -75,13 +87,19 @@ class Context:
     refusal: Refusal
     cost: Callable[[Architecture], Cost]
     options: dict[str, Any] = field(default_factory=dict)
+    images: int = 0
+    folder: Path | None = None
+    gradient: EncodingGradient | None = None
 
 
 class Strategy(Protocol):
     """Proposes candidates; see the head of this module."""
 
     def ask(self) -> Sequence[Candidate]:
-        """The next candidates, none of them proposed before; empty when there are no more."""
+        """The next candidates; empty when there are no more.
+
+        None of them was proposed before, unless on fewer images.
+        """
 
     def tell(self, results: Sequence[Scored]) -> None:
         """What the candidates of the last :meth:`ask` gave, in their order."""
@@ -89,6 +107,11 @@ class Strategy(Protocol):
 
 STRATEGIES: dict[str, str] = {
     "random": "search.strategies.random:Random",
+    "perturb": "search.strategies.perturb:Perturb",
+    "evolution": "search.strategies.evolution:Evolution",
+    "bayesian": "search.strategies.bayesian:Bayesian",
+    "hyperband": "search.strategies.hyperband:Hyperband",
+    "gradient": "search.strategies.gradient:Gradient",
 }
 
 

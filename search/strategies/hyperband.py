@@ -1,0 +1,98 @@
+"""Hyperband (Li et al. 2018) through Optuna's pruner: few validation images first, more for who is good.
+
+The resource is the number of validation images. Several brackets differ in how many images decide first;
+within each, an architecture goes on to ``factor`` times as many images while it is among the better
+1 / ``factor`` of those that came as far. Architectures come from the same sampler as in ``bayesian``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from search.strategies import Candidate, Context, Scored
+from search.strategies.common import check, options_of
+from search.strategies.study import Study, require_optuna
+from smash_base.errors import UsageError
+
+
+@dataclass(frozen=True)
+class HyperbandOptions:
+    """Options of ``hyperband``.
+
+    Attributes:
+        smallest: validation images of the first look; 0 for a ninth of the first stage of the race.
+        factor: of images from look to look, and of architectures that stop.
+        startup, batch, pool, rate: as in :class:`search.strategies.bayesian.BayesianOptions`.
+    """
+
+    smallest: int = 0
+    factor: int = 3
+    startup: int = 0
+    batch: int = 8
+    pool: int = 48
+    rate: float = 0.1
+
+
+class Hyperband:
+    """Looks at more images of an architecture as long as it is worth it.
+
+    Args:
+        context: options as :class:`HyperbandOptions`.
+
+    Raises:
+        MissingRuntimeError: Optuna is not installed.
+    """
+
+    def __init__(self, context: Context) -> None:
+        options = options_of(HyperbandOptions, context, "hyperband")
+        optuna = require_optuna()
+        full = context.images
+        smallest = options.smallest or max(8, full // options.factor**2)
+        if smallest >= full:
+            raise UsageError(
+                "strategy hyperband looks at growing numbers of validation images",
+                expected=f"smallest below the {full} images of the first stage",
+                received=smallest,
+                hint="Pass more --images, or another --strategy.",
+            )
+        check("factor", options.factor, 2, 100)
+        check("batch", options.batch, 1, 4096)
+        check("pool", options.pool, 2, 100_000)
+        check("rate", options.rate, 1e-6, 1)
+        self.looks = [smallest]
+        while self.looks[-1] * options.factor < full:
+            self.looks.append(self.looks[-1] * options.factor)
+        self.looks.append(full)
+        self._batch = options.batch
+        pruner = optuna.pruners.HyperbandPruner(
+            min_resource=smallest, max_resource=full, reduction_factor=options.factor
+        )
+        startup = options.startup or max(2, context.budget // 5)
+        self._study = Study(context, startup, options.pool, options.rate, pruner)
+        self._asked: list[tuple[Candidate, Any]] = []
+        self._going_on: list[tuple[Candidate, Any]] = []
+
+    def ask(self) -> Sequence[Candidate]:
+        """The architectures of the batch that go on to more images; a new batch when there are none."""
+        self._asked, self._going_on = self._going_on, []
+        if not self._asked:
+            count = min(self._batch, self._study.left)
+            pairs = [self._study.propose("hyperband") for _ in range(count)]
+            self._asked = [(replace(candidate, images=self.looks[0]), trial) for candidate, trial in pairs]
+        return [candidate for candidate, _ in self._asked]
+
+    def tell(self, results: Sequence[Scored]) -> None:
+        """Report to the pruner, in the order of asking."""
+        for (candidate, trial), entry in zip(self._asked, results, strict=True):
+            error = 1.0 if entry.score is None else entry.score.error
+            images = candidate.images or self.looks[-1]
+            trial.report(error, images)
+            if entry.score is None or images == self.looks[-1]:
+                self._study.finish(trial, candidate.architecture, error)
+            elif trial.should_prune():
+                self._study.finish(trial, candidate.architecture, None)
+            else:
+                further = self.looks[self.looks.index(images) + 1]
+                self._going_on.append((replace(candidate, images=further), trial))
