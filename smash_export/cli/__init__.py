@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "space": ("smash_export.cli.space:command", "Show what a search space holds and costs."),
     "search": ("smash_export.cli.search:command", "Find a network for labelled images: best.json."),
     "runs": ("smash_export.cli.runs:command", "List and compare searches."),
+    "reproduce": ("smash_export.cli.reproduce:command", "Repeat an experiment of the SMASH paper."),
     "freeze": ("smash_export.cli.freeze:command", "Train a network and write a verified bundle."),
     "adopt": ("smash_export.cli.adopt:command", "Make a bundle of a classifier that somebody else trained."),
     "compile": (

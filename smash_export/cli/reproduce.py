@@ -1,0 +1,76 @@
+"""``smash-export reproduce``: the paper's experiments, on any data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from smash_export.cli.console import Output, common_options
+
+# Of search.experiments.EXPERIMENTS, which a help text must not import; a test compares the two.
+NAMES = ("correlation", "capacity", "encoding", "gradient", "transfer", "presets")
+
+
+@click.command()
+@click.argument("name", type=click.Choice(NAMES))
+@click.option(
+    "--size",
+    default="cpu",
+    show_default=True,
+    type=click.Choice(["cpu", "paper"]),
+    help="An hour on two cores, or the paper's size for a GPU.",
+)
+@click.option("--data", default="fashion-mnist", show_default=True, metavar="NAME[:PATH]", help="Images.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder that the experiments of one size and data set share.  [default: experiments/DATA-SIZE]",
+)
+@click.option("--minutes", type=click.FloatRange(0), help="Train no further network after so much time.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@common_options(writes=True)
+def command(
+    name: str,
+    size: str,
+    data: str,
+    out: Path | None,
+    minutes: float | None,
+    device: str,
+    threads: int | None,
+    output: Output,
+) -> None:
+    """Repeat an experiment of the SMASH paper: NAME.json, a picture and a paragraph that says what was found.
+
+    Experiments in one folder share the HyperNet and the trained networks. An interrupted one goes on when
+    the same command is given again.
+    """
+    from search.data import load_dataset
+    from search.experiments.config import size_named
+
+    dataset = load_dataset(data)
+    folder = out or Path("experiments") / f"{dataset.name}-{size}"
+    plan: dict[str, Any] = size_named(size).to_json()
+    if output.dry_run:
+        output.table("Would do", ["what", "value"], [[what, str(value)] for what, value in plan.items()])
+        output.result({"dry_run": True, "writes": str(folder), **plan})
+        return
+    import torch
+
+    from smash_export.reproduce import reproduce
+
+    if threads:
+        torch.set_num_threads(threads)
+    made = reproduce(name, dataset, folder, size=size, device=device, minutes=minutes, output=output)
+    output.text(made.paragraph)
+    for path in (made.json, made.png, made.svg, made.markdown):
+        output.note(str(path))
+    output.result(
+        {
+            "paragraph": made.paragraph,
+            "files": [str(path) for path in (made.json, made.png, made.svg, made.markdown)],
+            "result": made.result,
+        }
+    )

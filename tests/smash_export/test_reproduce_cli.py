@@ -1,0 +1,78 @@
+"""``smash-export reproduce`` at a size of seconds, and the committed results at the CPU size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from search.experiments import EXPERIMENTS
+from search.experiments.config import SIZES
+from smash_base import files
+from smash_export.cli.reproduce import NAMES, command
+from smash_export.reproduce import paragraph, write_report
+from tests.search.tiny_experiments import TINY
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = sorted((ROOT / "benchmarks" / "results" / "experiments").glob("*.json"))
+
+
+@pytest.fixture
+def tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--size cpu`` that takes seconds."""
+    monkeypatch.setitem(SIZES, "cpu", TINY)
+
+
+def _run(*arguments: str) -> Result:
+    result = CliRunner().invoke(command, [*arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_the_command_knows_every_experiment() -> None:
+    assert tuple(EXPERIMENTS) == NAMES
+
+
+def test_an_experiment_gives_numbers_pictures_and_words(tiny_size: None, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--data", "digits", "--out", str(out), "--json", "--device", "cpu", "--quiet"]
+    answer = json.loads(_run("correlation", *options).stdout)
+    assert (out / "correlation.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "correlation.svg").read_text().rstrip().endswith("</svg>")
+    assert answer["paragraph"] in (out / "correlation.md").read_text()
+    assert "Kendall's tau" in answer["paragraph"]
+    assert "5 random networks" in answer["paragraph"]
+    assert answer["result"] == files.read_json(out / "correlation.json")
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    again = _run("correlation", "--data", "digits", "--out", str(out), "--device", "cpu")
+    assert answer["paragraph"] in again.stdout
+    changed = [path.name for path in out.iterdir() if path.read_bytes() != before[path.name]]
+    assert changed == []
+
+
+def test_a_dry_run_writes_nothing(tiny_size: None, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer = json.loads(_run("capacity", "--data", "digits", "--out", str(out), "--dry-run", "--json").stdout)
+    assert answer["dry_run"]
+    assert answer["networks"] == TINY.networks
+    assert not out.exists()
+
+
+def test_without_time_it_says_that_there_is_too_little(tiny_size: None, tmp_path: Path) -> None:
+    options = ["--data", "digits", "--out", str(tmp_path), "--device", "cpu", "--minutes", "0"]
+    answer = _run("correlation", *options).stdout
+    assert "Only 0 networks" in answer
+    assert "time limit" in answer
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_words_and_pictures_follow_from_the_committed_numbers(path: Path, tmp_path: Path) -> None:
+    result: dict[str, Any] = files.read_json(path)
+    page = (ROOT / "docs" / "experiments" / f"{path.stem}.md").read_text()
+    assert paragraph(result) in page
+    made = write_report(result, tmp_path)
+    assert made.markdown.read_text() == page
+    assert made.png.stat().st_size > 1000
