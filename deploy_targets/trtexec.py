@@ -200,6 +200,7 @@ class EngineCommand:
         level: builder optimisation level, 0 to 5.
         timing_cache: file that makes a rebuild short; "" for none. Level 0 ignores it.
         dla: DLA core, or None.
+        gpu_fallback: layers that the DLA refuses run on the GPU; otherwise they end the build.
         version_compatible: the engine runs with newer TensorRT of the same major; costs size and some speed.
         hardware: "none", "ampere+" (all of Ampere and newer, may cost speed) or "sameComputeCapability".
     """
@@ -215,6 +216,7 @@ class EngineCommand:
     level: int = 3
     timing_cache: str = "timing.cache"
     dla: int | None = None
+    gpu_fallback: bool = False
     version_compatible: bool = False
     hardware: str = "none"
 
@@ -234,6 +236,8 @@ class EngineCommand:
                 raise UsageError(
                     "DLA computes in fp16 and int8", expected="fp16 or int8", received=self.precision
                 )
+        elif self.gpu_fallback:
+            raise UsageError("a fallback to the GPU is for a DLA", expected="--dla CORE with --gpu-fallback")
 
 
 def build_words(command: EngineCommand) -> list[str]:
@@ -264,7 +268,9 @@ def build_words(command: EngineCommand) -> list[str]:
     if command.hardware != "none":
         words.append(f"--hardwareCompatibilityLevel={command.hardware}")
     if command.dla is not None:
-        words += [f"--useDLACore={command.dla}", "--allowGPUFallback"]
+        words.append(f"--useDLACore={command.dla}")
+    if command.gpu_fallback:
+        words.append("--allowGPUFallback")
     return _checked(words, command.release)
 
 
@@ -313,8 +319,28 @@ def bench_words(
             "--dumpProfile",
             f"--exportProfile={results}.profile.json",
             f"--exportLayerInfo={results}.layers.json",
-            f"--exportOutput={results}.output.json",
         ]
+    return _checked(words, command.release)
+
+
+def check_words(command: EngineCommand, batch: int, inputs: str, outputs: str) -> list[str]:
+    """Options that run a saved engine once on real images and keep its answers.
+
+    Args:
+        inputs: raw little-endian float32 file of ``batch`` images.
+        outputs: JSON file to write.
+    """
+    words = [f"--loadEngine={command.engine}"]
+    if command.batches is not None:
+        words.append(f"--shapes={shape_of(command, batch)}")
+    if command.version_compatible:
+        words.append("--versionCompatible")
+    if command.dla is not None:
+        words.append(f"--useDLACore={command.dla}")
+    if command.release == "11":
+        words.append("--includeDataTransfers")  # off by default since 11
+    words += ["--iterations=1", "--duration=0", "--warmUp=0", "--avgRuns=1"]
+    words += [f"--loadInputs={command.input_name}:{inputs}", f"--exportOutput={outputs}"]
     return _checked(words, command.release)
 
 

@@ -1,33 +1,44 @@
 """Scripts for a device that has trtexec and a shell: build the engine there, measure it, check its answers.
 
-The folder ``targets/trtexec/<precision>/`` of the bundle holds ``model.onnx`` at that precision, the two
-scripts, and real test images as raw float32 files with the logits that are expected for them.
-The graph is first run by ONNX Runtime on
-the CPU and held to the gates of its precision: these are the numbers TensorRT should give.
+The folder ``targets/trtexec/<precision>/`` of the bundle holds
+
+    model.onnx                           at that precision
+    build_engine.sh bench_engine.sh      build, and measure at each batch size
+    check_engine.sh check_outputs.awk    run every test image and compare, on the device itself
+    input_bN.bin                         N real images, raw float32, for the measurement at that size
+    images_000000.bin ...                all test images in batches of the largest size, named by the first
+    expected.txt                         one line per image: true label, PyTorch's label, PyTorch's logits
+
+The graph is first run by ONNX Runtime on the CPU and held to the gates of its precision: these are the
+numbers TensorRT should give.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deploy_targets.base import SessionOptions, get_target
-from deploy_targets.trtexec import EngineCommand, Release, bench_words, build_words
+from deploy_targets.base import ModelSignature, SessionOptions, get_target
+from deploy_targets.trtexec import EngineCommand, Release, bench_words, build_words, check_words
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_export.bundle import Bundle, CompiledFile
 from smash_export.machine import describe_machine
-from smash_export.verify import GATES, Parity, check_parity, measure_parity
+from smash_export.verify import GATES, Gate, Parity, check_parity, compare_logits, measure_parity
 
 TARGET = "trtexec"
 NOT_RUN = "written after the documented options; no engine was built by the authors"
+CHECKER = Path(__file__).with_name("check_outputs.awk.txt")
+BUILT = "test -f model.engine || { echo 'build it first: ./build_engine.sh' >&2; exit 1; }"
+_CHECKED = re.compile(r"check_(\d{6})\.output\.json")
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,8 @@ class ScriptSettings:
         batches: to measure; the engine takes the smallest to the largest and is tuned for the middle one.
         device: "dgpu" or "jetson-orin" (less scratch memory).
         dla: DLA core of an Orin, or None. One batch size only.
+        gpu_fallback: what the DLA refuses runs on the GPU; otherwise it ends the build.
+        images: how many test images are shipped for the check, None for all.
         version_compatible, hardware: see :class:`deploy_targets.trtexec.EngineCommand`.
     """
 
@@ -46,10 +59,14 @@ class ScriptSettings:
     batches: tuple[int, ...] = (1,)
     device: str = "dgpu"
     dla: int | None = None
+    gpu_fallback: bool = False
     version_compatible: bool = False
     hardware: str = "none"
+    images: int | None = None
 
     def __post_init__(self) -> None:
+        if self.images is not None and self.images < 1:
+            raise UsageError("images to check", expected="1 or more", received=self.images)
         if self.device not in ("dgpu", "jetson-orin"):
             raise UsageError("device", expected="dgpu or jetson-orin", received=self.device)
         if self.dla is not None and self.device != "jetson-orin":
@@ -79,6 +96,7 @@ def engine_command(bundle: Bundle, precision: str, settings: ScriptSettings) -> 
         batches=None if least == most else (sizes[0], sizes[len(sizes) // 2], sizes[-1]),
         workspace_mib=512 if settings.device == "jetson-orin" else 2048,
         dla=settings.dla,
+        gpu_fallback=settings.gpu_fallback,
         version_compatible=settings.version_compatible,
         hardware=settings.hardware,
     )
@@ -98,14 +116,8 @@ def write_scripts(bundle: Bundle, precision: str, settings: ScriptSettings) -> t
         staging = bundle.staging(TARGET, precision)
         try:
             shutil.copyfile(onnx, staging / "model.onnx")
-            samples = bundle.samples()
-            for size in settings.batches:
-                images = samples.images[np.arange(size) % len(samples.images)]
-                tensors = bundle.preprocessing.normalise(np.asarray(images)).astype("<f4")
-                expected = samples.logits[np.arange(size) % len(samples.logits)].astype("<f4")
-                files.write_bytes(staging / f"input_b{size}.bin", tensors.tobytes())
-                files.write_bytes(staging / f"expected_b{size}.bin", expected.tobytes())
-            for name, text in scripts(command, settings).items():
+            write_images(bundle, settings, staging)
+            for name, text in scripts(command, settings, GATES[precision], bundle.signature).items():
                 files.write_text(staging / name, text)
                 (staging / name).chmod(0o755)
             added = bundle.add_compiled(
@@ -148,16 +160,57 @@ def emulate(bundle: Bundle, onnx: Path, precision: str) -> Parity:
     return parity
 
 
-def scripts(command: EngineCommand, settings: ScriptSettings) -> dict[str, str]:
-    """``build_engine.sh`` and ``bench_engine.sh``: POSIX shell, nothing but trtexec needed."""
+def write_images(bundle: Bundle, settings: ScriptSettings, folder: Path) -> None:
+    """``input_bN.bin`` for each size, ``images_*.bin`` for the check, and ``expected.txt``."""
+    samples = bundle.samples()
+    count = min(len(samples), settings.images or len(samples))
+
+    def raw(indices: np.ndarray) -> bytes:
+        images = np.asarray(samples.images[indices % len(samples)])
+        return bytes(bundle.preprocessing.normalise(images).astype("<f4").tobytes())
+
+    for size in settings.batches:
+        files.write_bytes(folder / f"input_b{size}.bin", raw(np.arange(size)))
+    most = max(settings.batches)
+    for start in range(0, count, most):  # the last one is filled up with what comes next, then from the start
+        files.write_bytes(folder / f"images_{start:06d}.bin", raw(np.arange(start, start + most)))
+    lines = [
+        " ".join([str(int(label)), str(int(logits.argmax())), *(f"{value:.9g}" for value in logits)])
+        for label, logits in zip(samples.labels[:count], samples.logits[:count], strict=True)
+    ]
+    files.write_text(folder / "expected.txt", "\n".join(lines) + "\n")
+
+
+def scripts(
+    command: EngineCommand, settings: ScriptSettings, gate: Gate, signature: ModelSignature
+) -> dict[str, str]:
+    """The scripts by name: POSIX shell and awk, nothing but trtexec needed."""
     head = _head(command)
     build = [*head, _call(build_words(command), "build.log"), 'echo "engine: $PWD/model.engine"']
-    bench = [*head, "test -f model.engine || { echo 'build it first: ./build_engine.sh' >&2; exit 1; }"]
+    bench = [*head, BUILT]
     for size in settings.batches:
         words = bench_words(command, size, inputs=f"input_b{size}.bin", results=f"bench_b{size}")
         bench.append(_call(words, f"bench_b{size}.log"))
     bench.append('echo "read the results with: smash-export trtexec-results $PWD/bench_b*"')
-    return {"build_engine.sh": "\n".join(build) + "\n", "bench_engine.sh": "\n".join(bench) + "\n"}
+    words = check_words(command, max(settings.batches), "@in", "@out")
+    lines = " \\\n    ".join(shlex.quote(word) for word in words)
+    lines = lines.replace("@in", '"$input"').replace("@out", '"check_$part.output.json"')
+    check = [
+        *head,
+        BUILT,
+        "for input in images_*.bin; do",
+        "  part=${input#images_}",
+        "  part=${part%.bin}",
+        f'  if "$TRTEXEC" {lines} >check.log 2>&1; then :',
+        '  else cat check.log >&2; echo "failed at $input, see check.log" >&2; exit 1; fi',
+        "done",
+        f"awk -v output={shlex.quote(signature.output_name)} -v classes={signature.classes} \\",
+        f"  -v agreement={gate.agreement} -v drop={gate.drop} -v difference={gate.max_difference or -1} \\",
+        "  -f check_outputs.awk expected.txt check_*.output.json",
+    ]
+    named = {"build_engine.sh": build, "bench_engine.sh": bench, "check_engine.sh": check}
+    texts = {name: "\n".join(lines) + "\n" for name, lines in named.items()}
+    return {**texts, "check_outputs.awk": CHECKER.read_text()}
 
 
 def _head(command: EngineCommand) -> list[str]:
@@ -169,9 +222,13 @@ def _head(command: EngineCommand) -> list[str]:
         'cd "$(dirname "$0")"',
         "TRTEXEC=${TRTEXEC:-trtexec}",
         'command -v "$TRTEXEC" >/dev/null 2>&1 || TRTEXEC=/usr/src/tensorrt/bin/trtexec',
-        'command -v "$TRTEXEC" >/dev/null 2>&1 || { echo "trtexec not found; set TRTEXEC=/path/to/trtexec" >&2; exit 3; }',  # noqa: E501
+        'if ! command -v "$TRTEXEC" >/dev/null 2>&1; then',
+        '  echo "trtexec not found; set TRTEXEC=/path/to/trtexec" >&2',
+        "  exit 3",
+        "fi",
         "# Its banner holds the version as a number: v8601 is 8.6.1, v101600 is 10.16.0.",
-        r"""found=$("$TRTEXEC" --help 2>&1 | sed -n 's/.*TensorRT\.trtexec \[TensorRT v\([0-9]*\)\].*/\1/p' | head -n 1)""",  # noqa: E501
+        r"banner='s/.*TensorRT\.trtexec \[TensorRT v\([0-9]*\)\].*/\1/p'",
+        'found=$("$TRTEXEC" --help 2>&1 | sed -n "$banner" | head -n 1)',
         'case "$found" in',
         "  '') echo 'trtexec does not tell its version; going on' >&2; major=unknown ;;",
         "  ?????|??????) major=${found%????} ;;",
@@ -182,25 +239,58 @@ def _head(command: EngineCommand) -> list[str]:
         f' write it again: smash-export trtexec BUNDLE --precision {command.precision} --for $major" >&2',
         "  exit 3",
         "fi",
+        *_dla_version(command),
+    ]
+
+
+def _dla_version(command: EngineCommand) -> list[str]:
+    """DLA is in 10.0 to 10.7 and from 11.4 on; a trtexec of another version would build for the GPU."""
+    if command.dla is None or command.release == "8.6":
+        return []
+    test, where = {"10": ("-gt 1007", "10.0 to 10.7"), "11": ("-lt 1104", "11.4 and newer")}[command.release]
+    return [
+        f'if [ "$major" != unknown ] && [ "${{found%??}}" {test} ]; then',
+        f'  echo "TensorRT has DLA in {where}, this is v$found" >&2',
+        "  exit 3",
+        "fi",
     ]
 
 
 def _call(words: Sequence[str], log: str) -> str:
     """trtexec with its log kept and shown; without a pipe, which would hide the exit code."""
     lines = " \\\n  ".join(shlex.quote(word) for word in words)
-    return f'if "$TRTEXEC" {lines} >{log} 2>&1; then cat {log}; else cat {log} >&2; echo "failed, see {log}" >&2; exit 1; fi'  # noqa: E501
+    return (
+        f'if "$TRTEXEC" {lines} >{log} 2>&1; then cat {log}\n'
+        f'else cat {log} >&2; echo "failed, see {log}" >&2; exit 1; fi'
+    )
 
 
-def expected_logits(path: Path, classes: int) -> np.ndarray:
-    """float32 [B, K] from an ``expected_bN.bin`` file.
+def checked_from(path: Path) -> int | None:
+    """Index of the first image whose answers a file of ``check_engine.sh`` holds; None for another file."""
+    match = _CHECKED.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def device_parity(bundle: Bundle, answers: Mapping[int, np.ndarray]) -> Parity:
+    """Answers of a device against eager PyTorch.
+
+    Args:
+        answers: index of the first image -> logits [B, K]; rows beyond the last image are filling.
 
     Raises:
-        InvalidInputError: missing, or of a size that is no whole number of images.
+        InvalidInputError: images that the bundle does not have.
     """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise InvalidInputError(f"{path} does not exist", expected="expected logits") from None
-    if not raw or len(raw) % (4 * classes):
-        raise InvalidInputError(f"{path}", expected=f"float32 [B, {classes}]", received=f"{len(raw)} bytes")
-    return np.frombuffer(raw, "<f4").reshape(-1, classes)
+    samples = bundle.samples()
+    rows, parts = [], []
+    for start, logits in sorted(answers.items()):
+        if start >= len(samples):
+            raise InvalidInputError(
+                "answers for images that the bundle does not have",
+                expected=f"below {len(samples)}",
+                received=start,
+            )
+        indices = np.arange(start, min(start + len(logits), len(samples)))
+        rows.append(indices)
+        parts.append(logits[: len(indices)])
+    chosen = np.concatenate(rows)
+    return compare_logits(samples.logits[chosen], np.concatenate(parts), samples.labels[chosen])

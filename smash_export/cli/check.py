@@ -15,7 +15,14 @@ from smash_export.cli.console import Output, common_options
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", "-t", default="tensorrt", show_default=True, metavar="tensorrt[:10|:11]")
+@click.option(
+    "--target",
+    "-t",
+    default="tensorrt",
+    show_default=True,
+    metavar="tensorrt[:RELEASE]",
+    help="RELEASE is 8.6, 10, 10.MINOR, 11 or 11.MINOR; 10 means every 10.x.",
+)
 @click.option(
     "--precision",
     "-p",
@@ -24,13 +31,16 @@ from smash_export.cli.console import Output, common_options
     type=click.Choice(["fp32", "tf32", "fp16", "int8"]),
 )
 @click.option("--dla", type=click.Choice(["orin"]), help="Hold it to the limits of a DLA too.")
+@click.option("--gpu-fallback", is_flag=True, help="What the DLA refuses may run on the GPU.")
 @common_options(writes=False)
-def command(bundle: Path, target: str, precision: str, dla: str | None, output: Output) -> None:
+def command(
+    bundle: Path, target: str, precision: str, dla: str | None, gpu_fallback: bool, output: Output
+) -> None:
     """One verdict per node of the graph that TensorRT would get, and the numbers it should give.
 
-    The graph is run by ONNX Runtime on the CPU and held to the gates of its precision. Exit code 4 when a node
-    would be refused.
-    """  # noqa: E501
+    The graph is run by ONNX Runtime on the CPU and held to the gates of its precision. Exit code 4 when a
+    node would be refused.
+    """
     from deploy_targets.tensorrt_check import check_onnx
     from smash_export.bundle import Bundle
     from smash_export.trtexec import emulate, graph_for_tensorrt
@@ -38,16 +48,18 @@ def command(bundle: Path, target: str, precision: str, dla: str | None, output: 
     name, _, release = target.partition(":")
     if name != "tensorrt":
         raise UsageError("target to check", expected="tensorrt, tensorrt:10 or tensorrt:11", received=target)
+    if gpu_fallback and dla is None:
+        raise UsageError("a fallback to the GPU is for a DLA", expected="--dla orin with --gpu-fallback")
     opened = Bundle.open(bundle)
     with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
         onnx, _ = graph_for_tensorrt(opened, precision, Path(work))
-        verdicts = check_onnx(onnx, release or "10", dla is not None)
+        verdicts = check_onnx(onnx, release or "10", dla is not None, gpu_fallback)
         parity = emulate(opened, onnx, precision)
     counts = Counter(verdict.level for verdict in verdicts)
     output.table(
         f"{precision} graph for {target}" + (f" and the DLA of {dla}" if dla else ""),
-        ["node", "operator", "verdict", "why", "what to change"],
-        [[item.node, item.operator, item.level, item.reason, item.change] for item in verdicts],
+        ["node", "operator", "verdict", "why", "what to change", "source"],
+        [[item.node, item.operator, item.level, item.reason, item.change, item.source] for item in verdicts],
     )
     output.result(
         {
@@ -60,8 +72,8 @@ def command(bundle: Path, target: str, precision: str, dla: str | None, output: 
         }
     )
     output.note(
-        f"{counts['ok']} nodes right, {counts['warn']} warnings, {counts['error']} errors; checked by rules, not by "  # noqa: E501
-        f"TensorRT; {parity.agreement:.2%} same label as PyTorch in ONNX Runtime on the CPU"
+        f"{counts['ok']} nodes right, {counts['warn']} warnings, {counts['error']} errors; checked by rules, "
+        f"not by TensorRT; {parity.agreement:.2%} same label as PyTorch in ONNX Runtime on the CPU"
     )
     if counts["error"]:
         raise VerificationError(f"TensorRT would refuse {counts['error']} parts of the {precision} graph")

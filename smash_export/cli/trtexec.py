@@ -24,7 +24,13 @@ from smash_export.cli.console import Output, common_options
 @click.option("--for", "release", default="10", show_default=True, type=click.Choice(["8.6", "10", "11"]))
 @click.option("--batch", default="1", show_default=True, metavar="N[,N...]", help="Batch sizes to measure.")
 @click.option("--device", default="dgpu", show_default=True, type=click.Choice(["dgpu", "jetson-orin"]))
-@click.option("--dla", type=click.IntRange(0, 1), help="DLA core of an Orin.")
+@click.option("--dla", type=click.IntRange(0, 1), help="DLA core of an Orin; fp16 or int8, one batch size.")
+@click.option(
+    "--gpu-fallback",
+    is_flag=True,
+    help="Layers that the DLA refuses run on the GPU; otherwise they end the build.",
+)
+@click.option("--images", type=click.IntRange(1), help="Test images shipped for the check; all if left out.")
 @click.option(
     "--version-compatible", is_flag=True, help="Runs with newer TensorRT too; larger, may be slower."
 )
@@ -43,12 +49,17 @@ def command(
     batch: str,
     device: str,
     dla: int | None,
+    gpu_fallback: bool,
+    images: int | None,
     version_compatible: bool,
     hardware: str,
     output: Output,
 ) -> None:
-    """Write build_engine.sh and bench_engine.sh into BUNDLE, for a device with trtexec and a shell."""
-    from deploy_targets.trtexec import bench_words, build_words
+    """Write scripts into BUNDLE for a device with trtexec and a shell: build an engine, measure it, check it.
+
+    check_engine.sh runs every test image on the device and compares, with awk: Python is not needed there.
+    """
+    from deploy_targets.trtexec import bench_words, build_words, check_words
     from smash_export.bundle import Bundle
     from smash_export.trtexec import NOT_RUN, ScriptSettings, engine_command, write_scripts
 
@@ -56,12 +67,21 @@ def command(
     if not all(part.isdecimal() for part in parts):
         raise UsageError("--batch", expected="1,8,32", received=batch)
     settings = ScriptSettings(
-        cast(Any, release), tuple(int(part) for part in parts), device, dla, version_compatible, hardware
+        release=cast(Any, release),
+        batches=tuple(int(part) for part in parts),
+        device=device,
+        dla=dla,
+        gpu_fallback=gpu_fallback,
+        version_compatible=version_compatible,
+        hardware=hardware,
+        images=images,
     )
     opened = Bundle.open(bundle)
     engine = engine_command(opened, precision, settings)
     lines = [["trtexec", *build_words(engine)]]
     lines += [["trtexec", *bench_words(engine, size)] for size in settings.batches]
+    most = max(settings.batches)
+    lines.append(["trtexec", *check_words(engine, most, "images_000000.bin", "check_000000.output.json")])
     result: dict[str, Any] = {"commands": [shlex.join(line) for line in lines], "status": NOT_RUN}
     for line in result["commands"]:
         output.text(line)
@@ -69,6 +89,6 @@ def command(
         output.result({"dry_run": True, **result})
         return
     file, parity = write_scripts(opened, precision, settings)
-    output.note(f"wrote {file.folder}/build_engine.sh and bench_engine.sh; {NOT_RUN}")
+    output.note(f"wrote {file.folder}/build_engine.sh, bench_engine.sh and check_engine.sh; {NOT_RUN}")
     output.note(f"the graph, run by ONNX Runtime on the CPU: {parity.agreement:.2%} same label as PyTorch")
     output.result({**result, "folder": file.folder, "parity": parity.to_json()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,33 @@ import click
 from smash_base.errors import UsageError, VerificationError
 from smash_export.cli.console import Output, common_options
 
+COLUMNS = ["file", "provider", "batch", "min ms", "p50", "p90", "p99", "n", "images/s"]
+SLOWEST = 10
+
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--bundle", type=click.Path(path_type=Path), help="Check outputs against it.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Check the answers against it.")
 @click.option(
     "--precision",
     "-p",
     default="fp32",
     show_default=True,
     type=click.Choice(["fp32", "tf32", "fp16", "int8"]),
+    help="Whose gates the answers are held to.",
 )
 @common_options(writes=False)
 def command(files: tuple[Path, ...], bundle: Path | None, precision: str, output: Output) -> None:
-    """Read logs and exported JSON FILES of trtexec; with --bundle check the outputs (exit code 4 if wrong).
+    """Read logs and exported JSON FILES of trtexec; with --bundle check the answers (exit code 4 if wrong).
 
-    Outputs are checked when they are of the images that bench_engine.sh loads (names with _bN).
+    A log and the times of one measurement (bench_b8.log, bench_b8.times.json) make one row. Answers are those
+    that check_engine.sh exports (check_*.output.json), of all test images together.
     """
-    import numpy as np
-
     from deploy_targets import trtexec_results as reader
 
-    timings: list[list[object]] = []
     documents: list[dict[str, Any]] = []
+    rows: dict[Path, dict[str, Any]] = defaultdict(dict)
+    answers: dict[Path, dict[str, Any]] = {}
     problems: list[str] = []
     for path in files:
         text = reader.read_text(path)
@@ -41,86 +46,117 @@ def command(files: tuple[Path, ...], bundle: Path | None, precision: str, output
         document: dict[str, Any] = {"file": path, "kind": kind}
         if kind == "log":
             log = reader.read_log(text)
-            compute = log.stages.get("compute") or log.stages.get("latency")
             if not log.passed:
-                problems.append(
-                    f"{path}: trtexec did not pass: {'; '.join(log.errors[:2]) or 'no PASSED line'}"
-                )
-            document |= {
-                "passed": log.passed,
-                "version": log.version,
-                "batch": log.batch,
-                "images_per_second": log.images_per_second,
-                "build_seconds": log.build_seconds,
-                "stages": {name: stage.to_json() for name, stage in log.stages.items()},
-                "errors": log.errors,
-            }
-            if compute is not None:
-                at = compute.percentiles
-                timings.append(
-                    [path.name, log.version, log.batch, compute.minimum, compute.median, at.get(90.0), at.get(99.0),  # noqa: E501
-                     None, log.images_per_second]
-                )  # fmt: skip
+                why = "; ".join(log.errors[:2]) or "no PASSED line"
+                problems.append(f"{path}: trtexec did not pass: {why}")
+            document |= _of_log(log)
+            rows[_measurement(path)]["log"] = log
         elif kind == "times":
-            times = reader.read_times(text)["computeMs"]
-            low, half, p90, p99 = (float(np.percentile(times, at)) for at in (0, 50, 90, 99))
-            timings.append([path.name, "", _batch(path), low, half, p90, p99, len(times), None])
-            document |= {"min": low, "p50": half, "p90": p90, "p99": p99, "n": len(times)}
+            document |= _of_times(reader.read_times(text)["computeMs"])
+            rows[_measurement(path)]["times"] = document
         elif kind == "profile":
             layers = sorted(reader.read_profile(text), key=lambda layer: -layer.average_ms)
-            output.table(f"{path.name}: slowest layers", ["layer", "ms", "%"],
-                         [[layer.name, layer.average_ms, layer.percentage] for layer in layers[:10]])  # fmt: skip  # noqa: E501
+            shown = [[layer.name, layer.average_ms, layer.percentage] for layer in layers[:SLOWEST]]
+            output.table(f"{path.name}: slowest layers", ["layer", "ms", "%"], shown)
             document["layers"] = layers
         elif kind == "layers":
             info = reader.read_layer_info(text)
-            document |= {
-                "layers": len(info.layers),
-                "detailed": info.detailed,
-                "precisions": dict(info.precisions()),
-            }
-            output.table(f"{path.name}: layers by type", ["type", "layers"], list(info.precisions().items()))
+            counts = dict(info.precisions())
+            document |= {"layers": len(info.layers), "detailed": info.detailed, "precisions": counts}
+            output.table(
+                f"{path.name}: layers by type", ["type", "layers"], [list(i) for i in counts.items()]
+            )
         else:
-            arrays = reader.read_outputs(text)
-            document["outputs"] = {name: list(array.shape) for name, array in arrays.items()}
-            if bundle is not None:
-                document["check"], wrong = _check(bundle, precision, path, arrays)
-                problems += wrong
+            answers[path] = reader.read_outputs(text)
+            document["outputs"] = {name: list(array.shape) for name, array in answers[path].items()}
         documents.append(document)
+    timings = [row for path, parts in rows.items() if (row := _row(path, **parts)) is not None]
     if timings:
-        columns = ["file", "TensorRT", "batch", "min ms", "p50", "p90", "p99", "n", "images/s"]
-        output.table("GPU compute time", columns, timings)
-    output.result({"files": documents, "problems": problems})
+        output.table("GPU compute time", COLUMNS, timings)
+    parity = None
+    if bundle is not None:
+        parity, wrong = _check(bundle, precision, answers)
+        problems += wrong
+        output.note(
+            f"{parity['images']} images: {parity['agreement']:.2%} same label as PyTorch, "
+            f"{parity['drop']:.2f} points lost, largest difference {parity['max_difference']}"
+        )
+    measured = [dict(zip(COLUMNS, row, strict=True)) for row in timings]
+    output.result({"files": documents, "measured": measured, "parity": parity, "problems": problems})
     if problems:
         raise VerificationError("; ".join(problems))
 
 
-def _batch(path: Path) -> int | None:
-    match = re.search(r"_b(\d+)\.", path.name)
-    return int(match[1]) if match else None
+def _measurement(path: Path) -> Path:
+    """What the files of one measurement have in common: bench_b8 of bench_b8.log and bench_b8.times.json."""
+    return path.with_name(path.name.partition(".")[0])
+
+
+def _of_log(log: Any) -> dict[str, Any]:
+    return {
+        "passed": log.passed,
+        "version": log.version,
+        "batch": log.batch,
+        "images_per_second": log.images_per_second,
+        "build_seconds": log.build_seconds,
+        "load_seconds": log.load_seconds,
+        "stages": {name: stage.to_json() for name, stage in log.stages.items()},
+        "errors": log.errors,
+        "warnings": log.warnings,
+    }
+
+
+def _of_times(times: Any) -> dict[str, Any]:
+    import numpy as np
+
+    low, half, p90, p99 = (float(np.percentile(times, at)) for at in (0, 50, 90, 99))
+    return {"min": low, "p50": half, "p90": p90, "p99": p99, "n": len(times)}
+
+
+def _row(path: Path, log: Any = None, times: dict[str, Any] | None = None) -> list[object] | None:
+    """One measurement in ``COLUMNS``; single times are better than the log's summary of them."""
+    match = re.search(r"_b(\d+)$", path.name)
+    batch = int(match[1]) if match else None
+    provider = "trtexec"
+    rate = None
+    if log is not None:
+        provider, batch, rate = f"trtexec {log.version}".strip(), log.batch or batch, log.images_per_second
+        if rate is None and batch is not None and log.queries_per_second is not None:
+            rate = log.queries_per_second * batch
+    if times is not None:
+        if rate is None and batch is not None and times["p50"] > 0:
+            rate = 1000 * batch / times["p50"]
+        cells = [times[name] for name in ("min", "p50", "p90", "p99", "n")]
+    else:
+        stage = None if log is None else log.stages.get("compute") or log.stages.get("latency")
+        if stage is None:
+            return None  # a build: nothing was measured
+        at = stage.percentiles
+        cells = [stage.minimum, stage.median, at.get(90.0), at.get(99.0), None]
+    return [path.name, provider, batch, *cells, rate]
 
 
 def _check(
-    bundle: Path, precision: str, path: Path, arrays: dict[str, Any]
+    bundle: Path, precision: str, answers: dict[Path, dict[str, Any]]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Hold the outputs of a device to the gates of the precision."""
-    import numpy as np
-
+    """Hold the answers of a device, of all images together, to the gates of the precision."""
     from smash_export.bundle import Bundle
-    from smash_export.trtexec import expected_logits
-    from smash_export.verify import compare_logits
+    from smash_export.trtexec import checked_from, device_parity
 
     opened = Bundle.open(bundle)
     signature = opened.signature
-    if signature.output_name not in arrays:
-        raise UsageError(f"{path} has no output {signature.output_name!r}", received=", ".join(arrays))
-    received = arrays[signature.output_name].reshape(-1, signature.classes)
-    scripts = opened.find_compiled("trtexec", precision)
-    if scripts is None:
-        raise UsageError(
-            f"{bundle} has no scripts for {precision}", hint=f"smash-export trtexec {bundle} -p {precision}"
-        )
-    expected = expected_logits(scripts.folder / f"expected_b{len(received)}.bin", signature.classes)
-    samples = opened.samples()
-    labels = samples.labels[np.arange(len(received)) % len(samples.labels)]
-    parity = compare_logits(expected, received, labels)
-    return parity.to_json(), [f"{path}: {problem}" for problem in parity.problems(precision)]
+    logits: dict[int, Any] = {}
+    for path, arrays in answers.items():
+        start = checked_from(path)
+        if start is None:
+            raise UsageError(
+                f"{path} does not tell which images it is of", expected="check_NUMBER.output.json"
+            )
+        if signature.output_name not in arrays:
+            raise UsageError(f"{path} has no output {signature.output_name!r}", received=", ".join(arrays))
+        logits[start] = arrays[signature.output_name].reshape(-1, signature.classes)
+    if not logits:
+        raise UsageError("no answers to check", expected="check_*.output.json, which check_engine.sh exports")
+    parity = device_parity(opened, logits)
+    problems = parity.problems(precision)
+    return parity.to_json(), [f"the device's answers: {problem}" for problem in problems]

@@ -1,58 +1,30 @@
 """What can be known of the TensorRT target without TensorRT."""
 
-import ast
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy_targets import tensorrt
-from deploy_targets.base import ModelSignature, get_target
+from deploy_targets.base import ModelSignature, SessionOptions, get_target
 from deploy_targets.cuda_memory import Gpu
-from deploy_targets.tensorrt_manifest import EngineManifest, check_manifest
+from deploy_targets.tensorrt_manifest import (
+    EngineManifest,
+    check_manifest,
+    read_manifest,
+    write_manifest,
+)
 from deploy_targets.trtexec_results import EngineLayers
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError, VerificationError
 from smash_base.files import sha256
 
 SIGNATURE = ModelSignature("input", "logits", (3, 8, 8), 10, (1, 8, 32))
 GPU = Gpu("NVIDIA H100", "9.0", "13.0", "580.1")
-# Of the module, documented in every version from 10.0 to 11.4.
-EVERYWHERE = {
-    "Builder", "BuilderFlag", "HardwareCompatibilityLevel", "ILogger", "IProgressMonitor", "LayerInformationFormat",  # noqa: E501
-    "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "OnnxParserFlag", "ProfilingVerbosity", "Runtime",  # noqa: E501
-    "TensorIOMode", "nptype", "__version__",
-}  # fmt: skip
-MEMBERS = {
-    "BuilderFlag": {"TF32", "VERSION_COMPATIBLE"},
-    "NetworkDefinitionCreationFlag": {"STRONGLY_TYPED"},
-    "OnnxParserFlag": {"NATIVE_INSTANCENORM"},
-    "MemoryPoolType": {"WORKSPACE"},
-    "ProfilingVerbosity": {"DETAILED"},
-    "LayerInformationFormat": {"JSON"},
-    "TensorIOMode": {"INPUT"},
-    "ILogger": {"Severity", "__init__"},
-    "IProgressMonitor": {"__init__"},
-}
-REMOVED = {
-    "int8_calibrator", "platform_has_fast_fp16", "execute_async_v2", "set_output_type", "supports_model",
-    "device_memory_size", "max_workspace_size", "num_bindings", "FP16", "INT8", "EXPLICIT_BATCH",
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["tensorrt.py", "tensorrt_session.py"])
-def test_every_name_exists_in_10_0_to_11_4(name):
-    tree = ast.parse((Path(tensorrt.__file__).parent / name).read_text())
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Attribute):
-            continue
-        assert node.attr not in REMOVED, node.lineno
-        if isinstance(node.value, ast.Name) and node.value.id == "trt":
-            assert node.attr in EVERYWHERE, node.lineno
-        inner = node.value
-        if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name) and inner.value.id == "trt":
-            assert node.attr in MEMBERS[inner.attr], node.lineno
-
-
-def test_without_tensorrt_one_clear_line(monkeypatch):
+def test_without_tensorrt_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
     with pytest.raises(MissingRuntimeError, match="pip install tensorrt"):
         tensorrt.import_tensorrt()
@@ -60,48 +32,145 @@ def test_without_tensorrt_one_clear_line(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch": [8, 1, 32]}, {"batch": 64}, {"level": 6}, {"hardware": "x"}, {"batch": "1"}]
-)
-def test_settings_out_of_range(options):
+    "options",
+    [
+        {"batch": [8, 1, 32]}, {"batch": 64}, {"batch": "1"}, {"batch": [1, 2]}, {"level": 6},
+        {"level": True}, {"hardware": ["none"]},
+        {"hardware": "x"}, {"workspace_mib": 0}, {"timing_cache": 1}, {"dla": -1},
+        {"dla": 0, "batch": [1, 2, 4]}, {"gpu_fallback": True}, {"version_compatible": "yes"},
+    ],
+)  # fmt: skip
+def test_settings_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        tensorrt.read_settings(options, SIGNATURE)
+        tensorrt.read_settings(options, SIGNATURE, "fp16")
 
 
-def test_a_silent_fp32_engine_is_an_error():
+def test_a_dla_gets_one_batch_and_half_or_int8() -> None:
+    assert tensorrt.read_settings({"dla": 1}, SIGNATURE, "int8").batch == (8, 8, 8)
+    assert tensorrt.read_settings({}, SIGNATURE, "fp32").batch == (1, 8, 32)
+    with pytest.raises(UsageError, match="fp16 and int8"):
+        tensorrt.read_settings({"dla": 1}, SIGNATURE, "fp32")
+
+
+def test_a_silent_fp32_engine_is_an_error() -> None:
     layers = EngineLayers(({"Name": "c", "Outputs": [{"Datatype": "Float"}]},), True, ())
     tensorrt.check_layers(layers, "fp32")
     with pytest.raises(VerificationError, match="nothing in fp16"):
         tensorrt.check_layers(layers, "fp16")
 
 
+LINUX = "Linux x86_64"
+
+
+def manifest(engine: Path, **values: Any) -> EngineManifest:
+    fields: dict[str, Any] = {
+        "gpu": GPU.name, "compute_capability": "9.0", "cuda": "13.0", "driver": "580.1",
+        "tensorrt": "10.16.0",
+        "platform": LINUX, "engine_sha256": sha256(engine), "onnx_sha256": "0", "source_sha256": "",
+        "precision": "fp16", "batch": (1, 1, 8), "flags": {}, "layers": {},
+    }  # fmt: skip
+    return EngineManifest(**{**fields, **values})
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    path = tmp_path / "model.engine"
+    path.write_bytes(b"plan")
+    return path
+
+
 @pytest.mark.parametrize(
-    ("here", "version", "flags", "fits"),
+    ("here", "version", "platform", "flags", "fits"),
     [
-        (GPU, "10.16.0", {}, True),
-        (GPU, "11.1.0", {}, False),
-        (GPU, "11.1.0", {"version_compatible": True}, True),
-        (GPU, "10.3.0", {"version_compatible": True}, False),
-        (Gpu("NVIDIA A100", "8.0", "13.0", "580.1"), "10.16.0", {}, False),
-        (Gpu("NVIDIA A100", "8.0", "13.0", "580.1"), "10.16.0", {"hardware": "ampere+"}, True),
-        (Gpu("NVIDIA T4", "7.5", "13.0", "580.1"), "10.16.0", {"hardware": "ampere+"}, False),
+        (GPU, "10.16.0", LINUX, {}, True),
+        (GPU, "11.1.0", LINUX, {}, False),
+        (GPU, "10.16.1", LINUX, {}, False),
+        (GPU, "11.1.0", LINUX, {"version_compatible": True}, True),
+        (GPU, "10.17.0", LINUX, {"version_compatible": True}, True),
+        (GPU, "10.3.0", LINUX, {"version_compatible": True}, False),
+        (GPU, "12.0.0", LINUX, {"version_compatible": True}, False),
+        (GPU, "10.16.0", "Windows AMD64", {}, False),
+        (GPU, "10.16.0", "Linux aarch64", {"hardware": "ampere+"}, False),
+        (Gpu("NVIDIA H200", "9.0", "13.0", "580.1"), "10.16.0", LINUX, {}, True),
+        (Gpu("NVIDIA A100", "8.0", "13.0", "580.1"), "10.16.0", LINUX, {}, False),
+        (Gpu("NVIDIA A100", "8.0", "13.0", "580.1"), "10.16.0", LINUX, {"hardware": "ampere+"}, True),
+        (Gpu("NVIDIA T4", "7.5", "13.0", "580.1"), "10.16.0", LINUX, {"hardware": "ampere+"}, False),
+        (Gpu("NVIDIA A100", "8.0", "13.0", "580.1"), "10.16.0", LINUX, {"hardware": "same"}, False),
     ],
 )
-def test_engines_are_refused_before_tensorrt_sees_them(tmp_path, here, version, flags, fits):
-    engine = tmp_path / "model.engine"
-    engine.write_bytes(b"plan")
-    manifest = EngineManifest(
-        GPU.name, "9.0", "13.0", "580.1", "10.16.0", sha256(engine), "0", "fp16", (1, 1, 8), flags, {}
-    )
+def test_engines_are_refused_before_tensorrt_sees_them(
+    engine: Path, here: Gpu, version: str, platform: str, flags: dict[str, Any], fits: bool
+) -> None:
+    made = manifest(engine, flags=flags)
     if fits:
-        check_manifest(engine, manifest, here, version)
+        check_manifest(engine, made, here, version, platform)
     else:
-        with pytest.raises(
-            InvalidInputError, match="smash-export compile BUNDLE --target tensorrt --precision fp16"
-        ):
-            check_manifest(engine, manifest, here, version)
+        with pytest.raises(InvalidInputError, match="compile BUNDLE --target tensorrt --precision fp16"):
+            check_manifest(engine, made, here, version, platform)
 
 
-def test_the_timing_cache_is_of_one_gpu_driver_and_version(tmp_path):
+@pytest.mark.parametrize(
+    ("here", "words"),
+    [
+        (GPU, []),
+        (Gpu(GPU.name, "9.0", "13.0", "590.2"), ["driver 580.1, here is 590.2"]),
+        (Gpu(GPU.name, "9.0", "13.1", "580.1"), ["CUDA 13.0, here is 13.1"]),
+        (Gpu("NVIDIA H200", "9.0", "13.0", "580.1"), ["GPU NVIDIA H100, here is NVIDIA H200"]),
+    ],
+)
+def test_what_may_cost_speed_is_a_warning(engine: Path, here: Gpu, words: list[str]) -> None:
+    found = check_manifest(engine, manifest(engine), here, "10.16.0", LINUX)
+    assert [word in text for word, text in zip(words, found, strict=True)] == [True] * len(words)
+
+
+def test_an_engine_of_another_network_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "targets" / "tensorrt" / "fp16"
+    folder.mkdir(parents=True)
+    path = folder / "model.engine"
+    path.write_bytes(b"plan")
+    (folder / "model.onnx").write_bytes(b"half")
+    (tmp_path / "model.onnx").write_bytes(b"network")
+    good = manifest(
+        path, onnx_sha256=sha256(folder / "model.onnx"), source_sha256=sha256(tmp_path / "model.onnx")
+    )
+    assert check_manifest(path, good, GPU, "10.16.0", LINUX) == []
+    (tmp_path / "model.onnx").write_bytes(b"another")
+    with pytest.raises(InvalidInputError, match="built from another network"):
+        check_manifest(path, good, GPU, "10.16.0", LINUX)
+    (folder / "model.onnx").write_bytes(b"changed")
+    with pytest.raises(InvalidInputError, match="built from another file"):
+        check_manifest(path, good, GPU, "10.16.0", LINUX)
+    path.write_bytes(b"other plan")
+    with pytest.raises(InvalidInputError, match="not the engine that its manifest describes"):
+        check_manifest(path, good, GPU, "10.16.0", LINUX)
+
+
+def test_the_rebuild_command_has_the_options_of_the_engine(engine: Path) -> None:
+    flags = {
+        "version_compatible": True,
+        "hardware": "ampere+",
+        "dla": None,
+        "gpu_fallback": False,
+        "level": 3,
+    }
+    command = manifest(engine, flags=flags).rebuild
+    assert command.endswith("--precision fp16 --option version_compatible=true --option hardware=ampere+")
+
+
+def test_a_manifest_is_read_as_it_was_written(engine: Path) -> None:
+    made = manifest(engine, flags={"dla": None})
+    write_manifest(engine, made)
+    assert read_manifest(engine) == made
+    for content in ("{}", '{"schema": 1, "gpu": "x"}', "not json", '{"schema": 2}'):
+        engine.with_name("model.engine.json").write_text(content)
+        with pytest.raises(InvalidInputError):
+            read_manifest(engine)
+    engine.with_name("model.engine.json").unlink()
+    with pytest.raises(InvalidInputError):
+        get_target("tensorrt").open(engine, SIGNATURE, SessionOptions())
+
+
+def test_the_timing_cache_is_of_one_gpu_driver_and_version(tmp_path: Path) -> None:
     cache = tensorrt.TimingCache("10.16.0", GPU, tmp_path)
     assert cache.read() == b""
     cache.write(b"1234")
