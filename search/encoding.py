@@ -54,6 +54,7 @@ class Layout:
     compression: int = 1
     sections: dict[str, slice] = field(init=False, compare=False)
     channels: int = field(init=False, compare=False)
+    _starts: dict[str, int] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         space = self.space
@@ -84,6 +85,7 @@ class Layout:
             start += size
         object.__setattr__(self, "sections", sections)
         object.__setattr__(self, "channels", start)
+        object.__setattr__(self, "_starts", {name: part.start for name, part in sections.items()})
 
     def tiles(self, architecture: Architecture) -> list[Tile]:
         """Every op's place in c, from left to right."""
@@ -108,23 +110,27 @@ class Layout:
         tiles = self.tiles(architecture)
         height = max(tile.rows for tile in tiles)
         width = tiles[-1].left + tiles[-1].columns
-        flat = np.full((self.channels, width), BACKGROUND, np.float32)  # what is equal in all rows
-        position = 0
-        for i, block in enumerate(architecture.blocks):
-            for j, op in enumerate(block.ops):
-                tile = tiles[position]
-                position += 1
-                at = slice(tile.left, tile.left + tile.columns)
-                flat[self._marks(i, block, op), at] = MARK
-                first, second = self.sections["place"].start, self.sections["place"].start + 1
-                flat[first, at] = 2 * (j + 1) / len(block.ops) - 1
-                flat[second, at] = np.linspace(-1, 1, tile.columns)
-                step = self.space.unit * self.compression
-                source = np.asarray(op.reads)[np.arange(tile.columns) * step // block.bank_channels]
-                columns = np.arange(tile.left, tile.left + tile.columns)
-                flat[self.sections["source"].start + source, columns] = MARK
-        c = np.repeat(flat[:, None, :], height, axis=1)  # [channels, H, W]
-        rows = np.repeat([tile.rows for tile in tiles], [tile.columns for tile in tiles])
+        ops = [
+            (i, block, j, op) for i, block in enumerate(architecture.blocks) for j, op in enumerate(block.ops)
+        ]
+        marks = [(mark, n) for n, (i, block, _, op) in enumerate(ops) for mark in self._marks(i, block, op)]
+        each = np.full((self.channels, len(ops)), BACKGROUND, np.float32)  # what is equal in an op's tiles
+        each[tuple(np.asarray(marks).T)] = MARK
+        place = self.sections["place"].start
+        each[place] = [2 * (j + 1) / len(block.ops) - 1 for _, block, j, _ in ops]
+        columns = np.asarray([tile.columns for tile in tiles])
+        owner = np.repeat(np.arange(len(ops)), columns)  # op of each column, [W]
+        flat = each[:, owner]  # what is equal in all rows, [channels, W]
+        offset = np.arange(width) - np.asarray([tile.left for tile in tiles])[owner]
+        flat[place + 1] = 2 * offset / np.maximum(columns - 1, 1)[owner] - 1
+        reads = np.asarray([bank for _, _, _, op in ops for bank in op.reads])
+        first = np.cumsum([0, *(len(op.reads) for _, _, _, op in ops)])[owner]
+        banks = np.asarray([block.bank_channels for _, block, _, _ in ops])[owner]
+        source = reads[first + offset * (self.space.unit * self.compression) // banks]
+        flat[self.sections["source"].start + source, np.arange(width)] = MARK
+        c = np.empty((self.channels, height, width), np.float32)
+        c[:] = flat[:, None, :]
+        rows = np.asarray([tile.rows for tile in tiles])[owner]
         c[self.sections["inside"].start] = np.where(
             np.arange(height)[:, None] < rows[None, :], MARK, BACKGROUND
         )
@@ -140,25 +146,23 @@ class Layout:
 
     def _marks(self, index: int, block: Block, op: Op) -> list[int]:
         """Channels that are +1 in every place of an op."""
-        space, unit = self.space, self.space.unit
-        marks = [self._at("block", index)]
-        marks += [self._at("read", bank) for bank in op.reads]
-        marks += [self._at("write", bank) for bank in op.writes]
-        marks.append(self._at("bank", space.bank_units.index(block.bank_channels // unit)))
-        marks.append(self._at("units", op.units // unit - 1))
-        marks.append(self._at("bottleneck", op.bottleneck // unit - 1))
+        space, at = self.space, self._starts
+        unit = space.unit
+        marks = [at["block"] + index]
+        marks += [at["read"] + bank for bank in op.reads]
+        marks += [at["write"] + bank for bank in op.writes]
+        marks.append(at["bank"] + space.bank_units.index(block.bank_channels // unit))
+        marks.append(at["units"] + op.units // unit - 1)
+        marks.append(at["bottleneck"] + op.bottleneck // unit - 1)
         for slot, conv in enumerate(op.convs):
             if conv is None:
                 continue
-            marks.append(self._at(f"active{slot}", 0))
+            marks.append(at[f"active{slot}"])
             for axis, (size, step) in enumerate(zip(conv.kernel, conv.dilation, strict=True)):
-                marks.append(self._at(f"kernel{slot}.{axis}", space.kernels.index(size)))
-                marks.append(self._at(f"dilation{slot}.{axis}", step - 1))
-            marks.append(self._at(f"groups{slot}", space.groups.index(conv.groups)))
-            marks.append(self._at(f"activation{slot}", space.activations.index(conv.activation)))
+                marks.append(at[f"kernel{slot}.{axis}"] + space.kernels.index(size))
+                marks.append(at[f"dilation{slot}.{axis}"] + step - 1)
+            marks.append(at[f"groups{slot}"] + space.groups.index(conv.groups))
+            marks.append(at[f"activation{slot}"] + space.activations.index(conv.activation))
         if op.gate:
-            marks.append(self._at("gate", 0))
+            marks.append(at["gate"])
         return marks
-
-    def _at(self, section: str, offset: int) -> int:
-        return self.sections[section].start + offset
