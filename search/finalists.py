@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -170,6 +170,7 @@ def choose(
     scored: Sequence[Scored],
     config: FinalistsConfig,
     size: Callable[[Scored], float] | None = None,
+    kind: Callable[[Scored], Hashable] | None = None,
 ) -> list[Finalist]:
     """A diverse set of finalists.
 
@@ -177,6 +178,7 @@ def choose(
         scored: every candidate that may be used, with its latest score.
         config: how many.
         size: what the bins are made over, MACs unless given (a latency, for example).
+        kind: classes of which each gets a finalist (what keeps a latency limit, for example).
     """
     size = size or (lambda entry: math.log(entry.cost.macs))
     usable = [entry for entry in scored if entry.score is not None and entry.refused is None]
@@ -186,12 +188,16 @@ def choose(
     passed = ranked[: max(count, math.ceil((1 - config.drop) * len(ranked)))]
     by_size = sorted(passed, key=lambda entry: (size(entry), entry.candidate.architecture.key))
     chosen: dict[str, Finalist] = {}
-    bins = [part for part in _split(by_size, count - lucky) if part]
+    kinds = {kind(entry): None for entry in ranked} if kind else {}  # in the order of their best
+    if len(kinds) > 1 and kind is not None:
+        for wanted in list(kinds)[:count]:
+            best = next(entry for entry in ranked if kind(entry) == wanted)
+            chosen[best.candidate.architecture.key] = _finalist(best, "best score within its limit")
+    bins = [part for part in _split(by_size, max(0, count - lucky - len(chosen))) if part]
     for number, part in enumerate(bins):
         best = min(part, key=_by_score)
-        chosen[best.candidate.architecture.key] = _finalist(
-            best, f"best score of size bin {number + 1} of {len(bins)}"
-        )
+        reason = f"best score of size bin {number + 1} of {len(bins)}"
+        chosen.setdefault(best.candidate.architecture.key, _finalist(best, reason))
     order = np.random.default_rng(seed_of(config.seed, 0x10C)).permutation(len(ranked))
     for index in order:  # whatever their score
         if len(chosen) == count:
@@ -216,30 +222,30 @@ def _finalist(entry: Scored, reason: str) -> Finalist:
     return Finalist(entry.candidate.architecture, "search", reason, entry.score.error, entry.cost.macs)
 
 
+Rung = tuple[Finalist, int]
+"""A finalist and the number of the rung to train it through."""
+
+
 def run_rungs(
     finalists: Sequence[Finalist],
-    dataset: Dataset,
     config: FinalistsConfig,
     *,
     records: Path,
-    weights: Path,
-    device: torch.device | str = "cpu",
-    start: Callable[[Architecture], Network] | None = None,
-    on_epoch: Callable[[Finalist, dict[str, Any]], None] | None = None,
+    work: Callable[[Sequence[Rung]], Iterable[tuple[int, Trained]]],
+    keep: Callable[[Trained], Hashable] | None = None,
 ) -> list[Trained]:
     """Train finalists of one group in rungs; what is recorded already is not trained again.
 
     Args:
         finalists: of one group.
-        dataset: training images, and validation images that decide.
         config: of the rungs.
         records: finalists.jsonl, appended after each network and rung.
-        weights: folder for weights and partial trainings; may be deleted when all is done.
-        start: makes the network of the first rung; from scratch unless given.
-        on_epoch: called after each epoch.
+        work: trains; gives the number of a pair and its result as results come (:func:`train_rung`).
+        keep: sorts networks into classes; the best of each class goes on to the next rung, so that every
+            latency limit keeps a network. None stands for one class.
 
     Returns:
-        One entry per network and rung, in the order of training.
+        One entry per network and rung, in the order of the finalists.
     """
     done = {
         (record["group"], record["key"], record["rung"]): Trained.from_json(record)
@@ -249,17 +255,31 @@ def run_rungs(
     results: list[Trained] = []
     for rung, wanted in enumerate(config.schedule(len(finalists))):
         if rung:
-            entered = [finalist for finalist, _ in _best(entered, results, rung - 1)][:wanted]
-        for finalist in entered:
-            key = (finalist.group, finalist.architecture.key, rung)
-            if key not in done:
-                done[key] = _train(finalist, rung, dataset, config, weights, device, start, on_epoch)
-                record = done[key].to_json()
-                if rung == 0:
-                    record["architecture"] = finalist.architecture.to_json()
-                files.append_jsonl(records, record)
-            results.append(done[key])
+            entered = _go_on(_best(entered, results, rung - 1), wanted, keep)
+        names = [(finalist.group, finalist.architecture.key, rung) for finalist in entered]
+        missing = [finalist for finalist, name in zip(entered, names, strict=True) if name not in done]
+        for index, trained in work([(finalist, rung) for finalist in missing]):
+            done[trained.group, trained.key, rung] = trained
+            record = trained.to_json()
+            if rung == 0:
+                record["architecture"] = missing[index].architecture.to_json()
+            files.append_jsonl(records, record)
+        results += [done[name] for name in names]
     return results
+
+
+def _go_on(
+    ranked: Sequence[tuple[Finalist, Trained]],
+    wanted: int,
+    keep: Callable[[Trained], Hashable] | None,
+) -> list[Finalist]:
+    """The first ``wanted`` and among them the best of each class, more only where there are more classes."""
+    classes: dict[Hashable, int] = {}
+    for place, (_, trained) in enumerate(ranked):
+        classes.setdefault(keep(trained) if keep else None, place)
+    first = list(classes.values())
+    others = [place for place in range(len(ranked)) if place not in first]
+    return [ranked[place][0] for place in sorted([*first, *others[: max(0, wanted - len(first))]])]
 
 
 def _best(
@@ -290,23 +310,37 @@ def pick(results: Sequence[Trained]) -> Trained:
     return best
 
 
-def _train(
+def train_rung(
     finalist: Finalist,
     rung: int,
     dataset: Dataset,
     config: FinalistsConfig,
-    folder: Path,
-    device: torch.device | str,
-    start: Callable[[Architecture], Network] | None,
-    on_epoch: Callable[[Finalist, dict[str, Any]], None] | None,
+    *,
+    weights: Path,
+    device: torch.device | str = "cpu",
+    start: Callable[[Architecture], Network] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Trained:
-    architecture = finalist.architecture
+    """Train one finalist through one rung.
+
+    Args:
+        finalist: its weights after the rung before are in ``weights``.
+        rung: from 0.
+        dataset: training images, and validation images that decide.
+        config: of the rungs.
+        weights: folder for weights and partial trainings; may be deleted when all is done.
+        start: makes the network of the first rung; from scratch unless given.
+        on_epoch: called after each epoch.
+
+    Raises:
+        InvalidInputError: the weights after the rung before are missing.
+    """
+    architecture, folder = finalist.architecture, weights
     key = architecture.key
     identity = {"key": key, "data": dataset.fingerprint, "finalists": config.to_json()}
     network = _starting_network(finalist, rung, dataset, config, folder, identity, start)
     recipe = config.recipe(rung, key)
     partial = folder / f"{finalist.group}-{key}.{rung}.partial.pt"
-    report = (lambda entry: on_epoch(finalist, entry)) if on_epoch else None
     diverged = None
     try:
         result = fit(
@@ -316,7 +350,7 @@ def _train(
             device=device,
             checkpoint=partial,
             checkpoint_seconds=2.0,
-            on_epoch=report,
+            on_epoch=on_epoch,
             evaluate=False,
         )
         error, loss = 1 - result.accuracy, result.history[-1]["loss"]

@@ -5,13 +5,17 @@
     training.json    its loss, and how often each choice was trained
     scores.jsonl     one line per architecture and stage of the race
     measures.jsonl   measurements on a device, where the search has any
+    confirmed.jsonl  longer ones of the networks that may be picked
     ranking.json     how far the scores can be trusted
     finalists.jsonl  one line per network and rung
+    pareto.json      every trained network: error, latency, cost, whether it is on the front
+    best-LIMIT.json  the pick within each further limit on latency
     best.json        the pick; written last
     timings.json     seconds of each stage: the only file that differs from run to run
 
 Everything but timings and measurements is a function of configuration and data. A search that was killed at
-any moment and resumed on a CPU therefore ends with the same bytes as one that was not.
+any moment and resumed on a CPU therefore ends with the same bytes as one that was not, and so does one whose
+work was spread over several workers (:mod:`search.executors`).
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,18 +38,24 @@ import torch
 from search.architecture import Architecture, BestFile, InputSpec, write_best
 from search.compute import check_identity, load_checkpoint, pick_device, seed_of
 from search.cost import Cost, cost_of
+from search.distributed import ALONE, Ranks
+from search.encoding import Layout
+from search.executors import Executor, ExecutorConfig, Task, make_executor
+from search.executors.work import Equipment, Worker
 from search.finalists import (
     Finalist,
     FinalistsConfig,
+    Rung,
     Trained,
     choose,
     input_spec_of,
     pick,
     run_rungs,
 )
+from search.front import LATENCY, Limit, class_of, entries_of, pick_within
 from search.hypernet import HyperNetConfig
 from search.limits import Limits, survey
-from search.network import Network
+from search.records import close_torn_line, settle
 from search.scoring import (
     Score,
     Scorer,
@@ -56,17 +66,18 @@ from search.scoring import (
     survivors,
 )
 from search.space import Space, space_for
-from search.strategies import Candidate, Context, Scored, make_strategy
+from search.strategies import Candidate, Context, Scored, Strategy, make_strategy
 from search.strategies.random import draws
 from search.supernet import Supernet
 from search.training import TrainingConfig, new_supernet, train
 from smash_base import files
-from smash_base.errors import InvalidInputError, UsageError
+from smash_base.errors import GateError, InvalidInputError, UsageError
 
 if TYPE_CHECKING:
     from search.data import Dataset
 
 SCHEMA = 1
+BASELINE_ROUNDS = 50  # of draws, to find random networks within the limit of latency
 ENCODING_CHECKS = 8  # architectures whose weights are also generated from a corrupted c
 
 
@@ -86,6 +97,9 @@ class Measurement(Protocol):
     def measure(self, architecture: Architecture) -> dict[str, float]:
         """Values by name, for example ``{"latency_ms": 1.8}``."""
 
+    def confirm(self, architecture: Architecture) -> dict[str, float]:
+        """The same values, measured longer: for the few networks that may be picked."""
+
     def refusal(self, measures: dict[str, float]) -> str | None:
         """Why a network with these values may not be picked, or None."""
 
@@ -104,6 +118,9 @@ class SearchConfig:
         hypernet, training, scoring, finalists: of the stages; their seeds are set from ``seed``.
         measured: how candidates are measured, in the caller's words, or empty; a resumed search must
             measure in the same way.
+        latency_limits: on the measure "latency_ms", ascending; there is one pick within each. The largest
+            is that of best.json.
+        narrowed: fields of the space that are replaced, for a device that cannot do all of it.
     """
 
     space: str | None = None
@@ -117,6 +134,8 @@ class SearchConfig:
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     finalists: FinalistsConfig = field(default_factory=FinalistsConfig)
     measured: dict[str, Any] = field(default_factory=dict)
+    latency_limits: tuple[Limit, ...] = ()
+    narrowed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.candidates, bool) or not 1 <= self.candidates <= 10_000_000:
@@ -140,7 +159,12 @@ class SearchConfig:
             "scoring": self.scoring.to_json(),
             "finalists": self.finalists.to_json(),
             "measured": self.measured,
+            "latency_limits": [asdict(limit) for limit in self.latency_limits],
         }
+
+    def space_for(self, spec: InputSpec) -> Space:
+        """The space for these images, narrowed."""
+        return replace(space_for(spec, self.space), **self.narrowed)
 
 
 @dataclass(frozen=True)
@@ -151,6 +175,9 @@ class SearchResult:
         folder: of the run.
         best: content of best.json.
         pick: the finalist that was picked, after its last rung.
+        picks: content of each best-LIMIT.json, by limit, where there are several limits.
+        missed: limits that no trained network keeps, though the largest one is kept.
+        front: content of pareto.json.
         random: the same of the equal-budget random search, or None.
         scored: every candidate with its latest score.
         trained: every finalist and rung, both groups.
@@ -161,6 +188,9 @@ class SearchResult:
     folder: Path
     best: BestFile
     pick: Trained
+    picks: dict[str, BestFile]
+    missed: tuple[str, ...]
+    front: list[dict[str, Any]]
     random: Trained | None
     scored: list[Scored]
     trained: list[Trained]
@@ -177,6 +207,8 @@ def run_search(
     resume: bool = True,
     progress: Progress | None = None,
     measurement: Measurement | None = None,
+    executor: ExecutorConfig | None = None,
+    ranks: Ranks = ALONE,
 ) -> SearchResult:
     """Search a network for a data set; see the head of this module for what the folder gets.
 
@@ -188,6 +220,9 @@ def run_search(
         resume: go on with a search of the same configuration and data in that folder.
         progress: shows what is being done.
         measurement: of candidates on a device, and the limits on it.
+        executor: where candidates are scored and finalists trained; in this process unless given.
+        ranks: processes that train the HyperNet together. Rank 0 calls this function, the others
+            :func:`join_training`.
 
     Raises:
         UsageError: the folder is in use, or holds another search, or one and ``resume`` is false.
@@ -199,7 +234,16 @@ def run_search(
     with files.exclusive(folder, purpose="search"):
         search = _Search(config, dataset, folder, chosen, progress or _silent, measurement)
         search.claim(resume)
-        return search.run()
+        return search.run(executor or ExecutorConfig(), ranks)
+
+
+def join_training(config: SearchConfig, dataset: Dataset, *, device: str, ranks: Ranks) -> None:
+    """The part of every rank but the first in a search: training the HyperNet. Writes nothing."""
+    spec = input_spec_of(dataset)
+    space = config.space_for(spec)
+    supernet = new_supernet(space, spec, len(dataset.classes), config.hypernet, seed=config.seed)
+    train(supernet, dataset, config.training, device=pick_device(device), ranks=ranks)
+    ranks.leave()
 
 
 class _Search:
@@ -215,8 +259,10 @@ class _Search:
         self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
         self.progress, self.measurement = progress, measurement
         self.spec: InputSpec = input_spec_of(dataset)
-        self.space: Space = space_for(self.spec, config.space)
+        self.space: Space = config.space_for(self.spec)
         self.classes = len(dataset.classes)
+        self._here: Worker | None = None  # from the end of training on
+        self._order: dict[str, list[Hashable]] = {}  # of the lines of each file
 
     def claim(self, resume: bool) -> None:
         """Write config.json, or check that the one there is of this very search."""
@@ -236,8 +282,8 @@ class _Search:
                     f"{self.folder} holds a search already", hint="Choose another folder, or pass --resume."
                 )
             check_identity(self.folder, held["identity"], document)
-            for name in ("scores.jsonl", "measures.jsonl", "finalists.jsonl"):
-                _close_torn_line(self.folder / name)
+            for name in ("scores.jsonl", "measures.jsonl", "confirmed.jsonl", "finalists.jsonl"):
+                close_torn_line(self.folder / name)
             return
         if (self.folder / "scores.jsonl").exists() or (self.folder / "best.json").exists():
             raise UsageError(f"{self.folder} holds results but no config.json", hint="Choose another folder.")
@@ -259,31 +305,41 @@ class _Search:
             },
         )
 
-    def run(self) -> SearchResult:
-        context = Context(
-            self.space,
-            self.config.seed,
-            self.config.candidates,
-            self._refusal,
-            self._cost,
-            self.config.strategy_options,
-        )
+    def run(self, executor: ExecutorConfig, ranks: Ranks) -> SearchResult:
+        """All stages; each does what is missing of it."""
+        ranks.check(self.config.training.architectures)
+        context = self._context()
         self.config.limits.check_possible(
             survey(self.space, self.spec, self.classes, seed=self.config.seed), self.space.name
         )
         strategy = make_strategy(self.config.strategy, context)  # a wrong name must not cost a training
         with self._timed("hypernet"):
-            supernet = self._train()
-        with self._timed("scoring"):
-            scorer = Scorer(supernet, self.dataset, self.config.scoring, self.device)
-            scored = self._score_all(strategy, scorer)
-            scored, ranking = self._race(scored, scorer)
-        with self._timed("finalists"):
-            finalists = choose(scored, self.config.finalists)
-            trained = self._rungs(finalists, "finalists", scorer)
-        with self._timed("random search"):
-            baseline = self._rungs(self._random_finalists(context), "random search", None)
-        winner = pick(trained)
+            supernet = self._train(ranks)
+        equipment = Equipment(
+            supernet,
+            self.dataset,
+            self.config.scoring,
+            self.config.finalists,
+            self.measurement,
+            self.folder,
+            self.device.type if ranks.world > 1 else str(self.device),  # all GPUs, not this rank's own
+        )
+        self._here = here = Worker(equipment)
+        with contextlib.closing(make_executor(executor, equipment, here)) as workers:
+            with self._timed("scoring"):
+                scored = self._score_all(strategy, workers)
+                scored, ranking = self._race(scored, here.scorer, workers)
+            with self._timed("finalists"):
+                finalists = choose(scored, self.config.finalists, *self._by_latency(scored))
+                trained = self._rungs(finalists, "finalists", workers, self._latencies(scored))
+            with self._timed("random search"):
+                baseline = self._rungs(self._random_finalists(context, workers), "random search", workers)
+            self._settle()
+            front = entries_of(trained, scored)
+            files.write_json(self.folder / "pareto.json", {"schema": SCHEMA, "networks": front})
+            winner, picks = self._picks(trained, scored, baseline, workers)
+        for label, pick_within_limit in picks.items():
+            write_best(self.folder / f"best-{label}.json", pick_within_limit)
         best = self._best_file(winner, scored, baseline)
         write_best(self.folder / "best.json", best)
         shutil.rmtree(self.folder / "finalists", ignore_errors=True)
@@ -291,6 +347,9 @@ class _Search:
             self.folder,
             best,
             winner,
+            picks,
+            tuple(limit.label for limit in self.config.latency_limits if picks and limit.label not in picks),
+            front,
             pick(baseline) if baseline else None,
             scored,
             trained + baseline,
@@ -298,9 +357,26 @@ class _Search:
             self._seconds(),
         )
 
+    def _context(self) -> Context:
+        return Context(
+            self.space,
+            self.config.seed,
+            self.config.candidates,
+            self._refusal,
+            self._cost,
+            self.config.strategy_options,
+            self.config.scoring.stages(len(self.dataset.validation.labels))[0],
+            self.folder,
+            self._encoding_gradient,
+        )
+
+    def _encoding_gradient(self, architecture: Architecture, images: int) -> tuple[Layout, np.ndarray]:
+        assert self._here is not None  # candidates are asked for after training
+        return self._here.scorer.encoding_gradient(architecture, images)
+
     # ------------------------------------------------------------------------------------- stages
 
-    def _train(self) -> Supernet:
+    def _train(self, ranks: Ranks) -> Supernet:
         config = self.config
         supernet = new_supernet(self.space, self.spec, self.classes, config.hypernet, seed=config.seed)
         with self.progress("HyperNet", config.training.steps) as advance:
@@ -319,58 +395,108 @@ class _Search:
                 checkpoint=self.folder / "hypernet.pt",
                 checkpoint_seconds=10.0,
                 on_step=on_step,
+                ranks=ranks,
             )
+        ranks.leave()
         record = {"history": result.history, "skipped": result.skipped, "counts": result.counts}
         files.write_json(self.folder / "training.json", record)
         return supernet
 
-    def _score_all(self, strategy: Any, scorer: Scorer) -> list[Scored]:
-        """Every candidate on the images of the first stage."""
+    def _score_all(self, strategy: Strategy, workers: Executor) -> list[Scored]:
+        """Every candidate on as many images as the strategy asks for; one entry per architecture."""
         known = self._known_scores()
-        measured = {
-            record["key"]: record["measures"] for record in files.read_jsonl(self.folder / "measures.jsonl")
-        }
-        images, results = scorer.stages[0], []
+        measured = self._known_measures()
+        results: dict[str, Scored] = {}
         best = math.inf
         with self.progress("candidates", self.config.candidates) as advance:
-            while candidates := strategy.ask():
-                batch: list[Scored] = []
-                for candidate in candidates:
-                    entry = self._score_one(candidate, scorer, images, known, measured)
-                    best = min(best, entry.score.error if entry.score else math.inf)
-                    batch.append(entry)
-                    advance(1, best=f"{best:.2%}")
-                strategy.tell(batch)
-                results.extend(batch)
-        return results
 
-    def _score_one(
+            def on_result(error: float) -> None:
+                nonlocal best
+                best = min(best, error)
+                advance(0, best=f"{best:.2%}")
+
+            while candidates := strategy.ask():
+                batch = self._judge(candidates, known, measured, workers, on_result)
+                strategy.tell(batch)
+                before = len(results)
+                results |= {entry.candidate.architecture.key: entry for entry in batch}
+                advance(len(results) - before)
+        return list(results.values())
+
+    def _judge(
         self,
-        candidate: Candidate,
-        scorer: Scorer,
-        images: int,
+        candidates: Sequence[Candidate],
         known: dict[tuple[str, int], Score],
         measured: dict[str, dict[str, float]],
-    ) -> Scored:
-        architecture = candidate.architecture
-        key, cost = architecture.key, self._cost(architecture)
-        measures: dict[str, float] = {}
-        refused = None
-        if self.measurement is not None:
-            if key not in measured:
-                measured[key] = self.measurement.measure(architecture)
-                record = {"key": key, "measures": measured[key]}
-                files.append_jsonl(self.folder / "measures.jsonl", record)
-            measures = measured[key]
-            refused = self.measurement.refusal(measures)
-        if refused is not None:
-            return Scored(candidate, None, cost, measures, refused)
-        if (key, images) not in known:
-            known[key, images] = scorer.score(architecture, images)
-            self._append_score(known[key, images], candidate, cost, first=True)
-        return Scored(candidate, known[key, images], cost, measures)
+        workers: Executor,
+        on_result: Callable[[float], None],
+    ) -> list[Scored]:
+        """Measure and score a batch; what is on the disk already is read back."""
+        first = self.config.scoring.stages(len(self.dataset.validation.labels))[0]
+        self._measure([candidate.architecture for candidate in candidates], measured, workers)
+        refused = {
+            candidate.architecture.key: self.measurement.refusal(measured[candidate.architecture.key])
+            for candidate in candidates
+            if self.measurement is not None
+        }
+        wanted = [
+            (candidate, candidate.images or first)
+            for candidate in candidates
+            if refused.get(candidate.architecture.key) is None
+        ]
+        self._score(wanted, known, workers, on_result)
+        return [
+            Scored(
+                candidate,
+                known.get((key, candidate.images or first)) if refused.get(key) is None else None,
+                self._cost(candidate.architecture),
+                measured.get(key, {}),
+                refused.get(key),
+            )
+            for candidate in candidates
+            for key in [candidate.architecture.key]
+        ]
 
-    def _race(self, scored: list[Scored], scorer: Scorer) -> tuple[list[Scored], dict[str, Any]]:
+    def _measure(
+        self, architectures: Sequence[Architecture], measured: dict[str, dict[str, float]], workers: Executor
+    ) -> None:
+        """Measure what is not measured yet: one after the other, so that nothing disturbs."""
+        if self.measurement is None:
+            return
+        self._order.setdefault("measures.jsonl", []).extend(entry.key for entry in architectures)
+        missing = [entry for entry in architectures if entry.key not in measured]
+        tasks = [Task("measure", (entry,), entry.key) for entry in missing]
+        for index, measures in workers.run(tasks, alone=True):
+            key = missing[index].key
+            measured[key] = measures
+            files.append_jsonl(self.folder / "measures.jsonl", {"key": key, "measures": measures})
+
+    def _score(
+        self,
+        wanted: Sequence[tuple[Candidate, int]],
+        known: dict[tuple[str, int], Score],
+        workers: Executor,
+        on_result: Callable[[float], None],
+    ) -> None:
+        """Score (candidate, images) pairs that have no score yet; images seen before are not seen again."""
+        names = [(candidate.architecture.key, images) for candidate, images in wanted]
+        self._order.setdefault("scores.jsonl", []).extend(names)
+        missing = [pair for pair, name in zip(wanted, names, strict=True) if name not in known]
+        tasks = []
+        for candidate, images in missing:
+            architecture = candidate.architecture
+            earlier = [count for key, count in known if key == architecture.key and count < images]
+            before = known[architecture.key, max(earlier)] if earlier else None
+            tasks.append(Task("score", (architecture, images, before), architecture.key))
+        for index, score in workers.run(tasks):
+            candidate, images = missing[index]
+            known[score.key, images] = score
+            self._append_score(score, candidate, first=tasks[index].arguments[2] is None)
+            on_result(score.error)
+
+    def _race(
+        self, scored: list[Scored], scorer: Scorer, workers: Executor
+    ) -> tuple[list[Scored], dict[str, Any]]:
         """Further stages for the better part; and how far the scores can be trusted."""
         known = self._known_scores()
         latest = {entry.score.key: entry for entry in scored if entry.score is not None}
@@ -380,21 +506,19 @@ class _Search:
                 expected="at least one",
                 received="; ".join(sorted({entry.refused or "" for entry in scored})[:3]),
             )
-        entered = list(latest)
+        entered = [
+            key
+            for key, entry in latest.items()
+            if entry.score is not None and entry.score.images == scorer.stages[0]
+        ]
         stages: list[dict[str, Any]] = []
         keep = self.config.scoring.keep
         for number, images in enumerate(scorer.stages):
             if number:
                 with self.progress(f"race, {images} images", len(entered)) as advance:
-                    for key in entered:
-                        entry = latest[key]
-                        if (key, images) not in known:
-                            known[key, images] = scorer.score(
-                                entry.candidate.architecture, images, entry.score
-                            )
-                            self._append_score(known[key, images], entry.candidate, entry.cost)
-                        latest[key] = replace(entry, score=known[key, images])
-                        advance(1)
+                    wanted = [(latest[key].candidate, images) for key in entered]
+                    self._score(wanted, known, workers, lambda _: advance(1))
+                latest |= {key: replace(latest[key], score=known[key, images]) for key in entered}
             scores = [score for key in entered if (score := latest[key].score) is not None]
             stage: dict[str, Any] = {"images": images, "entered": len(entered)}
             stage["split_half"] = split_half(scores)
@@ -427,35 +551,52 @@ class _Search:
             "error_corrupted": float(np.mean(wrong)),
         }
 
-    def _rungs(self, finalists: list[Finalist], label: str, scorer: Scorer | None) -> list[Trained]:
+    def _rungs(
+        self,
+        finalists: list[Finalist],
+        label: str,
+        workers: Executor,
+        latencies: dict[str, float] | None = None,
+    ) -> list[Trained]:
+        """Train finalists in rungs, several at a time where there are workers."""
         if not finalists:
             return []
         config = self.config.finalists
-        start = None
-        if scorer is not None and config.start == "generated":
-            start = self._generated_start(scorer)
+        keep = None
+        if latencies and self.config.latency_limits:
+            of_latency = class_of(self.config.latency_limits)
+            keep = lambda entry: of_latency(latencies[entry.key])  # noqa: E731
         with self.progress(label, config.epochs(len(finalists))) as advance:
-            return run_rungs(
-                finalists,
-                self.dataset,
-                config,
-                records=self.folder / "finalists.jsonl",
-                weights=self.folder / "finalists",
-                device=self.device,
-                start=start,
-                on_epoch=lambda _, entry: advance(1, loss=entry["loss"]),
-            )
+            seen = 0  # epochs of the present network, when this process trains it
 
-    def _generated_start(self, scorer: Scorer) -> Callable[[Architecture], Network]:
-        def start(architecture: Architecture) -> Network:
-            network = Network(architecture, self.spec, self.classes, "none")
-            scorer.supernet.copy_to(network, scorer.statistics(architecture))
-            return network
+            def on_epoch(entry: dict[str, Any]) -> None:
+                nonlocal seen
+                seen += 1
+                advance(1, loss=entry["loss"])
 
-        return start
+            def work(rungs: Sequence[Rung]) -> Iterable[tuple[int, Trained]]:
+                tasks = [Task("train", rung, rung[0].architecture.key) for rung in rungs]
+                nonlocal seen
+                for index, trained in workers.run(tasks):
+                    yield index, trained
+                    before = config.rungs[trained.rung - 1] if trained.rung else 0
+                    advance(trained.epochs - before - seen, error=f"{trained.error:.2%}")
+                    seen = 0
 
-    def _random_finalists(self, context: Context) -> list[Finalist]:
-        """Networks of the baseline: drawn like candidates, from a seed of their own, never scored."""
+            assert self._here is not None  # set up after training
+            self._here.on_epoch = on_epoch
+
+            path = self.folder / "finalists.jsonl"
+            results = run_rungs(finalists, config, records=path, work=work, keep=keep)
+        names = [(entry.group, entry.key, entry.rung) for entry in results]
+        self._order.setdefault("finalists.jsonl", []).extend(names)
+        return results
+
+    def _random_finalists(self, context: Context, workers: Executor) -> list[Finalist]:
+        """Networks of the baseline: drawn like candidates, from a seed of their own, never scored.
+
+        They keep the same limits: where candidates are measured, so are these.
+        """
         config = self.config.finalists
         if config.baseline == "none":
             return []
@@ -463,10 +604,110 @@ class _Search:
         if config.baseline == "total":
             count = self._count_of_equal_total(count)
         own = replace(context, seed=seed_of(context.seed, 0xBA5E), options={})
+        measured, seen = self._known_measures(), set[str]()
+        chosen: list[Candidate] = []
+        slot = 0
+        for _ in range(BASELINE_ROUNDS):
+            pairs = draws(own, count - len(chosen), seen, slot)
+            slot = pairs[-1][0] + 1
+            drawn = [candidate for _, candidate in pairs]
+            self._measure([candidate.architecture for candidate in drawn], measured, workers)
+            chosen += [
+                candidate
+                for candidate in drawn
+                if self.measurement is None
+                or self.measurement.refusal(measured[candidate.architecture.key]) is None
+            ]
+            if len(chosen) == count:
+                break
         return [
             Finalist(candidate.architecture, "random", "random search", None, self._macs(candidate))
-            for _, candidate in draws(own, count, set())
+            for candidate in chosen
         ]
+
+    def _latencies(self, scored: Sequence[Scored]) -> dict[str, float]:
+        """Measured latency by key; empty where nothing was measured."""
+        return {
+            entry.candidate.architecture.key: entry.measures[LATENCY]
+            for entry in scored
+            if LATENCY in entry.measures
+        }
+
+    def _by_latency(
+        self, scored: Sequence[Scored]
+    ) -> tuple[Callable[[Scored], float] | None, Callable[[Scored], Hashable] | None]:
+        """What finalists are spread over, and classes that each need one; see :func:`choose`."""
+        if not self._latencies(scored):
+            return None, None
+        of_latency = class_of(self.config.latency_limits)
+        return (
+            lambda entry: math.log(max(1e-6, entry.measures[LATENCY])),
+            lambda entry: of_latency(entry.measures[LATENCY]),
+        )
+
+    def _picks(
+        self, trained: list[Trained], scored: list[Scored], baseline: list[Trained], workers: Executor
+    ) -> tuple[Trained, dict[str, BestFile]]:
+        """The pick of best.json, and the files of all limits where there are several.
+
+        Raises:
+            GateError: no trained network keeps the largest limit when it is measured again.
+        """
+        limits = sorted(self.config.latency_limits, key=lambda limit: limit.milliseconds)
+        if not limits:
+            return pick(trained), {}
+        latencies = self._latencies(scored)
+        architectures = {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
+        winners: dict[str, Trained] = {}
+        for limit in limits:
+            try:
+                winners[limit.label] = self._pick_that_keeps(
+                    limit, trained, latencies, architectures, workers
+                )
+            except GateError:
+                if limit is limits[-1]:
+                    raise
+        best = {
+            label: self._best_file(winner, scored, baseline, limit=label)
+            for label, winner in winners.items()
+            if len(limits) > 1
+        }
+        return winners[limits[-1].label], best
+
+    def _pick_that_keeps(
+        self,
+        limit: Limit,
+        trained: list[Trained],
+        latencies: dict[str, float],
+        architectures: dict[str, Architecture],
+        workers: Executor,
+    ) -> Trained:
+        """The best network within a limit that keeps it in a longer measurement too.
+
+        Many networks were measured shortly; among those near the limit the lucky ones look fast enough.
+        ``latencies`` is corrected by what is measured.
+        """
+        path = self.folder / "confirmed.jsonl"
+        confirmed = {record["key"]: record["measures"] for record in files.read_jsonl(path)}
+        while True:
+            winner = pick_within(trained, latencies, limit)
+            if winner.key not in confirmed:
+                task = Task("confirm", (architectures[winner.key],), winner.key)
+                ((_, confirmed[winner.key]),) = workers.run([task], alone=True)
+                files.append_jsonl(path, {"key": winner.key, "measures": confirmed[winner.key]})
+            latencies[winner.key] = confirmed[winner.key][LATENCY]
+            if latencies[winner.key] <= limit.milliseconds:
+                return winner
+
+    def _settle(self) -> None:
+        """The lines of every file as one worker alone would have written them."""
+        names: dict[str, Callable[[dict[str, Any]], Hashable]] = {
+            "measures.jsonl": lambda record: record["key"],
+            "scores.jsonl": lambda record: (record["key"], record["images"]),
+            "finalists.jsonl": lambda record: (record["group"], record["key"], record["rung"]),
+        }
+        for name, identify in names.items():
+            settle(self.folder / name, identify, self._order.get(name, []))
 
     def _count_of_equal_total(self, count: int) -> int:
         """Random networks whose rungs go through as many images as the whole search does.
@@ -483,7 +724,13 @@ class _Search:
         scoring = config.candidates * per_score / 3
         return max(count, round(count * (finalists + hypernet + scoring) / finalists))
 
-    def _best_file(self, winner: Trained, scored: list[Scored], baseline: list[Trained]) -> BestFile:
+    def _best_file(
+        self,
+        winner: Trained,
+        scored: list[Scored],
+        baseline: list[Trained],
+        limit: str | None = None,
+    ) -> BestFile:
         by_key = {entry.candidate.architecture.key: entry for entry in scored}
         entry = by_key[winner.key]
         ranked = sorted(
@@ -509,6 +756,14 @@ class _Search:
             "fingerprint": self.dataset.fingerprint,
             "versions": versions(),
         }
+        if entry.measures:
+            confirmed = files.read_jsonl(self.folder / "confirmed.jsonl")
+            again: dict[str, float] = next(
+                (record["measures"] for record in confirmed if record["key"] == winner.key), {}
+            )
+            search["measures"] = {**entry.measures, **again}
+        if limit is not None:
+            search["limit"] = limit
         if baseline:
             search["random_search_error"] = pick(baseline).error
         return BestFile(entry.candidate.architecture, self.spec, tuple(self.dataset.classes), search)
@@ -528,12 +783,16 @@ class _Search:
         records = files.read_jsonl(self.folder / "scores.jsonl")
         return {(record["key"], record["images"]): Score.from_json(record) for record in records}
 
-    def _append_score(self, score: Score, candidate: Candidate, cost: Cost, *, first: bool = False) -> None:
+    def _known_measures(self) -> dict[str, dict[str, float]]:
+        records = files.read_jsonl(self.folder / "measures.jsonl")
+        return {record["key"]: record["measures"] for record in records}
+
+    def _append_score(self, score: Score, candidate: Candidate, *, first: bool) -> None:
         record: dict[str, Any] = {**score.to_json()}
         if first:
             record |= {
                 "origin": candidate.origin,
-                "cost": asdict(cost),
+                "cost": asdict(self._cost(candidate.architecture)),
                 "architecture": candidate.architecture.to_json(),
             }
         files.append_jsonl(self.folder / "scores.jsonl", record)
@@ -587,15 +846,6 @@ def load_supernet(folder: Path | str) -> Supernet:
 def versions() -> dict[str, str]:
     """What results may depend on beside configuration and data."""
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-
-
-def _close_torn_line(path: Path) -> None:
-    """Remove what a kill left of a line at the end of a JSON-lines file."""
-    if path.exists():
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            files.write_bytes(path, whole)
 
 
 @contextlib.contextmanager

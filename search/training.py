@@ -39,6 +39,7 @@ from search.compute import (
     save_checkpoint,
     seed_of,
 )
+from search.distributed import ALONE, Ranks
 from search.network import forward
 from search.supernet import Supernet
 from smash_base.errors import InvalidInputError
@@ -133,6 +134,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
     on_step: Callable[[int, float], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Train a HyperNet and the shared filters in place; they end as the moving average, if there is one.
 
@@ -143,22 +145,25 @@ def train(
         device: where; the supernet is moved there.
         checkpoint: file that is written every ``checkpoint_seconds`` and at the end, and continued from.
         on_step: called after each step with its number from 1 and its loss.
+        ranks: processes that train together, all of them in this call; rank 0 alone uses the checkpoint.
 
     Raises:
         DivergedError: too many steps in a row gave NaN or infinity; the last good checkpoint stays.
         OutOfMemoryError: the batch does not fit into the memory of a GPU, and may not be halved.
         UsageError: the checkpoint belongs to another job.
     """
+    ranks.check(config.architectures)
+    checkpoint = checkpoint if ranks.is_first else None
     device = torch.device(device)
     supernet.to(device)
-    loop = _Loop(supernet, dataset, config, device)
+    loop = _Loop(supernet, dataset, config, device, ranks)
     identity = {
         "training": config.to_json(),
         "data": dataset.fingerprint,
         "space": supernet.space.to_json(),
         "hypernet": asdict(supernet.hypernet.config),
     }
-    loaded = load_checkpoint(checkpoint, identity) if checkpoint else None
+    loaded = ranks.from_first(load_checkpoint(checkpoint, identity) if checkpoint else None)
     if loaded is not None:
         loop.load_state_dict(loaded["state"])
     start = saved = time.monotonic()
@@ -181,9 +186,14 @@ class _Loop:
     """State of one training and one step of it."""
 
     def __init__(
-        self, supernet: Supernet, dataset: Dataset, config: TrainingConfig, device: torch.device
+        self,
+        supernet: Supernet,
+        dataset: Dataset,
+        config: TrainingConfig,
+        device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._supernet, self._config, self._device = supernet, config, device
+        self._supernet, self._config, self._device, self._ranks = supernet, config, device, ranks
         self._feed = Feed(dataset.train, dataset.preprocessing, device)
         self._format = memory_format(supernet.space.dims, device)
         self._augmentation = augmentation_of(config.augmentation)
@@ -220,7 +230,9 @@ class _Loop:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         drawn = self._draw()
-        loss = self._gradients(drawn)
+        mine = drawn[self._ranks.rank :: self._ranks.world]
+        loss = self._gradients(mine, len(drawn))
+        loss = self._ranks.sum_gradients(list(self._supernet.parameters()), loss)
         norm = nn.utils.clip_grad_norm_(self._supernet.parameters(), config.clip or math.inf)
         value = float(loss)
         self.step += 1
@@ -243,8 +255,11 @@ class _Loop:
         slots = range(first, first + config.architectures)
         return [(slot, space.draw(config.seed, slot, progress)) for slot in slots]
 
-    def _gradients(self, drawn: list[tuple[int, Architecture]]) -> Tensor:
-        """Fill in the gradients of the mean loss; a batch too large for the GPU is halved if allowed."""
+    def _gradients(self, drawn: list[tuple[int, Architecture]], share: int) -> Tensor:
+        """Fill in gradients of the loss, divided by ``share``: the architectures of all ranks.
+
+        A batch too large for the GPU is halved if allowed.
+        """
         while True:
             self._optimiser.zero_grad(set_to_none=True)
             batch = self._config.batch // self._parts
@@ -252,7 +267,7 @@ class _Loop:
                 with memory_guard(self._device, batch, "--batch"):
                     total = torch.zeros((), device=self._device)
                     for slot, architecture in drawn:
-                        total += self._backward(slot, architecture, len(drawn))
+                        total += self._backward(slot, architecture, share)
                     return total
             except OutOfMemoryError:
                 if not self._config.halve_batch or batch < 4:

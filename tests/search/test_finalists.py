@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from search.architecture import InputSpec
 from search.cost import cost_of
-from search.finalists import Finalist, FinalistsConfig, Trained, choose, pick, run_rungs
+from search.finalists import Finalist, FinalistsConfig, Rung, Trained, choose, pick, run_rungs, train_rung
 from search.scoring import Score
 from search.space import space_for
 from search.strategies import Candidate, Context, Scored, make_strategy
@@ -67,16 +68,21 @@ def test_rungs_halve_and_train_on_from_the_rung_before(tmp_path: Path) -> None:
         Finalist(entry.candidate.architecture, "search", "test", 0.5, entry.cost.macs) for entry in small
     ]
     records = tmp_path / "finalists.jsonl"
-    results = run_rungs(finalists, data, config, records=records, weights=tmp_path / "w")
+
+    def work(rungs: Sequence[Rung]) -> Iterator[tuple[int, Trained]]:
+        for index, (finalist, rung) in enumerate(rungs):
+            yield index, train_rung(finalist, rung, data, config, weights=tmp_path / "w")
+
+    results = run_rungs(finalists, config, records=records, work=work)
     assert [(entry.rung, entry.epochs) for entry in results] == [(0, 1)] * 3 + [(1, 2)] * 2
     best = {entry.key for entry in sorted(results[:3], key=lambda e: (e.error, e.macs, e.key))[:2]}
     assert {entry.key for entry in results[3:]} == best
     whole = records.read_bytes()
-    assert run_rungs(finalists, data, config, records=records, weights=tmp_path / "w") == results
+    assert run_rungs(finalists, config, records=records, work=work) == results
     assert records.read_bytes() == whole, "nothing is trained twice"
     lines = whole.splitlines(keepends=True)
     records.write_bytes(b"".join(lines[:4]))  # killed in the last rung
-    assert run_rungs(finalists, data, config, records=records, weights=tmp_path / "w") == results
+    assert run_rungs(finalists, config, records=records, work=work) == results
     assert records.read_bytes() == whole
     assert [Trained.from_json(record) for record in files.read_jsonl(records)] == results
 

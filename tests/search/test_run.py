@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from search.architecture import Architecture, read_best
+from search.front import Limit
 from search.limits import Limits
 from search.run import load_supernet, run_search
 from search.training import TrainingConfig
@@ -153,11 +154,17 @@ def test_measured_limits_exclude_candidates_and_are_measured_once(finished: Path
     data = small_digits(train=64, validation=48)
     device = _ByKey()
     result = run_search(changed, data, folder, device="cpu", measurement=device)
-    assert device.calls == 6
+    measured = files.read_jsonl(folder / "measures.jsonl")
+    assert device.calls == len(measured) == len({record["key"] for record in measured}) >= 6
+    random = [
+        record for record in files.read_jsonl(folder / "finalists.jsonl") if record["group"] == "random"
+    ]
+    assert random
+    assert all(int(record["key"], 16) % 2 == 0 for record in random), "the baseline keeps the same limits"
     assert int(result.pick.key, 16) % 2 == 0
     assert all(entry.score is None for entry in result.scored if entry.refused)
     run_search(changed, data, folder, device="cpu", measurement=device)
-    assert device.calls == 6
+    assert device.calls == len(measured)
 
 
 def test_the_trained_hypernet_can_be_loaded_to_freeze_generated_weights(
@@ -170,3 +177,29 @@ def test_the_trained_hypernet_can_be_loaded_to_freeze_generated_weights(
     (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
     with pytest.raises(UsageError, match="not trained to the end"):
         load_supernet(tmp_path)
+
+
+class _Optimistic(_ByKey):
+    """Says that everything is fast until it is measured longer."""
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        return {"latency_ms": 1.0}
+
+    def confirm(self, architecture: Architecture) -> dict[str, float]:
+        self.calls += 1
+        return {"latency_ms": 5.0 if self.calls == 1 else 1.0}
+
+    def refusal(self, measures: dict[str, float]) -> str | None:
+        return None
+
+
+def test_a_pick_must_keep_its_limit_when_it_is_measured_again(tmp_path: Path) -> None:
+    changed = config(measured={"target": "test"}, latency_limits=(Limit("2ms", 2.0),))
+    data = small_digits(train=64, validation=48)
+    device = _Optimistic()
+    result = run_search(changed, data, tmp_path / "run", device="cpu", measurement=device)
+    confirmed = files.read_jsonl(tmp_path / "run" / "confirmed.jsonl")
+    assert [record["measures"]["latency_ms"] for record in confirmed] == [5.0, 1.0]
+    assert result.pick.key == confirmed[1]["key"]
+    again = run_search(changed, data, tmp_path / "run", device="cpu", measurement=device)
+    assert (again.pick.key, device.calls) == (result.pick.key, 2)

@@ -90,11 +90,11 @@ def test_a_step_moves_along_the_mean_gradient_of_its_architectures() -> None:
     loop = _Loop(supernet, data, replace(CONFIG, average=0.0), torch.device("cpu"))
     drawn = loop._draw()
     assert len(drawn) == 2
-    loop._gradients(drawn)
+    loop._gradients(drawn, 2)
     both = {name: value.grad.clone() for name, value in supernet.named_parameters() if value.grad is not None}
     alone = []
     for entry in drawn:
-        loop._gradients([entry])
+        loop._gradients([entry], 1)
         alone.append({name: value.grad for name, value in supernet.named_parameters()})
         alone[-1] = {name: None if grad is None else grad.clone() for name, grad in alone[-1].items()}
     for name, gradient in both.items():

@@ -1,0 +1,122 @@
+"""Where the work of a search is done: in this process, in others, or on many machines.
+
+One interface for scoring, measuring and training finalists. Work is a list of :class:`Task`; results come as
+they are ready, with the number of their task. A worker holds HyperNet and images
+(:class:`search.executors.work.Worker`), so that a task is little more than an architecture.
+
+Results do not depend on the executor as long as every worker computes with as many threads: sums of other
+lengths are rounded otherwise.
+
+``EXECUTORS`` is the registry: a new executor is one file and one line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from smash_base.errors import InvalidInputError, UsageError
+
+if TYPE_CHECKING:
+    from search.executors.work import Equipment, Worker
+
+
+class Task(NamedTuple):
+    """One piece of work.
+
+    Attributes:
+        method: of :class:`search.executors.work.Worker`.
+        arguments: of the method.
+        label: what it is, for messages: usually an architecture's key.
+    """
+
+    method: str
+    arguments: tuple[Any, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """Where to work; not part of what a search is, and free to differ when it is resumed.
+
+    Attributes:
+        name: of :data:`EXECUTORS`.
+        workers: how many; None for one per GPU, or per CPU core where there is none.
+        threads: of PyTorch in each worker; None shares the CPU cores evenly. ``serial`` leaves them alone.
+        ray_address: of a running cluster ("auto" for the one on this machine); None starts a local one.
+    """
+
+    name: str = "serial"
+    workers: int | None = None
+    threads: int | None = None
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in EXECUTORS:
+            raise UsageError(
+                f"there is no executor {self.name!r}", expected=", ".join(EXECUTORS), received=self.name
+            )
+        for name in ("workers", "threads"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= 100_000:
+                raise InvalidInputError(name, expected="1 to 100000", received=value)
+        if self.name == "serial" and self.workers not in (None, 1):
+            raise UsageError(
+                "executor serial has one worker",
+                received=f"{self.workers} workers",
+                hint="Pass --executor process.",
+            )
+        if self.ray_address is not None and self.name != "ray":
+            raise UsageError("a Ray address is for executor ray", received=f"executor {self.name}")
+
+    def size(self, gpus: int) -> tuple[int, int]:
+        """Workers, and threads of each, on a machine with so many GPUs."""
+        cores = len(os.sched_getaffinity(0))
+        workers = self.workers or gpus or cores
+        return workers, self.threads or max(1, cores // workers)
+
+
+class Executor(Protocol):
+    """Does tasks; see the head of this module. A context manager that lets its workers go at the end."""
+
+    def run(self, tasks: Sequence[Task], *, alone: bool = False) -> Iterator[tuple[int, Any]]:
+        """Do all tasks; yields (number of the task, result) as results come.
+
+        Args:
+            tasks: to do.
+            alone: one after the other, all by the same worker, while nothing else runs: for measurements
+                of time, which neighbours would disturb.
+
+        Raises:
+            SmashError: whatever a task raised.
+            WorkerDiedError: a task ended its worker twice.
+        """
+
+    def close(self) -> None:
+        """End the workers."""
+
+
+EXECUTORS: dict[str, str] = {
+    "serial": "search.executors.serial:Serial",
+    "process": "search.executors.process:Processes",
+    "ray": "search.executors.ray:RayActors",
+}
+
+
+def make_executor(config: ExecutorConfig, equipment: Equipment, here: Worker) -> Executor:
+    """The executor of that name.
+
+    Args:
+        config: which, how many workers.
+        equipment: what each worker needs.
+        here: the worker of this process, which ``serial`` uses.
+
+    Raises:
+        MissingRuntimeError: Ray is not installed, or there is no cluster at the address.
+    """
+    module, _, attribute = EXECUTORS[config.name].partition(":")
+    executor: Executor = getattr(importlib.import_module(module), attribute)(config, equipment, here)
+    return executor

@@ -1,0 +1,107 @@
+"""Worker processes on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple
+
+import torch
+
+from search.executors import ExecutorConfig, Task
+from search.executors.pool import Pool
+from search.executors.work import Answer, Equipment, Remote, Worker
+
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class _Process(NamedTuple):
+    process: BaseProcess
+    connection: Connection
+
+
+class Processes(Pool):
+    """Started afresh and not forked: a fork of a process with threads can hang.
+
+    Args:
+        config: workers and their threads.
+        equipment: sent to each worker.
+        here: not used.
+    """
+
+    def __init__(self, config: ExecutorConfig, equipment: Equipment, here: Worker) -> None:
+        gpus = torch.cuda.device_count() if equipment.device.startswith("cuda") else 0
+        workers, self._threads = config.size(gpus)
+        super().__init__(workers)
+        self._packed = equipment.packed(self._threads)
+        self._context = multiprocessing.get_context("spawn")
+
+    def start(self, number: int) -> _Process:
+        """See :class:`Pool`."""
+        mine, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_serve, args=(theirs, self._packed, number), name=f"search worker {number}", daemon=True
+        )
+        with _threads_of_children(self._threads):
+            process.start()
+        theirs.close()  # so that its end is seen here
+        return _Process(process, mine)
+
+    def send(self, worker: _Process, task: Task) -> bool:
+        """See :class:`Pool`."""
+        try:
+            worker.connection.send(task)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def wait(self, busy: dict[int, _Process]) -> Iterator[tuple[int, Answer | None]]:
+        """See :class:`Pool`."""
+        numbers = {worker.connection: number for number, worker in busy.items()}
+        for connection in wait(list(numbers)):
+            assert isinstance(connection, Connection)
+            try:
+                received: Answer | None = connection.recv()
+            except (EOFError, ConnectionResetError):
+                received = None
+            yield numbers[connection], received
+
+    def stop(self, worker: _Process) -> None:
+        """See :class:`Pool`."""
+        worker.connection.close()
+        worker.process.kill()
+        worker.process.join()
+
+
+def _serve(connection: Connection, packed: bytes, number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    worker = Remote(packed, number)
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, ConnectionResetError):
+            return  # whoever asked is gone
+        try:
+            connection.send(worker.do(task))
+        except BrokenPipeError:
+            return
+
+
+@contextmanager
+def _threads_of_children(threads: int) -> Iterator[None]:
+    """Libraries read the number of their threads from the environment when they are loaded."""
+    before = {name: os.environ.get(name) for name in THREAD_SETTINGS}
+    os.environ.update(dict.fromkeys(THREAD_SETTINGS, str(threads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

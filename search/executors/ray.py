@@ -1,0 +1,104 @@
+"""Ray actors: one per GPU or share of the CPU cores, on this machine or on a cluster.
+
+Ray core alone, and not Ray Tune: a task takes seconds, and its result goes into the files of the search, not
+into those of a trial. Each actor is sent HyperNet and images once, through Ray's object store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from search.executors import ExecutorConfig, Task
+from search.executors.pool import Pool
+from search.executors.work import Answer, Equipment, Remote, Worker
+from smash_base.errors import MissingRuntimeError
+
+
+class RayActors(Pool):
+    """Actors that hold HyperNet and images.
+
+    Args:
+        config: how many, their threads, and the address of a cluster.
+        equipment: sent to each actor.
+        here: not used.
+
+    Raises:
+        MissingRuntimeError: Ray is not installed, or there is no cluster at the address.
+    """
+
+    def __init__(self, config: ExecutorConfig, equipment: Equipment, here: Worker) -> None:
+        self._ray = require_ray()
+        uses_gpu = equipment.device.startswith("cuda")
+        workers, threads = config.size(torch.cuda.device_count() if uses_gpu else 0)
+        self._owns = not self._ray.is_initialized()
+        if self._owns:
+            self._connect(config.ray_address, workers * threads)
+        if config.workers is None and config.ray_address is not None:
+            resources = self._ray.cluster_resources()
+            workers = max(1, int(resources.get("GPU", 0) if uses_gpu else resources["CPU"] // threads))
+        super().__init__(workers)
+        self._packed = self._ray.put(equipment.packed(threads))
+        self._actor = self._ray.remote(
+            num_cpus=threads, num_gpus=1 if uses_gpu else 0, max_restarts=0, max_task_retries=0
+        )(Remote)
+        self._answers: dict[Any, Any] = {}  # actor -> reference to its coming answer
+
+    def _connect(self, address: str | None, cores: int) -> None:
+        quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+        try:
+            if address is None:
+                self._ray.init(address="local", num_cpus=cores, **quiet)
+            else:
+                self._ray.init(address=address, log_to_driver=False, logging_level="error")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise MissingRuntimeError(
+                f"no Ray cluster at {address or 'this machine'}",
+                received=error,
+                hint="Start one with ray start --head; others join it: ray start --address=HEAD:6379.",
+            ) from None
+
+    def start(self, number: int) -> Any:
+        """See :class:`Pool`."""
+        return self._actor.remote(self._packed, number)
+
+    def send(self, worker: Any, task: Task) -> bool:
+        """See :class:`Pool`."""
+        self._answers[worker] = worker.do.remote(task)
+        return True
+
+    def wait(self, busy: dict[int, Any]) -> Iterator[tuple[int, Answer | None]]:
+        """See :class:`Pool`; also an actor on a lost node has died."""
+        numbers = {self._answers[worker]: number for number, worker in busy.items()}
+        ready, _ = self._ray.wait(list(numbers), num_returns=1)
+        for reference in ready:
+            try:
+                received: Answer | None = self._ray.get(reference)
+            except self._ray.exceptions.RayActorError:
+                received = None
+            yield numbers[reference], received
+
+    def stop(self, worker: Any) -> None:
+        """See :class:`Pool`."""
+        self._answers.pop(worker, None)
+        self._ray.kill(worker)
+
+    def close(self) -> None:
+        """End all actors, and Ray where it was started for this search."""
+        super().close()
+        if self._owns:
+            self._ray.shutdown()
+
+
+def require_ray() -> Any:
+    """The module; raises MissingRuntimeError with the command that installs it."""
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise MissingRuntimeError(
+            "executor ray needs Ray", received=error, hint="Install it: pip install 'smash-export[ray]'"
+        ) from None
+    return ray

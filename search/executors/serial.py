@@ -1,0 +1,30 @@
+"""One task after the other, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from search.executors import ExecutorConfig, Task
+from search.executors.work import Equipment, Worker
+
+
+class Serial:
+    """Does the tasks itself, with the worker of this process.
+
+    Args:
+        config: its name alone matters.
+        equipment: the worker has it already.
+        here: the worker.
+    """
+
+    def __init__(self, config: ExecutorConfig, equipment: Equipment, here: Worker) -> None:
+        self._worker = here
+
+    def run(self, tasks: Sequence[Task], *, alone: bool = False) -> Iterator[tuple[int, Any]]:
+        """See :class:`search.executors.Executor`."""
+        for number, task in enumerate(tasks):
+            yield number, getattr(self._worker, task.method)(*task.arguments)
+
+    def close(self) -> None:
+        """Nothing was started."""

@@ -1,0 +1,219 @@
+"""Workers: equal results wherever they are, work of a killed one done again once, errors that come back."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from search.architecture import Architecture, InputSpec
+from search.data import Split
+from search.executors import ExecutorConfig, Task, make_executor
+from search.executors.pool import WorkerDiedError
+from search.executors.process import Processes
+from search.executors.work import Equipment, Remote, Worker, _place
+from search.finalists import Finalist, FinalistsConfig
+from search.hypernet import HyperNetConfig
+from search.run import run_search
+from search.scoring import ScoringConfig
+from search.space import space_for
+from search.training import new_supernet
+from smash_base import files
+from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from tests.search.executors.devices import Device
+from tests.search.run_small_search import config, contents, search
+from tests.search.small_data import small_digits
+
+SPEC = InputSpec(1, (8, 8))
+SPACE = space_for(SPEC)
+TWO = ExecutorConfig("process", workers=2, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As many as the workers have; sums of other lengths are rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _equipment(folder: Path, measurement: object = None) -> Equipment:
+    supernet = new_supernet(SPACE, SPEC, 10, HyperNetConfig(depths=(1, 1)), seed=0)
+    return Equipment(
+        supernet,
+        small_digits(train=64, validation=32),
+        ScoringConfig(statistics_images=32, images=(0,), batch=32),
+        FinalistsConfig(count=2, rungs=(1, 2), batch=32, random=0),
+        measurement,  # type: ignore[arg-type]
+        folder,
+    )
+
+
+def _architectures(count: int) -> list[Architecture]:
+    drawn = (SPACE.draw(0, slot) for slot in range(5 * count))
+    return sorted(drawn, key=lambda architecture: architecture.op_count)[:count]
+
+
+def _processes(equipment: Equipment) -> Processes:
+    return make_executor(TWO, equipment, Worker(equipment))  # type: ignore[return-value]
+
+
+def _measuring(architectures: list[Architecture]) -> list[Task]:
+    return [Task("measure", (architecture,), architecture.key) for architecture in architectures]
+
+
+def test_a_search_with_two_processes_ends_with_the_bytes_of_a_search_with_none(tmp_path: Path) -> None:
+    search(tmp_path / "serial" / "run")
+    data = small_digits(train=64, validation=48)
+    run_search(config(), data, tmp_path / "process" / "run", device="cpu", executor=TWO)
+    assert contents(tmp_path / "process" / "run") == contents(tmp_path / "serial" / "run")
+
+
+def test_workers_score_and_train_like_this_process(tmp_path: Path) -> None:
+    equipment = _equipment(tmp_path)
+    architectures = _architectures(3)
+    tasks = [Task("score", (a, 32, None), a.key) for a in architectures]
+    tasks += [Task("train", (Finalist(a, "search", "test", None, 1), 0), a.key) for a in architectures[:1]]
+    here = Worker(equipment)
+    serial = make_executor(ExecutorConfig(), equipment, here)
+    expected = dict(serial.run(tasks))
+    with closing(_processes(equipment)) as workers:
+        assert dict(workers.run(tasks)) == expected
+
+
+def test_the_work_of_a_killed_worker_is_done_again_once(tmp_path: Path) -> None:
+    architectures = _architectures(4)
+    device = Device(tmp_path, fatal=(architectures[1].key,))
+    with closing(_processes(_equipment(tmp_path, device))) as workers:
+        results = dict(workers.run(_measuring(architectures)))
+        assert sorted(results) == [0, 1, 2, 3]
+        attempts = [line.split()[0] for line in (tmp_path / "attempts").read_text().splitlines()]
+        assert sorted(attempts) == sorted([*(a.key for a in architectures), architectures[1].key])
+        for worker in list(workers._workers.values()):  # killed while it waits
+            os.kill(worker.process.pid, signal.SIGKILL)
+            worker.process.join()
+        assert dict(workers.run(_measuring(architectures[2:]))) == {0: results[2], 1: results[3]}
+
+
+def test_a_task_that_kills_two_workers_is_a_clear_error_and_loses_nothing(tmp_path: Path) -> None:
+    first = {a.key: a for a in _small_candidates()}
+    device = Device(tmp_path, fatal=(list(first)[3],), times=2)
+    folder = tmp_path / "run"
+    data = small_digits(train=64, validation=48)
+    changed = config(measured={"target": "test"})
+    with pytest.raises(WorkerDiedError, match=f"measure {list(first)[3]}"):
+        run_search(changed, data, folder, device="cpu", measurement=device, executor=TWO)
+    kept = [record["key"] for record in files.read_jsonl(folder / "measures.jsonl")]
+    assert kept == list(first)[:3]
+    run_search(changed, data, folder, device="cpu", measurement=device, executor=TWO)
+    attempts = [line.split()[0] for line in (tmp_path / "attempts").read_text().splitlines()]
+    assert [attempts.count(key) for key in first] == [1, 1, 1, 3, 1, 1]
+
+
+def _small_candidates() -> list[Architecture]:
+    """What the small search will ask for."""
+    from search.cost import cost_of
+    from search.strategies import Context
+    from search.strategies.random import draws
+
+    context = Context(
+        SPACE, 0, 6, lambda a: config().limits.refusal(cost_of(a, SPEC, 10)), lambda a: cost_of(a, SPEC, 10)
+    )
+    return [candidate.architecture for _, candidate in draws(context, 6, set())]
+
+
+def test_measuring_alone_uses_one_worker(tmp_path: Path) -> None:
+    with closing(_processes(_equipment(tmp_path, Device(tmp_path)))) as workers:
+        list(workers.run(_measuring(_architectures(4)), alone=True))
+    assert len({line.split()[1] for line in (tmp_path / "attempts").read_text().splitlines()}) == 1
+
+
+def test_errors_of_workers_come_back_and_leave_the_others_usable(tmp_path: Path) -> None:
+    architectures = _architectures(3)
+    device = Device(tmp_path, broken=(architectures[0].key,))
+    equipment = _equipment(tmp_path, device)
+    with closing(_processes(equipment)) as workers:
+        with pytest.raises(RuntimeError, match="a defect of the device"):
+            list(workers.run(_measuring(architectures)))
+        untrained = Task("train", (Finalist(architectures[1], "search", "test", None, 1), 1), "second rung")
+        with pytest.raises(InvalidInputError, match="weights of a finalist are missing"):
+            list(workers.run([untrained]))
+        assert len(dict(workers.run(_measuring(architectures[1:])))) == 2
+
+
+def test_what_cannot_be_sent_is_said_before_any_work(tmp_path: Path) -> None:
+    class Local:
+        pass
+
+    with pytest.raises(UsageError, match="--executor serial"):
+        _processes(_equipment(tmp_path, Local()))
+
+
+def test_memory_mapped_images_travel_as_the_path_of_their_file(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2000, 8, 8, 1), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    equipment = _equipment(tmp_path)
+    data = equipment.dataset
+    part = Split(mapped[700:1900], np.zeros(1200, np.int64))
+    packed = replace(equipment, dataset=replace(data, train=part)).packed(1)
+    assert len(packed) < len(replace(equipment, dataset=data).packed(1)) + 15_000
+    remote = Remote(packed, 0)
+    travelled = remote._worker._equipment.dataset.train.images
+    assert isinstance(travelled, np.memmap)
+    assert np.array_equal(travelled, images[700:1900])
+    assert _place(mapped[700:1900]) - _place(mapped) == 700 * 64
+    (tmp_path / "images.npy").unlink()
+    kind, error = Remote(packed, 0).do(Task("score", (_architectures(1)[0], 32, None), "a"))
+    assert kind == "error"
+    assert "same path" in str(error)
+
+
+def test_cores_are_shared_and_settings_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert ExecutorConfig("process").size(gpus=0) == (8, 1)
+    assert ExecutorConfig("process", workers=3).size(gpus=0) == (3, 2)
+    assert ExecutorConfig("process").size(gpus=2) == (2, 4)
+    with pytest.raises(UsageError, match="serial, process, ray"):
+        ExecutorConfig("threads")
+    with pytest.raises(UsageError, match="--executor process"):
+        ExecutorConfig(workers=2)
+    with pytest.raises(UsageError, match="executor ray"):
+        ExecutorConfig("process", ray_address="auto")
+    with pytest.raises(InvalidInputError, match="workers"):
+        ExecutorConfig("process", workers=0)
+
+
+def test_a_missing_ray_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    equipment = _equipment(tmp_path)
+    with pytest.raises(MissingRuntimeError, match="pip install"):
+        make_executor(ExecutorConfig("ray"), equipment, Worker(equipment))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_ray_actors_do_the_same_work_and_replace_killed_ones(tmp_path: Path) -> None:
+    architectures = _architectures(3)
+    device = Device(tmp_path, fatal=(architectures[1].key,))
+    equipment = _equipment(tmp_path, device)
+    scoring = [Task("score", (a, 32, None), a.key) for a in architectures]
+    serial = make_executor(ExecutorConfig(), equipment, Worker(equipment))
+    expected = dict(serial.run(scoring))
+    settings = ExecutorConfig("ray", workers=2, threads=1)
+    with closing(make_executor(settings, equipment, Worker(equipment))) as workers:
+        assert dict(workers.run(scoring)) == expected
+        assert sorted(dict(workers.run(_measuring(architectures)))) == [0, 1, 2]
+    attempts = [line.split()[0] for line in (tmp_path / "attempts").read_text().splitlines()]
+    assert attempts.count(architectures[1].key) == 2
