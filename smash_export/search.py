@@ -16,6 +16,7 @@ from smash_export.cli.console import SILENT, Output
 
 if TYPE_CHECKING:
     from search.data import Dataset
+    from search.executors import ExecutorConfig
     from search.run import SearchConfig, SearchResult
     from smash_export.latency import DeviceLatency
 
@@ -68,6 +69,8 @@ def configure(
     scoring: dict[str, Any] | None = None,
     finalists: dict[str, Any] | None = None,
     measured: dict[str, Any] | None = None,
+    latency_limits: dict[str, float] | None = None,
+    require: str | None = None,
 ) -> SearchConfig:
     """The configuration of a search: the preset of the space, changed by what is given.
 
@@ -78,8 +81,11 @@ def configure(
         hypernet, training, scoring, finalists: fields of the configurations in :mod:`search`; None keeps
             the preset's value.
         epochs: HyperNet training in passes over the training images; in place of ``training["steps"]``.
+        latency_limits: milliseconds by label (:meth:`DeviceLatency.limits`); there is a pick within each.
+        require: a device that must be able to do everything: see :mod:`smash_export.narrowing`.
     """
     from search.finalists import FinalistsConfig, input_spec_of
+    from search.front import Limit
     from search.hypernet import HyperNetConfig
     from search.limits import Limits
     from search.run import SearchConfig
@@ -87,7 +93,14 @@ def configure(
     from search.space import space_for
     from search.training import TrainingConfig
 
-    name = space_for(input_spec_of(dataset), space).name
+    spec = input_spec_of(dataset)
+    chosen_space = space_for(spec, space)
+    name = chosen_space.name
+    narrower: dict[str, Any] = {}
+    if require is not None:
+        from smash_export.narrowing import narrowed
+
+        narrower = narrowed(chosen_space, spec, require)
     preset = PRESETS[name]
 
     def merged(part: str, given: dict[str, Any] | None) -> dict[str, Any]:
@@ -112,6 +125,10 @@ def configure(
         scoring=ScoringConfig(**merged("scoring", scoring)),
         finalists=FinalistsConfig(**merged("finalists", finalists)),
         measured=measured or {},
+        latency_limits=tuple(
+            sorted((Limit(*pair) for pair in (latency_limits or {}).items()), key=lambda x: x.milliseconds)
+        ),
+        narrowed=narrower,
     )
 
 
@@ -128,7 +145,7 @@ def device_latency(
     """How candidates are measured; None when neither a limit, a target nor a table is given.
 
     Args:
-        max_latency: the limit, such as "3ms".
+        max_latency: one or several limits, such as "3ms" or "3ms,5ms"; candidates keep the largest.
         target, precision, batch, threads: see :class:`smash_export.latency.Setting`.
         table: of a device that is not here; decides the setting itself.
 
@@ -136,7 +153,7 @@ def device_latency(
         UsageError: a table together with a setting; MissingRuntimeError: the runtime is not here.
     """
     from search.finalists import input_spec_of
-    from smash_export.latency import DeviceLatency, LatencyTable, Setting, parse_milliseconds
+    from smash_export.latency import DeviceLatency, LatencyTable, Setting
 
     given: dict[str, Any] = {"target": target, "precision": precision, "batch": batch, "threads": threads}
     given = {name: value for name, value in given.items() if value is not None}
@@ -148,14 +165,29 @@ def device_latency(
             expected="--latency-table alone",
             received=", ".join(given),
         )
-    limit = None if max_latency is None else parse_milliseconds(max_latency)
+    limits = latency_limits(max_latency)
     return DeviceLatency(
         input_spec_of(dataset),
         len(dataset.classes),
         Setting(**given),
-        limit_ms=limit,
+        limit_ms=max(limits.values(), default=None),
         table=None if table is None else LatencyTable.read(table),
     )
+
+
+def latency_limits(text: str | None) -> dict[str, float]:
+    """``"3ms,5ms"`` as milliseconds by label; a label is also part of a file's name.
+
+    Raises:
+        UsageError: not times.
+    """
+    from smash_export.latency import parse_milliseconds
+
+    limits: dict[str, float] = {}
+    for word in text.split(",") if text is not None else []:
+        milliseconds = parse_milliseconds(word)
+        limits[f"{milliseconds:g}ms"] = milliseconds
+    return limits
 
 
 def check_latency(config: SearchConfig, dataset: Dataset, latency: DeviceLatency) -> None:
@@ -165,16 +197,16 @@ def check_latency(config: SearchConfig, dataset: Dataset, latency: DeviceLatency
     """
     from search.finalists import input_spec_of
     from search.limits import SURVEY, survey
-    from search.space import space_for
     from smash_export.latency import fastest_of
 
-    if latency.limit_ms is None:
+    limit_ms = min((limit.milliseconds for limit in config.latency_limits), default=latency.limit_ms)
+    if limit_ms is None:
         return
     spec = input_spec_of(dataset)
-    space = space_for(spec, config.space)
+    space = config.space_for(spec)
     costs = survey(space, spec, len(dataset.classes))
     order = sorted(range(SURVEY), key=lambda slot: costs[slot].macs)[:FASTEST]
-    fastest_of([space.draw(0, slot) for slot in order], latency, latency.limit_ms)
+    fastest_of([space.draw(0, slot) for slot in order], latency, limit_ms)
 
 
 def load_data(data: str, *, seed: int = 0, validation: float | None = None) -> Dataset:
@@ -194,9 +226,10 @@ def search(
     device: str = "auto",
     resume: bool = True,
     measurement: DeviceLatency | None = None,
+    executor: ExecutorConfig | None = None,
     command: list[str] | None = None,
     output: Output = SILENT,
-) -> SearchResult:
+) -> SearchResult | None:
     """Search a network for labelled images and write ``best.json`` and ``report.html``.
 
     Args:
@@ -207,27 +240,40 @@ def search(
         device: auto, cpu, cuda or cuda:N.
         resume: continue; False refuses a folder that holds a search.
         measurement: of candidates on a device, and the limits on it.
+        executor: where candidates are scored and finalists trained; in this process unless given.
         command: words of the command line, for the report.
+
+    Returns:
+        What was found; None in all but the first of several processes that ``torchrun`` started.
 
     Raises:
         UsageError, GateError, InvalidInputError: see :func:`search.run.run_search`.
     """
-    from search.run import run_search
+    from search.compute import pick_device
+    from search.distributed import joined, local_device
+    from search.run import join_training, run_search
 
     dataset = load_data(data) if isinstance(data, str) else data
     folder = Path(run) if run is not None else default_folder(dataset.name)
     chosen = config or configure(dataset, seed=seed, measured=measurement.describe() if measurement else None)
-    if measurement is not None and not (folder / "measures.jsonl").exists():
-        check_latency(chosen, dataset, measurement)
-    result = run_search(
-        chosen,
-        dataset,
-        folder,
-        device=device,
-        resume=resume,
-        progress=output.progress,
-        measurement=measurement,
-    )
+    device = local_device(device)
+    with joined(pick_device(device)) as ranks:
+        if not ranks.is_first:
+            join_training(chosen, dataset, device=device, ranks=ranks)
+            return None
+        if measurement is not None and not (folder / "measures.jsonl").exists():
+            check_latency(chosen, dataset, measurement)
+        result = run_search(
+            chosen,
+            dataset,
+            folder,
+            device=device,
+            resume=resume,
+            progress=output.progress,
+            measurement=measurement,
+            executor=executor,
+            ranks=ranks,
+        )
     from smash_export.report.search import search_page
 
     words = command or ["smash-export", "search", "--data", dataset.spec, "--run", str(folder)]

@@ -18,6 +18,9 @@ from smash_export.cli.console import Output, common_options
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with the search in --run.")
 @click.option("--space", type=click.Choice(["tiny", "small", "paper"]), help="[default: by image size]")
 @click.option("--strategy", default="random", show_default=True, help="How candidates are proposed.")
+@click.option(
+    "--strategy-option", multiple=True, metavar="NAME=NUMBER", help="Of the strategy; may be repeated."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
@@ -46,7 +49,14 @@ from smash_export.cli.console import Output, common_options
 @click.option("--max-parameters", type=click.IntRange(1), help="Limit on stored numbers.")
 @click.option("--max-macs", type=click.IntRange(1), help="Limit on multiply-accumulates per image.")
 @click.option("--max-memory", type=click.IntRange(1), help="Limit on bytes of activations, batch 1.")
-@click.option("--max-latency", metavar="TIME", help="Limit on measured latency, such as 3ms or 800us.")
+@click.option(
+    "--max-latency",
+    metavar="TIME[,TIME..]",
+    help="Limit on measured latency, such as 3ms or 800us; one pick within each of several.",
+)
+@click.option(
+    "--require", type=click.Choice(["tensorrt-dla"]), help="Only convolutions and pooling of this device."
+)
 @click.option("--target", help="Measure candidates on this runtime.  [onnxruntime with --max-latency]")
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Of measuring.  [fp32]")
 @click.option("--latency-batch", type=click.IntRange(1), help="Images per inference of measuring.  [1]")
@@ -56,14 +66,34 @@ from smash_export.cli.console import Output, common_options
     type=click.Path(path_type=Path),
     help="Predict instead of measuring, for a device that is not here; see: smash-export latency",
 )
+@click.option(
+    "--executor",
+    type=click.Choice(["serial", "process", "ray"]),
+    default="serial",
+    show_default=True,
+    help="Where to score and train finalists: here, in more processes, on Ray actors.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Of the executor.  [one per GPU or core]")
+@click.option("--ray-address", help="Of a Ray cluster, such as auto.  [default: one on this machine]")
 @common_options(writes=True)
 def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
     """Train a HyperNet, rank architectures, train finalists briefly, pick one: RUN/best.json.
 
     A search that was interrupted goes on when the same command is given again.
     """
-    from smash_export.search import configure, default_folder, device_latency, load_data, search
+    from search.executors import ExecutorConfig
+    from smash_export.search import (
+        configure,
+        default_folder,
+        device_latency,
+        latency_limits,
+        load_data,
+        search,
+    )
 
+    executor = ExecutorConfig(
+        values["executor"], workers=values["workers"], ray_address=values["ray_address"]
+    )
     if values["threads"]:
         import torch
 
@@ -84,6 +114,9 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
         space=values["space"],
         seed=values["seed"],
         strategy=values["strategy"],
+        strategy_options=options(values["strategy_option"]),
+        latency_limits=latency_limits(values["max_latency"]),
+        require=values["require"],
         candidates=values["candidates"],
         limits={
             "parameters": values["max_parameters"],
@@ -122,9 +155,12 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
         device=values["device"],
         resume=values["resume"],
         measurement=measurement,
+        executor=executor,
         command=["smash-export", "search", *words(context)],
         output=output,
     )
+    if result is None:
+        return  # the first of the processes that torchrun started says what was found
     best, cost = result.best.search, result.best.search["cost"]
     rows: list[list[object]] = [
         ["architecture", result.best.architecture.key],
@@ -133,6 +169,14 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
     ]
     if result.random is not None:
         rows.append(["the same for random search", f"{result.random.error:.2%}"])
+    if result.missed:
+        output.warn(
+            f"no trained network keeps {', '.join(result.missed)}; search among more --candidates, "
+            "or start again with larger limits"
+        )
+    for label, found in result.picks.items():
+        error, latency = found.search["error"], found.search["measures"]["latency_ms"]
+        rows.append([f"pick within {label}", f"{found.architecture.key}, {error:.2%}, {latency:.3g} ms"])
     rows += [
         ["parameters", f"{cost['parameters']:,}"],
         ["MACs", f"{cost['macs']:,}"],
@@ -152,6 +196,17 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
             "candidates": best["candidates"],
             "error": result.pick.error,
             "epochs": result.pick.epochs,
+            "picks": {
+                label: {
+                    "best": str(folder / f"best-{label}.json"),
+                    "architecture": found.architecture.key,
+                    "error": found.search["error"],
+                    "measures": found.search["measures"],
+                }
+                for label, found in result.picks.items()
+            },
+            "missed": list(result.missed),
+            "pareto": str(folder / "pareto.json"),
             "random_search": None if result.random is None else asdict(result.random),
             "cost": cost,
             "ranking": result.ranking,
@@ -174,6 +229,21 @@ def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         raise UsageError(option, expected="whole numbers, for example 1,2,4", received=text) from None
 
 
+def options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``("rate=0.1",)`` as a dictionary; the strategy checks names and numbers.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise UsageError("--strategy-option", expected="NAME=NUMBER", received=pair)
+        found[name.replace("-", "_")] = value
+    return found
+
+
 def words(context: click.Context) -> list[str]:
     """The options that were given, as words of a command that repeats this one."""
     from click.core import ParameterSource
@@ -186,6 +256,8 @@ def words(context: click.Context) -> list[str]:
             continue
         if isinstance(value, bool):
             given.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        elif isinstance(value, tuple):
+            given += [word for entry in value for word in (parameter.opts[0], str(entry))]
         else:
             given += [parameter.opts[0], str(value)]
     return given

@@ -55,6 +55,8 @@ def search_page(result: SearchResult, command: str) -> str:
         heading("Accuracy with generated weights against MACs"),
         paragraph("Full: trained as finalists. Hollow: scored only.", "note"),
         scatter(_score_points(result), "MACs (log scale)", "accuracy with generated weights"),
+        heading("Pareto front of the trained networks"),
+        *_front(result),
         heading("Score against error after training"),
         _score_against_trained(result),
         heading("Rungs"),
@@ -76,6 +78,43 @@ def search_page(result: SearchResult, command: str) -> str:
         *_shared_choices(result.scored),
     ]
     return page(f"Search {result.folder.name}", parts)
+
+
+def _front(result: SearchResult) -> list[Html]:
+    """Error against latency, or MACs where nothing was measured; and the pick within each limit."""
+    timed = all("latency_ms" in entry["measures"] for entry in result.front)
+    picks = {} if result.picks else {result.pick.key: "pick"}
+    for limit, found in result.picks.items():
+        before = picks.get(found.architecture.key)
+        picks[found.architecture.key] = f"{before}, {limit}" if before else limit
+    points, rows = [], list[list[Cell]]()
+    for entry in result.front:
+        size = entry["measures"]["latency_ms"] if timed else entry["cost"]["macs"]
+        label = picks.get(entry["key"], "")
+        points.append(
+            Point(size, 1 - entry["error"], label or entry["key"][:6], entry["on_front"], bool(label))
+        )
+        if entry["on_front"]:
+            rows.append(
+                [
+                    entry["key"],
+                    f"{entry['error']:.2%}",
+                    size,
+                    entry["cost"]["parameters"],
+                    entry["epochs"],
+                    label,
+                ]
+            )
+    size_title = "latency, ms" if timed else "MACs"
+    return [
+        paragraph(
+            "Full: no other network is better in error, size or parameters without being worse in another. "
+            "Networks that stopped at an earlier rung have had less training.",
+            "note",
+        ),
+        scatter(points, f"{size_title} (log scale)", "accuracy after training"),
+        table(["network", "error", size_title, "parameters", "epochs", "pick within"], rows),
+    ]
 
 
 def _against_random(result: SearchResult) -> str:

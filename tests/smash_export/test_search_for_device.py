@@ -1,0 +1,105 @@
+"""Limits of a device in a search: several latencies, a DLA, and what the files and the page then show."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deploy_targets.tensorrt_check import check_onnx
+from search.architecture import InputSpec, read_best
+from search.space import space_for
+from smash_base.errors import GateError, UsageError
+from smash_export.cli import run
+from smash_export.latency import candidate_graph
+from smash_export.narrowing import narrowed
+from smash_export.search import latency_limits
+
+SMALL = [
+    *("--data", "digits", "--steps", "2", "--batch", "16", "--candidates", "4", "--images", "20"),
+    *("--device", "cpu", "--finalists", "2", "--rungs", "1", "--finalist-batch", "128"),
+    *("--max-parameters", "20000", "--baseline", "none", "--quiet"),
+]
+
+
+def test_several_limits_give_a_pick_each_and_a_front(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    words = ["search", "--run", str(folder), *SMALL, "--max-latency", "2s,5s", "--json"]
+    assert run(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["picks"]) == {"2000ms", "5000ms"}
+    for label in result["picks"]:
+        best = read_best(folder / f"best-{label}.json")
+        assert best.search["limit"] == label
+        assert 0 < best.search["measures"]["latency_ms"] < 2000
+    networks = json.loads((folder / "pareto.json").read_text())["networks"]
+    assert len(networks) == 2
+    assert any(network["on_front"] for network in networks)
+    page = (folder / "report.html").read_text()
+    assert "Pareto front of the trained networks" in page
+    assert "2000ms" in page
+    assert run([*words[:-2], "2s,6s"]) == 2, "another limit is another search"
+
+
+def test_limits_are_read_with_their_units() -> None:
+    assert latency_limits("800us, 3ms") == {"0.8ms": 0.8, "3ms": 3.0}
+    assert latency_limits(None) == {}
+    with pytest.raises(UsageError, match="3ms"):
+        latency_limits("3ms,fast")
+
+
+def test_convolutions_and_pooling_of_the_narrowed_space_fit_a_dla(tmp_path: Path) -> None:
+    spec = InputSpec(3, (32, 32))
+    space = space_for(spec, "small")
+    narrow = replace(space, **narrowed(space, spec, "tensorrt-dla"))
+    assert dict(narrow.dilations)[3] == 2
+    path = tmp_path / "model.onnx"
+    found: dict[str, list[str]] = {}
+    for name, which in (("whole", space), ("narrow", narrow)):
+        found[name] = []
+        for slot in range(3):
+            path.write_bytes(candidate_graph(which.draw(0, slot), spec, 10))
+            found[name] += [
+                verdict.reason
+                for verdict in check_onnx(path, dla=True)
+                if verdict.level != "ok"
+                and verdict.operator in ("Conv", "AveragePool", "GlobalAveragePool", "Relu")
+            ]
+    assert any("padding" in reason for reason in found["whole"])
+    assert found["narrow"] == []
+
+
+def test_what_no_dla_can_do_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    voxels = InputSpec(1, (32, 32, 32))
+    with pytest.raises(GateError, match="two axes"):
+        narrowed(space_for(voxels), voxels, "tensorrt-dla")
+    wide = InputSpec(3, (200, 200))
+    with pytest.raises(GateError, match="last feature map"):
+        narrowed(space_for(wide, "tiny"), wide, "tensorrt-dla")
+    with pytest.raises(UsageError, match="tensorrt-dla"):
+        narrowed(space_for(wide), wide, "fpga")
+    assert run(["search", "--data", "digits", "--require", "tensorrt-dla", "--dry-run", "--json"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--executor", "serial", "--workers", "2"], "--executor process"),
+        (["--ray-address", "auto"], "executor ray"),
+        (["--strategy", "perturb", "--strategy-option", "rate"], "NAME=NUMBER"),
+        (["--strategy", "evolution", "--strategy-option", "speed=3"], "no option 'speed'"),
+        (["--strategy", "evolution", "--strategy-option", "rate=fast"], "a number"),
+        (["--strategy", "evolution", "--strategy-option", "rate=7"], "1e-06 to 1"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(
+    words: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["search", "--data", "digits", "--run", str(tmp_path / "run"), *words, "--quiet"]) == 2
+    captured = capsys.readouterr().err
+    assert text in captured
+    assert "Traceback" not in captured
