@@ -13,7 +13,7 @@ from search.experiments.workbench import Workbench
 def capacity(bench: Workbench) -> dict[str, Any]:
     """Kendall's tau of the score of HyperNets of several sizes, over the same trained networks."""
     population = bench.population()
-    error = np.asarray([records[0]["error"] for _, records in population], np.float64)
+    error = np.asarray([record["error"] for _, record in population], np.float64)
     rows = []
     for name, config in {"": bench.config.hypernet, **bench.config.hypernets}.items():
         if (

@@ -19,7 +19,7 @@ from smash_base.errors import InvalidInputError
 def presets(bench: Workbench) -> dict[str, Any]:
     """Score and train the patterns as the random networks were; rank them among those."""
     population = bench.population()
-    random_errors = np.asarray([records[0]["error"] for _, records in population])
+    random_errors = np.asarray([record["error"] for _, record in population])
     random_scores = np.asarray([bench.score(architecture).error for architecture, _ in population])
     random_macs = np.asarray([bench.cost(architecture).macs for architecture, _ in population])
     found = patterns(bench.space)

@@ -15,7 +15,7 @@ def transfer(bench: Workbench) -> dict[str, Any]:
     """Train the best by error on this data set, the best by score, and random ones on the others."""
     population = bench.population()
     picks = min(bench.config.picks, max(1, len(population) // 3))
-    by_error = sorted(population, key=lambda entry: entry[1][0]["error"])
+    by_error = sorted(population, key=lambda entry: entry[1]["error"])
     by_score = sorted(population, key=lambda entry: bench.score(entry[0]).error)
     taken = {entry[0].key for entry in (*by_error[:picks], *by_score[:picks])}
     others = [entry for entry in population if entry[0].key not in taken]
@@ -29,10 +29,10 @@ def transfer(bench: Workbench) -> dict[str, Any]:
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in groups}
         with bench.progress(f"training on {spec}", 3 * picks) as advance:
             for name, entries in groups.items():
-                for architecture, records in entries:
+                for architecture, record in entries:
                     errors = _errors(bench, spec, architecture)
                     if errors:
-                        here = records[0]["error"]
+                        here = record["error"]
                         rows[name].append({"key": architecture.key, "error": here, "errors": errors})
                     advance(1)
         results.append({"data": spec, "groups": rows, **_compare(rows)})

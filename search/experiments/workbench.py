@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
@@ -265,15 +265,19 @@ class Workbench:
         self._trained[key] = record
         return record
 
-    def population(self, seeds: Iterable[int] = (0,)) -> list[tuple[Architecture, list[dict[str, Any]]]]:
-        """The random architectures that are trained with all of these seeds, trained now where missing."""
-        wanted = list(seeds)
+    def population(self) -> list[tuple[Architecture, dict[str, Any]]]:
+        """The random architectures and what training them gave.
+
+        Those of ``correlation`` where it has run in this folder; otherwise all are trained now, as far as
+        time allows.
+        """
+        done = self.folder / "correlation.json"
+        count = files.read_json(done)["networks"] if done.exists() else self.config.networks
         found = []
-        for number in range(self.config.networks):
+        for number in range(count):
             architecture = self.architecture(number)
-            records = [self.trained(architecture, seed) for seed in wanted]
-            if all(record is not None for record in records):
-                found.append((architecture, [record for record in records if record is not None]))
+            if (record := self.trained(architecture)) is not None:
+                found.append((architecture, record))
         return found
 
 
