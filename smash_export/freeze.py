@@ -77,7 +77,7 @@ class FreezeReport:
 def default_recipe(dataset: Dataset, weights: Weights = "retrain", seed: int = 0) -> Recipe:
     """Epochs by the number of images: small data sets need more passes for the same number of steps."""
     images = len(dataset.train)
-    epochs = int(np.clip(round(600_000 / images), 20, 100))
+    epochs = int(np.clip(round(400_000 / images), 15, 30))
     if weights == "finetune":
         return Recipe(epochs=max(5, epochs // 4), learning_rate=0.02, include_validation=True, seed=seed)
     return Recipe(epochs=epochs, include_validation=True, seed=seed)
