@@ -32,7 +32,10 @@ class RayActors(Pool):
     def __init__(self, config: ExecutorConfig, equipment: Equipment, here: Worker) -> None:
         self._ray = require_ray()
         uses_gpu = equipment.device.startswith("cuda")
-        workers, threads = config.size(torch.cuda.device_count() if uses_gpu else 0)
+        gpus = torch.cuda.device_count() if uses_gpu else 0
+        workers, threads = config.size(gpus)
+        # Several on each GPU of this machine if asked for; a cluster's GPUs are not counted here.
+        share = (1.0 if config.ray_address else min(1.0, gpus / workers)) if uses_gpu else 0.0
         self._owns = not self._ray.is_initialized()
         if self._owns:
             self._connect(config.ray_address, workers * threads)
@@ -41,9 +44,9 @@ class RayActors(Pool):
             workers = max(1, int(resources.get("GPU", 0) if uses_gpu else resources["CPU"] // threads))
         super().__init__(workers)
         self._packed = self._ray.put(equipment.packed(threads))
-        self._actor = self._ray.remote(
-            num_cpus=threads, num_gpus=1 if uses_gpu else 0, max_restarts=0, max_task_retries=0
-        )(Remote)
+        self._actor = self._ray.remote(num_cpus=threads, num_gpus=share, max_restarts=0, max_task_retries=0)(
+            Remote
+        )
         self._answers: dict[Any, Any] = {}  # actor -> reference to its coming answer
 
     def _connect(self, address: str | None, cores: int) -> None:
