@@ -42,6 +42,17 @@ def no_children() -> bool:
     return "worker.py" not in listed.stdout
 
 
+def test_progress_of_a_compile_in_a_child_is_heard(sources: Sources, tmp_path: Path) -> None:
+    heard: list[tuple[str, int, int]] = []
+    result = compile_isolated(
+        unruly("TellsProgress"), sources.request(), tmp_path, on_progress=lambda *step: heard.append(step)
+    )
+    assert heard == [("Building", 1, 3), ("Building", 2, 3), ("Building", 3, 3)]
+    assert result.main == "model"
+    assert compile_isolated(unruly("TellsProgress"), sources.request(), tmp_path).main == "model"
+    assert no_children()
+
+
 def test_compile_and_run_in_a_child(sources: Sources, tmp_path: Path) -> None:
     result = compile_isolated("onnxruntime", sources.request(), tmp_path)
     path = tmp_path / result.main

@@ -54,6 +54,14 @@ class Chatters(Target):
         return np.zeros((len(batch), 10), np.float32)
 
 
+class TellsProgress(Chatters):
+    def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
+        for step in range(3):
+            if self.on_progress is not None:
+                self.on_progress("Building", step + 1, 3)
+        return CompileResult("model")
+
+
 class CrashesAtRun(Chatters):
     def answer(self, batch: np.ndarray) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGSEGV)

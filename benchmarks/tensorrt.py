@@ -1,0 +1,378 @@
+"""TensorRT on a GPU, all of it: engines by Python and by trtexec, parity, latency, reloads, refusals.
+
+    python -m benchmarks.tensorrt [BUNDLE] [--seconds 2]     on a machine with a GPU, under 8 minutes
+    python -m benchmarks.tensorrt --plan                     states the goals as not measured; needs no GPU
+
+Without a bundle a network of the search's own space is trained on scikit-learn's digits. Each part runs when
+what it needs is here: PyTorch with CUDA, ONNX Runtime's CUDA or TensorRT provider, TensorRT, trtexec. With
+neither a GPU nor TensorRT the exit code is 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.record import record
+from deploy_targets.base import Session, SessionInfo, SessionOptions, get_target
+from deploy_targets.trtexec_results import read_log, read_times
+from smash_base.errors import SmashError
+from smash_export.bench import interleaved
+from smash_export.bundle import Bundle
+from smash_export.cli.console import Output
+from smash_export.compile import compile_bundle
+from smash_export.trtexec import ScriptSettings, graph_for_tensorrt, write_scripts
+from smash_export.verify import measure_parity
+
+BATCHES = (1, 8, 32)
+PRECISIONS = ("fp32", "fp16", "int8")
+NOT_HERE = "no machine with a GPU and TensorRT was at hand"
+
+
+class TorchSession(Session):
+    """The network in PyTorch: batch to the device, forward, logits back."""
+
+    def __init__(self, network: Any, device: str, half: bool) -> None:
+        import torch
+
+        self._torch, self._device = torch, device
+        self._type = torch.float16 if half else torch.float32
+        self._network = network
+        self.info = SessionInfo("torch", torch.__version__, "eager", device, 0, "fp16" if half else "fp32")
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        with self._torch.inference_mode():
+            logits = self._network(self._torch.from_numpy(batch).to(self._device, self._type))
+            return logits.float().cpu().numpy()
+
+
+def torch_sessions(bundle: Bundle, device: str) -> dict[str, Session]:
+    """Eager and compiled PyTorch in half precision, and eager in single."""
+    import torch
+
+    from search.network import FrozenNetwork
+
+    architecture, weights = bundle.architecture, bundle.weights()
+    if architecture is None or weights is None:
+        return {}  # an adopted file: there is no PyTorch network
+
+    def network(half: bool) -> Any:
+        found = FrozenNetwork(architecture, weights).eval().to(device)
+        return found.half() if half else found
+
+    return {
+        "torch eager fp32": TorchSession(network(False), device, False),
+        "torch eager fp16": TorchSession(network(True), device, True),
+        "torch.compile fp16": TorchSession(
+            torch.compile(network(True), mode="reduce-overhead"), device, True
+        ),
+    }
+
+
+def onnxruntime_sessions(
+    bundle: Bundle, provider: str, work: Path, problems: list[str]
+) -> dict[str, Session]:
+    """ONNX Runtime on a GPU provider at each precision; what does not open is noted."""
+    found: dict[str, Session] = {}
+    for precision in PRECISIONS:
+        folder = work / f"{provider}-{precision}"
+        folder.mkdir()
+        try:
+            onnx, _ = graph_for_tensorrt(bundle, precision, folder)
+            options = SessionOptions(provider=provider)
+            session = get_target("onnxruntime").open(onnx, bundle.signature, options)
+        except SmashError as error:
+            problems.append(f"ONNX Runtime {provider} {precision}: {error}")
+            continue
+        found[f"onnxruntime {provider} {precision}"] = session
+    return found
+
+
+def build_engines(path: Path, problems: list[str]) -> tuple[dict[str, Any], dict[str, Session]]:
+    """Each precision built twice, the second time with a warm timing cache, opened and held to its gates."""
+    facts: dict[str, Any] = {}
+    sessions: dict[str, Session] = {}
+    for precision in PRECISIONS:
+        try:
+            seconds = []
+            for _ in range(2):
+                begin = time.monotonic()
+                file = compile_bundle(path, "tensorrt", precision, {"batch": [1, 8, 32]})
+                seconds.append(time.monotonic() - begin)
+            begin = time.monotonic()
+            opened = Bundle.open(path)
+            session = get_target("tensorrt").open(file.folder / file.main, opened.signature, SessionOptions())
+            reload_seconds = time.monotonic() - begin
+        except SmashError as error:
+            problems.append(f"tensorrt {precision}: {error}")
+            continue
+        facts[precision] = {
+            "build_s": seconds[0],
+            "rebuild_s": seconds[1],
+            "reload_s": reload_seconds,
+            "layers": file.notes["layers"],
+            "parity": file.evidence["parity"],
+        }
+        sessions[f"tensorrt {precision}"] = session
+    return facts, sessions
+
+
+def refusals(path: Path) -> dict[str, bool]:
+    """Whether an engine of another TensorRT version, GPU or network is refused before TensorRT sees it."""
+    opened = Bundle.open(path)
+    file = next(file for file in opened.compiled if file.target == "tensorrt")
+    changes = {
+        "version": {"tensorrt": "9.9.9"},
+        "gpu": {"compute_capability": "5.0"},
+        "file": {"engine_sha256": "0"},
+    }
+    found = {}
+    for name, change in changes.items():
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(shutil.copytree(file.folder, Path(work) / "engine"))
+            sidecar = folder / f"{file.main}.json"
+            sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), **change}))
+            try:
+                get_target("tensorrt").open(folder / file.main, opened.signature, SessionOptions()).close()
+                found[name] = False
+            except SmashError as error:
+                found[name] = "smash-export compile" in str(error)
+    return found
+
+
+def run_trtexec(path: Path, program: str, problems: list[str]) -> dict[str, Any]:
+    """The bundle's own scripts: build, measure at each batch size, check every test image."""
+    number = _trtexec_major(program)
+    found: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        settings = ScriptSettings(release=number, batches=BATCHES, images=256)  # type: ignore[arg-type]
+        file, _ = write_scripts(Bundle.open(path), precision, settings)
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(shutil.copytree(file.folder, Path(work) / "scripts"))
+            for script in ("build_engine.sh", "bench_engine.sh", "check_engine.sh"):
+                done = subprocess.run(
+                    ["sh", folder / script],
+                    env={**os.environ, "TRTEXEC": program},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if done.returncode:
+                    problems.append(f"trtexec {precision} {script}: {done.stderr.strip()[-300:]}")
+                    break
+            else:
+                found[precision] = {
+                    "compute_p50_ms": {
+                        size: float(
+                            np.median(
+                                read_times((folder / f"bench_b{size}.times.json").read_text())["computeMs"]
+                            )
+                        )
+                        for size in BATCHES
+                    },
+                    "version": read_log((folder / "bench_b1.log").read_text()).version,
+                    "check": done.stdout.strip().splitlines()[-2:],
+                }
+    return found
+
+
+def _trtexec_major(program: str) -> str:
+    from deploy_targets.trtexec_results import read_log
+
+    version = read_log(
+        subprocess.run([program, "--help"], capture_output=True, text=True, check=False).stdout
+    ).version
+    return version.partition(".")[0] or "10"
+
+
+def goals_of(results: dict[str, Any], note: str = NOT_HERE) -> list[dict[str, Any]]:
+    """The goals, each met, missed or not measured."""
+
+    def value(*keys: Any) -> Any:
+        found: Any = results
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    goals: list[dict[str, Any]] = []
+
+    def goal(what: str, limit: float, number: float | None, unit: str = "") -> None:
+        met = None if number is None else number <= limit
+        shown = "" if number is None else round(number, 4)
+        goals.append(
+            {
+                "what": what,
+                "goal": f"<= {limit:g}{unit}",
+                "value": shown,
+                "met": met,
+                "note": note if met is None else "",
+            }
+        )
+
+    eager = value("latency", "1", "torch eager fp16", "p50_ms")
+    for precision, limit in (("fp16", 0.5), ("int8", 0.4)):
+        own = value("latency", "1", f"tensorrt {precision}", "p50_ms")
+        goal(
+            f"{precision} engine over torch eager fp16, batch 1",
+            limit,
+            own / eager if own and eager else None,
+        )
+    for precision, limit in (("fp16", 0.1), ("int8", 0.5)):
+        goal(
+            f"{precision} engine: accuracy lost",
+            limit,
+            value("engines", precision, "parity", "drop"),
+            " points",
+        )
+    own, trtexec = (
+        value("latency", "1", "tensorrt fp16", "p50_ms"),
+        value("trtexec", "fp16", "compute_p50_ms", 1),
+    )
+    goal(
+        "Python session over trtexec's GPU time, fp16, batch 1",
+        1.05,
+        own / trtexec if own and trtexec else None,
+    )
+    first, again = value("engines", "fp16", "build_s"), value("engines", "fp16", "rebuild_s")
+    goal(
+        "rebuild with a warm timing cache over the first build",
+        0.3,
+        again / first if first and again else None,
+    )
+    return goals
+
+
+def measure(bundle: Bundle, sessions: dict[str, Session], seconds: float) -> dict[str, Any]:
+    """Parity on all test images and latency by batch size, in turns."""
+    samples = bundle.samples()
+    found: dict[str, Any] = {"parity": {}, "latency": {}}
+    for name, session in sessions.items():
+        parity = measure_parity(session, samples, bundle.preprocessing, bundle.signature.batch)
+        found["parity"][name] = {
+            key: parity.to_json()[key] for key in ("agreement", "drop", "max_difference")
+        }
+    for size in BATCHES:
+        images = bundle.preprocessing.normalise(samples.images[np.arange(size) % len(samples)])
+        batch = np.ascontiguousarray(images, np.float32)
+        runs = {name: (session, batch) for name, session in sessions.items()}
+        measured = interleaved(runs, seconds=seconds) if runs else {}
+        found["latency"][str(size)] = {name: latency.to_json() for name, latency in measured.items()}
+    return found
+
+
+def here() -> dict[str, str]:
+    """Part -> "" where it can run here, else why not."""
+    parts: dict[str, Callable[[], str]] = {
+        "torch": _torch_cuda,
+        "onnxruntime cuda": lambda: _provider("CUDAExecutionProvider"),
+        "onnxruntime tensorrt": lambda: _provider("TensorrtExecutionProvider"),
+        "tensorrt": lambda: get_target("tensorrt").availability().reason,
+        "trtexec": lambda: "" if trtexec_program() else "not found; set TRTEXEC=/path/to/trtexec",
+    }
+    return {name: reason() for name, reason in parts.items()}
+
+
+def trtexec_program() -> str | None:
+    """Path of trtexec, from ``TRTEXEC``, the search path or where JetPack puts it."""
+    wanted = os.environ.get("TRTEXEC", "trtexec")
+    return shutil.which(wanted) or shutil.which("/usr/src/tensorrt/bin/trtexec")
+
+
+def _torch_cuda() -> str:
+    import torch
+
+    return "" if torch.cuda.is_available() else "PyTorch finds no CUDA device"
+
+
+def _provider(name: str) -> str:
+    import onnxruntime
+
+    return "" if name in onnxruntime.get_available_providers() else f"ONNX Runtime has no {name}"
+
+
+def make_bundle(folder: Path) -> Path:
+    """A network of the search's own space, trained on scikit-learn's digits for a few epochs."""
+    from search.architecture import BestFile
+    from search.data import load_dataset
+    from search.fitting import Recipe
+    from search.space import space_for
+    from smash_export.freeze import freeze, input_of
+
+    dataset = load_dataset("digits")
+    spec = input_of(dataset)
+    best = BestFile(space_for(spec).draw(0, 0), spec, tuple(dataset.classes), {})
+    return freeze(best, dataset, folder / "digits", recipe=Recipe(epochs=15)).bundle.path
+
+
+def run(source: Path | None, seconds: float, parts: dict[str, str]) -> dict[str, Any]:
+    """Every part that can run, on a copy of the bundle."""
+    problems: list[str] = []
+    results: dict[str, Any] = {"parts": parts, "problems": problems}
+    with tempfile.TemporaryDirectory(prefix="tensorrt-") as name:
+        work = Path(name)
+        path = Path(shutil.copytree(source, work / "bundle")) if source else make_bundle(work)
+        os.environ["XDG_CACHE_HOME"] = str(work / "cache")  # the first build must find no timings
+        bundle = Bundle.open(path)
+        sessions: dict[str, Session] = {}
+        if not parts["torch"]:
+            sessions |= torch_sessions(bundle, "cuda:0")
+        for provider in ("cuda", "tensorrt"):
+            if not parts[f"onnxruntime {provider}"]:
+                sessions |= onnxruntime_sessions(bundle, provider, work, problems)
+        if not parts["tensorrt"]:
+            results["engines"], engines = build_engines(path, problems)
+            sessions |= engines
+            if engines:
+                results["refusals"] = refusals(path)
+        results |= measure(bundle, sessions, seconds)
+        for session in sessions.values():
+            session.close()
+        program = trtexec_program()
+        if program:
+            results["trtexec"] = run_trtexec(path, program, problems)
+    return results
+
+
+def main() -> int:
+    """Run what can run here, print a table, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("bundle", nargs="?", type=Path)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each session at each batch size")
+    parser.add_argument("--plan", action="store_true", help="record the goals as not measured")
+    arguments = parser.parse_args()
+    if arguments.plan:
+        record("tensorrt", {"status": "not measured", "why": NOT_HERE}, goals_of({}))
+        return 0
+    parts = here()
+    if all(parts.values()):
+        print(f"nothing to measure: no GPU and no TensorRT here ({parts['tensorrt']})", file=sys.stderr)
+        return 3
+    begin = time.monotonic()
+    results = run(arguments.bundle, arguments.seconds, parts)
+    results["seconds"] = round(time.monotonic() - begin, 1)
+    for size, measured in results["latency"].items():
+        rows = [
+            [name, item["min_ms"], item["p50_ms"], item["p90_ms"], item["n"]]
+            for name, item in measured.items()
+        ]
+        Output().table(f"batch {size}", ["session", "min ms", "p50", "p90", "n"], rows)
+    for problem in results["problems"]:
+        print(problem, file=sys.stderr)
+    missing = ", ".join(f"{part}: {reason}" for part, reason in parts.items() if reason)
+    record("tensorrt", results, goals_of(results, missing or "not measured"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
