@@ -27,9 +27,16 @@ from smash_export.cli.console import Output, common_options
     help="For one inference. Default: one less than the cores, which is left for the network.",
 )
 @click.option("--device", help="cpu, cuda:0, ...")
-@click.option("--max-batch", type=click.IntRange(1), default=32, show_default=True, help="Images at once.")
 @click.option(
-    "--queue-size", type=click.IntRange(1), default=256, show_default=True, help="Images that may wait."
+    "--max-batch",
+    type=click.IntRange(1),
+    help="Images at once. Default: as many as still raise the throughput, measured when a model opens.",
+)
+@click.option(
+    "--queue-size",
+    type=click.IntRange(1),
+    help="Images that may wait. Default: 256 in a burst; under lasting overload as many as are answered "
+    "within a few times the time of one, measured.",
 )
 @click.option(
     "--queue-delay",
@@ -49,7 +56,18 @@ from smash_export.cli.console import Output, common_options
     "--max-body", type=click.FloatRange(0, min_open=True), default=32, show_default=True, help="MiB."
 )
 @click.option(
-    "--body-timeout", type=click.FloatRange(0, min_open=True), default=30, show_default=True, help="Seconds."
+    "--body-timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=30,
+    show_default=True,
+    help="Seconds for the headers, and again for the body.",
+)
+@click.option(
+    "--answer-timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=60,
+    show_default=True,
+    help="Seconds after which a request is given up, whatever holds it.",
 )
 @click.option(
     "--api-key-file",
@@ -91,12 +109,13 @@ def command(
     all_targets: bool,
     threads: int | None,
     device: str | None,
-    max_batch: int,
-    queue_size: int,
+    max_batch: int | None,
+    queue_size: int | None,
     queue_delay: float,
     queue_timeout: float,
     max_body: float,
     body_timeout: float,
+    answer_timeout: float,
     api_key_file: Path | None,
     tls_certificate: Path | None,
     tls_key: Path | None,
@@ -113,10 +132,10 @@ def command(
     """
     from dataclasses import replace
 
-    from smash_export.server.batching import BatchingSettings
     from smash_export.server.gate import Limits
     from smash_export.server.models import ModelSpec, variants
     from smash_export.server.run import Addresses, Settings, serve
+    from smash_export.server.sizing import Batching
 
     if not no_grpc and importlib.util.find_spec("grpc") is None:
         raise MissingRuntimeError(
@@ -132,8 +151,10 @@ def command(
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         api_key=_api_key(api_key_file),
-        batching=BatchingSettings(max_batch, queue_size, queue_delay / 1e3, queue_timeout / 1e3),
-        limits=Limits(body_bytes=round(max_body * 2**20), body_seconds=body_timeout),
+        batching=Batching(max_batch, queue_size, queue_delay / 1e3, queue_timeout / 1e3),
+        limits=Limits(
+            body_bytes=round(max_body * 2**20), body_seconds=body_timeout, answer_seconds=answer_timeout
+        ),
         threads=threads or max(1, len(os.sched_getaffinity(0)) - 1),
         device=device,
         drain_delay=drain_delay,

@@ -31,7 +31,6 @@ from smash_export import __version__
 from smash_export.server import protocol
 from smash_export.server.batching import BusyError, LoopJob
 from smash_export.server.gate import (
-    App,
     Bodies,
     Gate,
     HttpError,
@@ -78,7 +77,7 @@ def build_app(
     api_key: str | None = None,
     log_requests: bool = False,
     administration: bool = True,
-) -> App:
+) -> Gate:
     """The ASGI application.
 
     Args:
@@ -90,9 +89,10 @@ def build_app(
         log_requests: log successful requests too.
         administration: whether loading and unloading over HTTP is allowed.
     """
-    state = state or State()
-    server = _Server(repository, metrics, state, limits or Limits(), administration)
-    return Gate(Router(server.routes()), state, metrics, api_key, log_requests)
+    state, limits = state or State(), limits or Limits()
+    bodies = Bodies(limits, state)
+    server = _Server(repository, metrics, state, limits, bodies, administration)
+    return Gate(Router(server.routes()), state, metrics, limits, bodies, api_key, log_requests)
 
 
 class _Endpoint:
@@ -114,6 +114,7 @@ class _Server:
         metrics: Metrics,
         state: State,
         limits: Limits,
+        bodies: Bodies,
         administration: bool,
     ) -> None:
         self._repository = repository
@@ -121,7 +122,7 @@ class _Server:
         self._state = state
         self._limits = limits
         self._administration = administration
-        self._bodies = Bodies(limits, state)
+        self._bodies = bodies
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
         self._decoding = 0
         folder = resources.files("smash_export.server") / "static"

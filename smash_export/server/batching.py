@@ -3,6 +3,10 @@
 No request waits for company unless ``delay`` says so: on an idle server a request runs at once, on a
 busy one the batch grows by itself. The queue is bounded in images and in time, so an overloaded server
 says so at once instead of answering late.
+
+Two bounds, after the "controlled delay" of B. Maurer, "Fail at Scale" (ACM Queue 13/8, 2015): a burst may
+fill the whole queue, as it is worked off soon; but once the worker has not been idle for a while, more comes
+than it can take, and then only as much may wait as is answered quickly.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ import numpy as np
 
 from smash_base.errors import SmashError
 
+BURST_SECONDS = 0.1  # busy for longer than this is no burst any more
+
 
 class BusyError(SmashError):
     """The queue is full or the request waited too long; HTTP 503, gRPC UNAVAILABLE. Try again."""
@@ -29,13 +35,16 @@ class BatchingSettings:
 
     Attributes:
         max_batch: images that run at once, at most.
-        queue_size: images that may wait; more are refused.
+        queue_size: images that may wait; more are refused. Also the most images of one request.
+        standing: images that may wait once the worker has been busy for ``BURST_SECONDS``; None for
+            ``queue_size``. One request of any size may wait alone.
         delay: seconds to wait for company. 0 runs what is there.
         timeout: seconds that a request may wait before it is refused instead of run.
     """
 
     max_batch: int = 32
     queue_size: int = 256
+    standing: int | None = None
     delay: float = 0.0
     timeout: float = 10.0
 
@@ -68,6 +77,32 @@ class Job:
             raise self.error
         assert self.logits is not None
         return self.logits
+
+
+class CallbackJob(Job):
+    """A job whose answer an event loop takes by a call; no task, no future.
+
+    Args:
+        tensor: float32 [B, *input_shape].
+        loop: where ``done`` is called.
+        done: takes the job once it ran or failed.
+    """
+
+    __slots__ = ("_call", "loop")
+
+    def __init__(
+        self,
+        tensor: np.ndarray,
+        loop: asyncio.AbstractEventLoop,
+        done: Callable[[CallbackJob], None],
+    ) -> None:
+        super().__init__(tensor)
+        self.loop = loop
+        self._call = done
+
+    def done(self) -> None:
+        """Called in the loop."""
+        self._call(self)
 
 
 class LoopJob(Job):
@@ -147,6 +182,7 @@ class Batcher:
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._waiting = 0
+        self._idle = time.perf_counter()  # when the worker last found nothing to do
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"batch-{name}", daemon=True)
         self._thread.start()
@@ -159,7 +195,13 @@ class Batcher:
     @property
     def full(self) -> bool:
         """Whether the next image would be refused; lets a server refuse before it reads a body."""
-        return self._waiting >= self.settings.queue_size
+        return bool(self._waiting) and self._waiting >= self._bound(time.perf_counter())
+
+    def _bound(self, now: float) -> int:
+        settings = self.settings
+        if settings.standing is None or now - self._idle < BURST_SECONDS:
+            return settings.queue_size
+        return settings.standing
 
     def submit(self, job: Job) -> None:
         """Put a job into the queue.
@@ -172,7 +214,8 @@ class Batcher:
         with self._lock:
             if self._closed:
                 raise BusyError("this model is being closed", hint="Try again.")
-            if self._waiting + count > self.settings.queue_size:
+            bound = self._bound(job.entered) if self._waiting else self.settings.queue_size
+            if self._waiting + count > bound:
                 raise self.refusal()
             self._waiting += count
             self._queue.put(job)
@@ -181,7 +224,7 @@ class Batcher:
         """The error of a full queue."""
         return BusyError(
             "too many requests are waiting",
-            expected=f"at most {self.settings.queue_size} images in the queue",
+            expected=f"at most {self._bound(time.perf_counter())} images in the queue",
             hint="Try again in a moment.",
         )
 
@@ -197,6 +240,8 @@ class Batcher:
     def _work(self) -> None:
         held: Job | None = None
         while True:
+            if held is None and not self._waiting:
+                self._idle = time.perf_counter()
             job = held or self._queue.get()
             held = None
             if job is None:
@@ -278,9 +323,9 @@ class Batcher:
 
 def _deliver(jobs: list[Job]) -> None:
     """Wake those that wait; a loop is woken once for all its jobs."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[LoopJob]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[CallbackJob | LoopJob]] = {}
     for job in jobs:
-        if isinstance(job, LoopJob):
+        if isinstance(job, CallbackJob | LoopJob):
             by_loop.setdefault(job.loop, []).append(job)
         elif isinstance(job, ThreadJob):
             job.done()
@@ -291,6 +336,6 @@ def _deliver(jobs: list[Job]) -> None:
             continue
 
 
-def _done(jobs: list[LoopJob]) -> None:
+def _done(jobs: list[CallbackJob | LoopJob]) -> None:
     for job in jobs:
         job.done()

@@ -1,8 +1,8 @@
 """What every HTTP request passes: request id, API key, origin, errors as sentences, counts, logs.
 
-A plain ASGI application around the router, so that the path of an inference stays short. Bodies are read
-here too: under a limit in bytes (413) and in time (408), and with a bound on all bodies together (503),
-so that many slow or large senders cannot fill the memory.
+A plain ASGI application around the router, whose parts :mod:`http` uses for inferences. Bodies are read here
+too: under a limit in bytes (413) and in time (408), and with a bound on all bodies together (503), so that
+many slow or large senders cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 
 from smash_base.errors import SmashError
 from smash_export.server.batching import BusyError
-from smash_export.server.logs import REQUEST_ID, log
+from smash_export.server.logs import LOGGER, REQUEST_ID, log
 from smash_export.server.metrics import Metrics
 from smash_export.server.models import UnknownModelError
 
@@ -45,7 +45,7 @@ class Limits:
     Attributes:
         body_bytes: of one body.
         all_bodies_bytes: of all bodies being read or worked on.
-        body_seconds: to send a body.
+        body_seconds: to send the headers, and again to send the body.
         answer_seconds: to answer once the body is there.
     """
 
@@ -81,38 +81,103 @@ class HttpError(Exception):
 
 
 class Gate:
-    """See the head of this module."""
+    """See the head of this module.
+
+    Args:
+        app: answers what passes.
+        state, metrics, limits: of the server.
+        api_key: what clients must show; None asks for nothing.
+        log_requests: log successful requests too.
+    """
 
     def __init__(
-        self, app: App, state: State, metrics: Metrics, api_key: str | None, log_requests: bool
+        self,
+        app: App,
+        state: State,
+        metrics: Metrics,
+        limits: Limits,
+        bodies: Bodies,
+        api_key: str | None,
+        log_requests: bool,
     ) -> None:
+        self.state = state
+        self.metrics = metrics
+        self.limits = limits
+        self.bodies = bodies
         self._app = app
-        self._state = state
-        self._metrics = metrics
         self._key = api_key.encode() if api_key else None
         self._log_requests = log_requests
-        self._prefix = os.urandom(4).hex()
+        self._prefix = os.urandom(4).hex().encode()
         self._numbers = itertools.count(1)
+        self._busy_answers = 0
+        self._busy_logged = 0.0
+
+    def identity(self, headers: dict[bytes, bytes]) -> bytes:
+        """The id of a request: the client's, if it can stand in a header and a log, or a new one."""
+        given = headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given
+        return b"%s-%d" % (self._prefix, next(self._numbers))
+
+    def check(self, path: str, method: str, headers: dict[bytes, bytes]) -> None:
+        """Refuse requests without the key and those that another site's page makes.
+
+        Raises:
+            HttpError: 401, 403.
+        """
+        if self._key is not None and not (path in _OPEN_TO_ALL or path.startswith("/static/")):
+            given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+            if not hmac.compare_digest(given, self._key):
+                raise HttpError(
+                    401,
+                    "this server needs an API key, in the header Authorization: Bearer KEY or X-API-Key",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+        if method == "POST":
+            _check_origin(headers)
+
+    def report(self, error: Exception, failure: HttpError, identity: bytes) -> None:
+        """Log what is the server's own fault."""
+        if failure.status == 500:
+            log(
+                logging.ERROR,
+                "internal error",
+                kind=type(error).__name__,
+                error=str(error)[:500],
+                request_id=identity.decode(),
+            )
+            logging.getLogger(LOGGER).debug("internal error", exc_info=error)
+
+    def count(self, route: str, method: str, path: str, status: int, seconds: float, identity: bytes) -> None:
+        """Count and log one answer. Of 503s there can be thousands in a second: one line tells of all."""
+        self.metrics.answered("http", route, status, seconds)
+        if status == 503:
+            self._busy_answers += 1
+            now = time.monotonic()
+            if now - self._busy_logged >= 1:
+                log(logging.INFO, "busy", refused=self._busy_answers, path=path[:200])
+                self._busy_answers, self._busy_logged = 0, now
+        elif status >= 400 or self._log_requests:
+            log(
+                logging.WARNING if status >= 400 else logging.INFO,
+                "request",
+                method=method,
+                path=path[:200],
+                status=status,
+                milliseconds=round(seconds * 1e3, 3),
+                request_id=identity.decode(),
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         started = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        identity = (
-            given
-            if _REQUEST_ID.fullmatch(given)
-            else b"%s-%d"
-            % (
-                self._prefix.encode(),
-                next(self._numbers),
-            )
-        )
+        identity = self.identity(headers)
         token = REQUEST_ID.set(identity.decode())
         scope["app"] = self  # makes starlette raise for 404 and 405 instead of answering in its words
         scope["smash.headers"] = headers
-        state = self._state
+        state = self.state
         status = 0
 
         async def answer(message: Message) -> None:
@@ -127,56 +192,21 @@ class Gate:
 
         state.active += 1
         try:
-            await self._guarded(scope, receive, answer, headers)
+            self.check(scope["path"], scope["method"], headers)
+            await self._app(scope, receive, answer)
+        except Disconnected:
+            pass
+        except Exception as error:  # noqa: BLE001 - the one place where errors become answers
+            failure = to_http(error)
+            self.report(error, failure, identity)
+            if not status:
+                await respond_json(answer, {"error": str(failure)}, failure.status, failure.headers.items())
         finally:
             state.active -= 1
-            seconds = time.perf_counter() - started
             route = scope.get("smash.route", "other")
-            self._metrics.answered("http", route, status or 499, seconds)
-            if self._log_requests or status >= 400:
-                log(
-                    logging.WARNING if status >= 400 and status != 503 else logging.INFO,
-                    "request",
-                    method=scope["method"],
-                    path=scope["path"][:200],
-                    status=status or 499,
-                    milliseconds=round(seconds * 1e3, 3),
-                )
+            seconds = time.perf_counter() - started
+            self.count(route, scope["method"], scope["path"], status or 499, seconds, identity)
             REQUEST_ID.reset(token)
-
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes]) -> None:
-        started = False
-
-        async def tracked(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            self._check_key(scope["path"], headers)
-            if scope["method"] == "POST":
-                _check_origin(headers)
-            await self._app(scope, receive, tracked)
-        except Disconnected:
-            return
-        except Exception as error:  # the one place where errors become answers
-            failure = to_http(error)
-            if failure.status == 500:
-                log(logging.ERROR, "internal error", kind=type(error).__name__, error=str(error)[:500])
-                logging.getLogger("smash_export.server").debug("internal error", exc_info=error)
-            if not started:
-                await respond_json(send, {"error": str(failure)}, failure.status, failure.headers.items())
-
-    def _check_key(self, path: str, headers: dict[bytes, bytes]) -> None:
-        if self._key is None or path in _OPEN_TO_ALL or path.startswith("/static/"):
-            return
-        given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-        if not hmac.compare_digest(given, self._key):
-            raise HttpError(
-                401,
-                "this server needs an API key, in the header Authorization: Bearer KEY or X-API-Key",
-                {"WWW-Authenticate": "Bearer"},
-            )
 
 
 class Disconnected(Exception):
@@ -223,17 +253,17 @@ class Bodies:
             raise HttpError(415, "compressed bodies are not taken; send the bytes as they are")
         limit = self._limits.body_bytes
         claimed = headers.get(b"content-length")
-        if claimed is not None and (not claimed.isdigit() or len(claimed) > 18 or int(claimed) > limit):
-            raise self._too_large()
+        if claimed is not None:
+            self.check_claim(claimed)
         message = await self._first(receive)
         body = message.get("body", b"")
         if not message.get("more_body"):
             if len(body) > limit:
                 raise self._too_large()
-            self._reserve(len(body))
+            self.reserve(len(body))
             return body
         chunks, total = [body], len(body)
-        self._reserve(total)
+        self.reserve(total)
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 while message.get("more_body"):
@@ -243,15 +273,24 @@ class Bodies:
                     chunk = message.get("body", b"")
                     if total + len(chunk) > limit:
                         raise self._too_large()
-                    self._reserve(len(chunk))
+                    self.reserve(len(chunk))
                     total += len(chunk)
                     chunks.append(chunk)
         except BaseException as error:
             self.release(total)
             if isinstance(error, TimeoutError):
-                raise self._too_slow() from None
+                raise self.too_slow() from None
             raise
         return b"".join(chunks)
+
+    def check_claim(self, claimed: bytes) -> None:
+        """Refuse a Content-Length that is none or too large, before the body comes.
+
+        Raises:
+            HttpError: 413.
+        """
+        if not claimed.isdigit() or len(claimed) > 18 or int(claimed) > self._limits.body_bytes:
+            raise self._too_large()
 
     def release(self, size: int) -> None:
         """The body is no longer in use."""
@@ -262,12 +301,17 @@ class Bodies:
             async with asyncio.timeout(self._limits.body_seconds):
                 message = await receive()
         except TimeoutError:
-            raise self._too_slow() from None
+            raise self.too_slow() from None
         if message["type"] == "http.disconnect":
             raise Disconnected
         return message
 
-    def _reserve(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
+        """Count bytes of a body until :meth:`release`.
+
+        Raises:
+            BusyError: all bodies together are too large.
+        """
         if self._state.body_bytes + size > self._limits.all_bodies_bytes:
             raise BusyError("too many large requests at once", hint="Try again in a moment.")
         self._state.body_bytes += size
@@ -277,13 +321,20 @@ class Bodies:
             413, f"the body is too large; expected at most {self._limits.body_bytes} bytes", _CLOSE
         )
 
-    def _too_slow(self) -> HttpError:
+    def too_slow(self, what: str = "the body") -> HttpError:
+        """The 408."""
         return HttpError(
-            408, f"the body came too slowly; expected within {self._limits.body_seconds:g} s", _CLOSE
+            408, f"{what} came too slowly; expected within {self._limits.body_seconds:g} s", _CLOSE
         )
 
 
 _CLOSE = {"Connection": "close"}
+
+
+def encode_error(failure: HttpError) -> tuple[bytes, bytes]:
+    """Body and header lines of an error's answer, for those who write to the connection themselves."""
+    lines = "".join(f"{name.lower()}: {text}\r\n" for name, text in failure.headers.items())
+    return json.dumps({"error": str(failure)}).encode(), lines.encode("latin-1")
 
 
 async def respond(

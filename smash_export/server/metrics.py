@@ -1,91 +1,133 @@
 """Prometheus metrics of the server: requests, errors, queues, batch sizes, latencies.
 
-One registry per server, none of it global, so that several servers in a process do not mix.
+Counted in plain numbers and turned into Prometheus' families only when they are asked for: a request
+costs one lock and a few additions. One registry per server, none of it global, so that several servers
+in a process do not mix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from smash_export.server.batching import Job
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_PREFIX = "smash_export"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+
+class _Counter:
+    """Numbers that grow, by label values."""
+
+    def __init__(self, name: str, help_text: str, labels: tuple[str, ...]) -> None:
+        self.name, self.help_text, self.labels = name, help_text, labels
+        self.values: dict[tuple[str, ...], float] = {}
+
+    def add(self, key: tuple[str, ...], value: float = 1) -> None:
+        self.values[key] = self.values.get(key, 0) + value
+
+    def family(self) -> Metric:
+        family = CounterMetricFamily(f"{_PREFIX}_{self.name}", self.help_text, labels=self.labels)
+        for key, value in self.values.items():
+            family.add_metric(key, value)
+        return family
+
+
+class _Histogram:
+    """Distributions by label values: how many fell into each bucket, and their sum."""
+
+    def __init__(self, name: str, help_text: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> None:
+        self.name, self.help_text, self.labels, self.bounds = name, help_text, labels, bounds
+        self.values: dict[tuple[str, ...], list[float]] = {}
+
+    def add(self, key: tuple[str, ...], value: float) -> None:
+        row = self.values.get(key)
+        if row is None:
+            row = self.values[key] = [0.0] * (len(self.bounds) + 2)  # buckets, +Inf, sum
+        row[bisect_left(self.bounds, value)] += 1
+        row[-1] += value
+
+    def family(self) -> Metric:
+        family = HistogramMetricFamily(f"{_PREFIX}_{self.name}", self.help_text, labels=self.labels)
+        for key, row in self.values.items():
+            total, buckets = 0.0, []
+            for bound, count in zip((*map(str, self.bounds), "+Inf"), row[:-1], strict=True):
+                total += count
+                buckets.append((bound, total))
+            family.add_metric(key, buckets, row[-1])
+        return family
 
 
 class Metrics:
-    """Every metric, and children for the hot path."""
+    """Every metric."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        prefix = "smash_export"
-        self._requests = Counter(
-            f"{prefix}_requests", "Answered requests.", ["protocol", "route", "code"], registry=registry
+        self._lock = threading.Lock()
+        answers, model = ("protocol", "route", "code"), ("model", "version")
+        self._requests = _Counter("requests", "Answered requests.", answers)
+        self._seconds = _Histogram(
+            "request_seconds", "Time from the request to the answer.", answers[:2], _SECONDS
         )
-        self._seconds = Histogram(
-            f"{prefix}_request_seconds",
-            "Time from the first byte to the answer.",
-            ["protocol", "route"],
-            buckets=_SECONDS,
-            registry=registry,
+        self._images = _Counter("images", "Images that ran.", model)
+        self._failures = _Counter("run_errors", "Requests a run failed.", model)
+        self._batch = _Histogram("batch_images", "Images per run.", model, _SIZES)
+        self._run = _Histogram("run_seconds", "Time of a run.", model, _SECONDS)
+        self._queue_time = _Histogram("queue_seconds", "Time in the queue.", model, _SECONDS)
+        self._loads = _Counter("model_loads", "Loads of a model.", ("model", "result"))
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._queue = Gauge(f"{_PREFIX}_queue_images", "Images waiting now.", model, registry=self._registry)
+        self._registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        own: Iterable[_Counter | _Histogram] = (
+            self._requests,
+            self._seconds,
+            self._images,
+            self._failures,
+            self._batch,
+            self._run,
+            self._queue_time,
+            self._loads,
         )
-        labels = ["model", "version"]
-        self._images = Counter(f"{prefix}_images", "Images that ran.", labels, registry=registry)
-        self._failures = Counter(f"{prefix}_run_errors", "Requests a run failed.", labels, registry=registry)
-        self._batch = Histogram(
-            f"{prefix}_batch_images", "Images per run.", labels, buckets=_SIZES, registry=registry
-        )
-        self._run = Histogram(
-            f"{prefix}_run_seconds", "Time of a run.", labels, buckets=_SECONDS, registry=registry
-        )
-        self._queue_time = Histogram(
-            f"{prefix}_queue_seconds", "Time in the queue.", labels, buckets=_SECONDS, registry=registry
-        )
-        self._queue = Gauge(f"{prefix}_queue_images", "Images waiting now.", labels, registry=registry)
-        self._exchanges = Counter(
-            f"{prefix}_model_loads", "Loads of a model.", ["model", "result"], registry=registry
-        )
-        self._counters: dict[tuple[str, str, int | str], Counter] = {}
-        self._histograms: dict[tuple[str, str], Histogram] = {}
+        with self._lock:
+            families = [metric.family() for metric in own]
+        yield from families
 
     def answered(self, protocol: str, route: str, code: int | str, seconds: float) -> None:
         """Count one answer. ``route`` is a template, never what a client sent."""
-        counter = self._counters.get((protocol, route, code))
-        if counter is None:
-            counter = self._counters[protocol, route, code] = self._requests.labels(protocol, route, code)
-        counter.inc()
-        histogram = self._histograms.get((protocol, route))
-        if histogram is None:
-            histogram = self._histograms[protocol, route] = self._seconds.labels(protocol, route)
-        histogram.observe(seconds)
+        with self._lock:
+            self._requests.add((protocol, route, str(code)))
+            self._seconds.add((protocol, route), seconds)
 
     def loaded(self, model: str, result: str) -> None:
         """Count a load: "done" or "refused"."""
-        self._exchanges.labels(model, result).inc()
+        with self._lock:
+            self._loads.add((model, result))
 
     def observer(self, model: str, version: str) -> Callable[[list[Job]], None]:
         """What a model's batcher reports its runs to."""
-        images = self._images.labels(model, version)
-        failures = self._failures.labels(model, version)
-        batch = self._batch.labels(model, version)
-        run = self._run.labels(model, version)
-        queue_time = self._queue_time.labels(model, version)
+        key = (model, version)
 
         def observe(jobs: list[Job]) -> None:
-            for job in jobs:
-                queue_time.observe(job.waited)
             first = jobs[0]
-            if first.error is not None:
-                failures.inc(len(jobs))
-                return
-            images.inc(first.batch)
-            batch.observe(first.batch)
-            run.observe(first.ran)
+            with self._lock:
+                for job in jobs:
+                    self._queue_time.add(key, job.waited)
+                if first.error is not None:
+                    self._failures.add(key, len(jobs))
+                    return
+                self._images.add(key, first.batch)
+                self._batch.add(key, first.batch)
+                self._run.add(key, first.ran)
 
         return observe
 

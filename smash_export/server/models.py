@@ -14,7 +14,7 @@ import contextlib
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ from smash_base.errors import InvalidInputError, SmashError, UsageError, Verific
 from smash_export import manifest as layout
 from smash_export.bundle import Bundle
 from smash_export.classifier import Classifier, load
-from smash_export.server.batching import Batcher, BatchingSettings
+from smash_export.server.batching import Batcher
+from smash_export.server.logs import log
 from smash_export.server.metrics import Metrics
+from smash_export.server.sizing import Batching, Sizes, choose_sizes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
@@ -84,14 +86,22 @@ class Model:
         spec: what it was opened for.
         classifier: runs it.
         batcher: queue and worker.
+        sizes: of its batches and its queue, and why.
     """
 
     def __init__(
-        self, spec: ModelSpec, classifier: Classifier, batcher: Batcher, digest: str, card: str
+        self,
+        spec: ModelSpec,
+        classifier: Classifier,
+        batcher: Batcher,
+        sizes: Sizes,
+        digest: str,
+        card: str,
     ) -> None:
         self.spec = spec
         self.classifier = classifier
         self.batcher = batcher
+        self.sizes = sizes
         self.digest = digest
         self.card = card
         self.signature = classifier.bundle.signature
@@ -143,6 +153,7 @@ class Model:
             "takes_files": preprocessing.depth is None and preprocessing.channels in (1, 3),
             "preprocessing": preprocessing.to_json(),
             "max_images": self.max_images,
+            "batching": self.sizes.describe(),
             "changed_on_disk": self.changed_on_disk(),
         }
 
@@ -175,9 +186,9 @@ class Model:
 
 
 def open_model(
-    spec: ModelSpec, settings: BatchingSettings, metrics: Metrics, threads: int | None, device: str | None
+    spec: ModelSpec, batching: Batching, metrics: Metrics, threads: int | None, device: str | None
 ) -> Model:
-    """Open a bundle, run its samples, start its queue.
+    """Open a bundle, run its samples, measure its batches, start its queue.
 
     Raises:
         InvalidInputError: the bundle is damaged.
@@ -188,23 +199,26 @@ def open_model(
     bundle = Bundle.open(spec.path)
     classifier = load(bundle, target=spec.target, precision=spec.precision, threads=threads, device=device)
     try:
-        _warm_up(classifier)
+        image = _warm_up(classifier)
+        sizes = choose_sizes(classifier.logits, image, bundle.signature.batch[2], batching)
         card = (bundle.path / layout.CARD).read_text(encoding="utf-8")
     except BaseException:
         classifier.close()
         raise
     batcher = Batcher(
         classifier.logits,
-        replace(settings, max_batch=min(settings.max_batch, bundle.signature.batch[2])),
+        sizes.settings,
         name=f"{spec.name}-{spec.version}",
         observe=metrics.observer(spec.name, spec.version),
     )
     metrics.watch_queue(spec.name, spec.version, lambda: batcher.waiting)
-    return Model(spec, classifier, batcher, digest, card)
+    log(20, "model opened", model=spec.name, version=spec.version, **sizes.describe())
+    return Model(spec, classifier, batcher, sizes, digest, card)
 
 
-def _warm_up(classifier: Classifier) -> None:
-    """The first run of a runtime is slow; let it be one whose answer is known."""
+def _warm_up(classifier: Classifier) -> np.ndarray:
+    """The first run of a runtime is slow; let it be one whose answer is known. Returns one image,
+    float32 [1, *input_shape]."""
     samples = classifier.bundle.samples()
     count = min(len(samples), _WARM_SAMPLES)
     tensor = classifier.preprocessing.normalise(samples.images[:count])
@@ -218,6 +232,8 @@ def _warm_up(classifier: Classifier) -> None:
             received=f"{agreement:.0%}",
             hint=f"Check it: smash-export verify {classifier.bundle.path}",
         )
+    first: np.ndarray = tensor[:1]
+    return first
 
 
 class Repository:
@@ -225,7 +241,7 @@ class Repository:
 
     Args:
         specs: what to serve. All are opened by :meth:`load_all`.
-        settings: of every queue; ``max_batch`` is limited to what the file takes.
+        batching: of every queue; ``max_batch`` is limited to what the file takes.
         metrics: where runs and loads are counted.
         threads, device: as :func:`smash_export.classifier.load`.
     """
@@ -233,7 +249,7 @@ class Repository:
     def __init__(
         self,
         specs: list[ModelSpec],
-        settings: BatchingSettings,
+        batching: Batching,
         metrics: Metrics,
         threads: int | None = None,
         device: str | None = None,
@@ -248,10 +264,10 @@ class Repository:
                     hint=f"Name them: {spec.name}:1=PATH {spec.name}:2=PATH, or other names.",
                 )
             versions[spec.version] = spec
-        self._settings = settings
+        self._batching = batching
         self._metrics = metrics
         self._threads, self._device = threads, device
-        self._models: dict[str, dict[str, Model]] = {}
+        self._models: dict[str, dict[str, Model]] = {}  # versions newest first
         self._lock = threading.Lock()
         self._loading = threading.Lock()  # one load at a time: each needs memory and cores
 
@@ -273,7 +289,7 @@ class Repository:
             try:
                 for version, spec in specs.items():
                     opened[version] = open_model(
-                        spec, self._settings, self._metrics, self._threads, self._device
+                        spec, self._batching, self._metrics, self._threads, self._device
                     )
             except SmashError:
                 self._metrics.loaded(name, "refused")
@@ -297,7 +313,8 @@ class Repository:
     def _exchange(self, name: str, opened: dict[str, Model]) -> None:
         with self._lock:
             old = self._models.get(name, {})
-            self._models[name] = opened
+            newest_first = sorted(opened, key=int, reverse=True)
+            self._models[name] = {version: opened[version] for version in newest_first}
         for model in old.values():
             model.leave()
 
@@ -319,7 +336,7 @@ class Repository:
         with self._lock:  # under the lock no exchange can close it between the look-up and the count
             versions = self._models.get(name)
             if versions:
-                model = versions.get(version) if version else versions[max(versions, key=int)]
+                model = versions.get(version) if version else next(iter(versions.values()))
                 if model is not None and model.take():
                     return model
         raise self._unknown(name, version)
@@ -359,11 +376,7 @@ class Repository:
     def describe(self) -> list[dict[str, Any]]:
         """Every open model for the page, the newest version of each first."""
         with self._lock:
-            models = [
-                versions[version]
-                for versions in self._models.values()
-                for version in sorted(versions, key=int, reverse=True)
-            ]
+            models = [model for versions in self._models.values() for model in versions.values()]
         return [model.describe() for model in models]
 
     def _known(self, name: str) -> dict[str, ModelSpec]:
@@ -392,16 +405,6 @@ def variants(spec: ModelSpec) -> list[ModelSpec]:
             name = f"{spec.name}.{file.target}-{file.precision}"
             found.append(ModelSpec(name, spec.version, spec.path, file.target, file.precision, spec.name))
     return found
-
-
-def check_batching(settings: BatchingSettings) -> None:
-    """Refuse limits that contradict each other."""
-    if settings.max_batch > settings.queue_size:
-        raise UsageError(
-            "the queue is smaller than a batch",
-            expected=f"--queue-size of at least {settings.max_batch}",
-            received=settings.queue_size,
-        )
 
 
 def require_files(model: Model) -> None:

@@ -13,13 +13,14 @@ there before anything is allocated from what a client claims.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,33 +89,52 @@ def parse_infer(
                 received=header_length,
             )
         text, raw = body[: int(header_length)], memoryview(body)[int(header_length) :]
-    request = parse_object(text, "the request")
-    inputs = _list(request, "inputs", 1)
-    entry = inputs[0]
-    name = entry.get("name")
-    if name != signature.input_name:
-        raise InvalidInputError("unknown input", expected=repr(signature.input_name), received=repr(name))
-    shape = check_shape(entry.get("datatype"), entry.get("shape"), signature, max_images)
-    parameters = _object(entry, "parameters")
-    size = parameters.get("binary_data_size")
-    if size is None:
+    read = _head if len(text) > _REMEMBERED_BYTES else _remembered_head
+    head = read(text, signature, max_images)
+    if head.size is None:
         if len(raw):
             raise InvalidInputError(
                 f"{len(raw)} bytes follow the JSON and no input claims them",
                 expected="the parameter binary_data_size in the input",
             )
-        tensor = _from_json(entry.get("data"), shape)
+        tensor = _from_json(head.data, head.shape)
     else:
-        if "data" in entry:
-            raise InvalidInputError("an input has both data and binary_data_size", expected="one of them")
-        if type(size) is not int or size != len(raw):
+        if type(head.size) is not int or head.size != len(raw):
             raise InvalidInputError(
                 "parameter binary_data_size",
                 expected=f"{len(raw)}, the bytes that follow the JSON",
-                received=repr(size),
+                received=repr(head.size),
             )
-        tensor = from_raw(raw, shape)
-    return InferRequest(check_finite(tensor), _id(request), _outputs(request, signature))
+        tensor = from_raw(raw, head.shape)
+    return InferRequest(check_finite(tensor), head.id, head.outputs)
+
+
+class _Head(NamedTuple):
+    """The JSON of a request, checked as far as that goes without the raw tensor."""
+
+    shape: tuple[int, ...]
+    size: Any
+    data: Any
+    id: str
+    outputs: tuple[Wanted, ...]
+
+
+def _head(text: bytes, signature: ModelSignature, max_images: int) -> _Head:
+    request = parse_object(text, "the request")
+    entry = _list(request, "inputs", 1)[0]
+    name = entry.get("name")
+    if name != signature.input_name:
+        raise InvalidInputError("unknown input", expected=repr(signature.input_name), received=repr(name))
+    shape = check_shape(entry.get("datatype"), entry.get("shape"), signature, max_images)
+    size = _object(entry, "parameters").get("binary_data_size")
+    if size is not None and "data" in entry:
+        raise InvalidInputError("an input has both data and binary_data_size", expected="one of them")
+    return _Head(shape, size, entry.get("data"), _id(request), _outputs(request, signature))
+
+
+# A client sends the same short JSON before each of its binary tensors; it need not be parsed every time.
+_REMEMBERED_BYTES = 1024
+_remembered_head = functools.lru_cache(256)(_head)
 
 
 def encode_infer(
@@ -127,31 +147,51 @@ def encode_infer(
     version: str,
 ) -> tuple[bytes, int | None]:
     """The body of the answer, and the length of its JSON when raw tensors follow it."""
+    if not request.id and all(wanted.binary and not wanted.classes for wanted in request.outputs):
+        text = _logits_head(request.outputs, logits.shape, output_name, model, version)
+        return b"".join([text, *[little_endian(logits)] * len(request.outputs)]), len(text)
     outputs: list[dict[str, Any]] = []
     chunks: list[bytes] = []
     for wanted in request.outputs:
-        entry: dict[str, Any] = {"name": output_name}
+        flat: list[Any] = []
         if wanted.classes:
             texts = classify(logits, labels, wanted.classes)
-            entry["datatype"], entry["shape"] = "BYTES", [len(texts), len(texts[0])]
             flat = [text for row in texts for text in row]
             raw = bytes_tensor(flat) if wanted.binary else b""
+            entry = _output(output_name, "BYTES", (len(texts), len(texts[0])))
         else:
-            flat = []
-            entry["datatype"], entry["shape"] = DATATYPE, list(logits.shape)
             raw = little_endian(logits) if wanted.binary else b""
+            entry = _output(output_name, DATATYPE, logits.shape)
         if wanted.binary:
             entry["parameters"] = {"binary_data_size": len(raw)}
             chunks.append(raw)
         else:
             entry["data"] = flat if wanted.classes else logits.ravel().tolist()
         outputs.append(entry)
-    answer: dict[str, Any] = {"model_name": model, "model_version": version}
-    if request.id:
-        answer["id"] = request.id
-    answer["outputs"] = outputs
-    text = _ENCODER.encode(answer).encode()
+    text = _answer_head(outputs, model, version, request.id)
     return b"".join([text, *chunks]), (len(text) if chunks else None)
+
+
+def _output(name: str, datatype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": list(shape)}
+
+
+def _answer_head(outputs: list[dict[str, Any]], model: str, version: str, identity: str) -> bytes:
+    answer: dict[str, Any] = {"model_name": model, "model_version": version}
+    if identity:
+        answer["id"] = identity
+    answer["outputs"] = outputs
+    return _ENCODER.encode(answer).encode()
+
+
+@functools.lru_cache(256)
+def _logits_head(
+    wanted: tuple[Wanted, ...], shape: tuple[int, ...], output_name: str, model: str, version: str
+) -> bytes:
+    """The JSON of the most usual answer, raw logits: the same for every request of that many images."""
+    entry = _output(output_name, DATATYPE, shape)
+    entry["parameters"] = {"binary_data_size": 4 * math.prod(shape)}
+    return _answer_head([entry] * len(wanted), model, version, "")
 
 
 def parse_object(text: bytes, what: str) -> dict[str, Any]:

@@ -27,10 +27,11 @@ from PIL import Image
 from smash_base.errors import InvalidInputError, UsageError
 from smash_export.server import logs
 from smash_export.server.app import build_app, reload_all
-from smash_export.server.batching import BatchingSettings
-from smash_export.server.gate import Limits, State
+from smash_export.server.gate import Gate, Limits, State
+from smash_export.server.http import connection_class
 from smash_export.server.metrics import Metrics
-from smash_export.server.models import ModelSpec, Repository, check_batching
+from smash_export.server.models import ModelSpec, Repository
+from smash_export.server.sizing import Batching
 
 _SWITCH_INTERVAL_S = 0.0005  # a worker that comes back from its run waits this long for the loop, not 5 ms
 
@@ -57,7 +58,7 @@ class Settings:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     api_key: str | None = None
-    batching: BatchingSettings = field(default_factory=BatchingSettings)
+    batching: Batching = field(default_factory=Batching)
     limits: Limits = field(default_factory=Limits)
     threads: int | None = None
     device: str | None = None
@@ -88,7 +89,6 @@ def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses
         UsageError: a port in use, or settings that contradict each other.
         SmashError: a bundle that cannot be opened.
     """
-    check_batching(settings.batching)
     tls = _tls(settings)
     logs.configure(settings.log_level)
     metrics, state = Metrics(), State()
@@ -118,7 +118,8 @@ def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses
         )
         scheme = "http" if tls is None else "https"
         addresses = Addresses(f"{scheme}://{_host(settings.host)}:{listener.getsockname()[1]}", grpc_address)
-        server = _Server(_uvicorn(app, settings), state, repository, settings, lambda: ready(addresses))
+        config = _uvicorn(app, repository, settings)
+        server = _Server(config, state, repository, settings, lambda: ready(addresses))
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         if grpc_server is not None:
             grpc_server.start()
@@ -195,9 +196,10 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _uvicorn(app: object, settings: Settings) -> uvicorn.Config:
+def _uvicorn(app: Gate, repository: Repository, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
+        http=connection_class(repository, app),
         lifespan="off",
         ws="none",
         log_config=None,

@@ -1,0 +1,285 @@
+"""The HTTP connection: uvicorn's, with a short way for inferences and a limit on slow headers.
+
+``POST /v2/models/{m}[/versions/{v}]/infer`` with a plain body is answered here from parser to worker and
+back by calls alone. The way through ASGI (a task, events, routing, four messages) costs about three times
+as much processor time per request, and the loop's time is what bounds the throughput of a small network.
+Everything unusual about a request (chunks, encodings, an unknown address, another request before it that is
+not answered yet, too many connections) goes the usual way, which does the same with the same words; this
+one adds no rule of its own.
+
+A full queue is answered as soon as the headers are there; the body is skipped when it comes and the
+connection is kept.
+
+Built on ``HttpToolsProtocol``: its callbacks of the parser, ``cycle``, ``pipeline`` and
+``on_response_complete``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from smash_export.server import protocol
+from smash_export.server.batching import BusyError, CallbackJob
+from smash_export.server.gate import Gate, encode_error, to_http
+from smash_export.server.models import Model, Repository
+
+_INFER = re.compile(rb"/v2/models/([A-Za-z0-9._-]{1,100})(?:/versions/([0-9]{1,9}))?/infer", re.ASCII)
+_ROUTE = "/v2/models/{model}/infer"
+_VERSION_ROUTE = "/v2/models/{model}/versions/{version}/infer"
+# Headers that change how a body is read: such requests go the usual way.
+_UNUSUAL = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
+_LENGTH_HEADER = protocol.HEADER_LENGTH.lower().encode()
+_JSON = b"content-type: application/json\r\n"
+_OCTETS = b"content-type: application/octet-stream\r\n%s: %d\r\n"
+
+
+class InferCall:
+    """One inference on its way; what uvicorn's protocol knows as its request's ``cycle``."""
+
+    __slots__ = (
+        "body",
+        "disconnected",
+        "identity",
+        "job",
+        "keep_alive",
+        "length",
+        "model",
+        "path",
+        "reserved",
+        "response_complete",
+        "route",
+        "started",
+        "timer",
+    )
+
+    def __init__(
+        self, path: str, route: str, identity: bytes, length: bytes | None, keep_alive: bool
+    ) -> None:
+        self.path, self.route, self.identity = path, route, identity
+        self.length, self.keep_alive = length, keep_alive
+        self.started = time.perf_counter()
+        self.body: list[bytes] = []
+        self.reserved = 0
+        self.model: Model | None = None
+        self.job: CallbackJob | None = None
+        self.timer: asyncio.TimerHandle | None = None  # until the answer is there
+        self.response_complete = self.disconnected = False
+
+    @property
+    def message_event(self) -> InferCall:
+        """uvicorn wakes a waiting application through it; here nobody waits."""
+        return self
+
+    def set(self) -> None:
+        """See ``message_event``."""
+
+
+class Connection(HttpToolsProtocol):
+    """See the head of this module. The models and the gate are class attributes of a subclass, as uvicorn
+    makes its connections itself: :func:`connection_class`."""
+
+    repository: Repository
+    gate: Gate
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._receiving = self._in_headers = False
+        self._timer: asyncio.TimerHandle | None = None  # until the headers or the body are there
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        call = self.cycle
+        if isinstance(call, InferCall) and not call.response_complete:
+            call.response_complete = True
+            if call.job is not None:
+                call.job.abandoned = True
+            self._end(call, 499)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._receiving and self._timer is None and isinstance(self.cycle, InferCall):
+            self._arm()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._receiving = self._in_headers = True
+        if self._timer is None:
+            self._arm()
+
+    def on_headers_complete(self) -> None:
+        self._disarm()
+        self._in_headers = False
+        before = self.cycle
+        found = _INFER.fullmatch(self.url)
+        if found is None or (before is not None and not before.response_complete) or self.pipeline:
+            super().on_headers_complete()
+            return
+        headers = dict(self.headers)
+        claimed = headers.get(b"content-length", b"")
+        if (
+            self.parser.get_method() != b"POST"
+            or self.parser.get_http_version() != "1.1"
+            or not (claimed.isdigit() and len(claimed) <= 18)
+            or not _UNUSUAL.isdisjoint(headers)
+            or self.flow.write_paused  # a client that does not read its answers
+            or (self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency)
+        ):
+            super().on_headers_complete()
+            return
+        name, version = found.groups()
+        call = InferCall(
+            self.url.decode(),
+            _ROUTE if version is None else _VERSION_ROUTE,
+            self.gate.identity(headers),
+            headers.get(_LENGTH_HEADER),
+            self.parser.should_keep_alive(),
+        )
+        self.cycle = call  # type: ignore[assignment]
+        self.gate.state.active += 1
+        try:
+            self.gate.check(call.path, "POST", headers)
+            call.model = model = self.repository.take(
+                name.decode(), None if version is None else version.decode()
+            )
+            if model.batcher.full:
+                raise model.batcher.refusal()
+            self.gate.bodies.check_claim(claimed)
+            self.gate.bodies.reserve(int(claimed))
+            call.reserved = int(claimed)
+        except Exception as error:  # noqa: BLE001 - every error becomes an answer
+            self._refuse(call, error)
+
+    def on_body(self, body: bytes) -> None:
+        call = self.cycle
+        if not isinstance(call, InferCall):
+            super().on_body(body)
+        elif not call.response_complete:
+            call.body.append(body)
+
+    def on_message_complete(self) -> None:
+        self._receiving = False
+        call = self.cycle
+        if not isinstance(call, InferCall):
+            super().on_message_complete()
+            return
+        self._disarm()
+        if call.response_complete:
+            return
+        model, body = call.model, call.body[0] if len(call.body) == 1 else b"".join(call.body)
+        assert model is not None
+        try:
+            length = None if call.length is None else call.length.decode("latin-1")
+            request = protocol.parse_infer(body, length, model.signature, model.max_images)
+            call.job = CallbackJob(request.tensor, self.loop, lambda job: self._answer(call, request))
+            model.batcher.submit(call.job)
+        except Exception as error:  # noqa: BLE001 - every error becomes an answer
+            self._refuse(call, error)
+            return
+        call.timer = self.loop.call_later(self.gate.limits.answer_seconds, self._no_answer, call)
+
+    def _answer(self, call: InferCall, request: protocol.InferRequest) -> None:
+        """The job ran, or failed."""
+        job, model = call.job, call.model
+        if call.response_complete or job is None or model is None:
+            return  # the client left, or was told that it takes too long
+        try:
+            body, json_length = protocol.encode_infer(
+                request,
+                job.result(),
+                model.labels,
+                output_name=model.signature.output_name,
+                model=model.spec.name,
+                version=model.spec.version,
+            )
+        except Exception as error:  # noqa: BLE001 - every error becomes an answer
+            self._refuse(call, error)
+            return
+        kind = _JSON if json_length is None else _OCTETS % (_LENGTH_HEADER, json_length)
+        self._write(call, 200, kind, body)
+
+    def _refuse(self, call: InferCall, error: Exception) -> None:
+        failure = to_http(error)
+        self.gate.report(error, failure, call.identity)
+        body, extra = encode_error(failure)
+        self._write(call, failure.status, _JSON + extra, body)
+
+    def _no_answer(self, call: InferCall) -> None:
+        if call.job is not None:
+            call.job.abandoned = True
+        self._refuse(call, BusyError("no answer in time", hint="Try again in a moment."))
+
+    def _too_slow(self) -> None:
+        """Headers or a body did not come in time."""
+        self._timer = None
+        call = self.cycle
+        if isinstance(call, InferCall) and not call.response_complete and call.job is None:
+            self._refuse(call, self.gate.bodies.too_slow())
+        elif call is not None and not call.response_complete:
+            self._arm()  # the next request can wait: an earlier one is not answered yet
+        elif not self.transport.is_closing():
+            if self._in_headers:
+                self._refuse_headers()
+            self.transport.close()
+
+    def _refuse_headers(self) -> None:
+        body, extra = encode_error(self.gate.bodies.too_slow("the headers"))
+        head = b"%s%scontent-length: %d\r\n%s\r\n" % (STATUS_LINE[408], _JSON, len(body), extra)
+        self.transport.write(head + body)
+        self.gate.metrics.answered("http", "other", 408, self.gate.limits.body_seconds)
+
+    def _write(self, call: InferCall, status: int, headers: bytes, body: bytes) -> None:
+        if self.gate.state.draining:
+            call.keep_alive = False
+        if b"connection: close" in headers:
+            call.keep_alive, close = False, b""
+        else:
+            close = b"" if call.keep_alive else b"connection: close\r\n"
+        head = b"%s%scontent-length: %d\r\nx-request-id: %s\r\n%s\r\n" % (
+            STATUS_LINE[status],
+            headers,
+            len(body),
+            call.identity,
+            close,
+        )
+        call.response_complete = True
+        self.transport.write(head + body)
+        self._end(call, status)
+        if not call.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _end(self, call: InferCall, status: int) -> None:
+        """Let go of what a call holds, and count it."""
+        if call.timer is not None:
+            call.timer.cancel()
+        if call.model is not None:
+            call.model.leave()
+        self.gate.bodies.release(call.reserved)
+        self.gate.state.active -= 1
+        call.model = call.job = call.timer = None
+        call.body.clear()
+        seconds = time.perf_counter() - call.started
+        self.gate.count(call.route, "POST", call.path, status, seconds, call.identity)
+
+    def _arm(self) -> None:
+        self._timer = self.loop.call_later(self.gate.limits.body_seconds, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def connection_class(repository: Repository, gate: Gate) -> type[Connection]:
+    """The class of connections of one server."""
+    return type("Connection", (Connection,), {"repository": repository, "gate": gate})
