@@ -312,7 +312,7 @@ def make_bundle(folder: Path) -> Path:
     dataset = load_dataset("digits")
     spec = input_of(dataset)
     best = BestFile(space_for(spec).draw(0, 0), spec, tuple(dataset.classes), {})
-    return freeze(best, dataset, folder / "digits", recipe=Recipe(epochs=15)).bundle.path
+    return freeze(best, dataset, folder / "digits", recipe=Recipe(epochs=8)).bundle.path
 
 
 def run(source: Path | None, seconds: float, parts: dict[str, str]) -> dict[str, Any]:

@@ -318,7 +318,11 @@ def build(
         config.create_timing_cache(cache.read()), ignore_mismatch=False
     ):
         # Of another device in spite of its name: start again from an empty one.
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+        empty = config.create_timing_cache(b"")
+        if not config.set_timing_cache(empty, ignore_mismatch=False):
+            raise SmashError(
+                "TensorRT refuses an empty timing cache", hint="Pass --option timing_cache=false."
+            )
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise InvalidInputError(

@@ -102,6 +102,23 @@ def engine_command(bundle: Bundle, precision: str, settings: ScriptSettings) -> 
     )
 
 
+def opset_note(onnx: Path, release: str) -> str:
+    """What to know when a release of TensorRT reads smaller opsets than a file has; "" when all is well."""
+    from onnx import load_model_from_string
+
+    from deploy_targets.tensorrt_operators import opsets_of, release_of
+
+    _, most, _ = opsets_of(release_of(release))
+    model = load_model_from_string(onnx.read_bytes())
+    opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=0)
+    if opset <= most:
+        return ""
+    return (
+        f"TensorRT {release} reads opsets up to {most}, this graph has {opset}: it may be refused. "
+        f"Use a newer TensorRT, or adopt an ONNX file of opset {most}"
+    )
+
+
 def write_scripts(bundle: Bundle, precision: str, settings: ScriptSettings) -> tuple[CompiledFile, Parity]:
     """Make the graph, hold it to its gates on the CPU, and add the folder to the bundle.
 

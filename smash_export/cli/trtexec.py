@@ -61,7 +61,7 @@ def command(
     """
     from deploy_targets.trtexec import bench_words, build_words, check_words
     from smash_export.bundle import Bundle
-    from smash_export.trtexec import NOT_RUN, ScriptSettings, engine_command, write_scripts
+    from smash_export.trtexec import NOT_RUN, ScriptSettings, engine_command, opset_note, write_scripts
 
     parts = batch.split(",")
     if not all(part.isdecimal() for part in parts):
@@ -78,6 +78,9 @@ def command(
     )
     opened = Bundle.open(bundle)
     engine = engine_command(opened, precision, settings)
+    facts = opset_note(opened.onnx, release)
+    if facts:
+        output.warn(facts)
     lines = [["trtexec", *build_words(engine)]]
     lines += [["trtexec", *bench_words(engine, size)] for size in settings.batches]
     most = max(settings.batches)

@@ -9,7 +9,7 @@ import pytest
 
 from deploy_targets import tensorrt
 from deploy_targets.base import ModelSignature, SessionOptions, get_target
-from deploy_targets.cuda_memory import Gpu
+from deploy_targets.cuda_memory import Gpu, open_cuda
 from deploy_targets.tensorrt_manifest import (
     EngineManifest,
     check_manifest,
@@ -29,6 +29,39 @@ def test_without_tensorrt_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(MissingRuntimeError, match="pip install tensorrt"):
         tensorrt.import_tensorrt()
     assert not get_target("trtexec").availability().available
+
+
+def test_tensorrt_without_a_driver_is_another_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An importable module is all that the question for the driver needs; it is never imported."""
+    try:
+        open_cuda().close()
+        pytest.skip("there is a GPU")
+    except MissingRuntimeError:
+        pass
+    (tmp_path / "tensorrt.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    state = get_target("tensorrt").availability()
+    assert not state.available
+    assert "no NVIDIA GPU can be used here" in state.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("blocks.1.ops.2.convs.0", "block 1, operation 2, convolution 0"),
+        ("blocks.0.ops.1.reduce", "block 0, operation 1, 1x1 reduction"),
+        ("blocks.3.transition.pool", "block 3, transition"),
+        ("stem", ""),
+    ],
+)
+def test_a_layer_is_told_by_its_place_in_the_architecture(name: str, place: str) -> None:
+    assert tensorrt.describe_node(name) == (f"{name} ({place})" if place else name)
+
+
+def test_a_refused_layer_is_named_from_the_text_of_the_builder() -> None:
+    text = "Error Code 10: Could not find any implementation for node {ForeignNode[blocks.1.ops.2.convs.0]}."
+    assert "block 1, operation 2, convolution 0" in (tensorrt._node_hint(text) or "")
+    assert tensorrt._node_hint("Out of memory") is None
 
 
 @pytest.mark.parametrize(

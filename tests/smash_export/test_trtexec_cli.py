@@ -85,6 +85,14 @@ def test_commands_are_printed_and_nothing_written_with_dry_run(
     assert "--fp16" in run_json(capsys, *words, "--for", "8.6")["commands"][0]
 
 
+def test_a_release_that_may_refuse_the_opset_is_a_warning(
+    digits_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for release, warned in (("8.6", True), ("10", False), ("11", False)):
+        assert cli.run(["trtexec", str(digits_bundle), "--for", release, "--dry-run", "-q"]) == 0
+        assert ("reads opsets up to 17, this graph has 20" in capsys.readouterr().err) == warned
+
+
 def test_dla_lines_and_the_choice_of_a_fallback(
     digits_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
