@@ -16,6 +16,7 @@ were; a crash, a time limit and logits that are not numbers are a ``Verification
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -302,9 +303,12 @@ def _how_it_ended(code: int) -> str:
     return f"crashed (signal {-code})"
 
 
-def _rebuild(error: dict[str, Any]) -> SmashError:
+def _rebuild(error: dict[str, Any]) -> SmashError | OSError:
     """An error of the child as one of this process; a kind that is not ours is a defect of the runtime."""
-    kind = getattr(errors, str(error.pop("kind")), VerificationError)
+    name = str(error.pop("kind"))
+    if name == "disk full":  # no fault of the runtime: said as for a write of this process
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    kind = getattr(errors, name, VerificationError)
     what = str(error.pop("what"))
     if not (isinstance(kind, type) and issubclass(kind, SmashError)):
         kind = VerificationError

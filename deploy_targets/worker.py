@@ -6,6 +6,7 @@ their own and stdout goes where stderr goes.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import json
@@ -93,9 +94,10 @@ def _serve(name: str, questions: IO[bytes], answers: IO[bytes]) -> None:
         except SmashError as error:
             answer = {"error": {"kind": type(error).__name__, **vars(error)}}
         except Exception as error:  # noqa: BLE001  whatever a runtime raises is an answer, not the end
+            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
             answer = {
                 "error": {
-                    "kind": "VerificationError",
+                    "kind": "disk full" if full else "VerificationError",
                     "what": f"{name} failed at {message['do']}",
                     "expected": None,
                     "received": f"{type(error).__name__}: {error}",
