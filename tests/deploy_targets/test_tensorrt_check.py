@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -26,9 +27,14 @@ def drawn(spec: InputSpec, slot: int = 0) -> Architecture:
     return space_for(spec).draw(7, slot)
 
 
+@functools.cache  # quantising takes a second
+def made(precision: str, slot: int, spec: InputSpec) -> bytes:
+    return candidate_graph(drawn(spec, slot), spec, 10, Setting("tensorrt", precision))
+
+
 def searched(folder: Path, precision: str, slot: int = 0, spec: InputSpec = SPEC) -> Path:
     path = folder / f"{precision}_{slot}.onnx"
-    path.write_bytes(candidate_graph(drawn(spec, slot), spec, 10, Setting("tensorrt", precision)))
+    path.write_bytes(made(precision, slot, spec))
     return path
 
 
