@@ -52,8 +52,9 @@ from search.finalists import (
     pick,
     run_rungs,
 )
-from search.front import LATENCY, Limit, class_of, entries_of, pick_within
+from search.front import LATENCY, Limit, class_of, entries_of, pick_that_keeps
 from search.hypernet import HyperNetConfig
+from search.judge import CONFIRMED, MEASURES, SCORES, Judge, Measurement
 from search.limits import Limits, survey
 from search.records import close_torn_line, settle
 from search.scoring import (
@@ -89,19 +90,6 @@ class Advance(Protocol):
 
 Progress = Callable[[str, float | None], AbstractContextManager[Advance]]
 """(label, total) -> context manager that gives an :class:`Advance`."""
-
-
-class Measurement(Protocol):
-    """Measures networks on a device; what it is belongs to the caller. The search knows no runtime."""
-
-    def measure(self, architecture: Architecture) -> dict[str, float]:
-        """Values by name, for example ``{"latency_ms": 1.8}``."""
-
-    def confirm(self, architecture: Architecture) -> dict[str, float]:
-        """The same values, measured longer: for the few networks that may be picked."""
-
-    def refusal(self, measures: dict[str, float]) -> str | None:
-        """Why a network with these values may not be picked, or None."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +250,6 @@ class _Search:
         self.space: Space = config.space_for(self.spec)
         self.classes = len(dataset.classes)
         self._here: Worker | None = None  # from the end of training on
-        self._order: dict[str, list[Hashable]] = {}  # of the lines of each file
 
     def claim(self, resume: bool) -> None:
         """Write config.json, or check that the one there is of this very search."""
@@ -282,7 +269,7 @@ class _Search:
                     f"{self.folder} holds a search already", hint="Choose another folder, or pass --resume."
                 )
             check_identity(self.folder, held["identity"], document)
-            for name in ("scores.jsonl", "measures.jsonl", "confirmed.jsonl", "finalists.jsonl"):
+            for name in (SCORES, MEASURES, CONFIRMED, "finalists.jsonl"):
                 close_torn_line(self.folder / name)
             return
         if (self.folder / "scores.jsonl").exists() or (self.folder / "best.json").exists():
@@ -326,18 +313,19 @@ class _Search:
         )
         self._here = here = Worker(equipment)
         with contextlib.closing(make_executor(executor, equipment, here)) as workers:
+            judge = Judge(self.folder, context.images, self._cost, self.measurement, workers)
             with self._timed("scoring"):
-                scored = self._score_all(strategy, workers)
-                scored, ranking = self._race(scored, here.scorer, workers)
+                scored, ranking = self._race(self._score_all(strategy, judge), here.scorer, judge)
             with self._timed("finalists"):
                 finalists = choose(scored, self.config.finalists, *self._by_latency(scored))
                 trained = self._rungs(finalists, "finalists", workers, self._latencies(scored))
             with self._timed("random search"):
-                baseline = self._rungs(self._random_finalists(context, workers), "random search", workers)
-            self._settle()
+                baseline = self._rungs(self._random_finalists(context, judge), "random search", workers)
+            judge.settle()
+            self._settle_finalists(trained + baseline)
             front = entries_of(trained, scored)
             files.write_json(self.folder / "pareto.json", {"schema": SCHEMA, "networks": front})
-            winner, picks = self._picks(trained, scored, baseline, workers)
+            winner, picks = self._picks(trained, scored, baseline, judge)
         for label, pick_within_limit in picks.items():
             write_best(self.folder / f"best-{label}.json", pick_within_limit)
         best = self._best_file(winner, scored, baseline)
@@ -402,103 +390,31 @@ class _Search:
         files.write_json(self.folder / "training.json", record)
         return supernet
 
-    def _score_all(self, strategy: Strategy, workers: Executor) -> list[Scored]:
+    def _score_all(self, strategy: Strategy, judge: Judge) -> list[Scored]:
         """Every candidate on as many images as the strategy asks for; one entry per architecture."""
-        known = self._known_scores()
-        measured = self._known_measures()
         results: dict[str, Scored] = {}
+        shown: set[str] = set()
         best = math.inf
         with self.progress("candidates", self.config.candidates) as advance:
 
-            def on_result(error: float) -> None:
+            def on_score(score: Score) -> None:
                 nonlocal best
-                best = min(best, error)
-                advance(0, best=f"{best:.2%}")
+                best = min(best, score.error)
+                advance(int(score.key not in shown), best=f"{best:.2%}")
+                shown.add(score.key)
 
             while candidates := strategy.ask():
-                batch = self._judge(candidates, known, measured, workers, on_result)
+                batch = judge.judge(candidates, on_score)
                 strategy.tell(batch)
-                before = len(results)
                 results |= {entry.candidate.architecture.key: entry for entry in batch}
-                advance(len(results) - before)
+                advance(len(results.keys() - shown))  # refused, or read back
+                shown |= results.keys()
         return list(results.values())
 
-    def _judge(
-        self,
-        candidates: Sequence[Candidate],
-        known: dict[tuple[str, int], Score],
-        measured: dict[str, dict[str, float]],
-        workers: Executor,
-        on_result: Callable[[float], None],
-    ) -> list[Scored]:
-        """Measure and score a batch; what is on the disk already is read back."""
-        first = self.config.scoring.stages(len(self.dataset.validation.labels))[0]
-        self._measure([candidate.architecture for candidate in candidates], measured, workers)
-        refused = {
-            candidate.architecture.key: self.measurement.refusal(measured[candidate.architecture.key])
-            for candidate in candidates
-            if self.measurement is not None
-        }
-        wanted = [
-            (candidate, candidate.images or first)
-            for candidate in candidates
-            if refused.get(candidate.architecture.key) is None
-        ]
-        self._score(wanted, known, workers, on_result)
-        return [
-            Scored(
-                candidate,
-                known.get((key, candidate.images or first)) if refused.get(key) is None else None,
-                self._cost(candidate.architecture),
-                measured.get(key, {}),
-                refused.get(key),
-            )
-            for candidate in candidates
-            for key in [candidate.architecture.key]
-        ]
-
-    def _measure(
-        self, architectures: Sequence[Architecture], measured: dict[str, dict[str, float]], workers: Executor
-    ) -> None:
-        """Measure what is not measured yet: one after the other, so that nothing disturbs."""
-        if self.measurement is None:
-            return
-        self._order.setdefault("measures.jsonl", []).extend(entry.key for entry in architectures)
-        missing = [entry for entry in architectures if entry.key not in measured]
-        tasks = [Task("measure", (entry,), entry.key) for entry in missing]
-        for index, measures in workers.run(tasks, alone=True):
-            key = missing[index].key
-            measured[key] = measures
-            files.append_jsonl(self.folder / "measures.jsonl", {"key": key, "measures": measures})
-
-    def _score(
-        self,
-        wanted: Sequence[tuple[Candidate, int]],
-        known: dict[tuple[str, int], Score],
-        workers: Executor,
-        on_result: Callable[[float], None],
-    ) -> None:
-        """Score (candidate, images) pairs that have no score yet; images seen before are not seen again."""
-        names = [(candidate.architecture.key, images) for candidate, images in wanted]
-        self._order.setdefault("scores.jsonl", []).extend(names)
-        missing = [pair for pair, name in zip(wanted, names, strict=True) if name not in known]
-        tasks = []
-        for candidate, images in missing:
-            architecture = candidate.architecture
-            earlier = [count for key, count in known if key == architecture.key and count < images]
-            before = known[architecture.key, max(earlier)] if earlier else None
-            tasks.append(Task("score", (architecture, images, before), architecture.key))
-        for index, score in workers.run(tasks):
-            candidate, images = missing[index]
-            known[score.key, images] = score
-            self._append_score(score, candidate, first=tasks[index].arguments[2] is None)
-            on_result(score.error)
-
     def _race(
-        self, scored: list[Scored], scorer: Scorer, workers: Executor
+        self, scored: list[Scored], scorer: Scorer, judge: Judge
     ) -> tuple[list[Scored], dict[str, Any]]:
         """Further stages for the better part; and how far the scores can be trusted."""
-        known = self._known_scores()
         latest = {entry.score.key: entry for entry in scored if entry.score is not None}
         if not latest:
             raise InvalidInputError(
@@ -517,8 +433,8 @@ class _Search:
             if number:
                 with self.progress(f"race, {images} images", len(entered)) as advance:
                     wanted = [(latest[key].candidate, images) for key in entered]
-                    self._score(wanted, known, workers, lambda _: advance(1))
-                latest |= {key: replace(latest[key], score=known[key, images]) for key in entered}
+                    judge.score(wanted, lambda _: advance(1))
+                latest |= {key: replace(latest[key], score=judge.scores[key, images]) for key in entered}
             scores = [score for key in entered if (score := latest[key].score) is not None]
             stage: dict[str, Any] = {"images": images, "entered": len(entered)}
             stage["split_half"] = split_half(scores)
@@ -562,10 +478,11 @@ class _Search:
         if not finalists:
             return []
         config = self.config.finalists
-        keep = None
-        if latencies and self.config.latency_limits:
-            of_latency = class_of(self.config.latency_limits)
-            keep = lambda entry: of_latency(latencies[entry.key])  # noqa: E731
+        of_latency = class_of(self.config.latency_limits)
+
+        def keep(entry: Trained) -> int:
+            return of_latency(latencies[entry.key]) if latencies else 0
+
         with self.progress(label, config.epochs(len(finalists))) as advance:
             seen = 0  # epochs of the present network, when this process trains it
 
@@ -587,12 +504,16 @@ class _Search:
             self._here.on_epoch = on_epoch
 
             path = self.folder / "finalists.jsonl"
-            results = run_rungs(finalists, config, records=path, work=work, keep=keep)
-        names = [(entry.group, entry.key, entry.rung) for entry in results]
-        self._order.setdefault("finalists.jsonl", []).extend(names)
-        return results
+            return run_rungs(finalists, config, records=path, work=work, keep=keep)
 
-    def _random_finalists(self, context: Context, workers: Executor) -> list[Finalist]:
+    def _settle_finalists(self, trained: list[Trained]) -> None:
+        settle(
+            self.folder / "finalists.jsonl",
+            lambda record: (record["group"], record["key"], record["rung"]),
+            [(entry.group, entry.key, entry.rung) for entry in trained],
+        )
+
+    def _random_finalists(self, context: Context, judge: Judge) -> list[Finalist]:
         """Networks of the baseline: drawn like candidates, from a seed of their own, never scored.
 
         They keep the same limits: where candidates are measured, so are these.
@@ -604,20 +525,13 @@ class _Search:
         if config.baseline == "total":
             count = self._count_of_equal_total(count)
         own = replace(context, seed=seed_of(context.seed, 0xBA5E), options={})
-        measured, seen = self._known_measures(), set[str]()
-        chosen: list[Candidate] = []
-        slot = 0
+        seen, chosen, slot = set[str](), list[Candidate](), 0
         for _ in range(BASELINE_ROUNDS):
             pairs = draws(own, count - len(chosen), seen, slot)
             slot = pairs[-1][0] + 1
             drawn = [candidate for _, candidate in pairs]
-            self._measure([candidate.architecture for candidate in drawn], measured, workers)
-            chosen += [
-                candidate
-                for candidate in drawn
-                if self.measurement is None
-                or self.measurement.refusal(measured[candidate.architecture.key]) is None
-            ]
+            judge.measure([candidate.architecture for candidate in drawn])
+            chosen += [candidate for candidate in drawn if judge.refusal(candidate.architecture) is None]
             if len(chosen) == count:
                 break
         return [
@@ -646,7 +560,7 @@ class _Search:
         )
 
     def _picks(
-        self, trained: list[Trained], scored: list[Scored], baseline: list[Trained], workers: Executor
+        self, trained: list[Trained], scored: list[Scored], baseline: list[Trained], judge: Judge
     ) -> tuple[Trained, dict[str, BestFile]]:
         """The pick of best.json, and the files of all limits where there are several.
 
@@ -661,8 +575,8 @@ class _Search:
         winners: dict[str, Trained] = {}
         for limit in limits:
             try:
-                winners[limit.label] = self._pick_that_keeps(
-                    limit, trained, latencies, architectures, workers
+                winners[limit.label] = pick_that_keeps(
+                    limit, trained, latencies, lambda key: judge.confirm(architectures[key])[LATENCY]
                 )
             except GateError:
                 if limit is limits[-1]:
@@ -673,41 +587,6 @@ class _Search:
             if len(limits) > 1
         }
         return winners[limits[-1].label], best
-
-    def _pick_that_keeps(
-        self,
-        limit: Limit,
-        trained: list[Trained],
-        latencies: dict[str, float],
-        architectures: dict[str, Architecture],
-        workers: Executor,
-    ) -> Trained:
-        """The best network within a limit that keeps it in a longer measurement too.
-
-        Many networks were measured shortly; among those near the limit the lucky ones look fast enough.
-        ``latencies`` is corrected by what is measured.
-        """
-        path = self.folder / "confirmed.jsonl"
-        confirmed = {record["key"]: record["measures"] for record in files.read_jsonl(path)}
-        while True:
-            winner = pick_within(trained, latencies, limit)
-            if winner.key not in confirmed:
-                task = Task("confirm", (architectures[winner.key],), winner.key)
-                ((_, confirmed[winner.key]),) = workers.run([task], alone=True)
-                files.append_jsonl(path, {"key": winner.key, "measures": confirmed[winner.key]})
-            latencies[winner.key] = confirmed[winner.key][LATENCY]
-            if latencies[winner.key] <= limit.milliseconds:
-                return winner
-
-    def _settle(self) -> None:
-        """The lines of every file as one worker alone would have written them."""
-        names: dict[str, Callable[[dict[str, Any]], Hashable]] = {
-            "measures.jsonl": lambda record: record["key"],
-            "scores.jsonl": lambda record: (record["key"], record["images"]),
-            "finalists.jsonl": lambda record: (record["group"], record["key"], record["rung"]),
-        }
-        for name, identify in names.items():
-            settle(self.folder / name, identify, self._order.get(name, []))
 
     def _count_of_equal_total(self, count: int) -> int:
         """Random networks whose rungs go through as many images as the whole search does.
@@ -782,20 +661,6 @@ class _Search:
     def _known_scores(self) -> dict[tuple[str, int], Score]:
         records = files.read_jsonl(self.folder / "scores.jsonl")
         return {(record["key"], record["images"]): Score.from_json(record) for record in records}
-
-    def _known_measures(self) -> dict[str, dict[str, float]]:
-        records = files.read_jsonl(self.folder / "measures.jsonl")
-        return {record["key"]: record["measures"] for record in records}
-
-    def _append_score(self, score: Score, candidate: Candidate, *, first: bool) -> None:
-        record: dict[str, Any] = {**score.to_json()}
-        if first:
-            record |= {
-                "origin": candidate.origin,
-                "cost": asdict(self._cost(candidate.architecture)),
-                "architecture": candidate.architecture.to_json(),
-            }
-        files.append_jsonl(self.folder / "scores.jsonl", record)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

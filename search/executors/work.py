@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from search.data import Dataset
-    from search.run import Measurement
+    from search.judge import Measurement
 
 
 @dataclass(frozen=True)

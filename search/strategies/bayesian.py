@@ -24,7 +24,7 @@ class BayesianOptions:
 
     startup: int = 0
     batch: int = 8
-    pool: int = 48
+    pool: int = 32
     rate: float = 0.1
 
 

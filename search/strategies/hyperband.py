@@ -31,7 +31,7 @@ class HyperbandOptions:
     factor: int = 3
     startup: int = 0
     batch: int = 8
-    pool: int = 48
+    pool: int = 32
     rate: float = 0.1
 
 

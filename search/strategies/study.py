@@ -20,7 +20,7 @@ from search.strategies.common import Proposals
 from search.strategies.features import features, nearest, ranges
 from smash_base.errors import MissingRuntimeError
 
-SURVEY = 200  # draws that decide the ranges of the features
+SURVEY = 100  # draws that decide the ranges of the features
 JOURNAL = "optuna.journal"
 
 
@@ -110,8 +110,8 @@ class Study:
 
     def _near(self, wanted: dict[str, float], origin: str) -> Candidate:
         found: list[Architecture] = []
-        for seed, slot in self._proposals.slots():
-            if len(found) == self._pool or slot % (20 * self._pool) == 0:
+        for tries, (seed, slot) in enumerate(self._proposals.slots()):
+            if len(found) == self._pool or tries == 20 * self._pool:
                 break
             if self._good and slot % 2:
                 centre = self._good[slot // 2 % len(self._good)][2]

@@ -11,7 +11,7 @@ import pytest
 from search.architecture import InputSpec
 from search.cost import cost_of
 from search.finalists import Finalist, FinalistsConfig, Rung, Trained, choose, run_rungs
-from search.front import Limit, class_of, entries_of, pick_within
+from search.front import Limit, class_of, entries_of, pick_that_keeps, pick_within
 from search.records import close_torn_line, settle
 from search.scoring import Score
 from search.space import space_for
@@ -120,3 +120,14 @@ def test_files_are_settled_into_the_order_of_one_worker(tmp_path: Path) -> None:
     path.write_bytes(settled + b'{"key": "to')
     close_torn_line(path)
     assert path.read_bytes() == settled
+
+
+def test_a_pick_that_fails_the_longer_measurement_gives_way_to_the_next() -> None:
+    scored = _scored(3, [0.5, 0.9, 0.9])
+    latencies = {e.candidate.architecture.key: e.measures["latency_ms"] for e in scored}
+    trained = [_trained(e, 0, error) for e, error in zip(scored, (0.3, 0.2, 0.1), strict=True)]
+    longer = {trained[2].key: 1.2, trained[1].key: 0.95, trained[0].key: 0.5}
+    assert pick_that_keeps(LIMITS[0], trained, latencies, longer.__getitem__).key == trained[1].key
+    assert latencies[trained[2].key] == 1.2
+    with pytest.raises(GateError, match="no finalist keeps"):
+        pick_that_keeps(Limit("400us", 0.4), trained, latencies, longer.__getitem__)

@@ -57,9 +57,10 @@ def context(budget: int = 24, folder: Path | None = None, **options: float) -> C
     return Context(SPACE, 3, budget, _refusal, _cost, options, IMAGES, folder, _gradient)
 
 
-def small(folder: Path | None = None) -> Context:
+def small(name: str, folder: Path | None = None) -> Context:
     """As many of a strategy's stages as possible, in little time."""
-    return context(16, folder)
+    pool = {"pool": 4} if name in ("bayesian", "hyperband") else {}
+    return context(16, folder, **pool)
 
 
 def judge(candidate: Candidate) -> Scored:
@@ -82,7 +83,7 @@ def drive(strategy: Strategy, judged: Callable[[Candidate], Scored] = judge) -> 
 
 @pytest.mark.parametrize("name", names())
 def test_candidates_are_legal_new_and_as_many_as_the_budget(name: str) -> None:
-    results = drive(make_strategy(name, small()))
+    results = drive(make_strategy(name, small(name)))
     keys = [(entry.candidate.architecture.key, entry.candidate.images) for entry in results]
     assert len(set(keys)) == len(keys)
     assert len({key for key, _ in keys}) == 16
@@ -94,12 +95,12 @@ def test_candidates_are_legal_new_and_as_many_as_the_budget(name: str) -> None:
 @pytest.mark.parametrize("name", names())
 def test_a_restarted_strategy_asks_the_same(name: str, tmp_path: Path) -> None:
     def asked() -> list[tuple[str, int | None, str]]:
-        results = drive(make_strategy(name, small(tmp_path)))
+        results = drive(make_strategy(name, small(name, tmp_path)))
         return [(e.candidate.architecture.key, e.candidate.images, e.candidate.origin) for e in results]
 
     first = asked()
     assert asked() == first
-    other = drive(make_strategy(name, replace(small(), seed=4)))
+    other = drive(make_strategy(name, replace(small(name), seed=4)))
     assert {entry.candidate.architecture.key for entry in other} != {key for key, _, _ in first}
 
 
@@ -109,7 +110,7 @@ def test_refused_candidates_stop_no_strategy(name: str) -> None:
         measures = {"latency_ms": float(_cost(candidate.architecture).macs)}
         return Scored(candidate, None, _cost(candidate.architecture), measures, "too slow")
 
-    assert len(drive(make_strategy(name, context(12)), all_refused)) == 12
+    assert len(drive(make_strategy(name, small(name)), all_refused)) == 16
 
 
 @pytest.mark.parametrize("name", names())
@@ -208,7 +209,7 @@ def test_gradient_prefers_what_the_gradient_speaks_for() -> None:
 
 @pytest.mark.skipif(not HAS_OPTUNA, reason="Optuna is not installed")
 def test_hyperband_looks_at_more_images_of_fewer_networks() -> None:
-    results = drive(make_strategy("hyperband", context(24, smallest=10, pool=8)))
+    results = drive(make_strategy("hyperband", context(24, smallest=10, pool=4)))
     counts = {images: sum(e.candidate.images == images for e in results) for images in (10, 30, 90)}
     assert counts[10] == 24
     assert counts[10] > counts[30] > counts[90] > 0
@@ -220,9 +221,9 @@ def test_the_journal_of_a_restarted_search_holds_each_trial_once(tmp_path: Path)
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    half = make_strategy("bayesian", small(tmp_path))
+    half = make_strategy("bayesian", small("bayesian", tmp_path))
     half.tell([judge(candidate) for candidate in half.ask()])
-    drive(make_strategy("bayesian", small(tmp_path)))
+    drive(make_strategy("bayesian", small("bayesian", tmp_path)))
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal")))
     study = optuna.load_study(study_name="search", storage=storage)
     keys = [trial.user_attrs["architecture"] for trial in study.trials]
