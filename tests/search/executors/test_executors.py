@@ -78,18 +78,6 @@ def test_a_search_with_two_processes_ends_with_the_bytes_of_a_search_with_none(t
     assert contents(tmp_path / "process" / "run") == contents(tmp_path / "serial" / "run")
 
 
-def test_workers_score_and_train_like_this_process(tmp_path: Path) -> None:
-    equipment = _equipment(tmp_path)
-    architectures = _architectures(3)
-    tasks = [Task("score", (a, 32, None), a.key) for a in architectures]
-    tasks += [Task("train", (Finalist(a, "search", "test", None, 1), 0), a.key) for a in architectures[:1]]
-    here = Worker(equipment)
-    serial = make_executor(ExecutorConfig(), equipment, here)
-    expected = dict(serial.run(tasks))
-    with closing(_processes(equipment)) as workers:
-        assert dict(workers.run(tasks)) == expected
-
-
 def test_the_work_of_a_killed_worker_is_done_again_once(tmp_path: Path) -> None:
     architectures = _architectures(4)
     device = Device(tmp_path, fatal=(architectures[1].key,))
