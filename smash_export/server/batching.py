@@ -163,7 +163,7 @@ class Batcher:
     """A queue and the one thread that empties it.
 
     Args:
-        run: float32 [N, *input_shape] -> float32 [N, K]; called in the worker thread only.
+        run: float32 [N, *input_shape] -> float32 [N, K]; one call at a time.
         settings: limits.
         name: of the worker thread.
         observe: called in the worker with the jobs of every batch that ran, before they are delivered.
@@ -181,6 +181,7 @@ class Batcher:
         self._observe = observe
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._turn = threading.Lock()  # held by the thread that runs the model
         self._waiting = 0
         self._idle = time.perf_counter()  # when the worker last found nothing to do
         self._closed = False
@@ -213,12 +214,35 @@ class Batcher:
         job.entered = time.perf_counter()
         with self._lock:
             if self._closed:
-                raise BusyError("this model is being closed", hint="Try again.")
+                raise self._closing()
             bound = self._bound(job.entered) if self._waiting else self.settings.queue_size
             if self._waiting + count > bound:
                 raise self.refusal()
             self._waiting += count
             self._queue.put(job)
+
+    def run(self, job: Job) -> None:
+        """Run a job in the calling thread if nothing runs or waits, else put it into the queue.
+
+        For threads that would only wait: two changes of threads less. The job is done when this returns,
+        or later; wait for it either way.
+
+        Raises:
+            BusyError: as :meth:`submit`.
+        """
+        if self._waiting or self.settings.delay > 0 or not self._turn.acquire(blocking=False):
+            self.submit(job)
+            return
+        try:
+            if self._closed:
+                raise self._closing()
+            job.entered = self._idle = time.perf_counter()
+            self._execute([job])
+        finally:
+            self._turn.release()
+
+    def _closing(self) -> BusyError:
+        return BusyError("this model is being closed", hint="Try again.")
 
     def refusal(self) -> BusyError:
         """The error of a full queue."""
@@ -246,10 +270,11 @@ class Batcher:
             held = None
             if job is None:
                 return
-            jobs, held, last = self._gather(job)
-            live = self._still_wanted(jobs)
-            if live:
-                self._execute(live)
+            with self._turn:
+                jobs, held, last = self._gather(job)
+                live = self._still_wanted(jobs)
+                if live:
+                    self._execute(live)
             del jobs, live, job  # nothing of a request stays in memory while the worker is idle
             if last:
                 return

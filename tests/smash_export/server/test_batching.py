@@ -179,3 +179,48 @@ def test_coroutines_wait_without_blocking_their_loop(runner: Runner) -> None:
         await asyncio.to_thread(batcher.close)
 
     asyncio.run(main())
+
+
+def test_a_lasting_queue_is_kept_shorter_than_a_burst(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smash_export.server.batching.BURST_SECONDS", 0.05)
+    batcher = Batcher(runner, BatchingSettings(max_batch=1, queue_size=8, standing=2))
+    hold(runner, batcher)
+    jobs = [job(number) for number in range(4)]
+    for waiting in jobs:
+        batcher.submit(waiting)  # a burst
+    time.sleep(0.06)
+    assert batcher.full
+    with pytest.raises(BusyError, match="at most 2 images"):
+        batcher.submit(job(9))
+    runner.go.set()
+    for waiting in jobs:
+        waiting.wait(5)
+    large = job(*range(8))
+    batcher.submit(large)  # alone, any size
+    assert len(large.wait(5)) == 8
+    batcher.close()
+
+
+def test_a_thread_runs_the_model_itself_when_it_is_free(runner: Runner) -> None:
+    threads: list[str] = []
+
+    def run(tensor: np.ndarray) -> np.ndarray:
+        threads.append(threading.current_thread().name)
+        return runner(tensor)
+
+    batcher = Batcher(run, BatchingSettings(), name="worker")
+    first = job(1)
+    batcher.run(first)
+    assert first.wait(0).item() == 2
+    runner.running.clear()
+    hold(runner, batcher)
+    second = job(2)
+    batcher.run(second)  # waits its turn like any other
+    runner.go.set()
+    assert second.wait(5).item() == 4
+    assert threads == [threading.current_thread().name, "batch-worker", "batch-worker"]
+    batcher.close()
+    with pytest.raises(BusyError, match="closed"):
+        batcher.run(job(3))

@@ -20,6 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from smash_export.bundle import Bundle
+from smash_export.compile import compile_bundle
+
 
 def png(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
@@ -206,6 +209,142 @@ def test_a_slow_body_is_refused_while_others_are_answered(strict: Any) -> None:
         assert answer.startswith(b"HTTP/1.1 408")
         assert 0.3 < time.perf_counter() - started < 5
         assert b"onnection: close" in answer
+
+
+INFER = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nX-API-Key: correct horse\r\n"
+
+
+@pytest.mark.parametrize("start_of_body", [b"", b"Content-Length: 5000\r\n\r\nabc"])
+def test_headers_or_a_tensor_sent_too_slowly_are_refused(strict: Any, start_of_body: bytes) -> None:
+    with socket.create_connection((strict.host, strict.port), timeout=10) as slow:
+        started = time.perf_counter()
+        slow.sendall(INFER + start_of_body)
+        answer = slow.recv(65536)
+        assert 0.3 < time.perf_counter() - started < 5
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"connection: close" in answer
+        assert b"body came" in answer if start_of_body else b"headers came" in answer
+        assert slow.recv(100) == b""
+
+
+def test_dripping_headers_win_no_time_and_silence_is_closed(strict: Any) -> None:
+    with socket.create_connection((strict.host, strict.port), timeout=10) as slow:
+        started = time.perf_counter()
+        with contextlib.suppress(OSError):
+            for letter in INFER * 3:
+                slow.sendall(bytes([letter]))
+                time.sleep(0.05)
+                if time.perf_counter() - started > 5:
+                    break
+        assert time.perf_counter() - started < 5
+    with socket.create_connection((strict.host, strict.port), timeout=10) as silent:
+        assert silent.recv(100) == b""
+
+
+def test_the_short_way_of_an_inference_answers_as_the_usual_one(
+    server: Any, tensor: np.ndarray, make_body: Any
+) -> None:
+    """A chunked body goes through the application, one of a known length does not."""
+    body, headers = make_body(tensor[:2])
+    length = int(headers["Inference-Header-Content-Length"])
+    binary = json.loads(body[:length])
+    binary["parameters"] = {"binary_data_output": True}
+    text = json.dumps(binary).encode()
+    for path, sent, extra in (
+        ("digits", body, headers),
+        ("digits/versions/1", text + body[length:], {"Inference-Header-Content-Length": str(len(text))}),
+        ("digits", body[:-4], headers),
+        ("digits", body, {"Inference-Header-Content-Length": "99999"}),
+        ("digits", b"{}", {}),
+        ("digits/versions/3", body, headers),
+        ("nothing", body, headers),
+        ("digits", body, {**headers, "Origin": "http://elsewhere.example"}),
+    ):
+        answers = []
+        for chunked in (False, True):
+            connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+            with contextlib.closing(connection):
+                given = {**extra, "X-Request-ID": "same"}
+                data = iter([sent[:50], sent[50:]]) if chunked else sent
+                connection.request("POST", f"/v2/models/{path}/infer", data, given, encode_chunked=chunked)
+                answer = connection.getresponse()
+                answers.append((answer.status, sorted(answer.getheaders()), answer.read()))
+        assert answers[0] == answers[1], path
+
+
+def test_requests_sent_ahead_are_answered_in_order(server: Any, tensor: np.ndarray, make_body: Any) -> None:
+    def whole(path: str, number: int) -> bytes:
+        body, headers = make_body(tensor[number : number + 1])
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Request-ID: n{number}\r\n"
+        head += "".join(f"{name}: {text}\r\n" for name, text in headers.items())
+        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    live = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nX-Request-ID: live\r\n\r\n"
+    path = "/v2/models/digits/infer"
+    data = whole(path, 0) + whole(path, 1) + live + whole("/v2/models/nothing/infer", 2) + whole(path, 3)
+    with socket.create_connection((server.host, server.port), timeout=10) as connection:
+        connection.sendall(data)
+        got = b""
+        while got.count(b"x-request-id") < 5 or b"n3" not in got or not got.endswith(b"}"):
+            got += connection.recv(65536)
+    order = [got.index(b"x-request-id: " + name) for name in (b"n0", b"n1", b"live", b"n2", b"n3")]
+    assert order == sorted(order)
+    assert got.count(b"HTTP/1.1 200") == 4
+    assert got.count(b"HTTP/1.1 404") == 1
+
+
+def test_an_answer_that_takes_too_long_is_given_up(
+    digits_bundle: Path, start: Any, tensor: np.ndarray, make_body: Any
+) -> None:
+    """The queue waits ten seconds for company that does not come."""
+    options = ["--queue-delay", "10000", "--max-batch", "8", "--answer-timeout", "0.3", "--drain-delay", "0"]
+    body, headers = make_body(tensor[:1])
+    with start(f"digits={digits_bundle}", *options) as server:
+        for chunked in (False, True):
+            started = time.perf_counter()
+            connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+            with contextlib.closing(connection):
+                data = iter([body]) if chunked else body
+                connection.request("POST", "/v2/models/digits/infer", data, headers, encode_chunked=chunked)
+                answer = connection.getresponse()
+                assert (answer.status, answer.getheader("Retry-After")) == (503, "1")
+                assert "no answer in time" in json.loads(answer.read())["error"]
+            assert 0.2 < time.perf_counter() - started < 5
+        grpc = pytest.importorskip("tritonclient.grpc")
+        utils = pytest.importorskip("tritonclient.utils")
+        given = grpc.InferInput("input", [1, *tensor.shape[1:]], "FP32")
+        given.set_data_from_numpy(tensor[:1])
+        address, no_answer = server.addresses["grpc"], "no answer in time"
+        with (
+            grpc.InferenceServerClient(address) as client,
+            pytest.raises(utils.InferenceServerException, match=no_answer),
+        ):
+            client.infer("digits", [given])
+        whole, whole_headers = make_body(tensor[:8])  # a full batch waits for nobody
+        assert server.call("POST", "/v2/models/digits/infer", whole, whole_headers)[0] == 200
+
+
+def test_all_targets_serves_every_compiled_file(
+    digits_bundle_copy: Path, start: Any, tensor: np.ndarray, make_body: Any
+) -> None:
+    pytest.importorskip("openvino")
+    compile_bundle(Bundle.open(digits_bundle_copy), "openvino")
+    body, headers = make_body(tensor[:1])
+    options = ["--all-targets", "--no-grpc", "--drain-delay", "0"]
+    with start(f"digits={digits_bundle_copy}", *options) as server:
+        rows = server.json("GET", "/v1/models")[1]["models"]
+        served = {row["name"]: (row["target"], row["precision"], row["group"]) for row in rows}
+        assert served["digits.openvino-fp32"] == ("openvino", "fp32", "digits")
+        assert "digits" in served
+        answers = []
+        for name in ("digits", "digits.openvino-fp32"):
+            status, _, text = server.call("POST", f"/v2/models/{name}/infer", body, headers)
+            assert status == 200
+            answers.append(json.loads(text)["outputs"][0]["data"])
+        assert np.allclose(answers[0], answers[1], atol=1e-4)
+        batching = rows[0]["batching"]
+        assert 1 <= batching["max_batch"] <= 32
+        assert batching["images_per_second"]["1"] > 0
 
 
 @pytest.mark.parametrize(
