@@ -107,14 +107,17 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._receiving and self._timer is None and isinstance(self.cycle, InferCall):
+        # A request that came in one piece needs no timer; the usual way has one of its own for bodies.
+        if (
+            self._receiving
+            and self._timer is None
+            and (self._in_headers or isinstance(self.cycle, InferCall))
+        ):
             self._arm()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._receiving = self._in_headers = True
-        if self._timer is None:
-            self._arm()
 
     def on_headers_complete(self) -> None:
         self._disarm()
@@ -154,8 +157,6 @@ class Connection(HttpToolsProtocol):
             if model.batcher.full:
                 raise model.batcher.refusal()
             self.gate.bodies.check_claim(claimed)
-            self.gate.bodies.reserve(int(claimed))
-            call.reserved = int(claimed)
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             self._refuse(call, error)
 
@@ -164,6 +165,12 @@ class Connection(HttpToolsProtocol):
         if not isinstance(call, InferCall):
             super().on_body(body)
         elif not call.response_complete:
+            try:
+                self.gate.bodies.reserve(len(body))  # what came, not what is claimed
+            except BusyError as error:
+                self._refuse(call, error)
+                return
+            call.reserved += len(body)
             call.body.append(body)
 
     def on_message_complete(self) -> None:
@@ -174,6 +181,7 @@ class Connection(HttpToolsProtocol):
             return
         self._disarm()
         if call.response_complete:
+            self._await_next()
             return
         model, body = call.model, call.body[0] if len(call.body) == 1 else b"".join(call.body)
         assert model is not None
@@ -270,6 +278,13 @@ class Connection(HttpToolsProtocol):
         call.body.clear()
         seconds = time.perf_counter() - call.started
         self.gate.count(call.route, "POST", call.path, status, seconds, call.identity)
+
+    def _await_next(self) -> None:
+        """The rest of a refused body is there: the connection is idle from now on."""
+        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _arm(self) -> None:
         self._timer = self.loop.call_later(self.gate.limits.body_seconds, self._too_slow)
