@@ -35,6 +35,7 @@ from smash_base.errors import InvalidInputError, MissingRuntimeError, Verificati
 
 INSTALL = "pip install ncnn pnnx"
 SECONDS = 300  # for the converter; a network of hundreds of layers takes seconds
+_OUTPUT = "out0"  # as pnnx calls the first output
 _MAGIC = b"7767517"
 _FP16_TAG = 0x01306B47  # stands before weights that are fp16
 
@@ -197,7 +198,8 @@ def _check_parameters(path: Path) -> tuple[str, str]:
                 inputs.extend(rest[ends[0] : ends[1]])
     except (UnicodeDecodeError, ValueError):
         raise broken from None
-    outputs = written - read
+    unread = written - read
+    outputs = unread & {_OUTPUT} or unread  # a part of a split tensor may have no reader either
     if magic != [_MAGIC.decode()] or count != len(layers) or len(inputs) != 1 or len(outputs) != 1:
         raise broken
     return inputs[0], outputs.pop()
