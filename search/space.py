@@ -526,7 +526,7 @@ SPACES: dict[str, Space] = {
     "paper": Space(
         name="paper",
         unit=8,
-        widths=((4, 6, 8), (8, 12, 16), (16, 24, 32)),
+        widths=((4, 6, 8), (8, 12, 16), (8, 16, 24, 32)),
         bank_units=(1, 2, 4, 8),
         max_banks=48,
         max_ops=24,

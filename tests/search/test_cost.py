@@ -26,7 +26,8 @@ class Multiplications(TorchFunctionMode):
         result = function(*args, **(kwargs or {}))
         if function in (torch.conv2d, torch.conv3d, torch.nn.functional.linear):
             weight = args[1]
-            self.macs += result[0, 0].numel() * weight.numel()
+            # A grouped convolution may run as a dense one with zeros; those are no work of the network.
+            self.macs += result[0, 0].numel() * int(weight.count_nonzero())
         return result
 
 
