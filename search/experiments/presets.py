@@ -89,22 +89,29 @@ def _conv(space: Space) -> Conv:
     return Conv((3,) * space.dims, (1,) * space.dims, activation=space.activations[0])
 
 
-def _whole_width(space: Space, index: int, copies: int) -> tuple[int, int]:
-    """Widest input that one op can write whole, and its bank size, with room for ``copies`` of it; units."""
-    options = [
+def _width(space: Space, index: int, copies: int) -> tuple[int, int, int]:
+    """Width of a block's input, its bank size, and an op's units, with room for ``copies`` of the input.
+
+    The widest input that one op writes whole. Where even the narrowest is wider than any op, the op's output
+    is added to the banks in turn, so that every bank gets some.
+    """
+    fitting = [
         (width, bank)
         for width in space.widths[index]
         for bank in space.bank_units
-        if width % bank == 0 and width <= space.max_units and copies * width // bank <= space.max_banks
+        if width % bank == 0 and copies * width // bank <= space.max_banks
     ]
-    if not options:
-        raise InvalidInputError(f"block {index} of the space is wider than any op", received=space.name)
-    return max(options)
+    if not fitting:
+        raise InvalidInputError(f"block {index} has too few banks for the pattern", received=space.name)
+    whole = [entry for entry in fitting if entry[0] <= space.max_units]
+    narrowest = min(width for width, _ in fitting)
+    width, bank = max(whole or [entry for entry in fitting if entry[0] == narrowest])
+    return width, bank, min(width, space.max_units // bank * bank)
 
 
 def _residual(space: Space, index: int, layers: int, pattern: str) -> Block:
     """x + f(x): every op reads and adds to all banks."""
-    width, bank = _whole_width(space, index, 1)
+    width, bank, units = _width(space, index, 1)
     banks = tuple(range(width // bank))
     second = _conv(space) if pattern == "1100" else None
     bottleneck = min(width, space.max_bottleneck)
@@ -112,7 +119,7 @@ def _residual(space: Space, index: int, layers: int, pattern: str) -> Block:
         banks,
         banks,
         bottleneck * space.unit,
-        width * space.unit,
+        units * space.unit,
         (_conv(space), second, None, None),
     )
     return Block(width * space.unit, bank * space.unit, len(banks), (op,) * layers)
@@ -140,7 +147,7 @@ def _dense(space: Space, index: int, layers: int) -> Block:
 def _fractal(space: Space, index: int, columns: int) -> Block:
     """Columns of 1, 2, 4, ... ops over the same stretch; a join is a group of banks as wide as the input."""
     length = 2 ** (columns - 1)
-    width, bank = _whole_width(space, index, length + 1)
+    width, bank, units = _width(space, index, length + 1)
     group = width // bank
     steps = sorted((start, 2**c) for c in range(columns) for start in range(0, length, 2**c))
     ops = tuple(
@@ -148,7 +155,7 @@ def _fractal(space: Space, index: int, columns: int) -> Block:
             tuple(range(start * group, (start + 1) * group)),
             tuple(range((start + reach) * group, (start + reach + 1) * group)),
             min(width, space.max_bottleneck) * space.unit,
-            width * space.unit,
+            units * space.unit,
             (_conv(space), None, None, None),
         )
         for start, reach in steps
