@@ -5,13 +5,15 @@ busy one the batch grows by itself. The queue is bounded in images and in time, 
 says so at once instead of answering late.
 
 Two bounds, after the "controlled delay" of B. Maurer, "Fail at Scale" (ACM Queue 13/8, 2015): a burst may
-fill the whole queue, as it is worked off soon; but once the worker has not been idle for a while, more comes
-than it can take, and then only as much may wait as is answered quickly.
+fill the whole queue, as it is worked off soon; but once the worker has hardly been idle for a while, more
+comes than it can take, and then only as much may wait as is answered quickly; what waited longer is refused
+instead of run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -22,7 +24,8 @@ import numpy as np
 
 from smash_base.errors import SmashError
 
-BURST_SECONDS = 0.1  # busy for longer than this is no burst any more
+BURST_SECONDS = 0.1  # time constant of the worker's load: busy for about twice as long is no burst any more
+_OVERLOADED = 0.8  # load, 0 to 1
 
 
 class BusyError(SmashError):
@@ -36,8 +39,9 @@ class BatchingSettings:
     Attributes:
         max_batch: images that run at once, at most.
         queue_size: images that may wait; more are refused. Also the most images of one request.
-        standing: images that may wait once the worker has been busy for ``BURST_SECONDS``; None for
-            ``queue_size``. One request of any size may wait alone.
+        standing: images that may wait under lasting overload; None for ``queue_size``. One request of
+            any size may wait alone.
+        patience: seconds that a request may wait under lasting overload; None for ``timeout``.
         delay: seconds to wait for company. 0 runs what is there.
         timeout: seconds that a request may wait before it is refused instead of run.
     """
@@ -47,6 +51,7 @@ class BatchingSettings:
     standing: int | None = None
     delay: float = 0.0
     timeout: float = 10.0
+    patience: float | None = None
 
 
 class Job:
@@ -183,7 +188,8 @@ class Batcher:
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # held by the thread that runs the model
         self._waiting = 0
-        self._idle = time.perf_counter()  # when the worker last found nothing to do
+        self._load = 0.0  # the share of the last time that the worker was busy
+        self._idle: float | None = time.perf_counter()  # since when the worker has nothing to do
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"batch-{name}", daemon=True)
         self._thread.start()
@@ -200,9 +206,14 @@ class Batcher:
 
     def _bound(self, now: float) -> int:
         settings = self.settings
-        if settings.standing is None or now - self._idle < BURST_SECONDS:
+        if settings.standing is None or not self._overloaded(now):
             return settings.queue_size
         return settings.standing
+
+    def _overloaded(self, now: float) -> bool:
+        since = self._idle
+        load = self._load if since is None else self._load * math.exp((since - now) / BURST_SECONDS)
+        return load > _OVERLOADED
 
     def submit(self, job: Job) -> None:
         """Put a job into the queue.
@@ -236,7 +247,7 @@ class Batcher:
         try:
             if self._closed:
                 raise self._closing()
-            job.entered = self._idle = time.perf_counter()
+            job.entered = time.perf_counter()
             self._execute([job])
         finally:
             self._turn.release()
@@ -263,10 +274,15 @@ class Batcher:
 
     def _work(self) -> None:
         held: Job | None = None
+        last_time = time.perf_counter()
         while True:
-            if held is None and not self._waiting:
-                self._idle = time.perf_counter()
+            now = time.perf_counter()
+            self._load = 1 - (1 - self._load) * math.exp((last_time - now) / BURST_SECONDS)
+            self._idle = now
             job = held or self._queue.get()
+            last_time = time.perf_counter()
+            self._load *= math.exp((now - last_time) / BURST_SECONDS)
+            self._idle = None
             held = None
             if job is None:
                 return
@@ -308,15 +324,18 @@ class Batcher:
     def _still_wanted(self, jobs: list[Job]) -> list[Job]:
         now = time.perf_counter()
         live, late = [], []
+        limit = self.settings.timeout
+        if self.settings.patience is not None and self._overloaded(now):
+            limit = min(limit, self.settings.patience)
         for job in jobs:
             job.waited = now - job.entered
             if job.abandoned:
                 continue
-            if job.waited > self.settings.timeout:
+            if job.waited > limit:
                 job.error = BusyError(
                     "the request waited too long",
-                    expected=f"at most {self.settings.timeout * 1e3:g} ms in the queue",
-                    received=f"{job.waited * 1e3:.0f} ms",
+                    expected=f"at most {limit * 1e3:.4g} ms in the queue",
+                    received=f"{job.waited * 1e3:.4g} ms",
                     hint="Try again in a moment.",
                 )
                 late.append(job)

@@ -22,7 +22,7 @@ from smash_export.server.batching import BatchingSettings
 
 QUEUE_SIZE = 256
 _GAIN = 1.1  # images per second that doubling the batch must bring
-_PATIENCE = 4  # answers under overload take at most about this many times what they take alone
+_PATIENCE = 3  # under overload a request waits at most about this many times what it takes alone
 _NETWORK_S = 0.0005  # what a request alone takes beyond its run
 _SHORT_S = 0.005  # waiting this long is no overload, however fast the network
 _ROUNDS_S = 0.03
@@ -105,11 +105,11 @@ def choose_sizes(
     if asked.queue_size is not None:
         settings = BatchingSettings(best, asked.queue_size, None, asked.delay, asked.timeout)
     else:
-        allowed = _PATIENCE * (seconds[1] + _NETWORK_S)
-        batches = int(allowed / seconds[best]) - 1  # one is running
-        standing = max(best * max(batches, 1), int(_SHORT_S * best / seconds[best]))
+        patience = max(_PATIENCE * (seconds[1] + _NETWORK_S), 2 * seconds[best], _SHORT_S)
+        batches = int(patience / seconds[best]) - 1  # one is running
         queue_size = max(QUEUE_SIZE, best)
-        settings = BatchingSettings(best, queue_size, min(standing, queue_size), asked.delay, asked.timeout)
+        standing = min(best * max(batches, 1), queue_size)
+        settings = BatchingSettings(best, queue_size, standing, asked.delay, asked.timeout, patience)
     return Sizes(settings, seconds)
 
 

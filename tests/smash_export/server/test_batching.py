@@ -181,25 +181,39 @@ def test_coroutines_wait_without_blocking_their_loop(runner: Runner) -> None:
     asyncio.run(main())
 
 
-def test_a_lasting_queue_is_kept_shorter_than_a_burst(
-    runner: Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("smash_export.server.batching.BURST_SECONDS", 0.05)
-    batcher = Batcher(runner, BatchingSettings(max_batch=1, queue_size=8, standing=2))
-    hold(runner, batcher)
-    jobs = [job(number) for number in range(4)]
-    for waiting in jobs:
-        batcher.submit(waiting)  # a burst
-    time.sleep(0.06)
+def test_under_lasting_overload_the_queue_is_kept_short(runner: Runner) -> None:
+    def run(tensor: np.ndarray) -> np.ndarray:
+        time.sleep(0.01)
+        return runner(tensor)
+
+    settings = BatchingSettings(max_batch=1, queue_size=64, standing=2, patience=0.035)
+    batcher = Batcher(run, settings)
+    burst = [job(number) for number in range(60)]
+    for waiting in burst:
+        batcher.submit(waiting)  # the worker was idle: a burst may fill the queue
+    results: list[float] = []
+    for waiting in burst:
+        try:
+            results.append(waiting.wait(10).item())
+        except BusyError:
+            continue  # it waited too long in what turned out to be no burst
+    assert 5 <= len(results) < 60
+    running = job(1)
+    batcher.submit(running)
+    two, third = [job(2), job(3)], job(4)
+    runner.running.clear()
+    assert runner.running.wait(5)
+    for waiting in two:
+        batcher.submit(waiting)
     assert batcher.full
     with pytest.raises(BusyError, match="at most 2 images"):
-        batcher.submit(job(9))
-    runner.go.set()
-    for waiting in jobs:
-        waiting.wait(5)
-    large = job(*range(8))
-    batcher.submit(large)  # alone, any size
-    assert len(large.wait(5)) == 8
+        batcher.submit(third)
+    assert [waiting.wait(5).item() for waiting in (running, *two)] == [2, 4, 6]
+    time.sleep(0.3)  # idle again
+    large = job(*range(50))
+    batcher.submit(job(0))
+    batcher.submit(large)
+    assert len(large.wait(5)) == 50
     batcher.close()
 
 
