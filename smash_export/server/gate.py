@@ -8,6 +8,7 @@ many slow or large senders cannot fill the memory.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import itertools
 import json
@@ -333,8 +334,13 @@ _CLOSE = {"Connection": "close"}
 
 def encode_error(failure: HttpError) -> tuple[bytes, bytes]:
     """Body and header lines of an error's answer, for those who write to the connection themselves."""
-    lines = "".join(f"{name.lower()}: {text}\r\n" for name, text in failure.headers.items())
-    return json.dumps({"error": str(failure)}).encode(), lines.encode("latin-1")
+    return _encode_error(str(failure), tuple(failure.headers.items()))
+
+
+@functools.lru_cache(64)  # an overloaded server says the same thousands of times in a second
+def _encode_error(sentence: str, headers: tuple[tuple[str, str], ...]) -> tuple[bytes, bytes]:
+    lines = "".join(f"{name.lower()}: {text}\r\n" for name, text in headers)
+    return json.dumps({"error": sentence}).encode(), lines.encode("latin-1")
 
 
 async def respond(
