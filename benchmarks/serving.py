@@ -84,7 +84,7 @@ def plain_network(name: str) -> bytes:
     for index, (units, stride) in enumerate(NETWORKS[name]):
         values = random.normal(0, (2 / (9 * channels)) ** 0.5, (units, channels, 3, 3)).astype(np.float32)
         weights.append(numpy_helper.from_array(values, f"w{index}"))
-        settings = {"pads": [1, 1, 1, 1], "strides": [stride, stride], "kernel_shape": [3, 3]}
+        settings: dict[str, Any] = {"pads": [1, 1, 1, 1], "strides": [stride, stride], "kernel_shape": [3, 3]}
         nodes.append(helper.make_node("Conv", [last, f"w{index}"], [f"c{index}"], **settings))
         nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
         last, channels = f"r{index}", units
