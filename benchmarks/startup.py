@@ -58,7 +58,13 @@ def main() -> None:
     heavy = [name for name in HEAVY if name in loaded]
     record(
         "startup",
-        {"demo_s": demo, **figures, "runs": RUNS, "help_imports": heavy, "predict_imports_torch": torch_imported},
+        {
+            "demo_s": demo,
+            **figures,
+            "runs": RUNS,
+            "help_imports": heavy,
+            "predict_imports_torch": torch_imported,
+        },
         [
             {
                 "what": "make demo after installation",
