@@ -60,7 +60,7 @@ def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) 
 @common_options(writes=True)
 def build(kit: Path, out: Path, target: str | None, seconds: float, output: Output) -> None:
     """Measure the graphs of KIT on this machine and write the table OUT; goes on where it stopped."""
-    from smash_export.latency import build_table, read_kit
+    from smash_export.latency import PASSES, build_table, read_kit
 
     facts = read_kit(kit)
     if target not in (None, facts["setting"]["target"]):
@@ -70,7 +70,7 @@ def build(kit: Path, out: Path, target: str | None, seconds: float, output: Outp
     if output.dry_run:
         output.result({"dry_run": True, "networks": len(facts["networks"]), "setting": facts["setting"]})
         return
-    with output.progress("measuring", len(facts["networks"])) as advance:
+    with output.progress("measuring", PASSES * len(facts["networks"])) as advance:
         table = build_table(kit, out, seconds=seconds, advance=advance)
     median = sorted(table.times)[len(table.times) // 2]
     output.text(f"{out}: {len(table.times)} networks, median {median:.3g} ms")
