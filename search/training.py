@@ -60,6 +60,8 @@ class TrainingConfig:
         batch: images of each architecture.
         architectures: drawn per step.
         learning_rate: of Adam (betas 0.5 and 0.999, epsilon 1e-4); falls as half a cosine.
+        hypernet_rate: the HyperNet's learning rate as a multiple of that of the shared filters. Its filters
+            are divided by their norms, so that one step turns them the further the larger they are.
         weight_decay: on shared filters only; generated filters are normalised.
         clip: largest norm of the gradient, or 0 for no limit.
         average: decay of a moving average of all weights that scoring uses, or 0.
@@ -74,6 +76,7 @@ class TrainingConfig:
     batch: int = 64
     architectures: int = 2
     learning_rate: float = 1e-3
+    hypernet_rate: float = 1.0
     weight_decay: float = 1e-4
     clip: float = 0.0
     average: float = 0.0
@@ -88,6 +91,7 @@ class TrainingConfig:
             "batch": (2, 2**20),
             "architectures": (1, 4096),
             "learning_rate": (0, 10),
+            "hypernet_rate": (0, 1000),
             "weight_decay": (0, 10),
             "clip": (0, 1e9),
             "average": (0, 0.999999),
@@ -198,12 +202,14 @@ class _Loop:
         self._format = memory_format(supernet.space.dims, device)
         self._augmentation = augmentation_of(config.augmentation)
         filters = list(supernet.filters.parameters())
-        decayed = {id(value) for value in filters}
-        others = [value for value in supernet.parameters() if id(value) not in decayed]
+        hypernet = list(supernet.hypernet.parameters())
+        apart = {id(value) for value in (*filters, *hypernet)}
+        others = [value for value in supernet.parameters() if id(value) not in apart]
         self._optimiser = torch.optim.Adam(
             [
-                {"params": filters, "weight_decay": config.weight_decay},
-                {"params": others, "weight_decay": 0.0},
+                {"params": filters, "weight_decay": config.weight_decay, "share": 1.0},
+                {"params": others, "weight_decay": 0.0, "share": 1.0},
+                {"params": hypernet, "weight_decay": 0.0, "share": config.hypernet_rate},
             ],
             lr=config.learning_rate,
             betas=(0.5, 0.999),
@@ -228,7 +234,7 @@ class _Loop:
         config = self._config
         rate = config.learning_rate * cosine(self.step, config.steps)
         for group in self._optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         drawn = self._draw()
         mine = drawn[self._ranks.rank :: self._ranks.world]
         loss = self._gradients(mine, len(drawn))

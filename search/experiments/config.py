@@ -1,9 +1,8 @@
 """Sizes of the experiments: everything that decides their result, as plain data. No torch.
 
-The CPU size keeps the space wide, above all in what a network may lack (a stem of 4 to 24 channels), for
-networks that are all alike cannot be ranked. It keeps the work small: a stem of stride 4, square kernels,
-few ops. The paper's size is
-the paper's: section 4 of arXiv 1708.05344, one GPU.
+The CPU size keeps the space wide, above all in what a network may lack (blocks of 2 to 32 channels and more),
+for networks that are all alike cannot be ranked. It keeps the work small: a stem of stride 4, square
+kernels, few ops. The paper's size is the paper's: section 4 of arXiv 1708.05344, one GPU.
 """
 
 from __future__ import annotations
@@ -97,25 +96,33 @@ SIZES: dict[str, ExperimentConfig] = {
         size="cpu",
         space="small",
         changes={
+            "unit": 2,
             "stem_stride": 4,
             "stem_kernel": 7,
-            "widths": ((1, 2, 4, 6), (1, 2, 4, 8), (2, 4, 8, 12)),
+            "widths": ((1, 2, 4, 8, 16), (1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 24)),
+            "max_banks": 48,
             "max_ops": 4,
-            "reference_reads": (12, 20, 28),
-            "budget": (0.05, 1.0),
+            "reference_reads": (16, 24, 40),
+            "budget": (0.03, 1.0),
             "per_axis": False,
         },
-        train_images=4000,
-        validation_images=3000,
-        test_images=3000,
+        train_images=6000,
+        validation_images=6000,
+        test_images=10_000,
         hypernet=HyperNetConfig(depths=(3, 3), growth=8),
         training=TrainingConfig(
-            steps=3000, batch=32, architectures=1, learning_rate=5e-3, clip=1.0, average=0.99
+            steps=6000,
+            batch=32,
+            architectures=1,
+            learning_rate=5e-3,
+            hypernet_rate=0.2,
+            clip=1.0,
+            average=0.99,
         ),
         scoring=ScoringConfig(statistics_images=500, images=(0,), batch=250),
-        recipe=Recipe(epochs=2, batch=128, warmup=0.1),
+        recipe=Recipe(epochs=3, batch=128, warmup=0.1),
         networks=64,
-        second_seeds=16,
+        second_seeds=32,
         statistics_networks=20,
         hypernets={"a tenth": HyperNetConfig(depths=(1,), growth=3)},
         corrupted=24,

@@ -127,7 +127,7 @@ def _residual(space: Space, index: int, layers: int, pattern: str) -> Block:
 
 def _dense(space: Space, index: int, layers: int) -> Block:
     """Every op reads all banks before it and writes a new one."""
-    width = min(space.widths[index])
+    width, _, _ = _width(space, index, 1)
     fitting = [
         bank
         for bank in space.bank_units
