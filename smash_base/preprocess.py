@@ -12,12 +12,12 @@ Two steps, kept apart because the first runs once per file and the second on eve
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -145,7 +145,9 @@ class Preprocessing:
             picture = picture.convert("RGBA")
             black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
             picture = Image.alpha_composite(black, picture)
-        picture = picture.convert("L" if self.channels == 1 else "RGB")
+        wanted = "L" if self.channels == 1 else "RGB"
+        if picture.mode != wanted:
+            picture = picture.convert(wanted)
         if picture.size != (self.width, self.height):
             picture = picture.resize((self.width, self.height), _RESAMPLING[self.resize])
         return np.asarray(picture, dtype=np.uint8).reshape(self.sample_shape)
@@ -175,13 +177,11 @@ class Preprocessing:
         Works on a numpy array and, with the same arithmetic in the same order, on a torch tensor
         (which stays on its device): x * (1 / (255 std)) - mean / std.
         """
-        scale = np.asarray([1.0 / (255.0 * value) for value in self.std], dtype=np.float32)
-        shift = np.asarray(
-            [-mean / std for mean, std in zip(self.mean, self.std, strict=True)], dtype=np.float32
-        )
+        scale, shift = _scale_and_shift(self.mean, self.std)
         if isinstance(samples, np.ndarray):
             # Channels first while it is still bytes, then in place: five times faster, the same bits.
-            values = np.moveaxis(samples, -1, 1).astype(np.float32, order="C")
+            last = samples.ndim - 1
+            values = samples.transpose(0, last, *range(1, last)).astype(np.float32, order="C")
             per_channel = (-1, *(1,) * (samples.ndim - 2))
             values *= scale.reshape(per_channel)
             values += shift.reshape(per_channel)
@@ -230,6 +230,15 @@ class Preprocessing:
         return cls(**{**block, "mean": tuple(block["mean"]), "std": tuple(block["std"])})
 
 
+@functools.lru_cache(maxsize=64)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Per channel, float32 [C] each: a byte x becomes x * scale + shift."""
+    scale = np.asarray([1.0 / (255.0 * value) for value in std], dtype=np.float32)
+    shift = np.asarray([-a / b for a, b in zip(mean, std, strict=True)], dtype=np.float32)
+    scale.flags.writeable = shift.flags.writeable = False
+    return scale, shift
+
+
 def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
     """Open and fully decode one still image from a path or from bytes.
 
@@ -240,15 +249,15 @@ def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
     if isinstance(source, bytes):
         name, data = f"image of {len(source)} bytes", source
     else:
-        path = Path(source)
-        name = str(path)
+        name = os.fspath(source)
         try:
-            size = path.stat().st_size
-            if size > MAX_FILE_BYTES:
-                raise InvalidInputError(
-                    f"{name} is too large", expected=f"at most {MAX_FILE_BYTES} bytes", received=size
-                )
-            data = path.read_bytes()
+            with open(name, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > MAX_FILE_BYTES:
+                    raise InvalidInputError(
+                        f"{name} is too large", expected=f"at most {MAX_FILE_BYTES} bytes", received=size
+                    )
+                data = file.read()
         except FileNotFoundError:
             raise InvalidInputError(f"{name} does not exist", expected="an image file") from None
         except IsADirectoryError:

@@ -336,7 +336,7 @@ class Classifier:
         labels = self.labels
         probabilities = softmax(logits)
         best = np.argsort(-logits, axis=1, kind="stable")[:, :count]
-        values = np.take_along_axis(probabilities, best, axis=1).tolist()
+        values = probabilities[np.arange(len(best))[:, np.newaxis], best].tolist()
         answers = []
         for name, indices, scores in zip(names, best.tolist(), values, strict=True):
             top = tuple(
