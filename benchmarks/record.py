@@ -5,13 +5,14 @@
         {"what": "p50 of one image", "goal": "<= 0.3 ms", "value": 0.23, "met": True, "note": ""},
     ])
 
-writes ``benchmarks/results/latency.json`` and prints the goals. ``met`` is None for what could not be
-measured here; the note says why. Run a benchmark from the repository's root:
-``python -m benchmarks.NAME``.
+writes ``benchmarks/results/latency.json`` and the overview ``README.md`` beside it, and prints the goals.
+``met`` is None for what could not be measured here; the note says why. Run a benchmark from the
+repository's root: ``python -m benchmarks.NAME``.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from smash_export import machine
 from smash_export.cli.console import Output, to_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
+VERDICT = {True: "met", False: "MISSED", None: "not measured here"}
 GOAL_KEYS = {"what", "goal", "value", "met", "note"}
 
 
@@ -59,13 +61,40 @@ def record(name: str, results: dict[str, Any], goals: list[dict[str, Any]]) -> P
     }
     path = RESULTS / f"{name}.json"
     write_text(path, to_json(document) + "\n")
-    verdict = {True: "met", False: "MISSED", None: "not measured here"}
+    write_text(RESULTS / "README.md", overview(RESULTS))
     Output().table(
         f"{name}: goals",
         ["what", "goal", "value", "verdict", "note"],
-        [[goal["what"], goal["goal"], goal["value"], verdict[goal["met"]], goal["note"]] for goal in goals],
+        [[goal["what"], goal["goal"], goal["value"], VERDICT[goal["met"]], goal["note"]] for goal in goals],
     )
     return path
+
+
+def overview(folder: Path) -> str:
+    """Every goal of every committed result as one Markdown page."""
+    lines = [
+        "# What was measured",
+        "",
+        "Written by `benchmarks/record.py` from the JSON files beside it, which hold all that was measured,",
+        'the machine and the versions. A goal that was missed says so; "not measured here" needs hardware',
+        "or data that was not at hand. The paper's experiments: [docs/experiments](../../docs/experiments).",
+    ]
+    for path in sorted(folder.glob("*.json")):
+        document = json.loads(path.read_text())
+        computer, when = document["machine"], document["date"][:10]
+        lines += [
+            "",
+            f"## [{path.stem}]({path.name})",
+            "",
+            f"{when}, {computer['processor']}, cores: {computer['cores']}, load: {computer['load']}.",
+            "",
+            "| what | goal | value | verdict | note |",
+            "|---|---|---|---|---|",
+        ]
+        for goal in document["goals"]:
+            cells = [goal["what"], goal["goal"], goal["value"], VERDICT[goal["met"]], goal["note"]]
+            lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _commit() -> str:

@@ -31,6 +31,8 @@ def test_a_result_stands_beside_what_it_depends_on(results: Path, capsys: pytest
     assert document["machine"]["cores"] >= 1
     assert "numpy" in document["versions"]
     assert document["date"].endswith("Z")
+    assert (results / "README.md").read_text() == module.overview(results)
+    assert "| on a GPU | <= 1 ms | - | not measured here | no GPU here |" in module.overview(results)
     text = capsys.readouterr().out
     assert "not measured here" in text
     assert "met" in text
@@ -54,3 +56,8 @@ def test_every_committed_result_names_its_machine_and_is_honest_about_goals(path
     for goal in document["goals"]:
         assert set(goal) == module.GOAL_KEYS
         assert goal["met"] is not None or goal["note"], f"{path.name}: why was {goal['what']} not measured?"
+
+
+def test_the_committed_overview_is_that_of_the_committed_results() -> None:
+    folder = ROOT / "benchmarks" / "results"
+    assert (folder / "README.md").read_text() == module.overview(folder)
