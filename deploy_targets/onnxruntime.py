@@ -246,7 +246,8 @@ def _not_there(provider: str, why: str, fallback: bool = True) -> MissingRuntime
 def _advice(command: str | None, fallback: bool) -> str | None:
     if not fallback:
         return f"Install it: {command}" if command else None
-    return (f"Install it: {command}; or" if command else "To go on without it,") + " pass --allow-fallback"
+    other = "choose another device or provider (in Python, SessionOptions(allow_fallback=True) takes the CPU)"
+    return f"Install it: {command}; or {other}." if command else f"To go on, {other}."
 
 
 def _check_signature(session: Any, signature: ModelSignature, path: Path) -> None:

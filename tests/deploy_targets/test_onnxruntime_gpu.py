@@ -118,7 +118,7 @@ def test_an_ep_context_needs_the_provider(sources: Sources, tmp_path: Path) -> N
     target = get_target("onnxruntime")
     with pytest.raises(MissingRuntimeError, match="TensorrtExecutionProvider") as caught:
         target.compile(sources.request(ep_context=True), tmp_path)
-    assert "--allow-fallback" not in str(caught.value)  # a compiled engine has no fallback
+    assert "allow_fallback" not in str(caught.value)  # a compiled engine has no fallback
     assert not list(tmp_path.iterdir())
     with pytest.raises(UsageError, match="true or false"):
         target.compile(sources.request(ep_context="yes"), tmp_path)
