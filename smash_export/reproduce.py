@@ -179,8 +179,8 @@ def _gradient_words(result: Result) -> str:
     text = (
         f"From {result['starts']} starts with a mean score of {start:.1%}, {result['steps']} steps of "
         f"{result['scored_per_step']} scored mutations each reach {ends[0]:.1%} when dE/dc chooses the "
-        f"mutations and {ends[1]:.1%} when chance does: guided is {verdict} (difference "
-        f"{_interval(gap, 100)} points in its favour, p = {test['p']:.2g})."
+        f"mutations and {ends[1]:.1%} when chance does: guided is {verdict} (what "
+        f"chance has more: {_interval(gap, 100)} points, p = {test['p']:.2g})."
     )
     kendall = result["prediction_kendall"]
     if kendall and kendall["value"] is not None:
