@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from search.architecture import InputSpec
 from search.network import Network, fold
@@ -21,6 +22,7 @@ SPEC = InputSpec(2, (10, 9))
 @pytest.mark.parametrize("seed", range(2))
 def test_drawn_networks_are_cast_and_quantised(seed: int) -> None:
     architecture = RICH.draw(seed, 0)
+    torch.manual_seed(seed)
     weights = fold(trained_like(Network(architecture, SPEC, 5), seed))
     x = np.random.default_rng(seed).standard_normal((96, 2, 10, 9)).astype(np.float32)
 
