@@ -85,6 +85,21 @@ def summary(comparison: Comparison) -> list[dict[str, Any]]:
     return found
 
 
+def failures_of(name: str, compiled: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A missed goal for each file that could not be made or was refused."""
+    return [
+        _goal(
+            f"{name}: {line['target']} {line['precision']}",
+            "a file that passes its gates",
+            "none",
+            False,
+            line["problem"].partition(" The file and")[0][:250],
+        )
+        for line in compiled
+        if line["status"] == "failed"
+    ]
+
+
 def goals_of(name: str, rows: tuple[Row, ...]) -> list[dict[str, Any]]:
     """The committed goals on one bundle."""
     goals = []
@@ -118,7 +133,7 @@ def goals_of(name: str, rows: tuple[Row, ...]) -> list[dict[str, Any]]:
     return goals
 
 
-def _goal(what: str, goal: str, value: float, met: bool | None, note: str = "") -> dict[str, Any]:
+def _goal(what: str, goal: str, value: float | str, met: bool | None, note: str = "") -> dict[str, Any]:
     return {"what": what, "goal": goal, "value": value, "met": met, "note": note}
 
 
@@ -147,7 +162,7 @@ def main() -> None:
                 "recommendation": comparison.recommendation,
                 "settings": comparison.settings,
             }
-            goals += goals_of(copy.name, comparison.rows)
+            goals += goals_of(copy.name, comparison.rows) + failures_of(copy.name, compiled)
     record("precision", results, goals)
 
 
