@@ -23,7 +23,7 @@ exporter and the bundle take. Names and meaning:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -80,15 +80,20 @@ def forward(architecture: Architecture, source: WeightSource, images: Tensor) ->
 def run_block(where: str, block: Block, source: WeightSource, x: Tensor) -> Tensor:
     """Fill the banks with the input, run the ops, return all banks: -> [B, banks N, *S]."""
     n = block.bank_channels
-    banks: list[Tensor | None] = [*x.split(n, 1), *[None] * (block.banks - block.input_banks)]
+    banks: list[Tensor | None] = [*_chunks(x, n), *[None] * (block.banks - block.input_banks)]
     for index, op in enumerate(block.ops):
         output = run_op(f"{where}.ops.{index}", op, source, _gather(banks, op.reads, x, n))
-        chunks = output.split(n, 1)  # m of [B, N, *S]
+        chunks = _chunks(output, n)  # m of [B, N, *S]
         for position, bank in enumerate(op.writes):
             chunk = chunks[position % len(chunks)]
             held = banks[bank]
             banks[bank] = chunk if held is None else held + chunk
     return _gather(banks, range(block.banks), x, n)
+
+
+def _chunks(x: Tensor, n: int) -> Sequence[Tensor]:
+    """[B, m N, *S] -> m of [B, N, *S]; nothing is split into one part, which not every exporter takes."""
+    return (x,) if x.shape[1] == n else x.split(n, 1)
 
 
 def run_op(where: str, op: Op, source: WeightSource, x: Tensor) -> Tensor:

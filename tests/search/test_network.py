@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from search.architecture import Architecture, Block, Conv, InputSpec, Op, Stem
 from search.network import FrozenNetwork, Network, fold
+from search.presets import resnet
 from tests.search.legal import RICH, VOXELS, drawn, hand_written
 
 SPEC = InputSpec(2, (9, 7))
@@ -158,3 +159,13 @@ def test_sandwich_has_a_norm_around_every_reduction_and_none_has_them_at_block_e
 def test_frozen_weights_are_plain_float32_arrays() -> None:
     weights = fold(Network(RICH.draw(0, 0), SPEC, 5))
     assert all(value.dtype == np.float32 and value.flags.c_contiguous for value in weights.values())
+
+
+def test_nothing_is_split_into_one_part() -> None:
+    """LiteRT's converter fails on a split with one output."""
+    architecture = resnet((8, 8), 2)  # one bank per block, which every op fills whole
+    network = trained_like(Network(architecture, InputSpec(1, (8, 8)), 3))
+    program = torch.export.export(
+        FrozenNetwork(architecture, fold(network)).eval(), (torch.zeros(1, 1, 8, 8),)
+    )
+    assert not [node for node in program.graph.nodes if "split" in str(node.target)]
