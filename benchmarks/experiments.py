@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.record import RESULTS, record
 from search.experiments import EXPERIMENTS
+from search.statistics import Estimate
 
 PAGES = RESULTS.parents[1] / "docs" / "experiments"
 
@@ -44,14 +45,14 @@ def main(folder: Path) -> None:
             {
                 "what": "Kendall tau of score and error after training",
                 "goal": ">= 0.5, interval above 0.3, >= 60 networks",
-                "value": interval(tau),
+                "value": str(Estimate(**tau)),
                 "met": tau["value"] >= 0.5 and tau["low"] > 0.3 and correlation["networks"] >= 60,
-                "note": f"{networks}; top half {interval(half)}",
+                "note": f"{networks}; top half {Estimate(**half)}",
             },
             {
                 "what": "ceiling: two training seeds of the same networks",
                 "goal": ">= 0.8",
-                "value": interval(ceiling),
+                "value": str(Estimate(**ceiling)),
                 "met": ceiling["value"] >= 0.8,
                 "note": f"{ceiling['count']} networks",
             },
@@ -65,7 +66,7 @@ def main(folder: Path) -> None:
             {
                 "what": "tau with running BatchNorm statistics, as the original, beside recomputed ones",
                 "goal": "reported",
-                "value": f"{interval(running)} against {interval(tau)}",
+                "value": f"{Estimate(**running)} against {Estimate(**tau)}",
                 "met": True,
                 "note": "mean score "
                 f"{correlation['running_mean']:.1%} against {correlation['score_mean']:.1%}",
@@ -86,11 +87,6 @@ def main(folder: Path) -> None:
             },
         ],
     )
-
-
-def interval(estimate: dict[str, float]) -> str:
-    """A value and its 95 % interval."""
-    return f"{estimate['value']:.2f} ({estimate['low']:.2f} to {estimate['high']:.2f})"
 
 
 if __name__ == "__main__":

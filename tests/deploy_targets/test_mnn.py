@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from deploy_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
@@ -20,8 +21,6 @@ SPEC, CLASSES = InputSpec(1, (28, 28)), 10
 
 
 def test_fp32_is_exact_to_rounding_on_networks_of_many_3x3_convolutions(tmp_path: Path) -> None:
-    import onnx
-
     images = np.random.default_rng(0).standard_normal((8, 1, 28, 28)).astype(np.float32)
     signature = ModelSignature("input", "logits", (1, 28, 28), CLASSES, (1, 1, 64))
     for slot in range(3):
