@@ -37,6 +37,17 @@ def test_the_loss_of_a_hypernet_falls() -> None:
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
 
 
+def test_the_rate_of_the_hypernet_is_its_own() -> None:
+    data = small_digits()
+    start, still, slow = _supernet(), _supernet(), _supernet()
+    for supernet, rate in ((still, 0.0), (slow, 0.1)):
+        train(supernet, data, replace(CONFIG, steps=1, average=0.0, hypernet_rate=rate))
+    assert same_state(still.hypernet.state_dict(), start.hypernet.state_dict())
+    assert not same_state(slow.hypernet.state_dict(), start.hypernet.state_dict())
+    assert same_state(slow.filters.state_dict(), still.filters.state_dict())
+    assert not same_state(still.filters.state_dict(), start.filters.state_dict())
+
+
 def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     data = small_digits()
     whole = _supernet()
