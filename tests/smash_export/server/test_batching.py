@@ -186,7 +186,7 @@ def test_under_lasting_overload_the_queue_is_kept_short(runner: Runner) -> None:
         time.sleep(0.01)
         return runner(tensor)
 
-    settings = BatchingSettings(max_batch=1, queue_size=64, standing=2, patience=0.035)
+    settings = BatchingSettings(max_batch=1, queue_size=64, standing=2, patience=0.2)
     batcher = Batcher(run, settings)
     burst = [job(number) for number in range(60)]
     for waiting in burst:
@@ -199,15 +199,17 @@ def test_under_lasting_overload_the_queue_is_kept_short(runner: Runner) -> None:
             continue  # it waited too long in what turned out to be no burst
     assert 5 <= len(results) < 60
     running = job(1)
+    runner.go.clear()  # the queue stands still while the test fills it
+    runner.running.clear()
     batcher.submit(running)
     two, third = [job(2), job(3)], job(4)
-    runner.running.clear()
     assert runner.running.wait(5)
     for waiting in two:
         batcher.submit(waiting)
     assert batcher.full
     with pytest.raises(BusyError, match="at most 2 images"):
         batcher.submit(third)
+    runner.go.set()
     assert [waiting.wait(5).item() for waiting in (running, *two)] == [2, 4, 6]
     time.sleep(0.3)  # idle again
     large = job(*range(50))
