@@ -2,8 +2,8 @@
 
 Scores of generated weights weed out bad networks but do not pick the best one; short training does. The
 finalists therefore are not the top by score (those look alike) but the best of each cost bin among all that
-passed a mild filter, and a few drawn regardless of score. The same rungs over networks that were drawn at
-random, without HyperNet or score, stand beside as the baseline.
+passed a mild filter, some known networks, and a few drawn regardless of score. The same rungs over networks
+that were drawn at random, without HyperNet or score, stand beside as the baseline.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class FinalistsConfig:
         rungs: epochs that a network has trained at the end of each rung, ascending. Each rung has a whole
             cosine of its own, so that networks are compared after annealing.
         random: finalists drawn from all scored candidates, whatever their score.
+        known: finalists that are known networks, the best score of each of so many size bins of them. The
+            HyperNet trains on random draws, and its scores place regular networks too low.
         drop: share of the candidates with the worst scores that is left out.
         keep: share of the networks that goes on to the next rung.
         start: weights of the first rung: "scratch", or "generated" ones from the HyperNet.
@@ -51,6 +53,7 @@ class FinalistsConfig:
     count: int = 16
     rungs: tuple[int, ...] = (1, 2, 4)
     random: int = 3
+    known: int = 0
     drop: float = 0.3
     keep: float = 0.5
     start: Literal["scratch", "generated"] = "scratch"
@@ -66,11 +69,12 @@ class FinalistsConfig:
         object.__setattr__(self, "rungs", tuple(self.rungs))
         if not self.rungs or self.rungs[0] < 1 or list(self.rungs) != sorted(set(self.rungs)):
             raise InvalidInputError("rungs", expected="ascending numbers of epochs", received=self.rungs)
-        if not 1 <= self.count <= 10_000 or not 0 <= self.random <= self.count:
+        special = self.random + self.known
+        if not 1 <= self.count <= 10_000 or min(self.random, self.known) < 0 or special > self.count:
             raise InvalidInputError(
                 "finalists",
-                expected="1 to 10000, of which 0 to all are random",
-                received=f"{self.count}, {self.random} random",
+                expected="1 to 10000, of which 0 to all are random or known",
+                received=f"{self.count}, {self.random} random, {self.known} known",
             )
         if not 0 <= self.drop < 1 or not 0 < self.keep < 1:
             raise InvalidInputError(
@@ -193,6 +197,12 @@ def choose(
         for wanted in list(kinds)[:count]:
             best = next(entry for entry in ranked if kind(entry) == wanted)
             chosen[best.candidate.architecture.key] = _finalist(best, "best score within its limit")
+    known = [entry for entry in usable if entry.candidate.origin == "known"]
+    known.sort(key=lambda entry: (size(entry), entry.candidate.architecture.key))
+    wanted_known = min(config.known, max(0, count - lucky - len(chosen)))
+    for part in filter(None, _split(known, wanted_known)):
+        best = min(part, key=_by_score)
+        chosen.setdefault(best.candidate.architecture.key, _finalist(best, "known network"))
     bins = [part for part in _split(by_size, max(0, count - lucky - len(chosen))) if part]
     for number, part in enumerate(bins):
         best = min(part, key=_by_score)

@@ -3,14 +3,20 @@
 Residual, dense and fractal connections are patterns of reading and writing banks. What differs from the
 original networks is what every op of this space has: it starts with a 1x1 convolution, and a block ends
 by handing all its banks on. The names are those of the networks whose pattern and size they have.
+
+:func:`known_networks` gives the regular networks that are inside a space: a search scores some of them
+among its draws, because patterns that a decade of hand-made networks settled on are hard to draw by chance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
 
 from search.architecture import Architecture, Block, Conv, InputSpec, Op, Stem
-from smash_base.errors import UsageError
+from search.space import Space
+from smash_base.errors import InvalidInputError, UsageError
 
 
 def resnet_block(width: int, layers: int, dims: int = 2) -> Block:
@@ -83,6 +89,86 @@ def preset(name: str, input_spec: InputSpec | None = None) -> Architecture:
     if name not in PRESETS:
         raise UsageError(f"there is no preset {name!r}", expected=", ".join(PRESETS), received=name)
     return PRESETS[name](2 if input_spec is None else input_spec.dims)
+
+
+# --------------------------------------------------------------------- the known ones of a space
+
+
+def known_networks(space: Space) -> tuple[Architecture, ...]:
+    """Residual, dense and fractal networks inside a space, in an order whose every start is diverse.
+
+    Blocks of a network share pattern and depth; their widths are together at the narrow end, in the middle
+    or at the wide end of what the space allows. One wide bank is written as several that are read and
+    written together, which is the same network. What the space does not hold is left out.
+    """
+    patterns: list[list[Architecture]] = []
+    for pattern in _PATTERNS:
+        found: dict[str, Architecture] = {}
+        for depth in range(1, space.max_ops + 1):
+            for level in (0.0, 0.5, 1.0):
+                for architecture in _regular(space, pattern, depth, level):
+                    found[architecture.key] = architecture
+        order = np.random.default_rng(0).permutation(len(found))
+        patterns.append([list(found.values())[index] for index in order])
+    longest = max(map(len, patterns))
+    rounds = (entries[place] for place in range(longest) for entries in patterns if place < len(entries))
+    return tuple(dict.fromkeys(rounds))
+
+
+_PATTERNS = ("residual", "residual, one convolution", "dense", "fractal")
+
+
+def _regular(space: Space, pattern: str, depth: int, level: float) -> Iterator[Architecture]:
+    """Networks of one pattern with ``depth`` layers a block (columns, of a fractal); none or several."""
+    if pattern == "fractal" and 2**depth - 1 > space.max_ops:
+        return
+    for bank in space.bank_units if pattern == "dense" else (None,):
+        blocks = []
+        for choices in space.widths:
+            widths = [width for width in sorted(choices) if bank is None or width % bank == 0]
+            if bank is None:  # ops write a whole width
+                widths = [width for width in widths if width <= space.max_units]
+            if not widths:
+                break
+            width = widths[round(level * (len(widths) - 1))]
+            blocks.append(_regular_block(space, pattern, depth, width, bank))
+        if len(blocks) < len(space.widths):
+            continue
+        stem = Stem((space.stem_kernel,) * space.dims, (space.stem_stride,) * space.dims)
+        try:
+            architecture = Architecture(stem, tuple(blocks))
+            space.check(architecture)
+        except InvalidInputError:
+            continue
+        yield architecture
+
+
+def _regular_block(space: Space, pattern: str, depth: int, width: int, bank: int | None) -> Block:
+    """A block of ``width`` units; ``bank`` is the growth of a dense one."""
+    conv, unit = _conv(space.dims), space.unit
+    size = bank or max(choice for choice in space.bank_units if width % choice == 0)
+    parts = width // size  # banks that are one bank of the pattern
+
+    def whole(position: int) -> tuple[int, ...]:
+        return tuple(range(position * parts, (position + 1) * parts))
+
+    def op(reads: tuple[int, ...], writes: tuple[int, ...], convs: tuple[Conv | None, ...]) -> Op:
+        bottleneck = min(len(reads) * size, 4 * len(writes) * size, space.max_bottleneck)
+        return Op(reads, writes, bottleneck * unit, len(writes) * size * unit, convs)
+
+    one, two = (conv, None, None, None), (conv, conv, None, None)
+    if pattern == "dense":
+        ops = [op(tuple(range(parts + i)), (parts + i,), one) for i in range(depth)]
+        banks = parts + depth
+    elif pattern == "fractal":
+        length = 2 ** (depth - 1)
+        steps = sorted((start, 2**column) for column in range(depth) for start in range(0, length, 2**column))
+        ops = [op(whole(start), whole(start + reach), one) for start, reach in steps]
+        banks = (length + 1) * parts
+    else:
+        ops = [op(whole(0), whole(0), two if pattern == "residual" else one)] * depth
+        banks = parts
+    return Block(width * unit, size * unit, banks, tuple(ops))
 
 
 def _conv(dims: int) -> Conv:

@@ -56,6 +56,7 @@ from search.front import LATENCY, Limit, class_of, entries_of, pick_that_keeps
 from search.hypernet import HyperNetConfig
 from search.judge import CONFIRMED, MEASURES, SCORES, Judge, Measurement
 from search.limits import Limits, survey
+from search.presets import known_networks
 from search.records import close_torn_line, settle
 from search.scoring import (
     Score,
@@ -102,6 +103,7 @@ class SearchConfig:
         strategy: a name of :data:`search.strategies.STRATEGIES`.
         strategy_options: checked by the strategy.
         candidates: architectures to score.
+        known: how many of them are known networks (:func:`search.presets.known_networks`), at most half.
         limits: on cost, checked before anything is trained.
         hypernet, training, scoring, finalists: of the stages; their seeds are set from ``seed``.
         measured: how candidates are measured, in the caller's words, or empty; a resumed search must
@@ -116,6 +118,7 @@ class SearchConfig:
     strategy: str = "random"
     strategy_options: dict[str, Any] = field(default_factory=dict)
     candidates: int = 500
+    known: int = 0
     limits: Limits = field(default_factory=Limits)
     hypernet: HyperNetConfig = field(default_factory=HyperNetConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -128,6 +131,8 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if isinstance(self.candidates, bool) or not 1 <= self.candidates <= 10_000_000:
             raise InvalidInputError("candidates", expected="1 to 10000000", received=self.candidates)
+        if isinstance(self.known, bool) or not 0 <= self.known <= self.candidates:
+            raise InvalidInputError("known", expected=f"0 to {self.candidates}", received=self.known)
         if isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise InvalidInputError("seed", expected="0 and more", received=self.seed)
         for name in ("training", "scoring", "finalists"):
@@ -141,6 +146,7 @@ class SearchConfig:
             "strategy": self.strategy,
             "strategy_options": self.strategy_options,
             "candidates": self.candidates,
+            "known": self.known,
             "limits": self.limits.to_json(),
             "hypernet": {**asdict(self.hypernet), "depths": list(self.hypernet.depths)},
             "training": self.training.to_json(),
@@ -356,6 +362,7 @@ class _Search:
             self.config.scoring.stages(len(self.dataset.validation.labels))[0],
             self.folder,
             self._encoding_gradient,
+            known_networks(self.space)[: min(self.config.known, self.config.candidates // 2)],
         )
 
     def _encoding_gradient(self, architecture: Architecture, images: int) -> tuple[Layout, np.ndarray]:
@@ -524,7 +531,7 @@ class _Search:
         count = min(config.count, self.config.candidates)
         if config.baseline == "total":
             count = self._count_of_equal_total(count)
-        own = replace(context, seed=seed_of(context.seed, 0xBA5E), options={})
+        own = replace(context, seed=seed_of(context.seed, 0xBA5E), options={}, known=())
         seen, chosen, slot = set[str](), list[Candidate](), 0
         for _ in range(BASELINE_ROUNDS):
             pairs = draws(own, count - len(chosen), seen, slot)

@@ -27,31 +27,31 @@ if TYPE_CHECKING:
 # 1.64 and 1.67.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
-        "search": {"candidates": 40},
+        "search": {"candidates": 40, "known": 12},
         "hypernet": {"depths": (4, 5, 2)},
         "training": {
-            "steps": 300,
+            "steps": 240,
             "batch": 64,
             "architectures": 1,
             "learning_rate": 0.02,
             "hypernet_rate": 0.1,
         },
         "scoring": {"statistics_images": 128, "images": (120, 0), "keep": 0.25},
-        "finalists": {"count": 6, "rungs": (1, 2), "random": 1, "batch": 32},
+        "finalists": {"count": 6, "rungs": (2, 6), "random": 1, "known": 3, "batch": 32},
     },
     "small": {
-        "search": {"candidates": 200},
+        "search": {"candidates": 200, "known": 40},
         "hypernet": {},
         "training": {"steps": 4000, "batch": 64, "architectures": 1, "learning_rate": 0.01},
         "scoring": {"statistics_images": 500, "images": (250, 1000), "keep": 0.5},
-        "finalists": {"count": 12, "rungs": (1, 2, 4), "random": 2},
+        "finalists": {"count": 12, "rungs": (1, 2, 4), "random": 2, "known": 5},
     },
     "paper": {
-        "search": {"candidates": 500},
+        "search": {"candidates": 500, "known": 60},
         "hypernet": {"compression": 2},
         "training": {"steps": 80_000, "batch": 64, "architectures": 4, "learning_rate": 2e-3},
         "scoring": {"statistics_images": 1000, "images": (500, 2000, 0), "keep": 0.3},
-        "finalists": {"count": 24, "rungs": (2, 5, 10), "random": 4},
+        "finalists": {"count": 24, "rungs": (2, 5, 10), "random": 4, "known": 8},
     },
 }
 
@@ -70,6 +70,7 @@ def configure(
     strategy: str = "random",
     strategy_options: dict[str, Any] | None = None,
     candidates: int | None = None,
+    known: int | None = None,
     limits: dict[str, int | None] | None = None,
     hypernet: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
@@ -85,6 +86,7 @@ def configure(
     Args:
         dataset: decides the space where none is named.
         space: tiny, small or paper.
+        known: candidates that are known networks; at most half of all.
         limits: ``parameters``, ``macs``, ``memory``.
         hypernet, training, scoring, finalists: fields of the configurations in :mod:`search`; None keeps
             the preset's value.
@@ -121,17 +123,23 @@ def configure(
             raise UsageError("both --epochs and --steps are given", hint="Choose one.")
         images = trained["batch"] * trained["architectures"]
         trained["steps"] = max(1, round(epochs * len(dataset.train) / images))
+    candidates = candidates or preset["search"]["candidates"]
+    known = min(preset["search"]["known"] if known is None else known, candidates // 2)
+    entering = merged("finalists", finalists)
+    entering["random"] = min(entering["random"], entering["count"])
+    entering["known"] = min(entering["known"], known, entering["count"] - entering["random"])
     return SearchConfig(
         space=name,
         seed=seed,
         strategy=strategy,
         strategy_options=strategy_options or {},
-        candidates=candidates or preset["search"]["candidates"],
+        candidates=candidates,
+        known=known,
         limits=Limits(**(limits or {})),
         hypernet=HyperNetConfig(**merged("hypernet", hypernet)),
         training=TrainingConfig(**trained),
         scoring=ScoringConfig(**merged("scoring", scoring)),
-        finalists=FinalistsConfig(**merged("finalists", finalists)),
+        finalists=FinalistsConfig(**entering),
         measured=measured or {},
         latency_limits=tuple(
             sorted((Limit(*pair) for pair in (latency_limits or {}).items()), key=lambda x: x.milliseconds)

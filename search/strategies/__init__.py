@@ -79,6 +79,7 @@ class Context:
         images: validation images of the first stage of the race.
         folder: of the search, for what a strategy shows to people; it must not read it back.
         gradient: dE/dc of the trained HyperNet, once candidates are asked for.
+        known: networks that are proposed before any draw, where they keep the limits.
     """
 
     space: Space
@@ -90,6 +91,7 @@ class Context:
     images: int = 0
     folder: Path | None = None
     gradient: EncodingGradient | None = None
+    known: tuple[Architecture, ...] = ()
 
 
 class Strategy(Protocol):

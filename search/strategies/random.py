@@ -1,4 +1,7 @@
-"""Random search: the draws of the space in order, none twice. The baseline of every other strategy."""
+"""Random search: known networks, then the draws of the space in order, none twice.
+
+The baseline of every other strategy.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +46,11 @@ class Random:
 
 
 def draws(
-    context: Context, wanted: int, seen: set[str], first: int = 0, origin: str = "random"
+    context: Context, wanted: int, seen: set[str], first: int = 0
 ) -> list[tuple[int, Candidate]]:
-    """The next ``wanted`` new draws within the limits, with their slots; ``seen`` keys are added to.
+    """The next ``wanted`` new architectures within the limits, with their slots; ``seen`` is added to.
+
+    The first slots are the known networks of the context; the draws of the space follow.
 
     Raises:
         GateError: not found within 200 draws per candidate; the message has the last reason.
@@ -56,7 +61,11 @@ def draws(
     for slot in range(first, first + TRIES * max(1, wanted)):
         if len(chosen) == wanted:
             break
-        architecture = context.space.draw(seed, slot)
+        known = slot < len(context.known)
+        if known:
+            architecture = context.known[slot]
+        else:
+            architecture = context.space.draw(seed, slot - len(context.known))
         if architecture.key in seen:
             continue
         refusal = context.refusal(architecture)
@@ -64,7 +73,7 @@ def draws(
             reason = refusal
             continue
         seen.add(architecture.key)
-        chosen.append((slot, Candidate(architecture, origin)))
+        chosen.append((slot, Candidate(architecture, "known" if known else "random")))
     if len(chosen) < wanted:
         raise GateError(
             f"the limits leave too little of the space {context.space.name}",

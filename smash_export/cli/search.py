@@ -33,6 +33,9 @@ from smash_export.cli.console import Output, common_options
 @click.option("--average", type=click.FloatRange(0, 0.999999), help="HyperNet: decay of averaged weights.")
 @click.option("--halve-batch", is_flag=True, help="HyperNet: halve a batch that a GPU has no memory for.")
 @click.option("--candidates", type=click.IntRange(1), help="Architectures to score.")
+@click.option(
+    "--known", type=click.IntRange(0), help="Candidates that are residual, dense and fractal networks."
+)
 @click.option("--images", metavar="N,N,..", help="Validation images of each stage of the race; 0 is all.")
 @click.option("--keep", type=click.FloatRange(0, 1, min_open=True), help="Share that each stage keeps.")
 @click.option("--finalists", type=click.IntRange(1), help="Networks to train.")
@@ -118,6 +121,7 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
         latency_limits=latency_limits(values["max_latency"]),
         require=values["require"],
         candidates=values["candidates"],
+        known=values["known"],
         limits={
             "parameters": values["max_parameters"],
             "macs": values["max_macs"],

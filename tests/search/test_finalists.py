@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from search.architecture import InputSpec
 from search.cost import cost_of
 from search.finalists import Finalist, FinalistsConfig, Rung, Trained, choose, pick, run_rungs, train_rung
+from search.presets import known_networks
 from search.scoring import Score
 from search.space import space_for
 from search.strategies import Candidate, Context, Scored, make_strategy
@@ -50,6 +52,21 @@ def test_the_worst_by_score_enter_only_by_lot() -> None:
     chosen = choose(scored, FinalistsConfig(count=10, random=0, drop=0.5))
     kept = {entry.candidate.architecture.key for entry in scored[:20]}
     assert {finalist.architecture.key for finalist in chosen} <= kept
+
+
+def test_known_networks_enter_from_every_size_though_their_scores_are_bad() -> None:
+    scored = _scored(40)
+    scored[30:] = [
+        replace(entry, candidate=replace(entry.candidate, origin="known")) for entry in scored[30:]
+    ]
+    chosen = choose(scored, FinalistsConfig(count=8, random=1, known=3, drop=0.5))
+    entered = [finalist for finalist in chosen if finalist.reason == "known network"]
+    assert len(chosen) == 8 and len(entered) == 3
+    assert {f.architecture.key for f in entered} <= {e.candidate.architecture.key for e in scored[30:]}
+    sizes = sorted(entry.cost.macs for entry in scored[30:])
+    assert min(f.macs for f in entered) <= sizes[3] < sizes[6] <= max(f.macs for f in entered)
+    with pytest.raises(InvalidInputError, match="known"):
+        FinalistsConfig(count=4, random=2, known=3)
 
 
 def test_networks_outside_a_measured_limit_are_never_finalists() -> None:
@@ -129,6 +146,18 @@ def test_random_search_proposes_its_budget_of_different_networks_within_the_limi
         proposed += [candidate.architecture for candidate in batch]
     assert len({drawn.key for drawn in proposed}) == 70
     assert all(cost_of(drawn, SPEC, 10).parameters <= 40_000 for drawn in proposed)
+
+
+def test_known_networks_are_proposed_first_where_they_keep_the_limits() -> None:
+    known = known_networks(SPACE)
+    wanted = replace(_context(30, most=10_000), known=known[:20])
+    fitting = [entry.key for entry in known[:20] if wanted.refusal(entry) is None]
+    assert 0 < len(fitting) < 20
+    candidates = [candidate for _, candidate in draws(wanted, 30, set())]
+    assert [entry.architecture.key for entry in candidates if entry.origin == "known"] == fitting
+    rest = [entry.architecture.key for entry in candidates[len(fitting) :]]
+    plain = [candidate.architecture.key for _, candidate in draws(_context(30, most=10_000), 30, set())]
+    assert rest == plain[: len(rest)]
 
 
 def test_limits_that_leave_nothing_and_unknown_strategies_are_clear_errors() -> None:

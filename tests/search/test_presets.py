@@ -10,7 +10,8 @@ from torch import Tensor
 from search.architecture import Architecture, InputSpec
 from search.cost import cost_of
 from search.network import FrozenNetwork, Network, fold
-from search.presets import PRESETS, densenet, fractalnet, preset, resnet
+from search.presets import PRESETS, densenet, fractalnet, known_networks, preset, resnet
+from search.space import SPACES, space_for
 from smash_base.errors import UsageError
 from tests.search.test_network import relative, trained_like
 
@@ -136,3 +137,42 @@ def test_presets_exist_for_voxels_too(name: str) -> None:
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="fractalnet"):
         preset("vgg")
+
+
+@pytest.mark.parametrize("name", sorted(SPACES))
+@pytest.mark.parametrize("dims", [2, 3])
+def test_known_networks_are_inside_their_space_and_differ(name: str, dims: int) -> None:
+    space = space_for(InputSpec(1, (32,) * dims), name)
+    found = known_networks(space)
+    for architecture in found:
+        space.check(architecture)
+    assert len({architecture.key for architecture in found}) == len(found) >= 40
+    assert found == known_networks(space)
+
+
+def test_the_first_known_networks_are_of_every_pattern_and_of_several_sizes() -> None:
+    first = known_networks(SPACES["small"])[:12]
+    costs = [cost_of(architecture, InputSpec(1, (28, 28)), 10).macs for architecture in first]
+    assert max(costs) > 4 * min(costs)
+    ops = [architecture.blocks[0].ops[0] for architecture in first]
+    assert any(op.pattern == "1100" for op in ops)  # residual, two convolutions
+    assert any(op.reads == op.writes and op.pattern == "1000" for op in ops)  # residual, one
+    assert any(op.reads != op.writes for op in ops)  # dense, fractal
+
+
+def test_a_residual_network_of_split_banks_is_the_one_of_whole_banks() -> None:
+    """24 channels as three banks of 8, read and written together, give what one bank of 24 gives."""
+    split = next(
+        architecture
+        for architecture in known_networks(SPACES["small"])
+        if all(b.channels_in == 24 and b.banks == 3 and b.ops[0].pattern == "1100" for b in architecture.blocks)
+        and len(architecture.blocks[0].ops) == 2
+    )
+    whole = Architecture(split.stem, resnet((24, 24, 24), 2).blocks)
+    torch.manual_seed(0)
+    network = trained_like(Network(whole, RGB, 10))
+    weights = fold(network)
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        expected = FrozenNetwork(whole, weights)(images)
+        assert relative(FrozenNetwork(split, weights)(images), expected) <= 1e-5
