@@ -1,16 +1,34 @@
-"""HyperNet training step, scoring and encoding, at three sizes, against a plain version of the same step.
+"""HyperNet training step, scoring and encoding at three sizes, against the original and a plain version.
 
-The plain version is our own method written without any of its accelerations: marks of c set one by one,
-weights generated for the full height of c, grouped convolutions left to PyTorch, contiguous tensors. Both
-run the same architectures on the same images and give the same loss, which is checked. The original
-program is not part of this repository: its times, ported to a current PyTorch on 2 free cores, were 1.74 s,
-276 ms and 107 ms a step, and 4.1 s, 0.60 s and 0.27 s a score of 500 images.
+The architectures are those of the original program (github.com/ajbrock/SMASH): drawn by its own sampler
+with a fixed seed in its last annealing stage, without those that it cannot run, and written as ours into
+``training_speed_architectures.json``, with the multiply-accumulates that it does for an image. Where the
+two differ:
 
-Times are CPU seconds of one thread, medians over architectures, each of a process of its own, so that a busy
-machine disturbs them less than wall-clock times. Every architecture is new to the process, as in
-training: the time that oneDNN takes to prepare convolutions of new shapes is part of the figure.
+- It computes channels of a block's input that no bank holds; here they do not exist.
+- It generates at most N_max outputs of a 1x1 convolution and uses what there is: ``bottleneck`` here.
+- Its transitions convolve before they average; here after it, which is equal. Counted after it for both.
+- Its c has other marks. Its HyperNet starts from c and 7 channels more, ours from 40 channels.
+- Its stem and convolutions have neither bias nor norm nor gain.
 
-    python -m benchmarks.training_speed
+Counted like this, multiply-accumulates agree within 1 %. A step is: draw, encode, generate, forward,
+backward, update. A score: generate, recompute BatchNorm statistics from 500 images, classify 500 others.
+The original keeps running statistics instead and classifies only.
+
+The plain version is our own method without any of its accelerations: marks of c set one by one, weights
+generated for the full height of c, grouped convolutions left to PyTorch, contiguous tensors in float32.
+In float32 both give the same loss, which is checked.
+
+The original program is not part of this repository. ``--original COMMAND`` compares with a copy of yours,
+ported to the installed PyTorch: ``COMMAND SIZE`` runs the file's architectures of that size in order on
+one thread and prints ``{"step_s": [...], "score_s": [...]}``, CPU seconds of each. Ours, plain and original
+then alternate, each in a process of its own, for ``--rounds`` rounds.
+
+Times are CPU seconds of one thread: of each architecture the median over rounds, of these the median.
+Every architecture is new to its process, as in training: the time that oneDNN takes to prepare
+convolutions of new shapes is part of the figure.
+
+    python -m benchmarks.training_speed --original "python my_port.py time"
 """
 
 from __future__ import annotations
@@ -18,12 +36,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -33,53 +52,68 @@ import torch.nn.functional as F
 
 from benchmarks.record import record
 from search.architecture import Architecture, InputSpec
-from search.compute import memory_format
+from search.compute import autocast, memory_format, multiplies_bfloat16
+from search.cost import cost_of
 from search.encoding import BACKGROUND, MARK, Layout
+from search.hypernet import HyperNetConfig
 from search.network import forward
-from search.space import SPACES, Space
+from search.space import Space
 from search.supernet import Supernet
 from search.training import new_supernet
 
+ARCHITECTURES = Path(__file__).with_name("training_speed_architectures.json")
+ABSENT = "the original is not here; ported to a current PyTorch it took, elsewhere, on 2 free cores"
 ORIGINAL_STEP = {"default": 1.74, "middle": 0.276, "small": 0.107}  # seconds, 2 cores
 ORIGINAL_SCORE = {"default": 4.1, "middle": 0.60, "small": 0.27}
-ABSENT = "the original is not here; ported to a current PyTorch it took, elsewhere, on 2 free cores"
 SCORE_IMAGES = 500
 CLASSES = 10
 
-# The original's configurations in our terms: N 8; depth, width and N_max decide reads, widths and units.
+
+def original_space(
+    name: str, units: int, widths: tuple[int, ...], banks: int, reads: tuple[int, ...]
+) -> Space:
+    """The smallest of our spaces around the original's configuration with N 8 and N_max 8 ``units``."""
+    return Space(
+        name=name,
+        unit=8,
+        widths=tuple((width,) for width in widths),
+        bank_units=tuple(range(1, units + 1)),
+        max_banks=banks,
+        max_ops=32,
+        max_units=units,
+        max_bottleneck=units,
+        reference_reads=reads,
+        budget=(0.3, 1.0),
+        stem_kernel=7,
+        patterns=(("1000", 1.0),),
+    )
+
+
+# depth 12, width 4, N_max 64; depth 4, width 2, N_max 32; depth 4, width 1, N_max 16.
 SIZES: dict[str, tuple[Space, InputSpec, int]] = {
-    "default": (SPACES["paper"], InputSpec(3, (32, 32)), 50),
-    "middle": (
-        replace(
-            SPACES["paper"],
-            name="middle",
-            widths=((2, 3, 4), (4, 6, 8), (8, 12, 16)),
-            bank_units=(1, 2, 4),
-            max_banks=24,
-            max_ops=8,
-            max_units=4,
-            max_bottleneck=8,
-            reference_reads=(20, 40, 80),
-        ),
-        InputSpec(3, (28, 28)),
-        64,
+    "default": (
+        original_space("default", 8, (8, 12, 14), 32, (104, 204, 398)),
+        InputSpec(3, (32, 32)),
+        50,
     ),
-    "small": (
-        replace(
-            SPACES["paper"],
-            name="small",
-            widths=((1, 2), (2, 3, 4), (4, 6, 8)),
-            bank_units=(1, 2),
-            max_banks=16,
-            max_ops=8,
-            max_units=2,
-            max_bottleneck=4,
-            reference_reads=(10, 20, 40),
-        ),
-        InputSpec(3, (28, 28)),
-        64,
-    ),
+    "middle": (original_space("middle", 4, (4, 6, 6), 16, (20, 38, 70)), InputSpec(3, (28, 28)), 64),
+    "small": (original_space("small", 2, (2, 2, 2), 8, (10, 18, 34)), InputSpec(3, (28, 28)), 64),
 }
+
+
+def architectures(size: str) -> list[Architecture]:
+    """The original's draws of one size, checked to cost what they cost there."""
+    _, spec, _ = SIZES[size]
+    chosen = []
+    for entry in json.loads(ARCHITECTURES.read_text())[size]:
+        architecture = Architecture.from_json(entry["architecture"])
+        macs = cost_of(architecture, spec, CLASSES).macs
+        if abs(macs / entry["macs"] - 1) > 0.01:
+            raise ValueError(
+                f"{size}: {macs} multiply-accumulates, the original's network has {entry['macs']}"
+            )
+        chosen.append(architecture)
+    return chosen
 
 
 def plain_encoding(layout: Layout, architecture: Architecture, noise_seed: int) -> np.ndarray:
@@ -116,131 +150,155 @@ def plain_c(supernet: Supernet, architecture: Architecture, seed: int) -> torch.
     return torch.from_numpy(np.pad(c, ((0, 0), (0, missing), (0, 0)), constant_values=BACKGROUND))
 
 
-def measure(size: str, plain: bool, count: int) -> dict[str, Any]:
-    """Median CPU seconds of a step, a score and an encoding in this process."""
+def measure(size: str, plain: bool) -> dict[str, Any]:
+    """CPU seconds of a step, a score and an encoding of every architecture in this process."""
     torch.set_num_threads(1)
     space, spec, batch = SIZES[size]
-    supernet = new_supernet(space, spec, CLASSES, seed=0)
+    supernet = new_supernet(space, spec, CLASSES, HyperNetConfig(compression=2), seed=0)
     optimiser = torch.optim.Adam(supernet.parameters(), lr=1e-3, betas=(0.5, 0.999), eps=1e-4)
-    layout = supernet.hypernet.layout
+    layout, device = supernet.hypernet.layout, torch.device("cpu")
     random = torch.Generator().manual_seed(0)
-    shape = memory_format(2, torch.device("cpu"))
-    if plain:
-        shape = torch.contiguous_format
+    shape = torch.contiguous_format if plain else memory_format(2, device)
     images = torch.randn(SCORE_IMAGES, *(spec.channels, *spec.size), generator=random)
     images = images.contiguous(memory_format=shape)
     labels = torch.randint(CLASSES, (SCORE_IMAGES,), generator=random)
     choice = mock.patch("search.network._dense_is_faster", return_value=False)
-    steps, scores, encodings, losses = [], [], [], []
+
+    def loss_of(architecture: Architecture, slot: int) -> torch.Tensor:
+        c = plain_c(supernet, architecture, slot) if plain else None
+        source = supernet.source(architecture, c=c, noise_seed=slot)
+        return F.cross_entropy(forward(architecture, source, images[:batch]).float(), labels[:batch])
+
+    def step(architecture: Architecture, slot: int) -> None:
+        space.draw(7, slot)  # belongs to a step, though another one is run
+        with contextlib.nullcontext() if plain else autocast(device, on_cpu=True):
+            loss = loss_of(architecture, slot)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+
+    @torch.no_grad()
+    def score(architecture: Architecture, slot: int) -> None:
+        with contextlib.nullcontext() if plain else autocast(device, on_cpu=True):
+            c = plain_c(supernet, architecture, slot) if plain else None
+            source = supernet.source(architecture, c=c, noise_seed=slot)
+            parts = images.split(250)
+            source.fixed = supernet.statistics(architecture, parts, source)
+            for part in parts:
+                forward(architecture, source, part)
+
+    chosen = architectures(size)
+    steps, scores, encodings = [], [], []
     with choice if plain else contextlib.nullcontext():
-        for slot in range(count + 1):
-            architecture = space.draw(7, slot)
-
-            def step(architecture: Architecture = architecture, slot: int = slot) -> float:
-                c = plain_c(supernet, architecture, slot) if plain else None
-                source = supernet.source(architecture, c=c, noise_seed=slot)
-                loss = F.cross_entropy(forward(architecture, source, images[:batch]), labels[:batch])
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                return float(loss.detach())
-
-            @torch.no_grad()
-            def score(architecture: Architecture = architecture, slot: int = slot) -> None:
-                c = plain_c(supernet, architecture, slot) if plain else None
-                source = supernet.source(architecture, c=c, noise_seed=slot)
-                parts = images.split(250)
-                source.fixed = supernet.statistics(architecture, parts, source)
-                for part in parts:
-                    forward(architecture, source, part)
-
-            seconds, loss = _timed(step)
-            scoring, _ = _timed(score)
+        with torch.no_grad():
+            first = float(loss_of(chosen[-1], 0))
+        step(chosen[-1], 0)  # also starts PyTorch's pools
+        for slot, architecture in enumerate(chosen):
+            steps.append(_timed(lambda a=architecture, n=slot: step(a, n)))
+            scores.append(_timed(lambda a=architecture, n=slot: score(a, n)))
             encode = (lambda a=architecture: plain_encoding(layout, a, 1)) if plain else None
-            encoding = _repeated(encode or (lambda a=architecture: layout.encode(a, 1)))
-            if slot:  # the first step also starts PyTorch's pools
-                steps.append(seconds)
-                scores.append(scoring)
-                encodings.append(encoding)
-            losses.append(loss)
-    return {
-        "step_s": statistics.median(steps),
-        "score_s": statistics.median(scores),
-        "encoding_ms": 1000 * statistics.median(encodings),
-        "first_loss": losses[0],
-        "architectures": count,
-    }
+            encodings.append(_shortest(encode or (lambda a=architecture: layout.encode(a, 1))))
+    return {"step_s": steps, "score_s": scores, "encoding_s": encodings, "first_loss": first}
 
 
-def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
+def _timed(function: Callable[[], Any]) -> float:
     start = time.process_time()
-    value = function()
-    return time.process_time() - start, value
+    function()
+    return time.process_time() - start
 
 
-def _repeated(function: Callable[[], Any]) -> float:
-    """Shortest of a few: an encoding is short enough to be interrupted never or wholly."""
-    return min(_timed(function)[0] for _ in range(5))
+def _shortest(function: Callable[[], Any]) -> float:
+    """Of a few: an encoding is short enough to be interrupted never or wholly."""
+    return min(_timed(function) for _ in range(5))
 
 
-def _in_process(size: str, plain: bool, count: int) -> dict[str, Any]:
-    words = [sys.executable, "-m", "benchmarks.training_speed", "--size", size, "--count", str(count)]
-    done = subprocess.run(
-        [*words, *(["--plain"] if plain else [])], capture_output=True, check=True, text=True
-    )
+def _run(words: list[str]) -> dict[str, Any]:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{shlex.join(words)} failed:\n{done.stderr}")
     result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def compare(size: str, rounds: int, original: list[str]) -> dict[str, Any]:
+    """All ways at one size in alternating processes; figures over the rounds."""
+    own = [sys.executable, "-m", "benchmarks.training_speed", "--size", size]
+    ways = {"ours": own, "plain": [*own, "--plain"]}
+    if original:
+        ways["original"] = [*original, size]
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, words in ways.items():
+            runs[way].append(_run(words))
+    result: dict[str, Any] = {"architectures": len(architectures(size)), "rounds": rounds}
+    for way, measured in runs.items():
+        result[way] = {
+            name: np.median([run[name] for run in measured], 0).tolist()
+            for name in ("step_s", "score_s", "encoding_s")
+            if name in measured[0]
+        }
+        result[way] |= {
+            f"median_{name}": statistics.median(values) for name, values in list(result[way].items())
+        }
+    result["same_loss"] = abs(runs["ours"][0]["first_loss"] - runs["plain"][0]["first_loss"]) < 1e-3
+    for name in ("step", "score"):
+        for way in ("plain", "original"):
+            if way in ways:
+                ours, theirs = (result[kind][f"median_{name}_s"] for kind in ("ours", way))
+                result[f"{name}_to_{way}"] = ours / theirs
     return result
 
 
 def main() -> None:
     """Measure every size in processes of their own and record the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=list(SIZES))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=list(SIZES), help="print one run of this size and record nothing")
     parser.add_argument("--plain", action="store_true")
-    parser.add_argument("--count", type=int, default=0, help="architectures of each size; 0: 3 to 8")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--original", type=shlex.split, default=[], metavar="COMMAND")
     options = parser.parse_args()
     if options.size:
-        print(json.dumps(measure(options.size, options.plain, options.count)))
+        print(json.dumps(measure(options.size, options.plain)))
         return
-    results, goals = {}, []
+    results: dict[str, Any] = {"bfloat16": multiplies_bfloat16()}
+    goals = []
     for size in SIZES:
-        count = options.count or (3 if size == "default" else 8)
-        ours, plain = (_in_process(size, way, count) for way in (False, True))
-        ratio, scoring = ours["step_s"] / plain["step_s"], ours["score_s"] / plain["score_s"]
-        same = abs(ours["first_loss"] - plain["first_loss"]) < 1e-3
-        results[size] = {
-            "ours": ours,
-            "plain": plain,
-            "step_ratio": ratio,
-            "score_ratio": scoring,
-            "same_first_loss": same,
-            "original_step_s": ORIGINAL_STEP[size],
-            "original_score_s": ORIGINAL_SCORE[size],
-        }
-        goals += [
-            {
-                "what": f"training step, {size} size, against the original program",
-                "goal": "<= 0.4x",
-                "value": f"{ours['step_s']:.3f} s; {ratio:.2f}x our plain version",
-                "met": None,
-                "note": f"{ABSENT}: {ORIGINAL_STEP[size]} s",
-            },
-            {
-                "what": f"score on {SCORE_IMAGES} images, {size} size, against the original program",
-                "goal": "<= 0.35x, statistics included",
-                "value": f"{ours['score_s']:.3f} s; {scoring:.2f}x our plain version",
-                "met": None,
-                "note": f"{ABSENT}: {ORIGINAL_SCORE[size]} s",
-            },
-        ]
-    encoding = results["default"]["ours"]["encoding_ms"]
+        result = results[size] = compare(size, options.rounds, options.original)
+        for name, what, limit, text, elsewhere in (
+            ("step", "training step", 0.4, "<= 0.4x", ORIGINAL_STEP[size]),
+            (
+                "score",
+                f"score on {SCORE_IMAGES} images",
+                0.35,
+                "<= 0.35x, statistics included",
+                ORIGINAL_SCORE[size],
+            ),
+        ):
+            ratio = result.get(f"{name}_to_original")
+            ours = f"{result['ours'][f'median_{name}_s']:.3f} s"
+            to_plain = f"{result[f'{name}_to_plain']:.2f}x our plain version"
+            goals.append(
+                {
+                    "what": f"{what}, {size} size, against the original program",
+                    "goal": text,
+                    "value": f"{ours}; {to_plain}" if ratio is None else f"{ratio:.2f}x ({ours})",
+                    "met": None if ratio is None else ratio <= limit,
+                    "note": f"{ABSENT}: {elsewhere} s"
+                    if ratio is None
+                    else f"original {result['original'][f'median_{name}_s']:.3f} s; {to_plain}",
+                }
+            )
+    encoding = 1000 * results["default"]["ours"]["median_encoding_s"]
+    by_one = 1000 * results["default"]["plain"]["median_encoding_s"]
     goals.append(
         {
             "what": "encoding one architecture, default size",
             "goal": "<= 1 ms",
             "value": round(encoding, 3),
             "met": encoding <= 1,
-            "note": f"{results['default']['plain']['encoding_ms']:.0f} ms with marks set one by one",
+            "note": f"{by_one:.0f} ms with marks set one by one",
         }
     )
     record("training_speed", results, goals)
