@@ -8,6 +8,7 @@ as an uninterrupted one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping
@@ -59,11 +60,26 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 on a GPU; float32 on a CPU, where results must be repeatable bit for bit."""
+def autocast(device: torch.device, *, on_cpu: bool = False) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 on a GPU, float32 on a CPU.
+
+    Args:
+        device: where.
+        on_cpu: bfloat16 on a CPU too, if it multiplies bfloat16 natively: for the HyperNet's training and
+            scores, which compare networks and whose weights are kept in float32. Without the instructions
+            it would be slower. Repeatable bit for bit on machines of one kind, as float32 is.
+    """
     if device.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
+    if on_cpu and device.type == "cpu" and multiplies_bfloat16():
+        return torch.autocast("cpu", torch.bfloat16)
     return contextlib.nullcontext()
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 (AVX512-BF16 or AMX), on one core a factor of two."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def memory_format(dims: int, device: torch.device) -> torch.memory_format:

@@ -10,6 +10,7 @@ exactly the channels that the op asks for, and divided by its Euclidean norm.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -124,9 +125,14 @@ class HyperNet(nn.Module):
         if c is None:
             seed = noise_seed if self.config.noise else None
             c = torch.from_numpy(self.layout.encode(architecture, seed))
-        out = self(c.to(parameter.device, parameter.dtype)[None])[0].float()  # [N N dc, H, W]
+        c = c.to(parameter.device, parameter.dtype)[None]
+        # On a CPU in float32 whatever the rest runs in: every width of c is new, and preparing small
+        # bfloat16 convolutions for it takes longer than they save.
+        low = torch.autocast("cpu", enabled=False) if c.device.type == "cpu" else contextlib.nullcontext()
+        with low:
+            out = self(c.contiguous(memory_format=torch.channels_last))[0].float()  # [N N dc, H, W]
         unit, step = self.layout.space.unit, self.layout.space.unit * self.config.compression
-        tiles = out.view(unit, step, *out.shape[1:])  # [N, N dc, H, W]
+        tiles = out.reshape(unit, step, *out.shape[1:])  # [N, N dc, H, W]
         grid = tiles.permute(2, 0, 3, 1)  # [H, N, W, N dc]
         ones = (1,) * architecture.dims
         filters = {}

@@ -206,7 +206,7 @@ class Scorer:
         return layout, gradient.float().cpu().numpy()
 
     def _mode(self) -> Any:
-        return autocast(self._device)
+        return autocast(self._device, on_cpu=True)
 
 
 def make_score(key: str, wrong: np.ndarray, loss: float) -> Score:

@@ -286,7 +286,7 @@ class _Loop:
         total = torch.zeros((), device=self._device)
         parts = zip(images.chunk(self._parts), targets.chunk(self._parts), strict=True)
         for part, wanted in parts:
-            with autocast(self._device):
+            with autocast(self._device, on_cpu=True):
                 source = self._supernet.source(
                     architecture, noise_seed=seed_of(self._config.seed, 0x2015E, slot)
                 )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from search.architecture import Architecture, Block, Conv, InputSpec, Op, Stem
-from search.network import FrozenNetwork, Network, fold
+from search.network import Affine, FrozenNetwork, Network, _convolve, block_diagonal, fold
 from search.presets import resnet
 from tests.search.legal import RICH, VOXELS, drawn, hand_written
 
@@ -169,3 +169,31 @@ def test_nothing_is_split_into_one_part() -> None:
         FrozenNetwork(architecture, fold(network)).eval(), (torch.zeros(1, 1, 8, 8),)
     )
     assert not [node for node in program.graph.nodes if "split" in str(node.target)]
+
+
+@pytest.mark.parametrize("slot", range(4))
+def test_bfloat16_on_a_cpu_gives_what_float32_gives_but_for_its_rounding(slot: int) -> None:
+    architecture = RICH.draw(3, slot)
+    network = Network(architecture, InputSpec(1, (8, 8)), 5)
+    images = torch.randn(6, 1, 8, 8).contiguous(memory_format=torch.channels_last)
+    logits, gradients = [], []
+    for low in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            output = network(images).float()
+        output.square().mean().backward()
+        logits.append(output.detach())
+        gradients.append(torch.cat([value.grad.flatten() for value in network.parameters()]))
+    assert torch.allclose(*logits, atol=0.1 * float(logits[0].abs().max()))
+    assert F.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "groups"), [(16, 16, 8), (16, 8, 4), (32, 32, 8), (6, 4, 2)])
+def test_a_grouped_convolution_that_runs_as_a_dense_one_is_the_same(
+    inputs: int, outputs: int, groups: int
+) -> None:
+    x, weight = torch.randn(3, inputs, 7, 7), torch.randn(outputs, inputs // groups, 3, 5)
+    expected = F.conv2d(x, weight, padding=(1, 2), groups=groups)
+    dense = F.conv2d(x, block_diagonal(weight, groups), padding=(1, 2))
+    assert torch.allclose(_convolve(x, Affine(weight, None), (3, 5), groups=groups), expected, atol=1e-5)
+    assert torch.allclose(dense, expected, atol=1e-5)
