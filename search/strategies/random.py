@@ -45,9 +45,7 @@ class Random:
         """Random search learns nothing."""
 
 
-def draws(
-    context: Context, wanted: int, seen: set[str], first: int = 0
-) -> list[tuple[int, Candidate]]:
+def draws(context: Context, wanted: int, seen: set[str], first: int = 0) -> list[tuple[int, Candidate]]:
     """The next ``wanted`` new architectures within the limits, with their slots; ``seen`` is added to.
 
     The first slots are the known networks of the context; the draws of the space follow.

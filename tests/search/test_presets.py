@@ -165,7 +165,9 @@ def test_a_residual_network_of_split_banks_is_the_one_of_whole_banks() -> None:
     split = next(
         architecture
         for architecture in known_networks(SPACES["small"])
-        if all(b.channels_in == 24 and b.banks == 3 and b.ops[0].pattern == "1100" for b in architecture.blocks)
+        if all(
+            b.channels_in == 24 and b.banks == 3 and b.ops[0].pattern == "1100" for b in architecture.blocks
+        )
         and len(architecture.blocks[0].ops) == 2
     )
     whole = Architecture(split.stem, resnet((24, 24, 24), 2).blocks)
