@@ -61,7 +61,8 @@ def test_known_networks_enter_from_every_size_though_their_scores_are_bad() -> N
     ]
     chosen = choose(scored, FinalistsConfig(count=8, random=1, known=3, drop=0.5))
     entered = [finalist for finalist in chosen if finalist.reason == "known network"]
-    assert len(chosen) == 8 and len(entered) == 3
+    assert len(chosen) == 8
+    assert len(entered) == 3
     assert {f.architecture.key for f in entered} <= {e.candidate.architecture.key for e in scored[30:]}
     sizes = sorted(entry.cost.macs for entry in scored[30:])
     assert min(f.macs for f in entered) <= sizes[3] < sizes[6] <= max(f.macs for f in entered)
