@@ -228,12 +228,15 @@ class Generated:
         if self.fixed is not None:
             mean, variance = self.fixed[name]
             return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, NORM_EPSILON)
+        count = x.numel() // channels
+        if not torch.is_grad_enabled() and count == 1:  # which PyTorch refuses to take moments of
+            self.seen[name] = Moments(x.float().flatten(), torch.zeros_like(scale))
+            return F.batch_norm(x, *self.seen[name], scale, shift, False, 0.0, NORM_EPSILON)
         if not torch.is_grad_enabled():
             # With momentum 1 the running statistics become the batch's own, in the one pass that normalises
             # (torch.var_mean over channels_last takes ten times as long). Their variance is the unbiased one.
             mean, variance = torch.zeros_like(scale), torch.ones_like(scale)
             x = F.batch_norm(x, mean, variance, scale, shift, True, 1.0, NORM_EPSILON)
-            count = x.numel() // channels
             self.seen[name] = Moments(mean, variance * ((count - 1) / count))
             return x
         return F.batch_norm(x, None, None, scale, shift, True, 0.0, NORM_EPSILON)

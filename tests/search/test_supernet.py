@@ -84,6 +84,13 @@ def test_statistics_over_one_batch_are_that_batch_s_own(supernet: Supernet) -> N
     assert torch.allclose(fixed, own, atol=1e-6)
 
 
+def test_one_image_whose_last_features_are_one_pixel_has_statistics() -> None:
+    small = Supernet(TINY, InputSpec(1, (2, 2)), 10, SMALL)
+    moments = small.statistics(TINY.draw(1, 1), [torch.randn(1, 1, 2, 2)])["head.norm"]
+    assert torch.isfinite(moments.mean).all()
+    assert not moments.variance.any()
+
+
 def test_statistics_belong_to_one_architecture(supernet: Supernet) -> None:
     images = torch.randn(32, 1, 8, 8)
     a, b = (supernet.statistics(RICH.draw(0, slot), [images]) for slot in (0, 1))
