@@ -11,6 +11,7 @@ among its draws, because patterns that a decade of hand-made networks settled on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,10 +20,10 @@ from search.space import Space
 from smash_base.errors import InvalidInputError, UsageError
 
 
-def resnet_block(width: int, layers: int, dims: int = 2) -> Block:
-    """One bank, read and added to by every op: x + f(x) (He et al. 2016), two 3x3 convolutions each."""
+def resnet_block(width: int, layers: int, dims: int = 2, convolutions: int = 2) -> Block:
+    """One bank, read and added to by every op: x + f(x) (He et al. 2016), one or two 3x3 convolutions."""
     conv = _conv(dims)
-    op = Op((0,), (0,), width, width, (conv, conv, None, None))
+    op = Op((0,), (0,), width, width, (conv, conv if convolutions == 2 else None, None, None))
     return Block(width, width, 1, (op,) * layers)
 
 
@@ -122,16 +123,17 @@ def _regular(space: Space, pattern: str, depth: int, level: float) -> Iterator[A
     """Networks of one pattern with ``depth`` layers a block (columns, of a fractal); none or several."""
     if pattern == "fractal" and 2**depth - 1 > space.max_ops:
         return
-    for bank in space.bank_units if pattern == "dense" else (None,):
+    for growth in space.bank_units if pattern == "dense" else (None,):
         blocks = []
         for choices in space.widths:
-            widths = [width for width in sorted(choices) if bank is None or width % bank == 0]
-            if bank is None:  # ops write a whole width
-                widths = [width for width in widths if width <= space.max_units]
+            if growth is None:  # ops write a whole width
+                widths = [width for width in sorted(choices) if width <= space.max_units]
+            else:
+                widths = [width for width in sorted(choices) if width % growth == 0]
             if not widths:
                 break
             width = widths[round(level * (len(widths) - 1))]
-            blocks.append(_regular_block(space, pattern, depth, width, bank))
+            blocks.append(_inside(space, _regular_block(space, pattern, depth, width, growth)))
         if len(blocks) < len(space.widths):
             continue
         stem = Stem((space.stem_kernel,) * space.dims, (space.stem_stride,) * space.dims)
@@ -143,32 +145,32 @@ def _regular(space: Space, pattern: str, depth: int, level: float) -> Iterator[A
         yield architecture
 
 
-def _regular_block(space: Space, pattern: str, depth: int, width: int, bank: int | None) -> Block:
-    """A block of ``width`` units; ``bank`` is the growth of a dense one."""
-    conv, unit = _conv(space.dims), space.unit
-    size = bank or max(choice for choice in space.bank_units if width % choice == 0)
-    parts = width // size  # banks that are one bank of the pattern
+def _regular_block(space: Space, pattern: str, depth: int, width: int, growth: int | None) -> Block:
+    """A block ``width`` units wide; ``growth``, in units, is of a dense one."""
+    channels = width * space.unit
+    if growth is not None:
+        return densenet_block(channels, growth * space.unit, depth, space.dims)
+    if pattern == "fractal":
+        return fractal_block(channels, depth, space.dims)
+    return resnet_block(channels, depth, space.dims, convolutions=2 if pattern == "residual" else 1)
 
-    def whole(position: int) -> tuple[int, ...]:
-        return tuple(range(position * parts, (position + 1) * parts))
 
-    def op(reads: tuple[int, ...], writes: tuple[int, ...], convs: tuple[Conv | None, ...]) -> Op:
-        bottleneck = min(len(reads) * size, 4 * len(writes) * size, space.max_bottleneck)
-        return Op(reads, writes, bottleneck * unit, len(writes) * size * unit, convs)
+def _inside(space: Space, block: Block) -> Block:
+    """The same block in banks of the space's sizes, bottlenecks as wide as it allows."""
+    width = block.bank_channels // space.unit
+    size = max(choice for choice in space.bank_units if width % choice == 0)
+    parts = width // size
 
-    one, two = (conv, None, None, None), (conv, conv, None, None)
-    if pattern == "dense":
-        ops = [op(tuple(range(parts + i)), (parts + i,), one) for i in range(depth)]
-        banks = parts + depth
-    elif pattern == "fractal":
-        length = 2 ** (depth - 1)
-        steps = sorted((start, 2**column) for column in range(depth) for start in range(0, length, 2**column))
-        ops = [op(whole(start), whole(start + reach), one) for start, reach in steps]
-        banks = (length + 1) * parts
-    else:
-        ops = [op(whole(0), whole(0), two if pattern == "residual" else one)] * depth
-        banks = parts
-    return Block(width * unit, size * unit, banks, tuple(ops))
+    def split(banks: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(bank * parts + part for bank in banks for part in range(parts))
+
+    def fitted(op: Op) -> Op:
+        read = len(op.reads) * block.bank_channels
+        bottleneck = min(op.bottleneck, read, space.max_bottleneck * space.unit)
+        return replace(op, reads=split(op.reads), writes=split(op.writes), bottleneck=bottleneck)
+
+    ops = tuple(fitted(op) for op in block.ops)
+    return replace(block, bank_channels=size * space.unit, banks=block.banks * parts, ops=ops)
 
 
 def _conv(dims: int) -> Conv:
