@@ -190,30 +190,30 @@ def choose(
     count = min(config.count, len(ranked))
     lucky = min(config.random, count - 1) if count > 1 else 0
     passed = ranked[: max(count, math.ceil((1 - config.drop) * len(ranked)))]
-    by_size = sorted(passed, key=lambda entry: (size(entry), entry.candidate.architecture.key))
     chosen: dict[str, Finalist] = {}
+
+    def enter(entry: Scored, reason: str) -> None:
+        chosen.setdefault(entry.candidate.architecture.key, _finalist(entry, reason))
+
+    def best_of_bins(entries: Sequence[Scored], most: int) -> list[Scored]:
+        by_size = sorted(entries, key=lambda entry: (size(entry), entry.candidate.architecture.key))
+        bins = _split(by_size, min(most, max(0, count - lucky - len(chosen))))
+        return [min(part, key=_by_score) for part in bins if part]
+
     kinds = {kind(entry): None for entry in ranked} if kind else {}  # in the order of their best
     if len(kinds) > 1 and kind is not None:
         for wanted in list(kinds)[:count]:
-            best = next(entry for entry in ranked if kind(entry) == wanted)
-            chosen[best.candidate.architecture.key] = _finalist(best, "best score within its limit")
-    known = [entry for entry in usable if entry.candidate.origin == "known"]
-    known.sort(key=lambda entry: (size(entry), entry.candidate.architecture.key))
-    wanted_known = min(config.known, max(0, count - lucky - len(chosen)))
-    for part in filter(None, _split(known, wanted_known)):
-        best = min(part, key=_by_score)
-        chosen.setdefault(best.candidate.architecture.key, _finalist(best, "known network"))
-    bins = [part for part in _split(by_size, max(0, count - lucky - len(chosen))) if part]
-    for number, part in enumerate(bins):
-        best = min(part, key=_by_score)
-        reason = f"best score of size bin {number + 1} of {len(bins)}"
-        chosen.setdefault(best.candidate.architecture.key, _finalist(best, reason))
+            enter(next(entry for entry in ranked if kind(entry) == wanted), "best score within its limit")
+    for entry in best_of_bins([entry for entry in usable if entry.candidate.origin == "known"], config.known):
+        enter(entry, "known network")
+    best = best_of_bins(passed, count)
+    for number, entry in enumerate(best):
+        enter(entry, f"best score of size bin {number + 1} of {len(best)}")
     order = np.random.default_rng(seed_of(config.seed, 0x10C)).permutation(len(ranked))
     for index in order:  # whatever their score
         if len(chosen) == count:
             break
-        entry = ranked[int(index)]
-        chosen.setdefault(entry.candidate.architecture.key, _finalist(entry, "drawn regardless of score"))
+        enter(ranked[int(index)], "drawn regardless of score")
     return list(chosen.values())
 
 

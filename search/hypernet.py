@@ -10,7 +10,6 @@ exactly the channels that the op asks for, and divided by its Euclidean norm.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -128,8 +127,7 @@ class HyperNet(nn.Module):
         c = c.to(parameter.device, parameter.dtype)[None]
         # On a CPU in float32 whatever the rest runs in: every width of c is new, and preparing small
         # bfloat16 convolutions for it takes longer than they save.
-        low = torch.autocast("cpu", enabled=False) if c.device.type == "cpu" else contextlib.nullcontext()
-        with low:
+        with torch.autocast("cpu", enabled=False):
             out = self(c.contiguous(memory_format=torch.channels_last))[0].float()  # [N N dc, H, W]
         unit, step = self.layout.space.unit, self.layout.space.unit * self.config.compression
         tiles = out.reshape(unit, step, *out.shape[1:])  # [N, N dc, H, W]
