@@ -131,8 +131,8 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if isinstance(self.candidates, bool) or not 1 <= self.candidates <= 10_000_000:
             raise InvalidInputError("candidates", expected="1 to 10000000", received=self.candidates)
-        if isinstance(self.known, bool) or not 0 <= self.known <= self.candidates:
-            raise InvalidInputError("known", expected=f"0 to {self.candidates}", received=self.known)
+        if isinstance(self.known, bool) or not 0 <= self.known <= self.candidates // 2:
+            raise InvalidInputError("known", expected=f"0 to {self.candidates // 2}", received=self.known)
         if isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise InvalidInputError("seed", expected="0 and more", received=self.seed)
         for name in ("training", "scoring", "finalists"):
@@ -362,7 +362,7 @@ class _Search:
             self.config.scoring.stages(len(self.dataset.validation.labels))[0],
             self.folder,
             self._encoding_gradient,
-            known_networks(self.space)[: min(self.config.known, self.config.candidates // 2)],
+            known_networks(self.space)[: self.config.known],
         )
 
     def _encoding_gradient(self, architecture: Architecture, images: int) -> tuple[Layout, np.ndarray]:

@@ -34,7 +34,9 @@ from smash_export.cli.console import Output, common_options
 @click.option("--halve-batch", is_flag=True, help="HyperNet: halve a batch that a GPU has no memory for.")
 @click.option("--candidates", type=click.IntRange(1), help="Architectures to score.")
 @click.option(
-    "--known", type=click.IntRange(0), help="Candidates that are residual, dense and fractal networks."
+    "--known",
+    type=click.IntRange(0),
+    help="Candidates that are residual, dense or fractal networks; at most half.",
 )
 @click.option("--images", metavar="N,N,..", help="Validation images of each stage of the race; 0 is all.")
 @click.option("--keep", type=click.FloatRange(0, 1, min_open=True), help="Share that each stage keeps.")
