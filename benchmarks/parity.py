@@ -39,7 +39,7 @@ def main() -> None:
     """Compare every network in every runtime, record."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--networks", type=int, default=200)
-    parser.add_argument("--targets", default="torchscript,onnxruntime,openvino,ncnn")
+    parser.add_argument("--targets", default="torchscript,onnxruntime,openvino,ncnn,mnn")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
