@@ -4,18 +4,24 @@
 
 Moments are drawn evenly over the time that an uninterrupted search takes, start of Python included. A run is
 killed and resumed up to four times, then resumed to its end and compared byte by byte.
+
+Two searches: one that only counts costs, and one that measures its candidates on a runtime. Latencies differ
+from run to run, so that the second is compared with an uninterrupted search that is given what the killed one
+measured; besides, nothing may have been measured twice.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,10 +29,14 @@ import numpy as np
 from benchmarks.record import record
 from smash_base import files
 from smash_base.errors import InvalidInputError
-from tests.search.run_small_search import RESULTS, contents
+from tests.search import run_small_search
+from tests.smash_export import run_search_for_device
 
 KILLS_PER_RUN = 4
-COMMAND = [sys.executable, "-m", "tests.search.run_small_search"]
+SEARCHES: dict[str, tuple[ModuleType, tuple[str, ...]]] = {  # and what they measure
+    "search": (run_small_search, ()),
+    "search that measures": (run_search_for_device, run_search_for_device.MEASURED),
+}
 
 
 def main() -> None:
@@ -35,55 +45,100 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    random = np.random.default_rng(arguments.seed)
-    trials: list[dict[str, Any]] = []
-    results = []
-    with tempfile.TemporaryDirectory() as name:
-        start = time.monotonic()
-        subprocess.run([*COMMAND, f"{name}/whole/run"], check=True, env=environment)
-        seconds = time.monotonic() - start
-        expected = contents(Path(name) / "whole" / "run")
-        while len(trials) < arguments.kills:
-            folder = Path(name) / str(len(results)) / "run"  # best.json holds the name of the folder
-            for _ in range(min(KILLS_PER_RUN, arguments.kills - len(trials))):
-                moment = float(random.random() * seconds)
-                if not kill_after(moment, folder, environment):
-                    break
-                reached = sorted(name for name in (*RESULTS, "hypernet.pt") if (folder / name).exists())
-                torn = [name for name in reached if name.endswith(".json") and not whole(folder / name)]
-                trials.append({"run": len(results), "seconds": moment, "files": reached, "torn": torn})
-                print(f"kill {len(trials)} after {moment:.1f} s, reached {reached[-1:]}", flush=True)
-            subprocess.run([*COMMAND, str(folder)], check=True, env=environment)
-            results.append(contents(folder) == expected)
-            print(f"run {len(results)} resumed to its end, equal: {results[-1]}", flush=True)
-    torn_files = sum(len(trial["torn"]) for trial in trials)
-    record(
-        "kill_resume",
-        {"uninterrupted_seconds": seconds, "kills": trials, "equal": results},
-        [
+    results, goals = {}, []
+    for name, (module, measured) in SEARCHES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(module, measured, Path(folder))
+            found = results[name] = bench.run(arguments.kills, np.random.default_rng(arguments.seed))
+        kills, equal, torn = len(found["kills"]), found["equal"], found["torn"]
+        twice = ", nothing measured twice" if measured else ""
+        goals += [
             {
-                "what": f"search killed with SIGKILL at {len(trials)} random moments, resumed each time",
-                "goal": "ends equal to an uninterrupted run, byte by byte",
-                "value": f"{sum(results)} of {len(results)} runs equal",
-                "met": all(results) and len(trials) >= 20,
-                "note": f"up to {KILLS_PER_RUN} kills in each run; compared: {', '.join(RESULTS)}",
+                "what": f"{name} killed with SIGKILL at {kills} random moments, resumed each time",
+                "goal": f"ends equal to an uninterrupted run, byte by byte{twice}",
+                "value": f"{sum(equal)} of {len(equal)} runs equal",
+                "met": all(equal) and kills >= 20,
+                "note": f"up to {KILLS_PER_RUN} kills in each run; compared: {', '.join(found['compared'])}",
             },
-            {"what": "torn files", "goal": "none", "value": torn_files, "met": torn_files == 0, "note": ""},
-        ],
-    )
+            {"what": f"{name}: torn files", "goal": "none", "value": torn, "met": torn == 0, "note": ""},
+        ]
+    record("kill_resume", results, goals)
 
 
-def kill_after(seconds: float, folder: Path, environment: dict[str, str]) -> bool:
-    """Start or resume the search and kill it; False when it was done before."""
-    process = subprocess.Popen([*COMMAND, str(folder)], env=environment)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return True
-    return False
+class Bench:
+    """Kills of one search.
+
+    Args:
+        module: runs it into a folder.
+        measured: files of measurements, which a search it is compared with is given.
+        folder: for all runs.
+    """
+
+    def __init__(self, module: ModuleType, measured: tuple[str, ...], folder: Path) -> None:
+        self._module, self._measured, self._folder = module, measured, folder
+        self._command = [sys.executable, "-m", module.__name__]
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(self, kills: int, random: np.random.Generator) -> dict[str, Any]:
+        """So many kills, spread over runs."""
+        start = time.monotonic()
+        self._finish(self._folder / "whole" / "run")
+        seconds = time.monotonic() - start
+        trials: list[dict[str, Any]] = []
+        equal: list[bool] = []
+        names: list[str] = []
+        while len(trials) < kills:
+            run = self._folder / str(len(equal)) / "run"  # best.json holds the name of the folder
+            for _ in range(min(KILLS_PER_RUN, kills - len(trials))):
+                moment = float(random.random() * seconds)
+                if not self._kill_after(moment, run):
+                    break
+                reached = sorted(path.name for path in run.glob("*") if path.suffix in (".json", ".jsonl"))
+                torn = [name for name in reached if name.endswith(".json") and not whole(run / name)]
+                trials.append({"run": len(equal), "seconds": moment, "files": reached, "torn": torn})
+                print(f"kill {len(trials)} after {moment:.1f} s, reached {reached[-1:]}", flush=True)
+            self._finish(run)
+            found = self._module.contents(run)
+            names = list(found)
+            equal.append(found == self._expected(run) and not self._measured_twice(run))
+            print(f"run {len(equal)} resumed to its end, equal: {equal[-1]}", flush=True)
+        torn_files = sum(len(trial["torn"]) for trial in trials)
+        return {
+            "uninterrupted_seconds": seconds,
+            "kills": trials,
+            "equal": equal,
+            "compared": names,
+            "torn": torn_files,
+        }
+
+    def _expected(self, run: Path) -> dict[str, bytes]:
+        """What an uninterrupted search that measured the same ends with."""
+        if not self._measured:
+            return self._module.contents(self._folder / "whole" / "run")
+        reference = run.parent / "reference" / "run"
+        reference.mkdir(parents=True)
+        for name in self._measured:
+            shutil.copy(run / name, reference / name)
+        self._finish(reference)
+        return self._module.contents(reference)
+
+    def _measured_twice(self, run: Path) -> bool:
+        keys = [[record["key"] for record in files.read_jsonl(run / name)] for name in self._measured]
+        return any(len(entries) != len(set(entries)) for entries in keys)
+
+    def _finish(self, run: Path) -> None:
+        subprocess.run([*self._command, str(run)], check=True, env=self._environment)
+
+    def _kill_after(self, seconds: float, run: Path) -> bool:
+        """Start or resume the search and kill it; False when it was done before."""
+        process = subprocess.Popen([*self._command, str(run)], env=self._environment)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True
+        return False
 
 
 def whole(path: Path) -> bool:

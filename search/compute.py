@@ -103,6 +103,30 @@ def batches(seed: int, epoch: int, count: int, size: int, *, drop_last: bool = T
     return parts
 
 
+class Batches:
+    """Indices of batches without end, one permutation of the images after another.
+
+    The n-th batch depends on (seed, n) alone.
+
+    Args:
+        seed: of the order.
+        count: images.
+        size: of a batch.
+    """
+
+    def __init__(self, seed: int, count: int, size: int) -> None:
+        self._arguments = (seed, count, size)
+        self._pass, self._parts = 0, batches(seed, 0, count, size)
+        self.per_pass = len(self._parts)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        seed, count, size = self._arguments
+        which, position = divmod(number, self.per_pass)
+        if which != self._pass:
+            self._pass, self._parts = which, batches(seed, which, count, size)
+        return self._parts[position]
+
+
 def seed_of(*numbers: int) -> int:
     """One 63-bit seed out of several numbers, for generators that take a single one."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -38,6 +38,7 @@ class FinalistsConfig:
         count: finalists that enter the first rung.
         rungs: epochs that a network has trained at the end of each rung, ascending. Each rung has a whole
             cosine of its own, so that networks are compared after annealing.
+        epoch_images: most training images of such an epoch, or 0 for all of them (:class:`Recipe`).
         random: finalists drawn from all scored candidates, whatever their score.
         known: finalists that are known networks, the best score of each of so many size bins of them. The
             HyperNet trains on random draws, and its scores place regular networks too low.
@@ -52,6 +53,7 @@ class FinalistsConfig:
 
     count: int = 16
     rungs: tuple[int, ...] = (1, 2, 4)
+    epoch_images: int = 0
     random: int = 3
     known: int = 0
     drop: float = 0.3
@@ -97,6 +99,7 @@ class FinalistsConfig:
         before = self.rungs[rung - 1] if rung else 0
         return Recipe(
             epochs=self.rungs[rung] - before,
+            epoch_images=self.epoch_images,
             batch=self.batch,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,

@@ -24,11 +24,11 @@ from search.architecture import Architecture, InputSpec
 from search.compute import (
     Augment,
     Average,
+    Batches,
     DivergedError,
     Feed,
     augmentation_of,
     autocast,
-    batches,
     load_checkpoint,
     memory_format,
     memory_guard,
@@ -61,6 +61,7 @@ class Recipe:
         clip: largest norm of the gradient, or 0 for no limit.
         augmentation: arguments of :class:`search.data.augment.Augmentation`; empty for none.
         include_validation: train on training and validation images (after all choices are made).
+        epoch_images: most images of an epoch, or 0 for all. Shorter epochs go through all images in turn.
         seed: of the order of images and of the augmentation.
         most_bad_steps: steps in a row with NaN or infinity that are skipped before giving up.
     """
@@ -76,12 +77,14 @@ class Recipe:
     clip: float = 5.0
     augmentation: dict[str, Any] = field(default_factory=dict)
     include_validation: bool = False
+    epoch_images: int = 0
     seed: int = 0
     most_bad_steps: int = 10
 
     def __post_init__(self) -> None:
         limits = {
             "epochs": (0, 100_000),
+            "epoch_images": (0, 2**40),
             "batch": (1, 2**20),
             "learning_rate": (0, 1e3),
             "warmup": (0, 1),
@@ -230,17 +233,19 @@ class _Loop:
             nesterov=recipe.momentum > 0,
         )
         self.average = Average(network, recipe.average) if recipe.average else None
-        self._steps_per_epoch = len(batches(0, 0, len(feed), recipe.batch))
+        self._batches = Batches(recipe.seed, len(feed), recipe.batch)
+        self._steps_per_epoch = self._batches.per_pass
+        if recipe.epoch_images:
+            self._steps_per_epoch = min(self._steps_per_epoch, max(1, recipe.epoch_images // recipe.batch))
         self.step = self.skipped = self._bad_in_a_row = self.epochs_done = 0
         self.history: list[dict[str, Any]] = []
 
     def epoch(self, epoch: int) -> float:
-        """One pass over the images; returns the mean loss of its good steps."""
-        recipe = self._recipe
+        """One pass over the images, or a part of one; returns the mean loss of its good steps."""
         self.network.train()
         losses: list[Tensor] = []
-        for indices in batches(recipe.seed, epoch, len(self._feed), recipe.batch):
-            loss = self._one_step(indices)
+        for _ in range(self._steps_per_epoch):
+            loss = self._one_step(self._batches[self.step])
             self.step += 1
             if loss is None:
                 self._count_bad()

@@ -601,7 +601,8 @@ class _Search:
         A scored image counts a third of a trained one: it has no backward pass.
         """
         config = self.config
-        images = len(self.dataset.train.labels)
+        have = len(self.dataset.train.labels)
+        images = min(config.finalists.epoch_images or have, have)
         finalists = config.finalists.epochs(count) * images
         training = config.training
         hypernet = training.steps * training.batch * training.architectures

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,12 +26,12 @@ from torch import Tensor, nn
 from search.architecture import Architecture
 from search.compute import (
     Average,
+    Batches,
     DivergedError,
     Feed,
     OutOfMemoryError,
     augmentation_of,
     autocast,
-    batches,
     load_checkpoint,
     memory_format,
     memory_guard,
@@ -216,8 +215,7 @@ class _Loop:
             eps=1e-4,
         )
         self.average = Average(supernet, config.average) if config.average else None
-        self._per_epoch = len(batches(0, 0, len(self._feed), config.batch))
-        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+        self._batches = Batches(seed_of(config.seed, 0xDA7A), len(self._feed), config.batch)
         self._parts = 1  # of a batch, after the memory of a GPU was too small
         self.step = self.skipped = self._bad_in_a_row = 0
         self._stretch: list[float] = []  # losses since the last entry of the history
@@ -299,11 +297,7 @@ class _Loop:
     def _batch(self, slot: int) -> tuple[Tensor, Tensor]:
         """Images and targets of a slot: consecutive slots go through permutations of the images."""
         config = self._config
-        epoch, position = divmod(slot, self._per_epoch)
-        if self._epoch[0] != epoch:
-            order = batches(seed_of(config.seed, 0xDA7A), epoch, len(self._feed), config.batch)
-            self._epoch = (epoch, order)
-        images, targets = self._feed(self._epoch[1][position])
+        images, targets = self._feed(self._batches[slot])
         if self._augmentation is not None:
             generator = torch.Generator(images.device)
             generator.manual_seed(seed_of(config.seed, 0xA09, slot))

@@ -44,6 +44,9 @@ from smash_export.cli.console import Output, common_options
 @click.option("--rungs", metavar="N,N,..", help="Epochs at the end of each rung; the better half goes on.")
 @click.option("--finalist-batch", type=click.IntRange(1), help="Finalists: images per step.")
 @click.option(
+    "--finalist-images", type=click.IntRange(0), help="Finalists: most training images of an epoch; 0 is all."
+)
+@click.option(
     "--start", type=click.Choice(["scratch", "generated"]), help="First weights of finalists.  [scratch]"
 )
 @click.option(
@@ -143,6 +146,7 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
             "count": values["finalists"],
             "rungs": numbers("--rungs", values["rungs"]),
             "batch": values["finalist_batch"],
+            "epoch_images": values["finalist_images"],
             "start": values["start"],
             "baseline": values["baseline"],
         },

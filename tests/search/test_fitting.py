@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from search.architecture import InputSpec
-from search.compute import DivergedError, batches, load_checkpoint, pick_device
+from search.compute import Batches, DivergedError, Feed, batches, load_checkpoint, pick_device
 from search.fitting import Recipe, accuracy, fit, new_network, schedule
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from tests.search.small_data import same_state, small_architecture, small_digits, with_bad_images
@@ -53,8 +54,37 @@ def test_batches_are_a_function_of_seed_and_epoch() -> None:
     assert len(np.concatenate(batches(0, 0, 3, 4))) == 3, "but not when it is the only one"
 
 
-def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
-    data, recipe = small_digits(), Recipe(epochs=3, batch=32, average=0.9, label_smoothing=0.1)
+def test_batches_without_end_are_whole_passes_one_after_another() -> None:
+    endless = Batches(3, 35, 4)
+    assert endless.per_pass == 8
+    for number in (0, 7, 8, 20, 3):  # in any order
+        expected = batches(3, number // 8, 35, 4)[number % 8]
+        assert np.array_equal(endless[number], expected)
+
+
+def test_short_epochs_go_through_all_images_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, seen = small_digits(), list[int]()
+    take = Feed.__call__
+
+    def noted(feed: Feed, indices: np.ndarray) -> Any:
+        if len(feed) == len(data.train):
+            seen.extend(indices.tolist())
+        return take(feed, indices)
+
+    monkeypatch.setattr(Feed, "__call__", noted)
+    count = len(data.train) // 2 // 16 * 16  # half of the images, in whole batches
+    result = fit(_network(), data, Recipe(epochs=2, batch=16, epoch_images=count + 3), evaluate=False)
+    assert result.steps == 2 * count // 16
+    assert len(seen) == len(set(seen)) == 2 * count
+    seen.clear()
+    fit(_network(), data, Recipe(epochs=1, batch=16, epoch_images=10**9), evaluate=False)
+    assert len(seen) == len(data.train) // 16 * 16, "never more than all"
+
+
+@pytest.mark.parametrize("epoch_images", [0, 50])
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, epoch_images: int) -> None:
+    data = small_digits()
+    recipe = Recipe(epochs=3, batch=32, average=0.9, label_smoothing=0.1, epoch_images=epoch_images)
     whole = _network()
     expected = fit(whole, data, recipe)
 
