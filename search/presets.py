@@ -10,6 +10,7 @@ among its draws, because patterns that a decade of hand-made networks settled on
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -98,16 +99,18 @@ def preset(name: str, input_spec: InputSpec | None = None) -> Architecture:
 def known_networks(space: Space) -> tuple[Architecture, ...]:
     """Residual, dense and fractal networks inside a space, in an order whose every start is diverse.
 
-    Blocks of a network share pattern and depth; their widths are together at the narrow end, in the middle
-    or at the wide end of what the space allows. One wide bank is written as several that are read and
-    written together, which is the same network. What the space does not hold is left out.
+    Blocks of a network share the pattern. They are equally deep, or each one layer deeper than the one
+    before; their widths are together at the narrow end, in the middle or at the wide end of what the space
+    allows. One wide bank is written as several that are read and written together, which is the same
+    network. What the space does not hold is left out.
     """
     patterns: list[list[Architecture]] = []
     for pattern in _PATTERNS:
         found: dict[str, Architecture] = {}
         for depth in range(1, space.max_ops + 1):
-            for level in (0.0, 0.5, 1.0):
-                for architecture in _regular(space, pattern, depth, level):
+            for level, deeper in itertools.product((0.0, 0.5, 1.0), (0, 1)):
+                depths = [depth + deeper * index for index in range(space.blocks)]
+                for architecture in _regular(space, pattern, depths, level):
                     found[architecture.key] = architecture
         order = np.random.default_rng(0).permutation(len(found))
         patterns.append([list(found.values())[index] for index in order])
@@ -119,13 +122,13 @@ def known_networks(space: Space) -> tuple[Architecture, ...]:
 _PATTERNS = ("residual", "residual, one convolution", "dense", "fractal")
 
 
-def _regular(space: Space, pattern: str, depth: int, level: float) -> Iterator[Architecture]:
-    """Networks of one pattern with ``depth`` layers a block (columns, of a fractal); none or several."""
-    if pattern == "fractal" and 2**depth - 1 > space.max_ops:
+def _regular(space: Space, pattern: str, depths: Sequence[int], level: float) -> Iterator[Architecture]:
+    """Networks of one pattern with so many layers in each block (columns, of a fractal); none or several."""
+    if (2 ** max(depths) - 1 if pattern == "fractal" else max(depths)) > space.max_ops:
         return
     for growth in space.bank_units if pattern == "dense" else (None,):
         blocks = []
-        for choices in space.widths:
+        for choices, depth in zip(space.widths, depths, strict=True):
             if growth is None:  # ops write a whole width
                 widths = [width for width in sorted(choices) if width <= space.max_units]
             else:

@@ -601,13 +601,14 @@ class _Search:
         A scored image counts a third of a trained one: it has no backward pass.
         """
         config = self.config
-        have = len(self.dataset.train.labels)
-        images = min(config.finalists.epoch_images or have, have)
+        train, validation = len(self.dataset.train.labels), len(self.dataset.validation.labels)
+        images = min(config.finalists.epoch_images or train, train)
         finalists = config.finalists.epochs(count) * images
         training = config.training
         hypernet = training.steps * training.batch * training.architectures
-        have = len(self.dataset.validation.labels)
-        per_score = config.scoring.statistics_images + min(config.scoring.images[0] or have, have)
+        scored = config.scoring
+        per_score = min(scored.images[0] or validation, validation)
+        per_score += scored.statistics_images if scored.statistics == "training" else 0
         scoring = config.candidates * per_score / 3
         return max(count, round(count * (finalists + hypernet + scoring) / finalists))
 

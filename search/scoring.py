@@ -1,7 +1,8 @@
 """The SMASH score: validation error of an architecture with generated weights, and the race for it.
 
-BatchNorm statistics are recomputed from the same training images for every architecture before it is
-scored: with statistics shared by all, most of the spread of scores was their mismatch. A race looks at few
+BatchNorm statistics are recomputed for every architecture: with statistics shared by all, most of the
+spread of scores was their mismatch. They come from the same training images for all, or, in one pass and
+half the time, from each batch that is scored. A race looks at few
 images for all architectures and at more for the better part. It reproduces the ranking by all images
 cheaply; it cannot make that ranking better than generated weights are.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -42,6 +43,8 @@ class ScoringConfig:
     """How architectures are scored.
 
     Attributes:
+        statistics: BatchNorm statistics of a score are those of "training" images, or those of each "batch"
+            of validation images.
         statistics_images: training images that BatchNorm statistics are computed from.
         images: validation images of each stage of the race, ascending; 0 stands for all of them.
         keep: share of the architectures that goes on to the next stage.
@@ -49,6 +52,7 @@ class ScoringConfig:
         seed: of the choice of images.
     """
 
+    statistics: Literal["training", "batch"] = "training"
     statistics_images: int = 500
     images: tuple[int, ...] = (500, 2000)
     keep: float = 0.5
@@ -61,6 +65,10 @@ class ScoringConfig:
         if not self.images or min(self.images) < 0 or rising != sorted(set(rising)):
             raise InvalidInputError(
                 "scoring images", expected="ascending counts, or 0 for all, last", received=self.images
+            )
+        if self.statistics not in ("training", "batch"):
+            raise InvalidInputError(
+                "scoring statistics", expected='"training" or "batch"', received=self.statistics
             )
         if not 0 < self.keep <= 1 or self.statistics_images < 2 or self.batch < 2:
             raise InvalidInputError(
@@ -175,10 +183,9 @@ class Scorer:
                 layout = self.supernet.hypernet.layout
                 c = corrupt(torch.from_numpy(layout.encode(architecture, seed)), seed)
             source = self.supernet.source(architecture, c=c)
-            statistics = self.supernet.statistics(architecture, self._statistics_images, source)
-            source.fixed = statistics
-            for begin in range(start, images, self._config.batch):
-                chosen = self._order[begin : min(begin + self._config.batch, images)]
+            if self._config.statistics == "training":
+                source.fixed = self.supernet.statistics(architecture, self._statistics_images, source)
+            for chosen in _equal_parts(self._order[start:images], self._config.batch):
                 batch, labels = self._validation(chosen)
                 logits = forward(architecture, source, batch.contiguous(memory_format=self._format)).float()
                 masks.append((logits.argmax(1) != labels).cpu().numpy())
@@ -198,7 +205,7 @@ class Scorer:
             source = self.supernet.source(architecture, c=c)
             source.fixed = self.supernet.statistics(architecture, self._statistics_images, source)
             loss = torch.zeros((), device=self._device)
-            for part in np.array_split(chosen, max(1, -(-len(chosen) // self._config.batch))):
+            for part in _equal_parts(chosen, self._config.batch):
                 batch, labels = self._validation(part)
                 logits = forward(architecture, source, batch.contiguous(memory_format=self._format)).float()
                 loss = loss + F.cross_entropy(logits, labels, reduction="sum") / len(chosen)
@@ -247,6 +254,11 @@ def kept_best(scores: Sequence[Score], keep: float, seed: int = 0) -> float:
 def split_half(scores: Sequence[Score]) -> float | None:
     """Reliability of a ranking by score (:func:`search.statistics.split_half`)."""
     return statistics.split_half(np.stack([score.mask() for score in scores])) if scores else None
+
+
+def _equal_parts(chosen: np.ndarray, most: int) -> list[np.ndarray]:
+    """Batches of at most ``most`` images, none much smaller than another."""
+    return np.array_split(chosen, max(1, -(-len(chosen) // most)))
 
 
 def _sample(count: int, size: int, seed: int) -> np.ndarray:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 # hundred thousand steps: in 100 steps on digits the loss fell to 2.1 with 1e-3, 1.4 with 1e-2, 1.0 to 1.2
 # with 2e-2 to 3e-2, and 1.9 with 1e-1. "tiny" is made for searches of a minute or two on two cores; there,
 # with the HyperNet at a tenth of the rate, 300 steps ended at a loss of 1.21 and 1.60 (two seeds) instead of
-# 1.64 and 1.67.
+# 1.64 and 1.67. Scores of 42 architectures on 1,000 images of Fashion-MNIST by statistics of their own batches
+# and by those of 500 training images agreed with a Spearman correlation of 0.984 and the same mean; those on
+# 250 and on 1,000 images with 0.970.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
         "search": {"candidates": 40, "known": 12},
@@ -43,14 +45,21 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "search": {"candidates": 200, "known": 40},
         "hypernet": {},
         "training": {"steps": 4000, "batch": 64, "architectures": 1, "learning_rate": 0.01},
-        "scoring": {"statistics_images": 500, "images": (250, 1000), "keep": 0.5},
-        "finalists": {"count": 12, "rungs": (1, 2, 4), "random": 2, "known": 5},
+        "scoring": {"statistics": "batch", "images": (250, 1000), "keep": 0.5},
+        "finalists": {"count": 12, "rungs": (1, 2, 4), "epoch_images": 20_000, "random": 2, "known": 5},
+    },
+    "medium": {
+        "search": {"candidates": 200, "known": 60},
+        "hypernet": {},
+        "training": {"steps": 3000, "batch": 64, "architectures": 1, "learning_rate": 0.01},
+        "scoring": {"statistics": "batch", "images": (250, 1000), "keep": 0.5},
+        "finalists": {"count": 16, "rungs": (1, 2, 4), "epoch_images": 20_000, "random": 2, "known": 8},
     },
     "paper": {
         "search": {"candidates": 500, "known": 60},
         "hypernet": {"compression": 2},
         "training": {"steps": 80_000, "batch": 64, "architectures": 4, "learning_rate": 2e-3},
-        "scoring": {"statistics_images": 1000, "images": (500, 2000, 0), "keep": 0.3},
+        "scoring": {"statistics": "batch", "images": (500, 2000, 0), "keep": 0.3},
         "finalists": {"count": 24, "rungs": (2, 5, 10), "random": 4, "known": 8},
     },
 }

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from search.architecture import InputSpec
+from search.compute import seed_of
 from search.fitting import new_network
-from search.network import FrozenNetwork
+from search.network import FrozenNetwork, forward
 from search.scoring import (
     Score,
     Scorer,
@@ -46,6 +47,21 @@ def test_a_score_is_the_error_of_the_frozen_network_with_generated_weights() -> 
     assert score.error == pytest.approx(wrong)
     assert score.mask().mean() == score.error
     assert score.low <= score.error <= score.high
+
+
+def test_batches_normalised_by_their_own_statistics_need_no_other_images() -> None:
+    scorer, data, architecture = _scorer(statistics="batch"), small_digits(), small_architecture()
+    score = scorer.score(architecture, 48)
+    order = np.random.default_rng(seed_of(0, 2)).permutation(48)
+    images = torch.from_numpy(data.preprocessing.normalise(data.validation.images))
+    source = scorer.supernet.source(architecture)
+    with torch.no_grad():
+        logits = torch.cat([forward(architecture, source, images[part]) for part in (order[:24], order[24:])])
+    wrong = logits.argmax(1).numpy() != data.validation.labels[order]
+    assert score.mask().tolist() == wrong.tolist(), "two equal batches of at most 32"
+    assert scorer.score(architecture, 48, scorer.score(architecture, 24)) == score
+    with pytest.raises(InvalidInputError, match="training"):
+        ScoringConfig(statistics="running")  # type: ignore[arg-type]
 
 
 def test_the_same_seed_gives_the_same_score_and_another_looks_at_other_images() -> None:
