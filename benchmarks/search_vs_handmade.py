@@ -120,7 +120,7 @@ class Bench:
         return {name: self.once(("latency", name), lambda name=name: self.latency(name)) for name in names}
 
     def latency(self, name: str) -> float:
-        """Milliseconds of a hand-made network, the median of three medians: its ONNX file through the target's session."""
+        """Milliseconds of a hand-made network, the median of three medians, through the target's session."""
         network = self.hand_made(name).eval()
         example = torch.zeros(1, self.spec.channels, *self.spec.size)
         path = self.folder / "hand-made.onnx"

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 # hundred thousand steps: in 100 steps on digits the loss fell to 2.1 with 1e-3, 1.4 with 1e-2, 1.0 to 1.2
 # with 2e-2 to 3e-2, and 1.9 with 1e-1. "tiny" is made for searches of a minute or two on two cores; there,
 # with the HyperNet at a tenth of the rate, 300 steps ended at a loss of 1.21 and 1.60 (two seeds) instead of
-# 1.64 and 1.67. Scores of 42 architectures on 1,000 images of Fashion-MNIST by statistics of their own batches
-# and by those of 500 training images agreed with a Spearman correlation of 0.984 and the same mean; those on
-# 250 and on 1,000 images with 0.970.
+# 1.64 and 1.67. Scores of 42 architectures on 1,000 images of Fashion-MNIST by statistics of their own
+# batches and by those of 500 training images agreed with a Spearman correlation of 0.984 and the same mean;
+# those on 250 and on 1,000 images with 0.970.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
         "search": {"candidates": 40, "known": 12},
