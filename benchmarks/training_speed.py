@@ -30,9 +30,7 @@ Times are CPU seconds of one thread: of each architecture the median over rounds
 Every architecture is new to its process, as in training: the time that oneDNN takes to prepare
 convolutions of new shapes is part of the figure.
 
-Loss is not measured here. Once it was, aside: small size, Fashion-MNIST, 240 steps of the same draws and
-batches, three seeds, mean loss of the last tenth: the original 1.57, ours 1.72 in float32 and 1.69 in
-bfloat16. The goal of the same or a lower loss is missed at that length.
+Loss is measured by benchmarks.training_loss.
 
     python -m benchmarks.training_speed --original "python my_port.py time"
 """
@@ -226,7 +224,8 @@ def _shortest(function: Callable[[], Any]) -> float:
     return min(_timed(function) for _ in range(5))
 
 
-def _run(words: list[str]) -> dict[str, Any]:
+def run_json(words: list[str]) -> dict[str, Any]:
+    """What a command prints as JSON; ends the program where it fails."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{shlex.join(words)} failed:\n{done.stderr}")
@@ -243,7 +242,7 @@ def compare(size: str, rounds: int, original: list[str]) -> dict[str, Any]:
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, words in ways.items():
-            runs[way].append(_run(words))
+            runs[way].append(run_json(words))
     result: dict[str, Any] = {"architectures": len(architectures(size)), "rounds": rounds}
     for way, measured in runs.items():
         result[way] = {

@@ -34,15 +34,16 @@ class HyperNetConfig:
         growth: channels that each dense layer adds.
         compression: units of input per column of c (dc).
         noise: whether the noise channel of c is drawn, or 0.
-        gain: "rows" scales a generated filter to unit norm per output channel on average, so that
-            activations keep their size; "whole" leaves its whole norm at 1, as the paper does.
+        gain: "whole" leaves a generated filter's whole norm at 1, as the paper does; "rows" scales it to unit
+            norm per output channel on average, so that activations keep their size, and trains slower:
+            at the original program's small size, after 300 steps at 3e-3, to 1.28 instead of 1.04.
     """
 
     depths: tuple[int, ...] = (8, 10, 4)
     growth: int = 10
     compression: int = 1
     noise: bool = True
-    gain: Literal["rows", "whole"] = "rows"
+    gain: Literal["rows", "whole"] = "whole"
 
     def __post_init__(self) -> None:
         if not self.depths or min(self.depths) < 0 or self.growth < 1 or self.compression < 1:
@@ -53,7 +54,7 @@ class HyperNetConfig:
             )
 
 
-def normalised(weight: Tensor, gain: Literal["rows", "whole"] = "rows") -> Tensor:
+def normalised(weight: Tensor, gain: Literal["rows", "whole"] = "whole") -> Tensor:
     """A filter [outputs, ...] divided by its whole Euclidean norm (a simplified WeightNorm).
 
     With gain "rows" it is then scaled by sqrt(outputs): unit norm per output channel on average.

@@ -557,14 +557,14 @@ def space_for(input_spec: InputSpec, name: str | None = None) -> Space:
     """A named space fitted to an input; without a name, by the size of the images.
 
     Voxels get three axes. The stem's stride grows with the image, so that the first block works on
-    at most 47 pixels along an axis (31 for the small space).
+    at most 47 pixels along an axis (31 for the small and medium spaces).
 
     Raises:
         UsageError: no space of that name.
     """
     smallest = min(input_spec.size)
     if name is None:
-        name = "tiny" if smallest < 16 else "small"
+        name = "tiny" if smallest < 16 else "medium"
     if name not in SPACES:
         raise UsageError(f"there is no space {name!r}", expected=", ".join(SPACES), received=name)
     space = SPACES[name]

@@ -1,0 +1,138 @@
+"""Loss of the HyperNet after equally many steps, against the original program.
+
+    python -m benchmarks.training_loss --original COMMAND [--sizes small,middle] [--steps 300] [--seeds 0,1,2]
+
+The same architectures in the same order, the same batches, the same optimiser (Adam as in the original,
+half a cosine) and the same learning rate, at the sizes of benchmarks.training_speed. Both programs start
+from their own initial weights.
+
+The original program is not part of this repository. ``COMMAND SIZE losses STEPS SEED RATE`` draws from its
+own sampler with its annealing, trains and prints ``{"losses": [...], "architectures": [...]}``, the
+architectures as they stand in a best.json. Batch n of 64 images is
+``numpy.random.default_rng((SEED, n)).integers(54000, size=64)`` of Fashion-MNIST's training images without
+the validation part of seed 0, (value / 255 - 0.286) / 0.353, repeated for three channels.
+
+What is compared is the mean loss of the last tenth of the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.record import record
+from benchmarks.training_speed import CLASSES, SIZES, run_json
+from search.architecture import Architecture
+from search.compute import autocast, memory_format, multiplies_bfloat16
+from search.data import Dataset, load_dataset
+from search.hypernet import HyperNetConfig
+from search.network import forward
+from search.training import cosine, new_supernet
+
+BATCH = 64
+
+
+def main() -> None:
+    """Train both, compare, record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--original", type=shlex.split, required=True, metavar="COMMAND")
+    parser.add_argument("--sizes", default="small,middle")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--rates", default="0.001,0.003", help="learning rates; the first is the original's")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    dataset = load_dataset("fashion-mnist")
+    rows, goals = [], []
+    for size in arguments.sizes.split(","):
+        for rate in map(float, arguments.rates.split(",")):
+            found = []
+            for seed in map(int, arguments.seeds.split(",")):
+                words = [*arguments.original, size, "losses", str(arguments.steps), str(seed), str(rate)]
+                original = run_json(words)
+                drawn = [Architecture.from_json(entry) for entry in original["architectures"]]
+                row = {
+                    "size": size,
+                    "rate": rate,
+                    "seed": seed,
+                    "steps": arguments.steps,
+                    "original": last_tenth(original["losses"]),
+                    "ours": last_tenth(train(size, drawn, dataset, seed, rate, low=multiplies_bfloat16())),
+                    "ours_float32": last_tenth(train(size, drawn, dataset, seed, rate, low=False)),
+                }
+                print(row, flush=True)
+                found.append(row)
+            goals.append(goal(size, rate, found))
+            rows += found
+    record("training_loss", {"bfloat16": multiplies_bfloat16(), "rows": rows}, goals)
+
+
+def goal(size: str, rate: float, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Both means over seeds, for the overview."""
+    ours, single, theirs = (
+        float(np.mean([row[name] for row in rows])) for name in ("ours", "ours_float32", "original")
+    )
+    return {
+        "what": f"loss after {rows[0]['steps']} HyperNet steps, {size} size, learning rate {rate:g}",
+        "goal": "the original program's or lower",
+        "value": f"{ours:.3f}, original {theirs:.3f}",
+        "met": ours <= theirs,
+        "note": f"mean of {len(rows)} seeds; in float32 {single:.3f}",
+    }
+
+
+def train(
+    size: str, drawn: Sequence[Architecture], dataset: Dataset, seed: int, rate: float, *, low: bool
+) -> list[float]:
+    """Losses of our steps over these architectures; ``low``: bfloat16 as the product on such CPUs."""
+    space, spec, _ = SIZES[size]
+    supernet = new_supernet(space, spec, CLASSES, HyperNetConfig(compression=2), seed=seed)
+    filters = list(supernet.filters.parameters())
+    apart = {id(value) for value in filters}
+    others = [value for value in supernet.parameters() if id(value) not in apart]
+    optimiser = torch.optim.Adam(
+        [{"params": filters, "weight_decay": 1e-4}, {"params": others}],
+        lr=rate,
+        betas=(0.5, 0.999),
+        eps=1e-4,
+    )
+    device, losses = torch.device("cpu"), []
+    for number, architecture in enumerate(drawn):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * cosine(number, len(drawn))
+        images, labels = batch(dataset, seed, number)
+        with autocast(device, on_cpu=low):
+            source = supernet.source(architecture, noise_seed=number)
+            loss = F.cross_entropy(forward(architecture, source, images).float(), labels)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss))
+    return losses
+
+
+def batch(dataset: Dataset, seed: int, number: int) -> tuple[Tensor, Tensor]:
+    """Images [64, 3, 28, 28] and labels of a step."""
+    chosen = np.random.default_rng((seed, number)).integers(len(dataset.train), size=BATCH)
+    pixels = torch.from_numpy(np.asarray(dataset.train.images)[chosen]).permute(0, 3, 1, 2)
+    images = ((pixels.float() / 255 - 0.286) / 0.353).repeat(1, 3, 1, 1)
+    labels = torch.from_numpy(np.asarray(dataset.train.labels)[chosen]).long()
+    return images.contiguous(memory_format=memory_format(2, torch.device("cpu"))), labels
+
+
+def last_tenth(losses: list[float]) -> float:
+    """Mean loss at the end."""
+    return float(np.mean(losses[-max(1, len(losses) // 10) :]))
+
+
+if __name__ == "__main__":
+    main()
