@@ -120,7 +120,7 @@ SIZES: dict[str, ExperimentConfig] = {
             average=0.99,
         ),
         scoring=ScoringConfig(statistics_images=500, images=(0,), batch=250),
-        recipe=Recipe(epochs=8, batch=128, warmup=0.1),
+        recipe=Recipe(epochs=6, batch=128, warmup=0.1),
         networks=64,
         second_seeds=32,
         statistics_networks=20,

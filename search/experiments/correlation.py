@@ -38,7 +38,7 @@ def correlation(bench: Workbench) -> dict[str, Any]:
                     "score": score.error,
                     "score_loss": score.loss,
                     "running": running.error,
-                    "one_epoch": first["errors"][0],
+                    "one_epoch": first["one_epoch"],
                     "error": first["error"],
                     "second": None if second is None else second["error"],
                 }

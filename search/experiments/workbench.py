@@ -30,7 +30,7 @@ from search.data import Dataset, Split, load_dataset
 from search.encoding import Layout
 from search.experiments.config import ExperimentConfig
 from search.finalists import input_spec_of
-from search.fitting import fit, new_network
+from search.fitting import accuracy, fit, new_network
 from search.hypernet import HyperNetConfig
 from search.network import forward, norm_channels
 from search.scoring import Corruption, Score, Scorer, make_score
@@ -231,7 +231,7 @@ class Workbench:
     # ------------------------------------------------------------------------------ trained networks
 
     def trained(self, architecture: Architecture, seed: int = 0) -> dict[str, Any] | None:
-        """Errors after training with the recipe, on the test images: of every epoch, the last as ``error``.
+        """``error`` after training with the recipe and ``one_epoch`` after its first one, on the test images.
 
         None when the time is up and the network was not trained before.
         """
@@ -252,15 +252,22 @@ class Workbench:
         start = seed_of(self.config.seed, int(architecture.key, 16), seed)
         network = new_network(architecture, spec, len(dataset.classes), start)
         recipe = replace(self.config.recipe, seed=start)
-        # The errors of all epochs are on the test images: they are compared, nothing is chosen by them.
+        # The errors are on the test images: they are compared, nothing is chosen by them.
         judged = replace(dataset, validation=dataset.test)
-        record: dict[str, Any] = {"data": key[0], "key": key[1], "seed": seed}
+        one_epoch = error = 1.0
+
+        def on_epoch(entry: dict[str, Any]) -> None:
+            nonlocal one_epoch
+            if entry["epoch"] == 1:
+                one_epoch = 1 - accuracy(network, dataset.test, dataset.preprocessing, self.device)
+
         try:
-            result = fit(network, judged, recipe, device=self.device)
-            record["errors"] = [round(1 - entry["accuracy"], 9) for entry in result.history]
+            result = fit(network, judged, recipe, device=self.device, on_epoch=on_epoch, evaluate=False)
+            error = 1 - result.accuracy
         except DivergedError:
-            record["errors"] = [1.0] * recipe.epochs
-        record["error"] = record["errors"][-1]
+            pass
+        record = {"data": key[0], "key": key[1], "seed": seed}
+        record |= {"one_epoch": round(one_epoch, 9), "error": round(error, 9)}
         files.append_jsonl(self.folder / "trained.jsonl", record)
         self._trained[key] = record
         return record
