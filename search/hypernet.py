@@ -35,8 +35,7 @@ class HyperNetConfig:
         compression: units of input per column of c (dc).
         noise: whether the noise channel of c is drawn, or 0.
         gain: "whole" leaves a generated filter's whole norm at 1, as the paper does; "rows" scales it to unit
-            norm per output channel on average, so that activations keep their size, and trains slower:
-            at the original program's small size, after 300 steps at 3e-3, to 1.28 instead of 1.04.
+            norm per output channel on average, so that activations keep their size.
     """
 
     depths: tuple[int, ...] = (8, 10, 4)
@@ -57,7 +56,9 @@ class HyperNetConfig:
 def normalised(weight: Tensor, gain: Literal["rows", "whole"] = "whole") -> Tensor:
     """A filter [outputs, ...] divided by its whole Euclidean norm (a simplified WeightNorm).
 
-    With gain "rows" it is then scaled by sqrt(outputs): unit norm per output channel on average.
+    With gain "rows" it is then scaled by sqrt(outputs): unit norm per output channel on average. Filters of
+    norm 1, the paper's, add little to what a bank holds until their gains have grown, and train faster: 600
+    steps in the medium space ended at a loss of 0.57 instead of 0.90 where all filters kept their rows'.
     """
     scale = math.sqrt(weight.shape[0]) if gain == "rows" else 1.0
     return weight * (scale / (weight.norm() + 1e-12))

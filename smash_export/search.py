@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # hundred thousand steps, and were chosen by the training loss. "tiny" is made for searches of a minute or two
 # on two cores: 240 steps on digits (two seeds) ended at 1.25 and 1.39 with 1e-2, 0.99 and 1.02 with 2e-2, and
 # 0.50 and 0.73 with 5e-2 and the HyperNet at a thirtieth of it. In "medium" 600 steps on Fashion-MNIST ended
-# at 0.61 with 1e-2 for all, at 0.57 with the HyperNet at a fifth of it, and at 0.49 with the rates below.
+# at 0.57 with 1e-2 and the HyperNet at a fifth of it, and at 0.49 with the rates below.
 #
 # Scores of 42 architectures on 1,000 images of Fashion-MNIST by statistics of their own batches and by those
 # of 500 training images agreed with a Spearman correlation of 0.984 and the same mean; those on 250 and on
