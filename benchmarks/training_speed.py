@@ -201,7 +201,8 @@ def measure(size: str, plain: bool) -> dict[str, Any]:
         for slot, architecture in enumerate(chosen):
             steps.append(_timed(lambda a=architecture, n=slot: step(a, n)))
             scores.append(_timed(lambda a=architecture, n=slot: score(a, n, 1)))
-            twice.append(_timed(lambda a=architecture, n=slot: score(a, n, 2)))
+            if not plain:
+                twice.append(_timed(lambda a=architecture, n=slot: score(a, n, 2)))
             encode = (lambda a=architecture: plain_encoding(layout, a, 1)) if plain else None
             encodings.append(_shortest(encode or (lambda a=architecture: layout.encode(a, 1))))
     return {
@@ -248,7 +249,7 @@ def compare(size: str, rounds: int, original: list[str]) -> dict[str, Any]:
         result[way] = {
             name: np.median([run[name] for run in measured], 0).tolist()
             for name in ("step_s", "score_s", "score_in_two_passes_s", "encoding_s")
-            if name in measured[0]
+            if measured[0].get(name)
         }
         result[way] |= {
             f"median_{name}": statistics.median(values) for name, values in list(result[way].items())

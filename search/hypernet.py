@@ -58,7 +58,8 @@ def normalised(weight: Tensor, gain: Literal["rows", "whole"] = "whole") -> Tens
 
     With gain "rows" it is then scaled by sqrt(outputs): unit norm per output channel on average. Filters of
     norm 1, the paper's, add little to what a bank holds until their gains have grown, and train faster: 600
-    steps in the medium space ended at a loss of 0.57 instead of 0.90 where all filters kept their rows'.
+    steps in the medium space at 1e-2 ended at a loss of 0.57 (the HyperNet at a fifth of it), and at 0.90
+    where all filters had norms by rows (and all the same rate).
     """
     scale = math.sqrt(weight.shape[0]) if gain == "rows" else 1.0
     return weight * (scale / (weight.norm() + 1e-12))

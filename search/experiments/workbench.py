@@ -265,7 +265,7 @@ class Workbench:
             result = fit(network, judged, recipe, device=self.device, on_epoch=on_epoch, evaluate=False)
             error = 1 - result.accuracy
         except DivergedError:
-            pass
+            pass  # nothing it says is right
         record = {"data": key[0], "key": key[1], "seed": seed}
         record |= {"one_epoch": round(one_epoch, 9), "error": round(error, 9)}
         files.append_jsonl(self.folder / "trained.jsonl", record)

@@ -10,15 +10,14 @@ import click
 
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
+from smash_export.search import PRESETS
 
 
 @click.command()
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME]")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with the search in --run.")
-@click.option(
-    "--space", type=click.Choice(["tiny", "small", "medium", "paper"]), help="[default: by image size]"
-)
+@click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
 @click.option("--strategy", default="random", show_default=True, help="How candidates are proposed.")
 @click.option(
     "--strategy-option", multiple=True, metavar="NAME=NUMBER", help="Of the strategy; may be repeated."

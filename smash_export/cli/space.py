@@ -8,13 +8,12 @@ from typing import Any
 import click
 
 from smash_export.cli.console import Output, common_options
+from smash_export.search import PRESETS
 
 
 @click.command()
 @click.option("--data", metavar="NAME[:PATH]", help="Take size, channels and classes from these images.")
-@click.option(
-    "--space", type=click.Choice(["tiny", "small", "medium", "paper"]), help="[default: by image size]"
-)
+@click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
 @click.option("--size", default=28, show_default=True, type=click.IntRange(1, 4096), help="Pixels a side.")
 @click.option("--channels", default=1, show_default=True, type=click.IntRange(1, 4096), help="Of an image.")
 @click.option("--classes", default=10, show_default=True, type=click.IntRange(2), help="Labels.")

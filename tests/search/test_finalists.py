@@ -120,6 +120,7 @@ def test_epochs_are_counted_as_they_are_trained() -> None:
     assert config.schedule(8) == [8, 4, 2]
     assert config.epochs(8) == 8 + 4 + 2 * 2
     assert FinalistsConfig(count=5, rungs=(1, 2), keep=0.5).schedule(5) == [5, 3]
+    assert FinalistsConfig(epoch_images=500).recipe(1, "0").epoch_images == 500
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from search.space import SPACES
 from smash_export.cli import run
+from smash_export.search import PRESETS
 
 SMALL = [
     *("--steps", "3", "--batch", "16", "--candidates", "4", "--images", "20,0", "--device", "cpu"),
     *("--finalists", "2", "--rungs", "1", "--finalist-batch", "128", "--max-parameters", "20000"),
 ]
+
+
+def test_every_space_has_a_preset() -> None:
+    assert list(PRESETS) == list(SPACES)
 
 
 @pytest.fixture(scope="module")
