@@ -9,6 +9,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY smash_base smash_base
 COPY deploy_targets deploy_targets
 COPY search search
+COPY smash_search smash_search
+COPY smash_targets smash_targets
 COPY smash_export smash_export
 RUN python -m venv /opt/smash-export \
     && /opt/smash-export/bin/pip install --no-cache-dir ".[${EXTRAS}]"

@@ -15,7 +15,7 @@ TEST_JOBS ?= 2
 
 # What make check runs: tests of one second or less.
 FAST_TESTS := tests/smash_export/test_cli.py tests/smash_export/test_cli_config.py \
-	tests/smash_export/test_cli_console.py tests/smash_export/test_doctor.py \
+	tests/smash_export/test_cli_console.py tests/smash_export/measure/test_doctor.py \
 	tests/smash_export/test_packaging.py
 
 .PHONY: demo test check format install constraints clean

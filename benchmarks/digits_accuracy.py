@@ -19,10 +19,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 
 from benchmarks.record import record
-from search.architecture import read_best
-from search.data import load_dataset
-from smash_export.freeze import default_recipe, freeze
-from smash_export.search import search
+from smash_export.device_search.search import search
+from smash_export.export.freeze import default_recipe, freeze
+from smash_search.data import load_dataset
+from smash_search.space.architecture import read_best
 
 
 def main() -> None:

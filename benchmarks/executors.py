@@ -23,14 +23,14 @@ import numpy as np
 import torch
 
 from benchmarks.record import record
-from search.executors import ExecutorConfig, Task, make_executor
-from search.executors.work import Equipment, Worker
-from search.finalists import FinalistsConfig, input_spec_of
-from search.hypernet import HyperNetConfig
-from search.scoring import ScoringConfig
-from search.space import space_for
-from search.training import new_supernet
-from smash_export.search import load_data
+from smash_export.device_search.search import load_data
+from smash_search.executors import ExecutorConfig, Task, make_executor
+from smash_search.executors.work import Equipment, Worker
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.rank.finalists import FinalistsConfig, input_spec_of
+from smash_search.rank.scoring import ScoringConfig
+from smash_search.space.space import space_for
+from smash_search.train.hypernet import new_supernet
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import RESULTS, record
-from search.experiments import EXPERIMENTS
-from search.statistics import Estimate
+from smash_search.experiments import EXPERIMENTS
+from smash_search.rank.statistics import Estimate
 
 PAGES = RESULTS.parents[1] / "docs" / "experiments"
 

@@ -20,10 +20,16 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.record import record
-from deploy_targets.base import get_target
-from search.architecture import InputSpec
-from search.space import space_for
-from smash_export.latency import LatencyTable, Setting, build_table, measure_architecture, write_kit
+from smash_export.device_search.latency import (
+    LatencyTable,
+    Setting,
+    build_table,
+    measure_architecture,
+    write_kit,
+)
+from smash_search.space.architecture import InputSpec
+from smash_search.space.space import space_for
+from smash_targets.base import get_target
 
 SPEC, CLASSES = InputSpec(1, (28, 28)), 10
 RATE_NETWORKS = 20

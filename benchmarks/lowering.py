@@ -21,13 +21,13 @@ import onnx
 import torch
 
 from benchmarks.record import record
-from deploy_targets.base import CompileRequest, ModelSignature, Session, SessionOptions, get_target
-from search.architecture import InputSpec
-from search.network import FrozenNetwork
-from search.space import space_for
-from smash_export.bench import interleaved, ratio
-from smash_export.graph import onnx_from_architecture, onnx_from_trace
-from smash_export.latency import random_weights
+from smash_export.device_search.latency import random_weights
+from smash_export.export.onnx_writer import onnx_from_architecture, onnx_from_trace
+from smash_export.measure.bench import interleaved, ratio
+from smash_search.model.interpreter import FrozenNetwork
+from smash_search.space.architecture import InputSpec
+from smash_search.space.space import space_for
+from smash_targets.base import CompileRequest, ModelSignature, Session, SessionOptions, get_target
 
 SPEC, CLASSES = InputSpec(1, (28, 28)), 10
 TARGETS = ("onnxruntime", "openvino")

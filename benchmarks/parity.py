@@ -22,15 +22,15 @@ import numpy as np
 import torch
 
 from benchmarks.record import record
-from deploy_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
-from search.architecture import Architecture, BestFile
-from search.data import Dataset, load_dataset
-from search.network import FrozenNetwork
-from search.space import space_for
-from search.supernet import Supernet
 from smash_base.errors import SmashError
-from smash_export.freeze import input_of, trace
-from smash_export.graph import onnx_from_architecture
+from smash_export.export.freeze import input_of, trace
+from smash_export.export.onnx_writer import onnx_from_architecture
+from smash_search.data import Dataset, load_dataset
+from smash_search.model.interpreter import FrozenNetwork
+from smash_search.model.supernet import Supernet
+from smash_search.space.architecture import Architecture, BestFile
+from smash_search.space.space import space_for
+from smash_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
 
 LABELS = tuple("0123456789")
 

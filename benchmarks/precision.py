@@ -19,12 +19,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks.record import record
-from deploy_targets.base import get_target, target_names
 from smash_base.errors import SmashError
-from smash_export.bundle import Bundle
-from smash_export.compare import Comparison, Row, compare_bundle
-from smash_export.compile import compile_bundle
-from smash_export.machine import cpu_features
+from smash_export.bundle.bundle import Bundle
+from smash_export.compiling.compile import compile_bundle
+from smash_export.measure.compare import Comparison, Row, compare_bundle
+from smash_export.measure.machine import cpu_features
+from smash_targets.base import get_target, target_names
 
 MEASURED = ("fp32", "fp16", "int8")
 GATES = {"fp16": (0.999, 0.1), "int8": (0.985, 0.5)}

@@ -23,15 +23,15 @@ import torch
 from PIL import Image
 
 from benchmarks.record import record
-from deploy_targets.base import ModelSignature
-from search.architecture import Architecture, InputSpec
-from search.cost import cost_of
-from search.network import FrozenNetwork, Network, fold
-from search.space import space_for
 from smash_base.preprocess import Preprocessing
-from smash_export.bundle import Samples, write_bundle
-from smash_export.classifier import Classifier, load
-from smash_export.graph import onnx_from_architecture
+from smash_export.bundle.bundle import Samples, write_bundle
+from smash_export.export.onnx_writer import onnx_from_architecture
+from smash_export.prediction.classifier import Classifier, load
+from smash_search.model.interpreter import FrozenNetwork, Network, fold
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.cost import cost_of
+from smash_search.space.space import space_for
+from smash_targets.base import ModelSignature
 
 SPEC = InputSpec(3, (32, 32))
 PREPROCESSING = Preprocessing(32, 32, 3, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))

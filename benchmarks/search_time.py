@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from benchmarks.record import record
-from search.architecture import read_best
 from smash_base import files
+from smash_search.space.architecture import read_best
 
 GOAL_MINUTES = 45
 

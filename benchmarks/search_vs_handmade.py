@@ -33,16 +33,16 @@ from torch import nn
 
 from benchmarks.networks import NETWORKS
 from benchmarks.record import record
-from search.architecture import read_best
-from search.compute import seed_of
-from search.data import Dataset, Split
-from search.finalists import input_spec_of
-from search.fitting import Recipe, accuracy, fit, new_network
-from search.run import SearchResult
 from smash_base import files
 from smash_export.cli.console import Output
-from smash_export.latency import DeviceLatency, Setting, measure_architecture, measure_graph
-from smash_export.search import configure, load_data, search
+from smash_export.device_search.latency import DeviceLatency, Setting, measure_architecture, measure_graph
+from smash_export.device_search.search import configure, load_data, search
+from smash_search.data import Dataset, Split
+from smash_search.rank.finalists import input_spec_of
+from smash_search.run import SearchResult
+from smash_search.space.architecture import read_best
+from smash_search.train.compute import seed_of
+from smash_search.train.network import Recipe, accuracy, fit, new_network
 
 SETTING = Setting("onnxruntime", "fp32", batch=1, threads=1)
 GOAL_LIMITS = 3  # at least so many limits at which the pick must be better

@@ -42,11 +42,11 @@ import click
 import numpy as np
 
 from benchmarks.record import RESULTS, record
-from deploy_targets.base import ModelSignature
 from smash_base.preprocess import Preprocessing
-from smash_export import machine
-from smash_export.bundle import Samples, write_bundle
-from smash_export.classifier import load
+from smash_export.bundle.bundle import Samples, write_bundle
+from smash_export.measure import machine
+from smash_export.prediction.classifier import load
+from smash_targets.base import ModelSignature
 
 SHAPE = (3, 32, 32)
 NETWORKS = {"small": ((16, 1), (32, 2), (64, 2)), "larger": ((64, 1), (64, 1), (64, 1), (64, 2))}
@@ -65,10 +65,10 @@ def make_bundle(folder: Path, name: str) -> Path:
 
 def drawn_network(slot: int) -> bytes:
     """A draw of the small space, as ``smash-export freeze`` writes it, with random weights."""
-    from search.architecture import InputSpec
-    from search.space import space_for
-    from smash_export.graph import onnx_from_architecture
-    from smash_export.latency import random_weights
+    from smash_export.device_search.latency import random_weights
+    from smash_export.export.onnx_writer import onnx_from_architecture
+    from smash_search.space.architecture import InputSpec
+    from smash_search.space.space import space_for
 
     spec = InputSpec(1, (8, 8))
     architecture = space_for(spec, "small").draw(7, slot)

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.record import record
-from smash_export.bundle import Bundle
+from smash_export.bundle.bundle import Bundle
 
 RUNS = 15
 DEMO_SECONDS = 240

@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import record
-from deploy_targets.base import Session, SessionInfo, SessionOptions, get_target
-from deploy_targets.trtexec_results import read_log, read_times
 from smash_base.errors import SmashError
-from smash_export.bench import interleaved
-from smash_export.bundle import Bundle
+from smash_export.bundle.bundle import Bundle
 from smash_export.cli.console import Output
-from smash_export.compile import compile_bundle
-from smash_export.trtexec import ScriptSettings, graph_for_tensorrt, write_scripts
-from smash_export.verify import measure_parity
+from smash_export.compiling.compile import compile_bundle
+from smash_export.deploy.trtexec import ScriptSettings, graph_for_tensorrt, write_scripts
+from smash_export.measure.bench import interleaved
+from smash_export.measure.verify import measure_parity
+from smash_targets.base import Session, SessionInfo, SessionOptions, get_target
+from smash_targets.tensorrt.trtexec_results import read_log, read_times
 
 BATCHES = (1, 8, 32)
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -61,7 +61,7 @@ def torch_sessions(bundle: Bundle, device: str) -> dict[str, Session]:
     """Eager and compiled PyTorch in half precision, and eager in single."""
     import torch
 
-    from search.network import FrozenNetwork
+    from smash_search.model.interpreter import FrozenNetwork
 
     architecture, weights = bundle.architecture, bundle.weights()
     if architecture is None or weights is None:
@@ -188,7 +188,7 @@ def run_trtexec(path: Path, program: str, problems: list[str]) -> dict[str, Any]
 
 
 def _trtexec_major(program: str) -> str:
-    from deploy_targets.trtexec_results import read_log
+    from smash_targets.tensorrt.trtexec_results import read_log
 
     version = read_log(
         subprocess.run([program, "--help"], capture_output=True, text=True, check=False).stdout
@@ -303,11 +303,11 @@ def _provider(name: str) -> str:
 
 def make_bundle(folder: Path) -> Path:
     """A network of the search's own space, trained on scikit-learn's digits for a few epochs."""
-    from search.architecture import BestFile
-    from search.data import load_dataset
-    from search.fitting import Recipe
-    from search.space import space_for
-    from smash_export.freeze import freeze, input_of
+    from smash_export.export.freeze import freeze, input_of
+    from smash_search.data import load_dataset
+    from smash_search.space.architecture import BestFile
+    from smash_search.space.space import space_for
+    from smash_search.train.network import Recipe
 
     dataset = load_dataset("digits")
     spec = input_of(dataset)

@@ -31,13 +31,13 @@ from torch import Tensor
 
 from benchmarks.record import record
 from benchmarks.training_speed import CLASSES, SIZES, run_json
-from search.architecture import Architecture
-from search.compute import autocast, memory_format, multiplies_bfloat16
-from search.data import Dataset, load_dataset
-from search.hypernet import HyperNetConfig
-from search.network import forward
-from search.training import cosine, new_supernet
-from smash_export.search import PRESETS
+from smash_export.device_search.search import PRESETS
+from smash_search.data import Dataset, load_dataset
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.model.interpreter import forward
+from smash_search.space.architecture import Architecture
+from smash_search.train.compute import autocast, memory_format, multiplies_bfloat16
+from smash_search.train.hypernet import cosine, new_supernet
 
 BATCH = 64
 RATES = {name: PRESETS["small"]["training"][name] for name in ("learning_rate", "hypernet_rate")}

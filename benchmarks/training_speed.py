@@ -55,15 +55,15 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.record import record
-from search.architecture import Architecture, InputSpec
-from search.compute import autocast, memory_format, multiplies_bfloat16
-from search.cost import cost_of
-from search.encoding import BACKGROUND, MARK, Layout
-from search.hypernet import HyperNetConfig
-from search.network import forward
-from search.space import Space
-from search.supernet import Supernet
-from search.training import new_supernet
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.model.interpreter import forward
+from smash_search.model.supernet import Supernet
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.cost import cost_of
+from smash_search.space.encoding import BACKGROUND, MARK, Layout
+from smash_search.space.space import Space
+from smash_search.train.compute import autocast, memory_format, multiplies_bfloat16
+from smash_search.train.hypernet import new_supernet
 
 ARCHITECTURES = Path(__file__).with_name("training_speed_architectures.json")
 ABSENT = "the original is not here; ported to a current PyTorch it took, elsewhere, on 2 free cores"
@@ -166,7 +166,7 @@ def measure(size: str, plain: bool) -> dict[str, Any]:
     images = torch.randn(SCORE_IMAGES, *(spec.channels, *spec.size), generator=random)
     images = images.contiguous(memory_format=shape)
     labels = torch.randint(CLASSES, (SCORE_IMAGES,), generator=random)
-    choice = mock.patch("search.network._dense_is_faster", return_value=False)
+    choice = mock.patch("smash_search.model.interpreter._dense_is_faster", return_value=False)
 
     def loss_of(architecture: Architecture, slot: int) -> torch.Tensor:
         c = plain_c(supernet, architecture, slot) if plain else None

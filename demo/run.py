@@ -22,10 +22,10 @@ import numpy as np
 from PIL import Image
 
 import smash_export
-from search.data import load_dataset
-from smash_export.bundle import Bundle
+from smash_export.bundle.bundle import Bundle
+from smash_export.bundle.inspection import inspect
 from smash_export.cli.console import Output
-from smash_export.inspection import inspect
+from smash_search.data import load_dataset
 
 RUN, BUNDLE, IMAGES = Path("runs/demo"), Path("demo-bundle"), Path("demo-images")
 TARGETS = ("torchscript", "onnxruntime")

@@ -236,16 +236,16 @@ class Target(abc.ABC):
 
 # name -> "module:class"; imported on first use, so that listing them costs nothing.
 TARGETS: dict[str, str] = {
-    "torchscript": "deploy_targets.torchscript:TorchScriptTarget",
-    "onnxruntime": "deploy_targets.onnxruntime:OnnxRuntimeTarget",
-    "openvino": "deploy_targets.openvino:OpenVinoTarget",
-    "ncnn": "deploy_targets.ncnn:NcnnTarget",
-    "mnn": "deploy_targets.mnn:MnnTarget",
-    "torch_export": "deploy_targets.torch_export:TorchExportTarget",
-    "executorch": "deploy_targets.executorch:ExecuTorchTarget",
-    "litert": "deploy_targets.litert:LiteRtTarget",
-    "tensorrt": "deploy_targets.tensorrt:TensorRtTarget",
-    "trtexec": "deploy_targets.trtexec:TrtexecTarget",
+    "torchscript": "smash_targets.torchscript:TorchScriptTarget",
+    "onnxruntime": "smash_targets.onnxruntime:OnnxRuntimeTarget",
+    "openvino": "smash_targets.openvino:OpenVinoTarget",
+    "ncnn": "smash_targets.ncnn:NcnnTarget",
+    "mnn": "smash_targets.mnn:MnnTarget",
+    "torch_export": "smash_targets.torch_export:TorchExportTarget",
+    "executorch": "smash_targets.executorch:ExecuTorchTarget",
+    "litert": "smash_targets.litert:LiteRtTarget",
+    "tensorrt": "smash_targets.tensorrt.target:TensorRtTarget",
+    "trtexec": "smash_targets.tensorrt.trtexec:TrtexecTarget",
 }
 
 

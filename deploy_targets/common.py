@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy_targets.base import Availability, CompileRequest, ModelSignature, SessionOptions
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from smash_targets.base import Availability, CompileRequest, ModelSignature, SessionOptions
 
 
 def has_module(name: str) -> bool:

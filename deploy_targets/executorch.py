@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy_targets.base import (
+from smash_base.errors import VerificationError
+from smash_targets.base import (
     CompileRequest,
     CompileResult,
     ModelSignature,
@@ -23,7 +24,7 @@ from deploy_targets.base import (
     SessionInfo,
     SessionOptions,
 )
-from deploy_targets.common import (
+from smash_targets.common import (
     check_batch,
     check_file,
     check_threads,
@@ -33,8 +34,7 @@ from deploy_targets.common import (
     only_cpu,
     run_in_chunks,
 )
-from deploy_targets.environments import EnvironmentTarget
-from smash_base.errors import VerificationError
+from smash_targets.isolation.environments import EnvironmentTarget
 
 
 class ExecuTorchTarget(EnvironmentTarget):

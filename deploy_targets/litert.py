@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy_targets.base import (
+from smash_base.errors import UsageError, VerificationError
+from smash_targets.base import (
     CompileRequest,
     CompileResult,
     ModelSignature,
@@ -26,7 +27,7 @@ from deploy_targets.base import (
     SessionInfo,
     SessionOptions,
 )
-from deploy_targets.common import (
+from smash_targets.common import (
     check_batch,
     check_file,
     check_threads,
@@ -36,8 +37,7 @@ from deploy_targets.common import (
     only_cpu,
     run_in_chunks,
 )
-from deploy_targets.environments import EnvironmentTarget
-from smash_base.errors import UsageError, VerificationError
+from smash_targets.isolation.environments import EnvironmentTarget
 
 _IDENTIFIER = b"TFL3"  # at byte 4 of the flatbuffer
 

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy_targets.base import (
+from smash_base.errors import VerificationError
+from smash_targets.base import (
     Availability,
     CompileRequest,
     CompileResult,
@@ -30,9 +31,8 @@ from deploy_targets.base import (
     SessionOptions,
     Target,
 )
-from deploy_targets.common import check_batch, check_file, check_threads, damaged, find_module, only_cpu
-from deploy_targets.onnx_file import read_onnx_facts
-from smash_base.errors import VerificationError
+from smash_targets.common import check_batch, check_file, check_threads, damaged, find_module, only_cpu
+from smash_targets.onnx_file import read_onnx_facts
 
 SECONDS = 300  # for the converter, which takes less than one
 _CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy_targets.base import (
+from smash_base.errors import InvalidInputError, MissingRuntimeError, VerificationError
+from smash_targets.base import (
     Availability,
     CompileRequest,
     CompileResult,
@@ -29,9 +30,8 @@ from deploy_targets.base import (
     SessionOptions,
     Target,
 )
-from deploy_targets.common import check_batch, check_file, check_threads, find_module, only_cpu
-from deploy_targets.onnx_file import read_onnx_facts
-from smash_base.errors import InvalidInputError, MissingRuntimeError, VerificationError
+from smash_targets.common import check_batch, check_file, check_threads, find_module, only_cpu
+from smash_targets.onnx_file import read_onnx_facts
 
 INSTALL = "pip install ncnn pnnx"
 SECONDS = 300  # for the converter; a network of hundreds of layers takes seconds

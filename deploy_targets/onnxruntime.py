@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy_targets.base import (
+from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from smash_targets.base import (
     Availability,
     CompileRequest,
     CompileResult,
@@ -26,15 +27,14 @@ from deploy_targets.base import (
     SessionOptions,
     Target,
 )
-from deploy_targets.common import check_batch, check_threads, damaged, find_module
-from deploy_targets.onnx_file import OnnxFacts, read_onnx_facts
-from deploy_targets.onnxruntime_gpu import (
+from smash_targets.common import check_batch, check_threads, damaged, find_module
+from smash_targets.onnx_file import OnnxFacts, read_onnx_facts
+from smash_targets.onnxruntime_gpu import (
     cache_folder,
     cuda_options,
     require_linked_tensorrt,
     tensorrt_options,
 )
-from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 
 DISTRIBUTIONS = (
     "onnxruntime",

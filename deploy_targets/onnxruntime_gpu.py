@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from deploy_targets.base import ModelSignature
 from smash_base.errors import MissingRuntimeError
+from smash_targets.base import ModelSignature
 
 _TENSORRT = re.compile(rb"libnvinfer\.so\.(\d+)")
 _CUDA = re.compile(rb"libcudart\.so\.(\d+)")

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy_targets.base import (
+from smash_base.errors import InvalidInputError, MissingRuntimeError
+from smash_targets.base import (
     Availability,
     CompileRequest,
     CompileResult,
@@ -29,9 +30,8 @@ from deploy_targets.base import (
     SessionOptions,
     Target,
 )
-from deploy_targets.common import check_batch, check_file, check_threads, damaged, find_module
-from deploy_targets.onnx_file import read_onnx_facts
-from smash_base.errors import InvalidInputError, MissingRuntimeError
+from smash_targets.common import check_batch, check_file, check_threads, damaged, find_module
+from smash_targets.onnx_file import read_onnx_facts
 
 _CONVERTER = "openvino.tools.ovc"
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deploy_targets.base import (
+from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError, VerificationError
+from smash_targets.base import (
     Availability,
     CompileRequest,
     CompileResult,
@@ -26,9 +27,8 @@ from deploy_targets.base import (
     SessionOptions,
     Target,
 )
-from deploy_targets.common import check_file, damaged, exported_program, find_module
-from deploy_targets.torchscript import INSTALL, TYPES, TorchSession, torch_device
-from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError, VerificationError
+from smash_targets.common import check_file, damaged, exported_program, find_module
+from smash_targets.torchscript import INSTALL, TYPES, TorchSession, torch_device
 
 _PRECISION = "smash_export_precision"  # in the package's own metadata
 _DEVICE = "AOTI_DEVICE_KEY"

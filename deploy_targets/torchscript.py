@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy_targets.base import (
+from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
+from smash_targets.base import (
     Availability,
     CompileRequest,
     CompileResult,
@@ -27,8 +28,7 @@ from deploy_targets.base import (
     SessionOptions,
     Target,
 )
-from deploy_targets.common import check_batch, check_file, check_threads, damaged, find_module
-from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
+from smash_targets.common import check_batch, check_file, check_threads, damaged, find_module
 
 INSTALL = "pip install torch"
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

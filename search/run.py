@@ -15,7 +15,7 @@
 
 Everything but timings and measurements is a function of configuration and data. A search that was killed at
 any moment and resumed on a CPU therefore ends with the same bytes as one that was not, and so does one whose
-work was spread over several workers (:mod:`search.executors`).
+work was spread over several workers (:mod:`smash_search.executors`).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from search.architecture import Architecture, BestFile, InputSpec, write_best
-from search.compute import check_identity, load_checkpoint, pick_device, seed_of
-from search.cost import Cost, cost_of
-from search.distributed import ALONE, Ranks
-from search.encoding import Layout
-from search.executors import Executor, ExecutorConfig, Task, make_executor
-from search.executors.work import Equipment, Worker
-from search.finalists import (
+from smash_base import files
+from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_search.executors import Executor, ExecutorConfig, Task, make_executor
+from smash_search.executors.work import Equipment, Worker
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.model.supernet import Supernet
+from smash_search.rank.evaluation import CONFIRMED, MEASURES, SCORES, Judge, Measurement
+from smash_search.rank.finalists import (
     Finalist,
     FinalistsConfig,
     Rung,
@@ -52,13 +52,9 @@ from search.finalists import (
     pick,
     run_rungs,
 )
-from search.front import LATENCY, Limit, class_of, entries_of, pick_that_keeps
-from search.hypernet import HyperNetConfig
-from search.judge import CONFIRMED, MEASURES, SCORES, Judge, Measurement
-from search.limits import Limits, survey
-from search.presets import known_networks
-from search.records import close_torn_line, settle
-from search.scoring import (
+from smash_search.rank.pareto import LATENCY, Limit, class_of, entries_of, pick_that_keeps
+from smash_search.rank.records import close_torn_line, settle
+from smash_search.rank.scoring import (
     Score,
     Scorer,
     ScoringConfig,
@@ -67,16 +63,20 @@ from search.scoring import (
     split_half,
     survivors,
 )
-from search.space import Space, space_for
-from search.strategies import Candidate, Context, Scored, Strategy, make_strategy
-from search.strategies.random import draws
-from search.supernet import Supernet
-from search.training import TrainingConfig, new_supernet, train
-from smash_base import files
-from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_search.space.architecture import Architecture, BestFile, InputSpec, write_best
+from smash_search.space.cost import Cost, cost_of
+from smash_search.space.encoding import Layout
+from smash_search.space.known import known_networks
+from smash_search.space.limits import Limits, survey
+from smash_search.space.space import Space, space_for
+from smash_search.strategies import Candidate, Context, Scored, Strategy, make_strategy
+from smash_search.strategies.random import draws
+from smash_search.train.compute import check_identity, load_checkpoint, pick_device, seed_of
+from smash_search.train.distributed import ALONE, Ranks
+from smash_search.train.hypernet import TrainingConfig, new_supernet, train
 
 if TYPE_CHECKING:
-    from search.data import Dataset
+    from smash_search.data import Dataset
 
 SCHEMA = 1
 BASELINE_ROUNDS = 50  # of draws, to find random networks within the limit of latency
@@ -98,12 +98,13 @@ class SearchConfig:
     """What a search does; everything that its results depend on, but the data.
 
     Attributes:
-        space: a name of :data:`search.space.SPACES`, or None to choose by the size of the images.
+        space: a name of :data:`smash_search.space.space.SPACES`, or None to choose by the size of the images.
         seed: of everything random.
-        strategy: a name of :data:`search.strategies.STRATEGIES`.
+        strategy: a name of :data:`smash_search.strategies.STRATEGIES`.
         strategy_options: checked by the strategy.
         candidates: architectures to score.
-        known: how many of them are known networks (:func:`search.presets.known_networks`), at most half.
+        known: how many of them are known networks (:func:`smash_search.space.known.known_networks`), at
+        most half.
         limits: on cost, checked before anything is trained.
         hypernet, training, scoring, finalists: of the stages; their seeds are set from ``seed``.
         measured: how candidates are measured, in the caller's words, or empty; a resumed search must
@@ -221,7 +222,7 @@ def run_search(
     Raises:
         UsageError: the folder is in use, or holds another search, or one and ``resume`` is false.
         GateError: no network of the space keeps the limits; before anything is trained.
-        DivergedError, OutOfMemoryError: see :mod:`search.training`.
+        DivergedError, OutOfMemoryError: see :mod:`smash_search.train.hypernet`.
     """
     folder = Path(folder)
     chosen = pick_device(device)

@@ -14,16 +14,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smash_export.bundle import Bundle as Bundle
-    from smash_export.classifier import Classifier as Classifier
-    from smash_export.classifier import load as load
+    from smash_export.bundle.bundle import Bundle as Bundle
+    from smash_export.prediction.classifier import Classifier as Classifier
+    from smash_export.prediction.classifier import load as load
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Bundle": "smash_export.bundle",
-    "Classifier": "smash_export.classifier",
-    "load": "smash_export.classifier",
+    "Bundle": "smash_export.bundle.bundle",
+    "Classifier": "smash_export.prediction.classifier",
+    "load": "smash_export.prediction.classifier",
 }
 __all__ = ["__version__", *_LAZY]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy_targets.base import ModelSignature
 from smash_base.preprocess import Preprocessing
-from smash_export.bundle import Samples, write_bundle
+from smash_export.bundle.bundle import Samples, write_bundle
+from smash_targets.base import ModelSignature
 
 DIGITS_PREPROCESSING = Preprocessing(height=8, width=8, channels=1, mean=(0.3,), std=(0.38,))
 

@@ -2,7 +2,7 @@
 
 ``READERS`` is the registry: a new format is one file with ``read(spec) -> Parts`` and one line here.
 Everything that formats have in common (checks, splits, normalisation, fingerprint) is in
-:mod:`search.data.dataset`. Readers need no torch; :mod:`search.data.augment` does.
+:mod:`smash_search.data.dataset`. Readers need no torch; :mod:`smash_search.data.augment` does.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import difflib
 import importlib
 from dataclasses import dataclass
 
-from search.data import function
-from search.data.dataset import Dataset, Parts, Split, assemble, average_views
-from search.data.spec import parse_spec
 from smash_base.errors import InvalidInputError, UsageError
+from smash_search.data import function
+from smash_search.data.dataset import Dataset, Parts, Split, assemble, average_views
+from smash_search.data.spec import parse_spec
 
 __all__ = [
     "Dataset",
@@ -43,43 +43,47 @@ class Reader:
 
 
 READERS: dict[str, Reader] = {
-    "digits": Reader("search.data.digits", "digits", "1,797 handwritten digits, 8x8, built in"),
+    "digits": Reader("smash_search.data.digits", "digits", "1,797 handwritten digits, 8x8, built in"),
     "fashion-mnist": Reader(
-        "search.data.idx",
+        "smash_search.data.idx",
         "fashion-mnist[:FOLDER]",
         "70,000 garments, 28x28 grey; the folder of Debian's dataset-fashion-mnist is found by itself",
     ),
-    "mnist": Reader("search.data.idx", "mnist:FOLDER", "70,000 handwritten digits, 28x28, IDX files"),
-    "idx": Reader("search.data.idx", "idx:FOLDER", "any folder of IDX files: KMNIST, EMNIST, your own"),
+    "mnist": Reader("smash_search.data.idx", "mnist:FOLDER", "70,000 handwritten digits, 28x28, IDX files"),
+    "idx": Reader("smash_search.data.idx", "idx:FOLDER", "any folder of IDX files: KMNIST, EMNIST, your own"),
     "cifar10": Reader(
-        "search.data.cifar", "cifar10:PATH", "60,000 colour images, 32x32, 10 classes; folder or .tar.gz"
+        "smash_search.data.cifar",
+        "cifar10:PATH",
+        "60,000 colour images, 32x32, 10 classes; folder or .tar.gz",
     ),
     "cifar100": Reader(
-        "search.data.cifar",
+        "smash_search.data.cifar",
         "cifar100:PATH[?labels=coarse]",
         "60,000 colour images, 32x32, 100 or 20 classes; folder or .tar.gz",
     ),
     "stl10": Reader(
-        "search.data.stl10", "stl10:FOLDER[?fold=0]", "13,000 colour images, 96x96, 10 classes, 10 folds"
+        "smash_search.data.stl10",
+        "stl10:FOLDER[?fold=0]",
+        "13,000 colour images, 96x96, 10 classes, 10 folds",
     ),
     "imagenet32": Reader(
-        "search.data.imagenet32", "imagenet32:FOLDER", "1.3 million colour images, 32x32, memory-mapped"
+        "smash_search.data.imagenet32", "imagenet32:FOLDER", "1.3 million colour images, 32x32, memory-mapped"
     ),
     "modelnet10": Reader(
-        "search.data.modelnet",
+        "smash_search.data.modelnet",
         "modelnet10:FOLDER[?rotations=24]",
         "4,899 objects as 32x32x32 volumes, 10 classes; OFF meshes or npz",
     ),
     "modelnet40": Reader(
-        "search.data.modelnet",
+        "smash_search.data.modelnet",
         "modelnet40:FOLDER[?rotations=24]",
         "12,311 objects as 32x32x32 volumes, 40 classes; OFF meshes or npz",
     ),
     "folder": Reader(
-        "search.data.folder", "folder:PATH[?size=32&channels=3]", "your images, one folder per class"
+        "smash_search.data.folder", "folder:PATH[?size=32&channels=3]", "your images, one folder per class"
     ),
     "arrays": Reader(
-        "search.data.arrays",
+        "smash_search.data.arrays",
         "arrays:PATH[?layout=nchw]",
         "an .npz file or a folder of .npy files; MedMNIST and Keras layouts",
     ),

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from search.data.dataset import Parts, Split
-from search.data.spec import Spec
 from smash_base.errors import InvalidInputError
+from smash_search.data.dataset import Parts, Split
+from smash_search.data.spec import Spec
 
 MAX_COMPRESSED = 2**33  # bytes of one compressed array, which has to be inflated into memory
 LAYOUTS = ("nhw", "nhwc", "nchw", "ndhw", "ndhwc", "ncdhw")

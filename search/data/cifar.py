@@ -2,7 +2,7 @@
 
 Format (https://www.cs.toronto.edu/~kriz/cifar.html): a record of the binary version is one label byte
 (CIFAR-100: coarse, then fine) and 3,072 bytes, red, green and blue planes of 32x32. The Python version
-is a pickled dictionary with the same bytes as an array [N, 3072]; see :mod:`search.data.unpickle`.
+is a pickled dictionary with the same bytes as an array [N, 3072]; see :mod:`smash_search.data.unpickle`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from search.data import unpickle
-from search.data.dataset import Parts, Split
-from search.data.spec import Spec
 from smash_base.errors import InvalidInputError
+from smash_search.data import unpickle
+from smash_search.data.dataset import Parts, Split
+from smash_search.data.spec import Spec
 
 PIXELS = 3 * 32 * 32
 MAX_FILE_BYTES = 2**28  # the largest real one, the training pickle of CIFAR-100, has 155 MB

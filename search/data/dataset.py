@@ -70,7 +70,7 @@ class Dataset:
 
     Attributes:
         name: the registered name, or ``package.module:function``.
-        spec: what :func:`search.data.load_dataset` was called with.
+        spec: what :func:`smash_search.data.load_dataset` was called with.
         classes: label names; index = label.
         preprocessing: size, channels, and mean and std of the training split.
         train, validation, test: disjoint splits; see :class:`Split`.

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.data.dataset import Parts, Split
-from search.data.spec import Spec
+from smash_search.data.dataset import Parts, Split
+from smash_search.data.spec import Spec
 
 
 def read(spec: Spec) -> Parts:
-    """Read the built-in digits; the splits are made by :func:`search.data.dataset.assemble`."""
+    """Read the built-in digits; the splits are made by :func:`smash_search.data.dataset.assemble`."""
     from sklearn.datasets import load_digits
 
     spec.options_known()

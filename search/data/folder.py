@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from search.data import cache
-from search.data.dataset import Parts, Split
-from search.data.spec import Spec
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Preprocessing, open_image
+from smash_search.data import cache
+from smash_search.data.dataset import Parts, Split
+from smash_search.data.spec import Spec
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}

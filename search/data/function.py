@@ -1,7 +1,8 @@
 """``package.module:function``: data from your own code.
 
 The function is called with the options of the specification as keyword strings. It returns
-:class:`search.data.Parts`, or a dictionary ``{"train": (images, labels), "validation": ..., "test": ...,
+:class:`smash_search.data.Parts`, or a dictionary ``{"train": (images, labels), "validation": ..., "test":
+...,
 "classes": [...]}`` of which only ``train`` is required.
 """
 
@@ -15,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from search.data import arrays
-from search.data.dataset import Parts, Split
-from search.data.spec import Spec
 from smash_base.errors import InvalidInputError, UsageError
+from smash_search.data import arrays
+from smash_search.data.dataset import Parts, Split
+from smash_search.data.spec import Spec
 
 
 def names_function(spec: Spec) -> bool:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from search.data.dataset import Parts, Split
-from search.data.spec import Spec
 from smash_base.errors import InvalidInputError
+from smash_search.data.dataset import Parts, Split
+from smash_search.data.spec import Spec
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # Debian's package dataset-fashion-mnist
 FASHION_CLASSES = (

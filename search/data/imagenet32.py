@@ -3,7 +3,7 @@
 Format (https://image-net.org/download-images, "downsampled"): ``train_data_batch_1`` to ``_10`` and
 ``val_data``, pickled dictionaries or ``.npz`` of the same keys: ``data`` uint8 [N, 3072] in planes,
 ``labels`` 1 to 1000. One batch is read at a time into a converted, memory-mapped copy
-(:mod:`search.data.cache`), because the whole is 4 GB. The published validation images are the test
+(:mod:`smash_search.data.cache`), because the whole is 4 GB. The published validation images are the test
 split here; validation is taken from the training images.
 """
 
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from search.data import arrays, cache, unpickle
-from search.data.dataset import Parts, Split
-from search.data.spec import Spec
 from smash_base.errors import InvalidInputError
+from smash_search.data import arrays, cache, unpickle
+from smash_search.data.dataset import Parts, Split
+from smash_search.data.spec import Spec
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE

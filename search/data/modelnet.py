@@ -2,7 +2,8 @@
 
 Layout (https://modelnet.cs.princeton.edu): ``CLASS/train/*.off`` and ``CLASS/test/*.off``. As in Brock et
 al. 2016 (1608.04236) every object appears in ``rotations`` equal steps about its vertical axis; the
-rotations of one object are consecutive samples and :func:`search.data.average_views` averages over them.
+rotations of one object are consecutive samples and :func:`smash_search.data.average_views` averages over
+them.
 The npz layout is theirs too: ``features`` [N, 1, 32, 32, 32] and ``targets`` [N].
 
 A voxel is set where the surface passes through it; interiors stay empty. Values are 0 and 255.
@@ -14,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from search.data import arrays, cache
-from search.data.dataset import Parts, Split
-from search.data.spec import Spec
 from smash_base.errors import InvalidInputError
+from smash_search.data import arrays, cache
+from smash_search.data.dataset import Parts, Split
+from smash_search.data.spec import Spec
 
 SIZE = 32
 MARGIN = 2  # empty voxels on each side, so that convolutions see the outline whole

@@ -2,7 +2,7 @@
 
 One interface for scoring, measuring and training finalists. Work is a list of :class:`Task`; results come as
 they are ready, with the number of their task. A worker holds HyperNet and images
-(:class:`search.executors.work.Worker`), so that a task is little more than an architecture.
+(:class:`smash_search.executors.work.Worker`), so that a task is little more than an architecture.
 
 Results do not depend on the executor as long as every worker computes with as many threads: sums of other
 lengths are rounded otherwise.
@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from smash_base.errors import InvalidInputError, UsageError
 
 if TYPE_CHECKING:
-    from search.executors.work import Equipment, Worker
+    from smash_search.executors.work import Equipment, Worker
 
 
 class Task(NamedTuple):
     """One piece of work.
 
     Attributes:
-        method: of :class:`search.executors.work.Worker`.
+        method: of :class:`smash_search.executors.work.Worker`.
         arguments: of the method.
         label: what it is, for messages: usually an architecture's key.
     """
@@ -100,9 +100,9 @@ class Executor(Protocol):
 
 
 EXECUTORS: dict[str, str] = {
-    "serial": "search.executors.serial:Serial",
-    "process": "search.executors.process:Processes",
-    "ray": "search.executors.ray:RayActors",
+    "serial": "smash_search.executors.serial:Serial",
+    "process": "smash_search.executors.process:Processes",
+    "ray": "smash_search.executors.ray:RayActors",
 }
 
 

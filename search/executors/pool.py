@@ -7,9 +7,9 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from search.executors import Task
-from search.executors.work import Answer
 from smash_base.errors import SmashError
+from smash_search.executors import Task
+from smash_search.executors.work import Answer
 
 MOST_DEATHS = 2  # of workers at the same task: the first may be chance, the second is not
 
@@ -48,7 +48,7 @@ class Pool(ABC):
         """End a worker, whatever it does."""
 
     def run(self, tasks: Sequence[Task], *, alone: bool = False) -> Iterator[tuple[int, Any]]:
-        """See :class:`search.executors.Executor`."""
+        """See :class:`smash_search.executors.Executor`."""
         waiting, running = deque(range(len(tasks))), dict[int, int]()  # worker -> its task
         deaths: Counter[int] = Counter()
         try:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import torch
 
-from search.executors import ExecutorConfig, Task
-from search.executors.pool import Pool
-from search.executors.work import Answer, Equipment, Remote, Worker
+from smash_search.executors import ExecutorConfig, Task
+from smash_search.executors.pool import Pool
+from smash_search.executors.work import Answer, Equipment, Remote, Worker
 
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from search.executors import ExecutorConfig, Task
-from search.executors.pool import Pool
-from search.executors.work import Answer, Equipment, Remote, Worker
 from smash_base.errors import MissingRuntimeError
+from smash_search.executors import ExecutorConfig, Task
+from smash_search.executors.pool import Pool
+from smash_search.executors.work import Answer, Equipment, Remote, Worker
 
 
 class RayActors(Pool):

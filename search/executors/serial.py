@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from search.executors import ExecutorConfig, Task
-from search.executors.work import Equipment, Worker
+from smash_search.executors import ExecutorConfig, Task
+from smash_search.executors.work import Equipment, Worker
 
 
 class Serial:
@@ -22,7 +22,7 @@ class Serial:
         self._worker = here
 
     def run(self, tasks: Sequence[Task], *, alone: bool = False) -> Iterator[tuple[int, Any]]:
-        """See :class:`search.executors.Executor`."""
+        """See :class:`smash_search.executors.Executor`."""
         for number, task in enumerate(tasks):
             yield number, getattr(self._worker, task.method)(*task.arguments)
 

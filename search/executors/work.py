@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from search.architecture import Architecture
-from search.executors import Task
-from search.finalists import Finalist, FinalistsConfig, Trained, train_rung
-from search.network import Network
-from search.scoring import Score, Scorer, ScoringConfig
-from search.supernet import Supernet
 from smash_base.errors import InvalidInputError, SmashError, UsageError
+from smash_search.executors import Task
+from smash_search.model.interpreter import Network
+from smash_search.model.supernet import Supernet
+from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained, train_rung
+from smash_search.rank.scoring import Score, Scorer, ScoringConfig
+from smash_search.space.architecture import Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from search.data import Dataset
-    from search.judge import Measurement
+    from smash_search.data import Dataset
+    from smash_search.rank.evaluation import Measurement
 
 
 @dataclass(frozen=True)

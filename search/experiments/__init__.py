@@ -2,7 +2,7 @@
 
 ``EXPERIMENTS`` is the registry: a new experiment is one file with ``function(bench) -> plain result`` and
 one line here. All experiments of a folder share one HyperNet and the same trained networks
-(:mod:`search.experiments.workbench`). Sizes are in :mod:`search.experiments.config`.
+(:mod:`smash_search.experiments.workbench`). Sizes are in :mod:`smash_search.experiments.config`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from smash_base import files
 from smash_base.errors import UsageError
 
 if TYPE_CHECKING:
-    from search.data import Dataset
-    from search.experiments.config import ExperimentConfig
-    from search.experiments.workbench import Progress
+    from smash_search.data import Dataset
+    from smash_search.experiments.config import ExperimentConfig
+    from smash_search.experiments.workbench import Progress
 
 EXPERIMENTS: dict[str, str] = {
     "correlation": "figure 3: score against error after training",
@@ -59,11 +59,11 @@ def run_experiment(
     """
     if name not in EXPERIMENTS:
         raise UsageError(f"there is no experiment {name!r}", expected=", ".join(EXPERIMENTS), received=name)
-    from search.experiments.workbench import Workbench
+    from smash_search.experiments.workbench import Workbench
 
     with files.exclusive(folder, purpose="experiment"):
         bench = Workbench(config, dataset, folder, progress, device=device, minutes=minutes)
-        function = getattr(importlib.import_module(f"search.experiments.{name}"), name)
+        function = getattr(importlib.import_module(f"smash_search.experiments.{name}"), name)
         result = {
             "experiment": name,
             "size": config.size,

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from search.architecture import InputSpec
-from search.fitting import Recipe
-from search.hypernet import HyperNetConfig
-from search.scoring import ScoringConfig
-from search.space import Space, space_for
-from search.training import TrainingConfig
 from smash_base.errors import InvalidInputError, UsageError
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.rank.scoring import ScoringConfig
+from smash_search.space.architecture import InputSpec
+from smash_search.space.space import Space, space_for
+from smash_search.train.hypernet import TrainingConfig
+from smash_search.train.network import Recipe
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from search import statistics
-from search.experiments.workbench import Workbench
+from smash_search.experiments.workbench import Workbench
+from smash_search.rank import statistics
 
 
 def correlation(bench: Workbench) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search import statistics
-from search.encoding import BACKGROUND, Layout
-from search.experiments.workbench import Workbench
-from search.scoring import Corruption
+from smash_search.experiments.workbench import Workbench
+from smash_search.rank import statistics
+from smash_search.rank.scoring import Corruption
+from smash_search.space.encoding import BACKGROUND, Layout
 
 OTHERS = 0xA70  # seed of the architectures whose c is borrowed
 

@@ -1,6 +1,6 @@
 """The paper's fourth experiment: steps guided by dE/dc against random perturbation, with equal budget.
 
-The prediction of a mutation's effect, <dE/dc, c' - c>, is that of :mod:`search.strategies.gradient`.
+The prediction of a mutation's effect, <dE/dc, c' - c>, is that of :mod:`smash_search.strategies.gradient`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from search import statistics
-from search.architecture import Architecture
-from search.compute import seed_of
-from search.experiments.workbench import Workbench
-from search.strategies.gradient import Encoded, predicted_change
+from smash_search.experiments.workbench import Workbench
+from smash_search.rank import statistics
+from smash_search.space.architecture import Architecture
+from smash_search.strategies.gradient import Encoded, predicted_change
+from smash_search.train.compute import seed_of
 
 STEP_STREAM = 0x96AD
 

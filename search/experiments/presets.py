@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from search.architecture import Architecture, Block, Conv, Op, Stem
-from search.experiments.workbench import Workbench
-from search.space import Space
 from smash_base.errors import InvalidInputError
+from smash_search.experiments.workbench import Workbench
+from smash_search.space.architecture import Architecture, Block, Conv, Op, Stem
+from smash_search.space.space import Space
 
 
 def presets(bench: Workbench) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from search import statistics
-from search.architecture import Architecture
-from search.experiments.workbench import Workbench
+from smash_search.experiments.workbench import Workbench
+from smash_search.rank import statistics
+from smash_search.space.architecture import Architecture
 
 
 def transfer(bench: Workbench) -> dict[str, Any]:

@@ -23,20 +23,20 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from search.architecture import Architecture
-from search.compute import DivergedError, Feed, check_identity, seed_of
-from search.cost import Cost, cost_of
-from search.data import Dataset, Split, load_dataset
-from search.encoding import Layout
-from search.experiments.config import ExperimentConfig
-from search.finalists import input_spec_of
-from search.fitting import accuracy, fit, new_network
-from search.hypernet import HyperNetConfig
-from search.network import forward, norm_channels
-from search.scoring import Corruption, Score, Scorer, make_score
-from search.supernet import Moments, Supernet
-from search.training import new_supernet, train
 from smash_base import files
+from smash_search.data import Dataset, Split, load_dataset
+from smash_search.experiments.config import ExperimentConfig
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.model.interpreter import forward, norm_channels
+from smash_search.model.supernet import Moments, Supernet
+from smash_search.rank.finalists import input_spec_of
+from smash_search.rank.scoring import Corruption, Score, Scorer, make_score
+from smash_search.space.architecture import Architecture
+from smash_search.space.cost import Cost, cost_of
+from smash_search.space.encoding import Layout
+from smash_search.train.compute import DivergedError, Feed, check_identity, seed_of
+from smash_search.train.hypernet import new_supernet, train
+from smash_search.train.network import accuracy, fit, new_network
 
 TEST_STREAM = 0xE4B  # seed of the architectures that are judged: none of the HyperNet's training
 GRADIENT_IMAGES = 250  # validation images that dE/dc is taken over

@@ -17,12 +17,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from search.architecture import Architecture
-from search.cost import Cost
-from search.encoding import Layout
-from search.scoring import Score
-from search.space import Space
 from smash_base.errors import UsageError
+from smash_search.rank.scoring import Score
+from smash_search.space.architecture import Architecture
+from smash_search.space.cost import Cost
+from smash_search.space.encoding import Layout
+from smash_search.space.space import Space
 
 Refusal = Callable[[Architecture], str | None]
 """Why an architecture may not be used (a limit that it breaks), or None."""
@@ -108,12 +108,12 @@ class Strategy(Protocol):
 
 
 STRATEGIES: dict[str, str] = {
-    "random": "search.strategies.random:Random",
-    "perturb": "search.strategies.perturb:Perturb",
-    "evolution": "search.strategies.evolution:Evolution",
-    "bayesian": "search.strategies.bayesian:Bayesian",
-    "hyperband": "search.strategies.hyperband:Hyperband",
-    "gradient": "search.strategies.gradient:Gradient",
+    "random": "smash_search.strategies.random:Random",
+    "perturb": "smash_search.strategies.perturb:Perturb",
+    "evolution": "smash_search.strategies.evolution:Evolution",
+    "bayesian": "smash_search.strategies.bayesian:Bayesian",
+    "hyperband": "smash_search.strategies.hyperband:Hyperband",
+    "gradient": "smash_search.strategies.gradient:Gradient",
 }
 
 

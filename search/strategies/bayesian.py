@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.strategies import Candidate, Context, Scored
-from search.strategies.common import check, options_of
-from search.strategies.study import Study
+from smash_search.strategies import Candidate, Context, Scored
+from smash_search.strategies.common import check, options_of
+from smash_search.strategies.study import Study
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from search.architecture import Architecture
-from search.compute import seed_of
-from search.strategies import Candidate, Context, Scored
-from search.strategies.random import draws
 from smash_base.errors import GateError, UsageError
+from smash_search.space.architecture import Architecture
+from smash_search.strategies import Candidate, Context, Scored
+from smash_search.strategies.random import draws
+from smash_search.train.compute import seed_of
 
 TRIES = 200  # neighbours tried for one that is new and within the limits
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.architecture import Architecture
-from search.compute import seed_of
-from search.strategies import Candidate, Context, Scored
-from search.strategies.common import Proposals, check, options_of
+from smash_search.space.architecture import Architecture
+from smash_search.strategies import Candidate, Context, Scored
+from smash_search.strategies.common import Proposals, check, options_of
+from smash_search.train.compute import seed_of
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.architecture import Architecture
-from search.cost import Cost
+from smash_search.space.architecture import Architecture
+from smash_search.space.cost import Cost
 
 
 def features(architecture: Architecture, cost: Cost) -> dict[str, float]:

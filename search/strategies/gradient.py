@@ -1,6 +1,7 @@
 """Search along dE/dc: the gradient of the loss with respect to an architecture's own description.
 
-The HyperNet makes the loss a differentiable function of c (:mod:`search.encoding`). Its gradient at the
+The HyperNet makes the loss a differentiable function of c (:mod:`smash_search.space.encoding`). Its
+gradient at the
 present architecture says which marks would lower the loss if they moved, but c moves in jumps: the
 neighbours that exist are mutations. They are ranked by the change that the gradient predicts to first
 order, <dE/dc, c' - c>, and the most promising ones are scored. Where a mutation changes how many columns an
@@ -18,11 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.architecture import Architecture
-from search.encoding import BACKGROUND, Layout
-from search.strategies import Candidate, Context, Scored
-from search.strategies.common import Proposals, best_of, check, error_of, options_of
 from smash_base.errors import UsageError
+from smash_search.space.architecture import Architecture
+from smash_search.space.encoding import BACKGROUND, Layout
+from smash_search.strategies import Candidate, Context, Scored
+from smash_search.strategies.common import Proposals, best_of, check, error_of, options_of
 
 CHUNK = 32  # random candidates per ask
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search.strategies import Candidate, Context, Scored
-from search.strategies.common import check, options_of
-from search.strategies.study import Study, require_optuna
 from smash_base.errors import UsageError
+from smash_search.strategies import Candidate, Context, Scored
+from smash_search.strategies.common import check, options_of
+from smash_search.strategies.study import Study, require_optuna
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class HyperbandOptions:
     Attributes:
         smallest: validation images of the first look; 0 for a ninth of the first stage of the race.
         factor: of images from look to look, and of architectures that stop.
-        startup, batch, pool, rate: as in :class:`search.strategies.bayesian.BayesianOptions`.
+        startup, batch, pool, rate: as in :class:`smash_search.strategies.bayesian.BayesianOptions`.
     """
 
     smallest: int = 0

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.strategies import Candidate, Context, Scored
-from search.strategies.common import Proposals, best_of, check, options_of
 from smash_base.errors import UsageError
+from smash_search.strategies import Candidate, Context, Scored
+from smash_search.strategies.common import Proposals, best_of, check, options_of
 
 CHUNK = 32  # candidates per ask, where they do not depend on each other
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.compute import seed_of
-from search.strategies import Candidate, Context, Scored
 from smash_base.errors import GateError, UsageError
+from smash_search.strategies import Candidate, Context, Scored
+from smash_search.train.compute import seed_of
 
 CHUNK = 32  # candidates per ask
 TRIES = 200  # draws per wanted candidate before the limits count as too tight

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from search.architecture import Architecture
-from search.compute import seed_of
-from search.strategies import Candidate, Context
-from search.strategies.common import Proposals
-from search.strategies.features import features, nearest, ranges
 from smash_base.errors import MissingRuntimeError
+from smash_search.space.architecture import Architecture
+from smash_search.strategies import Candidate, Context
+from smash_search.strategies.common import Proposals
+from smash_search.strategies.features import features, nearest, ranges
+from smash_search.train.compute import seed_of
 
 SURVEY = 100  # draws that decide the ranges of the features
 JOURNAL = "optuna.journal"

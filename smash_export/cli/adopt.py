@@ -51,7 +51,7 @@ def command(
     Real images with known classes are needed, from --data or --samples: every later file is checked on
     them. TorchScript is code; load only files whose maker you trust.
     """
-    from smash_export.adopt import (
+    from smash_export.export.adopt import (
         adopt,
         images_from_arrays,
         images_from_data,

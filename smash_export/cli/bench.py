@@ -78,10 +78,10 @@ def command(
     Exit code 5 when --max-p50 is given and a measured file is slower.
     """
     from smash_base.errors import GateError
-    from smash_export import bench
-    from smash_export.bundle import Bundle
-    from smash_export.loadgen import SCENARIOS
-    from smash_export.machine import describe_machine, now
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.measure import bench
+    from smash_export.measure.loadgen import SCENARIOS
+    from smash_export.measure.machine import describe_machine, now
 
     opened = Bundle.open(bundle)
     files = bench.bundle_files(opened, targets)

@@ -41,9 +41,9 @@ def command(
     The graph is run by ONNX Runtime on the CPU and held to the gates of its precision. Exit code 4 when a
     node would be refused.
     """
-    from deploy_targets.tensorrt_check import check_onnx
-    from smash_export.bundle import Bundle
-    from smash_export.trtexec import emulate, graph_for_tensorrt
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.deploy.trtexec import emulate, graph_for_tensorrt
+    from smash_targets.tensorrt.check import check_onnx
 
     name, _, release = target.partition(":")
     if name != "tensorrt":

@@ -58,9 +58,9 @@ def command(
 
     The recommendation is stored in the bundle: predict and serve follow it.
     """
-    from smash_export.bench import bundle_files, steps
-    from smash_export.bundle import Bundle
-    from smash_export.compare import compare_bundle
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.measure.bench import bundle_files, steps
+    from smash_export.measure.compare import compare_bundle
 
     opened = Bundle.open(bundle)
     files = bundle_files(opened, targets)

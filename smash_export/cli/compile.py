@@ -54,9 +54,9 @@ def command(
 
     A file that fails is kept as targets/NAME/PRECISION.rejected with a report, and the exit code is 4.
     """
-    from smash_export.bundle import Bundle
-    from smash_export.compile import compile_bundle, plan
-    from smash_export.verify import GATES
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.compiling.compile import compile_bundle, plan
+    from smash_export.measure.verify import GATES
 
     opened = Bundle.open(bundle)
     runtime = plan(opened, target, precision)

@@ -11,7 +11,7 @@ from smash_export.cli.console import Output, common_options
 @common_options(writes=False)
 def command(output: Output) -> None:
     """List the data sets and formats that --data NAME[:PATH] reads."""
-    from search.data import describe
+    from smash_search.data import describe
 
     rows = describe()
     output.table("Data sets", ["--data", "what"], [[row["usage"], row["summary"]] for row in rows])

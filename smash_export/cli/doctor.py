@@ -14,7 +14,7 @@ def command(output: Output) -> int:
 
     Leaves with code 3 when a package of the base is missing or too old; a missing extra is only shown.
     """
-    from smash_export.doctor import diagnose
+    from smash_export.measure.doctor import diagnose
 
     found = diagnose()
     machine = found["machine"]

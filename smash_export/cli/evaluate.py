@@ -53,9 +53,9 @@ def command(
     output: Output,
 ) -> None:
     """Accuracy with its interval, a table per class, the confusion matrix, calibration, the worst errors."""
-    from smash_export.classifier import load
-    from smash_export.evaluate import evaluate, write_report
-    from smash_export.labelled import bundled, from_data
+    from smash_export.measure.evaluate import evaluate, write_report
+    from smash_export.measure.labelled import bundled, from_data
+    from smash_export.prediction.classifier import load
 
     with load(bundle, target, threads=threads, device=device, precision=precision) as classifier:
         images = (

@@ -53,9 +53,9 @@ def command(arch: Path, output: Output, **values: Any) -> None:
 
     An interrupted training goes on when the same command is given again.
     """
-    from search.architecture import read_best
-    from search.data import load_dataset
-    from smash_export.freeze import check_fit, default_recipe, freeze, recipe_with
+    from smash_export.export.freeze import check_fit, default_recipe, freeze, recipe_with
+    from smash_search.data import load_dataset
+    from smash_search.space.architecture import read_best
 
     best = read_best(arch)
     spec = values["data"] or best.search.get("data")
@@ -93,7 +93,7 @@ def command(arch: Path, output: Output, **values: Any) -> None:
         return
     supernet = None
     if values["weights"] != "retrain":
-        from search.run import load_supernet
+        from smash_search.run import load_supernet
 
         supernet = load_supernet(values["run"] or arch.parent)
     epochs = 1 if values["weights"] == "generated" else recipe.epochs

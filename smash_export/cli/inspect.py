@@ -20,7 +20,7 @@ def command(path: str, output: Output) -> None:
 
     Nothing in the file is trusted, loaded or followed.
     """
-    from smash_export.inspection import inspect
+    from smash_export.bundle.inspection import inspect
 
     facts = inspect(path)
     rows = [[name.replace("_", " "), _text(value)] for name, value in facts.items()]

@@ -12,7 +12,7 @@ from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
 
 if TYPE_CHECKING:
-    from smash_export.latency import LatencyTable
+    from smash_export.device_search.latency import LatencyTable
 
 
 @click.group()
@@ -33,10 +33,10 @@ def command() -> None:
 @common_options(writes=True)
 def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) -> None:
     """Write OUT, a zip of graphs, for a device that has no PyTorch."""
-    from search.data import load_dataset
-    from search.finalists import input_spec_of
-    from search.space import space_for
-    from smash_export.latency import Setting, write_kit
+    from smash_export.device_search.latency import Setting, write_kit
+    from smash_search.data import load_dataset
+    from smash_search.rank.finalists import input_spec_of
+    from smash_search.space.space import space_for
 
     dataset = load_dataset(data)
     input_spec = input_spec_of(dataset)
@@ -60,7 +60,7 @@ def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) 
 @common_options(writes=True)
 def build(kit: Path, out: Path, target: str | None, seconds: float, output: Output) -> None:
     """Measure the graphs of KIT on this machine and write the table OUT; goes on where it stopped."""
-    from smash_export.latency import PASSES, build_table, read_kit
+    from smash_export.device_search.latency import PASSES, build_table, read_kit
 
     facts = read_kit(kit)
     if target not in (None, facts["setting"]["target"]):
@@ -84,8 +84,8 @@ def build(kit: Path, out: Path, target: str | None, seconds: float, output: Outp
 @common_options(writes=False)
 def predict(table: Path, architectures: tuple[Path, ...], measure: bool, output: Output) -> None:
     """Predict the latency of ARCHITECTURES (best.json files) on the device of TABLE, and its error."""
-    from search.architecture import read_best
-    from smash_export.latency import LatencyTable, measure_architecture
+    from smash_export.device_search.latency import LatencyTable, measure_architecture
+    from smash_search.space.architecture import read_best
 
     known = LatencyTable.read(table)
     rows = []

@@ -18,7 +18,7 @@ from smash_base.errors import InvalidInputError, SmashError, UsageError
 from smash_export.cli.console import Output, common_options
 
 if TYPE_CHECKING:
-    from smash_export.classifier import Classifier, Failure, Prediction
+    from smash_export.prediction.classifier import Classifier, Failure, Prediction
 
 UNCERTAIN = "uncertain"
 
@@ -64,7 +64,7 @@ def command(
     An image that cannot be read gets an error line of its own, the others are answered, and the exit
     code is 6.
     """
-    from smash_export.classifier import Failure, load
+    from smash_export.prediction.classifier import Failure, load
 
     if as_csv and output.json:
         raise UsageError("--csv and --json contradict each other", hint="Choose one.")
@@ -91,8 +91,8 @@ def command(
 
 def _results(classifier: Classifier, paths: tuple[str, ...], top_k: int) -> Iterator[Prediction | Failure]:
     """Answers of every path; an empty folder is a failure of its own, the next path goes on."""
-    from smash_export.classifier import Failure
-    from smash_export.sources import sources
+    from smash_export.prediction.classifier import Failure
+    from smash_export.prediction.sources import sources
 
     def found() -> Iterator[str]:
         for path in paths:
@@ -132,7 +132,7 @@ def _label(result: Prediction, threshold: float | None) -> str | None:
 
 
 def _json_writer(classifier: Classifier, threshold: float | None) -> _Writer:
-    from smash_export.classifier import Failure
+    from smash_export.prediction.classifier import Failure
 
     first = True
 
@@ -161,7 +161,7 @@ def _json_writer(classifier: Classifier, threshold: float | None) -> _Writer:
 
 
 def _csv_writer(top_k: int, threshold: float | None) -> _Writer:
-    from smash_export.classifier import Failure
+    from smash_export.prediction.classifier import Failure
 
     def line(values: list[Any]) -> None:
         stream = io.StringIO()
@@ -194,7 +194,7 @@ def _csv_writer(top_k: int, threshold: float | None) -> _Writer:
 
 def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _Writer:
     """One image: its classes as a table. Many: a line each."""
-    from smash_export.classifier import Failure
+    from smash_export.prediction.classifier import Failure
 
     held: list[Prediction] = []  # the first answer, until it is known whether it is the only one
 
@@ -234,7 +234,7 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
 
 def _annotator(folder: Path | None, output: Output) -> Callable[[Prediction | Failure], None]:
     """Writes pictures with labels; does nothing without a folder."""
-    from smash_export.classifier import Failure
+    from smash_export.prediction.classifier import Failure
 
     taken: set[str] = set()
 
@@ -242,8 +242,8 @@ def _annotator(folder: Path | None, output: Output) -> Callable[[Prediction | Fa
         if folder is None or isinstance(result, Failure):
             return
         from smash_base.preprocess import open_image
-        from smash_export.pictures import captioned, save_png
-        from smash_export.sources import Source, file_name
+        from smash_export.prediction.pictures import captioned, save_png
+        from smash_export.prediction.sources import Source, file_name
 
         path = folder / file_name(Source(result.source, result.source), taken)
         if output.dry_run:

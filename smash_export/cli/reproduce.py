@@ -9,7 +9,7 @@ import click
 
 from smash_export.cli.console import Output, common_options
 
-# Of search.experiments.EXPERIMENTS, which a help text must not import; a test compares the two.
+# Of smash_search.experiments.EXPERIMENTS, which a help text must not import; a test compares the two.
 NAMES = ("correlation", "capacity", "encoding", "gradient", "transfer", "presets")
 
 
@@ -47,8 +47,8 @@ def command(
     Experiments in one folder share the HyperNet and the trained networks. An interrupted one goes on when
     the same command is given again.
     """
-    from search.data import load_dataset
-    from search.experiments.config import size_named
+    from smash_search.data import load_dataset
+    from smash_search.experiments.config import size_named
 
     dataset = load_dataset(data)
     folder = out or Path("experiments") / f"{dataset.name}-{size}"
@@ -59,7 +59,7 @@ def command(
         return
     import torch
 
-    from smash_export.reproduce import reproduce
+    from smash_export.device_search.reproduce import reproduce
 
     if threads:
         torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ from smash_export.cli.console import Output, common_options
 @common_options(writes=False)
 def command(folders: tuple[Path, ...], output: Output) -> None:
     """List the searches in FOLDERS (default: runs), the best trained network first."""
-    from smash_export.runs import find_runs
+    from smash_export.device_search.runs import find_runs
 
     runs = [run for folder in folders or (Path("runs"),) for run in find_runs(folder)]
     runs.sort(key=lambda run: (run.error is None, run.error or 0.0, run.folder))

@@ -10,7 +10,7 @@ import click
 
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
-from smash_export.search import PRESETS
+from smash_export.device_search.search import PRESETS
 
 
 @click.command()
@@ -90,8 +90,7 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
 
     A search that was interrupted goes on when the same command is given again.
     """
-    from search.executors import ExecutorConfig
-    from smash_export.search import (
+    from smash_export.device_search.search import (
         configure,
         default_folder,
         device_latency,
@@ -99,6 +98,7 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
         load_data,
         search,
     )
+    from smash_search.executors import ExecutorConfig
 
     executor = ExecutorConfig(
         values["executor"], workers=values["workers"], ray_address=values["ray_address"]

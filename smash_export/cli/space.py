@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from smash_export.cli.console import Output, common_options
-from smash_export.search import PRESETS
+from smash_export.device_search.search import PRESETS
 
 
 @click.command()
@@ -29,13 +29,13 @@ def command(output: Output, **values: Any) -> None:
     """
     from statistics import median
 
-    from search.architecture import InputSpec
-    from search.limits import Limits, survey
-    from search.space import space_for
+    from smash_search.space.architecture import InputSpec
+    from smash_search.space.limits import Limits, survey
+    from smash_search.space.space import space_for
 
     if values["data"]:
-        from search.data import load_dataset
-        from search.finalists import input_spec_of
+        from smash_search.data import load_dataset
+        from smash_search.rank.finalists import input_spec_of
 
         dataset = load_dataset(values["data"])
         spec, classes = input_spec_of(dataset), len(dataset.classes)

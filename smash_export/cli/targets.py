@@ -27,7 +27,7 @@ def command(output: Output) -> None:
 
 def describe_targets() -> list[dict[str, Any]]:
     """One row per registered target; a target whose own module fails is a row that says so."""
-    from deploy_targets.base import get_target, target_names
+    from smash_targets.base import get_target, target_names
 
     rows = []
     for name in target_names():

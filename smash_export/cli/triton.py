@@ -49,8 +49,8 @@ def command(
     output: Output,
 ) -> None:
     """Write a model repository for Triton: model files, labels, batching, warm-up."""
-    from smash_export.bundle import Bundle
-    from smash_export.triton import TritonSettings, plan_repository, write_repository
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.deploy.triton import TritonSettings, plan_repository, write_repository
 
     settings = TritonSettings(
         precision, version, instances, gpu, max_batch, queue_delay_us, queue_size, threads

@@ -59,9 +59,9 @@ def command(
 
     check_engine.sh runs every test image on the device and compares, with awk: Python is not needed there.
     """
-    from deploy_targets.trtexec import bench_words, build_words, check_words
-    from smash_export.bundle import Bundle
-    from smash_export.trtexec import NOT_RUN, ScriptSettings, engine_command, opset_note, write_scripts
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.deploy.trtexec import NOT_RUN, ScriptSettings, engine_command, opset_note, write_scripts
+    from smash_targets.tensorrt.trtexec import bench_words, build_words, check_words
 
     parts = batch.split(",")
     if not all(part.isdecimal() for part in parts):

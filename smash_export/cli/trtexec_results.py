@@ -34,7 +34,7 @@ def command(files: tuple[Path, ...], bundle: Path | None, precision: str, output
     A log and the times of one measurement (bench_b8.log, bench_b8.times.json) make one row. Answers are those
     that check_engine.sh exports (check_*.output.json), of all test images together.
     """
-    from deploy_targets import trtexec_results as reader
+    from smash_targets.tensorrt import trtexec_results as reader
 
     documents: list[dict[str, Any]] = []
     rows: dict[Path, dict[str, Any]] = defaultdict(dict)
@@ -140,8 +140,8 @@ def _check(
     bundle: Path, precision: str, answers: dict[Path, dict[str, Any]]
 ) -> tuple[dict[str, Any], list[str]]:
     """Hold the answers of a device, of all images together, to the gates of the precision."""
-    from smash_export.bundle import Bundle
-    from smash_export.trtexec import checked_from, device_parity
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.deploy.trtexec import checked_from, device_parity
 
     opened = Bundle.open(bundle)
     signature = opened.signature

@@ -11,8 +11,8 @@ from smash_base.errors import MissingRuntimeError, VerificationError
 from smash_export.cli.console import Output, common_options
 
 if TYPE_CHECKING:
-    from smash_export.bundle import Bundle, Samples
-    from smash_export.verify import FileReport
+    from smash_export.bundle.bundle import Bundle, Samples
+    from smash_export.measure.verify import FileReport
 
 
 @click.command()
@@ -64,14 +64,14 @@ def command(
 
     Exit code 4 when a file fails. Runtimes that are not installed are skipped, unless named or --strict.
     """
-    from smash_export.bundle import Bundle
-    from smash_export.verify import verify_bundle
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.measure.verify import verify_bundle
 
     opened = Bundle.open(bundle)
     samples, reference = opened.samples(), "eager PyTorch"
     if data is not None:
-        from smash_export.labelled import from_data
-        from smash_export.verify import reference_samples
+        from smash_export.measure.labelled import from_data
+        from smash_export.measure.verify import reference_samples
 
         labelled = from_data(opened, data, split)
         samples, reference = reference_samples(opened, labelled.images, labelled.labels, threads)
@@ -142,7 +142,7 @@ def _row(report: FileReport) -> list[Any]:
 def _save_worst(
     folder: Path, reports: list[FileReport], bundle: Bundle, samples: Samples, output: Output
 ) -> None:
-    from smash_export.pictures import BAD, INK, captioned, save_png, to_picture
+    from smash_export.prediction.pictures import BAD, INK, captioned, save_png, to_picture
 
     labels = bundle.labels
     for report in reports:

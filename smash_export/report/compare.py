@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from smash_export.compare import Comparison, Row
-from smash_export.pictures import to_picture
+from smash_export.measure.compare import Comparison, Row
+from smash_export.prediction.pictures import to_picture
 from smash_export.report.page import Cell, Html, Point, heading, page, paragraph, picture, scatter, table
 
 COLUMNS = (

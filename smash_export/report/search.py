@@ -6,13 +6,13 @@ import html
 from collections import Counter
 from collections.abc import Sequence
 
-from search.architecture import Architecture, Block
-from search.cost import block_sizes
-from search.finalists import Trained
-from search.run import SearchResult
-from search.strategies import Scored
-from search.training import choices_of
 from smash_export.report.page import Cell, Html, Point, heading, page, paragraph, scatter, table
+from smash_search.rank.finalists import Trained
+from smash_search.run import SearchResult
+from smash_search.space.architecture import Architecture, Block
+from smash_search.space.cost import block_sizes
+from smash_search.strategies import Scored
+from smash_search.train.hypernet import choices_of
 
 WINNERS = 0.2  # share of the candidates, by score, whose choices are compared with those of all
 MOST_CHOICES = 16

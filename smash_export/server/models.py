@@ -22,9 +22,9 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, SmashError, UsageError, VerificationError
-from smash_export import manifest as layout
-from smash_export.bundle import Bundle
-from smash_export.classifier import Classifier, load
+from smash_export.bundle import manifest as layout
+from smash_export.bundle.bundle import Bundle
+from smash_export.prediction.classifier import Classifier, load
 from smash_export.server.batching import Batcher
 from smash_export.server.logs import log
 from smash_export.server.metrics import Metrics
@@ -192,7 +192,7 @@ def open_model(
 
     Raises:
         InvalidInputError: the bundle is damaged.
-        MissingRuntimeError, UsageError: as :func:`smash_export.classifier.load`.
+        MissingRuntimeError, UsageError: as :func:`smash_export.prediction.classifier.load`.
         VerificationError: the file does not answer the bundle's own samples as the network did.
     """
     digest = files.sha256(spec.path / layout.NAME) if (spec.path / layout.NAME).is_file() else ""
@@ -243,7 +243,7 @@ class Repository:
         specs: what to serve. All are opened by :meth:`load_all`.
         batching: of every queue; ``max_batch`` is limited to what the file takes.
         metrics: where runs and loads are counted.
-        threads, device: as :func:`smash_export.classifier.load`.
+        threads, device: as :func:`smash_export.prediction.classifier.load`.
     """
 
     def __init__(
@@ -397,7 +397,7 @@ def variants(spec: ModelSpec) -> list[ModelSpec]:
 
     The first keeps the name and the free choice of file; the others are ``NAME.TARGET-PRECISION``.
     """
-    from deploy_targets.base import get_target
+    from smash_targets.base import get_target
 
     found = [spec]
     for file in Bundle.open(spec.path).compiled:

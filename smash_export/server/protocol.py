@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy_targets.base import ModelSignature
 from smash_base.errors import InvalidInputError
+from smash_targets.base import ModelSignature
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPE = "FP32"

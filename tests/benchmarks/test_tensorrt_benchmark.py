@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import tensorrt as benchmark
-from smash_export.bundle import Bundle
+from smash_export.bundle.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED: dict[str, Any] = {
@@ -72,10 +72,10 @@ def test_parity_and_latency_of_the_graphs_at_each_precision(digits_bundle: Path,
 def test_pytorch_is_measured_with_the_way_to_the_device_and_back() -> None:
     import numpy as np
 
-    from search.architecture import InputSpec
-    from search.network import FrozenNetwork
-    from search.space import space_for
-    from smash_export.latency import random_weights
+    from smash_export.device_search.latency import random_weights
+    from smash_search.model.interpreter import FrozenNetwork
+    from smash_search.space.architecture import InputSpec
+    from smash_search.space.space import space_for
 
     spec = InputSpec(1, (8, 8))
     architecture = space_for(spec).draw(0, 0)

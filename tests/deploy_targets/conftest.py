@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy_targets.base import Precision, get_target
+from smash_targets.base import Precision, get_target
 from tests.deploy_targets.networks import Sources
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deploy_targets.base import ModelSignature
+from smash_targets.base import ModelSignature
 
 SHAPE = (3, 12, 12)
 SIGNATURE = ModelSignature("input", "logits", SHAPE, 10, (1, 1, 32))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deploy_targets.base import CompileRequest, Precision
+from smash_targets.base import CompileRequest, Precision
 from tests.deploy_targets.inputs import IMAGES, SHAPE, SIGNATURE
 
 

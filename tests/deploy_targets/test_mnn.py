@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 
-from deploy_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
-from search.architecture import InputSpec
-from search.space import space_for
-from smash_export.graph import onnx_from_architecture
-from smash_export.latency import random_weights
-from smash_export.precision.graphs import logits_of
+from smash_export.device_search.latency import random_weights
+from smash_export.export.onnx_graphs import logits_of
+from smash_export.export.onnx_writer import onnx_from_architecture
+from smash_search.space.architecture import InputSpec
+from smash_search.space.space import space_for
+from smash_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("MNN") is None, reason="MNN is not here")
 SPEC, CLASSES = InputSpec(1, (28, 28)), 10

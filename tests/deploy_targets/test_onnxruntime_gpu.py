@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy_targets.base import SessionOptions, get_target
-from deploy_targets.onnxruntime_gpu import (
+from smash_base.errors import MissingRuntimeError, UsageError
+from smash_targets.base import SessionOptions, get_target
+from smash_targets.onnxruntime_gpu import (
     cache_folder,
     cuda_options,
     linked_tensorrt,
@@ -21,7 +22,6 @@ from deploy_targets.onnxruntime_gpu import (
     require_linked_tensorrt,
     tensorrt_options,
 )
-from smash_base.errors import MissingRuntimeError, UsageError
 from tests.deploy_targets.inputs import SIGNATURE
 from tests.deploy_targets.networks import Sources
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy_targets.base import SessionOptions, get_target
-from deploy_targets.environments import EnvironmentTarget
 from smash_base.errors import InvalidInputError, MissingRuntimeError, SmashError, UsageError
+from smash_targets.base import SessionOptions, get_target
+from smash_targets.isolation.environments import EnvironmentTarget
 from tests.deploy_targets.inputs import IMAGES, SIGNATURE
 from tests.deploy_targets.networks import Sources
 
@@ -84,7 +84,7 @@ def test_without_the_network_or_the_environment(
 
 
 def test_a_batch_size_that_is_none(sources: Sources) -> None:
-    from deploy_targets.common import fixed_batch
+    from smash_targets.common import fixed_batch
 
     assert fixed_batch(sources.request(batch="8")) == 8
     for wrong in (0, -1, "many", 10**9):

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import deploy_targets
-from deploy_targets.base import TARGETS, Precision, SessionOptions, get_target, target_names
+import smash_targets
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from smash_targets.base import TARGETS, Precision, SessionOptions, get_target, target_names
 from tests.deploy_targets.inputs import IMAGES, SIGNATURE
 from tests.deploy_targets.networks import Sources
 
@@ -128,7 +128,7 @@ def test_what_is_used_is_said(available: str, compiled: Compiled) -> None:
 _COUNT_THREADS = """
 import os, sys
 from pathlib import Path
-from deploy_targets.base import SessionOptions, get_target
+from smash_targets.base import SessionOptions, get_target
 from tests.deploy_targets.inputs import IMAGES, SIGNATURE
 
 threads = int(sys.argv[3])
@@ -249,7 +249,7 @@ class Without:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Without())
-from deploy_targets.base import get_target
+from smash_targets.base import get_target
 from smash_base.errors import MissingRuntimeError
 
 target = get_target(sys.argv[1])
@@ -266,7 +266,7 @@ except MissingRuntimeError as error:
 @pytest.mark.parametrize("name", [name for name in target_names() if name != "trtexec"])  # a program
 def test_a_missing_runtime_is_one_line_with_the_command(name: str, tmp_path: Path) -> None:
     """The import is blocked in a fresh process; the target itself is the real one."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(deploy_targets.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(smash_targets.__file__).parents[1])}
     for variable in ("EXECUTORCH", "LITERT"):
         environment[f"SMASH_EXPORT_{variable}_PYTHON"] = str(tmp_path / "none")
     done = subprocess.run(
@@ -285,7 +285,7 @@ def test_a_missing_runtime_is_one_line_with_the_command(name: str, tmp_path: Pat
 def test_no_target_installs_or_downloads_anything() -> None:
     """No module of this package can call pip or open a connection: the words are not in its code."""
     forbidden_imports = {"pip", "ensurepip", "urllib", "http", "requests", "socket"}
-    for path in sorted(Path(deploy_targets.__file__).parent.glob("*.py")):
+    for path in sorted(Path(smash_targets.__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text())
         documentation = {
             id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)
@@ -318,7 +318,7 @@ def test_openvino_is_imported_without_its_converter() -> None:
     if not get_target("openvino").availability().available:
         pytest.skip("openvino is not here")
     code = (
-        "import sys; from deploy_targets.openvino import _import; _import();"
+        "import sys; from smash_targets.openvino import _import; _import();"
         "assert not [m for m in sys.modules if 'telemetry' in m or m.startswith('openvino.tools.ovc')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -379,7 +379,7 @@ def test_onnxruntime_refuses_weights_in_other_files(sources: Sources, tmp_path: 
 def test_onnx_facts_agree_with_the_onnx_package(sources: Sources) -> None:
     import onnx
 
-    from deploy_targets.onnx_file import read_onnx_facts
+    from smash_targets.onnx_file import read_onnx_facts
 
     facts = read_onnx_facts(sources.onnx)
     assert facts.operators == {node.op_type for node in onnx.load(sources.onnx).graph.node}
@@ -387,7 +387,7 @@ def test_onnx_facts_agree_with_the_onnx_package(sources: Sources) -> None:
 
 
 def test_every_cut_of_an_onnx_file_is_refused_or_whole(sources: Sources, tmp_path: Path) -> None:
-    from deploy_targets.onnx_file import read_onnx_facts
+    from smash_targets.onnx_file import read_onnx_facts
 
     data = sources.onnx.read_bytes()
     generator = np.random.default_rng(1)

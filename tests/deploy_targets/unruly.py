@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy_targets.base import (
+from smash_targets.base import (
     Availability,
     CompileRequest,
     CompileResult,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from search.architecture import (
+from smash_search.space.architecture import (
     ACTIVATIONS,
     ACTIVE_PATTERNS,
     Architecture,
@@ -16,7 +16,7 @@ from search.architecture import (
     Op,
     Stem,
 )
-from search.space import SPACES, Space
+from smash_search.space.space import SPACES, Space
 
 TINY = SPACES["tiny"]
 RICH = replace(TINY, name="rich", activations=("relu", "leaky_relu", "tanh", "none"), gate=0.3)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from search.architecture import InputSpec
-from search.compute import DivergedError
-from search.distributed import joined
-from search.hypernet import HyperNetConfig
-from search.space import space_for
-from search.training import TrainingConfig, new_supernet, train
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.space.architecture import InputSpec
+from smash_search.space.space import space_for
+from smash_search.train.compute import DivergedError
+from smash_search.train.distributed import joined
+from smash_search.train.hypernet import TrainingConfig, new_supernet, train
 from tests.search.small_data import small_digits, with_bad_images
 
 SPEC = InputSpec(1, (8, 8))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from search.finalists import FinalistsConfig
-from search.hypernet import HyperNetConfig
-from search.limits import Limits
-from search.run import SearchConfig, SearchResult, run_search
-from search.scoring import ScoringConfig
-from search.training import TrainingConfig
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.rank.finalists import FinalistsConfig
+from smash_search.rank.scoring import ScoringConfig
+from smash_search.run import SearchConfig, SearchResult, run_search
+from smash_search.space.limits import Limits
+from smash_search.train.hypernet import TrainingConfig
 from tests.search.small_data import small_digits
 
 RESULTS = ("config.json", "training.json", "scores.jsonl", "ranking.json", "finalists.jsonl", "best.json")

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from search.architecture import Architecture, InputSpec
-from search.data import Dataset, Split, load_dataset
-from search.space import space_for
+from smash_search.data import Dataset, Split, load_dataset
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.space import space_for
 
 
 def small_digits(train: int = 96, validation: int = 48) -> Dataset:

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from search.data import Dataset, load_dataset
-from search.encoding import Layout
-from search.experiments import EXPERIMENTS, run_experiment
-from search.experiments.config import size_named
-from search.experiments.encoding import corruptions
-from search.experiments.presets import patterns
-from search.experiments.workbench import Workbench
-from search.space import SPACES
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
+from smash_search.data import Dataset, load_dataset
+from smash_search.experiments import EXPERIMENTS, run_experiment
+from smash_search.experiments.config import size_named
+from smash_search.experiments.encoding import corruptions
+from smash_search.experiments.presets import patterns
+from smash_search.experiments.workbench import Workbench
+from smash_search.space.encoding import Layout
+from smash_search.space.space import SPACES
 from tests.search.tiny_experiments import TINY, silent
 
 
@@ -197,6 +197,6 @@ def test_running_statistics_are_the_mean_over_architectures(digits: Dataset, tmp
 
 
 def _seed(bench: Workbench, *numbers: int) -> Any:
-    from search.compute import seed_of
+    from smash_search.train.compute import seed_of
 
     return seed_of(bench.config.seed, *numbers)

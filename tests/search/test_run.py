@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from search.architecture import Architecture, read_best
-from search.front import Limit
-from search.limits import Limits
-from search.run import load_supernet, run_search
-from search.training import TrainingConfig
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_search.rank.pareto import Limit
+from smash_search.run import load_supernet, run_search
+from smash_search.space.architecture import Architecture, read_best
+from smash_search.space.limits import Limits
+from smash_search.train.hypernet import TrainingConfig
 from tests.search.run_small_search import RESULTS, config, contents, search
 from tests.search.small_data import small_digits
 

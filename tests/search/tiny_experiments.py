@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from search.experiments.config import SIZES, ExperimentConfig
-from search.fitting import Recipe
-from search.hypernet import HyperNetConfig
-from search.scoring import ScoringConfig
-from search.training import TrainingConfig
+from smash_search.experiments.config import SIZES, ExperimentConfig
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.rank.scoring import ScoringConfig
+from smash_search.train.hypernet import TrainingConfig
+from smash_search.train.network import Recipe
 
 SMALL_NET = HyperNetConfig(depths=(1,), growth=2)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from search.finalists import FinalistsConfig, input_spec_of
-from search.front import Limit
-from search.judge import CONFIRMED, MEASURES
-from search.run import SearchResult, run_search
-from smash_export.latency import DeviceLatency, Setting
+from smash_export.device_search.latency import DeviceLatency, Setting
+from smash_search.rank.evaluation import CONFIRMED, MEASURES
+from smash_search.rank.finalists import FinalistsConfig, input_spec_of
+from smash_search.rank.pareto import Limit
+from smash_search.run import SearchResult, run_search
 from tests.search.run_small_search import RESULTS, config
 from tests.search.small_data import small_digits
 

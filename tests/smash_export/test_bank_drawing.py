@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-from search.architecture import Block
-from search.presets import densenet_block, fractal_block, resnet_block
 from smash_export.report.search import bank_drawing
+from smash_search.space.architecture import Block
+from smash_search.space.known import densenet_block, fractal_block, resnet_block
 
 Edges = list[tuple[tuple[int, ...], tuple[int, ...]]]
 

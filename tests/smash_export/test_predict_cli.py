@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from smash_export.bundle import Bundle
+from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli, run
 
 Capture = pytest.CaptureFixture[str]

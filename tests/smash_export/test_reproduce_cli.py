@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from search.experiments import EXPERIMENTS
-from search.experiments.config import SIZES
 from smash_base import files
 from smash_export.cli.reproduce import NAMES, command
-from smash_export.reproduce import paragraph, write_report
+from smash_export.device_search.reproduce import paragraph, write_report
+from smash_search.experiments import EXPERIMENTS
+from smash_search.experiments.config import SIZES
 from tests.search.tiny_experiments import TINY
 
 ROOT = Path(__file__).resolve().parents[2]

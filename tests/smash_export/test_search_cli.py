@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from search.space import SPACES
 from smash_export.cli import run
-from smash_export.search import PRESETS
+from smash_export.device_search.search import PRESETS
+from smash_search.space.space import SPACES
 
 SMALL = [
     *("--steps", "3", "--batch", "16", "--candidates", "4", "--images", "20,0", "--device", "cpu"),

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from deploy_targets.tensorrt_check import check_onnx
-from search.architecture import InputSpec, read_best
-from search.space import space_for
 from smash_base.errors import GateError, UsageError
 from smash_export.cli import run
-from smash_export.latency import candidate_graph
-from smash_export.narrowing import narrowed
-from smash_export.search import latency_limits
+from smash_export.device_search.device_limits import narrowed
+from smash_export.device_search.latency import candidate_graph
+from smash_export.device_search.search import latency_limits
+from smash_search.space.architecture import InputSpec, read_best
+from smash_search.space.space import space_for
+from smash_targets.tensorrt.check import check_onnx
 
 SMALL = [
     *("--data", "digits", "--steps", "2", "--batch", "16", "--candidates", "4", "--images", "20"),

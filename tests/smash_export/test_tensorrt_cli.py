@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from deploy_targets.base import get_target
 from smash_base.errors import MissingRuntimeError
 from smash_export import cli
-from smash_export.bundle import Bundle
-from smash_export.trtexec import emulate, graph_for_tensorrt
+from smash_export.bundle.bundle import Bundle
+from smash_export.deploy.trtexec import emulate, graph_for_tensorrt
+from smash_targets.base import get_target
 
 PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 no_tensorrt = pytest.mark.skipif(get_target("tensorrt").availability().available, reason="TensorRT is here")
@@ -120,8 +120,8 @@ def test_compile_without_tensorrt_ends_with_the_command_and_leaves_nothing(
 
 @no_tensorrt
 def test_options_are_refused_before_tensorrt_is_asked_for(digits_bundle_copy: Path, tmp_path: Path) -> None:
-    from deploy_targets.base import CompileRequest
     from smash_base.errors import UsageError
+    from smash_targets.base import CompileRequest
 
     bundle = Bundle.open(digits_bundle_copy)
     target = get_target("tensorrt")

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy_targets.base import ModelSignature
-from deploy_targets.trtexec import EngineCommand, Release
 from smash_export import cli
-from smash_export.trtexec import ScriptSettings, scripts
-from smash_export.verify import GATES
+from smash_export.deploy.trtexec import ScriptSettings, scripts
+from smash_export.measure.verify import GATES
+from smash_targets.base import ModelSignature
+from smash_targets.tensorrt.trtexec import EngineCommand, Release
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = {"8.6": "8601", "10.0": "100001", "10.7": "100700", "10.16": "101600", "11.1": "110100"}

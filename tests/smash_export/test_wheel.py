@@ -16,7 +16,12 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("smash_export", "search", "deploy_targets", "smash_base")
+FOLDERS = {
+    "smash_export": "smash_export",
+    "search": "smash_search",
+    "deploy_targets": "smash_targets",
+    "smash_base": "smash_base",
+}
 pytestmark = [pytest.mark.wheel, pytest.mark.slow]
 
 
@@ -36,8 +41,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for directory, package in FOLDERS.items():
+        shutil.copytree(ROOT / directory, source / directory, ignore=shutil.ignore_patterns("__pycache__"))
+        if package != directory:
+            (source / package).symlink_to(directory)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     run(sys.executable, "-m", "build", "--wheel", "--outdir", folder / "dist", source, cwd=folder)
@@ -57,10 +64,14 @@ def edge(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_tracked_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:
     tracked = subprocess.run(
-        ["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", *FOLDERS], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split("\n")
     there = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {name for name in tracked if name and (ROOT / name).exists()}
+    wanted = {
+        f"{FOLDERS[name.partition('/')[0]]}/{name.partition('/')[2]}"
+        for name in tracked
+        if name and (ROOT / name).exists()
+    }
     assert wanted, "run from a git checkout"
     assert not wanted - there
 

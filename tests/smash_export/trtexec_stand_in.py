@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy_targets.trtexec import problems
+from smash_targets.tensorrt.trtexec import problems
 
 VERSION, NUMBER = os.environ["STAND_IN_VERSION"], os.environ["STAND_IN_NUMBER"]
 SPOIL = os.environ.get("STAND_IN_SPOIL", "")  # "labels" or "nan"

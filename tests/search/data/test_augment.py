@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.data.augment import Augmentation, erase, mirror, shift
 from smash_base.errors import InvalidInputError
+from smash_search.data.augment import Augmentation, erase, mirror, shift
 
 
 def generator(seed: int = 0) -> torch.Generator:

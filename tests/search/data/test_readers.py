@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.data import Parts, Split, average_views, dataset_names, describe, load_dataset
-from search.data.modelnet import read_off, voxelise
 from smash_base.errors import InvalidInputError, SmashError, UsageError
+from smash_search.data import Parts, Split, average_views, dataset_names, describe, load_dataset
+from smash_search.data.modelnet import read_off, voxelise
 
 RANDOM = np.random.default_rng(0)
 
@@ -197,7 +197,7 @@ def test_malicious_and_wrong_pickles(tmp_path, content):
 
 
 def test_every_cut_and_many_flips_of_a_pickle_are_clean_errors(tmp_path):
-    from search.data import unpickle
+    from smash_search.data import unpickle
 
     data = pickle.dumps({b"data": pixels(2, 6), b"labels": [1, 2], b"x": "y"}, protocol=2)
     assert unpickle.load(io.BytesIO(data), len(data), "it")["data"].shape == (2, 6)
@@ -571,7 +571,7 @@ def test_wrong_share_of_validation(share):
 
 
 def test_large_mapped_data_are_split_without_a_copy(tmp_path, monkeypatch):
-    from search.data import dataset
+    from smash_search.data import dataset
 
     monkeypatch.setattr(dataset, "COPY_LIMIT", 100)
     np.save(tmp_path / "images.npy", pixels(40, 8, 8))
@@ -584,7 +584,7 @@ def test_large_mapped_data_are_split_without_a_copy(tmp_path, monkeypatch):
 
 
 def test_parts_may_be_given_whole():
-    from search.data.dataset import assemble
+    from smash_search.data.dataset import assemble
 
     split = Split(pixels(20, 4, 4, 1), labels(20, 2))
     parts = Parts(("a", "b"), train=split, validation=split, test=Split(pixels(4, 5, 4, 1), labels(4, 2)))

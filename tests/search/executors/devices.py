@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from search.architecture import Architecture
+from smash_search.space.architecture import Architecture
 
 
 class Device:

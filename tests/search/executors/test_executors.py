@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 import torch
 
-from search.architecture import Architecture, InputSpec
-from search.data import Split
-from search.executors import ExecutorConfig, Task, make_executor
-from search.executors.pool import WorkerDiedError
-from search.executors.process import Processes
-from search.executors.work import Equipment, Remote, Worker, _place
-from search.finalists import Finalist, FinalistsConfig
-from search.hypernet import HyperNetConfig
-from search.run import run_search
-from search.scoring import ScoringConfig
-from search.space import space_for
-from search.training import new_supernet
 from smash_base import files
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from smash_search.data import Split
+from smash_search.executors import ExecutorConfig, Task, make_executor
+from smash_search.executors.pool import WorkerDiedError
+from smash_search.executors.process import Processes
+from smash_search.executors.work import Equipment, Remote, Worker, _place
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.rank.finalists import Finalist, FinalistsConfig
+from smash_search.rank.scoring import ScoringConfig
+from smash_search.run import run_search
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.space import space_for
+from smash_search.train.hypernet import new_supernet
 from tests.search.executors.devices import Device
 from tests.search.run_small_search import config, contents, search
 from tests.search.small_data import small_digits
@@ -109,9 +109,9 @@ def test_a_task_that_kills_two_workers_is_a_clear_error_and_loses_nothing(tmp_pa
 
 def _small_candidates() -> list[Architecture]:
     """What the small search will ask for."""
-    from search.cost import cost_of
-    from search.strategies import Context
-    from search.strategies.random import draws
+    from smash_search.space.cost import cost_of
+    from smash_search.strategies import Context
+    from smash_search.strategies.random import draws
 
     context = Context(
         SPACE, 0, 6, lambda a: config().limits.refusal(cost_of(a, SPEC, 10)), lambda a: cost_of(a, SPEC, 10)

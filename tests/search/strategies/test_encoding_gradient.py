@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from search.architecture import InputSpec
-from search.hypernet import HyperNetConfig
-from search.network import forward
-from search.scoring import Scorer, ScoringConfig
-from search.space import space_for
-from search.training import new_supernet
 from smash_base import files
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.model.interpreter import forward
+from smash_search.rank.scoring import Scorer, ScoringConfig
+from smash_search.space.architecture import InputSpec
+from smash_search.space.space import space_for
+from smash_search.train.hypernet import new_supernet
 from tests.search.run_small_search import search
 from tests.search.small_data import small_architecture, small_digits
 

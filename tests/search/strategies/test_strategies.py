@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.architecture import Architecture, InputSpec
-from search.cost import cost_of
-from search.encoding import Layout
-from search.scoring import make_score
-from search.space import space_for
-from search.strategies import STRATEGIES, Candidate, Context, Scored, Strategy, make_strategy
-from search.strategies.evolution import crowding, rank
-from search.strategies.gradient import Encoded, predicted_change
 from smash_base.errors import GateError, MissingRuntimeError, UsageError
+from smash_search.rank.scoring import make_score
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.cost import cost_of
+from smash_search.space.encoding import Layout
+from smash_search.space.space import space_for
+from smash_search.strategies import STRATEGIES, Candidate, Context, Scored, Strategy, make_strategy
+from smash_search.strategies.evolution import crowding, rank
+from smash_search.strategies.gradient import Encoded, predicted_change
 
 SPEC = InputSpec(1, (8, 8))
 SPACE = space_for(SPEC)

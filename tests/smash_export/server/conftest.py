@@ -132,7 +132,7 @@ def server(digits_bundle: Path) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def tensor(digits_bundle: Path) -> np.ndarray:
     """Normalised test images, float32 [16, 1, 8, 8]."""
-    from smash_export.bundle import Bundle
+    from smash_export.bundle.bundle import Bundle
 
     bundle = Bundle.open(digits_bundle)
     result: np.ndarray = bundle.preprocessing.normalise(bundle.samples().images[:16])
@@ -142,7 +142,7 @@ def tensor(digits_bundle: Path) -> np.ndarray:
 @pytest.fixture(scope="session")
 def logits(digits_bundle: Path) -> np.ndarray:
     """What eager PyTorch says about ``tensor``: float32 [16, 10]."""
-    from smash_export.bundle import Bundle
+    from smash_export.bundle.bundle import Bundle
 
     return Bundle.open(digits_bundle).samples().logits[:16]
 

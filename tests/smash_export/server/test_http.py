@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smash_export.bundle import Bundle
-from smash_export.compile import compile_bundle
+from smash_export.bundle.bundle import Bundle
+from smash_export.compiling.compile import compile_bundle
 
 
 def png(pixels: np.ndarray) -> bytes:

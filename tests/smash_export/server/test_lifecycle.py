@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smash_export.bundle import Bundle, write_bundle
+from smash_export.bundle.bundle import Bundle, write_bundle
 
 PATH = "/v2/models/digits/infer"
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy_targets.base import ModelSignature
 from smash_base.errors import InvalidInputError
 from smash_export.server.protocol import InferRequest, Wanted, encode_infer, parse_infer
+from smash_targets.base import ModelSignature
 
 SIGNATURE = ModelSignature("input", "logits", (2, 3), 4, (1, 1, 32))
 LABELS = ("cat", "dog", "a:b", "žába")

@@ -1,0 +1,1 @@
+"""Targets in processes of their own, in this environment or in another."""

@@ -1,0 +1,128 @@
+"""Runtimes that cannot share an environment with the others: where theirs is, and targets that use it.
+
+``make target-NAME`` creates ``.venv-NAME`` from ``environments/NAME.txt``. It is looked for, in this order:
+the interpreter named by SMASH_EXPORT_NAME_PYTHON; this interpreter, if it has the packages;
+``.venv-NAME`` in the current folder; ``.venv-NAME`` beside this source tree.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import subprocess
+from pathlib import Path
+
+from smash_base.errors import MissingRuntimeError
+from smash_targets.base import (
+    Availability,
+    CompileRequest,
+    CompileResult,
+    ModelSignature,
+    Session,
+    SessionOptions,
+    Target,
+)
+from smash_targets.common import has_module
+
+_PROBE = (
+    "import importlib.metadata, importlib.util, sys;"
+    "sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[2].split(','))"
+    " or print(importlib.metadata.version(sys.argv[1])))"
+)
+
+
+class EnvironmentTarget(Target):
+    """A target that works in this process where its packages are, and in a child elsewhere.
+
+    Class attributes:
+        distribution: whose version is the runtime's version.
+        compiler: modules that :meth:`compile_here` imports.
+        runtime: modules that :meth:`open_here` imports.
+        options: names of the settings that :meth:`compile_here` takes.
+        install: the command for the runtime alone, where that shares an environment with the others.
+    """
+
+    distribution: str
+    compiler: tuple[str, ...]
+    runtime: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    install: str = ""
+
+    def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:
+        """:meth:`Target.compile` with the packages at hand."""
+        raise NotImplementedError
+
+    def open_here(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
+        """:meth:`Target.open` with the packages at hand."""
+        raise NotImplementedError
+
+    def availability(self) -> Availability:
+        """Whether files can be opened; compiling may need more, which it says itself."""
+        if _has(self.runtime):
+            return Availability(True, version=importlib.metadata.version(self.distribution))
+        found = self._elsewhere(self.runtime)
+        if found:
+            return Availability(True, version=found[1])
+        return Availability(
+            False,
+            reason=f"neither this environment nor one of its own has {self.distribution}",
+            install=self.install or f"make target-{self.name}",
+        )
+
+    def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
+        self.check_request(request, self.options)
+        if _has(self.compiler):
+            return self.compile_here(request, destination)
+        from smash_targets.isolation.parent import compile_isolated
+
+        return compile_isolated(self.name, request, destination, python=self._python(self.compiler))
+
+    def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
+        if _has(self.runtime):
+            return self.open_here(path, signature, options)
+        from smash_targets.isolation.parent import open_isolated
+
+        return open_isolated(self.name, path, signature, options, python=self._python(self.runtime))
+
+    def _python(self, modules: tuple[str, ...]) -> Path:
+        found = self._elsewhere(modules)
+        if found is None:
+            raise MissingRuntimeError(
+                f"target {self.name} cannot be used here: no environment has {', '.join(modules)}",
+                hint=f"Install it: make target-{self.name}",
+            )
+        return found[0]
+
+    def _elsewhere(self, modules: tuple[str, ...]) -> tuple[Path, str] | None:
+        """The interpreter that has these modules, and the version of the runtime there."""
+        named = os.environ.get(f"SMASH_EXPORT_{self.name.upper()}_PYTHON")
+        folder = f".venv-{self.name}"
+        source = Path(__file__).resolve().parents[2]
+        for python in (
+            [Path(named)] if named else [root / folder / "bin" / "python" for root in (Path.cwd(), source)]
+        ):
+            if python.is_file():
+                version = _version_in(python, self.distribution, modules)
+                if version:
+                    return python, version
+        return None
+
+
+def _has(modules: tuple[str, ...]) -> bool:
+    return all(has_module(name) for name in modules)
+
+
+@functools.cache
+def _version_in(python: Path, distribution: str, modules: tuple[str, ...]) -> str:
+    """The version of a distribution in another interpreter; "" when a module is missing there."""
+    try:
+        done = subprocess.run(
+            [str(python), "-I", "-c", _PROBE, distribution, ",".join(modules)],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode().strip() if done.returncode == 0 else ""

@@ -1,0 +1,1 @@
+"""TensorRT: engines through Python, engines through trtexec, and what its parser takes."""

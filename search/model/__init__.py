@@ -1,0 +1,1 @@
+"""Networks: the interpreter of architectures and the sources of its weights."""

@@ -1,0 +1,1 @@
+"""Ranking: scores, finalists, picks, and how far to believe them."""

@@ -1,0 +1,168 @@
+"""Candidates measured and scored by workers; every result in the run's files before the next task is done.
+
+    scores.jsonl     one line per architecture and number of images; the first has the architecture
+    measures.jsonl   measurements on a device
+    confirmed.jsonl  longer ones of the networks that may be picked
+
+What is in the files is not done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from smash_base import files
+from smash_search.executors import Executor, Task
+from smash_search.rank.records import settle
+from smash_search.rank.scoring import Score
+from smash_search.space.architecture import Architecture
+from smash_search.space.cost import Cost
+from smash_search.strategies import Candidate, Scored
+
+SCORES, MEASURES, CONFIRMED = "scores.jsonl", "measures.jsonl", "confirmed.jsonl"
+
+
+class Measurement(Protocol):
+    """Measures networks on a device; what it is belongs to the caller. The search knows no runtime."""
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        """Values by name, for example ``{"latency_ms": 1.8}``."""
+
+    def confirm(self, architecture: Architecture) -> dict[str, float]:
+        """The same values, measured longer: for the few networks that may be picked."""
+
+    def refusal(self, measures: dict[str, float]) -> str | None:
+        """Why a network with these values may not be picked, or None."""
+
+
+class Judge:
+    """Gives candidates their measures and scores.
+
+    Args:
+        folder: of the run.
+        images: validation images of a candidate that asks for no other number.
+        cost: exact cost of an architecture.
+        measurement: on a device, or None.
+        workers: do the work.
+
+    Attributes:
+        scores: by key and number of images.
+        measures: by key.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        images: int,
+        cost: Callable[[Architecture], Cost],
+        measurement: Measurement | None,
+        workers: Executor,
+    ) -> None:
+        self._folder, self._images, self._cost = folder, images, cost
+        self._measurement, self._workers = measurement, workers
+        records = files.read_jsonl(folder / SCORES)
+        self.scores = {(record["key"], record["images"]): Score.from_json(record) for record in records}
+        self.measures = _measures(folder / MEASURES)
+        self._confirmed = _measures(folder / CONFIRMED)
+        self._most: dict[str, int] = {}  # images that an architecture was scored on
+        for key, count in self.scores:
+            self._most[key] = max(count, self._most.get(key, 0))
+        self._order: dict[str, list[Hashable]] = {SCORES: [], MEASURES: []}
+
+    def judge(
+        self, candidates: Sequence[Candidate], on_score: Callable[[Score], None] = lambda _: None
+    ) -> list[Scored]:
+        """Measure and score a batch; one entry per candidate, in their order.
+
+        Args:
+            candidates: within the limits on cost.
+            on_score: called with every new score.
+        """
+        self.measure([candidate.architecture for candidate in candidates])
+        refused = {c.architecture.key: self.refusal(c.architecture) for c in candidates}
+        kept = [candidate for candidate in candidates if refused[candidate.architecture.key] is None]
+        self.score([(candidate, candidate.images or self._images) for candidate in kept], on_score)
+        entries = []
+        for candidate in candidates:
+            key, cost = candidate.architecture.key, self._cost(candidate.architecture)
+            reason = refused[key]
+            score = self.scores[key, candidate.images or self._images] if reason is None else None
+            entries.append(Scored(candidate, score, cost, self.measures.get(key, {}), reason))
+        return entries
+
+    def refusal(self, architecture: Architecture) -> str | None:
+        """Why the measures of a measured architecture exclude it, or None."""
+        if self._measurement is None:
+            return None
+        return self._measurement.refusal(self.measures[architecture.key])
+
+    def measure(self, architectures: Sequence[Architecture]) -> None:
+        """Measure what is not measured yet: one after the other, so that nothing disturbs."""
+        if self._measurement is None:
+            return
+        self._order[MEASURES] += [architecture.key for architecture in architectures]
+        missing = [entry for entry in architectures if entry.key not in self.measures]
+        tasks = [Task("measure", (entry,), entry.key) for entry in missing]
+        for index, measures in self._workers.run(tasks, alone=True):
+            key = missing[index].key
+            self.measures[key] = measures
+            files.append_jsonl(self._folder / MEASURES, {"key": key, "measures": measures})
+
+    def confirm(self, architecture: Architecture) -> dict[str, float]:
+        """Longer measurements of one architecture."""
+        key = architecture.key
+        if key not in self._confirmed:
+            task = Task("confirm", (architecture,), key)
+            ((_, self._confirmed[key]),) = self._workers.run([task], alone=True)
+            record = {"key": key, "measures": self._confirmed[key]}
+            files.append_jsonl(self._folder / CONFIRMED, record)
+        return self._confirmed[key]
+
+    def score(
+        self,
+        wanted: Sequence[tuple[Candidate, int]],
+        on_score: Callable[[Score], None] = lambda _: None,
+    ) -> None:
+        """Score (candidate, images) pairs that have no score yet; images seen before are not seen again."""
+        names = [(candidate.architecture.key, images) for candidate, images in wanted]
+        self._order[SCORES] += names
+        missing = [pair for pair, name in zip(wanted, names, strict=True) if name not in self.scores]
+        tasks = []
+        for candidate, images in missing:
+            architecture = candidate.architecture
+            before = self._most.get(architecture.key, 0)
+            known = self.scores[architecture.key, before] if 0 < before < images else None
+            tasks.append(Task("score", (architecture, images, known), architecture.key))
+        for index, score in self._workers.run(tasks):
+            candidate, images = missing[index]
+            self.scores[score.key, images] = score
+            first = score.key not in self._most
+            self._most[score.key] = max(images, self._most.get(score.key, 0))
+            files.append_jsonl(self._folder / SCORES, self._record(score, candidate, first))
+            on_score(score)
+
+    def settle(self) -> None:
+        """Put the lines of the files into the order in which one worker alone would have written them."""
+        names: dict[str, Callable[[dict[str, Any]], Hashable]] = {
+            MEASURES: lambda record: record["key"],
+            SCORES: lambda record: (record["key"], record["images"]),
+        }
+        for name, identify in names.items():
+            settle(self._folder / name, identify, self._order[name])
+
+    def _record(self, score: Score, candidate: Candidate, first: bool) -> dict[str, Any]:
+        record: dict[str, Any] = score.to_json()
+        if first:
+            record |= {
+                "origin": candidate.origin,
+                "cost": asdict(self._cost(candidate.architecture)),
+                "architecture": candidate.architecture.to_json(),
+            }
+        return record
+
+
+def _measures(path: Path) -> dict[str, dict[str, float]]:
+    return {record["key"]: record["measures"] for record in files.read_jsonl(path)}

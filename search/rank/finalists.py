@@ -1,0 +1,423 @@
+"""From scores to one pick: a diverse set of finalists, trained in rungs, the better half going on each time.
+
+Scores of generated weights weed out bad networks but do not pick the best one; short training does. The
+finalists therefore are not the top by score (those look alike) but the best of each cost bin among all that
+passed a mild filter, some known networks, and a few drawn regardless of score. The same rungs over networks
+that were drawn at random, without HyperNet or score, stand beside as the baseline.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from smash_base import files
+from smash_base.errors import InvalidInputError
+from smash_search.model.interpreter import Network
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.strategies import Scored
+from smash_search.train.compute import DivergedError, load_checkpoint, save_checkpoint, seed_of
+from smash_search.train.network import Recipe, fit, new_network
+
+if TYPE_CHECKING:
+    from smash_search.data import Dataset
+
+
+@dataclass(frozen=True)
+class FinalistsConfig:
+    """How finalists are chosen and trained.
+
+    Attributes:
+        count: finalists that enter the first rung.
+        rungs: epochs that a network has trained at the end of each rung, ascending. Each rung has a whole
+            cosine of its own, so that networks are compared after annealing.
+        epoch_images: most training images of such an epoch, or 0 for all of them (:class:`Recipe`).
+        random: finalists drawn from all scored candidates, whatever their score.
+        known: finalists that are known networks, the best score of each of so many size bins of them. The
+            HyperNet trains on random draws, and its scores place regular networks too low.
+        drop: share of the candidates with the worst scores that is left out.
+        keep: share of the networks that goes on to the next rung.
+        start: weights of the first rung: "scratch", or "generated" ones from the HyperNet.
+        baseline: which random search is recorded beside: "none"; "finalists" trains as many random networks
+            in the same rungs; "total" as many more as HyperNet and scoring cost in images.
+        batch, learning_rate, weight_decay, label_smoothing, augmentation: as in Recipe.
+        seed: of initial weights and order of images.
+    """
+
+    count: int = 16
+    rungs: tuple[int, ...] = (1, 2, 4)
+    epoch_images: int = 0
+    random: int = 3
+    known: int = 0
+    drop: float = 0.3
+    keep: float = 0.5
+    start: Literal["scratch", "generated"] = "scratch"
+    baseline: Literal["none", "finalists", "total"] = "finalists"
+    batch: int = 64
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rungs", tuple(self.rungs))
+        if not self.rungs or self.rungs[0] < 1 or list(self.rungs) != sorted(set(self.rungs)):
+            raise InvalidInputError("rungs", expected="ascending numbers of epochs", received=self.rungs)
+        special = self.random + self.known
+        if not 1 <= self.count <= 10_000 or min(self.random, self.known) < 0 or special > self.count:
+            raise InvalidInputError(
+                "finalists",
+                expected="1 to 10000, of which 0 to all are random or known",
+                received=f"{self.count}, {self.random} random, {self.known} known",
+            )
+        if not 0 <= self.drop < 1 or not 0 < self.keep < 1:
+            raise InvalidInputError(
+                "finalists", expected="drop in [0, 1), keep in (0, 1)", received=(self.drop, self.keep)
+            )
+        for name, known in (
+            ("start", ("scratch", "generated")),
+            ("baseline", ("none", "finalists", "total")),
+        ):
+            if getattr(self, name) not in known:
+                raise InvalidInputError(name, expected=" or ".join(known), received=getattr(self, name))
+        self.recipe(0, "0")  # its limits
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers, as config.json holds them."""
+        return {**asdict(self), "rungs": list(self.rungs)}
+
+    def recipe(self, rung: int, key: str) -> Recipe:
+        """Of one network in one rung."""
+        before = self.rungs[rung - 1] if rung else 0
+        return Recipe(
+            epochs=self.rungs[rung] - before,
+            epoch_images=self.epoch_images,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            label_smoothing=self.label_smoothing,
+            augmentation=self.augmentation,
+            seed=seed_of(self.seed, int(key, 16), rung),
+        )
+
+    def schedule(self, count: int) -> list[int]:
+        """Networks in each rung when ``count`` enter the first."""
+        counts = [count]
+        while len(counts) < len(self.rungs):
+            counts.append(max(1, math.ceil(self.keep * counts[-1])))
+        return counts
+
+    def epochs(self, count: int) -> int:
+        """Epochs of training in all when ``count`` networks enter."""
+        steps = np.diff([0, *self.rungs])
+        return int(np.dot(self.schedule(count), steps))
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network that enters the rungs.
+
+    Attributes:
+        architecture: what to train.
+        group: "search", or "random" for the baseline.
+        reason: why it is here, for people.
+        error: its SMASH score, or None.
+        macs: of its cost; the smaller network wins a tie.
+    """
+
+    architecture: Architecture
+    group: Literal["search", "random"]
+    reason: str
+    error: float | None
+    macs: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finalist after a rung: one line of finalists.jsonl.
+
+    Attributes:
+        group, key, reason, score: of the finalist.
+        rung, epochs: number of the rung from 0, epochs trained so far.
+        error: on all validation images.
+        loss: mean training loss of the last epoch.
+        diverged: why training stopped early, or None.
+    """
+
+    group: str
+    key: str
+    reason: str
+    score: float | None
+    macs: int
+    rung: int
+    epochs: int
+    error: float
+    loss: float
+    diverged: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of finalists.jsonl."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Trained:
+        """Read a line back; other fields of the record are ignored."""
+        return cls(**{name: record[name] for name in cls.__dataclass_fields__})
+
+
+def choose(
+    scored: Sequence[Scored],
+    config: FinalistsConfig,
+    size: Callable[[Scored], float] | None = None,
+    kind: Callable[[Scored], Hashable] | None = None,
+) -> list[Finalist]:
+    """A diverse set of finalists.
+
+    Args:
+        scored: every candidate that may be used, with its latest score.
+        config: how many.
+        size: what the bins are made over, MACs unless given (a latency, for example).
+        kind: classes of which each gets a finalist (what keeps a latency limit, for example).
+    """
+    size = size or (lambda entry: math.log(entry.cost.macs))
+    usable = [entry for entry in scored if entry.score is not None and entry.refused is None]
+    ranked = sorted(usable, key=_by_score)
+    count = min(config.count, len(ranked))
+    lucky = min(config.random, count - 1) if count > 1 else 0
+    passed = ranked[: max(count, math.ceil((1 - config.drop) * len(ranked)))]
+    chosen: dict[str, Finalist] = {}
+
+    def enter(entry: Scored, reason: str) -> None:
+        chosen.setdefault(entry.candidate.architecture.key, _finalist(entry, reason))
+
+    def best_of_bins(entries: Sequence[Scored], most: int) -> list[Scored]:
+        by_size = sorted(entries, key=lambda entry: (size(entry), entry.candidate.architecture.key))
+        bins = _split(by_size, min(most, max(0, count - lucky - len(chosen))))
+        return [min(part, key=_by_score) for part in bins if part]
+
+    kinds = {kind(entry): None for entry in ranked} if kind else {}  # in the order of their best
+    if len(kinds) > 1 and kind is not None:
+        for wanted in list(kinds)[:count]:
+            enter(next(entry for entry in ranked if kind(entry) == wanted), "best score within its limit")
+    for entry in best_of_bins([entry for entry in usable if entry.candidate.origin == "known"], config.known):
+        enter(entry, "known network")
+    best = best_of_bins(passed, count)
+    for number, entry in enumerate(best):
+        enter(entry, f"best score of size bin {number + 1} of {len(best)}")
+    order = np.random.default_rng(seed_of(config.seed, 0x10C)).permutation(len(ranked))
+    for index in order:  # whatever their score
+        if len(chosen) == count:
+            break
+        enter(ranked[int(index)], "drawn regardless of score")
+    return list(chosen.values())
+
+
+def _by_score(entry: Scored) -> tuple[float, float, float, str]:
+    assert entry.score is not None  # filtered above
+    return (-entry.score.images, entry.score.error, entry.score.loss, entry.score.key)
+
+
+def _split(entries: list[Scored], parts: int) -> list[list[Scored]]:
+    edges = np.linspace(0, len(entries), parts + 1).round().astype(int)
+    return [entries[a:b] for a, b in itertools.pairwise(edges.tolist())]
+
+
+def _finalist(entry: Scored, reason: str) -> Finalist:
+    assert entry.score is not None
+    return Finalist(entry.candidate.architecture, "search", reason, entry.score.error, entry.cost.macs)
+
+
+Rung = tuple[Finalist, int]
+"""A finalist and the number of the rung to train it through."""
+
+
+def run_rungs(
+    finalists: Sequence[Finalist],
+    config: FinalistsConfig,
+    *,
+    records: Path,
+    work: Callable[[Sequence[Rung]], Iterable[tuple[int, Trained]]],
+    keep: Callable[[Trained], Hashable] | None = None,
+) -> list[Trained]:
+    """Train finalists of one group in rungs; what is recorded already is not trained again.
+
+    Args:
+        finalists: of one group.
+        config: of the rungs.
+        records: finalists.jsonl, appended after each network and rung.
+        work: trains; gives the number of a pair and its result as results come (:func:`train_rung`).
+        keep: sorts networks into classes; the best of each class goes on to the next rung, so that every
+            latency limit keeps a network. None stands for one class.
+
+    Returns:
+        One entry per network and rung, in the order of the finalists.
+    """
+    done = {
+        (record["group"], record["key"], record["rung"]): Trained.from_json(record)
+        for record in files.read_jsonl(records)
+    }
+    entered = list(finalists)
+    results: list[Trained] = []
+    for rung, wanted in enumerate(config.schedule(len(finalists))):
+        if rung:
+            entered = _go_on(_best(entered, results, rung - 1), wanted, keep)
+        names = [(finalist.group, finalist.architecture.key, rung) for finalist in entered]
+        missing = [finalist for finalist, name in zip(entered, names, strict=True) if name not in done]
+        for index, trained in work([(finalist, rung) for finalist in missing]):
+            done[trained.group, trained.key, rung] = trained
+            record = trained.to_json()
+            if rung == 0:
+                record["architecture"] = missing[index].architecture.to_json()
+            files.append_jsonl(records, record)
+        results += [done[name] for name in names]
+    return results
+
+
+def _go_on(
+    ranked: Sequence[tuple[Finalist, Trained]],
+    wanted: int,
+    keep: Callable[[Trained], Hashable] | None,
+) -> list[Finalist]:
+    """The first ``wanted`` and among them the best of each class, more only where there are more classes."""
+    classes: dict[Hashable, int] = {}
+    for place, (_, trained) in enumerate(ranked):
+        classes.setdefault(keep(trained) if keep else None, place)
+    first = list(classes.values())
+    others = [place for place in range(len(ranked)) if place not in first]
+    return [ranked[place][0] for place in sorted([*first, *others[: max(0, wanted - len(first))]])]
+
+
+def _best(
+    entered: Sequence[Finalist], results: Sequence[Trained], rung: int
+) -> list[tuple[Finalist, Trained]]:
+    """Finalists of a rung, best first: by validation error, the smaller network first among equals."""
+    of_key = {entry.key: entry for entry in results if entry.rung == rung}
+    pairs = [(finalist, of_key[finalist.architecture.key]) for finalist in entered]
+    return sorted(pairs, key=lambda pair: (pair[1].error, pair[0].macs, pair[1].key))
+
+
+def pick(results: Sequence[Trained]) -> Trained:
+    """The best of the last rung: lowest validation error, then fewest MACs.
+
+    Raises:
+        DivergedError: no network of the last rung could be trained.
+    """
+    last = max(entry.rung for entry in results)
+    best = min(
+        (entry for entry in results if entry.rung == last),
+        key=lambda entry: (entry.error, entry.macs, entry.key),
+    )
+    if best.diverged:
+        raise DivergedError(
+            f"no finalist could be trained; the best of them: {best.diverged}",
+            hint="Lower the learning rate of the finalists.",
+        )
+    return best
+
+
+def train_rung(
+    finalist: Finalist,
+    rung: int,
+    dataset: Dataset,
+    config: FinalistsConfig,
+    *,
+    weights: Path,
+    device: torch.device | str = "cpu",
+    start: Callable[[Architecture], Network] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> Trained:
+    """Train one finalist through one rung.
+
+    Args:
+        finalist: its weights after the rung before are in ``weights``.
+        rung: from 0.
+        dataset: training images, and validation images that decide.
+        config: of the rungs.
+        weights: folder for weights and partial trainings; may be deleted when all is done.
+        start: makes the network of the first rung; from scratch unless given.
+        on_epoch: called after each epoch.
+
+    Raises:
+        InvalidInputError: the weights after the rung before are missing.
+    """
+    architecture, folder = finalist.architecture, weights
+    key = architecture.key
+    identity = {"key": key, "data": dataset.fingerprint, "finalists": config.to_json()}
+    network = _starting_network(finalist, rung, dataset, config, folder, identity, start)
+    recipe = config.recipe(rung, key)
+    partial = folder / f"{finalist.group}-{key}.{rung}.partial.pt"
+    diverged = None
+    try:
+        result = fit(
+            network,
+            dataset,
+            recipe,
+            device=device,
+            checkpoint=partial,
+            checkpoint_seconds=2.0,
+            on_epoch=on_epoch,
+            evaluate=False,
+        )
+        error, loss = 1 - result.accuracy, result.history[-1]["loss"]
+    except DivergedError as problem:
+        error, loss, diverged = 1.0, 1e30, str(problem)
+    state = {name: value.cpu() for name, value in network.state_dict().items()}
+    save_checkpoint(_weights(folder, finalist, rung), identity, {"network": state})
+    return Trained(
+        finalist.group,
+        key,
+        finalist.reason,
+        finalist.error,
+        finalist.macs,
+        rung,
+        config.rungs[rung],
+        round(error, 9),  # 1 - accuracy, without the noise of the subtraction
+        loss if math.isfinite(loss) else 1e30,
+        diverged,
+    )
+
+
+def _starting_network(
+    finalist: Finalist,
+    rung: int,
+    dataset: Dataset,
+    config: FinalistsConfig,
+    folder: Path,
+    identity: dict[str, Any],
+    start: Callable[[Architecture], Network] | None,
+) -> Network:
+    architecture = finalist.architecture
+    if start is not None and finalist.group == "search":
+        network = start(architecture)
+    else:
+        seed = seed_of(config.seed, int(architecture.key, 16))
+        spec = input_spec_of(dataset)
+        network = new_network(architecture, spec, len(dataset.classes), seed)
+    if rung:
+        path = _weights(folder, finalist, rung - 1)
+        held = load_checkpoint(path, identity)
+        if held is None:
+            raise InvalidInputError(
+                f"weights of a finalist are missing: {path}",
+                hint="Start the search again in another folder.",
+            )
+        network.load_state_dict(held["network"])
+    return network
+
+
+def _weights(folder: Path, finalist: Finalist, rung: int) -> Path:
+    return folder / f"{finalist.group}-{finalist.architecture.key}.{rung}.pt"
+
+
+def input_spec_of(dataset: Dataset) -> InputSpec:
+    """Channels and size of a data set's images."""
+    channels, *size = dataset.preprocessing.input_shape
+    return InputSpec(channels, tuple(size))

@@ -1,0 +1,274 @@
+"""The SMASH score: validation error of an architecture with generated weights, and the race for it.
+
+BatchNorm statistics are recomputed for every architecture: with statistics shared by all, most of the
+spread of scores was their mismatch. They come from the same training images for all, or, in one pass and
+half the time, from each batch that is scored. A race looks at few
+images for all architectures and at more for the better part. It reproduces the ranking by all images
+cheaply; it cannot make that ranking better than generated weights are.
+
+Everything here is deterministic: the same supernet, data and configuration give the same records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smash_base.errors import InvalidInputError
+from smash_search.model.interpreter import forward
+from smash_search.model.supernet import Statistics, Supernet
+from smash_search.rank import statistics
+from smash_search.rank.statistics import wilson
+from smash_search.space.architecture import Architecture
+from smash_search.space.encoding import Layout
+from smash_search.train.compute import Feed, autocast, memory_format, memory_guard, seed_of
+
+if TYPE_CHECKING:
+    from smash_search.data import Dataset
+
+RESAMPLES = 1000
+
+Corruption = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """How architectures are scored.
+
+    Attributes:
+        statistics: BatchNorm statistics of a score are those of "training" images, or those of each "batch"
+            of validation images.
+        statistics_images: training images that BatchNorm statistics are computed from.
+        images: validation images of each stage of the race, ascending; 0 stands for all of them.
+        keep: share of the architectures that goes on to the next stage.
+        batch: images at once.
+        seed: of the choice of images.
+    """
+
+    statistics: Literal["training", "batch"] = "training"
+    statistics_images: int = 500
+    images: tuple[int, ...] = (500, 2000)
+    keep: float = 0.5
+    batch: int = 250
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", tuple(self.images))
+        rising = [count or math.inf for count in self.images]
+        if not self.images or min(self.images) < 0 or rising != sorted(set(rising)):
+            raise InvalidInputError(
+                "scoring images", expected="ascending counts, or 0 for all, last", received=self.images
+            )
+        if self.statistics not in ("training", "batch"):
+            raise InvalidInputError(
+                "scoring statistics", expected='"training" or "batch"', received=self.statistics
+            )
+        if not 0 < self.keep <= 1 or self.statistics_images < 2 or self.batch < 2:
+            raise InvalidInputError(
+                "scoring", expected="keep in (0, 1], two or more images", received=asdict(self)
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers, as config.json holds them."""
+        return {**asdict(self), "images": list(self.images)}
+
+    def stages(self, have: int) -> list[int]:
+        """Validation images of each stage when there are ``have``."""
+        return sorted({min(count or have, have) for count in self.images})
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of one architecture on the first ``images`` validation images.
+
+    Attributes:
+        key: of the architecture.
+        images: how many.
+        error: share put into the wrong class: the SMASH score.
+        low, high: 95 % interval of the error over images (Wilson).
+        loss: mean cross entropy.
+        wrong: which images were wrong, as hexadecimal digits of packed bits.
+    """
+
+    key: str
+    images: int
+    error: float
+    low: float
+    high: float
+    loss: float
+    wrong: str
+
+    def mask(self) -> np.ndarray:
+        """Which images were wrong: bool [images]."""
+        bits = np.frombuffer(bytes.fromhex(self.wrong), np.uint8)
+        return np.unpackbits(bits, count=self.images).astype(bool)
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of scores.jsonl."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Score:
+        """Read a line back; other fields of the record are ignored."""
+        return cls(**{name: record[name] for name in cls.__dataclass_fields__})
+
+
+class Scorer:
+    """Scores architectures with the weights of one supernet; holds its images on the device.
+
+    Args:
+        supernet: trained.
+        dataset: training images for the statistics, validation images for the error.
+        config: how many, which.
+        device: where.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        dataset: Dataset,
+        config: ScoringConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.supernet = supernet.to(device).eval()
+        self._config, self._device = config, torch.device(device)
+        self._format = memory_format(supernet.space.dims, self._device)
+        training = Feed(dataset.train, dataset.preprocessing, self._device)
+        chosen = _sample(len(training), config.statistics_images, seed_of(config.seed, 1))
+        self._statistics_images = [
+            training(part)[0].contiguous(memory_format=self._format)
+            for part in np.array_split(chosen, max(1, round(len(chosen) / config.batch)))
+        ]
+        self._validation = Feed(dataset.validation, dataset.preprocessing, self._device)
+        self._order = _sample(len(self._validation), len(self._validation), seed_of(config.seed, 2))
+
+    @property
+    def stages(self) -> list[int]:
+        """Validation images of each stage, cut to what there is."""
+        return self._config.stages(len(self._order))
+
+    def statistics(self, architecture: Architecture) -> Statistics:
+        """BatchNorm statistics of one architecture from this scorer's training images."""
+        with self._mode():
+            return self.supernet.statistics(architecture, self._statistics_images)
+
+    @torch.no_grad()
+    def score(
+        self,
+        architecture: Architecture,
+        images: int,
+        known: Score | None = None,
+        corrupt: Corruption | None = None,
+    ) -> Score:
+        """Score one architecture on the first ``images`` validation images.
+
+        Args:
+            known: its score on fewer images; only the others are looked at.
+            corrupt: applied to its encoding c before weights are generated, to test the HyperNet.
+        """
+        start = 0 if known is None else known.images
+        masks = [] if known is None else [known.mask()]
+        loss = 0.0 if known is None else known.loss * known.images
+        with memory_guard(self._device, self._config.batch, "--score-batch"), self._mode():
+            c = None
+            if corrupt is not None:
+                seed = int(architecture.key, 16)
+                layout = self.supernet.hypernet.layout
+                c = corrupt(torch.from_numpy(layout.encode(architecture, seed)), seed)
+            source = self.supernet.source(architecture, c=c)
+            if self._config.statistics == "training":
+                source.fixed = self.supernet.statistics(architecture, self._statistics_images, source)
+            for chosen in _equal_parts(self._order[start:images], self._config.batch):
+                batch, labels = self._validation(chosen)
+                logits = forward(architecture, source, batch.contiguous(memory_format=self._format)).float()
+                masks.append((logits.argmax(1) != labels).cpu().numpy())
+                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        return make_score(architecture.key, np.concatenate(masks), loss / images)
+
+    def encoding_gradient(self, architecture: Architecture, images: int) -> tuple[Layout, np.ndarray]:
+        """dE/dc: gradient of the loss over the first ``images`` validation images with respect to c.
+
+        BatchNorm statistics are held fixed. Returns c's layout and the gradient [channels, H, W].
+        """
+        layout = self.supernet.hypernet.layout
+        encoded = torch.from_numpy(layout.encode(architecture, int(architecture.key, 16)))
+        c = encoded.to(self._device).requires_grad_()
+        chosen = self._order[:images]
+        with memory_guard(self._device, self._config.batch, "--score-batch"), self._mode():
+            source = self.supernet.source(architecture, c=c)
+            source.fixed = self.supernet.statistics(architecture, self._statistics_images, source)
+            loss = torch.zeros((), device=self._device)
+            for part in _equal_parts(chosen, self._config.batch):
+                batch, labels = self._validation(part)
+                logits = forward(architecture, source, batch.contiguous(memory_format=self._format)).float()
+                loss = loss + F.cross_entropy(logits, labels, reduction="sum") / len(chosen)
+        (gradient,) = torch.autograd.grad(loss, c)
+        return layout, gradient.float().cpu().numpy()
+
+    def _mode(self) -> Any:
+        return autocast(self._device, on_cpu=True)
+
+
+def make_score(key: str, wrong: np.ndarray, loss: float) -> Score:
+    """A score from the images that were wrong, bool [images], and the mean loss."""
+    error = float(wrong.mean())
+    low, high = wilson(error, len(wrong))
+    if not math.isfinite(loss):
+        loss = 1e30  # JSON has no infinity, and such a network ranks last all the same
+    return Score(key, len(wrong), error, low, high, loss, np.packbits(wrong).tobytes().hex())
+
+
+def survivors(scores: Sequence[Score], keep: float) -> list[Score]:
+    """The better part of the scores, best first; at least one. Ties in error go by loss, then by key."""
+    ranked = sorted(scores, key=lambda score: (score.error, score.loss, score.key))
+    return ranked[: max(1, math.ceil(keep * len(ranked)))]
+
+
+def kept_best(scores: Sequence[Score], keep: float, seed: int = 0) -> float:
+    """How surely a stage of the race kept the best one by score.
+
+    Share of bootstrap resamples of the stage's images in which the architecture with the lowest error is
+    among those that the stage kept. It speaks of the score, not of the error after training.
+    """
+    wrong = np.stack([score.mask() for score in scores]).astype(np.float64)  # [architectures, images]
+    kept = {score.key for score in survivors(scores, keep)}
+    inside = np.asarray([score.key in kept for score in scores])
+    images = wrong.shape[1]
+    random = np.random.default_rng((seed, images, len(scores)))
+    sure = 0.0
+    for _ in range(RESAMPLES // 50):
+        weights = random.multinomial(images, np.full(images, 1 / images), size=50)  # [50, images]
+        errors = wrong @ weights.T  # [architectures, 50]
+        best = errors == errors.min(0)
+        sure += float(((best & inside[:, None]).sum(0) / best.sum(0)).sum())
+    return sure / (RESAMPLES // 50 * 50)
+
+
+def split_half(scores: Sequence[Score]) -> float | None:
+    """Reliability of a ranking by score (:func:`smash_search.rank.statistics.split_half`)."""
+    return statistics.split_half(np.stack([score.mask() for score in scores])) if scores else None
+
+
+def _equal_parts(chosen: np.ndarray, most: int) -> list[np.ndarray]:
+    """Batches of at most ``most`` images, none much smaller than another."""
+    return np.array_split(chosen, max(1, -(-len(chosen) // most)))
+
+
+def _sample(count: int, size: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(count)[:size]
+
+
+def corrupted(c: Tensor, seed: int) -> Tensor:
+    """c [channels, H, W] with its columns in another order: a description of some other network.
+
+    The paper's third experiment: weights generated from it must be worse, or the HyperNet ignores c.
+    """
+    order = np.random.default_rng(seed).permutation(c.shape[2])
+    return c[:, :, torch.from_numpy(order)]

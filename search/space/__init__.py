@@ -1,0 +1,1 @@
+"""Architectures and the spaces that they are drawn from. No torch."""

@@ -1,0 +1,184 @@
+"""Well-known networks as architectures of the memory-bank space (SMASH paper, figure 1).
+
+Residual, dense and fractal connections are patterns of reading and writing banks. What differs from the
+original networks is what every op of this space has: it starts with a 1x1 convolution, and a block ends
+by handing all its banks on. The names are those of the networks whose pattern and size they have.
+
+:func:`known_networks` gives the regular networks that are inside a space: a search scores some of them
+among its draws, because patterns that a decade of hand-made networks settled on are hard to draw by chance.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.space.architecture import Architecture, Block, Conv, InputSpec, Op, Stem
+from smash_search.space.space import Space
+
+
+def resnet_block(width: int, layers: int, dims: int = 2, convolutions: int = 2) -> Block:
+    """One bank, read and added to by every op: x + f(x) (He et al. 2016), one or two 3x3 convolutions."""
+    conv = _conv(dims)
+    op = Op((0,), (0,), width, width, (conv, conv if convolutions == 2 else None, None, None))
+    return Block(width, width, 1, (op,) * layers)
+
+
+def densenet_block(channels_in: int, growth: int, layers: int, dims: int = 2) -> Block:
+    """Every op reads all banks before it and writes a new one (Huang et al. 2017, bottleneck 4 growth)."""
+    inputs = channels_in // growth
+    ops = tuple(
+        Op(tuple(range(inputs + i)), (inputs + i,), 4 * growth, growth, (_conv(dims), None, None, None))
+        for i in range(layers)
+    )
+    return Block(channels_in, growth, inputs + layers, ops)
+
+
+def fractal_block(width: int, columns: int, dims: int = 2) -> Block:
+    """Columns of 1, 2, 4, ... ops over the same stretch, joined where they meet (Larsson et al. 2017).
+
+    Bank t is the join after t of 2^(columns - 1) steps; column c has ops from s to s + 2^c. Joined
+    outputs are added here and averaged there, a constant that the following weights hold.
+    """
+    length = 2 ** (columns - 1)
+    steps = [(start, 2**c) for c in range(columns) for start in range(0, length, 2**c)]
+    steps.sort()  # by start: a bank is read after all that is added to it
+    ops = tuple(
+        Op((start,), (start + reach,), width, width, (_conv(dims), None, None, None))
+        for start, reach in steps
+    )
+    return Block(width, width, length + 1, ops)
+
+
+def resnet(widths: Sequence[int], layers: int, dims: int = 2) -> Architecture:
+    """A residual network: ``layers`` ops in each block, one block per width."""
+    return Architecture(_stem(dims), tuple(resnet_block(width, layers, dims) for width in widths))
+
+
+def densenet(growth: int, layers: int, blocks: int = 3, dims: int = 2) -> Architecture:
+    """A DenseNet-BC: ``layers`` ops in each block; transitions halve the channels to whole banks."""
+    found, channels = [], 2 * growth
+    for _ in range(blocks):
+        found.append(densenet_block(channels, growth, layers, dims))
+        channels = max(1, found[-1].channels_out // 2 // growth) * growth
+    return Architecture(_stem(dims), tuple(found))
+
+
+def fractalnet(widths: Sequence[int], columns: int, dims: int = 2) -> Architecture:
+    """A FractalNet: one fractal block per width."""
+    return Architecture(_stem(dims), tuple(fractal_block(width, columns, dims) for width in widths))
+
+
+PRESETS: dict[str, Callable[[int], Architecture]] = {
+    "resnet": lambda dims: resnet((16, 32, 64), 3, dims),
+    "densenet": lambda dims: densenet(12, 6, dims=dims),
+    "fractalnet": lambda dims: fractalnet((16, 32, 64), 3, dims),
+    "wide-resnet-40-4": lambda dims: resnet((64, 128, 256), 6, dims),
+    "densenet-bc-100-12": lambda dims: densenet(12, 16, dims=dims),
+}
+
+
+def preset(name: str, input_spec: InputSpec | None = None) -> Architecture:
+    """The preset of that name, with three axes for voxels.
+
+    Raises:
+        UsageError: no preset of that name.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"there is no preset {name!r}", expected=", ".join(PRESETS), received=name)
+    return PRESETS[name](2 if input_spec is None else input_spec.dims)
+
+
+# --------------------------------------------------------------------- the known ones of a space
+
+
+def known_networks(space: Space) -> tuple[Architecture, ...]:
+    """Residual, dense and fractal networks inside a space, in an order whose every start is diverse.
+
+    Blocks of a network share the pattern. They are equally deep, or each one layer deeper than the one
+    before; their widths are together at the narrow end, in the middle or at the wide end of what the space
+    allows. One wide bank is written as several that are read and written together, which is the same
+    network. What the space does not hold is left out.
+    """
+    patterns: list[list[Architecture]] = []
+    for pattern in _PATTERNS:
+        found: dict[str, Architecture] = {}
+        for depth in range(1, space.max_ops + 1):
+            for level, deeper in itertools.product((0.0, 0.5, 1.0), (0, 1)):
+                depths = [depth + deeper * index for index in range(space.blocks)]
+                for architecture in _regular(space, pattern, depths, level):
+                    found[architecture.key] = architecture
+        order = np.random.default_rng(0).permutation(len(found))
+        patterns.append([list(found.values())[index] for index in order])
+    longest = max(map(len, patterns))
+    rounds = (entries[place] for place in range(longest) for entries in patterns if place < len(entries))
+    return tuple(dict.fromkeys(rounds))
+
+
+_PATTERNS = ("residual", "residual, one convolution", "dense", "fractal")
+
+
+def _regular(space: Space, pattern: str, depths: Sequence[int], level: float) -> Iterator[Architecture]:
+    """Networks of one pattern with so many layers in each block (columns, of a fractal); none or several."""
+    if (2 ** max(depths) - 1 if pattern == "fractal" else max(depths)) > space.max_ops:
+        return
+    for growth in space.bank_units if pattern == "dense" else (None,):
+        blocks = []
+        for choices, depth in zip(space.widths, depths, strict=True):
+            if growth is None:  # ops write a whole width
+                widths = [width for width in sorted(choices) if width <= space.max_units]
+            else:
+                widths = [width for width in sorted(choices) if width % growth == 0]
+            if not widths:
+                break
+            width = widths[round(level * (len(widths) - 1))]
+            blocks.append(_inside(space, _regular_block(space, pattern, depth, width, growth)))
+        if len(blocks) < len(space.widths):
+            continue
+        stem = Stem((space.stem_kernel,) * space.dims, (space.stem_stride,) * space.dims)
+        try:
+            architecture = Architecture(stem, tuple(blocks))
+            space.check(architecture)
+        except InvalidInputError:
+            continue
+        yield architecture
+
+
+def _regular_block(space: Space, pattern: str, depth: int, width: int, growth: int | None) -> Block:
+    """A block ``width`` units wide; ``growth``, in units, is of a dense one."""
+    channels = width * space.unit
+    if growth is not None:
+        return densenet_block(channels, growth * space.unit, depth, space.dims)
+    if pattern == "fractal":
+        return fractal_block(channels, depth, space.dims)
+    return resnet_block(channels, depth, space.dims, convolutions=2 if pattern == "residual" else 1)
+
+
+def _inside(space: Space, block: Block) -> Block:
+    """The same block in banks of the space's sizes, bottlenecks as wide as it allows."""
+    width = block.bank_channels // space.unit
+    size = max(choice for choice in space.bank_units if width % choice == 0)
+    parts = width // size
+
+    def split(banks: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(bank * parts + part for bank in banks for part in range(parts))
+
+    def fitted(op: Op) -> Op:
+        read = len(op.reads) * block.bank_channels
+        bottleneck = min(op.bottleneck, read, space.max_bottleneck * space.unit)
+        return replace(op, reads=split(op.reads), writes=split(op.writes), bottleneck=bottleneck)
+
+    ops = tuple(fitted(op) for op in block.ops)
+    return replace(block, bank_channels=size * space.unit, banks=block.banks * parts, ops=ops)
+
+
+def _conv(dims: int) -> Conv:
+    return Conv((3,) * dims, (1,) * dims)
+
+
+def _stem(dims: int) -> Stem:
+    return Stem((3,) * dims, (1,) * dims)

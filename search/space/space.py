@@ -1,0 +1,574 @@
+"""The memory-bank space: its limits, legal draws, mutation, crossover and size. No torch.
+
+After section 3.1 of the SMASH paper and the sampler of its program, without that sampler's defects:
+every draw is legal by construction, every input bank is read, no channel is dropped. A draw is a pure
+function of (seed, slot), so that one process, eight GPUs and a resumed run see the same architectures.
+
+Sizes are counted in *units* of ``unit`` channels: the tile of the HyperNet's output.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.space.architecture import (
+    ACTIVATIONS,
+    ACTIVE_PATTERNS,
+    Architecture,
+    Block,
+    Conv,
+    InputSpec,
+    Op,
+    Stem,
+)
+
+T = TypeVar("T")
+
+# Share of the training at which a kernel size enters (the original program's schedule).
+KERNEL_ENTERS = {3: 0.0, 5: 0.125, 7: 0.375}
+
+
+@dataclass(frozen=True)
+class Space:
+    """Limits of a space; plain data, so that a run folder holds the space it searched.
+
+    Attributes:
+        unit: channels of one unit (N of the paper's program).
+        dims: 2 for images, 3 for voxels.
+        stem_kernel, stem_stride: of the first convolution, the same along every axis.
+        widths: per block, the choices of its input width in units; the network has as many blocks.
+        bank_units: choices of a bank's channels in units.
+        max_banks: most banks of a block.
+        max_ops: most ops of a block.
+        max_units, max_bottleneck: most units of an op's output and of its 1x1 convolution.
+        reference_reads: per block, incoming units over all ops of the reference network (1.0).
+        budget: smallest and largest share of the reference that a draw may spend.
+        kernels, dilations: choices per axis; ``dilations[k]`` is the largest dilation of kernel k.
+        per_axis: whether the axes of a kernel are drawn independently.
+        groups: choices; those that do not divide the channels of an op are left out.
+        patterns: probability of each active pattern.
+        activations: choices per convolution.
+        gate: probability that two branches are multiplied.
+        balanced: use every choice equally often over consecutive slots (strict fairness).
+    """
+
+    name: str
+    unit: int
+    widths: tuple[tuple[int, ...], ...]
+    bank_units: tuple[int, ...]
+    max_banks: int
+    max_ops: int
+    max_units: int
+    max_bottleneck: int
+    reference_reads: tuple[int, ...]
+    budget: tuple[float, float] = (0.1, 1.0)
+    dims: int = 2
+    stem_kernel: int = 3
+    stem_stride: int = 1
+    kernels: tuple[int, ...] = (3, 5, 7)
+    dilations: tuple[tuple[int, int], ...] = ((3, 3), (5, 2), (7, 1))
+    per_axis: bool = True
+    groups: tuple[int, ...] = (1, 2, 4, 8)
+    patterns: tuple[tuple[str, float], ...] = (
+        ("1000", 0.05),
+        ("1010", 0.10),
+        ("1100", 0.15),
+        ("1110", 0.25),
+        ("1111", 0.45),
+    )
+    activations: tuple[str, ...] = ("relu",)
+    gate: float = 0.0
+    balanced: bool = False
+
+    def __post_init__(self) -> None:
+        def need(condition: bool, name: str, expected: str) -> None:
+            if not condition:
+                raise InvalidInputError(
+                    f"space field {name!r}", expected=expected, received=getattr(self, name)
+                )
+
+        need(self.dims in (2, 3), "dims", "2 or 3")
+        need(1 <= self.unit <= 256, "unit", "1 to 256")
+        need(1 <= len(self.widths) <= 16, "widths", "one entry per block, 1 to 16 blocks")
+        need(
+            len(self.reference_reads) == len(self.widths),
+            "reference_reads",
+            f"{len(self.widths)} entries, one per block",
+        )
+        need(1 in self.bank_units, "bank_units", "choices that include 1, so that any width divides")
+        need(max(self.bank_units) <= self.max_units, "bank_units", "at most max_units")
+        need(
+            self.max_banks > max(max(choices) for choices in self.widths),
+            "max_banks",
+            "more than the widest input in banks of one unit",
+        )
+        need(0 < self.budget[0] <= self.budget[1], "budget", "0 < smallest <= largest")
+        need(3 in self.kernels or len(self.kernels) == 1, "kernels", "choices that include 3")
+        need(
+            {kernel for kernel, _ in self.dilations} >= set(self.kernels),
+            "dilations",
+            "a largest dilation for each kernel",
+        )
+        need(1 in self.groups, "groups", "choices that include 1")
+        need(set(self.activations) <= set(ACTIVATIONS), "activations", " or ".join(ACTIVATIONS))
+        names = [pattern for pattern, _ in self.patterns]
+        need(set(names) <= set(ACTIVE_PATTERNS), "patterns", " or ".join(ACTIVE_PATTERNS))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of every network of the space."""
+        return len(self.widths)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Space:
+        """Read :meth:`to_json` back; raises InvalidInputError for unknown or malformed fields."""
+        names = {field.name for field in fields(cls)}
+        if not isinstance(value, dict) or set(value) - names:
+            raise InvalidInputError("space", expected=", ".join(sorted(names)), received=value)
+        try:
+            return cls(**{name: _tuples(entry) for name, entry in value.items()})
+        except TypeError as error:
+            raise InvalidInputError("space has missing or malformed fields", received=error) from None
+
+    # ------------------------------------------------------------------------------------- draws
+
+    def draw(self, seed: int, slot: int, progress: float = 1.0) -> Architecture:
+        """The architecture at (seed, slot).
+
+        Args:
+            seed: of the run.
+            slot: number of the draw: step * architectures per step + position.
+            progress: share of the HyperNet's training done; kernels and budgets grow with it.
+        """
+        return self._draw(_Draws(seed, slot, self.balanced), progress)
+
+    def _draw(self, draws: _Draws, progress: float = 1.0) -> Architecture:
+        share = self._draw_budget(draws, progress)
+        kernels = self._kernels_at(progress)
+        blocks = tuple(self._draw_block(draws, index, share, kernels) for index in range(self.blocks))
+        return Architecture(Stem((self.stem_kernel,) * self.dims, (self.stem_stride,) * self.dims), blocks)
+
+    def _draw_budget(self, draws: _Draws, progress: float) -> float:
+        low, high = self.budget
+        high = max(low, high * min(1.0, 0.5 + progress))  # half at the start, all from the middle on
+        # Evenly over orders of magnitude: small networks are as many as large ones.
+        return math.exp(draws.uniform("budget", math.log(low), math.log(high)))
+
+    def _kernels_at(self, progress: float) -> tuple[int, ...]:
+        entered = tuple(k for k in self.kernels if progress >= KERNEL_ENTERS.get(k, 0.0))
+        return entered or self.kernels[:1]
+
+    def _draw_block(self, draws: _Draws, index: int, share: float, kernels: tuple[int, ...]) -> Block:
+        where = f"block{index}"
+        width = draws.pick(f"{where}.width", self.widths[index])
+        bank = draws.pick(f"{where}.bank", [size for size in self.bank_units if width % size == 0])
+        inputs = width // bank
+        left = max(inputs * bank, round(share * self.reference_reads[index]))
+        held = inputs
+        ops: list[Op] = []
+        while len(ops) < self.max_ops and left >= bank:
+            op, held = self._draw_op(draws, f"{where}.op{len(ops)}", bank, held, left // bank, kernels)
+            left -= len(op.reads) * bank
+            ops.append(op)
+        ops = self._read_every_input(draws, where, ops, inputs)
+        return Block(width * self.unit, bank * self.unit, held, tuple(ops))
+
+    def _draw_op(
+        self,
+        draws: _Draws,
+        where: str,
+        bank: int,
+        held: int,
+        most_reads: int,
+        kernels: tuple[int, ...],
+    ) -> tuple[Op, int]:
+        reads = self._draw_reads(draws, where, held, most_reads)
+        chunks, writes, held = self._draw_writes(draws, where, bank, held)
+        bottleneck = self._draw_bottleneck(draws, where, len(reads) * bank)
+        convs = self._draw_convs(draws, where, bottleneck, chunks * bank, kernels)
+        gate = convs[2] is not None and self.gate > 0 and draws.chance(f"{where}.gate", self.gate)
+        op = Op(reads, writes, bottleneck * self.unit, chunks * bank * self.unit, convs, gate)
+        return op, held
+
+    def _draw_reads(self, draws: _Draws, where: str, held: int, most: int) -> tuple[int, ...]:
+        count = draws.pick(f"{where}.reads", range(1, min(held, most) + 1))
+        return draws.subset(f"{where}.read", held, count)
+
+    def _draw_writes(
+        self, draws: _Draws, where: str, bank: int, held: int
+    ) -> tuple[int, tuple[int, ...], int]:
+        """Chunks of output, banks written, and banks that hold something afterwards."""
+        chunks = draws.pick(f"{where}.chunks", range(1, min(self.max_units // bank, held) + 1))
+        reachable = min(self.max_banks, held + chunks)  # new banks are opened in order
+        counts = range(chunks, max(chunks, reachable // 2) + 1)
+        weights = [math.exp(-count) for count in counts]
+        count = draws.pick(f"{where}.writes", counts, weights)
+        chosen = draws.subset(f"{where}.write", reachable, count)
+        opened = sum(target >= held for target in chosen)
+        old = [target for target in chosen if target < held]
+        return chunks, (*old, *range(held, held + opened)), held + opened
+
+    def _draw_bottleneck(self, draws: _Draws, where: str, reads: int) -> int:
+        most = min(self.max_bottleneck, max(1, reads))
+        return draws.pick(f"{where}.bottleneck", range(1, most + 1))
+
+    def _draw_convs(
+        self, draws: _Draws, where: str, bottleneck: int, units: int, kernels: tuple[int, ...]
+    ) -> tuple[Conv | None, ...]:
+        names = [pattern for pattern, _ in self.patterns]
+        weights = [weight for _, weight in self.patterns]
+        pattern = draws.pick(f"{where}.pattern", names, weights)
+        return tuple(
+            self._draw_conv(draws, f"{where}.conv{slot}", slot, bottleneck, units, kernels)
+            if active == "1"
+            else None
+            for slot, active in enumerate(pattern)
+        )
+
+    def _draw_conv(
+        self,
+        draws: _Draws,
+        where: str,
+        slot: int,
+        bottleneck: int,
+        units: int,
+        kernels: tuple[int, ...],
+    ) -> Conv:
+        largest = dict(self.dilations)
+        axes = range(self.dims if self.per_axis else 1)
+        kernel = tuple(draws.pick(f"{where}.kernel{axis}", kernels) for axis in axes)
+        dilation = tuple(
+            draws.pick(f"{where}.dilation{axis}", range(1, largest[kernel[axis]] + 1)) for axis in axes
+        )
+        if not self.per_axis:
+            kernel, dilation = kernel * self.dims, dilation * self.dims
+        channels = (bottleneck if slot in (0, 2) else units) * self.unit
+        allowed = [g for g in self.groups if channels % g == 0 and units * self.unit % g == 0]
+        return Conv(
+            kernel,
+            dilation,
+            draws.pick(f"{where}.groups", allowed),
+            draws.pick(f"{where}.activation", self.activations),
+        )
+
+    def _read_every_input(self, draws: _Draws, where: str, ops: list[Op], inputs: int) -> list[Op]:
+        """Add each input bank that no op reads to one op; keeps every channel of the input in use."""
+        read = {bank for op in ops for bank in op.reads}
+        for bank in sorted(set(range(inputs)) - read):
+            index = draws.pick(f"{where}.cover{bank}", range(len(ops)))
+            ops[index] = replace(ops[index], reads=tuple(sorted({*ops[index].reads, bank})))
+        return ops
+
+    # ------------------------------------------------------------------------- moves in the space
+
+    def mutate(self, architecture: Architecture, seed: int, slot: int, rate: float = 0.05) -> Architecture:
+        """A neighbour: every choice of every op changes with probability ``rate``; never the same one.
+
+        Ops are added and removed, blocks get another width and bank size, so that every choice of the
+        space can be reached. The result is inside the space.
+        """
+        draws = _Draws(seed, slot, False)
+        for attempt in range(100):
+            stage = draws.within(f"mutation{attempt}")
+            blocks = tuple(
+                self._mutate_block(stage, index, block, min(1.0, rate * (1 + attempt / 5)))
+                for index, block in enumerate(architecture.blocks)
+            )
+            mutant = replace(architecture, blocks=blocks)
+            if mutant != architecture:
+                return mutant
+        return self._draw(draws)
+
+    def _mutate_block(self, draws: _Draws, index: int, block: Block, rate: float) -> Block:
+        where = f"block{index}"
+        if draws.chance(f"{where}.redraw", rate):
+            return self._draw_block(draws.within(where), index, self._draw_budget(draws, 1.0), self.kernels)
+        bank = block.bank_channels // self.unit
+        inputs = held = block.input_banks
+        ops: list[Op] = []
+        for number, op in enumerate(block.ops):
+            name = f"{where}.op{number}"
+            if len(block.ops) > 1 and draws.chance(f"{name}.drop", rate / 4):
+                continue
+            if draws.chance(f"{name}.insert", rate / 4) and len(ops) < self.max_ops:
+                extra, held = self._draw_op(
+                    draws, f"{name}.new", bank, held, max(1, self.max_units // bank), self.kernels
+                )
+                ops.append(extra)
+            if len(ops) < self.max_ops:
+                op, held = self._mutate_op(draws, name, op, bank, held, rate)
+                ops.append(op)
+        if not ops:
+            op, held = self._draw_op(draws, f"{where}.only", bank, held, inputs, self.kernels)
+            ops.append(op)
+        return replace(block, banks=held, ops=tuple(self._read_every_input(draws, where, ops, inputs)))
+
+    def _mutate_op(
+        self, draws: _Draws, where: str, op: Op, bank: int, held: int, rate: float
+    ) -> tuple[Op, int]:
+        """Repair what earlier mutations of the block broke, then change each choice with ``rate``."""
+        reads = tuple(target for target in op.reads if target < held)
+        if not reads or draws.chance(f"{where}.reads?", rate):
+            reads = self._draw_reads(draws, where, held, held)
+        chunks = op.units // (bank * self.unit)
+        opened = sum(target >= held for target in op.writes)
+        old = tuple(target for target in op.writes if target < held)
+        opened = min(opened, self.max_banks - held, chunks)
+        writes = (*old, *range(held, held + opened))
+        if len(writes) < chunks or draws.chance(f"{where}.writes?", rate):
+            chunks, writes, held = self._draw_writes(draws, where, bank, held)
+        else:
+            held += opened
+        bottleneck = min(op.bottleneck // self.unit, self.max_bottleneck, len(reads) * bank)
+        if draws.chance(f"{where}.bottleneck?", rate):
+            bottleneck = self._draw_bottleneck(draws, where, len(reads) * bank)
+        units = chunks * bank
+        if draws.chance(f"{where}.pattern?", rate):
+            convs = self._draw_convs(draws, where, bottleneck, units, self.kernels)
+        else:
+            convs = tuple(
+                None
+                if conv is None
+                else self._mutate_conv(draws, f"{where}.conv{slot}", conv, slot, bottleneck, units, rate)
+                for slot, conv in enumerate(op.convs)
+            )
+        gate = op.gate and convs[2] is not None
+        if convs[2] is not None and self.gate > 0 and draws.chance(f"{where}.gate?", rate):
+            gate = not gate
+        return Op(reads, writes, bottleneck * self.unit, units * self.unit, convs, gate), held
+
+    def _mutate_conv(
+        self,
+        draws: _Draws,
+        where: str,
+        conv: Conv,
+        slot: int,
+        bottleneck: int,
+        units: int,
+        rate: float,
+    ) -> Conv:
+        fresh = self._draw_conv(draws, where, slot, bottleneck, units, self.kernels)
+        channels = (bottleneck if slot in (0, 2) else units) * self.unit
+        keep_groups = channels % conv.groups == 0 and units * self.unit % conv.groups == 0
+        if draws.chance(f"{where}.groups?", rate) or not keep_groups:
+            conv = replace(conv, groups=fresh.groups)
+        if draws.chance(f"{where}.kernel?", rate):  # a dilation is legal for its kernel only
+            conv = replace(conv, kernel=fresh.kernel, dilation=fresh.dilation)
+        if draws.chance(f"{where}.activation?", rate):
+            conv = replace(conv, activation=fresh.activation)
+        return conv
+
+    def crossover(self, a: Architecture, b: Architecture, seed: int, slot: int) -> Architecture:
+        """A child: each block whole from one parent; blocks meet only in their transitions."""
+        draws = _Draws(seed, slot, False)
+        pairs = zip(a.blocks, b.blocks, strict=True)
+        blocks = tuple(pair[draws.pick(f"parent{index}", (0, 1))] for index, pair in enumerate(pairs))
+        return replace(a, blocks=blocks)
+
+    def check(self, architecture: Architecture) -> None:
+        """Raise InvalidInputError unless ``architecture`` is inside the space, naming the choice."""
+
+        def need(condition: bool, where: str, expected: object, received: object) -> None:
+            if not condition:
+                raise InvalidInputError(
+                    f"{where} is outside the space {self.name}", expected=expected, received=received
+                )
+
+        need(architecture.dims == self.dims, "stem.kernel", f"{self.dims} axes", architecture.dims)
+        kernel = (self.stem_kernel,) * self.dims
+        need(architecture.stem.kernel == kernel, "stem.kernel", kernel, architecture.stem.kernel)
+        stride = (self.stem_stride,) * self.dims
+        need(architecture.stem.stride == stride, "stem.stride", stride, architecture.stem.stride)
+        need(len(architecture.blocks) == self.blocks, "blocks", self.blocks, len(architecture.blocks))
+        largest = dict(self.dilations)
+        for index, block in enumerate(architecture.blocks):
+            name = f"blocks[{index}]"
+            widths = [width * self.unit for width in self.widths[index]]
+            banks = [size * self.unit for size in self.bank_units]
+            need(block.channels_in in widths, f"{name}.channels_in", widths, block.channels_in)
+            need(block.bank_channels in banks, f"{name}.bank_channels", banks, block.bank_channels)
+            need(block.banks <= self.max_banks, f"{name}.banks", self.max_banks, block.banks)
+            need(1 <= len(block.ops) <= self.max_ops, f"{name}.ops", self.max_ops, len(block.ops))
+            read = {bank for op in block.ops for bank in op.reads}
+            unread = sorted(set(range(block.input_banks)) - read)
+            need(not unread, f"{name}.ops", "every input bank read", f"unread banks {unread}")
+            for number, op in enumerate(block.ops):
+                where = f"{name}.ops[{number}]"
+                top = self.max_units * self.unit
+                need(op.units <= top, f"{where}.units", f"at most {top}", op.units)
+                top = self.max_bottleneck * self.unit
+                whole = op.bottleneck % self.unit == 0
+                need(
+                    op.bottleneck <= top and whole,
+                    f"{where}.bottleneck",
+                    f"multiples of {self.unit} up to {top}",
+                    op.bottleneck,
+                )
+                patterns = [pattern for pattern, weight in self.patterns if weight > 0]
+                need(op.pattern in patterns, f"{where}.convs", patterns, op.pattern)
+                need(not op.gate or self.gate > 0, f"{where}.gate", "no gate", op.gate)
+                for slot, conv in enumerate(op.convs):
+                    if conv is None:
+                        continue
+                    at = f"{where}.convs[{slot}]"
+                    need(set(conv.kernel) <= set(self.kernels), f"{at}.kernel", self.kernels, conv.kernel)
+                    limits = [largest[size] for size in conv.kernel]
+                    fits = all(d <= top for d, top in zip(conv.dilation, limits, strict=True))
+                    need(fits, f"{at}.dilation", f"at most {limits}", conv.dilation)
+                    need(conv.groups in self.groups, f"{at}.groups", self.groups, conv.groups)
+                    known = conv.activation in self.activations
+                    need(known, f"{at}.activation", self.activations, conv.activation)
+
+    def log10_size(self, samples: int = 500, seed: int = 0) -> float:
+        """Effective number of architectures, as a power of ten.
+
+        The mean of -log10 of a draw's probability: exact for equally likely draws, and a lower bound
+        on the number of draws otherwise (Jensen).
+        """
+        total = 0.0
+        for slot in range(samples):
+            draws = _Draws(seed, slot, False)
+            self._draw(draws)
+            total += draws.surprise
+        return total / samples / math.log(10)
+
+
+class _Draws:
+    """Named random choices that are a pure function of (seed, slot)."""
+
+    def __init__(self, seed: int, slot: int, balanced: bool, stage: str = "") -> None:
+        self._seed, self._slot, self._balanced = seed, slot, balanced
+        self._random = np.random.default_rng((seed, slot, zlib.crc32(stage.encode())))
+        self.surprise = 0.0  # -log of the probability of all choices so far
+
+    def within(self, stage: str) -> _Draws:
+        """An independent stream for a part that may be drawn more than once."""
+        return _Draws(self._seed, self._slot, self._balanced, stage)
+
+    def uniform(self, name: str, low: float, high: float) -> float:
+        return low + (high - low) * float(self._random.random())
+
+    def chance(self, name: str, probability: float) -> bool:
+        return float(self._random.random()) < probability
+
+    def pick(self, name: str, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
+        """One of the options; with ``balanced``, unweighted choices are dealt from shuffled decks."""
+        if len(options) == 1:
+            return options[0]
+        if weights is not None:
+            shares = np.cumsum(weights)
+            index = int(np.searchsorted(shares / shares[-1], self._random.random(), side="right"))
+            self.surprise -= math.log(weights[index] / float(shares[-1]))
+            return options[index]
+        self.surprise += math.log(len(options))
+        if self._balanced:
+            deck, position = divmod(self._slot, len(options))
+            shuffled = np.random.default_rng(
+                (self._seed, zlib.crc32(name.encode()), deck, len(options))
+            ).permutation(len(options))
+            return options[int(shuffled[position])]
+        return options[int(self._random.integers(len(options)))]
+
+    def subset(self, name: str, among: int, count: int) -> tuple[int, ...]:
+        """``count`` different numbers below ``among``, ascending."""
+        self.surprise += math.log(math.comb(among, count))
+        return tuple(sorted(self._random.permutation(among)[:count].tolist()))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
+
+
+# ------------------------------------------------------------------------------- the named spaces
+
+SPACES: dict[str, Space] = {
+    # For tests and for images of a few pixels: seconds of training on one core.
+    "tiny": Space(
+        name="tiny",
+        unit=4,
+        widths=((1, 2, 4), (2, 4, 8)),
+        bank_units=(1, 2, 4),
+        max_banks=16,
+        max_ops=6,
+        max_units=4,
+        max_bottleneck=6,
+        reference_reads=(24, 32),
+        budget=(0.15, 1.0),
+        groups=(1, 2, 4),
+    ),
+    # For images of 28 to 32 pixels searched on a CPU: a stem with stride 2, and parameters and MACs
+    # over a factor of thirty, so that networks differ by more than the noise of their training.
+    "small": Space(
+        name="small",
+        unit=4,
+        widths=((2, 3, 4, 6), (4, 6, 8), (6, 8, 12)),
+        bank_units=(1, 2, 4),
+        max_banks=24,
+        max_ops=8,
+        max_units=6,
+        max_bottleneck=8,
+        reference_reads=(24, 48, 64),
+        budget=(0.08, 1.0),
+        stem_stride=2,
+    ),
+    # For the same images and devices of a tenth to one millisecond: wide banks and blocks that widen, whose
+    # convolutions a runtime vectorises well. A training step takes about twice the time of "small".
+    "medium": Space(
+        name="medium",
+        unit=8,
+        widths=((2, 3, 4), (4, 6, 8), (6, 8, 12)),
+        bank_units=(1, 2, 4),
+        max_banks=32,
+        max_ops=8,
+        max_units=12,
+        max_bottleneck=12,
+        reference_reads=(16, 32, 48),
+        budget=(0.06, 1.0),
+        stem_stride=2,
+    ),
+    # The size of the paper's program (depth 12, width 4, N 8, N_max 64): one GPU.
+    "paper": Space(
+        name="paper",
+        unit=8,
+        widths=((4, 6, 8), (8, 12, 16), (8, 16, 24, 32)),
+        bank_units=(1, 2, 4, 8),
+        max_banks=48,
+        max_ops=24,
+        max_units=8,
+        max_bottleneck=16,
+        reference_reads=(96, 192, 384),
+        budget=(0.08, 1.0),
+    ),
+}
+
+
+def space_for(input_spec: InputSpec, name: str | None = None) -> Space:
+    """A named space fitted to an input; without a name, by the size of the images.
+
+    Voxels get three axes. The stem's stride grows with the image, so that the first block works on
+    at most 47 pixels along an axis (31 for the small and medium spaces).
+
+    Raises:
+        UsageError: no space of that name.
+    """
+    smallest = min(input_spec.size)
+    if name is None:
+        name = "tiny" if smallest < 16 else "medium"
+    if name not in SPACES:
+        raise UsageError(f"there is no space {name!r}", expected=", ".join(SPACES), received=name)
+    space = SPACES[name]
+    stride = max(space.stem_stride, 1 if smallest < 48 else 2 if smallest < 96 else 4)
+    if stride > 2:
+        space = replace(space, stem_kernel=2 * stride - 1)
+    return replace(space, dims=input_spec.dims, stem_stride=stride)

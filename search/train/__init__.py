@@ -1,0 +1,1 @@
+"""Training: of the HyperNet, of one network, in one process or in several."""

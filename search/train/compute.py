@@ -1,0 +1,305 @@
+"""What every training loop of the search shares: device, data on the device, batch order, checkpoints.
+
+A batch, its augmentation and its architectures are pure functions of (seed, epoch or step). No generator
+is therefore carried from step to step, and a resumed run needs only weights and counters to go on exactly
+as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from smash_base import files
+from smash_base.errors import InvalidInputError, MissingRuntimeError, SmashError, UsageError
+from smash_base.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    from smash_search.data import Split
+
+Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+RESIDENT_SHARE = 0.4  # of the free memory of a GPU that training data may take
+CHECKPOINT_SCHEMA = 1
+
+
+class DivergedError(SmashError):
+    """Training gave NaN or infinity in too many steps in a row; the last good checkpoint is kept."""
+
+
+class OutOfMemoryError(SmashError):
+    """A batch does not fit into the memory of the device; the hint names one that may."""
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """``auto`` (the GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UsageError: another name.
+        MissingRuntimeError: a GPU is asked for and PyTorch sees none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise UsageError("unknown device", expected="auto, cpu, cuda or cuda:N", received=name)
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise MissingRuntimeError(
+            f"PyTorch {torch.__version__} sees no device {name}",
+            hint="Use --device cpu, or install a PyTorch build for your GPU: https://pytorch.org/get-started.",
+        )
+    return torch.device(name)
+
+
+def autocast(device: torch.device, *, on_cpu: bool = False) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 on a GPU, float32 on a CPU.
+
+    Args:
+        device: where.
+        on_cpu: bfloat16 on a CPU too, if it multiplies bfloat16 natively: for the HyperNet's training and
+            scores, which compare networks and whose weights are kept in float32. Without the instructions
+            it would be slower. Repeatable bit for bit on machines of one kind, as float32 is.
+    """
+    if device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16)
+    if on_cpu and device.type == "cpu" and multiplies_bfloat16():
+        return torch.autocast("cpu", torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 (AVX512-BF16 or AMX), on one core a factor of two."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def memory_format(dims: int, device: torch.device) -> torch.memory_format:
+    """channels_last: tensor cores take it without a copy, and grouped convolutions with few channels run
+    up to three times faster on a CPU. Volumes on a CPU stay contiguous."""
+    if dims == 2:
+        return torch.channels_last
+    return torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format
+
+
+def batches(seed: int, epoch: int, count: int, size: int, *, drop_last: bool = True) -> list[np.ndarray]:
+    """Indices of the batches of one epoch: a permutation that depends on (seed, epoch) alone.
+
+    The last, smaller batch is dropped when there is a whole one: its gradient and its BatchNorm moments
+    would weigh as much as those of a whole batch.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    parts = [order[start : start + size] for start in range(0, count, size)]
+    if drop_last and len(parts) > 1 and len(parts[-1]) < size:
+        parts.pop()
+    return parts
+
+
+class Batches:
+    """Indices of batches without end, one permutation of the images after another.
+
+    The n-th batch depends on (seed, n) alone.
+
+    Args:
+        seed: of the order.
+        count: images.
+        size: of a batch.
+    """
+
+    def __init__(self, seed: int, count: int, size: int) -> None:
+        self._arguments = (seed, count, size)
+        self._pass, self._parts = 0, batches(seed, 0, count, size)
+        self.per_pass = len(self._parts)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        seed, count, size = self._arguments
+        which, position = divmod(number, self.per_pass)
+        if which != self._pass:
+            self._pass, self._parts = which, batches(seed, which, count, size)
+        return self._parts[position]
+
+
+def seed_of(*numbers: int) -> int:
+    """One 63-bit seed out of several numbers, for generators that take a single one."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Feed:
+    """Images of a split by index, normalised, on the device.
+
+    The uint8 images stay on the device when they fit into a share of its free memory; otherwise each batch
+    is copied. A memory-mapped split is read as it is needed.
+
+    Args:
+        split: images uint8 [N, *S, C], labels int64 [N].
+        preprocessing: of the data set.
+        device: where batches are wanted.
+    """
+
+    def __init__(self, split: Split, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.device, self._preprocessing = device, preprocessing
+        self.labels = torch.from_numpy(np.asarray(split.labels, np.int64)).to(device)
+        self._host = split.images
+        self._images: Tensor | None = None
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if split.images.nbytes <= RESIDENT_SHARE * free:
+                self._images = torch.from_numpy(np.ascontiguousarray(split.images)).to(device)
+        elif not isinstance(split.images, np.memmap):
+            self._images = torch.from_numpy(np.require(split.images, requirements=["C", "W"]))
+        self._format = memory_format(split.images.ndim - 2, device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __call__(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Indices [B] -> images float32 [B, C, *S] and labels int64 [B]."""
+        chosen = torch.from_numpy(np.asarray(indices, np.int64))
+        if self._images is not None:
+            chosen = chosen.to(self.device, non_blocking=True)
+            raw = self._images[chosen]
+        else:
+            raw = torch.from_numpy(self._host[indices])
+            if self.device.type == "cuda":
+                raw, chosen = raw.pin_memory(), chosen.pin_memory()
+            raw = raw.to(self.device, non_blocking=True)
+            chosen = chosen.to(self.device, non_blocking=True)
+        images = self._preprocessing.normalise(raw)
+        return images.contiguous(memory_format=self._format), self.labels[chosen]
+
+
+def augmentation_of(arguments: Mapping[str, Any]) -> Augment | None:
+    """The augmentation of a recipe: (images, labels, generator) -> (images, targets); None for none."""
+    if not arguments:
+        return None
+    from smash_search.data.augment import Augmentation
+
+    return Augmentation(**arguments)
+
+
+class Average:
+    """Exponential moving average of a module's parameters and buffers (names to tensors).
+
+    The decay grows from 0.1 with the number of updates up to ``decay``, so that early weights fade.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.values = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move towards the module's present state."""
+        self.updates += 1
+        share = 1 - min(self.decay, self.updates / (9 + self.updates))
+        state = module.state_dict()
+        floats = [name for name, value in self.values.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.values[n] for n in floats], [state[n] for n in floats], share)
+        for name in self.values.keys() - set(floats):
+            self.values[name].copy_(state[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"updates": self.updates, "values": self.values}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read :meth:`state_dict` back."""
+        self.updates = state["updates"]
+        for name, value in self.values.items():
+            value.copy_(state["values"][name])
+
+
+@contextlib.contextmanager
+def memory_guard(device: torch.device, batch: int, option: str) -> Iterator[None]:
+    """Turn "CUDA out of memory" into an error that names a batch which may fit."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemoryError(
+            f"a batch of {batch} images does not fit into the memory of {device}",
+            received=str(error).partition(". ")[0],
+            hint=f"Try {option} {max(1, batch // 2)}.",
+        ) from None
+
+
+# -------------------------------------------------------------------------------------- checkpoints
+
+
+def save_checkpoint(path: Path, identity: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically: tensors, numbers, strings and containers of them only.
+
+    Args:
+        path: the file.
+        identity: what the job is (configuration, data); a resumed job must have the same.
+        content: everything that the job needs to go on.
+    """
+    stream = io.BytesIO()
+    torch.save({"schema": CHECKPOINT_SCHEMA, "identity": dict(identity), **content}, stream)
+    files.write_bytes(path, stream.getvalue())
+
+
+def load_checkpoint(path: Path, identity: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Read a checkpoint on the CPU; None when there is no such file. Nothing in it is executed.
+
+    Args:
+        path: the file.
+        identity: of the job that wants to go on; None to read whatever there is.
+
+    Raises:
+        InvalidInputError: damaged, not a checkpoint, or holds more than data.
+        UsageError: of another job; the differing field is named.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InvalidInputError(
+            f"checkpoint {path} cannot be read",
+            received=error,
+            hint="Delete it to train again from the start.",
+        ) from None
+    if not isinstance(content, dict) or content.get("schema") != CHECKPOINT_SCHEMA:
+        raise InvalidInputError(f"{path} is not a checkpoint of this version", expected="schema 1")
+    if identity is not None:
+        check_identity(path, content["identity"], identity)
+    return content
+
+
+def check_identity(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to continue a job whose settings or data have changed.
+
+    Raises:
+        UsageError: with the first field that differs, the value held and the value wanted.
+    """
+    difference = _difference(held, wanted)
+    if difference:
+        name, before, now = difference
+        raise UsageError(
+            f"{path} belongs to another job: {name} differs",
+            expected=before,
+            received=now,
+            hint="Repeat the first command to resume, or choose another folder.",
+        )
+
+
+def _difference(held: Any, wanted: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """The first field that differs, with both values; plain fields before those of nested parts."""
+    if not (isinstance(held, Mapping) and isinstance(wanted, Mapping)):
+        return None if held == wanted else (name, held, wanted)
+    names = sorted({*held, *wanted}, key=lambda key: (isinstance(held.get(key), Mapping), key))
+    for key in names:
+        below = f"{name}.{key}" if name else key
+        difference = _difference(held.get(key), wanted.get(key), below)
+        if difference:
+            return difference
+    return None

@@ -1,0 +1,379 @@
+"""Training of the HyperNet: one weight generator for every network of a space (SMASH paper, algorithm 1).
+
+Every step draws some architectures, generates their weights, runs each on a batch of its own, and moves
+HyperNet and shared filters along the mean gradient. Several architectures per step make that gradient one
+of the space rather than of one network (GHN, OFA).
+
+Everything random about the n-th draw (its architecture, images, augmentation and noise) is a pure function
+of (seed, slot), slot = step * architectures per step + position. One process, several ranks and a resumed
+run therefore train the same HyperNet.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smash_base.errors import InvalidInputError
+from smash_search.model.interpreter import forward
+from smash_search.model.supernet import Supernet
+from smash_search.space.architecture import Architecture
+from smash_search.train.compute import (
+    Average,
+    Batches,
+    DivergedError,
+    Feed,
+    OutOfMemoryError,
+    augmentation_of,
+    autocast,
+    load_checkpoint,
+    memory_format,
+    memory_guard,
+    save_checkpoint,
+    seed_of,
+)
+from smash_search.train.distributed import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from smash_search.data import Dataset
+
+HISTORY_POINTS = 100  # of the loss over a whole training
+WARMUP = 0.02  # share of the steps
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a HyperNet is trained; the defaults are the original program's where it has one.
+
+    Attributes:
+        steps: updates; kernels and budgets of the drawn architectures grow with step / steps.
+        batch: images of each architecture.
+        architectures: drawn per step.
+        learning_rate: of Adam (betas 0.5 and 0.999, epsilon 1e-4); falls as half a cosine.
+        hypernet_rate: the HyperNet's learning rate as a multiple of that of the shared filters. Its filters
+            are divided by their norms, so that one step turns them the further the larger they are.
+        weight_decay: on shared filters only; generated filters are normalised.
+        clip: largest norm of the gradient, or 0 for no limit.
+        average: decay of a moving average of all weights that scoring uses, or 0.
+        augmentation: arguments of :class:`smash_search.data.augment.Augmentation`; empty for none.
+        seed: of draws, images and noise.
+        most_bad_steps: steps in a row with NaN or infinity that are skipped before giving up.
+        halve_batch: when a GPU's memory is too small, run each batch in halves instead of stopping.
+            BatchNorm then takes its moments over a half.
+    """
+
+    steps: int = 2000
+    batch: int = 64
+    architectures: int = 2
+    learning_rate: float = 1e-3
+    hypernet_rate: float = 1.0
+    weight_decay: float = 1e-4
+    clip: float = 0.0
+    average: float = 0.0
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    most_bad_steps: int = 10
+    halve_batch: bool = False
+
+    def __post_init__(self) -> None:
+        limits = {
+            "steps": (1, 10**8),
+            "batch": (2, 2**20),
+            "architectures": (1, 4096),
+            "learning_rate": (0, 10),
+            "hypernet_rate": (0, 1000),
+            "weight_decay": (0, 10),
+            "clip": (0, 1e9),
+            "average": (0, 0.999999),
+            "most_bad_steps": (0, 10**6),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not low <= value <= high:
+                raise InvalidInputError(
+                    f"training field {name!r}", expected=f"{low} to {high}", received=value
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, as config.json holds them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training gave.
+
+    Attributes:
+        history: about a hundred entries ``step`` (end of the stretch) and ``loss`` (its mean).
+        counts: how often each choice of the space was trained: "kernel 7" -> number of convolutions. A
+            choice with few is under-trained, and networks that use it are scored too low.
+        steps: updates done in all.
+        skipped: those that gave NaN or infinity.
+        seconds: of this call; differs from run to run.
+    """
+
+    history: list[dict[str, float]]
+    counts: dict[str, int]
+    steps: int
+    skipped: int
+    seconds: float
+
+
+def train(
+    supernet: Supernet,
+    dataset: Dataset,
+    config: TrainingConfig,
+    *,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_step: Callable[[int, float], None] | None = None,
+    ranks: Ranks = ALONE,
+) -> TrainingResult:
+    """Train a HyperNet and the shared filters in place; they end as the moving average, if there is one.
+
+    Args:
+        supernet: its present weights are the start (:func:`new_supernet`).
+        dataset: training images.
+        config: how.
+        device: where; the supernet is moved there.
+        checkpoint: file that is written every ``checkpoint_seconds`` and at the end, and continued from.
+        on_step: called after each step with its number from 1 and its loss.
+        ranks: processes that train together, all of them in this call; rank 0 alone uses the checkpoint.
+
+    Raises:
+        DivergedError: too many steps in a row gave NaN or infinity; the last good checkpoint stays.
+        OutOfMemoryError: the batch does not fit into the memory of a GPU, and may not be halved.
+        UsageError: the checkpoint belongs to another job.
+    """
+    ranks.check(config.architectures)
+    checkpoint = checkpoint if ranks.is_first else None
+    device = torch.device(device)
+    supernet.to(device)
+    loop = _Loop(supernet, dataset, config, device, ranks)
+    identity = {
+        "training": config.to_json(),
+        "data": dataset.fingerprint,
+        "space": supernet.space.to_json(),
+        "hypernet": asdict(supernet.hypernet.config),
+    }
+    loaded = ranks.from_first(load_checkpoint(checkpoint, identity) if checkpoint else None)
+    if loaded is not None:
+        loop.load_state_dict(loaded["state"])
+    start = saved = time.monotonic()
+    while loop.step < config.steps:
+        loss = loop.run_step()
+        if on_step:
+            on_step(loop.step, loss)
+        last = loop.step == config.steps
+        # Only good states are kept: after a bad step the next good one is worth more.
+        if checkpoint and (last or (loop.is_good and time.monotonic() - saved >= checkpoint_seconds)):
+            save_checkpoint(checkpoint, identity, {"state": loop.state_dict()})
+            saved = time.monotonic()
+    if loop.average is not None:
+        supernet.load_state_dict(loop.average.values)
+    seconds = time.monotonic() - start
+    return TrainingResult(loop.history, dict(sorted(loop.counts.items())), loop.step, loop.skipped, seconds)
+
+
+class _Loop:
+    """State of one training and one step of it."""
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        dataset: Dataset,
+        config: TrainingConfig,
+        device: torch.device,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._supernet, self._config, self._device, self._ranks = supernet, config, device, ranks
+        self._feed = Feed(dataset.train, dataset.preprocessing, device)
+        self._format = memory_format(supernet.space.dims, device)
+        self._augmentation = augmentation_of(config.augmentation)
+        filters = list(supernet.filters.parameters())
+        hypernet = list(supernet.hypernet.parameters())
+        apart = {id(value) for value in (*filters, *hypernet)}
+        others = [value for value in supernet.parameters() if id(value) not in apart]
+        self._optimiser = torch.optim.Adam(
+            [
+                {"params": filters, "weight_decay": config.weight_decay, "share": 1.0},
+                {"params": others, "weight_decay": 0.0, "share": 1.0},
+                {"params": hypernet, "weight_decay": 0.0, "share": config.hypernet_rate},
+            ],
+            lr=config.learning_rate,
+            betas=(0.5, 0.999),
+            eps=1e-4,
+        )
+        self.average = Average(supernet, config.average) if config.average else None
+        self._batches = Batches(seed_of(config.seed, 0xDA7A), len(self._feed), config.batch)
+        self._parts = 1  # of a batch, after the memory of a GPU was too small
+        self.step = self.skipped = self._bad_in_a_row = 0
+        self._stretch: list[float] = []  # losses since the last entry of the history
+        self.history: list[dict[str, float]] = []
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the last step was a good one."""
+        return not self._bad_in_a_row
+
+    def run_step(self) -> float:
+        """One update; returns the mean loss of its architectures (infinite when the step was skipped)."""
+        config = self._config
+        rate = config.learning_rate * cosine(self.step, config.steps)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate * group["share"]
+        drawn = self._draw()
+        mine = drawn[self._ranks.rank :: self._ranks.world]
+        loss = self._gradients(mine, len(drawn))
+        loss = self._ranks.sum_gradients(list(self._supernet.parameters()), loss)
+        norm = nn.utils.clip_grad_norm_(self._supernet.parameters(), config.clip or math.inf)
+        value = float(loss)
+        self.step += 1
+        if math.isfinite(value) and bool(torch.isfinite(norm)):
+            self._optimiser.step()
+            if self.average is not None:
+                self.average.update(self._supernet)
+            self._bad_in_a_row = 0
+            self._stretch.append(value)
+            for _, architecture in drawn:
+                self.counts.update(choices_of(architecture))
+        else:
+            self._count_bad()
+        self._record()
+        return value
+
+    def _draw(self) -> list[tuple[int, Architecture]]:
+        config, space = self._config, self._supernet.space
+        first, progress = self.step * config.architectures, self.step / config.steps
+        slots = range(first, first + config.architectures)
+        return [(slot, space.draw(config.seed, slot, progress)) for slot in slots]
+
+    def _gradients(self, drawn: list[tuple[int, Architecture]], share: int) -> Tensor:
+        """Fill in gradients of the loss, divided by ``share``: the architectures of all ranks.
+
+        A batch too large for the GPU is halved if allowed.
+        """
+        while True:
+            self._optimiser.zero_grad(set_to_none=True)
+            batch = self._config.batch // self._parts
+            try:
+                with memory_guard(self._device, batch, "--batch"):
+                    total = torch.zeros((), device=self._device)
+                    for slot, architecture in drawn:
+                        total += self._backward(slot, architecture, share)
+                    return total
+            except OutOfMemoryError:
+                if not self._config.halve_batch or batch < 4:
+                    raise
+                self._parts *= 2
+
+    def _backward(self, slot: int, architecture: Architecture, share: int) -> Tensor:
+        """Add one architecture's part of the gradient; returns its part of the loss."""
+        images, targets = self._batch(slot)
+        total = torch.zeros((), device=self._device)
+        parts = zip(images.chunk(self._parts), targets.chunk(self._parts), strict=True)
+        for part, wanted in parts:
+            with autocast(self._device, on_cpu=True):
+                source = self._supernet.source(
+                    architecture, noise_seed=seed_of(self._config.seed, 0x2015E, slot)
+                )
+                logits = forward(architecture, source, part)
+            loss = F.cross_entropy(logits.float(), wanted) * (len(part) / len(images) / share)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _batch(self, slot: int) -> tuple[Tensor, Tensor]:
+        """Images and targets of a slot: consecutive slots go through permutations of the images."""
+        config = self._config
+        images, targets = self._feed(self._batches[slot])
+        if self._augmentation is not None:
+            generator = torch.Generator(images.device)
+            generator.manual_seed(seed_of(config.seed, 0xA09, slot))
+            images, targets = self._augmentation(images, targets, generator)
+        return images.contiguous(memory_format=self._format), targets
+
+    def _count_bad(self) -> None:
+        self.skipped += 1
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row > self._config.most_bad_steps:
+            raise DivergedError(
+                f"the HyperNet gave NaN or infinity in {self._bad_in_a_row} steps in a row, "
+                f"the last of them step {self.step}",
+                hint=f"Lower the learning rate (now {self._config.learning_rate}) or clip the gradient.",
+            )
+
+    def _record(self) -> None:
+        steps = self._config.steps
+        if self.step * HISTORY_POINTS // steps > (self.step - 1) * HISTORY_POINTS // steps and self._stretch:
+            self.history.append({"step": self.step, "loss": sum(self._stretch) / len(self._stretch)})
+            self._stretch = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "supernet": self._supernet.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "counters": [self.step, self.skipped, self._bad_in_a_row, self._parts],
+            "stretch": self._stretch,
+            "history": self.history,
+            "counts": dict(self.counts),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._supernet.load_state_dict(state["supernet"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.step, self.skipped, self._bad_in_a_row, self._parts = state["counters"]
+        self._stretch, self.history = list(state["stretch"]), list(state["history"])
+        self.counts = Counter(state["counts"])
+
+
+def cosine(step: int, steps: int) -> float:
+    """Factor of the learning rate: a short linear warm-up for Adam's moments, then half a cosine to 0."""
+    warm = WARMUP * steps
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def choices_of(architecture: Architecture) -> Iterator[str]:
+    """Every choice that an architecture made, as "name value", once per place where it was made."""
+    for index, block in enumerate(architecture.blocks):
+        yield f"block {index} width {block.channels_in}"
+        yield f"block {index} ops {len(block.ops)}"
+        yield f"bank channels {block.bank_channels}"
+        for op in block.ops:
+            yield f"pattern {op.pattern}"
+            yield f"reads {len(op.reads)}"
+            yield f"writes {len(op.writes)}"
+            yield f"units {op.units}"
+            yield f"bottleneck {op.bottleneck}"
+            if op.gate:
+                yield "gate"
+            for conv in op.convs:
+                if conv is not None:
+                    yield f"groups {conv.groups}"
+                    yield f"activation {conv.activation}"
+                    for size, step in zip(conv.kernel, conv.dilation, strict=True):
+                        yield f"kernel {size}"
+                        yield f"dilation {step}"
+
+
+def new_supernet(*arguments: Any, seed: int, **options: Any) -> Supernet:
+    """A :class:`Supernet` whose initial weights depend on the seed and on nothing else."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, 0x5EED))
+        return Supernet(*arguments, **options)

@@ -1,0 +1,204 @@
+"""Whether the files of a bundle are what its manifest says, while writers may be at work.
+
+Every file is compared by size and SHA-256; a file that is missing, changed, linked or not listed
+refuses the whole bundle. Names that begin with ``.partial-`` and folders that end with ``.rejected``
+under ``targets/<target>/`` are work in progress and evidence; they are never read from.
+
+Not a defence against somebody who rewrites the manifest too: sign the manifest for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from smash_base import files
+from smash_base.errors import InvalidInputError
+from smash_export.bundle import manifest as layout
+from smash_export.bundle.manifest import FileEntry, Manifest
+
+LOCK_PATIENCE_S = 60.0
+REJECTED = ".rejected"
+LOCK = ".lock"  # of smash_base.files.exclusive
+
+
+class _ChangedError(Exception):
+    """A check failed; wraps the error so that a concurrent writer can be told from damage."""
+
+    def __init__(self, error: InvalidInputError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def read_checked(path: Path) -> Manifest:
+    """Read the manifest and check the files; start over when a writer was at work meanwhile."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        manifest = layout.read_manifest(path / layout.NAME)
+        try:
+            _check_files(path, manifest)
+        except _ChangedError as failure:
+            again = layout.read_manifest(path / layout.NAME)
+            writer_at_work = manifest.pending is not None and _is_locked(path)
+            if (again == manifest and not writer_at_work) or time.monotonic() > deadline:
+                raise failure.error from None
+            time.sleep(0.01)
+            continue
+        if manifest.pending is None:
+            return manifest
+        if _is_locked(path) and time.monotonic() < deadline:
+            time.sleep(0.01)
+            continue
+        return settled(path, manifest)
+
+
+def settled(path: Path, manifest: Manifest) -> Manifest:
+    """What a manifest with a pending entry amounts to: the new folder, the old one, or neither."""
+    pending = manifest.pending
+    assert pending is not None
+    others = tuple(item for item in manifest.compiled if item.folder != pending.folder)
+    candidates = [pending, *(item for item in manifest.compiled if item.folder == pending.folder)]
+    kept = next((item for item in candidates if _holds(path / item.folder, item.files)), None)
+    compiled = others if kept is None else (*others, kept)
+    return manifest.model_copy(update={"pending": None, "compiled": compiled})
+
+
+def _holds(folder: Path, table: Mapping[str, FileEntry]) -> bool:
+    try:
+        for name, entry in table.items():
+            _check_file(folder / name, name, entry)
+    except _ChangedError:
+        return False
+    return True
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
+    """Compare the directory with the manifest, both ways."""
+    expected: dict[str, FileEntry] = dict(manifest.files)
+    pending = None if manifest.pending is None else manifest.pending.folder
+    for item in manifest.compiled:
+        if item.folder != pending:
+            expected.update({f"{item.folder}/{name}": entry for name, entry in item.files.items()})
+    found = set()
+    for name in _walk(path):
+        if name in (layout.NAME, LOCK) or (pending is not None and name.startswith(pending + "/")):
+            continue
+        if name not in expected:
+            raise _ChangedError(
+                InvalidInputError(
+                    f"bundle {path} holds a file that its manifest does not list",
+                    received=name,
+                    hint="Move that file elsewhere; a bundle holds only what its manifest vouches for.",
+                )
+            )
+        found.add(name)
+    for name, entry in expected.items():
+        if name not in found:
+            raise _ChangedError(
+                InvalidInputError(
+                    f"bundle {path} is incomplete",
+                    expected=name,
+                    received="no such file",
+                    hint="Copy the bundle again, or make it again with smash-export freeze.",
+                )
+            )
+        _check_file(path / name, name, entry)
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Relative names of all files, temporary and rejected folders left out.
+
+    Raises:
+        _ChangedError: a link, a device or a pipe; or far too many files.
+    """
+    pending, count = [""], 0
+    while pending:
+        prefix = pending.pop()
+        with contextlib.suppress(FileNotFoundError), os.scandir(root / prefix) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                in_targets = prefix.startswith("targets/") and prefix.count("/") == 2  # targets/<target>/
+                if entry.name.startswith(files.TEMPORARY_PREFIX) and (not prefix or in_targets):
+                    continue
+                count += 1
+                if count > 4 * layout.MAX_FILES:
+                    raise _ChangedError(InvalidInputError(f"bundle {root} holds too many files"))
+                if entry.is_symlink():
+                    raise _ChangedError(
+                        InvalidInputError(
+                            f"bundle {root} holds a link",
+                            expected="files only",
+                            received=name,
+                            hint="Replace the link by the file it points to.",
+                        )
+                    )
+                if entry.is_dir(follow_symlinks=False):
+                    if not (in_targets and entry.name.endswith(REJECTED)):
+                        pending.append(name + "/")
+                else:
+                    yield name
+
+
+def _check_file(path: Path, name: str, entry: FileEntry) -> None:
+    hint = "The file was changed or damaged. Copy the bundle again, or make it again."
+    try:
+        state = path.lstat()
+        if not stat.S_ISREG(state.st_mode):
+            raise _ChangedError(InvalidInputError(f"{path} is not a regular file"))
+        if state.st_size != entry.size:
+            raise _ChangedError(
+                InvalidInputError(
+                    f"{path} has another size than the manifest says",
+                    expected=f"{entry.size} bytes",
+                    received=state.st_size,
+                    hint=hint,
+                )
+            )
+        received = files.sha256(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _ChangedError(
+            InvalidInputError(f"{path} is missing", expected=name, received="no such file")
+        ) from None
+    except PermissionError as error:
+        raise InvalidInputError(f"{path} may not be read", received=error) from None
+    if received != entry.sha256:
+        raise _ChangedError(
+            InvalidInputError(
+                f"{path} has another SHA-256 than the manifest says",
+                expected=entry.sha256,
+                received=received,
+                hint=hint,
+            )
+        )
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a writer holds the bundle (asked without writing, so read-only bundles can be read)."""
+    try:
+        with open(path / LOCK, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def file_table(folder: Path) -> dict[str, dict[str, Any]]:
+    """Relative name -> size and SHA-256 of every file in a folder; raises InvalidInputError for links."""
+    try:
+        names = sorted(_walk(folder))
+        return {name: file_entry(folder / name).model_dump() for name in names}
+    except _ChangedError as failure:
+        raise failure.error from None
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and SHA-256 of one file."""
+    return FileEntry(size=path.stat().st_size, sha256=files.sha256(path))

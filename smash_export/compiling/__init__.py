@@ -1,0 +1,1 @@
+"""From a bundle to the file of one runtime, at one precision."""

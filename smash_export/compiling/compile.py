@@ -1,0 +1,204 @@
+"""Turn a bundle's network into the file of one runtime, and keep it only if it is proven.
+
+The file is made in a folder that no reader looks into, opened through the runtime that will run it, and
+compared with eager PyTorch on real images. What passes takes its name ``targets/<target>/<precision>/``;
+what fails is kept as ``<precision>.rejected`` with a ``report.json``, and an earlier good file stays.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from smash_base import files
+from smash_base.errors import MissingRuntimeError, SmashError, UsageError, VerificationError
+from smash_export.bundle.bundle import Bundle, CompiledFile
+from smash_export.bundle.manifest import plain
+from smash_export.measure.machine import describe_machine
+from smash_export.measure.verify import GATES, Parity, measure_parity, open_session
+from smash_targets.base import (
+    CompileRequest,
+    CompileResult,
+    Precision,
+    Progress,
+    SessionOptions,
+    Target,
+    get_target,
+)
+from smash_targets.isolation.parent import compile_isolated
+
+CAST_IN_GRAPH = ("bf16", "fp16", "int8")  # tf32 is a mode of the device; its graph is the fp32 one
+CALIBRATED = ("fp16", "int8")
+
+
+def compile_bundle(
+    bundle: Bundle | Path | str,
+    target: str,
+    precision: str = "fp32",
+    options: Mapping[str, Any] | None = None,
+    *,
+    threads: int | None = None,
+    isolated: bool = True,
+    on_progress: Progress | None = None,
+) -> CompiledFile:
+    """Compile, verify and add one runtime file.
+
+    Args:
+        bundle: an opened bundle or its path.
+        target: name of the runtime, see ``smash-export targets``.
+        precision: one of that target's precisions.
+        options: settings by name, of the target and of the precision
+            (:data:`smash_export.compiling.precision.OPTIONS`).
+        threads: for the verification run.
+        isolated: compile and verify in processes of their own: a runtime that crashes or hangs is then an
+            error like any other.
+        on_progress: called with a phase, the steps done and all steps, by targets that take minutes.
+
+    Returns:
+        The file, which now stands in the bundle's manifest with its evidence.
+
+    Raises:
+        UsageError: no such target, precision or option.
+        MissingRuntimeError: the runtime or its device is not here.
+        VerificationError: the file does not do what the network does; it was kept as ``.rejected``.
+    """
+    if not isinstance(bundle, Bundle):
+        bundle = Bundle.open(bundle)
+    runtime = plan(bundle, target, precision)
+    runtime.require()
+    started = time.monotonic()
+    staging = bundle.staging(target, precision)
+    try:
+        with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
+            request, notes = _request(bundle, runtime, precision, options or {}, Path(work))
+            if isolated:
+                result = compile_isolated(target, request, staging, on_progress=on_progress)
+            else:
+                runtime.on_progress = on_progress
+                result = runtime.compile(request, staging)
+        evidence, problems = _verify(bundle, target, precision, staging, result, threads, isolated)
+        evidence["seconds"] = round(time.monotonic() - started, 3)
+        notes = {**notes, **result.notes}
+        if problems:
+            raise _reject(bundle, target, precision, staging, problems, evidence, notes)
+        added = bundle.add_compiled(target, precision, staging, result.main, notes, evidence)
+        shutil.rmtree(bundle.rejected_folder(target, precision), ignore_errors=True)
+        return added
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def plan(bundle: Bundle, target: str, precision: str) -> Target:
+    """The target, after checking that it has this precision and that the bundle has what it needs.
+
+    Raises:
+        UsageError: no such target or precision.
+    """
+    runtime = get_target(target)
+    if precision not in get_args(Precision) or precision not in runtime.precisions:
+        raise UsageError(
+            f"target {target} has no precision {precision}",
+            expected=" or ".join(runtime.precisions),
+            received=precision,
+        )
+    if precision == "int8":
+        bundle.calibration()  # a missing one is said before a minute of work
+    return runtime
+
+
+def _request(
+    bundle: Bundle,
+    runtime: Target,
+    precision: str,
+    options: Mapping[str, Any],
+    work: Path,
+) -> tuple[CompileRequest, dict[str, Any]]:
+    onnx: Path = bundle.onnx
+    notes: dict[str, Any] = {}
+    if precision in CAST_IN_GRAPH and runtime.precision_source == "onnx":
+        from smash_export.compiling.precision import OPTIONS, prepare_onnx
+
+        of_precision = {name: value for name, value in options.items() if name in OPTIONS[precision]}
+        options = {name: value for name, value in options.items() if name not in of_precision}
+        onnx, notes = prepare_onnx(bundle, precision, target=runtime, destination=work, options=of_precision)
+    calibration = None
+    if precision in CALIBRATED and "calibration.npz" in bundle.manifest.files:
+        calibration = bundle.preprocessing.normalise(bundle.calibration())
+    exported = None
+    if runtime.needs_exported:
+        from smash_export.export.torch_program import write_exported_program
+
+        exported = write_exported_program(bundle, work / "model.pt2")
+    request = CompileRequest(
+        onnx=onnx,
+        torchscript=bundle.torchscript,
+        signature=bundle.signature,
+        precision=cast(Precision, precision),  # plan() checked it
+        calibration=calibration,
+        options=options,
+        exported=exported,
+        source_sha256=files.sha256(bundle.onnx),
+    )
+    return request, notes
+
+
+def _verify(
+    bundle: Bundle,
+    target: str,
+    precision: str,
+    folder: Path,
+    result: CompileResult,
+    threads: int | None,
+    isolated: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    """Evidence for the manifest, and what is wrong with the file (nothing: it passed)."""
+    evidence: dict[str, Any] = {"gate": asdict(GATES[precision]), "machine": describe_machine()}
+    main = folder / result.main
+    if not main.exists():
+        return evidence, [f"expected the file {result.main}, received nothing from {target}"]
+    try:
+        options = SessionOptions(threads=threads)
+        with open_session(target, main, bundle.signature, options, isolated) as session:
+            evidence["runtime"] = asdict(session.info)
+            parity: Parity = measure_parity(
+                session, bundle.samples(), bundle.preprocessing, bundle.signature.batch
+            )
+    except MissingRuntimeError:
+        raise
+    except SmashError as error:  # the runtime refuses the file that it was given to write
+        return evidence, [str(error)]
+    evidence["parity"] = parity.to_json()
+    return evidence, parity.problems(precision)
+
+
+def _reject(
+    bundle: Bundle,
+    target: str,
+    precision: str,
+    staging: Path,
+    problems: list[str],
+    evidence: Mapping[str, Any],
+    notes: Mapping[str, Any],
+) -> VerificationError:
+    """Keep the file under a name that is never used, beside the reason."""
+    report = {
+        "target": target,
+        "precision": precision,
+        "problems": problems,
+        "evidence": plain(dict(evidence)),
+        "notes": plain(dict(notes)),
+    }
+    files.write_json(staging / "report.json", report)
+    rejected = bundle.rejected_folder(target, precision)
+    shutil.rmtree(rejected, ignore_errors=True)
+    os.rename(staging, rejected)
+    return VerificationError(
+        f"{target} {precision} does not do what the network does: {'; '.join(problems)}",
+        hint=f"The file and the measurements are in {rejected}",
+    )

@@ -1,0 +1,141 @@
+"""fp16 and int8, written into the ONNX graph before a runtime sees it.
+
+``model.onnx`` of the bundle stays as it is; what is made here is the source of one compiled file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smash_base.errors import UsageError
+from smash_base.files import write_bytes
+
+if TYPE_CHECKING:
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.compiling.precision.int8 import Scheme
+    from smash_targets.base import Target
+
+
+def _number(low: float, high: float, whole: bool = False) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        kinds = int if whole else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+
+    return check
+
+
+def _one_of(*names: str) -> Callable[[Any], bool]:
+    return lambda value: value in names
+
+
+# precision -> option -> (what is right, how to check it, default)
+OPTIONS: dict[str, dict[str, tuple[str, Callable[[Any], bool], Any]]] = {
+    "int8": {
+        "calibration_method": (
+            "auto, minmax, entropy or percentile",
+            _one_of("auto", "minmax", "entropy", "percentile"),
+            "auto",
+        ),
+        "calibration_minimum": ("1 to 100000 images", _number(1, 100_000, whole=True), 512),
+        "max_drop": ("0 to 100 percent of the labels", _number(0, 100), 0.5),
+        "boundary": ("auto, int8 or fp32", _one_of("auto", "int8", "fp32"), "auto"),
+        "activations": ("auto, u8 or s8", _one_of("auto", "u8", "s8"), "auto"),
+        "reduce_range": ("auto, true or false", lambda value: value in ("auto", True, False), "auto"),
+    },
+    "fp16": {},
+    "bf16": {},
+}
+
+
+def prepare_onnx(
+    bundle: Bundle,
+    precision: str,
+    *,
+    target: Target,
+    destination: Path,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Write the bundle's network at a precision.
+
+    Args:
+        precision: "fp16", "int8" or "bf16"; the graph of bf16 is the fp32 one, as the operators of its
+            opset have no bf16 form: it is a mode of the runtime.
+        target: the runtime that it is for; with this machine's processor it decides how int8 is rounded.
+        destination: an existing folder; ``model.onnx`` is written into it.
+        options: see :data:`OPTIONS`; unknown ones are refused.
+
+    Returns:
+        the file, and notes for the manifest.
+
+    Raises:
+        UsageError: an option that the precision does not have, or a bundle without calibration images.
+        InvalidInputError: calibration images that are too few, of one class or of another size.
+        VerificationError: the network does not bear the precision.
+    """
+    settings = read_settings(precision, options or {})
+    if precision == "bf16":
+        return bundle.onnx, {"graph": "fp32; the runtime computes in bf16"}
+    import onnx
+
+    from smash_export.compiling.precision.calibration import calibration_tensors
+
+    model = onnx.load_model_from_string(bundle.onnx.read_bytes())  # external data is never followed
+    if precision == "fp16":
+        from smash_export.compiling.precision.fp16 import cast_to_fp16
+
+        seen = bundle.calibration() if "calibration.npz" in bundle.manifest.files else bundle.samples().images
+        result, notes = cast_to_fp16(model, calibration_tensors(seen, bundle.preprocessing, minimum=1))
+    else:
+        from smash_export.compiling.precision.int8 import quantise, scheme_for
+        from smash_export.measure.machine import cpu_features
+
+        tensors = calibration_tensors(
+            bundle.calibration(), bundle.preprocessing, settings["calibration_minimum"]
+        )
+        result, notes = quantise(
+            model,
+            tensors,
+            _chosen(scheme_for(target.name, cpu_features()), settings),
+            method=settings["calibration_method"],
+            boundary=settings["boundary"],
+            max_drop=settings["max_drop"],
+        )
+    path = destination / "model.onnx"
+    write_bytes(path, result.SerializeToString(deterministic=True))
+    return path, notes
+
+
+def read_settings(precision: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of a precision with ``options`` over them.
+
+    Raises:
+        UsageError: an unknown option or a value out of range.
+    """
+    known = OPTIONS[precision]
+    settings = {name: default for name, (_, _, default) in known.items()}
+    for name, value in options.items():
+        if name not in known:
+            raise UsageError(
+                f"precision {precision} has no option {name!r}",
+                expected=", ".join(known) or "no options",
+                received=name,
+            )
+        expected, check, _ = known[name]
+        if not check(value):
+            raise UsageError(f"precision option {name!r}", expected=expected, received=value)
+        settings[name] = value
+    return settings
+
+
+def _chosen(scheme: Scheme, settings: Mapping[str, Any]) -> Scheme:
+    if settings["activations"] != "auto":
+        if scheme.placement == "tensorrt" and settings["activations"] != "s8":
+            raise UsageError("TensorRT takes int8 activations only", expected="s8", received="u8")
+        symmetric = settings["activations"] == "s8"
+        scheme = replace(scheme, activations=settings["activations"], symmetric=symmetric)
+    if settings["reduce_range"] != "auto":
+        scheme = replace(scheme, reduce_range=settings["reduce_range"])
+    return scheme

@@ -1,0 +1,383 @@
+"""int8 by Q/DQ nodes on the ONNX graph, calibrated, with the layers that do not bear it left alone.
+
+ONNX Runtime's quantiser places the nodes and its calibrators measure ranges. What it lacks is here:
+
+* one range for all inputs of a concatenation (and for what slices and pools of them pass on), so that
+  runtimes copy bytes there instead of rescaling them;
+* first and last layer in int8 or not, as measured; logits are never rounded;
+* the noise that every single layer brings (:mod:`smash_export.compiling.precision.noise`), and a loop that
+puts
+  the worst layers back to fp32 until no more than ``max_drop`` of the calibration images change their
+  label. Those labels come from the fp32 network, so the share that changes bounds the loss of accuracy
+  on these images, and test images stay unseen until verification;
+* Q/DQ as TensorRT wants it: symmetric, zero point 0, no int32 bias, the convolution's side of an
+  addition left to be fused and only the other side quantised.
+
+Weights are int8, symmetric, one scale per output channel. Activations are U8 where x86 multiplies
+U8 by S8 (S8 by S8 is slower than fp32 in ONNX Runtime there), S8 on ARM. Without VNNI the x86
+instruction adds pairs of products in 16 bits and saturates: weights then get 7 bits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from smash_base.errors import VerificationError
+from smash_export.compiling.precision.calibration import METHODS, Method, Ranges, check_classes, tensor_ranges
+from smash_export.compiling.precision.noise import noise_by_node
+from smash_export.export.onnx_graphs import (
+    check_finite,
+    logits_of,
+    prepared,
+    readers,
+    require_onnxruntime,
+    sqnr_db,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_COMPUTED = (*WEIGHTED, "Add", "Mul", "Concat", "LeakyRelu", "Sigmoid", "GlobalAveragePool")
+_PASSED = (  # the output has the scale of the input
+    "AveragePool", "MaxPool", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
+_RUNTIME_OPS = sorted({*_COMPUTED, *_PASSED, "Relu", "Clip"})
+_TENSORRT_OPS = sorted({*WEIGHTED, "Add", "AveragePool", "Concat", "MaxPool"})
+
+NOISE_IMAGES = 256  # for what is compared, in decibels
+JUDGED_IMAGES = 512  # for the share of labels that change
+BOUNDARY_GAIN_DB = 3.0  # keeping first or last layer in fp32 must halve the noise of the logits
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How numbers are rounded.
+
+    Attributes:
+        activations: "u8" with a zero point, or "s8".
+        symmetric: activations have zero point 0.
+        reduce_range: weights use 7 of 8 bits.
+        placement: "runtime" (Q/DQ around every operator, for CPU runtimes) or "tensorrt".
+    """
+
+    activations: Literal["u8", "s8"] = "u8"
+    symmetric: bool = False
+    reduce_range: bool = False
+    placement: Literal["runtime", "tensorrt"] = "runtime"
+
+
+TENSORRT = Scheme("s8", symmetric=True, placement="tensorrt")
+
+
+def scheme_for(target: str, features: dict[str, bool]) -> Scheme:
+    """What a target runs fast on a processor with these features (:func:`machine.cpu_features`)."""
+    if target.startswith(("tensorrt", "trtexec")):
+        return TENSORRT
+    if "dot product" in features:  # the ARM family
+        return Scheme("s8", symmetric=True)
+    vnni = features.get("VNNI", False) or features.get("AMX int8", False)
+    return Scheme("u8", reduce_range=not vnni)
+
+
+def quantise(
+    model: onnx.ModelProto,
+    calibration: np.ndarray,
+    scheme: Scheme,
+    *,
+    method: Method | Literal["auto"] = "auto",
+    boundary: Literal["auto", "int8", "fp32"] = "auto",
+    max_drop: float = 0.5,
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Give an fp32 graph Q/DQ nodes.
+
+    Args:
+        model: one float32 input [B, *input_shape], one output of logits [B, K].
+        calibration: float32 [N, *input_shape], training images after the one preprocessing.
+        scheme: how numbers are rounded.
+        method: how ranges are chosen; "auto" takes the one with the least noise at the logits.
+        boundary: first and last layer: in int8, in fp32, or as measured.
+        max_drop: share of the calibration images, in percent, that may change their label.
+
+    Returns:
+        the graph, and notes for the manifest: scheme, method, layers kept in fp32 with the reason, the
+        table of noise by layer, and what was measured on the calibration images.
+
+    Raises:
+        InvalidInputError: calibration images of one class.
+        VerificationError: ``max_drop`` does not hold with any layer in int8.
+    """
+    require_onnxruntime()
+    graph = _Quantiser(prepared(model), calibration, scheme)
+    check_classes(graph.expected)
+    graph.choose_ranges(METHODS if method == "auto" else (method,))
+    kept = dict.fromkeys(graph.boundary(boundary), "first or last layer")
+    table = graph.noise_by_node()
+    outcome = graph.outcome(kept)
+    for names in _batches([row["node"] for row in table if row["node"] not in kept]):
+        if outcome.changed <= max_drop:
+            break
+        kept.update(dict.fromkeys(names, f"noise; more than {max_drop:g} % of the labels changed with it"))
+        outcome = graph.outcome(kept)
+    if not any(node.op_type in WEIGHTED and node.name not in kept for node in graph.nodes):
+        raise VerificationError(
+            "int8 changes too many labels whichever layers it is kept away from",
+            expected=f"at most {max_drop:g} % of the calibration images",
+            received=f"{graph.outcome(()).changed:.2f} % with all layers in int8",
+            hint="Allow more (--option max_drop=2) or train for it (smash-export freeze --qat).",
+        )
+    for row in table:
+        row["precision"] = "fp32" if row["node"] in kept else "int8"
+    result = graph.build(kept)
+    notes = {
+        "scheme": asdict(scheme),
+        "calibration_images": len(calibration),
+        "calibration_method": graph.method,
+        "kept_fp32": [{"node": name, "reason": reason} for name, reason in kept.items()],
+        "labels_changed_percent": round(outcome.changed, 4),
+        "logits_sqnr_db": outcome.sqnr,
+        "noise_by_node": table,
+    }
+    return result, notes
+
+
+def quantise_untrained(model: onnx.ModelProto, tensors: np.ndarray, scheme: Scheme) -> onnx.ModelProto:
+    """Every layer in int8 with ranges of ``tensors``, for timing only: nothing is held against labels."""
+    require_onnxruntime()
+    graph = _Quantiser(prepared(model), tensors, scheme)
+    graph.choose_ranges(("minmax",))
+    return graph.build(())
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    changed: float  # percent of the images
+    sqnr: float  # of the logits, in decibels
+
+
+class _Quantiser:
+    """One graph with its calibration images; builds it with any set of nodes left in fp32."""
+
+    def __init__(self, model: onnx.ModelProto, calibration: np.ndarray, scheme: Scheme) -> None:
+        self.model, self.calibration, self.scheme = model, calibration, scheme
+        self.op_types = _TENSORRT_OPS if scheme.placement == "tensorrt" else _RUNTIME_OPS
+        self.nodes = [node for node in model.graph.node if node.op_type in self.op_types]
+        self.expected = logits_of(model, calibration)
+        check_finite(self.expected, "the fp32 network")
+        self.method: Method = "minmax"
+        self.ranges: Ranges = {}
+
+    def choose_ranges(self, methods: tuple[Method, ...]) -> None:
+        """Measure ranges by each method; keep those that change the fewest labels, then the least noisy."""
+        best: tuple[float, float] | None = None
+        for method in methods:
+            ranges = tensor_ranges(self.model, self.calibration, method, self.op_types)
+            before = self.ranges, self.method
+            self.ranges, self.method = ranges, method
+            if len(methods) == 1:
+                return
+            outcome = self.outcome((), NOISE_IMAGES)
+            rank = (outcome.changed, -outcome.sqnr)
+            if best is None or rank < best:
+                best = rank
+            else:
+                self.ranges, self.method = before
+
+    def boundary(self, wish: Literal["auto", "int8", "fp32"]) -> list[str]:
+        """Which of the first and the last layer stay in fp32."""
+        layers = [node.name for node in self.nodes if node.op_type in WEIGHTED]
+        if wish == "int8" or len(layers) < 3:
+            return []
+        ends = [layers[0], layers[-1]]
+        if wish == "fp32":
+            return ends
+        base = self.outcome((), NOISE_IMAGES).sqnr
+        return [name for name in ends if self.outcome((name,), NOISE_IMAGES).sqnr >= base + BOUNDARY_GAIN_DB]
+
+    def noise_by_node(self) -> list[dict[str, Any]]:
+        """Noise that each node brings to its own output when its inputs are exact, the worst first."""
+        few = _evenly(self.calibration, NOISE_IMAGES)
+        return noise_by_node(self.model, self.build(()), few, _COMPUTED)
+
+    def outcome(self, kept: Iterable[str], images: int = JUDGED_IMAGES) -> _Outcome:
+        """What the graph with these nodes in fp32 does on so many of the calibration images."""
+        expected = _evenly(self.expected, images)
+        received = logits_of(self.build(kept), _evenly(self.calibration, images))
+        changed = float((received.argmax(1) != expected.argmax(1)).mean() * 100)
+        return _Outcome(changed, sqnr_db(expected, received))
+
+    def build(self, kept: Iterable[str]) -> onnx.ModelProto:
+        """The graph with Q/DQ nodes on all operators but ``kept``."""
+        import onnx
+        from onnxruntime.quantization import CalibrationMethod, QuantType
+        from onnxruntime.quantization.calibrate import TensorsData
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+        left = set(kept)
+        nodes = [node for node in self.nodes if node.name not in left]
+        ranges = _with_shared_ranges(self.ranges, nodes, self._reading)
+        # The quantiser merges a ReLU into the rounding of its output, which clips at zero only while that
+        # range begins there. Tied to a range that begins below, the ReLU must stay.
+        nodes = [
+            node for node in nodes if not (node.op_type in ("Relu", "Clip") and ranges[node.output[0]][0] < 0)
+        ]
+        data = {
+            name: (np.float32(low).reshape(()), np.float32(high).reshape(()))
+            for name, (low, high) in ranges.items()
+        }
+        tensorrt = self.scheme.placement == "tensorrt"
+        options = {
+            "ActivationSymmetric": self.scheme.symmetric,
+            "WeightSymmetric": True,
+            "QuantizeBias": not tensorrt,
+            # What follows a convolution is fused with it by TensorRT; Q/DQ stand where int8 is read.
+            "OpTypesToExcludeOutputQuantization": self.op_types if tensorrt else [],
+        }
+        with _quiet():
+            quantiser = QDQQuantizer(
+                onnx.ModelProto.FromString(self._bytes),
+                per_channel=True,
+                reduce_range=self.scheme.reduce_range,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8 if self.scheme.activations == "u8" else QuantType.QInt8,
+                tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+                nodes_to_quantize=[node.name for node in nodes] or ["-"],
+                nodes_to_exclude=[],
+                op_types_to_quantize=self.op_types,
+                extra_options=options,
+            )
+            quantised: onnx.ModelProto = quantiser.quantize_model()
+            quantiser.model.topological_sort()
+        if tensorrt:
+            _free_convolution_sides(quantised.graph)
+        _leave_logits(quantised.graph)
+        _drop_unused(quantised.graph)
+        quantised.producer_name = self.model.producer_name
+        quantised.producer_version = self.model.producer_version
+        return quantised
+
+    @cached_property
+    def _bytes(self) -> bytes:
+        data: bytes = self.model.SerializeToString()
+        return data
+
+    @cached_property
+    def _reading(self) -> dict[str, list[onnx.NodeProto]]:
+        return dict(readers(self.model.graph))
+
+
+def _evenly(values: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` rows, evenly over all."""
+    return values[:: max(1, len(values) // count)][:count]
+
+
+def _with_shared_ranges(
+    ranges: Ranges, nodes: list[onnx.NodeProto], reading: dict[str, list[onnx.NodeProto]]
+) -> Ranges:
+    """One range for each set of tensors that concatenations and passing operators tie together.
+
+    A concatenation whose only reader is a ReLU keeps an output range of its own: the quantiser merges
+    the two, and a range that begins at zero is worth one bit.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    for node in nodes:
+        tied = []
+        if node.op_type == "Concat":
+            tied = [*node.input]
+            after = reading.get(node.output[0], [])
+            if not (len(after) == 1 and after[0].op_type in ("Relu", "Clip")):
+                tied.append(node.output[0])
+        elif node.op_type in _PASSED:
+            tied = [node.input[0], *node.output]
+        for name in tied[1:]:
+            parent[root(name)] = root(tied[0])
+    shared: Ranges = {}
+    for name in parent:
+        if name in ranges:
+            low, high = ranges[name]
+            before = shared.get(root(name), (low, high))
+            shared[root(name)] = (min(low, before[0]), max(high, before[1]))
+    return {name: shared[root(name)] if name in parent else limits for name, limits in ranges.items()}
+
+
+def _free_convolution_sides(graph: onnx.GraphProto) -> None:
+    """Take Q/DQ off one side of each addition: the side of a convolution that nothing else reads."""
+    producers = {name: node for node in graph.node for name in node.output}
+    reading = readers(graph)
+    removed: list[str] = []
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        for index, name in enumerate(node.input):
+            dequantise = producers.get(name)
+            if dequantise is None or dequantise.op_type != "DequantizeLinear":
+                continue
+            quantiser = producers.get(dequantise.input[0])
+            if quantiser is None or quantiser.op_type != "QuantizeLinear":
+                continue
+            source = producers.get(quantiser.input[0])
+            alone = len(reading[quantiser.input[0]]) == len(reading[name]) == 1
+            if source is not None and source.op_type in WEIGHTED and alone:
+                node.input[index] = quantiser.input[0]
+                removed += [quantiser.name, dequantise.name]
+                break
+    for node in [node for node in graph.node if node.name in set(removed)]:
+        graph.node.remove(node)
+
+
+def _leave_logits(graph: onnx.GraphProto) -> None:
+    """Take Q/DQ off the graph's output."""
+    producers = {name: node for node in graph.node for name in node.output}
+    output = graph.output[0].name
+    dequantise = producers[output]
+    if dequantise.op_type != "DequantizeLinear":
+        return
+    quantiser = producers[dequantise.input[0]]
+    raw = quantiser.input[0]
+    if len(readers(graph)[raw]) > 1 or raw not in producers:
+        return
+    source = producers[raw]
+    source.output[list(source.output).index(raw)] = output
+    graph.node.remove(dequantise)
+    graph.node.remove(quantiser)
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove scales and zero points that nothing reads any more."""
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+
+
+def _batches(names: list[str]) -> Iterator[list[str]]:
+    """The names in order: the first dozen one by one, then in pieces that double."""
+    start, size = 0, 1
+    while start < len(names):
+        yield names[start : start + size]
+        start += size
+        size = 1 if start < 12 else 2 * size
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser warns through the root logger about what is decided here on purpose."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

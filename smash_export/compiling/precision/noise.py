@@ -1,0 +1,104 @@
+"""Signal to noise of every quantised node, all of them in one run.
+
+The fp32 graph and the Q/DQ graph are put side by side, and every QuantizeLinear of the second is made to
+read the exact tensor of the first. Each node then works on rounded but otherwise exact inputs with its
+rounded weights, so what its output differs by, after its own rounding, is what it adds by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smash_export.export.onnx_graphs import chunks, session_of, static_batch
+
+if TYPE_CHECKING:
+    import onnx
+
+_EXACT = "exact/"
+
+
+def noise_by_node(
+    exact: onnx.ModelProto, quantised: onnx.ModelProto, tensors: np.ndarray, operators: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Measure the nodes of these operators.
+
+    Args:
+        exact: the fp32 graph, every node named.
+        quantised: the same graph with Q/DQ nodes; activations behind a node may have been merged into it.
+        tensors: float32 [N, *input_shape].
+
+    Returns:
+        one row per node, ``node``, ``operator`` and ``sqnr_db``, the noisiest first.
+    """
+    model, measured = _side_by_side(exact, quantised, operators)
+    session = session_of(model)
+    names = [output.name for output in session.get_outputs()]
+    totals = dict.fromkeys(names, 0.0)
+    for part in chunks(tensors, static_batch(exact)):
+        for name, value in zip(names, session.run(None, {exact.graph.input[0].name: part}), strict=True):
+            totals[name] += float(value)
+    rows = []
+    for node, operator in measured:
+        signal, noise = totals[f"{node}/signal"], totals[f"{node}/noise"]
+        ratio = 10 * np.log10(max(signal, 1e-30) / noise) if noise > 0 else 200.0
+        rows.append({"node": node, "operator": operator, "sqnr_db": round(float(ratio), 2)})
+    return sorted(rows, key=lambda row: row["sqnr_db"])
+
+
+def _side_by_side(
+    exact: onnx.ModelProto, quantised: onnx.ModelProto, operators: Sequence[str]
+) -> tuple[onnx.ModelProto, list[tuple[str, str]]]:
+    """The merged graph with two scalars per measured node, and (name, operator) of these nodes."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    source = exact.graph.input[0].name
+    left = onnx.ModelProto.FromString(exact.SerializeToString())
+    right = onnx.ModelProto.FromString(quantised.SerializeToString())
+    rename = {name: _EXACT + name for node in left.graph.node for name in node.output}
+    rename |= {tensor.name: _EXACT + tensor.name for tensor in left.graph.initializer}
+    for node in left.graph.node:
+        node.name = _EXACT + node.name
+        node.input[:] = [rename.get(name, name) for name in node.input]
+        node.output[:] = [rename.get(name, name) for name in node.output]
+    for tensor in left.graph.initializer:
+        tensor.name = rename[tensor.name]
+    rounding = {}  # tensor -> its QuantizeLinear
+    for node in right.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] in rename:
+            rounding[node.input[0]] = node
+    nodes, outputs, measured = [], [], []
+    for node in right.graph.node:
+        output = node.output[0] if node.output else ""
+        if node.op_type not in operators or output not in rename or output == source:
+            continue
+        received = output
+        if output in rounding:
+            scale, zero = rounding[output].input[1:3]
+            nodes += [
+                helper.make_node("QuantizeLinear", [output, scale, zero], [f"{node.name}/q"]),
+                helper.make_node("DequantizeLinear", [f"{node.name}/q", scale, zero], [f"{node.name}/dq"]),
+            ]
+            received = f"{node.name}/dq"
+        nodes += [
+            helper.make_node("Sub", [received, rename[output]], [f"{node.name}/error"]),
+            helper.make_node("ReduceSumSquare", [f"{node.name}/error"], [f"{node.name}/noise"], keepdims=0),
+            helper.make_node("ReduceSumSquare", [rename[output]], [f"{node.name}/signal"], keepdims=0),
+        ]
+        outputs += [
+            helper.make_tensor_value_info(f"{node.name}/{what}", TensorProto.FLOAT, [])
+            for what in ("noise", "signal")
+        ]
+        measured.append((node.name, node.op_type))
+    for tensor, node in rounding.items():
+        node.input[0] = rename[tensor]
+    del right.graph.output[:], right.graph.value_info[:]
+    right.graph.output.extend(outputs)
+    right.graph.initializer.extend(left.graph.initializer)
+    ordered = [*left.graph.node, *right.graph.node, *nodes]
+    del right.graph.node[:]
+    right.graph.node.extend(ordered)
+    return right, measured

@@ -1,0 +1,196 @@
+"""A Triton Inference Server model repository from a bundle.
+
+    OUT/NAME/config.pbtxt  labels.txt  preprocessing.json  1/model.onnx | model.plan | model.pt
+
+Follows Triton's model_repository.md and model_config.proto. The configuration is written as text here, so
+that no protobuf is needed; the tests parse it with Triton's own messages. Several variants of one bundle
+become several models, called NAME_onnx, NAME_plan and NAME_torchscript.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from smash_base import files
+from smash_base.errors import UsageError
+from smash_export.bundle.bundle import Bundle
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """How Triton calls one kind of file."""
+
+    target: str
+    backend: str
+    file: str
+    input: str | None  # None: the names of the network
+    output: str | None
+    gpu_only: bool
+
+
+VARIANTS = {
+    "onnx": _Variant("onnxruntime", "onnxruntime", "model.onnx", None, None, False),
+    "plan": _Variant("tensorrt", "tensorrt", "model.plan", None, None, True),
+    # TorchScript has no names: Triton's PyTorch backend goes by position.
+    "torchscript": _Variant("torchscript", "pytorch", "model.pt", "INPUT__0", "OUTPUT__0", False),
+}
+
+
+@dataclass(frozen=True)
+class TritonSettings:
+    """What goes into ``config.pbtxt``.
+
+    Attributes:
+        precision: which file of the bundle.
+        version: of the model; Triton serves the highest by default.
+        instances: copies of the model that run side by side.
+        gpu: run on GPUs; always for a plan.
+        max_batch: images at once; None takes the largest that the file takes.
+        queue_delay_us: microseconds to wait for a fuller batch.
+        queue_size: requests that may wait; more are refused.
+        threads: of one inference on the CPU; None leaves it to the backend.
+    """
+
+    precision: str = "fp32"
+    version: int = 1
+    instances: int = 1
+    gpu: bool = False
+    max_batch: int | None = None
+    queue_delay_us: int = 0
+    queue_size: int = 256
+    threads: int | None = None
+
+
+def write_repository(
+    bundle: Bundle,
+    destination: Path,
+    *,
+    variants: Sequence[str] = ("onnx",),
+    name: str | None = None,
+    settings: TritonSettings | None = None,
+    force: bool = False,
+) -> list[Path]:
+    """Write one model folder per variant into a repository, which may hold other models already.
+
+    Args:
+        bundle: what to write.
+        destination: the repository.
+        variants: keys of :data:`VARIANTS`.
+        name: of the model; that of the bundle's folder if None.
+        settings: see there.
+        force: replace models that are there.
+
+    Returns:
+        The model folders.
+
+    Raises:
+        UsageError: an unknown variant, a bundle that does not hold its file, a name that Triton does not
+            take, or a model that is there already.
+    """
+    settings = settings or TritonSettings()
+    plan = plan_repository(bundle, destination, variants, name, settings)
+    for _, folder, _ in plan:
+        if folder.exists() and not force:
+            raise UsageError(
+                f"{folder} exists already", hint="Choose another --name, or pass --force to replace it."
+            )
+    for variant, folder, source in plan:
+        with files.new_folder(folder, replace=force) as temporary:
+            version = temporary / str(settings.version)
+            version.mkdir()
+            shutil.copyfile(source, version / VARIANTS[variant].file)
+            files.write_text(temporary / "config.pbtxt", config(bundle, variant, folder.name, settings))
+            files.write_text(temporary / "labels.txt", "".join(f"{label}\n" for label in bundle.labels))
+            files.write_json(temporary / "preprocessing.json", bundle.preprocessing.to_json())
+    return [folder for _, folder, _ in plan]
+
+
+def plan_repository(
+    bundle: Bundle,
+    destination: Path,
+    variants: Sequence[str],
+    name: str | None,
+    settings: TritonSettings,
+) -> list[tuple[str, Path, Path]]:
+    """(variant, model folder, source file) of each variant; writes nothing.
+
+    Raises:
+        UsageError: as :func:`write_repository`.
+    """
+    name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", bundle.path.resolve().name)
+    if not _NAME.fullmatch(name):
+        raise UsageError("name of the model", expected="letters, digits and . _ -", received=name)
+    plan = []
+    for variant in dict.fromkeys(variants):
+        if variant not in VARIANTS:
+            raise UsageError("variant", expected=" or ".join(VARIANTS), received=variant)
+        folder = destination / (name if len(set(variants)) == 1 else f"{name}_{variant}")
+        plan.append((variant, folder, _source(bundle, variant, settings.precision)))
+    return plan
+
+
+def config(bundle: Bundle, variant: str, name: str, settings: TritonSettings) -> str:
+    """The text of ``config.pbtxt``."""
+    kind, signature = VARIANTS[variant], bundle.signature
+    smallest, _, largest = signature.batch
+    gpu = settings.gpu or kind.gpu_only
+    # Triton may send any batch from 1 up. A file that takes one size only has it as a fixed dimension.
+    batched = smallest == 1 and largest > 1
+    largest = min(largest, settings.max_batch or largest) if batched else largest
+    fixed = [] if batched else [largest]
+    dims = [*fixed, *signature.input_shape]
+    input_name, output_name = kind.input or signature.input_name, kind.output or signature.output_name
+    lines = [
+        f"name: {_text(name)}",
+        f"backend: {_text(kind.backend)}",
+        f"max_batch_size: {largest if batched else 0}",
+        f"input [{{ name: {_text(input_name)} data_type: TYPE_FP32 dims: {dims} }}]",
+        f"output [{{ name: {_text(output_name)} data_type: TYPE_FP32 dims: {[*fixed, signature.classes]} "
+        'label_filename: "labels.txt" }]',
+        f"instance_group [{{ count: {settings.instances} kind: {'KIND_GPU' if gpu else 'KIND_CPU'} }}]",
+    ]
+    if batched:
+        lines.append(
+            f"dynamic_batching {{ max_queue_delay_microseconds: {settings.queue_delay_us} "
+            f"default_queue_policy {{ max_queue_size: {settings.queue_size} }} }}"
+        )
+    if settings.threads is not None and variant == "onnx":
+        lines.append(_parameter("intra_op_thread_count", str(settings.threads)))
+    zeros = f"{{ data_type: TYPE_FP32 dims: {dims} zero_data: true }}"
+    for batch in sorted({1, largest}) if batched else [1]:  # a model without a batch axis has 1 here
+        lines.append(
+            f'model_warmup [{{ name: "zeros, batch {batch}" batch_size: {batch} '
+            f"inputs {{ key: {_text(input_name)} value: {zeros} }} }}]"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _source(bundle: Bundle, variant: str, precision: str) -> Path:
+    kind = VARIANTS[variant]
+    compiled = bundle.find_compiled(kind.target, precision)
+    if compiled is not None:
+        return compiled.main
+    if precision == "fp32" and variant == "onnx":
+        return bundle.onnx
+    if precision == "fp32" and variant == "torchscript" and bundle.torchscript is not None:
+        return bundle.torchscript
+    raise UsageError(
+        f"{bundle.path} has no {precision} file for {kind.target}",
+        hint=f"Make it: smash-export compile {bundle.path} --target {kind.target} --precision {precision}",
+    )
+
+
+def _parameter(key: str, value: str) -> str:
+    return f"parameters {{ key: {_text(key)} value: {{ string_value: {_text(value)} }} }}"
+
+
+def _text(value: str) -> str:
+    """A string literal of protobuf's text format, which JSON's ASCII form is for what names may hold."""
+    return json.dumps(value)

@@ -1,0 +1,564 @@
+"""Latency of architectures on a device: measured on the compiled graph, or predicted from a table.
+
+A candidate is measured without training and without an exporter: its graph is written directly
+(:mod:`smash_export.export.onnx_writer`) with random weights of the right size, compiled by the target and
+timed through
+the target's own session, with the one measurement of ``bench``.
+
+A *table* makes that unnecessary for most candidates, and possible for a device that is not here. A *kit*
+holds graphs of random networks of the space; the device runs them (it needs numpy, its runtime and this
+program, no PyTorch and no onnx) and writes the times into a table; the table is copied back and fitted: the
+time of a network as a sum of non-negative costs of its nodes by kind (per node, per multiply-accumulate, per
+number written). Its error, on networks that the fit has not seen, stands beside every prediction. In the
+end networks are measured, not predicted.
+
+    kit     zip: kit.json, one ONNX file per network
+    table   JSON, schema 1: kit.json's facts, machine, runtime, and per network its features and times
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smash_base import files
+from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_export.measure.bench import Latency, measure_latency
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
+
+SCHEMA = 1
+FOLDS = 5
+MAX_KIT_BYTES = 2**31
+PASSES = 3  # over the networks of a kit, each with a share of the time: a busy moment spoils one only
+CONFIRMATIONS, CONFIRMED_SECONDS = 3, 0.5  # measurements of a pick, and seconds of each
+VECTOR = 8  # channels are computed in whole vectors; a convolution of 12 costs as one of 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured: which runtime, and how it runs.
+
+    Attributes:
+        target, precision: as on the command line.
+        batch: images per inference.
+        threads: of one inference.
+        device, provider: as in :class:`smash_targets.base.SessionOptions`.
+    """
+
+    target: str = "onnxruntime"
+    precision: str = "fp32"
+    batch: int = 1
+    threads: int = 1
+    device: str | None = None
+    provider: str | None = None
+
+    def options(self) -> SessionOptions:
+        """For :meth:`Target.open`."""
+        return SessionOptions(self.threads, self.batch, self.device, self.provider)
+
+    def check(self) -> None:
+        """Raise UsageError or MissingRuntimeError unless the target can be measured here."""
+        target = get_target(self.target)
+        if self.precision not in target.precisions:
+            raise UsageError(
+                f"target {self.target} has no precision {self.precision}",
+                expected=" or ".join(target.precisions),
+                received=self.precision,
+            )
+        target.require()
+
+
+# --------------------------------------------------------------------------------------------- graphs
+
+
+def random_weights(
+    architecture: Architecture, input_spec: InputSpec, classes: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Frozen weights that keep activations finite; what a network computes does not change its time."""
+    from smash_search.model.interpreter import convolution_shapes, norm_channels
+
+    random = np.random.default_rng(seed)
+    weights: dict[str, np.ndarray] = {}
+    for name, shape in convolution_shapes(architecture, input_spec, classes):
+        deviation = math.sqrt(2 / max(1, math.prod(shape[1:])))
+        weights[f"{name}.weight"] = (deviation * random.standard_normal(shape)).astype(np.float32)
+        weights[f"{name}.bias"] = np.zeros(shape[0], np.float32)
+    for name, channels in norm_channels(architecture, "none"):
+        owner = name.removesuffix(".norm")
+        weights[f"{owner}.scale"] = np.ones(channels, np.float32)
+        weights[f"{owner}.shift"] = np.zeros(channels, np.float32)
+    return weights
+
+
+def candidate_graph(
+    architecture: Architecture, input_spec: InputSpec, classes: int, setting: Setting | None = None
+) -> bytes:
+    """The ONNX file of an architecture with random weights, at the setting's precision."""
+    from smash_export.export.onnx_writer import onnx_from_architecture
+
+    weights = random_weights(architecture, input_spec, classes)
+    model = onnx_from_architecture(architecture, weights, input_spec)
+    if setting is None or get_target(setting.target).precision_source != "onnx":
+        return model
+    if setting.precision not in ("fp16", "int8"):
+        return model
+    return _at_precision(model, input_spec, setting)
+
+
+def _at_precision(model: bytes, input_spec: InputSpec, setting: Setting) -> bytes:
+    import onnx
+
+    tensors = _noise(input_spec, 64)
+    if setting.precision == "fp16":
+        from smash_export.compiling.precision.fp16 import cast_to_fp16
+
+        cast, _ = cast_to_fp16(onnx.load_model_from_string(model), tensors)
+    else:
+        from smash_export.compiling.precision.int8 import quantise_untrained, scheme_for
+        from smash_export.measure.machine import cpu_features
+
+        scheme = scheme_for(setting.target, cpu_features())
+        cast = quantise_untrained(onnx.load_model_from_string(model), tensors, scheme)
+    return cast.SerializeToString(deterministic=True)
+
+
+def _noise(input_spec: InputSpec, batch: int) -> np.ndarray:
+    shape = (batch, input_spec.channels, *input_spec.size)
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def _signature(input_spec: InputSpec, classes: int, batch: int) -> ModelSignature:
+    return ModelSignature(
+        "input", "logits", (input_spec.channels, *input_spec.size), classes, (1, batch, batch)
+    )
+
+
+def measure_graph(
+    model: bytes, input_spec: InputSpec, classes: int, setting: Setting, seconds: float = 0.3
+) -> Latency:
+    """Compile an ONNX file for the setting's target and time it through the target's session.
+
+    Raises:
+        MissingRuntimeError: the runtime is not here.
+    """
+    target = get_target(setting.target)
+    signature = _signature(input_spec, classes, setting.batch)
+    with tempfile.TemporaryDirectory(prefix="smash-export-") as name:
+        source, folder = Path(name) / "model.onnx", Path(name) / "compiled"
+        source.write_bytes(model)
+        folder.mkdir()
+        request = CompileRequest(source, None, signature, setting.precision)  # type: ignore[arg-type]
+        result = target.compile(request, folder)
+        with target.open(folder / result.main, signature, setting.options()) as session:
+            return measure_latency(
+                session, _noise(input_spec, setting.batch), seconds=seconds, warm_up=seconds / 4
+            )
+
+
+def measure_architecture(
+    architecture: Architecture,
+    input_spec: InputSpec,
+    classes: int,
+    setting: Setting,
+    seconds: float = 0.3,
+) -> Latency:
+    """Latency of an architecture on this machine."""
+    model = candidate_graph(architecture, input_spec, classes, setting)
+    return measure_graph(model, input_spec, classes, setting, seconds)
+
+
+# ------------------------------------------------------------------------------------------- features
+
+
+def features(model: bytes) -> dict[str, float]:
+    """What the time of a graph is explained by: per kind of node its count, work and numbers written.
+
+    Counted at batch 1. Convolutions are divided into pointwise, dense, grouped and depthwise ones; the
+    work of a dense one is counted in whole vectors of channels.
+    """
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model)).graph
+    shapes = {
+        value.name: [axis.dim_value or 1 for axis in value.type.tensor_type.shape.dim]
+        for value in [*graph.value_info, *graph.output]
+    }
+    weights = {value.name: list(value.dims) for value in graph.initializer}
+    found: dict[str, float] = {"network": 1.0}
+
+    def add(name: str, value: float) -> None:
+        found[name] = found.get(name, 0.0) + value
+
+    for node in graph.node:
+        written = sum(math.prod(shapes[name][1:]) for name in node.output if name in shapes)
+        if node.op_type != "Conv":
+            add(f"{node.op_type}.nodes", 1)
+            add(f"{node.op_type}.written", written)
+            continue
+        shape = weights[node.input[1]]
+        groups = next(entry.i for entry in node.attribute if entry.name == "group")
+        area = math.prod(shapes[node.output[0]][2:])
+        taps = math.prod(shape[2:])
+        if groups > 1:
+            kind = "depthwise" if shape[1] == 1 and shape[0] == groups else "grouped"
+            macs = shape[0] * shape[1] * taps * area
+            add(f"{kind}.groups", groups)
+        else:
+            kind = "pointwise" if taps == 1 else "dense"
+            macs = _whole(shape[0]) * _whole(shape[1]) * taps * area
+        add(f"{kind}.nodes", 1)
+        add(f"{kind}.macs", macs)
+        add(f"{kind}.written", written)
+        add(f"{kind}.read", shape[1] * groups * taps * area)
+    return found
+
+
+def _whole(channels: int) -> int:
+    return -(-channels // VECTOR) * VECTOR
+
+
+# ------------------------------------------------------------------------------------- kits and tables
+
+
+def write_kit(
+    path: Path,
+    architectures: Sequence[Architecture],
+    input_spec: InputSpec,
+    classes: int,
+    setting: Setting,
+    advance: Callable[[], None] = lambda: None,
+) -> None:
+    """Write graphs and features of networks into one zip file, for a device that has no PyTorch."""
+    stream = io.BytesIO()
+    networks = []
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for index, architecture in enumerate(architectures):
+            plain = candidate_graph(architecture, input_spec, classes)
+            archive.writestr(f"{index}.onnx", candidate_graph(architecture, input_spec, classes, setting))
+            networks.append({"key": architecture.key, "features": features(plain)})
+            advance()
+        facts = {
+            "schema": SCHEMA,
+            "input": input_spec.to_json(),
+            "classes": classes,
+            "setting": asdict(setting),
+            "networks": networks,
+        }
+        archive.writestr("kit.json", json.dumps(facts))
+    files.write_bytes(path, stream.getvalue())
+
+
+def build_table(
+    kit: Path,
+    out: Path,
+    *,
+    seconds: float = 0.3,
+    advance: Callable[[], None] = lambda: None,
+) -> LatencyTable:
+    """Measure every network of a kit on this machine; resumes a table that was begun.
+
+    The networks are gone through PASSES times, and each one's fastest median counts: what else the machine
+    does makes a network slower, never faster, and does not last over all passes.
+
+    Args:
+        kit: that :func:`write_kit` wrote.
+        out: the table.
+        seconds: of timing for each network, over all passes.
+        advance: called after each of the PASSES measurements of each network.
+
+    Raises:
+        InvalidInputError: not a kit.
+        MissingRuntimeError: the kit's runtime is not here.
+    """
+    from smash_export.measure.machine import describe_machine
+
+    facts = read_kit(kit)
+    setting = Setting(**facts["setting"])
+    setting.check()
+    input_spec, classes = InputSpec.from_json(facts["input"]), facts["classes"]
+    partial = out.with_name(out.name + ".partial.jsonl")
+    done = {
+        (record["pass"], record["index"]): record["latency"]
+        for record in files.read_jsonl(partial)
+        if record.get("kit") == _id(facts) and "pass" in record  # older files have none
+    }
+    share, count = seconds / PASSES, len(facts["networks"])
+    with zipfile.ZipFile(kit) as archive:
+        for turn, index in itertools.product(range(PASSES), range(count)):
+            if (turn, index) not in done:
+                graph = archive.read(f"{index}.onnx")
+                latency = measure_graph(graph, input_spec, classes, setting, share).to_json()
+                done[turn, index] = latency
+                files.append_jsonl(
+                    partial, {"kit": _id(facts), "pass": turn, "index": index, "latency": latency}
+                )
+            advance()
+    runtime = get_target(setting.target).availability()
+    table = LatencyTable(
+        {
+            **{name: facts[name] for name in ("schema", "input", "classes", "setting")},
+            "runtime": runtime.version,
+            "machine": describe_machine(),
+            "networks": [
+                {**network, "latency": min((done[turn, index] for turn in range(PASSES)), key=_median)}
+                for index, network in enumerate(facts["networks"])
+            ],
+        }
+    )
+    files.write_json(out, table.document)
+    partial.unlink()
+    return table
+
+
+def _median(latency: Mapping[str, Any]) -> float:
+    return float(latency["p50_ms"])
+
+
+def _id(facts: Mapping[str, Any]) -> list[str]:
+    return [facts["setting"]["target"], *(network["key"] for network in facts["networks"])]
+
+
+def read_kit(path: Path) -> dict[str, Any]:
+    """What a kit holds; raises InvalidInputError unless it is one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_KIT_BYTES:
+                raise InvalidInputError(f"{path} is too large", expected=f"at most {MAX_KIT_BYTES} bytes")
+            facts = files.parse_json(archive.read("kit.json").decode(), what=f"{path}: kit.json")
+    except (zipfile.BadZipFile, KeyError, OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(
+            f"{path} is not a latency kit",
+            expected="a file that `smash-export latency kit` wrote",
+            received=error,
+        ) from None
+    _check_facts(path, facts)
+    return facts
+
+
+def _check_facts(path: Path, facts: Any) -> None:
+    wanted = {"schema", "input", "classes", "setting", "networks"}
+    if not isinstance(facts, dict) or not wanted <= set(facts) or facts["schema"] != SCHEMA:
+        raise InvalidInputError(
+            f"{path} is not a kit or table of this version",
+            expected=f"schema {SCHEMA} with {', '.join(sorted(wanted))}",
+            received=facts.get("schema") if isinstance(facts, dict) else facts,
+        )
+    try:
+        Setting(**facts["setting"])
+        for network in facts["networks"]:
+            if not all(isinstance(value, int | float) for value in network["features"].values()):
+                raise TypeError("features that are not numbers")
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InvalidInputError(f"{path} has malformed entries", received=error) from None
+
+
+class LatencyTable:
+    """Measured times of networks on one device, and the prediction fitted to them.
+
+    Args:
+        document: as in the file; see the head of the module.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self.setting = Setting(**document["setting"])
+        self.input_spec = InputSpec.from_json(document["input"])
+        self.classes: int = document["classes"]
+
+    @classmethod
+    def read(cls, path: Path) -> LatencyTable:
+        """Read a table; raises InvalidInputError."""
+        document = files.read_json(path, what="latency table")
+        _check_facts(path, document)
+        if len(document["networks"]) < FOLDS:
+            raise InvalidInputError(
+                f"{path} holds too few networks",
+                expected=f"at least {FOLDS}",
+                received=len(document["networks"]),
+            )
+        return cls(document)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return sorted({name for network in self.document["networks"] for name in network["features"]})
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return np.stack([self._row(network["features"]) for network in self.document["networks"]])
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """Measured median of each network in milliseconds, float [networks]."""
+        return np.asarray([network["latency"]["p50_ms"] for network in self.document["networks"]])
+
+    def _row(self, found: Mapping[str, float]) -> np.ndarray:
+        return np.asarray([found.get(name, 0.0) for name in self._names])
+
+    @cached_property
+    def costs(self) -> np.ndarray:
+        """Milliseconds per unit of each feature, float [features]."""
+        return _fit(self._rows, self.times)
+
+    def predict_features(self, found: Mapping[str, float]) -> float:
+        """Milliseconds of a graph with these features."""
+        return float(self._row(found) @ self.costs)
+
+    def predict(self, architecture: Architecture) -> float:
+        """Milliseconds of an architecture on the table's device."""
+        return self.predict_features(features(candidate_graph(architecture, self.input_spec, self.classes)))
+
+    @cached_property
+    def error(self) -> dict[str, float]:
+        """Error on networks that a fit has not seen (five folds): relative, and rank correlation."""
+        from scipy.stats import kendalltau
+
+        predicted = np.empty_like(self.times)
+        order = np.random.default_rng(0).permutation(len(self.times))
+        for fold in range(FOLDS):
+            test = order[fold::FOLDS]
+            train = np.setdiff1d(order, test)
+            predicted[test] = self._rows[test] @ _fit(self._rows[train], self.times[train])
+        relative = np.abs(predicted / self.times - 1)
+        return {
+            "networks": len(self.times),
+            "median": float(np.median(relative)),
+            "p90": float(np.percentile(relative, 90)),
+            "kendall_tau": float(kendalltau(predicted, self.times).statistic),
+        }
+
+
+def _fit(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Non-negative costs with the least squared relative error, then once more without outliers.
+
+    A disturbed measurement is slow by a factor; it must not bend the costs of everything else.
+    """
+    from scipy.optimize import nnls
+
+    scale = np.where(rows.max(0) > 0, rows.max(0), 1.0)
+    weighted = rows / scale / times[:, None]
+    kept = np.ones(len(times), bool)
+    for _ in range(3):
+        costs, _ = nnls(weighted[kept], np.ones(int(kept.sum())))
+        error = np.abs(weighted @ costs - 1)
+        kept = error <= max(0.05, 3 * float(np.median(error)))
+    return costs / scale
+
+
+# ------------------------------------------------------------------------------------ for the search
+
+
+class DeviceLatency:
+    """Measures candidates of a search, or predicts them from a table (a search's ``Measurement``).
+
+    Args:
+        input_spec, classes: of the networks.
+        setting: what to measure on.
+        limit_ms: largest latency of the pick, or None.
+        table: predicts instead of measuring, for a device that is not here.
+        seconds: of each measurement.
+    """
+
+    def __init__(
+        self,
+        input_spec: InputSpec,
+        classes: int,
+        setting: Setting,
+        *,
+        limit_ms: float | None = None,
+        table: LatencyTable | None = None,
+        seconds: float = 0.2,
+    ) -> None:
+        if table is None:
+            setting.check()
+        elif (table.input_spec, table.classes) != (input_spec, classes):
+            raise InvalidInputError(
+                "the latency table is for other networks",
+                expected=f"{input_spec.to_json()}, {classes} classes",
+                received=f"{table.input_spec.to_json()}, {table.classes} classes",
+                hint="Build one with: smash-export latency kit",
+            )
+        self._input, self._classes, self._setting = input_spec, classes, setting
+        self.limit_ms, self._table, self._seconds = limit_ms, table, seconds
+
+    def describe(self) -> dict[str, Any]:
+        """What was measured and how, for config.json and the report."""
+        if self._table is not None:
+            return {"setting": asdict(self._table.setting), "predicted": True, "limit_ms": self.limit_ms}
+        return {"setting": asdict(self._setting), "predicted": False, "limit_ms": self.limit_ms}
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        """``{"latency_ms": ...}``: the median."""
+        if self._table is not None:
+            return {"latency_ms": self._table.predict(architecture)}
+        latency = measure_architecture(architecture, self._input, self._classes, self._setting, self._seconds)
+        return {"latency_ms": latency.p50_ms}
+
+    def confirm(self, architecture: Architecture) -> dict[str, float]:
+        """The slowest of several longer measurements: what a limit can be held to."""
+        if self._table is not None:
+            return self.measure(architecture)
+        medians = [
+            measure_architecture(
+                architecture, self._input, self._classes, self._setting, CONFIRMED_SECONDS
+            ).p50_ms
+            for _ in range(CONFIRMATIONS)
+        ]
+        return {"latency_ms": max(medians)}
+
+    def refusal(self, measures: Mapping[str, float]) -> str | None:
+        """Why a network may not be picked, or None."""
+        if self.limit_ms is None or measures["latency_ms"] <= self.limit_ms:
+            return None
+        return f"{measures['latency_ms']:.3g} ms is over the limit of {self.limit_ms:g} ms"
+
+
+def fastest_of(
+    architectures: Sequence[Architecture], latency: DeviceLatency, limit_ms: float
+) -> tuple[Architecture, float]:
+    """The first network within the limit, or else the fastest of all.
+
+    Raises:
+        GateError: none keeps the limit; names the fastest there is.
+    """
+    best: tuple[Architecture, float] | None = None
+    for architecture in architectures:
+        milliseconds = latency.measure(architecture)["latency_ms"]
+        if best is None or milliseconds < best[1]:
+            best = architecture, milliseconds
+        if milliseconds <= limit_ms:
+            return architecture, milliseconds
+    assert best is not None
+    raise GateError(
+        "no network of the space keeps the latency limit on this machine",
+        expected=f"at most {limit_ms:g} ms",
+        received=f"{best[1]:.3g} ms for the fastest found ({best[0].key})",
+        hint="Raise --max-latency, use more threads or a lower precision, or choose a smaller space.",
+    )
+
+
+def parse_milliseconds(text: str) -> float:
+    """``3ms``, ``0.5 ms``, ``2500us`` or ``3`` (milliseconds) as milliseconds; raises UsageError."""
+    value, factor = text.strip().lower(), 1.0
+    for unit, size in (("ms", 1.0), ("us", 1e-3), ("µs", 1e-3), ("s", 1e3)):
+        if value.endswith(unit):
+            value, factor = value.removesuffix(unit).strip(), size
+            break
+    try:
+        milliseconds = float(value) * factor
+    except ValueError:
+        milliseconds = math.nan
+    if not 0 < milliseconds < 1e7:
+        raise UsageError("a latency", expected="a time such as 3ms or 800us", received=text)
+    return milliseconds

@@ -1,0 +1,1 @@
+"""From an architecture, or from somebody else's file, to a bundle."""

@@ -1,0 +1,400 @@
+"""An architecture becomes a network that needs none of the search: trained, folded, traced, verified.
+
+    best.json ──> weights: generated | finetune | retrain ──> frozen weights ──> ONNX, TorchScript ──> bundle
+
+*generated* keeps the weights that the architecture was scored with: the HyperNet's filters and the shared
+ones, norms folded in. *finetune* trains on from there. *retrain* starts anew, with BatchNorm around each
+1x1 convolution, as the paper trains its winner. Whatever the way, what is exported is the same interpreter
+over plain arrays (:class:`smash_search.model.interpreter.FrozenNetwork`), and both files are compared with
+it on real
+images through the runtimes that will run them before the bundle gets its name.
+
+Training resumes: its checkpoints stand in ``.NAME.work`` beside the bundle until the bundle is there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from smash_base import files
+from smash_base.errors import InvalidInputError, UsageError, VerificationError
+from smash_export import __version__
+from smash_export.bundle.bundle import Bundle, Samples, write_bundle
+from smash_export.export.onnx_writer import INPUT, OUTPUT, onnx_from_architecture, onnx_from_trace
+from smash_export.measure.verify import Parity, measure_parity
+from smash_search.data import Dataset
+from smash_search.model.fake_quantisation import RoundedNetwork
+from smash_search.model.interpreter import FrozenNetwork, Network, fold
+from smash_search.model.supernet import Supernet
+from smash_search.space.architecture import BestFile, InputSpec
+from smash_search.space.cost import Cost, cost_of
+from smash_search.train.compute import pick_device
+from smash_search.train.network import FitResult, Recipe, accuracy, fit, new_network
+from smash_targets.base import ModelSignature, SessionOptions, get_target
+
+Weights = Literal["retrain", "finetune", "generated"]
+Exporter = Literal["graph", "torch"]
+
+SAMPLE_IMAGES = 512  # test images that travel in the bundle
+CALIBRATION_IMAGES = 1024  # training images that travel in the bundle, for int8
+STATISTICS_IMAGES = 1000  # training images that BatchNorm statistics are recomputed from
+LARGEST_BATCH = 32
+
+
+@dataclass(frozen=True)
+class FreezeReport:
+    """What was frozen and how good it is.
+
+    Attributes:
+        bundle: the opened bundle.
+        weights: where its weights come from.
+        cost: parameters, MACs, activation memory.
+        test_accuracy, test_images: of the frozen network in eager PyTorch, on the test split.
+        parity: per file ("onnx", "torchscript"), against eager PyTorch.
+        fit: what training gave; None for generated weights.
+    """
+
+    bundle: Bundle
+    weights: Weights
+    cost: Cost
+    test_accuracy: float
+    test_images: int
+    parity: Mapping[str, Parity]
+    fit: FitResult | None
+
+
+def default_recipe(dataset: Dataset, weights: Weights = "retrain", seed: int = 0) -> Recipe:
+    """Epochs and batch by the number of images: small data sets need more passes and smaller batches.
+
+    On digits, three architectures with three seeds each had a validation accuracy of 99.15 % with batches
+    of 32 and 98.77 % with 64.
+    """
+    images = len(dataset.train)
+    epochs = int(np.clip(round(400_000 / images), 15, 30))
+    batch = 32 if images < 5000 else 64
+    if weights == "finetune":
+        epochs = max(5, epochs // 4)
+        return Recipe(epochs, batch, learning_rate=0.02, include_validation=True, seed=seed)
+    return Recipe(epochs, batch, include_validation=True, seed=seed)
+
+
+def freeze(
+    best: BestFile,
+    dataset: Dataset,
+    destination: Path | str,
+    *,
+    weights: Weights = "retrain",
+    recipe: Recipe | None = None,
+    supernet: Supernet | None = None,
+    device: str = "auto",
+    exporter: Exporter = "graph",
+    quantisation_aware: bool = False,
+    force: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> FreezeReport:
+    """Freeze an architecture into a bundle.
+
+    Args:
+        best: the architecture, its input and its labels.
+        dataset: images of that input and those classes.
+        destination: folder of the bundle.
+        weights: see the module.
+        recipe: how to train; :func:`default_recipe` without one.
+        supernet: of the search, for "generated" and "finetune".
+        device: "auto", "cpu", "cuda"; of training. Export and verification run on the CPU.
+        exporter: "graph" writes the ONNX file from the architecture; "torch" traces it with PyTorch.
+        quantisation_aware: train on with int8 rounding in the loop, for networks that lose too much when
+            they are only calibrated.
+        force: replace an existing bundle, once the new one is verified.
+        on_epoch: called with each entry of the training history.
+
+    Raises:
+        InvalidInputError: the data have other classes or another input than the architecture.
+        UsageError: the destination exists; no supernet where one is needed.
+        VerificationError: an exported file does not do what the network does; it is kept in
+            ``NAME.rejected`` beside the bundle, with a report.
+    """
+    destination = Path(destination)
+    check_fit(best, dataset)
+    _check_arguments(destination, weights, exporter, supernet, force)
+    recipe = recipe or default_recipe(dataset, weights)
+    work = destination.parent / f".{destination.name}.work"
+    with files.exclusive(work, purpose="bundle"):
+        frozen, fitted = _make_weights(
+            best, dataset, weights, recipe, supernet, pick_device(device), work, on_epoch
+        )
+        if quantisation_aware:
+            frozen = _train_rounded(best, dataset, recipe, frozen, pick_device(device), work)
+        report = _export(
+            best, dataset, destination, weights, recipe, frozen, fitted, exporter, quantisation_aware, force
+        )
+    shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def check_fit(best: BestFile, dataset: Dataset) -> None:
+    """Raise InvalidInputError unless the data have the architecture's classes and input."""
+    if tuple(best.classes) != tuple(dataset.classes):
+        raise InvalidInputError(
+            "the architecture is for other classes than the data",
+            expected=f"{len(best.classes)} classes: {', '.join(best.classes[:5])} ...",
+            received=f"{len(dataset.classes)} classes: {', '.join(dataset.classes[:5])} ...",
+            hint="Choose the data it was searched on, or change 'classes' in the file.",
+        )
+    received = input_of(dataset)
+    if best.input != received:
+        raise InvalidInputError(
+            "the architecture is for another input than the data",
+            expected=best.input.to_json(),
+            received=received.to_json(),
+            hint="Choose the data it was searched on, or change 'input' in the file.",
+        )
+
+
+def input_of(dataset: Dataset) -> InputSpec:
+    """Channels and size of a data set's images."""
+    channels, *size = dataset.preprocessing.input_shape
+    return InputSpec(channels, tuple(size))
+
+
+def _check_arguments(
+    destination: Path, weights: str, exporter: str, supernet: Supernet | None, force: bool
+) -> None:
+    for name, value, kind in (("weights", weights, Weights), ("exporter", exporter, Exporter)):
+        if value not in get_args(kind):
+            raise UsageError(f"unknown {name}", expected=" or ".join(get_args(kind)), received=value)
+    if destination.exists() and not force:
+        raise UsageError(
+            f"{destination} exists already", hint="Choose another --out, or pass --force to replace it."
+        )
+    if weights != "retrain" and supernet is None:
+        raise UsageError(
+            f"--weights {weights} needs the HyperNet of the search",
+            expected="a run folder with a checkpoint",
+            hint="Pass --run DIR, or use --weights retrain.",
+        )
+    for target in ("onnxruntime", "torchscript"):
+        get_target(target).require()  # said before minutes of training
+
+
+# --------------------------------------------------------------------------------------------- weights
+
+
+def _make_weights(
+    best: BestFile,
+    dataset: Dataset,
+    weights: Weights,
+    recipe: Recipe,
+    supernet: Supernet | None,
+    device: torch.device,
+    work: Path,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+) -> tuple[dict[str, np.ndarray], FitResult | None]:
+    network: Network
+    if weights == "retrain":
+        network = new_network(best.architecture, best.input, len(best.classes), recipe.seed)
+    else:
+        assert supernet is not None  # _check_arguments
+        supernet = supernet.cpu().eval()
+        statistics = supernet.statistics(best.architecture, [statistics_images(dataset)])
+        if weights == "generated":
+            return supernet.materialise(best.architecture, statistics), None
+        network = Network(best.architecture, best.input, len(best.classes), norm="none")
+        supernet.copy_to(network, statistics)
+    checkpoint = work / f"{weights}-{best.architecture.key}-{recipe.seed}.pt"
+    fitted = fit(
+        network,
+        dataset,
+        recipe,
+        device=device,
+        checkpoint=checkpoint,
+        checkpoint_seconds=2.0,
+        on_epoch=on_epoch,
+        evaluate=not recipe.include_validation,
+    )
+    return fold(network.cpu()), fitted
+
+
+def _train_rounded(
+    best: BestFile,
+    dataset: Dataset,
+    recipe: Recipe,
+    frozen: dict[str, np.ndarray],
+    device: torch.device,
+    work: Path,
+) -> dict[str, np.ndarray]:
+    """A tenth of the epochs at a hundredth of the learning rate, with rounding
+    (smash_search.model.fake_quantisation).
+    """
+    network = RoundedNetwork(best.architecture, frozen)
+    short = replace(
+        recipe, epochs=max(2, recipe.epochs // 10), learning_rate=recipe.learning_rate / 100, weight_decay=0.0
+    )
+    fit(
+        network,
+        dataset,
+        short,
+        device=device,
+        checkpoint=work / f"rounded-{best.architecture.key}-{recipe.seed}.pt",
+        checkpoint_seconds=2.0,
+        evaluate=False,
+    )
+    return network.frozen()
+
+
+def statistics_images(dataset: Dataset) -> torch.Tensor:
+    """The training images that norms are recomputed from before freezing: float32 [N, C, *S]."""
+    chosen = _spread(len(dataset.train), STATISTICS_IMAGES)
+    return dataset.preprocessing.normalise(torch.from_numpy(dataset.train.images[chosen]))
+
+
+def _spread(count: int, wanted: int, seed: int = 0) -> np.ndarray:
+    """Ascending indices of a fixed random choice."""
+    order = np.random.default_rng((seed, count)).permutation(count)
+    return np.sort(order[:wanted])
+
+
+# ---------------------------------------------------------------------------------------------- export
+
+
+def _export(
+    best: BestFile,
+    dataset: Dataset,
+    destination: Path,
+    weights: Weights,
+    recipe: Recipe,
+    frozen: dict[str, np.ndarray],
+    fitted: FitResult | None,
+    exporter: Exporter,
+    quantisation_aware: bool,
+    force: bool,
+) -> FreezeReport:
+    reference = FrozenNetwork(best.architecture, frozen).eval()
+    signature = ModelSignature(
+        INPUT, OUTPUT, dataset.preprocessing.input_shape, len(best.classes), (1, 1, LARGEST_BATCH)
+    )
+    chosen = _spread(len(dataset.test), SAMPLE_IMAGES)
+    images, labels = np.asarray(dataset.test.images[chosen]), dataset.test.labels[chosen]
+    samples = Samples(images, labels, _logits(reference, dataset, images))
+    if exporter == "graph":
+        onnx = onnx_from_architecture(
+            best.architecture,
+            frozen,
+            best.input,
+            labels=best.classes,
+            preprocessing=dataset.preprocessing,
+        )
+    else:
+        onnx = onnx_from_trace(
+            reference, best.input, labels=best.classes, preprocessing=dataset.preprocessing
+        )
+    torchscript = trace(reference, best, dataset)
+    parity = _verify(destination, onnx, torchscript, signature, samples, dataset)
+    test = accuracy(reference, dataset.test, dataset.preprocessing, torch.device("cpu"))
+    cost = cost_of(best.architecture, best.input, len(best.classes))
+    train = dataset.train.images[_spread(len(dataset.train), CALIBRATION_IMAGES)]
+    bundle = write_bundle(
+        destination,
+        onnx=onnx,
+        torchscript=torchscript,
+        architecture=best.architecture,
+        weights=frozen,
+        labels=best.classes,
+        preprocessing=dataset.preprocessing,
+        signature=signature,
+        samples=samples,
+        calibration=np.asarray(train),
+        provenance={
+            "weights": weights,
+            "recipe": None if fitted is None else recipe.to_json(),
+            "exporter": exporter,
+            "quantisation_aware": quantisation_aware,
+            "data": {"spec": dataset.spec, "seed": dataset.seed, "fingerprint": dataset.fingerprint},
+            "accuracy": {"split": "test", "images": len(dataset.test), "top1": test},
+            "cost": asdict(cost),
+            "parity": {name: value.to_json() for name, value in parity.items()},
+            "search": dict(best.search),
+            "versions": {
+                "smash-export": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        },
+        force=force,
+    )
+    return FreezeReport(bundle, weights, cost, test, len(dataset.test), parity, fitted)
+
+
+def _logits(network: torch.nn.Module, dataset: Dataset, images: np.ndarray) -> np.ndarray:
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), 256):
+            batch = dataset.preprocessing.normalise(images[start : start + 256])
+            parts.append(network(torch.from_numpy(batch)).numpy())
+    return np.concatenate(parts)
+
+
+def trace(network: FrozenNetwork, best: BestFile, dataset: Dataset) -> bytes:
+    """The TorchScript file: traced at batch 2, labels and preprocessing in its extra files."""
+    example = torch.zeros(2, *dataset.preprocessing.input_shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated since PyTorch 2.11; the target says so once
+        traced = torch.jit.trace(network, example, check_trace=False)
+        stream = io.BytesIO()
+        extra = {
+            "labels.json": json.dumps(list(best.classes)),
+            "preprocessing.json": json.dumps(dataset.preprocessing.to_json()),
+        }
+        torch.jit.save(traced, stream, _extra_files=extra)
+    return stream.getvalue()
+
+
+def _verify(
+    destination: Path,
+    onnx: bytes,
+    torchscript: bytes,
+    signature: ModelSignature,
+    samples: Samples,
+    dataset: Dataset,
+) -> dict[str, Parity]:
+    """Open both files in their runtimes and compare them with eager PyTorch on real images."""
+    parts = {"onnx": ("onnxruntime", "model.onnx", onnx), "torchscript": ("torchscript", "m.pt", torchscript)}
+    found: dict[str, Parity] = {}
+    with tempfile.TemporaryDirectory(prefix="smash-export-") as folder:
+        for name, (target, file, content) in parts.items():
+            path = Path(folder) / file
+            path.write_bytes(content)
+            options = SessionOptions(threads=torch.get_num_threads())
+            with get_target(target).open(path, signature, options) as session:
+                found[name] = measure_parity(session, samples, dataset.preprocessing, signature.batch)
+    problems = {name: parity.problems("fp32") for name, parity in found.items() if parity.problems("fp32")}
+    if not problems:
+        return found
+    rejected = destination.with_name(destination.name + ".rejected")
+    with files.new_folder(rejected, replace=True) as folder_:
+        files.write_bytes(folder_ / "model.onnx", onnx)
+        files.write_bytes(folder_ / "model.torchscript.pt", torchscript)
+        report = {name: {**found[name].to_json(), "problems": text} for name, text in problems.items()}
+        files.write_json(folder_ / "report.json", report)
+    name, text = next(iter(problems.items()))
+    raise VerificationError(
+        f"the {name} file does not do what the network does: {'; '.join(text)}",
+        hint=f"Files and measurements are in {rejected}; nothing was written to {destination}.",
+    )
+
+
+def recipe_with(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with every change that is not None."""
+    return replace(recipe, **{name: value for name, value in changes.items() if value is not None})

@@ -1,0 +1,233 @@
+"""How good is the classifier, on labelled images, through the file that predicts?
+
+Accuracy with Wilson's score interval (Wilson 1927), precision and recall per class, the confusion matrix,
+the expected calibration error (Guo et al. 2017, section 2: 15 bins of equal width on the probability of the
+answer), and the errors that the classifier was surest of.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smash_base import files
+from smash_base.preprocess import softmax
+from smash_export.measure.labelled import Labelled
+from smash_export.prediction.classifier import Classifier
+
+BINS = 15
+SHOWN_ERRORS = 36
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class.
+
+    Attributes:
+        label: its name.
+        images: how many images of it there are.
+        recall: share of them that was recognised; None without images.
+        precision: share of the answers of this class that were right; None when it was never answered.
+        f1: harmonic mean of both; None when either is missing.
+        confused_with: the class most often answered instead, "" when there was no error.
+    """
+
+    label: str
+    images: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+    confused_with: str
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong answer: index of the image, its class, the answer, and the answer's probability."""
+
+    image: int
+    label: str
+    answer: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of :func:`evaluate` on N images and K classes.
+
+    Attributes:
+        data: name of the images.
+        images: N.
+        accuracy: share of right first answers.
+        low, high: 95 % interval of the accuracy (Wilson).
+        top5: share of images whose class is among the five most probable; None for K <= 5.
+        calibration_error: expected calibration error; 0 is best.
+        confidence: mean probability of the answer; above the accuracy means overconfident.
+        images_per_second: throughput of normalising and running, without decoding.
+        classes: per class, in the order of the labels.
+        confusion: int [K, K], rows true, columns answered.
+        mistakes: the wrong answers with the highest probability first, at most 36.
+        mistake_count: how many there are.
+        warnings: what the reader must know about the images.
+    """
+
+    data: str
+    images: int
+    accuracy: float
+    low: float
+    high: float
+    top5: float | None
+    calibration_error: float
+    confidence: float
+    images_per_second: float
+    classes: tuple[ClassRow, ...]
+    confusion: np.ndarray
+    mistakes: tuple[Mistake, ...]
+    mistake_count: int
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {**asdict(self), "confusion": self.confusion.tolist()}
+
+
+def evaluate(classifier: Classifier, data: Labelled) -> Evaluation:
+    """Classify every image and compare with its class."""
+    probabilities = []
+    started = time.perf_counter()
+    for start in range(0, len(data), _CHUNK):
+        chunk = np.asarray(data.images[start : start + _CHUNK])
+        probabilities.append(softmax(classifier.logits(classifier.preprocessing.normalise(chunk))))
+    seconds = time.perf_counter() - started
+    return score(
+        np.concatenate(probabilities),
+        np.asarray(data.labels),
+        classifier.labels,
+        data=data.name,
+        images_per_second=len(data) / seconds,
+        warnings=data.warnings,
+    )
+
+
+def score(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    *,
+    data: str = "",
+    images_per_second: float = math.nan,
+    warnings: tuple[str, ...] = (),
+) -> Evaluation:
+    """Every figure from probabilities [N, K] and true classes int [N]; no network needed."""
+    count, classes = probabilities.shape
+    answers = probabilities.argmax(axis=1)
+    sureness = probabilities[np.arange(count), answers]
+    right = answers == labels
+    confusion = np.bincount(labels * classes + answers, minlength=classes**2).reshape(classes, classes)
+    low, high = wilson_interval(int(right.sum()), count)
+    wrong = np.flatnonzero(~right)
+    worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:SHOWN_ERRORS]
+    top5 = None
+    if classes > 5:
+        top5 = float((np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]).any(axis=1).mean())
+    return Evaluation(
+        data=data,
+        images=count,
+        accuracy=float(right.mean()),
+        low=low,
+        high=high,
+        top5=top5,
+        calibration_error=calibration_error(sureness, right),
+        confidence=float(sureness.mean()),
+        images_per_second=images_per_second,
+        classes=tuple(_class_row(index, names, confusion) for index in range(classes)),
+        confusion=confusion,
+        mistakes=tuple(
+            Mistake(int(i), names[labels[i]], names[answers[i]], float(sureness[i])) for i in worst
+        ),
+        mistake_count=len(wrong),
+        warnings=warnings,
+    )
+
+
+def wilson_interval(right: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a share; 95 % by default. Stays inside [0, 1], unlike the normal one."""
+    share = right / count
+    centre = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def calibration_error(sureness: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
+    """Expected calibration error: |accuracy - mean probability| per bin, weighted by the bin's share.
+
+    Args:
+        sureness: float [N], probability of each answer.
+        right: bool [N].
+    """
+    place = np.minimum((sureness * bins).astype(np.int64), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    gap = np.abs(
+        np.bincount(place, weights=right, minlength=bins) - np.bincount(place, sureness, minlength=bins)
+    )
+    return float(gap[counts > 0].sum() / len(sureness))
+
+
+def write_report(folder: Path, evaluation: Evaluation, data: Labelled) -> list[Path]:
+    """Write ``evaluation.json``, ``confusion.png`` and ``errors.png`` (worst errors; only if there are)."""
+    from smash_export.prediction.pictures import (
+        BAD,
+        captioned,
+        confusion_picture,
+        contact_sheet,
+        save_png,
+        to_picture,
+    )
+
+    written = [folder / "evaluation.json", folder / "confusion.png"]
+    files.write_json(written[0], _without_nan(evaluation.to_json()))
+    labels = [row.label for row in evaluation.classes]
+    save_png(written[1], confusion_picture(evaluation.confusion, labels))
+    if evaluation.mistakes:
+        cells = [
+            captioned(
+                to_picture(np.asarray(data.images[mistake.image]), 96),
+                [
+                    f"#{mistake.image} {mistake.label}",
+                    f"answer {mistake.answer} {mistake.probability:.1%}",
+                ],
+                BAD,
+            )
+            for mistake in evaluation.mistakes
+        ]
+        title = f"{evaluation.mistake_count} errors in {evaluation.images} images, the surest first"
+        written.append(folder / "errors.png")
+        save_png(written[2], contact_sheet(cells, 6, title))
+    return written
+
+
+def _class_row(index: int, names: Sequence[str], confusion: np.ndarray) -> ClassRow:
+    images, answered = int(confusion[index].sum()), int(confusion[:, index].sum())
+    hits = int(confusion[index, index])
+    recall = hits / images if images else None
+    precision = hits / answered if answered else None
+    f1 = 2 * hits / (images + answered) if images and answered else None
+    others = confusion[index].copy()
+    others[index] = 0
+    return ClassRow(
+        names[index], images, recall, precision, f1, names[int(others.argmax())] if others.any() else ""
+    )
+
+
+def _without_nan(document: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in document.items()
+    }

@@ -1,0 +1,376 @@
+"""Does a file do what the network does? Measured on real images, through the session that predicts.
+
+The reference is eager PyTorch, whose logits travel in the bundle; with another data set it is the
+TorchScript file (or model.onnx where torch is missing). Every image is compared; batch 1, the usual
+and the largest batch are all run, as some runtimes choose other code for each.
+
+The gates are this project's own: fp32 files must agree to rounding; for the others the verdict is by
+what a classifier is for (labels and accuracy), not by a tolerance on logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from smash_base.errors import MissingRuntimeError, SmashError, UsageError, VerificationError
+from smash_base.preprocess import Preprocessing
+from smash_export.bundle.bundle import Bundle, Samples
+from smash_export.prediction.batches import run_images
+from smash_targets.base import ModelSignature, Session, SessionOptions, get_target
+
+MAX_SHOWN_FLIPS = 20
+SMALL_BATCH_IMAGES = 512  # images run at batch 1 and at the usual batch; the largest batch runs all
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a file of one precision must reach.
+
+    Attributes:
+        max_difference: largest absolute difference of any logit, None where rounding makes it moot.
+        agreement: smallest share of images with the same first label.
+        drop: largest loss of accuracy in percentage points.
+    """
+
+    max_difference: float | None
+    agreement: float
+    drop: float
+
+
+GATES: dict[str, Gate] = {
+    "fp32": Gate(1e-4, 1.0, 0.0),
+    "tf32": Gate(None, 0.999, 0.1),
+    "bf16": Gate(None, 0.999, 0.1),
+    "fp16": Gate(None, 0.999, 0.1),
+    "int8": Gate(None, 0.985, 0.5),
+}
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An image whose first label changed.
+
+    Attributes:
+        image: its index.
+        label: the true class.
+        expected, received: first class of the reference and of the file.
+        margin: how far the reference's logit of ``expected`` is above that of ``received``; a small
+            margin means that the network itself was undecided.
+    """
+
+    image: int
+    label: int
+    expected: int
+    received: int
+    margin: float
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was measured between a file and its reference on N images with K classes.
+
+    Attributes:
+        reference: what it was compared with.
+        images: N.
+        max_difference, mean_difference: of the logits, absolute.
+        cosine: smallest cosine between two images' logits.
+        agreement: share of images with the same first label.
+        flips: images whose first label changed, largest margin first, at most 20 of them.
+        flip_count: how many there are.
+        accuracy_reference, accuracy: of both, on the true labels.
+        worst_image: index of the image with the largest difference.
+        finite: whether every logit is a number.
+        by_batch: largest difference by batch size run.
+    """
+
+    reference: str
+    images: int
+    max_difference: float
+    mean_difference: float
+    cosine: float
+    agreement: float
+    flips: tuple[Flip, ...]
+    flip_count: int
+    accuracy_reference: float
+    accuracy: float
+    worst_image: int
+    finite: bool
+    by_batch: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def drop(self) -> float:
+        """Accuracy lost, in percentage points; negative when the file is better."""
+        return 100 * (self.accuracy_reference - self.accuracy)
+
+    def problems(self, precision: str) -> list[str]:
+        """Each gate of that precision which is not met, as "expected ..., received ..."; empty: passed."""
+        gate = GATES[precision]
+        if not self.finite:
+            return ["expected finite logits, received NaN or infinity"]
+        found = []
+        largest = max([self.max_difference, *self.by_batch.values()])
+        if gate.max_difference is not None and largest > gate.max_difference:
+            found.append(f"expected a difference of at most {gate.max_difference:g}, received {largest:.3g}")
+        if self.agreement < gate.agreement:
+            found.append(
+                f"expected the same label for at least {gate.agreement:.1%} of the images, "
+                f"received {self.agreement:.2%} ({self.flip_count} of {self.images} changed)"
+            )
+        if self.drop > gate.drop + 1e-9:
+            found.append(f"expected to lose at most {gate.drop:g} points, received {self.drop:.2f}")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values for manifests, reports and ``--json``; a number that is none becomes null."""
+        document = asdict(self)
+        document["flips"] = [asdict(flip) for flip in self.flips]
+        document["by_batch"] = {str(size): _number(value) for size, value in self.by_batch.items()}
+        document["drop"] = self.drop
+        for name in ("max_difference", "mean_difference", "cosine"):
+            document[name] = _number(document[name])
+        return document
+
+
+def compare_logits(
+    expected: np.ndarray,
+    received: np.ndarray,
+    labels: np.ndarray,
+    *,
+    reference: str = "eager PyTorch",
+    by_batch: dict[int, float] | None = None,
+) -> Parity:
+    """Compare two arrays of logits, float [N, K], with the true labels int [N].
+
+    Raises:
+        VerificationError: ``received`` has another shape.
+    """
+    if received.shape != expected.shape:
+        raise VerificationError(
+            "the file answers with another shape", expected=expected.shape, received=received.shape
+        )
+    a, b = expected.astype(np.float64), received.astype(np.float64)
+    finite = bool(np.isfinite(b).all())
+    difference = np.abs(np.where(np.isfinite(b), b, np.inf) - a)  # NaN would hide behind every comparison
+    per_image = difference.max(axis=1)
+    first, second = a.argmax(axis=1), np.where(np.isnan(b), -np.inf, b).argmax(axis=1)
+    changed = np.flatnonzero(first != second)
+    margins = a[changed, first[changed]] - a[changed, second[changed]]
+    flips = [
+        Flip(int(i), int(labels[i]), int(first[i]), int(second[i]), float(margin))
+        for i, margin in sorted(zip(changed, margins, strict=True), key=lambda pair: -pair[1])
+    ]
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        cosine = np.where(norms > 0, (a * b).sum(axis=1) / norms, 1.0)
+    return Parity(
+        reference=reference,
+        images=len(a),
+        max_difference=float(difference.max()),
+        mean_difference=float(difference.mean()),
+        cosine=float(cosine.min()),
+        agreement=1 - len(changed) / len(a),
+        flips=tuple(flips[:MAX_SHOWN_FLIPS]),
+        flip_count=len(flips),
+        accuracy_reference=float((first == labels).mean()),
+        accuracy=float((second == labels).mean()),
+        worst_image=int(per_image.argmax()),
+        finite=finite,
+        by_batch=by_batch or {},
+    )
+
+
+def measure_parity(
+    session: Session,
+    samples: Samples,
+    preprocessing: Preprocessing,
+    batch: tuple[int, int, int] = (1, 1, 32),
+    *,
+    reference: str = "eager PyTorch",
+) -> Parity:
+    """Run real images through a session and compare with the logits in ``samples``.
+
+    Args:
+        batch: smallest, usual and largest batch of the file; each is run, the largest on all images.
+
+    Raises:
+        VerificationError: the session answers with another shape.
+    """
+    by_batch: dict[int, float] = {}
+    few = min(len(samples), SMALL_BATCH_IMAGES)
+    for size in sorted(set(batch) - {batch[2]}):
+        logits = run_images(session, samples.images[:few], preprocessing, batch, size)
+        part = compare_logits(samples.logits[:few], logits, samples.labels[:few])
+        by_batch[size] = part.max_difference
+    logits = run_images(session, samples.images, preprocessing, batch)
+    whole = compare_logits(samples.logits, logits, samples.labels)
+    by_batch[batch[2]] = whole.max_difference
+    return compare_logits(samples.logits, logits, samples.labels, reference=reference, by_batch=by_batch)
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What verification found for one file of a bundle.
+
+    Attributes:
+        target, precision: which file.
+        source: whether it is model.onnx or model.torchscript.pt itself.
+        status: "passed", "failed", or "skipped" when its runtime is not here.
+        problems: why it failed or was skipped.
+        parity: what was measured; None when skipped or when the file could not be run.
+        runtime: name, version, provider and threads in use.
+    """
+
+    target: str
+    precision: str
+    source: bool
+    status: Literal["passed", "failed", "skipped"]
+    problems: tuple[str, ...] = ()
+    parity: Parity | None = None
+    runtime: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        parity = None if self.parity is None else self.parity.to_json()
+        return {**asdict(self), "problems": list(self.problems), "parity": parity}
+
+
+def verify_bundle(
+    bundle: Bundle,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    samples: Samples | None = None,
+    reference: str = "eager PyTorch",
+    threads: int | None = None,
+    isolated: bool = True,
+) -> Iterator[FileReport]:
+    """Verify the source files and every compiled file, or those of one target or precision.
+
+    Args:
+        samples: other images than the bundled ones; see :func:`reference_samples`.
+        reference: what their logits come from.
+        isolated: run each file in a process of its own, where a crash or a hang costs that file only.
+
+    Yields:
+        one report per file, as soon as it is known. A runtime that is missing is "skipped", unless
+        ``target`` names it.
+
+    Raises:
+        UsageError: no such file in the bundle.
+        MissingRuntimeError: the runtime that ``target`` names is not here.
+    """
+    chosen = [
+        item for item in _verifiable(bundle) if target in (None, item[0]) and precision in (None, item[1])
+    ]
+    if not chosen:
+        there = ", ".join(f"{name} {kind}" for name, kind, _, _ in _verifiable(bundle))
+        raise UsageError(
+            f"{bundle.path} has no such file",
+            expected=there,
+            received=f"{target or 'any target'} {precision or 'any precision'}",
+            hint=f"Make it: smash-export compile {bundle.path} --target {target or 'NAME'}"
+            + (f" --precision {precision}" if precision else ""),
+        )
+    samples = bundle.samples() if samples is None else samples
+    for name, kind, path, source in chosen:
+        runtime = get_target(name)
+        state = runtime.availability()
+        if not state.available:
+            if target is not None:
+                runtime.require()
+            yield FileReport(name, kind, source, "skipped", (f"{state.reason}. {state.install}".strip(),))
+            continue
+        yield _verify_file(bundle, name, kind, path, source, samples, reference, threads, isolated)
+
+
+def reference_samples(
+    bundle: Bundle, images: np.ndarray, labels: np.ndarray, threads: int | None = None
+) -> tuple[Samples, str]:
+    """A whole data set with reference logits, and the name of the reference.
+
+    The TorchScript file gives them where torch is installed, else model.onnx through ONNX Runtime.
+
+    Raises:
+        MissingRuntimeError: neither runtime is here.
+    """
+    options = SessionOptions(threads=threads)
+    candidates: list[tuple[str, Path, str]] = []
+    if bundle.torchscript is not None:
+        candidates.append(("torchscript", bundle.torchscript, "TorchScript"))
+    candidates.append(("onnxruntime", bundle.onnx, "model.onnx in ONNX Runtime"))
+    for name, path, title in candidates:
+        runtime = get_target(name)
+        if runtime.availability().available:
+            with runtime.open(path, bundle.signature, options) as session:
+                logits = run_images(session, images, bundle.preprocessing, bundle.signature.batch)
+            return Samples(images, labels, logits), title
+    raise MissingRuntimeError(
+        "no runtime is here that can give reference logits",
+        expected="torch or onnxruntime",
+        hint="Install one: pip install 'smash-export[cpu]'",
+    )
+
+
+def open_session(
+    target: str, path: Path, signature: ModelSignature, options: SessionOptions, isolated: bool
+) -> Session:
+    """Open a file in this process, or in one of its own (:mod:`smash_targets.isolation.parent`)."""
+    if not isolated:
+        return get_target(target).open(path, signature, options)
+    from smash_targets.isolation.parent import open_isolated
+
+    return open_isolated(target, path, signature, options)
+
+
+def check_parity(parity: Parity, precision: str, what: str, hint: str | None = None) -> None:
+    """Raise :class:`VerificationError` unless every gate of the precision is met."""
+    problems = parity.problems(precision)
+    if problems:
+        raise VerificationError(f"{what} does not do what the network does: {'; '.join(problems)}", hint=hint)
+
+
+def _verifiable(bundle: Bundle) -> Sequence[tuple[str, str, Path, bool]]:
+    """(target, precision, path, is a source file) of everything that can be verified."""
+    files: list[tuple[str, str, Path, bool]] = []
+    if bundle.torchscript is not None and bundle.find_compiled("torchscript") is None:
+        files.append(("torchscript", "fp32", bundle.torchscript, True))
+    if bundle.find_compiled("onnxruntime") is None:
+        files.append(("onnxruntime", "fp32", bundle.onnx, True))
+    files += [(file.target, file.precision, file.main, False) for file in bundle.compiled]
+    return files
+
+
+def _verify_file(
+    bundle: Bundle,
+    target: str,
+    precision: str,
+    path: Path,
+    source: bool,
+    samples: Samples,
+    reference: str,
+    threads: int | None,
+    isolated: bool,
+) -> FileReport:
+    signature: ModelSignature = bundle.signature
+    try:
+        with open_session(target, path, signature, SessionOptions(threads=threads), isolated) as session:
+            runtime = asdict(session.info)
+            parity = measure_parity(
+                session, samples, bundle.preprocessing, signature.batch, reference=reference
+            )
+    except MissingRuntimeError as error:  # the runtime is here, the device of this file is not
+        return FileReport(target, precision, source, "skipped", (str(error),))
+    except SmashError as error:
+        return FileReport(target, precision, source, "failed", (str(error),))
+    problems = tuple(parity.problems(precision))
+    status: Literal["passed", "failed"] = "failed" if problems else "passed"
+    return FileReport(target, precision, source, status, problems, parity, runtime)
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Classification with a bundle: images in, labels out."""

@@ -1,0 +1,180 @@
+"""Finalists: diverse, partly regardless of score, trained in rungs; the pick is the best trained one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from smash_base import files
+from smash_base.errors import GateError, InvalidInputError, SmashError, UsageError
+from smash_search.rank.finalists import (
+    Finalist,
+    FinalistsConfig,
+    Rung,
+    Trained,
+    choose,
+    pick,
+    run_rungs,
+    train_rung,
+)
+from smash_search.rank.scoring import Score
+from smash_search.space.architecture import InputSpec
+from smash_search.space.cost import cost_of
+from smash_search.space.known import known_networks
+from smash_search.space.space import space_for
+from smash_search.strategies import Candidate, Context, Scored, make_strategy
+from smash_search.strategies.random import draws
+from tests.search.small_data import small_digits
+
+SPEC = InputSpec(1, (8, 8))
+SPACE = space_for(SPEC)
+
+
+def _scored(count: int) -> list[Scored]:
+    """Candidates whose score gets worse with their number, whatever their size."""
+    entries = []
+    for slot in range(count):
+        drawn = SPACE.draw(3, slot)
+        error = slot / count
+        score = Score(drawn.key, 100, error, error, error, error, "")
+        entries.append(Scored(Candidate(drawn, "random"), score, cost_of(drawn, SPEC, 10)))
+    return entries
+
+
+def test_finalists_come_from_every_size_and_some_regardless_of_score() -> None:
+    scored = _scored(40)
+    config = FinalistsConfig(count=8, random=2, drop=0.5)
+    chosen = choose(scored, config)
+    assert len({finalist.architecture.key for finalist in chosen}) == 8
+    assert sum("regardless" in finalist.reason for finalist in chosen) == 2
+    sizes = sorted(entry.cost.macs for entry in scored[:20])
+    binned = [finalist.macs for finalist in chosen if "bin" in finalist.reason]
+    assert min(binned) <= sizes[5] < sizes[-6] <= max(binned)
+    assert choose(scored, config) == chosen
+
+
+def test_the_worst_by_score_enter_only_by_lot() -> None:
+    scored = _scored(40)
+    chosen = choose(scored, FinalistsConfig(count=10, random=0, drop=0.5))
+    kept = {entry.candidate.architecture.key for entry in scored[:20]}
+    assert {finalist.architecture.key for finalist in chosen} <= kept
+
+
+def test_known_networks_enter_from_every_size_though_their_scores_are_bad() -> None:
+    scored = _scored(40)
+    scored[30:] = [
+        replace(entry, candidate=replace(entry.candidate, origin="known")) for entry in scored[30:]
+    ]
+    chosen = choose(scored, FinalistsConfig(count=8, random=1, known=3, drop=0.5))
+    entered = [finalist for finalist in chosen if finalist.reason == "known network"]
+    assert len(chosen) == 8
+    assert len(entered) == 3
+    assert {f.architecture.key for f in entered} <= {e.candidate.architecture.key for e in scored[30:]}
+    sizes = sorted(entry.cost.macs for entry in scored[30:])
+    assert min(f.macs for f in entered) <= sizes[3] < sizes[6] <= max(f.macs for f in entered)
+    with pytest.raises(InvalidInputError, match="known"):
+        FinalistsConfig(count=4, random=2, known=3)
+
+
+def test_networks_outside_a_measured_limit_are_never_finalists() -> None:
+    scored = _scored(6)
+    scored[0] = Scored(scored[0].candidate, None, scored[0].cost, {"latency_ms": 9.0}, "too slow")
+    chosen = choose(scored, FinalistsConfig(count=20, random=3))
+    assert len(chosen) == 5
+    assert scored[0].candidate.architecture.key not in {finalist.architecture.key for finalist in chosen}
+
+
+def test_rungs_halve_and_train_on_from_the_rung_before(tmp_path: Path) -> None:
+    data = small_digits(train=64, validation=32)
+    config = FinalistsConfig(count=3, rungs=(1, 2), batch=32, random=0)
+    small = sorted(_scored(30), key=lambda entry: entry.cost.macs)[:3]
+    finalists = [
+        Finalist(entry.candidate.architecture, "search", "test", 0.5, entry.cost.macs) for entry in small
+    ]
+    records = tmp_path / "finalists.jsonl"
+
+    def work(rungs: Sequence[Rung]) -> Iterator[tuple[int, Trained]]:
+        for index, (finalist, rung) in enumerate(rungs):
+            yield index, train_rung(finalist, rung, data, config, weights=tmp_path / "w")
+
+    results = run_rungs(finalists, config, records=records, work=work)
+    assert [(entry.rung, entry.epochs) for entry in results] == [(0, 1)] * 3 + [(1, 2)] * 2
+    best = {entry.key for entry in sorted(results[:3], key=lambda e: (e.error, e.macs, e.key))[:2]}
+    assert {entry.key for entry in results[3:]} == best
+    whole = records.read_bytes()
+    assert run_rungs(finalists, config, records=records, work=work) == results
+    assert records.read_bytes() == whole, "nothing is trained twice"
+    lines = whole.splitlines(keepends=True)
+    records.write_bytes(b"".join(lines[:4]))  # killed in the last rung
+    assert run_rungs(finalists, config, records=records, work=work) == results
+    assert records.read_bytes() == whole
+    assert [Trained.from_json(record) for record in files.read_jsonl(records)] == results
+
+
+def test_the_pick_is_the_best_of_the_last_rung_and_the_smaller_of_equals() -> None:
+    def trained(key: str, rung: int, error: float, macs: int, diverged: str | None = None) -> Trained:
+        return Trained("search", key, "test", 0.1, macs, rung, rung + 1, error, 0.1, diverged)
+
+    results = [trained("a", 0, 0.0, 1), trained("b", 1, 0.2, 9), trained("c", 1, 0.2, 5)]
+    assert pick(results).key == "c"
+    with pytest.raises(SmashError, match="no finalist"):
+        pick([trained("a", 0, 1.0, 1, "NaN")])
+
+
+def test_epochs_are_counted_as_they_are_trained() -> None:
+    config = FinalistsConfig(count=8, rungs=(1, 2, 4), keep=0.5)
+    assert config.schedule(8) == [8, 4, 2]
+    assert config.epochs(8) == 8 + 4 + 2 * 2
+    assert FinalistsConfig(count=5, rungs=(1, 2), keep=0.5).schedule(5) == [5, 3]
+    assert FinalistsConfig(epoch_images=500).recipe(1, "0").epoch_images == 500
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rungs": ()}, {"rungs": (2, 1)}, {"count": 0}, {"drop": 1.0}, {"start": "x"}, {"baseline": "x"}],
+)
+def test_configurations_are_checked(wrong: dict) -> None:
+    with pytest.raises(InvalidInputError):
+        FinalistsConfig(**wrong)
+
+
+def _context(budget: int, most: int | None = None, **options: object) -> Context:
+    def refusal(drawn: object) -> str | None:
+        parameters = cost_of(drawn, SPEC, 10).parameters  # type: ignore[arg-type]
+        return None if most is None or parameters <= most else f"{parameters} parameters"
+
+    return Context(SPACE, 0, budget, refusal, lambda drawn: cost_of(drawn, SPEC, 10), dict(options))
+
+
+def test_random_search_proposes_its_budget_of_different_networks_within_the_limits() -> None:
+    strategy = make_strategy("random", _context(70, most=40_000))
+    proposed = []
+    while batch := strategy.ask():
+        strategy.tell([])
+        proposed += [candidate.architecture for candidate in batch]
+    assert len({drawn.key for drawn in proposed}) == 70
+    assert all(cost_of(drawn, SPEC, 10).parameters <= 40_000 for drawn in proposed)
+
+
+def test_known_networks_are_proposed_first_where_they_keep_the_limits() -> None:
+    known = known_networks(SPACE)
+    wanted = replace(_context(30, most=10_000), known=known[:20])
+    fitting = [entry.key for entry in known[:20] if wanted.refusal(entry) is None]
+    assert 0 < len(fitting) < 20
+    candidates = [candidate for _, candidate in draws(wanted, 30, set())]
+    assert [entry.architecture.key for entry in candidates if entry.origin == "known"] == fitting
+    rest = [entry.architecture.key for entry in candidates[len(fitting) :]]
+    plain = [candidate.architecture.key for _, candidate in draws(_context(30, most=10_000), 30, set())]
+    assert rest == plain[: len(rest)]
+
+
+def test_limits_that_leave_nothing_and_unknown_strategies_are_clear_errors() -> None:
+    with pytest.raises(GateError, match="parameters"):
+        draws(_context(1, most=1), 1, set())
+    with pytest.raises(UsageError, match="random"):
+        make_strategy("magic", _context(1))
+    with pytest.raises(UsageError, match="no options"):
+        make_strategy("random", _context(1, depth=3))

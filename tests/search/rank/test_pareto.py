@@ -1,0 +1,133 @@
+"""The Pareto front, picks within limits, finalists that keep a place for every limit, and settled files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from smash_base import files
+from smash_base.errors import GateError
+from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, Trained, choose, run_rungs
+from smash_search.rank.pareto import Limit, class_of, entries_of, pick_that_keeps, pick_within
+from smash_search.rank.records import close_torn_line, settle
+from smash_search.rank.scoring import Score
+from smash_search.space.architecture import InputSpec
+from smash_search.space.cost import cost_of
+from smash_search.space.space import space_for
+from smash_search.strategies import Candidate, Scored
+
+SPEC = InputSpec(1, (8, 8))
+SPACE = space_for(SPEC)
+LIMITS = (Limit("1ms", 1.0), Limit("3ms", 3.0))
+
+
+def _scored(count: int, latencies: Sequence[float]) -> list[Scored]:
+    entries = []
+    for slot in range(count):
+        architecture = SPACE.draw(0, slot)
+        score = Score(architecture.key, 24, slot / 100, 0.0, 1.0, 0.5, "00")
+        measures = {"latency_ms": latencies[slot]}
+        entries.append(
+            Scored(Candidate(architecture, "random"), score, cost_of(architecture, SPEC, 10), measures)
+        )
+    return entries
+
+
+def _trained(entry: Scored, rung: int, error: float) -> Trained:
+    key = entry.candidate.architecture.key
+    return Trained("search", key, "test", 0.1, entry.cost.macs, rung, rung + 1, error, 0.1)
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    scored = _scored(3, [1.0, 2.0, 2.5])
+    cost = scored[0].cost
+    scored = [replace(entry, cost=cost) for entry in scored]
+    trained = [_trained(e, 0, error) for e, error in zip(scored, (0.3, 0.2, 0.25), strict=True)]
+    trained.append(_trained(scored[1], 1, 0.1))  # its last rung counts
+    by_key = {entry["key"]: entry for entry in entries_of(trained, scored)}
+    keys = [entry.candidate.architecture.key for entry in scored]
+    assert [by_key[key]["on_front"] for key in keys] == [True, True, False]
+    assert by_key[keys[1]]["error"] == 0.1
+    assert by_key[keys[1]]["epochs"] == 2
+    assert by_key[keys[1]]["architecture"] == scored[1].candidate.architecture.to_json()
+
+
+def test_each_limit_has_the_best_network_within_it() -> None:
+    scored = _scored(3, [0.5, 2.0, 2.5])
+    latencies = {e.candidate.architecture.key: e.measures["latency_ms"] for e in scored}
+    trained = [_trained(e, 0, error) for e, error in zip(scored, (0.3, 0.2, 0.1), strict=True)]
+    trained += [_trained(scored[1], 1, 0.15)]
+    assert pick_within(trained, latencies, LIMITS[0]).key == trained[0].key
+    assert pick_within(trained, latencies, LIMITS[1]).key == trained[1].key, "the deepest rung decides"
+    with pytest.raises(GateError, match=r"0\.5 ms for the fastest"):
+        pick_within(trained, latencies, Limit("100us", 0.1))
+
+
+def test_every_limit_gets_a_finalist_though_its_networks_score_worse() -> None:
+    latencies = [0.9 if slot == 39 else 2.0 + slot / 100 for slot in range(40)]  # the worst score is fast
+    scored = _scored(40, latencies)
+    config = FinalistsConfig(count=5, random=1, drop=0.5)
+    of_latency = class_of(LIMITS)
+    chosen = choose(
+        scored,
+        config,
+        lambda entry: entry.measures["latency_ms"],
+        lambda entry: of_latency(entry.measures["latency_ms"]),
+    )
+    assert len(chosen) == 5
+    assert scored[39].candidate.architecture.key in {finalist.architecture.key for finalist in chosen}
+
+
+def test_the_best_network_of_every_limit_goes_on_to_the_next_rung(tmp_path: Path) -> None:
+    scored = _scored(6, [2.0] * 5 + [0.5])
+    finalists = [
+        Finalist(entry.candidate.architecture, "search", "test", 0.5, entry.cost.macs) for entry in scored
+    ]
+    latencies = {e.candidate.architecture.key: e.measures["latency_ms"] for e in scored}
+    errors = {entry.candidate.architecture.key: place / 10 for place, entry in enumerate(scored)}
+
+    def work(rungs: Sequence[Rung]) -> Iterator[tuple[int, Trained]]:
+        for index in reversed(range(len(rungs))):  # results may come in any order
+            finalist, rung = rungs[index]
+            key = finalist.architecture.key
+            trained = Trained("search", key, "test", 0.5, finalist.macs, rung, rung + 1, errors[key], 0.1)
+            yield index, trained
+
+    config = FinalistsConfig(count=6, rungs=(1, 2), keep=0.3, random=0)
+    of_latency = class_of(LIMITS)
+    path = tmp_path / "finalists.jsonl"
+    results = run_rungs(
+        finalists, config, records=path, work=work, keep=lambda entry: of_latency(latencies[entry.key])
+    )
+    last = [entry.key for entry in results if entry.rung == 1]
+    assert last == [finalists[0].architecture.key, finalists[5].architecture.key]
+
+
+def test_files_are_settled_into_the_order_of_one_worker(tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    for key in ("c", "a", "b", "other"):
+        files.append_jsonl(path, {"key": key, "name": "ä"})
+    settle(path, lambda record: record["key"], ["a", "b", "a", "c"])
+    settled = path.read_bytes()
+    assert [record["key"] for record in files.read_jsonl(path)] == ["a", "b", "c", "other"]
+    expected = tmp_path / "expected.jsonl"
+    for key in ("a", "b", "c", "other"):
+        files.append_jsonl(expected, {"key": key, "name": "ä"})
+    assert settled == expected.read_bytes()
+    path.write_bytes(settled + b'{"key": "to')
+    close_torn_line(path)
+    assert path.read_bytes() == settled
+
+
+def test_a_pick_that_fails_the_longer_measurement_gives_way_to_the_next() -> None:
+    scored = _scored(3, [0.5, 0.9, 0.9])
+    latencies = {e.candidate.architecture.key: e.measures["latency_ms"] for e in scored}
+    trained = [_trained(e, 0, error) for e, error in zip(scored, (0.3, 0.2, 0.1), strict=True)]
+    longer = {trained[2].key: 1.2, trained[1].key: 0.95, trained[0].key: 0.5}
+    assert pick_that_keeps(LIMITS[0], trained, latencies, longer.__getitem__).key == trained[1].key
+    assert latencies[trained[2].key] == 1.2
+    with pytest.raises(GateError, match="no finalist keeps"):
+        pick_that_keeps(Limit("400us", 0.4), trained, latencies, longer.__getitem__)

@@ -1,0 +1,104 @@
+"""Encoding: every choice has its own channel, and c is what the layout says."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from smash_search.space.architecture import Architecture
+from smash_search.space.encoding import BACKGROUND, MARK, Layout
+from tests.search.legal import RICH, VOXELS, drawn
+
+
+@pytest.mark.parametrize("space", [RICH, VOXELS], ids=lambda space: space.name)
+@pytest.mark.parametrize("compression", [1, 2])
+def test_sections_cover_all_channels_without_overlap(space, compression: int) -> None:  # type: ignore[no-untyped-def]
+    layout = Layout(space, compression)
+    covered = list(itertools.chain.from_iterable(range(s.start, s.stop) for s in layout.sections.values()))
+    assert covered == list(range(layout.channels))
+
+
+@given(drawn(RICH))
+@settings(max_examples=50, deadline=None)
+def test_each_op_is_marked_channel_by_channel(architecture: Architecture) -> None:
+    layout = Layout(RICH)
+    c = layout.encode(architecture)
+    tiles = layout.tiles(architecture)
+    ops = [(i, j, block, op) for i, block in enumerate(architecture.blocks) for j, op in enumerate(block.ops)]
+    assert c.shape == (layout.channels, max(t.rows for t in tiles), tiles[-1].left + tiles[-1].columns)
+    for tile, (i, _, block, op) in zip(tiles, ops, strict=True):
+        place = c[:, :, tile.left : tile.left + tile.columns]
+
+        def marked(section: str, row: int = 0, column: int = 0) -> list[int]:
+            part = place[layout.sections[section], row, column]  # noqa: B023
+            assert set(np.unique(part)) <= {BACKGROUND, MARK}
+            return np.flatnonzero(part == MARK).tolist()
+
+        assert marked("read") == sorted(op.reads)
+        assert marked("write") == sorted(op.writes)
+        assert marked("block") == [i]
+        assert marked("bank") == [RICH.bank_units.index(block.bank_channels // 4)]
+        assert marked("units") == [op.units // 4 - 1]
+        assert marked("bottleneck") == [op.bottleneck // 4 - 1]
+        assert marked("gate") == ([0] if op.gate else [])
+        for slot, conv in enumerate(op.convs):
+            assert marked(f"active{slot}") == ([] if conv is None else [0])
+            for axis in range(2):
+                kernel = [] if conv is None else [RICH.kernels.index(conv.kernel[axis])]
+                dilation = [] if conv is None else [conv.dilation[axis] - 1]
+                assert marked(f"kernel{slot}.{axis}") == kernel
+                assert marked(f"dilation{slot}.{axis}") == dilation
+            assert marked(f"groups{slot}") == ([] if conv is None else [RICH.groups.index(conv.groups)])
+            wanted = [] if conv is None else [RICH.activations.index(conv.activation)]
+            assert marked(f"activation{slot}") == wanted
+        for column in range(tile.columns):
+            bank = op.reads[column * 4 // block.bank_channels]
+            assert marked("source", 0, column) == [bank]
+            for row in range(c.shape[1]):
+                assert marked("row", row, column) == [row]
+                assert marked("inside", row, column) == ([0] if row < tile.rows else [])
+
+
+def test_tiles_hold_exactly_the_filter_of_the_op() -> None:
+    for compression in (1, 2, 3):
+        layout = Layout(RICH, compression)
+        for slot in range(50):
+            architecture = RICH.draw(0, slot)
+            left = 0
+            for tile in layout.tiles(architecture):
+                assert tile.left == left
+                assert tile.columns * 4 * compression >= tile.inputs > (tile.columns - 1) * 4 * compression
+                assert tile.rows * 4 >= tile.outputs > (tile.rows - 1) * 4
+                left += tile.columns
+
+
+def test_different_architectures_have_different_codes() -> None:
+    layout = Layout(RICH)
+    a = RICH.draw(0, 0)
+    op = a.blocks[0].ops[0]
+    conv = op.convs[0]
+    assert conv is not None
+    for other in (
+        replace(conv, groups=4 if conv.groups == 1 else 1),
+        replace(conv, activation="tanh" if conv.activation != "tanh" else "relu"),
+        replace(conv, kernel=conv.kernel[::-1], dilation=conv.dilation[::-1])
+        if conv.kernel != conv.kernel[::-1]
+        else replace(conv, kernel=(5, 7), dilation=(1, 1)),
+    ):
+        block = replace(a.blocks[0], ops=(replace(op, convs=(other, *op.convs[1:])), *a.blocks[0].ops[1:]))
+        b = replace(a, blocks=(block, *a.blocks[1:]))
+        assert (layout.encode(a) != layout.encode(b)).any()
+
+
+def test_noise_is_a_pure_function_of_its_seed() -> None:
+    layout, a = Layout(RICH), RICH.draw(0, 0)
+    noise = layout.sections["noise"]
+    assert (layout.encode(a)[noise] == 0).all()
+    assert (layout.encode(a, 1) == layout.encode(a, 1)).all()
+    changed = layout.encode(a, 1) != layout.encode(a, 2)
+    assert changed[noise].all()
+    assert not np.delete(changed, noise.start, axis=0).any()

@@ -1,0 +1,142 @@
+"""Training of the HyperNet: it learns, repeats and resumes bit for bit, and counts what it trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.model.supernet import Supernet
+from smash_search.space.architecture import InputSpec
+from smash_search.space.space import space_for
+from smash_search.train.compute import DivergedError, load_checkpoint
+from smash_search.train.hypernet import TrainingConfig, choices_of, cosine, new_supernet, train
+from tests.search.small_data import same_state, small_architecture, small_digits, with_bad_images
+
+SPEC = InputSpec(1, (8, 8))
+SMALL = replace(space_for(SPEC), reference_reads=(6, 8), max_ops=2, kernels=(3,), dilations=((3, 1),))
+CONFIG = TrainingConfig(steps=4, batch=32, architectures=2, average=0.9, learning_rate=0.01)
+
+
+def _supernet(seed: int = 0) -> Supernet:
+    return new_supernet(SMALL, SPEC, 10, HyperNetConfig(depths=(2, 2)), seed=seed)
+
+
+class Stop(Exception):
+    pass
+
+
+def test_the_loss_of_a_hypernet_falls() -> None:
+    config = TrainingConfig(steps=60, batch=32, architectures=1, learning_rate=0.02)
+    result = train(_supernet(), small_digits(train=192), config)
+    losses = [entry["loss"] for entry in result.history]
+    assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
+
+
+def test_the_rate_of_the_hypernet_is_its_own() -> None:
+    data = small_digits()
+    start, still, slow = _supernet(), _supernet(), _supernet()
+    for supernet, rate in ((still, 0.0), (slow, 0.1)):
+        train(supernet, data, replace(CONFIG, steps=1, average=0.0, hypernet_rate=rate))
+    assert same_state(still.hypernet.state_dict(), start.hypernet.state_dict())
+    assert not same_state(slow.hypernet.state_dict(), start.hypernet.state_dict())
+    assert same_state(slow.filters.state_dict(), still.filters.state_dict())
+    assert not same_state(still.filters.state_dict(), start.filters.state_dict())
+
+
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
+    data = small_digits()
+    whole = _supernet()
+    expected = train(whole, data, CONFIG)
+
+    def stop(step: int, loss: float) -> None:
+        if step == 3:
+            raise Stop
+
+    path = tmp_path / "hypernet.pt"
+    with pytest.raises(Stop):
+        train(_supernet(), data, CONFIG, checkpoint=path, checkpoint_seconds=0, on_step=stop)
+    resumed = _supernet(seed=5)
+    result = train(resumed, data, CONFIG, checkpoint=path)
+    assert same_state(whole.state_dict(), resumed.state_dict())
+    assert (result.history, result.counts) == (expected.history, expected.counts)
+    again = _supernet(seed=5)
+    assert train(again, data, CONFIG, checkpoint=path).steps == CONFIG.steps
+    assert same_state(whole.state_dict(), again.state_dict())
+
+
+def test_another_configuration_space_or_data_set_is_refused(tmp_path: Path) -> None:
+    data, path = small_digits(), tmp_path / "hypernet.pt"
+    short = replace(CONFIG, steps=1)
+    train(_supernet(), data, short, checkpoint=path)
+    with pytest.raises(UsageError, match=r"training\.steps differs"):
+        train(_supernet(), data, CONFIG, checkpoint=path)
+    with pytest.raises(UsageError, match="data differs"):
+        train(_supernet(), replace(data, fingerprint="other"), short, checkpoint=path)
+
+
+def test_every_choice_that_was_trained_is_counted() -> None:
+    result = train(_supernet(), small_digits(), CONFIG)
+    drawn = [SMALL.draw(0, slot, slot // 2 / CONFIG.steps) for slot in range(2 * CONFIG.steps)]
+    assert sum(result.counts.values()) == sum(len(list(choices_of(drawn_))) for drawn_ in drawn)
+    assert result.counts["kernel 3"] > 0
+    assert result.steps == CONFIG.steps
+
+
+def test_choices_name_every_decision_of_an_op() -> None:
+    names = {choice.rpartition(" ")[0] for choice in choices_of(small_architecture())}
+    assert {"pattern", "reads", "writes", "units", "bottleneck", "groups", "kernel", "dilation"} <= names
+
+
+def test_a_step_moves_along_the_mean_gradient_of_its_architectures() -> None:
+    """Two architectures in one step: the gradient is half the sum of what each alone gives."""
+    from smash_search.train.hypernet import _Loop
+
+    data = small_digits()
+    supernet = _supernet()
+    loop = _Loop(supernet, data, replace(CONFIG, average=0.0), torch.device("cpu"))
+    drawn = loop._draw()
+    assert len(drawn) == 2
+    loop._gradients(drawn, 2)
+    both = {name: value.grad.clone() for name, value in supernet.named_parameters() if value.grad is not None}
+    alone = []
+    for entry in drawn:
+        loop._gradients([entry], 1)
+        alone.append({name: value.grad for name, value in supernet.named_parameters()})
+        alone[-1] = {name: None if grad is None else grad.clone() for name, grad in alone[-1].items()}
+    for name, gradient in both.items():
+        parts = [part[name] for part in alone if part[name] is not None]
+        assert torch.allclose(gradient, sum(parts) / 2, atol=1e-6), name
+
+
+def test_weight_decay_is_on_shared_filters_alone() -> None:
+    from smash_search.train.hypernet import _Loop
+
+    supernet = _supernet()
+    loop = _Loop(supernet, small_digits(), replace(CONFIG, weight_decay=0.5), torch.device("cpu"))
+    decayed = {id(value) for group in loop._optimiser.param_groups if group["weight_decay"]
+               for value in group["params"]}  # fmt: skip
+    assert decayed == {id(value) for value in supernet.filters.parameters()}
+
+
+def test_images_that_overflow_stop_the_training_and_keep_no_bad_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "hypernet.pt"
+    config = replace(CONFIG, steps=20, most_bad_steps=3)
+    data = with_bad_images(small_digits())
+    with pytest.raises(DivergedError, match="in 4 steps in a row"):
+        train(_supernet(), data, config, checkpoint=path, checkpoint_seconds=0)
+    assert load_checkpoint(path, None) is None
+
+
+def test_the_learning_rate_ends_at_zero_and_configurations_are_checked() -> None:
+    assert cosine(0, 1000) < 0.1
+    assert cosine(999, 1000) < 1e-4
+    assert cosine(100, 1000) > 0.9
+    for wrong in ({"steps": 0}, {"batch": 1}, {"architectures": 0}, {"average": 1.0}):
+        with pytest.raises(InvalidInputError, match=next(iter(wrong))):
+            TrainingConfig(**wrong)
+    assert TrainingConfig(**asdict(CONFIG)) == CONFIG

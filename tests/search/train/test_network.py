@@ -1,0 +1,214 @@
+"""Training of one network: it learns, repeats and resumes bit for bit, and survives bad steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from smash_search.space.architecture import InputSpec
+from smash_search.train.compute import Batches, DivergedError, Feed, batches, load_checkpoint, pick_device
+from smash_search.train.network import Recipe, accuracy, fit, new_network, schedule
+from tests.search.small_data import same_state, small_architecture, small_digits, with_bad_images
+
+SPEC = InputSpec(1, (8, 8))
+
+
+def _network(seed: int = 0) -> nn.Module:
+    return new_network(small_architecture(), SPEC, 10, seed)
+
+
+def test_a_network_learns_digits_and_its_accuracy_is_counted() -> None:
+    data = small_digits(train=192)
+    network = _network()
+    result = fit(network, data, Recipe(epochs=4, batch=16), evaluate=False)
+    assert result.history[-1]["loss"] < 0.6 * result.history[0]["loss"]
+    assert result.accuracy > 0.6
+    assert result.accuracy == accuracy(network, data.validation, data.preprocessing)
+    assert [entry["accuracy"] for entry in result.history[:-1]] == [None] * 3
+    assert not network.training
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = _network().state_dict()
+    torch.manual_seed(2)
+    assert same_state(first, _network().state_dict())
+    assert not same_state(first, _network(1).state_dict())
+
+
+def test_batches_are_a_function_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        return np.concatenate(batches(seed, epoch, 10, 4)).tolist()
+
+    assert order(0, 3) == order(0, 3)
+    assert order(0, 3) != order(0, 4)
+    assert order(0, 3) != order(1, 3)
+    assert len(order(0, 3)) == 8, "the smaller last batch is left out"
+    assert len(np.concatenate(batches(0, 0, 3, 4))) == 3, "but not when it is the only one"
+
+
+def test_batches_without_end_are_whole_passes_one_after_another() -> None:
+    endless = Batches(3, 35, 4)
+    assert endless.per_pass == 8
+    for number in (0, 7, 8, 20, 3):  # in any order
+        expected = batches(3, number // 8, 35, 4)[number % 8]
+        assert np.array_equal(endless[number], expected)
+
+
+def test_short_epochs_go_through_all_images_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, seen = small_digits(), list[int]()
+    take = Feed.__call__
+
+    def noted(feed: Feed, indices: np.ndarray) -> Any:
+        if len(feed) == len(data.train):
+            seen.extend(indices.tolist())
+        return take(feed, indices)
+
+    monkeypatch.setattr(Feed, "__call__", noted)
+    count = len(data.train) // 2 // 16 * 16  # half of the images, in whole batches
+    result = fit(_network(), data, Recipe(epochs=2, batch=16, epoch_images=count + 3), evaluate=False)
+    assert result.steps == 2 * count // 16
+    assert len(seen) == len(set(seen)) == 2 * count
+    seen.clear()
+    fit(_network(), data, Recipe(epochs=1, batch=16, epoch_images=10**9), evaluate=False)
+    assert len(seen) == len(data.train) // 16 * 16, "never more than all"
+
+
+@pytest.mark.parametrize("epoch_images", [0, 50])
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, epoch_images: int) -> None:
+    data = small_digits()
+    recipe = Recipe(epochs=3, batch=32, average=0.9, label_smoothing=0.1, epoch_images=epoch_images)
+    whole = _network()
+    expected = fit(whole, data, recipe)
+
+    class Stop(Exception):
+        pass
+
+    def stop(entry: dict) -> None:
+        if entry["epoch"] == 2:
+            raise Stop
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        fit(_network(), data, recipe, checkpoint=path, on_epoch=stop)
+    resumed = _network(seed=9)  # its weights come from the checkpoint
+    result = fit(resumed, data, recipe, checkpoint=path)
+    assert same_state(whole.state_dict(), resumed.state_dict())
+    assert result.history == expected.history
+    assert result.steps == expected.steps
+    again = _network(seed=9)  # a finished job is not repeated
+    assert fit(again, data, recipe, checkpoint=path).accuracy == expected.accuracy
+    assert same_state(whole.state_dict(), again.state_dict())
+
+
+def test_a_checkpoint_of_another_job_is_refused_by_the_field_that_differs(tmp_path: Path) -> None:
+    data, path = small_digits(), tmp_path / "checkpoint.pt"
+    fit(_network(), data, Recipe(epochs=1, batch=48), checkpoint=path)
+    with pytest.raises(UsageError, match=r"recipe\.epochs differs"):
+        fit(_network(), data, Recipe(epochs=2, batch=48), checkpoint=path)
+    other = replace(data, fingerprint="other")
+    with pytest.raises(UsageError, match="data"):
+        fit(_network(), other, Recipe(epochs=1, batch=48), checkpoint=path)
+
+
+def test_a_damaged_checkpoint_is_a_clear_error_and_nothing_in_it_is_executed(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        load_checkpoint(path, None)
+    torch.save({"schema": 1, "identity": {}, "evil": print}, path)
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        load_checkpoint(path, None)
+    assert load_checkpoint(tmp_path / "none.pt", None) is None
+
+
+class _SometimesNaN(nn.Module):
+    """A network with BatchNorm whose output is NaN in some of its steps."""
+
+    def __init__(self, bad: set[int]) -> None:
+        super().__init__()
+        self.norm, self.linear, self.bad, self.calls = nn.BatchNorm2d(1), nn.Linear(64, 10), bad, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.calls += 1
+            if self.calls in self.bad:
+                images = images * torch.nan
+        return self.linear(self.norm(images).flatten(1))
+
+
+def test_steps_with_nan_are_skipped_and_counted_and_leave_no_trace() -> None:
+    network = _SometimesNaN({2})
+    result = fit(network, small_digits(), Recipe(epochs=2, batch=32))
+    assert result.skipped == 1
+    assert all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
+
+
+def test_too_many_bad_steps_stop_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    recipe = Recipe(epochs=3, batch=32, most_bad_steps=2)
+    with pytest.raises(DivergedError, match="learning rate"):
+        fit(_SometimesNaN(set(range(5, 99))), small_digits(), recipe, checkpoint=path)
+    content = load_checkpoint(path, None)
+    assert content is not None
+    assert content["state"]["counters"][3] < 3, "of an epoch that was finished"
+    assert bool(torch.isfinite(content["state"]["network"]["linear.weight"]).all())
+
+
+def test_images_that_overflow_do_not_pass_as_training() -> None:
+    with pytest.raises(DivergedError):
+        fit(_network(), with_bad_images(small_digits()), Recipe(epochs=9, batch=48, most_bad_steps=3))
+
+
+def test_no_weight_decay_on_biases_and_norms() -> None:
+    network = _network()
+    recipe = Recipe(epochs=1, batch=96, learning_rate=1e-6, weight_decay=10.0, momentum=0, clip=1e-9)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fit(network, small_digits(), recipe)
+    after = network.state_dict()
+    assert float(after["weights.stem"].norm()) < float(before["weights.stem"].norm())
+    scale = next(name for name in after if name.startswith("norms.") and name.endswith(".weight"))
+    assert torch.allclose(after[scale], before[scale], rtol=0, atol=1e-7)
+
+
+def test_validation_images_are_trained_on_when_asked() -> None:
+    data = small_digits(train=64, validation=32)
+    result = fit(_network(), data, Recipe(epochs=1, batch=32, include_validation=True))
+    assert result.steps == 3
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    rates = [schedule(step, 100, 0.1) for step in range(100)]
+    assert rates.index(max(rates)) == 10
+    assert rates[0] < 0.2
+    assert rates[-1] < 1e-3
+
+
+@pytest.mark.parametrize("field", [{"epochs": -1}, {"batch": 0}, {"average": 1.0}, {"label_smoothing": 1.0}])
+def test_recipes_are_checked(field: dict) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(field))):
+        Recipe(**field)
+
+
+def test_recipe_json_round_trip() -> None:
+    recipe = Recipe(epochs=3, augmentation={"flip": True})
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    with pytest.raises(InvalidInputError):
+        Recipe.from_json({"epoch": 3})
+
+
+def test_devices_by_name() -> None:
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(UsageError):
+        pick_device("tpu")
+    if not torch.cuda.is_available():
+        assert pick_device("auto").type == "cpu"
+        with pytest.raises(MissingRuntimeError, match="PyTorch"):
+            pick_device("cuda")

@@ -1,0 +1,270 @@
+"""Latency: candidates are measured on their own graphs; a table predicts networks it has not seen."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_export.cli import cli
+from smash_export.device_search.latency import (
+    DeviceLatency,
+    LatencyTable,
+    Setting,
+    build_table,
+    candidate_graph,
+    fastest_of,
+    features,
+    measure_architecture,
+    parse_milliseconds,
+    write_kit,
+)
+from smash_export.export.onnx_writer import onnx_from_architecture
+from smash_export.measure.bench import Latency
+from smash_search.model.interpreter import Network, fold
+from smash_search.space.architecture import BestFile, InputSpec, write_best
+from smash_search.space.cost import cost_of
+from smash_search.space.space import SPACES
+
+TINY = SPACES["tiny"]
+SPEC = InputSpec(1, (8, 8))
+LABELS = tuple("0123456789")
+
+
+def structure(model: bytes) -> list[tuple[str, list[str]]]:
+    graph = onnx.load_from_string(model).graph
+    return [(node.op_type, list(node.input)) for node in graph.node]
+
+
+def test_the_measured_graph_is_the_exported_one_but_for_its_weights() -> None:
+    for slot in range(10):
+        architecture = TINY.draw(0, slot)
+        frozen = fold(Network(architecture, SPEC, 10).eval())
+        exported = onnx_from_architecture(architecture, frozen, SPEC)
+        assert structure(candidate_graph(architecture, SPEC, 10)) == structure(exported)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_candidate_is_measured_at_every_precision(precision: str) -> None:
+    latency = measure_architecture(TINY.draw(0, 0), SPEC, 10, Setting(precision=precision), seconds=0.05)
+    assert 0 < latency.min_ms <= latency.p50_ms
+    assert latency.threads == 1
+
+
+def test_features_count_every_convolution_and_its_work() -> None:
+    for slot in range(20):
+        architecture = TINY.draw(0, slot)
+        found = features(candidate_graph(architecture, SPEC, 10))
+        convolutions = (
+            1
+            + sum(1 + op.pattern.count("1") for block in architecture.blocks for op in block.ops)
+            + len(architecture.blocks)
+            - 1
+        )
+        kinds = ("pointwise", "dense", "grouped", "depthwise")
+        assert sum(found.get(f"{kind}.nodes", 0) for kind in kinds) == convolutions
+        work = sum(found.get(f"{kind}.macs", 0) for kind in kinds)
+        assert work >= 0.9 * cost_of(architecture, SPEC, 10).macs - 5000  # the linear layer is no convolution
+
+
+def synthetic(count: int = 60, noise: float = 0.0) -> LatencyTable:
+    """A device whose times are exactly a sum of costs, but for noise."""
+    random = np.random.default_rng(0)
+    networks = []
+    for slot in range(count):
+        architecture = TINY.draw(4, slot)
+        found = features(candidate_graph(architecture, SPEC, 10))
+        time = 0.05 + 2e-6 * found.get("dense.macs", 0) + 0.004 * found.get("Add.nodes", 0)
+        time *= float(np.exp(noise * random.standard_normal()))
+        networks.append({"key": architecture.key, "features": found, "latency": {"p50_ms": time}})
+    return LatencyTable(
+        {
+            "schema": 1,
+            "input": SPEC.to_json(),
+            "classes": 10,
+            "setting": {"target": "onnxruntime"},
+            "networks": networks,
+        }
+    )
+
+
+def test_a_device_whose_times_are_sums_is_predicted_exactly() -> None:
+    table = synthetic()
+    assert table.error["median"] < 0.001
+    assert table.error["kendall_tau"] > 0.999
+    unseen = TINY.draw(5, 0)
+    found = features(candidate_graph(unseen, SPEC, 10))
+    expected = 0.05 + 2e-6 * found.get("dense.macs", 0) + 0.004 * found.get("Add.nodes", 0)
+    assert table.predict(unseen) == pytest.approx(expected, rel=0.01)
+
+
+def test_disturbed_measurements_do_not_bend_the_prediction() -> None:
+    table = synthetic()
+    for network in table.document["networks"][::10]:
+        network["latency"]["p50_ms"] *= 5
+    exact = synthetic()
+    unseen = [TINY.draw(5, slot) for slot in range(10)]
+    for architecture in unseen:
+        assert table.predict(architecture) == pytest.approx(exact.predict(architecture), rel=0.02)
+
+
+def test_the_stated_error_is_that_of_noise_which_cannot_be_predicted() -> None:
+    assert 0.05 < synthetic(noise=0.1).error["median"] < 0.12
+
+
+def test_a_kit_is_measured_without_torch_and_onnx_and_resumes(tmp_path: Path) -> None:
+    kit, table = tmp_path / "kit.zip", tmp_path / "table.json"
+    write_kit(kit, [TINY.draw(0, slot) for slot in range(12)], SPEC, 10, Setting())
+    program = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnx", "scipy", "sklearn"):
+            raise ImportError(name + " is not on the device")
+sys.meta_path.insert(0, Refuse())
+from pathlib import Path
+from smash_export.device_search.latency import build_table
+count = 0
+def advance():
+    global count
+    count += 1
+    if count == {{stop}}:
+        raise SystemExit(9)
+build_table(Path({str(kit)!r}), Path({str(table)!r}), seconds=0.02, advance=advance)
+"""
+    stopped = subprocess.run([sys.executable, "-c", program.format(stop=5)], check=False)
+    assert stopped.returncode == 9
+    assert not table.exists()
+    partial = table.with_name("table.json.partial.jsonl")
+    first = [json.loads(line) for line in partial.read_text().splitlines()]
+    assert len(first) == 5
+    older = {key: value for key, value in first[0].items() if key != "pass"}
+    partial.write_text(partial.read_text() + json.dumps(older) + "\n")  # of a version without passes
+    subprocess.run([sys.executable, "-c", program.format(stop=-1)], check=True)
+    built = LatencyTable.read(table)
+    assert len(built.times) == 12
+    assert built.times[0] <= first[0]["latency"]["p50_ms"]
+    assert not partial.exists()
+    assert set(built.error) == {"networks", "median", "p90", "kendall_tau"}
+
+
+def test_a_busy_moment_does_not_reach_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = tmp_path / "kit.zip"
+    write_kit(kit, [TINY.draw(0, slot) for slot in range(6)], SPEC, 10, Setting())
+    medians = itertools.chain([9.0] * 6, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [7.0] * 6)
+
+    def measure(*_: object) -> Latency:
+        return Latency.from_nanoseconds([int(next(medians) * 1e6)], threads=1, load=0.0)
+
+    monkeypatch.setattr("smash_export.device_search.latency.measure_graph", measure)
+    table = build_table(kit, tmp_path / "table.json", seconds=0.03)
+    assert table.times.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_a_search_can_measure_and_refuse() -> None:
+    device = DeviceLatency(SPEC, 10, Setting(), limit_ms=1e-4, seconds=0.02)
+    measures = device.measure(TINY.draw(0, 0))
+    assert measures["latency_ms"] > 1e-4
+    assert "over the limit" in str(device.refusal(measures))
+    assert device.refusal({"latency_ms": 5e-5}) is None
+
+
+def test_a_limit_that_nothing_meets_names_the_fastest() -> None:
+    table = synthetic()
+    device = DeviceLatency(SPEC, 10, Setting(), limit_ms=1e-4, table=table)
+    with pytest.raises(GateError, match="for the fastest found"):
+        fastest_of([TINY.draw(0, slot) for slot in range(5)], device, 1e-4)
+
+
+def test_a_table_for_other_networks_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="other networks"):
+        DeviceLatency(SPEC, 7, Setting(), table=synthetic())
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"), [("3ms", 3), ("0.5 ms", 0.5), ("800us", 0.8), ("2", 2), ("1s", 1000)]
+)
+def test_times_are_read_with_their_unit(text: str, milliseconds: float) -> None:
+    assert parse_milliseconds(text) == pytest.approx(milliseconds)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1ms", "0", "nan", "infms"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="3ms"):
+        parse_milliseconds(text)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x05\x06" + bytes(18)])
+def test_what_is_no_kit_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "kit.zip"
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match="latency kit"):
+        build_table(path, tmp_path / "table.json")
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": 2}, {"networks": [{}]}, {"setting": {"x": 1}}, {"input": None}]
+)
+def test_a_malformed_table_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({**synthetic(6).document, **change}))
+    with pytest.raises(InvalidInputError):
+        LatencyTable.read(path)
+
+
+def test_the_commands_make_a_kit_a_table_and_a_prediction(tmp_path: Path) -> None:
+    kit, table, best = tmp_path / "kit.zip", tmp_path / "table.json", tmp_path / "best.json"
+    write_best(best, BestFile(TINY.draw(9, 0), SPEC, LABELS))
+    run = CliRunner().invoke
+    made = run(cli, ["latency", "kit", str(kit), "--data", "digits", "--networks", "12", "--json"])
+    assert made.exit_code == 0, made.output
+    with zipfile.ZipFile(kit) as archive:
+        assert len(archive.namelist()) == 13
+    built = run(cli, ["latency", "build", str(kit), str(table), "--seconds", "0.02", "--json"])
+    assert built.exit_code == 0, built.output
+    told = run(cli, ["latency", "predict", str(table), str(best), "--measure", "--json"])
+    assert told.exit_code == 0, told.output
+    document = json.loads(told.stdout)
+    assert document["networks"][0]["predicted_ms"] > 0
+    assert document["networks"][0]["measured_ms"] > 0
+
+
+def search_words(folder: Path, *more: str) -> list[str]:
+    small = (
+        "--steps 3 --batch 8 --candidates 6 --finalists 2 --rungs 1 --baseline none --images 60 --threads 1"
+    )
+    return ["search", "--data", "digits", "--run", str(folder), *small.split(), *more, "--json"]
+
+
+def test_a_search_keeps_a_limit_that_was_measured(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, search_words(tmp_path / "run", "--max-latency", "50ms"))
+    assert result.exit_code == 0, result.output
+    measures = (tmp_path / "run" / "measures.jsonl").read_text().splitlines()
+    assert all(0 < json.loads(line)["measures"]["latency_ms"] < 50 for line in measures)
+    assert len(measures) >= 6
+
+
+def test_a_search_with_a_limit_that_nothing_meets_trains_nothing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, search_words(tmp_path / "run", "--max-latency", "0.1us"))
+    assert isinstance(result.exception, GateError)
+    assert "fastest found" in str(result.exception)
+    assert not (tmp_path / "run" / "hypernet.pt").exists()
+
+
+def test_a_search_for_a_device_that_is_not_here_predicts(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(synthetic().document))
+    result = CliRunner().invoke(cli, search_words(tmp_path / "run", "--latency-table", str(path)))
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "predicted" in json.dumps(config)

@@ -1,0 +1,237 @@
+"""Freeze: three ways to weights, one verified bundle, nothing left behind by what fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+
+from smash_base.errors import InvalidInputError, UsageError, VerificationError
+from smash_export.bundle.bundle import Bundle
+from smash_export.cli import cli
+from smash_export.export.freeze import default_recipe, freeze, statistics_images
+from smash_search.data import Dataset, load_dataset
+from smash_search.model.interpreter import FrozenNetwork
+from smash_search.model.supernet import Supernet
+from smash_search.space.architecture import Architecture, BestFile, InputSpec, write_best
+from smash_search.space.space import SPACES
+from smash_search.train.network import Recipe
+
+TINY = SPACES["tiny"]
+SPEC = InputSpec(1, (8, 8))
+LABELS = tuple("0123456789")
+SHORT = Recipe(epochs=1, learning_rate=0.05, include_validation=True)
+
+
+def cheapest() -> Architecture:
+    return min((TINY.draw(0, slot) for slot in range(40)), key=lambda a: sum(len(b.ops) for b in a.blocks))
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def best() -> BestFile:
+    return BestFile(cheapest(), SPEC, LABELS, {"data": "digits"})
+
+
+@pytest.fixture(scope="module")
+def supernet() -> Supernet:
+    torch.manual_seed(0)
+    return Supernet(TINY, SPEC, 10)
+
+
+def test_generated_weights_become_the_bundle_of_the_network_that_was_scored(
+    tmp_path: Path, best: BestFile, dataset: Dataset, supernet: Supernet
+) -> None:
+    report = freeze(best, dataset, tmp_path / "bundle", weights="generated", supernet=supernet)
+    assert report.fit is None
+    statistics = supernet.statistics(best.architecture, [statistics_images(dataset)])
+    images = torch.from_numpy(dataset.preprocessing.normalise(dataset.test.images[:32]))
+    weights = report.bundle.weights()
+    assert weights is not None
+    with torch.no_grad():
+        scored = supernet(best.architecture, images, statistics)
+        frozen = FrozenNetwork(best.architecture, weights)(images)
+    assert float((scored - frozen).abs().max()) <= 1e-5
+
+
+def test_retraining_learns_and_the_bundle_says_how(tmp_path: Path, best: BestFile, dataset: Dataset) -> None:
+    recipe = replace(SHORT, epochs=3)
+    report = freeze(best, dataset, tmp_path / "bundle", recipe=recipe)
+    assert report.test_accuracy > 0.5
+    bundle = Bundle.open(tmp_path / "bundle")
+    provenance = bundle.manifest.provenance
+    assert provenance["weights"] == "retrain"
+    assert provenance["recipe"] == json.loads(json.dumps(recipe.to_json()))
+    assert provenance["accuracy"]["top1"] == report.test_accuracy  # type: ignore[index, call-overload]
+    assert provenance["data"]["fingerprint"] == dataset.fingerprint  # type: ignore[index, call-overload]
+    assert bundle.architecture == best.architecture
+    assert len(bundle.calibration()) >= 512
+    assert all(parity.max_difference <= 1e-4 and parity.agreement == 1 for parity in report.parity.values())
+    assert not list(tmp_path.glob(".*work*"))
+
+
+def test_fine_tuning_starts_from_the_generated_weights(
+    tmp_path: Path, best: BestFile, dataset: Dataset, supernet: Supernet
+) -> None:
+    still = replace(SHORT, learning_rate=1e-12)
+    tuned = freeze(
+        best, dataset, tmp_path / "a", weights="finetune", recipe=still, supernet=supernet
+    ).bundle.weights()
+    generated = freeze(best, dataset, tmp_path / "b", weights="generated", supernet=supernet).bundle.weights()
+    assert tuned is not None
+    assert generated is not None
+    name = "blocks.0.ops.0.reduce.weight"
+    assert np.allclose(tuned[name], generated[name], atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_onnx_bytes(tmp_path: Path, best: BestFile, dataset: Dataset) -> None:
+    one, two = (freeze(best, dataset, tmp_path / name, recipe=SHORT).bundle.onnx for name in "ab")
+    assert one.read_bytes() == two.read_bytes()
+    other = freeze(best, dataset, tmp_path / "c", recipe=replace(SHORT, seed=1)).bundle.onnx
+    assert other.read_bytes() != one.read_bytes()
+
+
+@pytest.mark.slow
+def test_the_traced_file_equals_the_written_one(
+    tmp_path: Path, best: BestFile, dataset: Dataset, supernet: Supernet
+) -> None:
+    report = freeze(
+        best, dataset, tmp_path / "bundle", weights="generated", supernet=supernet, exporter="torch"
+    )
+    model = onnx.load(report.bundle.onnx)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert str(Path.cwd()) not in str(model)  # no path of the machine that exported it
+    assert report.parity["onnx"].max_difference <= 1e-4
+
+
+def test_rounding_in_the_loop_is_recorded_and_keeps_the_labels(
+    tmp_path: Path, best: BestFile, dataset: Dataset
+) -> None:
+    report = freeze(
+        best, dataset, tmp_path / "bundle", recipe=replace(SHORT, epochs=2), quantisation_aware=True
+    )
+    assert report.bundle.manifest.provenance["quantisation_aware"] is True
+    assert report.test_accuracy > 0.4
+
+
+def test_a_file_that_differs_is_rejected_and_nothing_gets_the_final_name(
+    tmp_path: Path, best: BestFile, dataset: Dataset, supernet: Supernet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import smash_export.export.freeze as module
+
+    written = module.onnx_from_architecture
+
+    def wrong(
+        architecture: Architecture, weights: dict[str, np.ndarray], *args: object, **more: object
+    ) -> bytes:
+        return written(architecture, {**weights, "head.bias": weights["head.bias"] + 0.01}, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "onnx_from_architecture", wrong)  # a defect of an exporter
+    with pytest.raises(VerificationError) as caught:
+        freeze(best, dataset, tmp_path / "bundle", weights="generated", supernet=supernet)
+    assert caught.value.exit_code == 4
+    assert not (tmp_path / "bundle").exists()
+    report = json.loads((tmp_path / "bundle.rejected" / "report.json").read_text())
+    assert report["onnx"]["max_difference"] == pytest.approx(0.01, rel=0.01)
+
+
+def test_an_existing_bundle_is_kept_unless_forced(
+    tmp_path: Path, best: BestFile, dataset: Dataset, supernet: Supernet
+) -> None:
+    first = freeze(best, dataset, tmp_path / "bundle", weights="generated", supernet=supernet)
+    with pytest.raises(UsageError, match="exists already"):
+        freeze(best, dataset, tmp_path / "bundle", weights="generated", supernet=supernet)
+    other = replace(best, architecture=TINY.draw(0, 99))
+    forced = freeze(other, dataset, tmp_path / "bundle", weights="generated", supernet=supernet, force=True)
+    assert forced.bundle.manifest.architecture != first.bundle.manifest.architecture
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"classes": tuple("abcdefghij")}, "other classes"),
+        ({"classes": tuple("012345678")}, "other classes"),
+        ({"input": InputSpec(3, (8, 8))}, "another input"),
+        ({"input": InputSpec(1, (28, 28))}, "another input"),
+    ],
+)
+def test_an_architecture_for_other_data_is_refused(
+    tmp_path: Path, best: BestFile, dataset: Dataset, change: dict[str, object], named: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=named):
+        freeze(replace(best, **change), dataset, tmp_path / "bundle")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_generated_weights_need_the_search(tmp_path: Path, best: BestFile, dataset: Dataset) -> None:
+    with pytest.raises(UsageError, match="--run"):
+        freeze(best, dataset, tmp_path / "bundle", weights="generated")
+
+
+def test_small_data_get_more_epochs(dataset: Dataset) -> None:
+    assert default_recipe(dataset).epochs > default_recipe(dataset, "finetune").epochs
+
+
+def command(best_path: Path, out: Path, *more: str) -> list[str]:
+    return ["freeze", "--arch", str(best_path), "--out", str(out), "--threads", "1", *more]
+
+
+def test_the_command_plans_without_writing_and_refuses_what_does_not_fit(
+    tmp_path: Path, best: BestFile
+) -> None:
+    path, out = tmp_path / "best.json", tmp_path / "bundle"
+    write_best(path, best)
+    planned = CliRunner().invoke(cli, [*command(path, out, "--epochs", "2"), "--dry-run", "--json"])
+    assert planned.exit_code == 0, planned.output
+    assert json.loads(planned.stdout)["recipe"]["epochs"] == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["best.json"]
+    write_best(path, replace(best, search={}))
+    unknown = CliRunner().invoke(cli, command(path, out))
+    assert isinstance(unknown.exception, UsageError)
+    assert "--data" in str(unknown.exception)
+
+
+def test_a_file_cannot_name_code_to_run(tmp_path: Path, best: BestFile) -> None:
+    path = tmp_path / "best.json"
+    write_best(path, replace(best, search={"data": "os.path:join"}))
+    result = CliRunner().invoke(cli, command(path, tmp_path / "bundle"))
+    assert result.exception is not None
+    assert getattr(result.exception, "exit_code", 0) in (2, 6)
+
+
+def test_a_killed_freeze_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, best: BestFile) -> None:
+    path = tmp_path / "best.json"
+    write_best(path, best)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", "smash_export.cli", *command(path, out, "--epochs", "6", "-q")]
+        return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert start(tmp_path / "straight").wait() == 0
+    killed = start(tmp_path / "resumed")
+    work = tmp_path / ".resumed.work"
+    deadline = time.monotonic() + 120
+    while not list(work.glob("*.pt")) and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert start(tmp_path / "resumed").wait() == 0
+    straight, resumed = (tmp_path / name / "model.onnx" for name in ("straight", "resumed"))
+    assert straight.read_bytes() == resumed.read_bytes()
+    assert not list(tmp_path.glob(".partial-*"))

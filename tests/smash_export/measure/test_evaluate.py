@@ -1,0 +1,148 @@
+"""Evaluation: figures that can be checked by hand, and pictures that a person can look at."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binomtest
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_export.bundle.bundle import Bundle
+from smash_export.cli import run
+from smash_export.measure.evaluate import calibration_error, evaluate, score, wilson_interval
+from smash_export.measure.labelled import bundled, from_data
+from smash_export.prediction.classifier import load
+from smash_export.prediction.pictures import confusion_picture, to_picture
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 10), (10, 10), (7, 10), (585, 597), (1, 100000)])
+def test_the_interval_is_wilsons(right: int, count: int) -> None:
+    reference = binomtest(right, count).proportion_ci(0.95, method="wilson")
+    low, high = wilson_interval(right, count)
+    assert low == pytest.approx(reference.low, abs=1e-9)
+    assert high == pytest.approx(reference.high, abs=1e-9)
+
+
+def test_the_calibration_error_of_a_hand_made_case() -> None:
+    sureness = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
+    right = np.array([True, True, True, False, True, False])
+    assert calibration_error(sureness, right) == pytest.approx((4 * 0.2 + 2 * 0.05) / 6)
+    assert calibration_error(np.ones(4), np.ones(4, bool)) == 0
+
+
+def test_every_figure_of_a_hand_made_case() -> None:
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.1, 0.6, 0.3], [0.7, 0.2, 0.1], [0.2, 0.5, 0.3]], np.float32)
+    result = score(probabilities, np.array([0, 1, 1, 1]), ["cat", "dog", "owl"])
+    assert (result.images, result.accuracy, result.mistake_count, result.top5) == (4, 0.75, 1, None)
+    assert result.confusion.tolist() == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
+    (mistake,) = result.mistakes
+    assert (mistake.image, mistake.label, mistake.answer) == (2, "dog", "cat")
+    assert mistake.probability == pytest.approx(0.7)
+    cat, dog, owl = result.classes
+    assert (cat.images, cat.recall, cat.precision, cat.confused_with) == (1, 1, 0.5, "")
+    assert cat.f1 == pytest.approx(2 / 3)
+    assert (dog.recall, dog.precision, dog.confused_with) == (pytest.approx(2 / 3), 1, "cat")
+    assert (owl.images, owl.recall, owl.precision, owl.f1) == (0, None, None, None)
+    assert result.confidence == pytest.approx(0.65)
+
+
+def test_the_surest_errors_come_first_and_are_limited() -> None:
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(10), 2000).astype(np.float32)
+    result = score(probabilities, random.integers(0, 10, 2000), [str(i) for i in range(10)])
+    values = [mistake.probability for mistake in result.mistakes]
+    assert values == sorted(values, reverse=True)
+    assert len(values) == 36
+    assert result.mistake_count > 1000
+    assert result.top5 == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_real_classifier_gets_the_accuracy_of_its_logits(digits_bundle: Path) -> None:
+    samples = Bundle.open(digits_bundle).samples()
+    with load(digits_bundle, threads=1) as classifier:
+        result = evaluate(classifier, bundled(classifier.bundle))
+    assert result.accuracy == (samples.logits.argmax(axis=1) == samples.labels).mean()
+    assert result.low < result.accuracy < result.high
+    assert result.accuracy > 0.95
+    assert result.confusion.sum() == 597
+    assert 0 <= result.calibration_error < 0.1
+
+
+def test_the_command_writes_report_and_pictures(digits_bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    arguments = ["evaluate", str(digits_bundle), "--out", str(out), "--threads", "1"]
+    assert run([*arguments, "--dry-run"]) == 0
+    assert not out.exists()
+    assert run(arguments) == 0
+    text = capsys.readouterr().out
+    assert "95 % interval" in text
+    assert "expected calibration error" in text
+    assert sorted(path.name for path in out.iterdir()) == ["confusion.png", "errors.png", "evaluation.json"]
+    document = json.loads((out / "evaluation.json").read_text())
+    assert document["accuracy"] > 0.95
+    for name in ("confusion.png", "errors.png"):
+        with Image.open(out / name) as picture:
+            assert min(picture.size) > 100
+            assert len(picture.convert("RGB").getcolors(10**6) or []) > 5
+
+
+def test_json_and_the_accuracy_gate(digits_bundle: Path, capsys: Capture) -> None:
+    assert run(["evaluate", str(digits_bundle), "--json", "--min-accuracy", "0.9"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["images"] == 597
+    assert len(document["classes"]) == len(document["confusion"]) == 10
+    assert document["target"] == "onnxruntime"
+    assert run(["evaluate", str(digits_bundle), "--json", "--min-accuracy", "0.999"]) == 5
+    captured = capsys.readouterr()
+    json.loads(captured.out)
+    assert "at least 99.90%" in captured.err
+
+
+def test_a_data_set_by_name(digits_bundle: Path, capsys: Capture) -> None:
+    assert run(["evaluate", str(digits_bundle), "--data", "digits", "--json", "-t", "torchscript"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["target"] == "torchscript"
+    assert document["accuracy"] > 0.9
+    assert "trained on" in captured.err  # the fixture was made from other splits
+    assert document["warnings"]
+
+
+def test_other_classes_are_refused(digits_bundle_copy: Path) -> None:
+    path = digits_bundle_copy / "manifest.json"
+    path.write_text(path.read_text().replace('"9"\n', '"nine"\n'))
+    with pytest.raises(InvalidInputError, match="other classes"):
+        from_data(Bundle.open(digits_bundle_copy), "digits")
+    with pytest.raises(UsageError, match="split"):
+        from_data(Bundle.open(digits_bundle_copy), "digits", "holdout")
+    assert run(["evaluate", str(digits_bundle_copy), "--data", "digits"]) == 6
+
+
+@pytest.mark.parametrize("classes", [1, 2, 40, 41, 1000])
+def test_confusion_matrices_of_any_size_are_drawn(classes: int) -> None:
+    matrix = np.eye(classes, dtype=np.int64) * 5
+    matrix[0, -1] += 3
+    picture = confusion_picture(matrix, [f"class number {index}" for index in range(classes)])
+    assert max(picture.size) < 2600
+    assert len(picture.getcolors(10**6) or []) > 2
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 1), (5, 7, 3), (5, 7, 2), (4, 5, 7, 1)])
+def test_samples_of_every_kind_become_pictures(shape: tuple[int, ...]) -> None:
+    sample = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    picture = to_picture(sample, 50)
+    assert picture.mode == "RGB"
+    assert min(picture.size) >= 50
+
+
+def test_an_evaluation_has_a_json_form_without_nan() -> None:
+    result = score(np.eye(3, dtype=np.float32), np.arange(3), ["a", "b", "c"])
+    assert math.isnan(result.images_per_second)
+    assert result.to_json()["confusion"] == np.eye(3).tolist()
