@@ -93,6 +93,9 @@ EXIT_CODES = {
     130: "interrupted",
 }
 
+RESUMING = {"run", "search", "freeze", "reproduce", "latency"}
+"""Commands that go on where they were interrupted when they are given again."""
+
 # What a path can be refused for by the system: the user's path, not a defect of ours.
 _UNUSABLE_PATH = {
     errno.EACCES,
@@ -182,10 +185,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:  # click's own usage errors: the usage line and a hint
         error.show()
         return error.exit_code
-    except click.Abort:  # how click passes on Ctrl-C and the end of the input
-        return _fail("interrupted; whatever was complete before is untouched", 130, debug)
-    except KeyboardInterrupt:
-        return _fail("interrupted; whatever was complete before is untouched", 130, debug)
+    except (click.Abort, KeyboardInterrupt):  # Abort: how click passes on Ctrl-C and the end of the input
+        go_on = "repeat the command to go on" if RESUMING & set(words) else None
+        return _fail(f"interrupted; {go_on or 'whatever was complete before is untouched'}", 130, debug)
     except SmashError as error:
         return _fail(str(error), error.exit_code, debug)
     except OSError as error:

@@ -12,24 +12,18 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from smash_export.display import Advance, Part, bar, board
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_PLAIN_SECONDS = 10.0  # without a terminal: one line of progress at most this often
 _PLAIN_WIDTH = 160
-
-
-class Advance(Protocol):
-    """Moves a progress display by ``n`` steps and shows ``fields``, for example ``loss=0.31``."""
-
-    def __call__(self, n: float = 1, **fields: object) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -92,11 +86,20 @@ class Output:
         """
         if self.quiet:
             yield _silent
-        elif sys.stderr.isatty():
-            with _bar(label, total) as advance:
-                yield advance
         else:
-            yield _PlainProgress(label, total)
+            with bar(label, total) as advance:
+                yield advance
+
+    @contextlib.contextmanager
+    def job(self, title: str, parts: Sequence[Part] = ()) -> Iterator[None]:
+        """One display for all progress that is shown while the block runs; never still on a terminal.
+
+        Args:
+            title: of the job.
+            parts: of the job and their expected seconds, where they are known; gives the time left of all.
+        """
+        with contextlib.nullcontext() if self.quiet else board(title, parts):
+            yield
 
 
 SILENT = Output(quiet=True)
@@ -203,68 +206,3 @@ def _command_config(ctx: click.Context, parameter: click.Parameter, value: str |
 
 def _silent(n: float = 1, **fields: object) -> None:
     pass
-
-
-class _PlainProgress:
-    """Progress for logs: a line at most every ten seconds, and one at the end."""
-
-    def __init__(self, label: str, total: float | None) -> None:
-        self._label, self._total = label, total
-        self._done = 0.0
-        self._start = self._shown = time.monotonic()
-        if total is None:  # nothing will be shown before the end otherwise
-            click.echo(f"{label} ...", err=True)
-
-    def __call__(self, n: float = 1, **fields: object) -> None:
-        self._done += n
-        now = time.monotonic()
-        finished = self._total is not None and self._done >= self._total > self._done - n
-        if not finished and now - self._shown < _PLAIN_SECONDS:
-            return
-        self._shown = now
-        elapsed = now - self._start
-        words = [f"{self._label}:"]
-        if self._total:
-            words.append(f"{self._done:g}/{self._total:g}")
-        words.append(f"{_clock(elapsed)} elapsed")
-        if self._total and not finished and self._done:
-            words.append(f"{_clock(elapsed / self._done * (self._total - self._done))} left")
-        click.echo(" ".join([*words, *_fields(fields)]), err=True)
-
-
-@contextlib.contextmanager
-def _bar(label: str, total: float | None) -> Iterator[Advance]:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()]
-    if total is not None:
-        columns += [MofNCompleteColumn(), TimeRemainingColumn()]
-    display = Progress(*columns, TextColumn("{task.fields[shown]}"), console=Console(stderr=True))
-    with display:
-        task = display.add_task(escape(label), total=total, shown="")
-
-        def advance(n: float = 1, **fields: object) -> None:
-            display.update(task, advance=n)
-            if fields:
-                display.update(task, shown=escape(" ".join(_fields(fields))))
-
-        yield advance
-
-
-def _fields(fields: dict[str, object]) -> list[str]:
-    return [f"{name}={_cell(value)}" for name, value in fields.items()]
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

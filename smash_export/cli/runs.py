@@ -19,13 +19,15 @@ def command(folders: tuple[Path, ...], output: Output) -> None:
     runs = [run for folder in folders or (Path("runs"),) for run in find_runs(folder)]
     runs.sort(key=lambda run: (run.error is None, run.error or 0.0, run.folder))
     columns = [
-        "run", "data", "space", "strategy", "seed", "state", "scored", "SMASH score", "error trained",
-        "random search", "parameters", "MACs", "seconds",
+        "run", "data", "space", "strategy", "seed", "state", "scored", "SMASH score (error)", "error trained",
+        "random search", "origin", "limit ms", "latency ms", "of the limit", "parameters", "MACs", "seconds",
     ]  # fmt: skip
     rows = [
         [
             run.folder, run.data, run.space, run.strategy, run.seed, run.state, run.scored,
             _percent(run.score), _percent(run.error), _percent(run.random_search_error),
+            run.origin, run.limit_ms, run.latency_ms,
+            _percent(run.latency_ms / run.limit_ms if run.latency_ms and run.limit_ms else None),
             run.parameters, run.macs, run.seconds,
         ]
         for run in runs

@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
-from smash_export.device_search.search import PRESETS
+from smash_export.cli.groups import Grouped
+from smash_export.device_search.search import PRESETS, STRATEGIES
+from smash_targets.base import target_names
+
+if TYPE_CHECKING:
+    from smash_export.device_search.latency import DeviceLatency
+    from smash_search.data import Dataset
+    from smash_search.run import SearchConfig, SearchResult
+
+GROUPS = {
+    "Images and run": ("data", "validation", "run", "resume", "seed"),
+    "What is searched": ("space", "strategy", "strategy_option", "candidates", "known", "require"),
+    "HyperNet": (
+        "epochs", "steps", "batch", "archs_per_step", "learning_rate", "average", "halve_batch",
+    ),
+    "Scoring": ("images", "keep"),
+    "Finalists": ("finalists", "rungs", "finalist_batch", "finalist_images", "start", "baseline"),
+    "Limits": ("max_latency", "max_parameters", "max_macs", "max_memory"),
+    "Device": (
+        "target", "precision", "latency_batch", "latency_threads", "latency_table",
+    ),
+    "This machine": ("device", "threads", "executor", "workers", "ray_address"),
+}  # fmt: skip
 
 
-@click.command()
+def _by_space(part: str, name: str) -> str:
+    """``[tiny 240, small 4000]``: the default of an option that depends on the space."""
+    values = {space: preset[part][name] for space, preset in PRESETS.items() if name in preset[part]}
+    words = [f"{space} {_words(value)}" for space, value in values.items()]
+    return f"[{', '.join(words)}]"
+
+
+def _words(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@click.command(cls=Grouped, groups=GROUPS)
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME]")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with the search in --run.")
 @click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
-@click.option("--strategy", default="random", show_default=True, help="How candidates are proposed.")
+@click.option(
+    "--strategy",
+    type=click.Choice(STRATEGIES),
+    default="random",
+    show_default=True,
+    help="How candidates are proposed.",
+)
 @click.option(
     "--strategy-option", multiple=True, metavar="NAME=NUMBER", help="Of the strategy; may be repeated."
 )
@@ -26,30 +66,49 @@ from smash_export.device_search.search import PRESETS
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--validation", type=click.FloatRange(0, 0.5, min_open=True), help="Share of training images.")
-@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="HyperNet: passes over the images.")
-@click.option("--steps", type=click.IntRange(1), help="HyperNet: updates, in place of --epochs.")
-@click.option("--batch", type=click.IntRange(2), help="HyperNet: images of each architecture.")
-@click.option("--archs-per-step", type=click.IntRange(1), help="HyperNet: architectures of each update.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="HyperNet: highest.")
-@click.option("--average", type=click.FloatRange(0, 0.999999), help="HyperNet: decay of averaged weights.")
-@click.option("--halve-batch", is_flag=True, help="HyperNet: halve a batch that a GPU has no memory for.")
-@click.option("--candidates", type=click.IntRange(1), help="Architectures to score.")
+@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the training images.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    help=f"Updates, in place of --epochs.  {_by_space('training', 'steps')}",
+)
+@click.option("--batch", type=click.IntRange(2), help="Images of each architecture.")
+@click.option("--archs-per-step", type=click.IntRange(1), help="Architectures of each update.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
+@click.option("--average", type=click.FloatRange(0, 0.999999), help="Decay of averaged weights.")
+@click.option("--halve-batch", is_flag=True, help="Halve a batch that a GPU has no memory for.")
+@click.option(
+    "--candidates",
+    type=click.IntRange(1),
+    help=f"Architectures to score.  {_by_space('search', 'candidates')}",
+)
 @click.option(
     "--known",
     type=click.IntRange(0),
-    help="Candidates that are residual, dense or fractal networks; at most half.",
-)
-@click.option("--images", metavar="N,N,..", help="Validation images of each stage of the race; 0 is all.")
-@click.option("--keep", type=click.FloatRange(0, 1, min_open=True), help="Share that each stage keeps.")
-@click.option("--finalists", type=click.IntRange(1), help="Networks to train.")
-@click.option("--rungs", metavar="N,N,..", help="Epochs at the end of each rung; the better half goes on.")
-@click.option("--finalist-batch", type=click.IntRange(1), help="Finalists: images per step.")
-@click.option(
-    "--finalist-images", type=click.IntRange(0), help="Finalists: most training images of an epoch; 0 is all."
+    help="Candidates that are residual, dense or fractal networks; at most half.  "
+    + _by_space("search", "known"),
 )
 @click.option(
-    "--start", type=click.Choice(["scratch", "generated"]), help="First weights of finalists.  [scratch]"
+    "--images",
+    metavar="N,N,..",
+    help="Validation images of each stage of the race; 0 is all.  " + _by_space("scoring", "images"),
 )
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1, min_open=True),
+    help=f"Share that each stage keeps.  {_by_space('scoring', 'keep')}",
+)
+@click.option(
+    "--finalists", type=click.IntRange(1), help=f"Networks to train.  {_by_space('finalists', 'count')}"
+)
+@click.option(
+    "--rungs",
+    metavar="N,N,..",
+    help="Epochs at the end of each rung; the better half goes on.  " + _by_space("finalists", "rungs"),
+)
+@click.option("--finalist-batch", type=click.IntRange(1), help="Images per step.")
+@click.option("--finalist-images", type=click.IntRange(0), help="Most training images of an epoch; 0 is all.")
+@click.option("--start", type=click.Choice(["scratch", "generated"]), help="First weights.  [scratch]")
 @click.option(
     "--baseline",
     type=click.Choice(["none", "finalists", "total"]),
@@ -66,7 +125,11 @@ from smash_export.device_search.search import PRESETS
 @click.option(
     "--require", type=click.Choice(["tensorrt-dla"]), help="Only convolutions and pooling of this device."
 )
-@click.option("--target", help="Measure candidates on this runtime.  [onnxruntime with --max-latency]")
+@click.option(
+    "--target",
+    type=click.Choice(target_names()),
+    help="Measure candidates on this runtime.  [onnxruntime with --max-latency]",
+)
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Of measuring.  [fp32]")
 @click.option("--latency-batch", type=click.IntRange(1), help="Images per inference of measuring.  [1]")
 @click.option("--latency-threads", type=click.IntRange(1), help="Threads of measuring.  [1]")
@@ -90,24 +153,27 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
 
     A search that was interrupted goes on when the same command is given again.
     """
-    from smash_export.device_search.search import (
-        configure,
-        default_folder,
-        device_latency,
-        latency_limits,
-        load_data,
-        search,
-    )
+    if values["threads"]:
+        _set_threads(values["threads"])
+    with output.job("search"):
+        _search(data, run, output, values)
+
+
+def _set_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _search(data: str, run: Path | None, output: Output, values: dict[str, Any]) -> None:
+    from smash_export.device_search.search import default_folder, device_latency, load_data, search
     from smash_search.executors import ExecutorConfig
 
     executor = ExecutorConfig(
         values["executor"], workers=values["workers"], ray_address=values["ray_address"]
     )
-    if values["threads"]:
-        import torch
-
-        torch.set_num_threads(values["threads"])
-    dataset = load_data(data, validation=values["validation"])
+    with output.progress("reading images", None):
+        dataset = load_data(data, validation=values["validation"])
     measurement = device_latency(
         dataset,
         max_latency=values["max_latency"],
@@ -117,7 +183,34 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
         threads=values["latency_threads"],
         table=values["latency_table"],
     )
-    config = configure(
+    config = _configuration(dataset, measurement, values)
+    folder = run or default_folder(dataset.name)
+    if output.dry_run:
+        plan = config.to_json()
+        output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
+        output.result({"dry_run": True, "writes": str(folder), **plan})
+        return
+    result = search(
+        dataset,
+        folder,
+        config=config,
+        device=values["device"],
+        resume=values["resume"],
+        measurement=measurement,
+        executor=executor,
+        command=["smash-export", "search", *words(click.get_current_context())],
+        output=output,
+    )
+    if result is not None:  # the first of the processes that torchrun started says what was found
+        _show(output, result, config)
+
+
+def _configuration(
+    dataset: Dataset, measurement: DeviceLatency | None, values: dict[str, Any]
+) -> SearchConfig:
+    from smash_export.device_search.search import configure, latency_limits
+
+    return configure(
         dataset,
         measured=measurement.describe() if measurement else None,
         space=values["space"],
@@ -152,59 +245,37 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
             "baseline": values["baseline"],
         },
     )
-    folder = run or default_folder(dataset.name)
-    if output.dry_run:
-        plan = config.to_json()
-        output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
-        output.result({"dry_run": True, "writes": str(folder), **plan})
-        return
-    context = click.get_current_context()
-    result = search(
-        dataset,
-        folder,
-        config=config,
-        device=values["device"],
-        resume=values["resume"],
-        measurement=measurement,
-        executor=executor,
-        command=["smash-export", "search", *words(context)],
-        output=output,
-    )
-    if result is None:
-        return  # the first of the processes that torchrun started says what was found
+
+
+def _show(output: Output, result: SearchResult, config: SearchConfig) -> None:
+    """The table and the JSON of what was found."""
+    from smash_export.device_search.findings import findings
+
+    folder = result.folder
     best, cost = result.best.search, result.best.search["cost"]
-    rows: list[list[object]] = [
-        ["architecture", result.best.architecture.key],
-        ["SMASH score", f"{best['score']:.2%} (rank {best['rank']} of {best['candidates']})"],
-        [f"validation error after {result.pick.epochs} epochs", f"{result.pick.error:.2%}"],
-    ]
-    if result.random is not None:
-        rows.append(["the same for random search", f"{result.random.error:.2%}"])
     if result.missed:
         output.warn(
             f"no trained network keeps {', '.join(result.missed)}; search among more --candidates, "
             "or start again with larger limits"
         )
-    for label, found in result.picks.items():
-        error, latency = found.search["error"], found.search["measures"]["latency_ms"]
-        rows.append([f"pick within {label}", f"{found.architecture.key}, {error:.2%}, {latency:.3g} ms"])
-    rows += [
-        ["parameters", f"{cost['parameters']:,}"],
-        ["MACs", f"{cost['macs']:,}"],
-        ["seconds", ", ".join(f"{name} {value:.0f}" for name, value in result.seconds.items())],
-    ]
+    facts = findings(result, config)
+    seconds = ", ".join(f"{name} {value:.0f}" for name, value in result.seconds.items())
+    rows: list[list[object]] = [[name, value] for name, value in [*facts.rows(), ("seconds", seconds)]]
     output.table(f"{folder / 'best.json'}", ["what", "value"], rows)
     output.note(f"report: {folder / 'report.html'}")
-    output.note(f"next: smash-export freeze --arch {folder / 'best.json'} --weights retrain")
+    output.note(f"next: {shlex.join(_freeze_words(folder / 'best.json'))}")
     output.result(
         {
             "run": str(folder),
             "best": str(folder / "best.json"),
             "report": str(folder / "report.html"),
             "architecture": result.best.architecture.key,
+            "origin": best["origin"],
             "score": best["score"],
             "rank": best["rank"],
             "candidates": best["candidates"],
+            "refused_by_latency": facts.refused,
+            "latency": facts.latency,
             "error": result.pick.error,
             "epochs": result.pick.epochs,
             "picks": {
@@ -224,6 +295,10 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
             "seconds": result.seconds,
         }
     )
+
+
+def _freeze_words(best: Path) -> list[str]:
+    return ["smash-export", "freeze", "--arch", str(best), "--weights", "retrain"]
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...] | None:

@@ -20,6 +20,8 @@ class Run:
         state: "done", or the stage that it has reached.
         scored: architectures scored so far.
         score, error, random_search_error: of the pick; see best.json.
+        origin: how the pick came about.
+        latency_ms, limit_ms: of the pick, and the limit that it was held to; None without.
         parameters, macs: its cost.
         seconds: all stages together.
     """
@@ -34,6 +36,9 @@ class Run:
     score: float | None
     error: float | None
     random_search_error: float | None
+    origin: str | None
+    latency_ms: float | None
+    limit_ms: float | None
     parameters: int | None
     macs: int | None
     seconds: float
@@ -79,6 +84,9 @@ def read_run(folder: Path) -> Run:
             best.get("score"),
             best.get("error"),
             best.get("random_search_error"),
+            best.get("origin"),
+            best.get("measures", {}).get("latency_ms"),
+            max((limit["milliseconds"] for limit in identity.get("latency_limits", [])), default=None),
             cost.get("parameters"),
             cost.get("macs"),
             round(sum(seconds.values()), 1),

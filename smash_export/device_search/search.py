@@ -6,7 +6,9 @@ The method is :func:`smash_search.run.run_search`; this module chooses its numbe
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +69,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+STRATEGIES = ("random", "perturb", "evolution", "bayesian", "hyperband", "gradient")
+"""Names in :data:`smash_search.strategies.STRATEGIES`, for a command line that must not import torch."""
+
+_CLAIM = {".lock", "config.json", "timings.json"}  # of a folder that holds no result yet
 FASTEST = 12  # networks measured to see whether a latency limit can be kept
 
 # Share of the training images that choose between networks, where the data have no validation part and the
@@ -219,7 +225,9 @@ def latency_limits(text: str | None) -> dict[str, float]:
     return limits
 
 
-def check_latency(config: SearchConfig, dataset: Dataset, latency: DeviceLatency) -> None:
+def check_latency(
+    config: SearchConfig, dataset: Dataset, latency: DeviceLatency, output: Output = SILENT
+) -> None:
     """Raise GateError unless a network of the space keeps the latency limit; before anything is trained.
 
     Measures the cheapest of many draws by multiply-accumulates, from the smallest on.
@@ -235,7 +243,8 @@ def check_latency(config: SearchConfig, dataset: Dataset, latency: DeviceLatency
     space = config.space_for(spec)
     costs = survey(space, spec, len(dataset.classes))
     order = sorted(range(SURVEY), key=lambda slot: costs[slot].macs)[:FASTEST]
-    fastest_of([space.draw(0, slot) for slot in order], latency, limit_ms)
+    with output.progress("can the limit be kept?", None):
+        fastest_of([space.draw(0, slot) for slot in order], latency, limit_ms)
 
 
 def load_data(data: str, *, seed: int = 0, validation: float | None = None) -> Dataset:
@@ -293,23 +302,44 @@ def search(
             join_training(chosen, dataset, device=device, ranks=ranks)
             return None
         if measurement is not None and not (folder / "measures.jsonl").exists():
-            check_latency(chosen, dataset, measurement)
-        result = run_search(
-            chosen,
-            dataset,
-            folder,
-            device=device,
-            resume=resume,
-            progress=output.progress,
-            measurement=measurement,
-            executor=executor,
-            ranks=ranks,
-        )
+            check_latency(chosen, dataset, measurement, output)
+        with _leaving_nothing(folder):
+            result = run_search(
+                chosen,
+                dataset,
+                folder,
+                device=device,
+                resume=resume,
+                progress=output.progress,
+                measurement=measurement,
+                executor=executor,
+                ranks=ranks,
+            )
     from smash_export.report.search import search_page
 
     words = command or ["smash-export", "search", "--data", dataset.spec, "--run", str(folder)]
     files.write_text(folder / "report.html", search_page(result, shlex.join(words)))
     return result
+
+
+@contextlib.contextmanager
+def _leaving_nothing(folder: Path) -> Iterator[None]:
+    """Remove what a refused search has written of a new folder: the right command must not be refused.
+
+    A folder that holds any result stays.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    claimed = (folder / "config.json").exists()
+    try:
+        yield
+    except BaseException:
+        if not claimed and {path.name for path in folder.glob("*")} <= _CLAIM:
+            for name in _CLAIM:
+                (folder / name).unlink(missing_ok=True)
+            for path in made:
+                with contextlib.suppress(OSError):  # somebody put something there
+                    path.rmdir()
+        raise
 
 
 def default_folder(name: str) -> Path:

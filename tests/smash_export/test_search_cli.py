@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from smash_export.cli import run
-from smash_export.device_search.search import PRESETS
+from smash_export.cli.search import GROUPS
+from smash_export.device_search.search import PRESETS, STRATEGIES
+from smash_search import strategies
 from smash_search.space.space import SPACES
 
 SMALL = [
@@ -19,8 +21,31 @@ SMALL = [
 ]
 
 
-def test_every_space_has_a_preset() -> None:
+def test_every_space_has_a_preset_and_every_strategy_a_name() -> None:
     assert list(PRESETS) == list(SPACES)
+    assert list(STRATEGIES) == list(strategies.STRATEGIES)
+
+
+def test_help_groups_options_and_shows_defaults_of_each_space(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["search", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for heading in GROUPS:
+        assert f"{heading}:" in text
+    for part, name in (("training", "steps"), ("search", "candidates"), ("finalists", "count")):
+        assert f"tiny {PRESETS['tiny'][part][name]}, small {PRESETS['small'][part][name]}" in text
+    assert "|".join(STRATEGIES) in text
+
+
+def test_the_right_command_runs_after_a_refused_one_and_keeps_foreign_files(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "again"
+    wrong = ["--strategy", "evolution", "--strategy-option", "speed=3"]
+    words = ["search", "--data", "digits", "--run", str(folder), "--quiet", *SMALL]
+    assert run([*words, *wrong]) == 2
+    assert not folder.parent.exists()
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    assert run([*words, *wrong]) == 2
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +111,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--rungs", "3,1"], 6, "rungs"),
         (["--epochs", "1", "--steps", "1"], 2, "Choose one"),
         (["--max-parameters", "5"], 5, "smallest found"),
-        (["--strategy", "magic"], 2, "no strategy"),
+        (["--strategy", "magic"], 2, "evolution"),
         (["--device", "tpu"], 2, "unknown device"),
     ],
 )
@@ -97,7 +122,7 @@ def test_wrong_options_are_one_clear_line(
     captured = capsys.readouterr().err
     assert text in captured
     assert "Traceback" not in captured
-    assert not (tmp_path / "run" / "hypernet.pt").exists()
+    assert not (tmp_path / "run").exists(), "a refused command leaves nothing behind"
 
 
 def test_space_says_what_it_holds_and_whether_a_limit_can_be_kept(

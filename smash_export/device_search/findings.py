@@ -1,0 +1,116 @@
+"""What a search found, in the words and numbers that its table, its report and ``runs`` show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smash_export.device_search.latency import LOWEST
+
+if TYPE_CHECKING:
+    from smash_search.run import SearchConfig, SearchResult
+
+
+@dataclass(frozen=True)
+class LatencyFinding:
+    """Latency of a pick.
+
+    Attributes:
+        milliseconds: the one that its limit was held to.
+        lowest_ms: fastest of the repeated measurements; None where it was not measured repeatedly.
+        limit_ms: None without a limit.
+        predicted: whether it comes from a table.
+    """
+
+    milliseconds: float
+    lowest_ms: float | None
+    limit_ms: float | None
+    predicted: bool = False
+
+    @property
+    def share(self) -> float | None:
+        """Of the limit."""
+        return None if self.limit_ms is None else self.milliseconds / self.limit_ms
+
+    def words(self) -> str:
+        """For people."""
+        text = f"{self.milliseconds:.3g} ms"
+        if self.predicted:
+            text += " (predicted)"
+        if self.lowest_ms is not None and self.lowest_ms < self.milliseconds:
+            text += f", slowest of repeated measurements, fastest {self.lowest_ms:.3g} ms"
+        if self.share is not None:
+            text += f"; {self.share:.0%} of the limit of {self.limit_ms:g} ms"
+        return text
+
+
+def latency_of(
+    search: Mapping[str, Any], limit_ms: float | None, *, predicted: bool = False
+) -> LatencyFinding | None:
+    """Latency in the ``search`` block of a best.json; None where nothing was measured."""
+    measures = search.get("measures") or {}
+    if "latency_ms" not in measures:
+        return None
+    return LatencyFinding(measures["latency_ms"], measures.get(LOWEST), limit_ms, predicted)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Facts of a finished search.
+
+    Attributes:
+        result: of the search.
+        latency: of the pick in best.json, or None.
+        picks: latency of each further pick, by its limit.
+        refused: candidates beyond the latency limit; None where nothing was measured.
+    """
+
+    result: SearchResult
+    latency: LatencyFinding | None
+    picks: dict[str, LatencyFinding]
+    refused: int | None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of each fact, the most important ones first."""
+        result, search = self.result, self.result.best.search
+        cost = search["cost"]
+        rows = [
+            ("architecture", f"{result.best.architecture.key}, {search['origin']}"),
+            (f"validation error after {result.pick.epochs} epochs", f"{result.pick.error:.2%}"),
+        ]
+        if result.random is not None:
+            rows.append(("the same for random search", f"{result.random.error:.2%}"))
+        if self.latency is not None:
+            rows.append(("latency", self.latency.words()))
+        for label, latency in self.picks.items():
+            best = result.picks[label]
+            words = f"{best.architecture.key}, error {best.search['error']:.2%}, {latency.words()}"
+            rows.append((f"pick within {label}", words))
+        if self.refused is not None:
+            within = search["candidates"] - self.refused
+            rows.append(("candidates", f"{within} within the latency limit, {self.refused} beyond it"))
+        rows += [
+            (
+                "SMASH score (error with generated weights)",
+                f"{search['score']:.2%}, rank {search['rank']} of {search['candidates']}",
+            ),
+            ("parameters", f"{cost['parameters']:,}"),
+            ("MACs", f"{cost['macs']:,}"),
+        ]
+        return rows
+
+
+def findings(result: SearchResult, config: SearchConfig) -> Findings:
+    """The facts of a search's result."""
+    limits = {limit.label: limit.milliseconds for limit in config.latency_limits}
+    predicted = bool(config.measured.get("predicted"))
+    largest = max(limits.values(), default=None)
+    latency = latency_of(result.best.search, largest, predicted=predicted)
+    picks = {
+        label: found
+        for label, best in result.picks.items()
+        if (found := latency_of(best.search, limits[label], predicted=predicted)) is not None
+    }
+    refused = sum(entry.refused is not None for entry in result.scored) if latency is not None else None
+    return Findings(result, latency, picks, refused)
