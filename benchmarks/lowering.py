@@ -23,7 +23,7 @@ import torch
 from benchmarks.record import record
 from smash_export.device_search.latency import random_weights
 from smash_export.export.onnx_writer import onnx_from_architecture, onnx_from_trace
-from smash_export.measure.bench import interleaved, ratio
+from smash_export.measure.timing import interleaved, ratio
 from smash_search.model.interpreter import FrozenNetwork
 from smash_search.space.architecture import InputSpec
 from smash_search.space.space import space_for

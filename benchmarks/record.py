@@ -19,8 +19,8 @@ from typing import Any
 
 from smash_base.errors import InvalidInputError
 from smash_base.files import write_text
-from smash_export.cli.console import Output, to_json
 from smash_export.measure import machine
+from smash_export.progress import Output, to_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 VERDICT = {True: "met", False: "MISSED", None: "not measured here"}

@@ -34,9 +34,9 @@ from torch import nn
 from benchmarks.networks import NETWORKS
 from benchmarks.record import record
 from smash_base import files
-from smash_export.cli.console import Output
 from smash_export.device_search.latency import DeviceLatency, Setting, measure_architecture, measure_graph
 from smash_export.device_search.search import configure, load_data, search
+from smash_export.progress import Output
 from smash_search.data import Dataset, Split
 from smash_search.rank.finalists import input_spec_of
 from smash_search.run import SearchResult

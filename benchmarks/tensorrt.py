@@ -27,11 +27,11 @@ import numpy as np
 from benchmarks.record import record
 from smash_base.errors import SmashError
 from smash_export.bundle.bundle import Bundle
-from smash_export.cli.console import Output
 from smash_export.compiling.compile import compile_bundle
 from smash_export.deploy.trtexec import ScriptSettings, graph_for_tensorrt, write_scripts
-from smash_export.measure.bench import interleaved
+from smash_export.measure.timing import interleaved
 from smash_export.measure.verify import measure_parity
+from smash_export.progress import Output
 from smash_targets.base import Session, SessionInfo, SessionOptions, get_target
 from smash_targets.tensorrt.trtexec_results import read_log, read_times
 

@@ -24,7 +24,7 @@ from PIL import Image
 import smash_export
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.inspection import inspect
-from smash_export.cli.console import Output
+from smash_export.progress import Output
 from smash_search.data import load_dataset
 
 RUN, BUNDLE, IMAGES = Path("runs/demo"), Path("demo-bundle"), Path("demo-images")

@@ -41,7 +41,7 @@ from smash_search.executors import Executor, ExecutorConfig, Task, make_executor
 from smash_search.executors.work import Equipment, Worker
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.supernet import Supernet
-from smash_search.rank.evaluation import CONFIRMED, MEASURES, SCORES, Judge, Measurement
+from smash_search.rank.evaluation import CONFIRMED, MEASURES, SCORES, Judge
 from smash_search.rank.finalists import (
     Finalist,
     FinalistsConfig,
@@ -52,6 +52,7 @@ from smash_search.rank.finalists import (
     pick,
     run_rungs,
 )
+from smash_search.rank.measurement import Measurement
 from smash_search.rank.pareto import LATENCY, Limit, class_of, entries_of, pick_that_keeps
 from smash_search.rank.records import close_torn_line, settle
 from smash_search.rank.scoring import (

@@ -18,6 +18,7 @@ from smash_base.errors import InvalidInputError, SmashError
 from smash_targets.base import ModelSignature, Session, SessionInfo
 from smash_targets.common import check_batch, damaged, run_in_chunks
 from smash_targets.tensorrt.cuda import Cuda
+from smash_targets.tensorrt.logger import make_logger
 from smash_targets.tensorrt.manifest import EngineManifest
 
 MAX_GRAPHS = 4
@@ -35,8 +36,6 @@ class TensorRtSession(Session):
         signature: ModelSignature,
         number: int,
     ) -> None:
-        from smash_targets.tensorrt.target import make_logger
-
         self._trt, self._cuda, self._signature = trt, cuda, signature
         self._errors: list[str] = []
         self._runtime = trt.Runtime(make_logger(trt, self._errors, []))

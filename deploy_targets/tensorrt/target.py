@@ -43,6 +43,7 @@ from smash_targets.base import (
 )
 from smash_targets.common import check_file, find_module
 from smash_targets.tensorrt.cuda import Gpu, open_cuda
+from smash_targets.tensorrt.logger import make_logger
 from smash_targets.tensorrt.manifest import EngineManifest, check_manifest, read_manifest, write_manifest
 from smash_targets.tensorrt.trtexec_results import EngineLayers, read_layer_info
 
@@ -53,7 +54,6 @@ ENGINE = "model.engine"
 SOURCE = "model.onnx"
 HARDWARE = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
 DLA_VERSIONS = "10.0 to 10.7 (JetPack 6), and 11.4.1 and newer on AGX Orin with JetPack 7.2.2"
-MAX_WARNINGS = 20
 PRICES = {
     "version_compatible": "version-compatible: larger by the lean runtime inside it, and may be slower",
     "ampere+": "for Ampere and newer: kernels of one generation are left out, so it may be slower",
@@ -248,22 +248,6 @@ def import_tensorrt() -> Any:
 def this_platform() -> str:
     """System and processor, for example "Linux x86_64": an engine runs on no other."""
     return f"{platform.system()} {platform.machine()}"
-
-
-def make_logger(trt: Any, errors: list[str], warnings: list[str]) -> Any:
-    """A logger that keeps errors and the first warnings."""
-
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # not super(): pybind11 must see it called on the base
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                errors.append(message)
-            elif severity == trt.ILogger.Severity.WARNING and len(warnings) < MAX_WARNINGS:
-                warnings.append(message)
-
-    return Logger()
 
 
 def build(

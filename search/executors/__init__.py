@@ -16,26 +16,13 @@ import importlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_search.executors.task import Task as Task
 
 if TYPE_CHECKING:
     from smash_search.executors.work import Equipment, Worker
-
-
-class Task(NamedTuple):
-    """One piece of work.
-
-    Attributes:
-        method: of :class:`smash_search.executors.work.Worker`.
-        arguments: of the method.
-        label: what it is, for messages: usually an architecture's key.
-    """
-
-    method: str
-    arguments: tuple[Any, ...]
-    label: str
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError
-from smash_search.executors import Task
+from smash_search.executors.task import Task
 from smash_search.model.interpreter import Network
 from smash_search.model.supernet import Supernet
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained, train_rung
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from smash_search.data import Dataset
-    from smash_search.rank.evaluation import Measurement
+    from smash_search.rank.measurement import Measurement
 
 
 @dataclass(frozen=True)

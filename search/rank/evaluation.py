@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from smash_base import files
 from smash_search.executors import Executor, Task
+from smash_search.rank.measurement import Measurement
 from smash_search.rank.records import settle
 from smash_search.rank.scoring import Score
 from smash_search.space.architecture import Architecture
@@ -23,19 +24,6 @@ from smash_search.space.cost import Cost
 from smash_search.strategies import Candidate, Scored
 
 SCORES, MEASURES, CONFIRMED = "scores.jsonl", "measures.jsonl", "confirmed.jsonl"
-
-
-class Measurement(Protocol):
-    """Measures networks on a device; what it is belongs to the caller. The search knows no runtime."""
-
-    def measure(self, architecture: Architecture) -> dict[str, float]:
-        """Values by name, for example ``{"latency_ms": 1.8}``."""
-
-    def confirm(self, architecture: Architecture) -> dict[str, float]:
-        """The same values, measured longer: for the few networks that may be picked."""
-
-    def refusal(self, measures: dict[str, float]) -> str | None:
-        """Why a network with these values may not be picked, or None."""
 
 
 class Judge:

@@ -146,7 +146,7 @@ def _load_config(ctx: click.Context, parameter: click.Parameter, value: str | No
     if value is not None:
         from smash_export.cli.config import load_config
 
-        ctx.default_map = load_config(value)
+        ctx.default_map = load_config(value, ctx)
 
 
 @click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "SMASH_EXPORT"})

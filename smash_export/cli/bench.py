@@ -79,12 +79,13 @@ def command(
     """
     from smash_base.errors import GateError
     from smash_export.bundle.bundle import Bundle
+    from smash_export.bundle.runnable import selected_files
     from smash_export.measure import bench
     from smash_export.measure.loadgen import SCENARIOS
     from smash_export.measure.machine import describe_machine, now
 
     opened = Bundle.open(bundle)
-    files = bench.bundle_files(opened, targets)
+    files = selected_files(opened, targets)
     sizes = tuple(dict.fromkeys(batches))
     if output.dry_run:
         output.table(

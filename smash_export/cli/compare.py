@@ -59,11 +59,12 @@ def command(
     The recommendation is stored in the bundle: predict and serve follow it.
     """
     from smash_export.bundle.bundle import Bundle
-    from smash_export.measure.bench import bundle_files, steps
+    from smash_export.bundle.runnable import selected_files
+    from smash_export.measure.bench import steps
     from smash_export.measure.compare import compare_bundle
 
     opened = Bundle.open(bundle)
-    files = bundle_files(opened, targets)
+    files = selected_files(opened, targets)
     folder = bundle.resolve()
     destination = page or folder.with_name(f"{folder.name}.compare.html")
     sizes = tuple(dict.fromkeys(batches))

@@ -19,7 +19,7 @@ import click
 from click.core import ParameterSource
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_export.cli.console import Output
+from smash_export.progress import Output
 
 MAX_CONFIG_BYTES = 2**20
 _NOT_SETTINGS = {"config", "print_config", "debug", "as_json", "help"}
@@ -32,15 +32,18 @@ _SOURCES = {
 }
 
 
-def load_config(path: str) -> dict[str, dict[str, Any]]:
+def load_config(path: str, ctx: click.Context) -> dict[str, dict[str, Any]]:
     """Read a TOML file: command -> option -> value, with underscores in the option names.
+
+    Args:
+        ctx: of a command or of the whole program, whose commands are the names that tables may have.
 
     Raises:
         InvalidInputError: missing, larger than 1 MiB, or not TOML.
         UsageError: a table that is not a command.
     """
-    from smash_export.cli import COMMANDS
-
+    root = ctx.find_root().command
+    commands = root.list_commands(ctx) if isinstance(root, click.Group) else []
     file = Path(path)
     try:
         if file.stat().st_size > MAX_CONFIG_BYTES:
@@ -54,8 +57,8 @@ def load_config(path: str) -> dict[str, dict[str, Any]]:
         raise InvalidInputError(f"{path} is not valid TOML", received=error) from None
     settings = {}
     for command, table in tables.items():
-        if command not in COMMANDS or not isinstance(table, dict):
-            near = difflib.get_close_matches(command, COMMANDS, n=1)
+        if command not in commands or not isinstance(table, dict):
+            near = difflib.get_close_matches(command, commands, n=1)
             raise UsageError(
                 f"{path} holds {command!r}",
                 expected="one table per command, for example [search]",

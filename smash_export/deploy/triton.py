@@ -19,6 +19,7 @@ from pathlib import Path
 from smash_base import files
 from smash_base.errors import UsageError
 from smash_export.bundle.bundle import Bundle
+from smash_export.bundle.runnable import runnable_files
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
 
@@ -173,18 +174,7 @@ def config(bundle: Bundle, variant: str, name: str, settings: TritonSettings) ->
 
 
 def _source(bundle: Bundle, variant: str, precision: str) -> Path:
-    kind = VARIANTS[variant]
-    compiled = bundle.find_compiled(kind.target, precision)
-    if compiled is not None:
-        return compiled.main
-    if precision == "fp32" and variant == "onnx":
-        return bundle.onnx
-    if precision == "fp32" and variant == "torchscript" and bundle.torchscript is not None:
-        return bundle.torchscript
-    raise UsageError(
-        f"{bundle.path} has no {precision} file for {kind.target}",
-        hint=f"Make it: smash-export compile {bundle.path} --target {kind.target} --precision {precision}",
-    )
+    return runnable_files(bundle, VARIANTS[variant].target, precision)[0].path
 
 
 def _parameter(key: str, value: str) -> str:

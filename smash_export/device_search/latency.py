@@ -34,7 +34,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
-from smash_export.measure.bench import Latency, measure_latency
+from smash_export.measure.timing import Latency, measure_latency
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smash_base import files
-from smash_export.cli.console import SILENT, Output
+from smash_export.progress import SILENT, Output
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from smash_base import files
 from smash_base.errors import UsageError
-from smash_export.cli.console import SILENT, Output
+from smash_export.progress import SILENT, Output
 
 if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency

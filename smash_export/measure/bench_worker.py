@@ -33,7 +33,7 @@ from smash_base.errors import (
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
-    from smash_export.measure.bench import BenchedFile
+    from smash_export.bundle.runnable import RunnableFile
 
 _KINDS = {
     kind.__name__: kind for kind in (InvalidInputError, MissingRuntimeError, UsageError, VerificationError)
@@ -60,7 +60,7 @@ class Worker:
     def start(
         cls,
         bundle: Bundle,
-        file: BenchedFile,
+        file: RunnableFile,
         images: Path,
         *,
         threads: int | None = 1,
@@ -259,7 +259,7 @@ class _Child:
         }
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        from smash_export.measure.bench import time_runs
+        from smash_export.measure.timing import time_runs
 
         kind = request["do"]
         if kind == "time":

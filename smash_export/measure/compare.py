@@ -20,6 +20,7 @@ import numpy as np
 
 from smash_base.errors import VerificationError
 from smash_export.bundle.bundle import Bundle
+from smash_export.bundle.runnable import runnable_files
 from smash_export.bundle.samples import Samples
 from smash_export.measure.bench import Measurement, bench_bundle
 from smash_export.measure.machine import describe_machine, now, versions
@@ -154,10 +155,10 @@ def compare_bundle(
             if row.status == "measured"
             and (path := Path(folder) / f"{row.target}-{row.precision}.npy").exists()
         }
-    notes = {(file.target, file.precision): file.notes for file in bundle.compiled}
+    notes = {file.name: file.notes for file in runnable_files(bundle)}
     rows = []
     for row in measured:
-        noise = notes.get((row.target, row.precision), {}).get("noise_by_node", ())
+        noise = notes[row.name].get("noise_by_node", ())
         rows.append(replace(judge(row, logits.get(row.name), samples), noise=tuple(noise)))
     rows, recommendation = recommend(rows)
     return Comparison(

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
-from smash_export.measure.bench import time_runs
+from smash_export.measure.timing import time_runs
 from smash_targets.base import Session
 
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")

@@ -10,20 +10,22 @@ what a classifier is for (labels and accuracy), not by a tolerance on logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from smash_base.errors import MissingRuntimeError, SmashError, UsageError, VerificationError
+from smash_base.errors import MissingRuntimeError, SmashError, VerificationError
 from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle, Samples
+from smash_export.bundle.runnable import RunnableFile, runnable_files
 from smash_export.prediction.batches import run_images
 from smash_targets.base import ModelSignature, Session, SessionOptions, get_target
 
 MAX_SHOWN_FLIPS = 20
+Status = Literal["passed", "failed", "skipped"]
 SMALL_BATCH_IMAGES = 512  # images run at batch 1 and at the usual batch; the largest batch runs all
 
 
@@ -228,7 +230,7 @@ class FileReport:
     target: str
     precision: str
     source: bool
-    status: Literal["passed", "failed", "skipped"]
+    status: Status
     problems: tuple[str, ...] = ()
     parity: Parity | None = None
     runtime: dict[str, Any] = field(default_factory=dict)
@@ -264,28 +266,17 @@ def verify_bundle(
         UsageError: no such file in the bundle.
         MissingRuntimeError: the runtime that ``target`` names is not here.
     """
-    chosen = [
-        item for item in _verifiable(bundle) if target in (None, item[0]) and precision in (None, item[1])
-    ]
-    if not chosen:
-        there = ", ".join(f"{name} {kind}" for name, kind, _, _ in _verifiable(bundle))
-        raise UsageError(
-            f"{bundle.path} has no such file",
-            expected=there,
-            received=f"{target or 'any target'} {precision or 'any precision'}",
-            hint=f"Make it: smash-export compile {bundle.path} --target {target or 'NAME'}"
-            + (f" --precision {precision}" if precision else ""),
-        )
+    chosen = runnable_files(bundle, target, precision)
     samples = bundle.samples() if samples is None else samples
-    for name, kind, path, source in chosen:
-        runtime = get_target(name)
+    for file in chosen:
+        runtime = get_target(file.target)
         state = runtime.availability()
         if not state.available:
             if target is not None:
                 runtime.require()
-            yield FileReport(name, kind, source, "skipped", (f"{state.reason}. {state.install}".strip(),))
+            yield _report(file, "skipped", f"{state.reason}. {state.install}".strip())
             continue
-        yield _verify_file(bundle, name, kind, path, source, samples, reference, threads, isolated)
+        yield _verify_file(bundle, file, samples, reference, threads, isolated)
 
 
 def reference_samples(
@@ -334,42 +325,31 @@ def check_parity(parity: Parity, precision: str, what: str, hint: str | None = N
         raise VerificationError(f"{what} does not do what the network does: {'; '.join(problems)}", hint=hint)
 
 
-def _verifiable(bundle: Bundle) -> Sequence[tuple[str, str, Path, bool]]:
-    """(target, precision, path, is a source file) of everything that can be verified."""
-    files: list[tuple[str, str, Path, bool]] = []
-    if bundle.torchscript is not None and bundle.find_compiled("torchscript") is None:
-        files.append(("torchscript", "fp32", bundle.torchscript, True))
-    if bundle.find_compiled("onnxruntime") is None:
-        files.append(("onnxruntime", "fp32", bundle.onnx, True))
-    files += [(file.target, file.precision, file.main, False) for file in bundle.compiled]
-    return files
-
-
 def _verify_file(
     bundle: Bundle,
-    target: str,
-    precision: str,
-    path: Path,
-    source: bool,
+    file: RunnableFile,
     samples: Samples,
     reference: str,
     threads: int | None,
     isolated: bool,
 ) -> FileReport:
-    signature: ModelSignature = bundle.signature
+    signature, options = bundle.signature, SessionOptions(threads=threads)
     try:
-        with open_session(target, path, signature, SessionOptions(threads=threads), isolated) as session:
+        with open_session(file.target, file.path, signature, options, isolated) as session:
             runtime = asdict(session.info)
             parity = measure_parity(
                 session, samples, bundle.preprocessing, signature.batch, reference=reference
             )
     except MissingRuntimeError as error:  # the runtime is here, the device of this file is not
-        return FileReport(target, precision, source, "skipped", (str(error),))
+        return _report(file, "skipped", str(error))
     except SmashError as error:
-        return FileReport(target, precision, source, "failed", (str(error),))
-    problems = tuple(parity.problems(precision))
-    status: Literal["passed", "failed"] = "failed" if problems else "passed"
-    return FileReport(target, precision, source, status, problems, parity, runtime)
+        return _report(file, "failed", str(error))
+    problems = parity.problems(file.precision)
+    return _report(file, "failed" if problems else "passed", *problems, parity=parity, runtime=runtime)
+
+
+def _report(file: RunnableFile, status: Status, *problems: str, **measured: Any) -> FileReport:
+    return FileReport(file.target, file.precision, file.source, status, problems, **measured)
 
 
 def _number(value: float) -> float | None:

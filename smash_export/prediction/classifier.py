@@ -32,6 +32,7 @@ from smash_base.errors import (
 )
 from smash_base.preprocess import Preprocessing, softmax
 from smash_export.bundle.bundle import Bundle
+from smash_export.bundle.runnable import RunnableFile, runnable_files
 from smash_export.prediction.batches import run_tensors
 from smash_export.prediction.sources import Source, is_single, sources
 from smash_targets.base import Session, SessionInfo, SessionOptions, Target, get_target
@@ -142,28 +143,18 @@ def load(
         bundle = Bundle.open(bundle)
     options = SessionOptions(threads=threads, device=device)
     passed_over: list[str] = []
-    for candidate in _candidates(bundle, target, precision):
-        runtime = get_target(candidate.target)
+    for file, reason in _candidates(bundle, target, precision):
+        runtime = get_target(file.target)
         try:
             runtime.require()
-            session = runtime.open(candidate.path, bundle.signature, options)
+            session = runtime.open(file.path, bundle.signature, options)
         except MissingRuntimeError as error:
             if target is not None:
                 raise
-            passed_over.append(f"{candidate.target} {candidate.precision}: {error.what}")
+            passed_over.append(f"{file.target} {file.precision}: {error.what}")
             continue
-        choice = Choice(
-            candidate.target, candidate.precision, candidate.path, candidate.reason, tuple(passed_over)
-        )
+        choice = Choice(file.target, file.precision, file.path, reason, tuple(passed_over))
         return Classifier(bundle, runtime, session, choice)
-    if not passed_over:
-        raise UsageError(
-            f"{bundle.path} has no file for {target or 'any target'} {precision or ''}".rstrip(),
-            expected=", ".join(f"{c.target} {c.precision}" for c in _candidates(bundle, None, None)),
-            received=f"{target or 'any target'}, {precision or 'any precision'}",
-            hint=f"Make it: smash-export compile {bundle.path} --target {target or 'onnxruntime'}"
-            + (f" --precision {precision}" if precision else ""),
-        )
     raise MissingRuntimeError(
         f"no runtime is here that opens a file of {bundle.path}",
         received="; ".join(passed_over),
@@ -408,9 +399,7 @@ class _Prepared(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    target: str
-    precision: str
-    path: Path
+    file: RunnableFile
     reason: str
 
 
@@ -425,30 +414,27 @@ def _pull(found: Iterator[Source], size: int) -> tuple[list[Source], Exception |
 
 
 def _candidates(bundle: Bundle, target: str | None, precision: str | None) -> Iterator[_Candidate]:
-    """Files that fit the wishes, best first."""
+    """Files that fit the wishes, best first, each with the reason for it."""
     wanted = bundle.recommendation
-    compiled = {(file.target, file.precision): file for file in bundle.compiled}
-    found: dict[tuple[str, str], _Candidate] = {}
+    recommended = None if wanted is None else f"{wanted.target}:{wanted.precision}"
 
-    def add(name: str, kind: str, path: Path, reason: str) -> None:
-        if target in (None, name) and precision in (None, kind):
-            found.setdefault((name, kind), _Candidate(name, kind, path, reason))
+    def rank(file: RunnableFile) -> tuple[bool, bool, bool, bool, bool]:
+        # Torch takes seconds to load and int8 has lost something: both only when nothing else is here.
+        return (
+            file.name != recommended or file.source,
+            file.name != "onnxruntime:fp32",
+            file.source,
+            _is_torch(file.target),
+            file.precision != "fp32",
+        )
 
-    if wanted is not None and (wanted.target, wanted.precision) in compiled:
-        file = compiled[wanted.target, wanted.precision]
-        add(file.target, file.precision, file.main, f"recommended by the manifest ({wanted.reason})")
-    named = "as asked" if target else "the first file whose runtime is here"
-    if ("onnxruntime", "fp32") in compiled:
-        add("onnxruntime", "fp32", compiled["onnxruntime", "fp32"].main, named)
-    add("onnxruntime", "fp32", bundle.onnx, f"{named}; model.onnx directly")
-    # Torch takes seconds to load and int8 has lost something: both only when nothing else is here.
-    for file in sorted(
-        compiled.values(), key=lambda file: (_is_torch(file.target), file.precision != "fp32")
-    ):
-        add(file.target, file.precision, file.main, named)
-    if bundle.torchscript is not None:
-        add("torchscript", "fp32", bundle.torchscript, f"{named}; model.torchscript.pt directly")
-    return iter(found.values())
+    for file in sorted(runnable_files(bundle, target, precision), key=rank):
+        reason = "as asked" if target else "the first file whose runtime is here"
+        if wanted is not None and file.name == recommended and not file.source:
+            reason = f"recommended by the manifest ({wanted.reason})"
+        elif file.source:
+            reason = f"{reason}; {file.path.name} directly"
+        yield _Candidate(file, reason)
 
 
 def _is_torch(target: str) -> bool:

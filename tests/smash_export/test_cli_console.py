@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smash_export.cli.console import SILENT, Output, to_json
+from smash_export.progress import SILENT, Output, to_json
 
 
 def test_json_leaves_stdout_to_the_result(capsys: pytest.CaptureFixture[str]) -> None:

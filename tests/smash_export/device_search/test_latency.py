@@ -30,7 +30,7 @@ from smash_export.device_search.latency import (
     write_kit,
 )
 from smash_export.export.onnx_writer import onnx_from_architecture
-from smash_export.measure.bench import Latency
+from smash_export.measure.timing import Latency
 from smash_search.model.interpreter import Network, fold
 from smash_search.space.architecture import BestFile, InputSpec, write_best
 from smash_search.space.cost import cost_of

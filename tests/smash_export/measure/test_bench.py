@@ -11,11 +11,12 @@ import pytest
 
 from smash_base.errors import UsageError, VerificationError
 from smash_export.bundle.bundle import Bundle
+from smash_export.bundle.runnable import selected_files
 from smash_export.cli import run
 from smash_export.compiling.compile import compile_bundle
 from smash_export.measure import bench
-from smash_export.measure.bench import Latency, interleaved, measure_latency, ratio
 from smash_export.measure.bench_worker import Worker
+from smash_export.measure.timing import MIN_RUNS, Latency, interleaved, measure_latency, ratio, round_orders
 from smash_targets.base import Session, SessionInfo
 
 
@@ -39,13 +40,13 @@ def test_latency_is_the_time_of_one_run() -> None:
     session = Sleeper(0.002)
     latency = measure_latency(session, BATCH, seconds=0.1, warm_up=0.01)
     assert 2.0 <= latency.min_ms <= latency.p50_ms <= latency.p90_ms <= latency.p99_ms
-    assert latency.n >= bench.MIN_RUNS
+    assert latency.n >= MIN_RUNS
     assert session.runs >= latency.n + 3  # warm-up is run and not counted
     assert latency.threads == 1
 
 
 def test_slow_runs_are_timed_often_enough() -> None:
-    assert measure_latency(Sleeper(0.004), BATCH, seconds=0.001, warm_up=0).n == bench.MIN_RUNS
+    assert measure_latency(Sleeper(0.004), BATCH, seconds=0.001, warm_up=0).n == MIN_RUNS
 
 
 def test_percentiles_and_flags_follow_the_times() -> None:
@@ -80,7 +81,7 @@ def test_interleaved_rounds_visit_every_session_in_turns() -> None:
     found = interleaved(runs, seconds=0.05, rounds=6, warm_up=0.0)
     assert len(order) >= 6  # taking turns, not one after the other
     assert ratio(found["b"], found["a"]) == pytest.approx(3, rel=0.5)
-    assert bench.round_orders(["a", "b", "c"], 4, 0) == bench.round_orders(["a", "b", "c"], 4, 0)
+    assert round_orders(["a", "b", "c"], 4, 0) == round_orders(["a", "b", "c"], 4, 0)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def start(code: str, bundle: Bundle, timeout: float, monkeypatch: pytest.MonkeyP
     (folder / "sitecustomize.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(folder))
     np.save(folder / "images.npy", bundle.samples().images[:4])
-    file = bench.bundle_files(bundle, ["onnxruntime"])[0]
+    file = selected_files(bundle, ["onnxruntime"])[0]
     return Worker.start(bundle, file, folder / "images.npy", timeout=timeout)
 
 
@@ -202,6 +203,6 @@ def test_command_records_and_gates(
 def test_wishes_that_name_nothing_are_usage_errors(digits_bundle: Path) -> None:
     bundle = Bundle.open(digits_bundle)
     with pytest.raises(UsageError, match="openvino"):
-        bench.bundle_files(bundle, ["openvino"])
+        selected_files(bundle, ["openvino"])
     with pytest.raises(UsageError, match="1 to 32"):
         bench.bench_bundle(bundle, batches=(64,))

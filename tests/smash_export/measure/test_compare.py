@@ -16,8 +16,9 @@ from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.samples import Samples
 from smash_export.cli import run
 from smash_export.compiling.compile import compile_bundle
-from smash_export.measure.bench import Latency, Measurement
+from smash_export.measure.bench import Measurement
 from smash_export.measure.compare import Row, disagreements, judge, recommend
+from smash_export.measure.timing import Latency
 from smash_export.report.page import Html, Point, page, paragraph, pareto, picture, scatter, table
 
 
