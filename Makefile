@@ -55,7 +55,7 @@ constraints:
 
 # A runtime that cannot share an environment with the others gets its own and is tested there:
 #   make target-executorch    make target-litert
-target-%: environments/%.txt $(INSTALLED)
+target-%: deploy_targets/environments/%.txt $(INSTALLED)
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
 	$(BIN)/python -m pytest -q tests/deploy_targets/test_own_environments.py -k $*

@@ -1,8 +1,8 @@
 """Runtimes that cannot share an environment with the others: where theirs is, and targets that use it.
 
-``make target-NAME`` creates ``.venv-NAME`` from ``environments/NAME.txt``. It is looked for, in this order:
-the interpreter named by SMASH_EXPORT_NAME_PYTHON; this interpreter, if it has the packages;
-``.venv-NAME`` in the current folder; ``.venv-NAME`` beside this source tree.
+``make target-NAME`` creates ``.venv-NAME`` from ``deploy_targets/environments/NAME.txt``. It
+is looked for, in this order: the interpreter named by SMASH_EXPORT_NAME_PYTHON; this interpreter, if it has
+the packages; ``.venv-NAME`` in the current folder; ``.venv-NAME`` beside this source tree.
 """
 
 from __future__ import annotations

@@ -57,6 +57,21 @@ def test_what_make_installs_is_pinned() -> None:
             assert name in names | {"smash-export"}, f"{name} of [{extra}] is not in constraints.txt"
 
 
+def test_every_pattern_of_package_data_finds_a_file_and_every_data_file_is_shipped() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["*"]
+    files = {
+        path
+        for root in ("smash_base", "smash_search", "smash_targets", "smash_export")
+        for path in (ROOT / root).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    for pattern in patterns:
+        assert any(path.match(pattern) for path in files), f"{pattern} matches nothing"
+    assert not [path for path in files if not any(map(path.match, patterns))], (
+        "files that no wheel would hold"
+    )
+
+
 def test_every_package_says_that_it_is_typed_and_every_import_root_is_shipped() -> None:
     for name in PROJECT["tool"]["importlinter"]["root_packages"]:
         assert (ROOT / name / "py.typed").exists()
