@@ -289,6 +289,11 @@ class Bundle:
         self.manifest = manifest
 
 
+def opened(bundle: Bundle | Path | str) -> Bundle:
+    """The bundle itself, or the one at that path; see :meth:`Bundle.open`."""
+    return bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+
+
 def write_bundle(
     destination: Path | str,
     *,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from smash_export.cli.console import Output, common_options
+
+if TYPE_CHECKING:
+    from smash_export.measure.bench import Measurement
 
 
 @click.command()
@@ -80,9 +83,8 @@ def command(
     from smash_base.errors import GateError
     from smash_export.bundle.bundle import Bundle
     from smash_export.bundle.runnable import selected_files
-    from smash_export.measure import bench
+    from smash_export.measure.bench import bench, steps
     from smash_export.measure.loadgen import SCENARIOS
-    from smash_export.measure.machine import describe_machine, now
 
     opened = Bundle.open(bundle)
     files = selected_files(opened, targets)
@@ -95,10 +97,10 @@ def command(
         )
         output.result({"dry_run": True, "files": [file.name for file in files], "batches": list(sizes)})
         return
-    with output.progress("measuring", bench.steps(len(files), len(sizes), rounds)) as advance:
-        rows = bench.bench_bundle(
+    with output.progress("measuring", steps(len(files), len(sizes), rounds)) as advance:
+        benchmark = bench(
             opened,
-            select=targets,
+            targets=targets,
             threads=threads,
             batches=sizes,
             seconds=seconds,
@@ -108,15 +110,9 @@ def command(
             timeout=timeout,
             advance=advance,
         )
-    record = {
-        "machine": describe_machine(),
-        "date": now(),
-        "settings": {"threads": threads, "batches": list(sizes), "seconds": seconds, "rounds": rounds},
-        "files": [row.to_json() for row in rows],
-    }
-    opened.record("bench", record)
+    rows = benchmark.files
     _show(output, rows, sizes)
-    output.result({"bundle": str(bundle), **record})
+    output.result({"bundle": str(bundle), **benchmark.to_json()})
     slow = [
         row for row in rows if max_p50 is not None and row.latency and row.latency[sizes[0]].p50_ms > max_p50
     ]
@@ -128,9 +124,9 @@ def command(
         )
 
 
-def _show(output: Output, rows: list[Any], sizes: tuple[int, ...]) -> None:
+def _show(output: Output, rows: tuple[Measurement, ...], sizes: tuple[int, ...]) -> None:
     first = sizes[0]
-    cells = []
+    cells: list[list[object]] = []
     for row in rows:
         if not row.latency:
             cells.append([row.name, *[None] * 10, f"{row.status}: {row.problem}"])

@@ -61,37 +61,30 @@ def command(
     from smash_export.bundle.bundle import Bundle
     from smash_export.bundle.runnable import selected_files
     from smash_export.measure.bench import steps
-    from smash_export.measure.compare import compare_bundle
+    from smash_export.report.compare import COLUMNS, cells, compare, default_page, title_of
 
     opened = Bundle.open(bundle)
     files = selected_files(opened, targets)
-    folder = bundle.resolve()
-    destination = page or folder.with_name(f"{folder.name}.compare.html")
+    destination = page or default_page(bundle)
     sizes = tuple(dict.fromkeys(batches))
     if output.dry_run:
         output.table("Would compare", ["file", "path"], [[file.name, str(file.path)] for file in files])
         output.result({"dry_run": True, "files": [file.name for file in files], "html": str(destination)})
         return
     with output.progress("comparing", steps(len(files), len(sizes), rounds)) as advance:
-        comparison = compare_bundle(
+        comparison = compare(
             opened,
-            select=targets,
+            targets=targets,
+            page=destination,
             threads=threads,
             batches=sizes,
             seconds=seconds,
             rounds=rounds,
             advance=advance,
         )
-    from smash_base.files import write_text
-    from smash_export.report.compare import COLUMNS, cells, compare_page
-
-    title = f"{folder.name}: every file compared"
-    write_text(destination, compare_page(comparison, opened.samples().images, opened.labels, title))
-    if comparison.recommendation is not None and not targets:
-        opened.record("recommendation", comparison.recommendation)
     shown = [index for index, name in enumerate(COLUMNS) if name not in ("min ms", "why")]  # in the report
     lines = [[cells(row)[index] for index in shown] for row in comparison.rows]
-    output.table(title, [COLUMNS[index] for index in shown], lines)
+    output.table(title_of(bundle), [COLUMNS[index] for index in shown], lines)
     for row in comparison.rows:
         if row.reason and row.verdict != "recommended":
             output.text(f"{row.name}: {row.verdict}: {row.reason}")

@@ -8,13 +8,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from smash_base.errors import InvalidInputError, SmashError, UsageError
+from smash_base.errors import InvalidInputError, UsageError
 from smash_export.cli.console import Output, common_options
 
 if TYPE_CHECKING:
@@ -64,50 +64,49 @@ def command(
     An image that cannot be read gets an error line of its own, the others are answered, and the exit
     code is 6.
     """
-    from smash_export.prediction.classifier import Failure, load
+    from smash_export.prediction.classifier import Failure
+    from smash_export.prediction.predict import predict
 
     if as_csv and output.json:
         raise UsageError("--csv and --json contradict each other", hint="Choose one.")
-    with load(bundle, target, threads=threads, device=device, precision=precision) as classifier:
+    annotate = _annotator(save_annotated, output)
+    writers: list[_Writer] = []
+
+    def on_open(classifier: Classifier) -> None:
         output.note(f"using {classifier.choice}")
-        start, show, end = _writer(classifier, output, as_csv, top_k, threshold, single=len(paths) == 1)
-        annotate = _annotator(save_annotated, output)
-        failures = count = 0
-        start()
-        for result in _results(classifier, paths, top_k):
-            if isinstance(result, Failure):
-                failures += 1
-                click.echo(f"smash-export: {result.error}", err=True)
-            else:
-                count += 1
-            show(result)
-            annotate(result)
-        end(count, failures)
+        writers.append(_writer(classifier, output, as_csv, top_k, threshold, single=len(paths) == 1))
+        writers[0].start()
+
+    failures = count = 0
+    for result in predict(
+        bundle,
+        paths,
+        top_k,
+        target=target,
+        precision=precision,
+        threads=threads,
+        device=device,
+        on_error="yield",
+        on_open=on_open,
+    ):
+        if isinstance(result, Failure):
+            failures += 1
+            click.echo(f"smash-export: {result.error}", err=True)
+        else:
+            count += 1
+        writers[0].show(result)
+        annotate(result)
+    writers[0].end(count, failures)
     if failures:
         raise InvalidInputError(
             f"{failures} of {failures + count} images could not be read; the others were answered"
         )
 
 
-def _results(classifier: Classifier, paths: tuple[str, ...], top_k: int) -> Iterator[Prediction | Failure]:
-    """Answers of every path; an empty folder is a failure of its own, the next path goes on."""
-    from smash_export.prediction.classifier import Failure
-    from smash_export.prediction.sources import sources
-
-    def found() -> Iterator[str]:
-        for path in paths:
-            try:
-                for source in sources(path, classifier.preprocessing):
-                    yield str(source.image)
-            except SmashError as error:
-                empty.append(Failure(path, error))
-
-    empty: list[Failure] = []
-    yield from classifier.stream(found(), top_k, on_error="yield")
-    yield from empty
-
-
-_Writer = tuple[Callable[[], None], Callable[["Prediction | Failure"], None], Callable[[int, int], None]]
+class _Writer(NamedTuple):
+    start: Callable[[], None]
+    show: Callable[[Prediction | Failure], None]
+    end: Callable[[int, int], None]
 
 
 def _writer(
@@ -157,7 +156,7 @@ def _json_writer(classifier: Classifier, threshold: float | None) -> _Writer:
     def end(count: int, failures: int) -> None:
         click.echo(f'\n], "answered": {count}, "failed": {failures}}}')
 
-    return start, show, end
+    return _Writer(start, show, end)
 
 
 def _csv_writer(top_k: int, threshold: float | None) -> _Writer:
@@ -189,7 +188,7 @@ def _csv_writer(top_k: int, threshold: float | None) -> _Writer:
             ]
         )
 
-    return start, show, lambda count, failures: None
+    return _Writer(start, show, lambda count, failures: None)
 
 
 def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _Writer:
@@ -229,7 +228,7 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
                 [[item.label, f"{item.probability:.2%}"] for item in result.top],
             )
 
-    return lambda: None, show, end
+    return _Writer(lambda: None, show, end)
 
 
 def _annotator(folder: Path | None, output: Output) -> Callable[[Prediction | Failure], None]:

@@ -14,10 +14,9 @@ from smash_export.cli.console import Output, common_options
 @common_options(writes=False)
 def command(folders: tuple[Path, ...], output: Output) -> None:
     """List the searches in FOLDERS (default: runs), the best trained network first."""
-    from smash_export.device_search.runs import find_runs
+    from smash_export.device_search.runs import runs
 
-    runs = [run for folder in folders or (Path("runs"),) for run in find_runs(folder)]
-    runs.sort(key=lambda run: (run.error is None, run.error or 0.0, run.folder))
+    found = runs(*folders)
     columns = [
         "run", "data", "space", "strategy", "seed", "state", "scored", "SMASH score (error)", "error trained",
         "random search", "origin", "limit ms", "latency ms", "of the limit", "parameters", "MACs", "seconds",
@@ -30,10 +29,10 @@ def command(folders: tuple[Path, ...], output: Output) -> None:
             _percent(run.latency_ms / run.limit_ms if run.latency_ms and run.limit_ms else None),
             run.parameters, run.macs, run.seconds,
         ]
-        for run in runs
+        for run in found
     ]  # fmt: skip
     output.table("Searches", columns, rows)
-    output.result({"runs": [run.to_json() for run in runs]})
+    output.result({"runs": [run.to_json() for run in found]})
 
 
 def _percent(value: float | None) -> str:

@@ -27,51 +27,28 @@ def command(output: Output, **values: Any) -> None:
 
     Exit code 5 when no drawn network keeps the limits.
     """
-    from statistics import median
+    from smash_export.device_search.space import space
+    from smash_search.space.limits import Limits
 
-    from smash_search.space.architecture import InputSpec
-    from smash_search.space.limits import Limits, survey
-    from smash_search.space.space import space_for
-
-    if values["data"]:
-        from smash_search.data import load_dataset
-        from smash_search.rank.finalists import input_spec_of
-
-        dataset = load_dataset(values["data"])
-        spec, classes = input_spec_of(dataset), len(dataset.classes)
-    else:
-        spec, classes = InputSpec(values["channels"], (values["size"],) * 2), values["classes"]
-    space = space_for(spec, values["space"])
-    costs = survey(space, spec, classes, samples=values["samples"])
-    size = space.log10_size(samples=min(values["samples"], 500))
-    named = {
-        "parameters": [cost.parameters for cost in costs],
-        "macs": [cost.macs for cost in costs],
-        "activation_bytes": [cost.activation_bytes for cost in costs],
-    }
-    ranges = {
-        name: {"smallest": min(column), "median": int(median(column)), "largest": max(column)}
-        for name, column in named.items()
-    }
-    rows = [[name, *(f"{value:,}" for value in entry.values())] for name, entry in ranges.items()]
-    output.table(
-        f"space {space.name}: about 10^{size:.0f} networks; {len(costs)} drawn for {spec.to_json()}",
-        ["cost", "smallest", "median", "largest"],
-        rows,
-    )
     limits = Limits(values["max_parameters"], values["max_macs"], values["max_memory"])
-    within = limits.check_possible(costs, space.name)
-    if any(value is not None for value in asdict(limits).values()):
-        output.text(f"{within:.1%} of the drawn networks keep the limits")
-    output.result(
-        {
-            "space": space.name,
-            "log10_size": size,
-            "input": spec.to_json(),
-            "classes": classes,
-            "samples": len(costs),
-            **ranges,
-            "limits": asdict(limits),
-            "share_within_limits": within,
-        }
+    survey = space(
+        values["data"],
+        space=values["space"],
+        size=values["size"],
+        channels=values["channels"],
+        classes=values["classes"],
+        samples=values["samples"],
+        limits=limits,
     )
+    ranges = [("parameters", survey.parameters), ("macs", survey.macs)]
+    ranges += [("activation_bytes", survey.activation_bytes)]
+    output.table(
+        f"space {survey.space}: about 10^{survey.log10_size:.0f} networks; {survey.samples} drawn for "
+        f"{survey.input.to_json()}",
+        ["cost", "smallest", "median", "largest"],
+        [[name, *(f"{value:,}" for value in vars(costs).values())] for name, costs in ranges],
+    )
+    share = limits.check_possible(list(survey.costs), survey.space)
+    if any(value is not None for value in asdict(limits).values()):
+        output.text(f"{share:.1%} of the drawn networks keep the limits")
+    output.result(survey)

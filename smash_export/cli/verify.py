@@ -11,8 +11,7 @@ from smash_base.errors import MissingRuntimeError, VerificationError
 from smash_export.cli.console import Output, common_options
 
 if TYPE_CHECKING:
-    from smash_export.bundle.bundle import Bundle, Samples
-    from smash_export.measure.verify import FileReport
+    from smash_export.measure.verify import FileReport, Verification
 
 
 @click.command()
@@ -65,50 +64,34 @@ def command(
     Exit code 4 when a file fails. Runtimes that are not installed are skipped, unless named or --strict.
     """
     from smash_export.bundle.bundle import Bundle
-    from smash_export.measure.verify import verify_bundle
+    from smash_export.measure.verify import verify
 
     opened = Bundle.open(bundle)
-    samples, reference = opened.samples(), "eager PyTorch"
-    if data is not None:
-        from smash_export.measure.labelled import from_data
-        from smash_export.measure.verify import reference_samples
-
-        labelled = from_data(opened, data, split)
-        samples, reference = reference_samples(opened, labelled.images, labelled.labels, threads)
-    reports = []
     with output.progress("verifying", None) as advance:
-        for report in verify_bundle(
+        verification = verify(
             opened,
             target=target,
             precision=precision,
-            samples=samples,
-            reference=reference,
+            data=data,
+            split=split,
             threads=threads,
             isolated=not in_process,
-        ):
-            reports.append(report)
-            advance(file=f"{report.target} {report.precision}")
+            on_report=lambda report: advance(file=f"{report.target} {report.precision}"),
+        )
+    reports = verification.files
     output.table(
-        f"Against {reference} on {len(samples)} real images",
+        f"Against {verification.reference} on {len(verification.samples)} real images",
         ["target", "precision", "verdict", "max diff", "mean diff", "same label", "accuracy", "reference"],
         [_row(report) for report in reports],
     )
     for report in reports:
         for problem in report.problems:
             output.warn(f"{report.target} {report.precision} {report.status}: {problem}")
-    failed = [report for report in reports if report.status == "failed"]
-    skipped = [report for report in reports if report.status == "skipped"]
-    output.result(
-        {
-            "bundle": str(bundle),
-            "reference": reference,
-            "images": len(samples),
-            "passed": not failed and not (strict and skipped),
-            "files": [report.to_json() for report in reports],
-        }
-    )
+    failed, skipped = verification.having("failed"), verification.having("skipped")
+    passed = not failed and not (strict and skipped)
+    output.result({"bundle": str(bundle), "passed": passed, **verification.to_json()})
     if save_worst is not None:
-        _save_worst(save_worst, reports, opened, samples, output)
+        _save_worst(save_worst, verification, opened.labels, output)
     if failed:
         names = ", ".join(f"{report.target} {report.precision}" for report in failed)
         raise VerificationError(
@@ -139,13 +122,11 @@ def _row(report: FileReport) -> list[Any]:
     ]
 
 
-def _save_worst(
-    folder: Path, reports: list[FileReport], bundle: Bundle, samples: Samples, output: Output
-) -> None:
+def _save_worst(folder: Path, verification: Verification, labels: tuple[str, ...], output: Output) -> None:
     from smash_export.prediction.pictures import BAD, INK, captioned, save_png, to_picture
 
-    labels = bundle.labels
-    for report in reports:
+    samples = verification.samples
+    for report in verification.files:
         if report.parity is None:
             continue
         name = f"{report.target}-{report.precision}"

@@ -40,11 +40,11 @@ class Reproduced:
 
 def reproduce(
     name: str,
-    dataset: Dataset,
+    dataset: Dataset | str,
     folder: Path,
     *,
     size: str = "cpu",
-    device: str = "cpu",
+    device: str = "auto",
     minutes: float | None = None,
     output: Output = SILENT,
 ) -> Reproduced:
@@ -52,7 +52,7 @@ def reproduce(
 
     Args:
         name: of ``smash_search.experiments.EXPERIMENTS``.
-        dataset: of all experiments in the folder.
+        dataset: images of all experiments in the folder, or their name (NAME or NAME:PATH).
         folder: shared by experiments of one size and data set, which reuse each other's networks.
         size: "cpu" or "paper".
         device: where to compute.
@@ -61,10 +61,13 @@ def reproduce(
     Raises:
         UsageError: no such experiment or size; or the folder belongs to another.
     """
+    from smash_search.data import load_dataset
     from smash_search.experiments import run_experiment
     from smash_search.experiments.config import size_named
     from smash_search.train.compute import pick_device
 
+    if isinstance(dataset, str):
+        dataset = load_dataset(dataset)
     config = size_named(size)
     result = run_experiment(
         name,

@@ -48,6 +48,16 @@ class Run:
         return asdict(self)
 
 
+def runs(*folders: Path | str) -> list[Run]:
+    """Every search in these folders (``runs`` unless given), the best trained network first.
+
+    Raises:
+        UsageError: no such folder.
+    """
+    found = [run for folder in folders or ("runs",) for run in find_runs(folder)]
+    return sorted(found, key=lambda run: (run.error is None, run.error or 0.0, run.folder))
+
+
 def find_runs(parent: Path | str) -> list[Run]:
     """Every run in a folder, or the run that the folder is, by name.
 

@@ -34,11 +34,11 @@ from smash_export import __version__
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.export.onnx_writer import INPUT, OUTPUT, onnx_from_architecture, onnx_from_trace
 from smash_export.measure.verify import Parity, measure_parity
-from smash_search.data import Dataset
+from smash_search.data import Dataset, load_dataset
 from smash_search.model.fake_quantisation import RoundedNetwork
 from smash_search.model.interpreter import FrozenNetwork, Network, fold
 from smash_search.model.supernet import Supernet
-from smash_search.space.architecture import BestFile, InputSpec
+from smash_search.space.architecture import BestFile, InputSpec, read_best
 from smash_search.space.cost import Cost, cost_of
 from smash_search.train.compute import pick_device
 from smash_search.train.network import FitResult, Recipe, accuracy, fit, new_network
@@ -91,8 +91,8 @@ def default_recipe(dataset: Dataset, weights: Weights = "retrain", seed: int = 0
 
 
 def freeze(
-    best: BestFile,
-    dataset: Dataset,
+    best: BestFile | Path | str,
+    dataset: Dataset | str,
     destination: Path | str,
     *,
     weights: Weights = "retrain",
@@ -107,8 +107,8 @@ def freeze(
     """Freeze an architecture into a bundle.
 
     Args:
-        best: the architecture, its input and its labels.
-        dataset: images of that input and those classes.
+        best: the architecture, its input and its labels, or the path of a ``best.json``.
+        dataset: images of that input and those classes, or their name (NAME or NAME:PATH).
         destination: folder of the bundle.
         weights: see the module.
         recipe: how to train; :func:`default_recipe` without one.
@@ -127,6 +127,8 @@ def freeze(
             ``NAME.rejected`` beside the bundle, with a report.
     """
     destination = Path(destination)
+    best = best if isinstance(best, BestFile) else read_best(Path(best))
+    dataset = load_dataset(dataset) if isinstance(dataset, str) else dataset
     check_fit(best, dataset)
     _check_arguments(destination, weights, exporter, supernet, force)
     recipe = recipe or default_recipe(dataset, weights)

@@ -18,9 +18,10 @@ from typing import Any, Literal
 import numpy as np
 
 from smash_base.errors import SmashError, UsageError
-from smash_export.bundle.bundle import Bundle
+from smash_export.bundle.bundle import Bundle, opened
 from smash_export.bundle.runnable import selected_files
 from smash_export.measure.bench_worker import Worker
+from smash_export.measure.machine import describe_machine, now
 from smash_export.measure.timing import Latency, ratio, round_orders
 from smash_targets.base import get_target
 
@@ -79,6 +80,74 @@ class Measurement:
         document["latency"] = {str(size): latency.to_json() for size, latency in self.latency.items()}
         document["images_per_second"] = {str(size): rate for size, rate in self.images_per_second.items()}
         return document
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What :func:`bench` measured, and where.
+
+    Attributes:
+        files: one measurement per file, in the order of the bundle.
+        settings: threads, batch sizes, seconds and rounds of the measurement.
+        machine, date: where and when.
+    """
+
+    files: tuple[Measurement, ...]
+    settings: dict[str, Any]
+    machine: dict[str, Any] = field(default_factory=describe_machine)
+    date: str = field(default_factory=now)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values for the manifest and ``--json``."""
+        return {
+            "machine": self.machine,
+            "date": self.date,
+            "settings": self.settings,
+            "files": [file.to_json() for file in self.files],
+        }
+
+
+def bench(
+    bundle: Bundle | Path | str,
+    *,
+    targets: Sequence[str] = (),
+    threads: int = 1,
+    batches: Sequence[int] = (1,),
+    seconds: float = 2.0,
+    rounds: int = 5,
+    scenarios: Sequence[str] = (),
+    scenario_seconds: float = 10.0,
+    timeout: float = 120.0,
+    advance: Callable[..., None] = lambda n=1, **fields: None,
+) -> Benchmark:
+    """Measure the files of a bundle and record the result in its manifest, section ``bench``.
+
+    Args:
+        bundle: an opened bundle or its path.
+        targets: ``target`` or ``target:precision``; nothing means all.
+        threads, batches, seconds, rounds, scenarios, scenario_seconds, timeout, advance: see
+            :func:`bench_bundle`.
+
+    Raises:
+        UsageError: a batch size that the bundle does not take, or no such file.
+    """
+    bundle = opened(bundle)
+    files = bench_bundle(
+        bundle,
+        select=targets,
+        threads=threads,
+        batches=batches,
+        seconds=seconds,
+        rounds=rounds,
+        scenarios=scenarios,
+        scenario_seconds=scenario_seconds,
+        timeout=timeout,
+        advance=advance,
+    )
+    settings = {"threads": threads, "batches": list(batches), "seconds": seconds, "rounds": rounds}
+    benchmark = Benchmark(tuple(files), settings)
+    bundle.record("bench", benchmark.to_json())
+    return benchmark
 
 
 def bench_bundle(

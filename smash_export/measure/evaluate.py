@@ -18,8 +18,9 @@ import numpy as np
 
 from smash_base import files
 from smash_base.preprocess import softmax
-from smash_export.measure.labelled import Labelled
-from smash_export.prediction.classifier import Classifier
+from smash_export.bundle.bundle import Bundle
+from smash_export.measure.labelled import Labelled, bundled, from_data
+from smash_export.prediction.classifier import Classifier, load
 
 BINS = 15
 SHOWN_ERRORS = 36
@@ -97,8 +98,35 @@ class Evaluation:
         return {**asdict(self), "confusion": self.confusion.tolist()}
 
 
-def evaluate(classifier: Classifier, data: Labelled) -> Evaluation:
-    """Classify every image and compare with its class."""
+def evaluate(
+    model: Classifier | Bundle | Path | str,
+    data: Labelled | str | None = None,
+    *,
+    split: str = "test",
+    seed: int | None = None,
+) -> Evaluation:
+    """Classify every image and compare with its class.
+
+    Args:
+        model: a classifier, or a bundle, whose recommended file is then used.
+        data: images with their classes, a data set (NAME or NAME:PATH), or None for the bundled images.
+        split, seed: of a data set, see :func:`smash_export.measure.labelled.from_data`.
+
+    Raises:
+        InvalidInputError: data with other classes, or a damaged bundle.
+        MissingRuntimeError: no runtime is here that opens a file of the bundle.
+    """
+    if not isinstance(model, Classifier):
+        with load(model) as classifier:
+            return evaluate(classifier, data, split=split, seed=seed)
+    if data is None:
+        data = bundled(model.bundle)
+    elif isinstance(data, str):
+        data = from_data(model.bundle, data, split, seed)
+    return _evaluate(model, data)
+
+
+def _evaluate(classifier: Classifier, data: Labelled) -> Evaluation:
     probabilities = []
     started = time.perf_counter()
     for start in range(0, len(data), _CHUNK):

@@ -10,7 +10,7 @@ what a classifier is for (labels and accuracy), not by a tolerance on logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import numpy as np
 
 from smash_base.errors import MissingRuntimeError, SmashError, VerificationError
 from smash_base.preprocess import Preprocessing
-from smash_export.bundle.bundle import Bundle, Samples
+from smash_export.bundle.bundle import Bundle, Samples, opened
 from smash_export.bundle.runnable import RunnableFile, runnable_files
 from smash_export.prediction.batches import run_images
 from smash_targets.base import ModelSignature, Session, SessionOptions, get_target
@@ -239,6 +239,77 @@ class FileReport:
         """JSON values."""
         parity = None if self.parity is None else self.parity.to_json()
         return {**asdict(self), "problems": list(self.problems), "parity": parity}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What :func:`verify` found.
+
+    Attributes:
+        reference: where the logits come from that every file is held against.
+        samples: the images, their classes and those logits.
+        files: one report per file.
+    """
+
+    reference: str
+    samples: Samples
+    files: tuple[FileReport, ...]
+
+    def having(self, status: Status) -> tuple[FileReport, ...]:
+        """The reports with that status."""
+        return tuple(report for report in self.files if report.status == status)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        files = [report.to_json() for report in self.files]
+        return {"reference": self.reference, "images": len(self.samples), "files": files}
+
+
+def verify(
+    bundle: Bundle | Path | str,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    data: str | None = None,
+    split: str = "test",
+    threads: int | None = None,
+    isolated: bool = True,
+    on_report: Callable[[FileReport], None] = lambda report: None,
+) -> Verification:
+    """Compare every file of a bundle, or some of them, with the network on real images.
+
+    Args:
+        bundle: an opened bundle or its path.
+        target, precision: only files of these.
+        data: a whole data set (NAME or NAME:PATH) instead of the bundled images.
+        split: "train", "validation" or "test"; part of ``data``.
+        threads: of one inference.
+        isolated: run each file in a process of its own, where a crash or a hang costs that file only.
+        on_report: called with each report as soon as it is known.
+
+    Raises:
+        UsageError, MissingRuntimeError: see :func:`verify_bundle`.
+    """
+    bundle = opened(bundle)
+    samples, reference = bundle.samples(), "eager PyTorch"
+    if data is not None:
+        from smash_export.measure.labelled import from_data
+
+        labelled = from_data(bundle, data, split)
+        samples, reference = reference_samples(bundle, labelled.images, labelled.labels, threads)
+    reports = []
+    for report in verify_bundle(
+        bundle,
+        target=target,
+        precision=precision,
+        samples=samples,
+        reference=reference,
+        threads=threads,
+        isolated=isolated,
+    ):
+        reports.append(report)
+        on_report(report)
+    return Verification(reference, samples, tuple(reports))
 
 
 def verify_bundle(

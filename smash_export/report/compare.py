@@ -1,10 +1,15 @@
-"""The page of ``compare``: table, accuracy against latency, worst disagreements, layers, machine."""
+"""``compare`` and its page: table, accuracy against latency, worst disagreements, layers, machine."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import numpy as np
 
-from smash_export.measure.compare import Comparison, Row
+from smash_base.files import write_text
+from smash_export.bundle.bundle import Bundle, opened
+from smash_export.measure.compare import Comparison, Row, compare_bundle
 from smash_export.prediction.pictures import to_picture
 from smash_export.report.page import Cell, Html, Point, heading, page, paragraph, picture, scatter, table
 
@@ -14,6 +19,57 @@ COLUMNS = (
 )  # fmt: skip
 SHOWN_IMAGES = 24
 SHOWN_LAYERS = 20
+
+
+def compare(
+    bundle: Bundle | Path | str,
+    *,
+    targets: Sequence[str] = (),
+    page: Path | None = None,
+    threads: int = 1,
+    batches: Sequence[int] = (1,),
+    seconds: float = 2.0,
+    rounds: int = 5,
+    advance: Callable[..., None] = lambda n=1, **fields: None,
+) -> Comparison:
+    """Measure every file of a bundle, write a report, and record in the bundle which file to use.
+
+    Args:
+        bundle: an opened bundle or its path.
+        targets: ``target`` or ``target:precision``; nothing means all. The recommendation is recorded only
+            when all were measured.
+        page: HTML file to write; see :func:`default_page`.
+        threads, batches, seconds, rounds, advance: see :func:`smash_export.measure.bench.bench_bundle`.
+
+    Raises:
+        UsageError: a batch size that the bundle does not take, or a selection that names no file.
+    """
+    bundle = opened(bundle)
+    comparison = compare_bundle(
+        bundle,
+        select=targets,
+        threads=threads,
+        batches=batches,
+        seconds=seconds,
+        rounds=rounds,
+        advance=advance,
+    )
+    text = compare_page(comparison, bundle.samples().images, bundle.labels, title_of(bundle.path))
+    write_text(page or default_page(bundle.path), text)
+    if comparison.recommendation is not None and not targets:
+        bundle.record("recommendation", comparison.recommendation)
+    return comparison
+
+
+def default_page(bundle: Path) -> Path:
+    """``BUNDLE.compare.html`` beside the bundle."""
+    folder = bundle.resolve()
+    return folder.with_name(f"{folder.name}.compare.html")
+
+
+def title_of(bundle: Path) -> str:
+    """Title of table and page."""
+    return f"{bundle.resolve().name}: every file compared"
 
 
 def cells(row: Row) -> list[Cell]:
