@@ -164,6 +164,11 @@ class Board(Protocol):
 _OPEN: list[Board] = []  # the display that is open, if any: bars join it
 
 
+def is_open() -> bool:
+    """Whether a job shows its display."""
+    return bool(_OPEN)
+
+
 @contextlib.contextmanager
 def board(title: str, parts: Sequence[Part] = ()) -> Iterator[None]:
     """One display for all bars that are shown while the block runs.

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from smash_export.display import Advance, Part, bar, board
+from smash_export.display import Advance, Part, bar, board, is_open
 
 _PLAIN_WIDTH = 160
 
@@ -66,8 +66,8 @@ class Output:
             click.echo(to_json(value))
 
     def note(self, line: str) -> None:
-        """A line for people, on stderr."""
-        if not self.quiet:
+        """A line for people, on stderr. Nothing with ``--json`` inside a larger job, which says it itself."""
+        if not (self.quiet or (self.json and is_open())):
             click.echo(line, err=True)
 
     def warn(self, line: str) -> None:

@@ -24,6 +24,7 @@ from smash_export import __version__
 
 # name -> ("module:attribute", help). The order is the order of work and of --help.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("smash_export.cli.job:command", "Images in, a verified and measured bundle out, in one command."),
     "space": ("smash_export.cli.space:command", "Show what a search space holds and costs."),
     "search": ("smash_export.cli.search:command", "Find a network for labelled images: best.json."),
     "runs": ("smash_export.cli.runs:command", "List and compare searches."),

@@ -156,7 +156,9 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
     if values["threads"]:
         _set_threads(values["threads"])
     with output.job("search"):
-        _search(data, run, output, values)
+        found = _search(data, run, output, values)
+    if found is not None:
+        _show(output, *found)
 
 
 def _set_threads(count: int) -> None:
@@ -165,7 +167,10 @@ def _set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def _search(data: str, run: Path | None, output: Output, values: dict[str, Any]) -> None:
+def _search(
+    data: str, run: Path | None, output: Output, values: dict[str, Any]
+) -> tuple[SearchResult, SearchConfig] | None:
+    """None after a dry run, and in all but the first of the processes that torchrun started."""
     from smash_export.device_search.search import default_folder, device_latency, load_data, search
     from smash_search.executors import ExecutorConfig
 
@@ -189,7 +194,7 @@ def _search(data: str, run: Path | None, output: Output, values: dict[str, Any])
         plan = config.to_json()
         output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
         output.result({"dry_run": True, "writes": str(folder), **plan})
-        return
+        return None
     result = search(
         dataset,
         folder,
@@ -201,8 +206,7 @@ def _search(data: str, run: Path | None, output: Output, values: dict[str, Any])
         command=["smash-export", "search", *words(click.get_current_context())],
         output=output,
     )
-    if result is not None:  # the first of the processes that torchrun started says what was found
-        _show(output, result, config)
+    return None if result is None else (result, config)
 
 
 def _configuration(

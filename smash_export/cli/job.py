@@ -1,0 +1,132 @@
+"""``smash-export run``: from labelled images to a verified, measured bundle and one page."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from smash_export.cli.console import Output, common_options
+from smash_export.device_search.search import PRESETS
+from smash_targets.base import target_names
+
+if TYPE_CHECKING:
+    from smash_export.job.plan import Plan
+    from smash_export.job.stages import Job
+    from smash_search.data import Dataset
+
+
+@click.command()
+@click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
+@click.option("--max-latency", metavar="TIME", help="Limit on measured latency, such as 2ms or 800us.")
+@click.option(
+    "--target",
+    type=click.Choice(target_names()),
+    default="onnxruntime",
+    show_default=True,
+    help="Runtime that the network is for.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="That it will run with.",
+)
+@click.option("--time", "duration", metavar="TIME", help="Fit the plan into this time, such as 45m or 1h30m.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the whole.  [default: NAME-run]")
+@click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda: where to train.")
+@common_options(writes=True)
+def command(data: str, out: Path | None, duration: str | None, output: Output, **values: Any) -> None:
+    """Search, freeze, compile, verify, measure and compare: images in, a bundle and one page out.
+
+    Says first what the images are, what will be searched and how long each stage takes here, from a few
+    measured steps. Every stage is a command of its own; the same command again goes on after an
+    interruption.
+    """
+    from smash_base import files
+    from smash_export.device_search.plan import parse_duration
+    from smash_export.device_search.search import load_data
+    from smash_export.job.plan import Request, make_plan
+    from smash_export.job.stages import Job
+
+    request = Request(data, seconds=parse_duration(duration) if duration else None, **values)
+    request.check()
+    with output.job("reading and measuring"):
+        with output.progress("reading images", None):
+            dataset = load_data(data)
+        folder = out or Path(f"{_file_name(dataset.name)}-run")
+        job = Job.find(folder, request)
+        plan = job.plan if job else make_plan(request, dataset, folder, output)
+    _tell(output, plan, folder, job)
+    if output.dry_run:
+        output.result({"dry_run": True, "writes": str(folder), **plan.to_json()})
+        return
+    with files.exclusive(folder, purpose="run"):
+        job = Job.find(folder, request) or Job(folder, request, plan, [])
+        _do(output, job, dataset)
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+
+
+def _tell(output: Output, plan: Plan, folder: Path, job: Job | None) -> None:
+    from smash_export.device_search.plan import duration_words
+    from smash_export.job.stages import command_line
+
+    output.table("Images", ["what", "value"], list(map(list, plan.images.items())))
+    output.table("Search", ["what", "value"], list(map(list, plan.searched.items())))
+    done = len(job.done) if job else 0
+    rows: list[list[object]] = [
+        [stage.name, "done" if index < done else duration_words(stage.seconds), command_line(stage)]
+        for index, stage in enumerate(plan.stages)
+    ]
+    left = sum(stage.seconds for stage in plan.stages[done:])
+    output.table(f"{folder}: about {duration_words(left)}", ["stage", "time", "command"], rows)
+
+
+def _do(output: Output, job: Job, dataset: Dataset) -> None:
+    from smash_base import files
+    from smash_export.job.page import job_page
+    from smash_export.job.stages import told
+
+    job.save()
+    with output.job("run", job.parts):
+        for done in job.stages(run_command):
+            output.note(told(done))
+    page = job.folder / "report.html"
+    files.write_text(page, job_page(job, dataset))
+    advice = job.result_of("compare")["recommendation"]
+    output.text(f"bundle: {job.folder / 'bundle'}")
+    if advice is not None:
+        output.text(f"use {advice['target']} {advice['precision']}: {advice['reason']}")
+    output.text(f"report: {page}")
+    output.result(
+        {
+            "bundle": str(job.folder / "bundle"),
+            "report": str(page),
+            "recommendation": advice,
+            "expected_seconds": round(job.plan.seconds, 1),
+            "seconds": round(sum(done.seconds for done in job.done), 1),
+            "stages": [done.to_json() for done in job.done],
+        }
+    )
+
+
+def run_command(words: Sequence[str]) -> dict[str, Any]:
+    """Run a command of this program in this process and return its JSON; its errors pass through."""
+    from smash_export.cli import cli
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        cli.main([*words, "--json"], prog_name="smash-export", standalone_mode=False)
+    result: dict[str, Any] = json.loads(text.getvalue())
+    return result

@@ -1,0 +1,344 @@
+"""How long a search, and what follows it, takes on this machine; and a search that fits a given time.
+
+The estimate is measured, not looked up: :func:`rehearse` runs the search itself with a handful of updates,
+candidates and images in a folder that is thrown away, and takes the seconds of single steps from its
+progress. What a whole search costs is then a matter of counting (:func:`search_parts`). It says nothing
+about how good the result will be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from smash_base.errors import GateError, UsageError
+from smash_export.display import Advance, Part
+
+if TYPE_CHECKING:
+    from smash_export.device_search.latency import DeviceLatency
+    from smash_search.data import Dataset, Split
+    from smash_search.run import SearchConfig
+    from smash_search.space.architecture import Architecture
+    from smash_search.train.network import Recipe
+
+# Of a rehearsal. Candidates differ in cost by a factor of ten: fewer would say little about their mean.
+STEPS, CANDIDATES, FINALISTS, IMAGES = 8, 10, 3, 384
+EVALUATION = 1 / 3  # of the time of a trained image: there is no backward pass
+SMALLEST = {"steps": 60, "candidates": 8, "finalists": 2, "epochs": 3}
+WHOLE = 4.0  # a plan is never made larger than this many times the default
+
+
+@dataclass(frozen=True)
+class Units:
+    """Seconds of single steps on this machine.
+
+    Attributes:
+        start: before the first update.
+        step: an update of the HyperNet.
+        measurement: of one candidate's latency; 0 where nothing is measured.
+        score: of one candidate in the first stage of the race.
+        raced_image: of one candidate and one image in later stages.
+        trained_image: of one training image of a finalist of middle size, forward and backward.
+        random_image: the same of a network of the random search beside; draws are larger than presets.
+        within: share of the candidates that keep the latency limit.
+    """
+
+    start: float
+    step: float
+    measurement: float
+    score: float
+    raced_image: float
+    trained_image: float
+    random_image: float
+    within: float = 1.0
+
+
+@dataclass
+class _Bar:
+    """What one bar of the rehearsed search reported."""
+
+    label: str
+    total: float
+    begin: float
+    ticks: list[tuple[float, float]] = field(default_factory=list)  # steps done, seconds
+    end: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
+
+    @property
+    def steady(self) -> float:
+        """Seconds per step without the first, which sets things up."""
+        if len(self.ticks) < 2:
+            return self.seconds / max(1.0, self.total)
+        intervals = np.diff([second for _, second in self.ticks])
+        steps = np.diff([done for done, _ in self.ticks])
+        return float(intervals.sum() / max(1e-9, steps.sum()))
+
+
+class _Recorder:
+    """A search's progress, written down instead of shown."""
+
+    def __init__(self, shown: Advance) -> None:
+        self.bars: list[_Bar] = []
+        self._shown = shown
+
+    @contextlib.contextmanager
+    def __call__(self, label: str, total: float | None) -> Iterator[Advance]:
+        bar = _Bar(label, total or 0.0, time.monotonic())
+        self.bars.append(bar)
+
+        def advance(n: float = 1, **fields: object) -> None:
+            done = bar.ticks[-1][0] if bar.ticks else 0.0
+            bar.ticks.append((done + n, time.monotonic()))
+            self._shown(n)
+
+        yield advance
+        bar.end = time.monotonic()
+
+    def find(self, label: str) -> _Bar | None:
+        """The bar whose label begins so."""
+        return next((bar for bar in self.bars if bar.label.startswith(label)), None)
+
+
+class _Timed:
+    """A measurement that refuses nothing and knows how long it took."""
+
+    def __init__(self, inner: DeviceLatency) -> None:
+        self._inner = inner
+        self.seconds: list[float] = []
+        self.latencies: list[float] = []
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        begin = time.monotonic()
+        measures = self._inner.measure(architecture)
+        self.seconds.append(time.monotonic() - begin)
+        self.latencies.append(measures["latency_ms"])
+        return measures
+
+    def confirm(self, architecture: Architecture) -> dict[str, float]:
+        return self.measure(architecture)
+
+    def refusal(self, measures: dict[str, float]) -> str | None:
+        return None
+
+
+def rehearse(
+    config: SearchConfig,
+    dataset: Dataset,
+    *,
+    measurement: DeviceLatency | None = None,
+    device: str = "auto",
+    advance: Advance = lambda n=1, **fields: None,
+) -> Units:
+    """Seconds of single steps, from a search of a few of each in a temporary folder.
+
+    Args:
+        config: of the whole search.
+        measurement: of candidates, as in the whole search.
+        device: where to compute.
+        advance: called after every small step.
+
+    Raises:
+        GateError: no network of the space keeps the limits on cost.
+    """
+    from smash_search.run import run_search
+
+    recorder = _Recorder(advance)
+    timed = None if measurement is None else _Timed(measurement)
+    small, images = _smaller(config), _few(dataset, config)
+    with tempfile.TemporaryDirectory(prefix="smash-export-plan-") as folder:
+        begin = time.monotonic()
+        run_search(small, images, Path(folder) / "run", device=device, progress=recorder, measurement=timed)
+    return _units(small, images, recorder, timed, config, begin)
+
+
+def _smaller(config: SearchConfig) -> SearchConfig:
+    count = min(FINALISTS, config.finalists.count)
+    known = min(config.known, round(CANDIDATES * config.known / config.candidates))
+    return replace(
+        config,
+        candidates=CANDIDATES,
+        known=min(known, CANDIDATES // 2),
+        training=replace(config.training, steps=STEPS),
+        finalists=replace(
+            config.finalists,
+            count=count,
+            random=min(config.finalists.random, count),
+            known=min(config.finalists.known, known, count - min(config.finalists.random, count)),
+            rungs=(1,),
+            epoch_images=IMAGES,
+            baseline="none" if config.finalists.baseline == "none" else "finalists",
+        ),
+        latency_limits=(),
+    )
+
+
+def _few(dataset: Dataset, config: SearchConfig) -> Dataset:
+    """Some of the training images: an epoch of a large data set takes minutes."""
+    random = np.random.default_rng(0)
+
+    def some(split: Split, count: int) -> Split:
+        chosen = np.sort(random.permutation(len(split))[:count])
+        return replace(split, images=np.ascontiguousarray(split.images[chosen]), labels=split.labels[chosen])
+
+    needed = max(config.training.batch, config.scoring.statistics_images, 2 * IMAGES)
+    stages = config.scoring.stages(len(dataset.validation))
+    return replace(
+        dataset, train=some(dataset.train, needed), validation=some(dataset.validation, stages[-1])
+    )
+
+
+def _units(
+    small: SearchConfig,
+    images: Dataset,
+    recorder: _Recorder,
+    timed: _Timed | None,
+    config: SearchConfig,
+    begin: float,
+) -> Units:
+    hypernet, candidates, race = map(recorder.find, ("HyperNet", "candidates", "race"))
+    assert hypernet is not None
+    measuring = sum(timed.seconds) if timed else 0.0
+    stages = config.scoring.stages(len(images.validation))
+    score = 0.0 if candidates is None else max(0.0, candidates.seconds - measuring) / CANDIDATES
+    raced = score / stages[0]
+    if race is not None and race.total:
+        raced = race.seconds / race.total / max(1, stages[1] - stages[0])
+    work = min(IMAGES, len(images.train)) + EVALUATION * len(images.validation)
+    trained, drawn = (
+        bar.seconds / bar.total / work if bar is not None and bar.total else 0.0
+        for bar in map(recorder.find, ("finalists", "random search"))
+    )
+    limit = max((limit.milliseconds for limit in config.latency_limits), default=None)
+    within = 1.0
+    if timed and limit is not None:
+        within = float(np.mean([latency <= limit for latency in timed.latencies]))
+    return Units(
+        start=max(0.0, hypernet.begin - begin),
+        step=hypernet.steady,
+        measurement=measuring / max(1, len(timed.seconds)) if timed else 0.0,
+        score=score,
+        raced_image=raced,
+        trained_image=trained,
+        random_image=drawn or trained,
+        within=max(within, 1 / CANDIDATES),
+    )
+
+
+# ------------------------------------------------------------------------------------------ counting
+
+
+def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[Part]:
+    """Expected seconds of each bar of a search, in their order."""
+    within = max(1, round(config.candidates * units.within))
+    stages = config.scoring.stages(len(dataset.validation))
+    race, kept = 0.0, float(within)
+    for before, images in itertools.pairwise(stages):
+        kept = max(1.0, kept * config.scoring.keep)
+        race += kept * (images - before) * units.raced_image
+    finalists = config.finalists
+    train = min(finalists.epoch_images or len(dataset.train), len(dataset.train))
+    work = train + EVALUATION * len(dataset.validation)
+    trained = finalists.epochs(min(finalists.count, within)) * work
+    baseline = 0.0 if finalists.baseline == "none" else trained
+    parts = [
+        Part("HyperNet", units.start + config.training.steps * units.step),
+        Part("candidates", config.candidates * units.measurement + within * units.score),
+        Part("race", race),
+        Part("finalists", trained * units.trained_image),
+        Part("random search", baseline * units.random_image),
+    ]
+    return [part for part in parts if part.seconds > 0]
+
+
+def training_part(label: str, recipe: Recipe, dataset: Dataset, units: Units) -> Part:
+    """Expected seconds of training the pick on all images.
+
+    Its size is between those of the finalists and of random draws, as far as one can know.
+    """
+    images = len(dataset.train) + (len(dataset.validation) if recipe.include_validation else 0)
+    images = min(recipe.epoch_images or images, images)
+    epoch = images + EVALUATION * len(dataset.validation)
+    return Part(label, recipe.epochs * epoch * (units.trained_image + units.random_image) / 2)
+
+
+def scaled(config: SearchConfig, factor: float) -> SearchConfig:
+    """A search with so many times the updates, candidates and finalists, none below what makes sense."""
+    candidates = _scaled(config.candidates, factor, "candidates")
+    count = min(_scaled(config.finalists.count, factor, "finalists"), candidates)
+    finalists = config.finalists
+    random = min(finalists.random, count)
+    known = min(config.known, candidates // 2)
+    return replace(
+        config,
+        candidates=candidates,
+        known=known,
+        training=replace(config.training, steps=_scaled(config.training.steps, factor, "steps")),
+        finalists=replace(
+            finalists, count=count, random=random, known=min(finalists.known, known, count - random)
+        ),
+    )
+
+
+def _scaled(value: int, factor: float, name: str) -> int:
+    return max(min(value, SMALLEST[name]), round(value * factor))
+
+
+def scaled_epochs(epochs: int, factor: float) -> int:
+    """Passes of the last training in a plan of that size; at most twice the default."""
+    return _scaled(epochs, min(factor, 2.0), "epochs")
+
+
+def fitting(seconds_of: Callable[[float], float], seconds: float) -> float:
+    """The largest factor whose plan takes at most ``seconds``.
+
+    Args:
+        seconds_of: function of a factor that gives the seconds of its plan; grows with the factor.
+        seconds: there are.
+
+    Raises:
+        GateError: even the smallest plan takes longer.
+    """
+    least = seconds_of(0.0)
+    if least > seconds:
+        raise GateError(
+            "the smallest sensible plan takes longer than --time",
+            expected=f"at least {duration_words(least)}",
+            received=duration_words(seconds),
+            hint="Give more time, fewer images or a smaller --space.",
+        )
+    low, high = 0.0, WHOLE
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if seconds_of(middle) <= seconds else (low, middle)
+    return low
+
+
+def parse_duration(text: str) -> float:
+    """``45m``, ``1h30m``, ``90s`` or ``90`` (seconds) as seconds; raises UsageError."""
+    match = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", text.strip().lower()
+    )
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not 0 < total < 1e8:
+        raise UsageError("--time", expected="a time such as 45m, 1h30m or 90s", received=text)
+    return total
+
+
+def duration_words(seconds: float) -> str:
+    """``50 s``, ``3.5 min`` or ``2.1 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"

@@ -1,0 +1,80 @@
+"""The page of ``run``: what came out, how long each stage took, and the commands behind it."""
+
+from __future__ import annotations
+
+import html
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from smash_export.job.stages import Job, command_line, told
+from smash_export.report.images import class_counts, sample_images
+from smash_export.report.page import Cell, Html, heading, page, paragraph, table
+
+if TYPE_CHECKING:
+    from smash_search.data import Dataset
+
+
+def job_page(job: Job, dataset: Dataset) -> str:
+    """The whole document.
+
+    Args:
+        job: with all stages done.
+        dataset: of its images.
+    """
+    search, frozen, compared = (job.result_of(name) for name in ("search", "freeze", "compare"))
+    bundle = job.folder / "bundle"
+    predict = shlex.join(["smash-export", "predict", str(bundle), "image.png"])
+    parts = [
+        paragraph(_lead(search, frozen, compared), "lead"),
+        Html(
+            '<p><a href="search/report.html">The search</a> · <a href="compare.html">every file compared</a> '
+            '· <a href="bundle/README.md">the bundle\'s card</a></p>'
+        ),
+        heading("Use it"),
+        Html(f"<pre>{html.escape(predict)}</pre>"),
+        heading("Files of the bundle, measured here"),
+        table(["file", "verdict", "accuracy", "p50 ms", "bytes", "why"], _files(compared)),
+        heading("Images"),
+        table(["what", "value"], [[name, value] for name, value in job.plan.images.items()]),
+        class_counts(dataset),
+        *sample_images(dataset),
+        heading("Stages"),
+        table(
+            ["stage", "expected s", "took s", "outcome"],
+            [
+                [done.stage.name, round(done.stage.seconds, 1), round(done.seconds, 1), told(done)]
+                for done in job.done
+            ],
+        ),
+        heading("Commands"),
+        paragraph("Each stage is a command of its own; these repeat the run.", "note"),
+        Html("<pre>" + html.escape("\n".join(command_line(done.stage) for done in job.done)) + "</pre>"),
+    ]
+    return page(f"Run {job.folder.resolve().name}", parts)
+
+
+def _lead(search: dict[str, Any], frozen: dict[str, Any], compared: dict[str, Any]) -> str:
+    words = f"Test accuracy {frozen['test_accuracy']:.2%} on {frozen['test_images']:,} images, network "
+    words += f"{search['architecture']} ({search['origin']}), {search['cost']['parameters']:,} parameters. "
+    advice = compared["recommendation"]
+    if advice is None:
+        return words + "No file qualifies: see the verdicts."
+    return words + f"Use {advice['target']} {advice['precision']}: {advice['reason']}."
+
+
+def _files(compared: dict[str, Any]) -> list[list[Cell]]:
+    rows: list[list[Cell]] = []
+    for row in compared["rows"]:
+        latency = next(iter(row["measurement"]["latency"].values()), None)
+        parity = row["parity"]
+        rows.append(
+            [
+                row["name"],
+                row["verdict"],
+                None if parity is None else f"{parity['accuracy']:.2%}",
+                None if latency is None else float(latency["p50_ms"]),
+                int(row["measurement"]["size_bytes"]),
+                row["reason"],
+            ]
+        )
+    return rows

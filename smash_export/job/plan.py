@@ -1,0 +1,277 @@
+"""What ``smash-export run`` will do: its stages as commands of their own, and how long each takes here.
+
+Every stage is a command that a person could type; the plan only fills in its words. Seconds come from a
+rehearsal of the search (:mod:`smash_export.device_search.plan`) and, for what follows it, from counting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_export.device_search.plan import (
+    Units,
+    fitting,
+    rehearse,
+    scaled,
+    scaled_epochs,
+    search_parts,
+    training_part,
+)
+from smash_export.display import Part
+
+if TYPE_CHECKING:
+    from smash_export.device_search.latency import DeviceLatency
+    from smash_export.progress import Output
+    from smash_search.data import Dataset
+    from smash_search.run import SearchConfig
+    from smash_search.train.network import Recipe
+
+# Seconds beside what the commands are told to measure: starting processes, exporting, reading back. Taken
+# on two cores of a Xeon at 2.1 GHz; small beside a search.
+EXPORT, COMPILE, VERIFY, BENCH = 3.0, 2.0, 2.0, 1.0
+INT8 = 6.0  # more to compile: calibration and the noise of every layer
+MEASURED = 3.0  # seconds that bench and compare measure each file for: 2 s of batch 1 and 1 s of stages
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        data: as ``smash-export datasets`` lists it.
+        max_latency: such as "2ms", or None.
+        target: runtime that the network is for.
+        precision: fp32, fp16 or int8.
+        seconds: that the whole may take, or None for the default plan.
+        space: of the search, or None to choose by the size of the images.
+        seed: of everything random.
+        device: auto, cpu or cuda: where to train.
+    """
+
+    data: str
+    max_latency: str | None = None
+    target: str = "onnxruntime"
+    precision: str = "fp32"
+    seconds: float | None = None
+    space: str | None = None
+    seed: int = 0
+    device: str = "auto"
+
+    def check(self) -> None:
+        """Raise UsageError or MissingRuntimeError unless the target can be compiled for and run here."""
+        from smash_export.device_search.latency import Setting, parse_milliseconds
+
+        Setting(self.target, self.precision).check()
+        if self.max_latency is not None:
+            if "," in self.max_latency:
+                raise UsageError(
+                    "--max-latency", expected="one limit, such as 2ms", received=self.max_latency
+                )
+            parse_milliseconds(self.max_latency)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command.
+
+    Attributes:
+        name: for people.
+        words: of the command, without ``smash-export``.
+        parts: expected seconds by the bars that it shows.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Expected, in all."""
+        return sum(part.seconds for part in self.parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        parts = [[part.label, round(part.seconds, 2)] for part in self.parts]
+        return {"name": self.name, "words": list(self.words), "parts": parts}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Stage:
+        """Read :meth:`to_json` back."""
+        return cls(value["name"], tuple(value["words"]), tuple(Part(*part) for part in value["parts"]))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done.
+
+    Attributes:
+        images: facts about the data, by name, in words.
+        searched: facts about the search, by name, in words.
+        stages: in order.
+    """
+
+    images: dict[str, str]
+    searched: dict[str, str]
+    stages: tuple[Stage, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Expected, in all."""
+        return sum(stage.seconds for stage in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "images": self.images,
+            "searched": self.searched,
+            "seconds": round(self.seconds, 1),
+            "stages": [stage.to_json() for stage in self.stages],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        """Read :meth:`to_json` back; raises InvalidInputError."""
+        try:
+            stages = tuple(Stage.from_json(stage) for stage in value["stages"])
+            return cls(dict(value["images"]), dict(value["searched"]), stages)
+        except (KeyError, TypeError) as error:
+            raise InvalidInputError("the plan of a run is malformed", received=error) from None
+
+
+def make_plan(request: Request, dataset: Dataset, folder: Path, output: Output) -> Plan:
+    """Measure a few steps and plan a job that fits its time.
+
+    Args:
+        request: checked.
+        dataset: of the request.
+        folder: where everything will be written; only named here.
+        output: shows what is being measured.
+
+    Raises:
+        GateError: no network keeps the limits, or the time is too short for any search.
+    """
+    from smash_export.device_search.search import check_latency, configure, device_latency, latency_limits
+    from smash_export.export.freeze import default_recipe
+
+    measurement: DeviceLatency | None = device_latency(
+        dataset, max_latency=request.max_latency, target=request.target, precision=request.precision
+    )
+    config = configure(
+        dataset,
+        space=request.space,
+        seed=request.seed,
+        measured=measurement.describe() if measurement else None,
+        latency_limits=latency_limits(request.max_latency),
+    )
+    if measurement is not None:
+        check_latency(config, dataset, measurement, output)
+    with output.progress("measuring a few steps", None) as advance:
+        units = rehearse(config, dataset, measurement=measurement, device=request.device, advance=advance)
+    recipe = default_recipe(dataset, "retrain", request.seed)
+
+    def planned(factor: float) -> Plan:
+        return _plan(request, dataset, folder, units, scaled(config, factor), _sized(recipe, factor))
+
+    if request.seconds is None:
+        return planned(1.0)
+    return planned(fitting(lambda factor: planned(factor).seconds, request.seconds))
+
+
+def _sized(recipe: Recipe, factor: float) -> Recipe:
+    return replace(recipe, epochs=scaled_epochs(recipe.epochs, factor))
+
+
+def _plan(
+    request: Request, dataset: Dataset, folder: Path, units: Units, config: SearchConfig, recipe: Recipe
+) -> Plan:
+    bundle = folder / "bundle"
+    files = 2 + len(_precisions(request)) - (request.target in ("torchscript", "onnxruntime"))
+    stages = [
+        Stage("search", _search_words(request, folder, config), tuple(search_parts(config, dataset, units))),
+        Stage(
+            "freeze",
+            _freeze_words(request, folder, recipe),
+            (training_part("retrain", recipe, dataset, units), Part("exporting", EXPORT)),
+        ),
+        *(
+            Stage(
+                f"compile {precision}",
+                ("compile", str(bundle), "--target", request.target, "--precision", precision),
+                (Part("compiling", COMPILE + INT8 * (precision == "int8")),),
+            )
+            for precision in _precisions(request)
+        ),
+        Stage("verify", ("verify", str(bundle)), (Part("verifying", VERIFY * files),)),
+        Stage("bench", ("bench", str(bundle)), (Part("measuring", (BENCH + MEASURED) * files),)),
+        Stage(
+            "compare",
+            ("compare", str(bundle), "--html", str(folder / "compare.html")),
+            (Part("comparing", (BENCH + MEASURED) * files),),
+        ),
+    ]
+    return Plan(image_facts(dataset), _searched(config, recipe, units), tuple(stages))
+
+
+def _precisions(request: Request) -> tuple[str, ...]:
+    """fp32 is compiled beside a lower precision: without it nobody knows whether that brought anything."""
+    return tuple(dict.fromkeys(("fp32", request.precision)))
+
+
+def _search_words(request: Request, folder: Path, config: SearchConfig) -> tuple[str, ...]:
+    words = ["search", "--data", request.data, "--run", str(folder / "search")]
+    words += ["--seed", str(request.seed), "--device", request.device]
+    words += ["--space", str(config.space)]
+    words += ["--steps", str(config.training.steps), "--candidates", str(config.candidates)]
+    words += ["--known", str(config.known), "--finalists", str(config.finalists.count)]
+    words += ["--target", request.target, "--precision", request.precision]
+    if request.max_latency is not None:
+        words += ["--max-latency", request.max_latency]
+    return tuple(words)
+
+
+def _freeze_words(request: Request, folder: Path, recipe: Recipe) -> tuple[str, ...]:
+    words = ["freeze", "--arch", str(folder / "search" / "best.json"), "--weights", "retrain"]
+    words += ["--data", request.data, "--out", str(folder / "bundle"), "--epochs", str(recipe.epochs)]
+    return (*words, "--seed", str(request.seed), "--device", request.device, "--force")
+
+
+def image_facts(dataset: Dataset) -> dict[str, str]:
+    """Numbers of images and classes, sizes and splits, in words."""
+    parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    counts = np.sum(
+        [np.bincount(part.labels, minlength=len(dataset.classes)) for part in parts.values()], axis=0
+    )
+    listed = [f"{name} {count:,}" for name, count in zip(dataset.classes, counts, strict=True)]
+    shown = ", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")
+    shape = dataset.train.images.shape[1:]
+    return {
+        "images": f"{int(counts.sum()):,}",
+        "splits": ", ".join(f"{name} {len(part):,}" for name, part in parts.items()),
+        "size": f"{'x'.join(map(str, shape[:-1]))}, {shape[-1]} channel{'s' * (shape[-1] > 1)}",
+        "classes": f"{len(listed)}: {shown}",
+    }
+
+
+def _searched(config: SearchConfig, recipe: Recipe, units: Units) -> dict[str, str]:
+    finalists = config.finalists
+    facts = {
+        "space": str(config.space),
+        "HyperNet": f"{config.training.steps:,} updates",
+        "candidates": f"{config.candidates:,}",
+        "finalists": f"{finalists.count}, epochs {','.join(map(str, finalists.rungs))}",
+        "last training": f"{recipe.epochs} epochs",
+    }
+    if units.measurement:
+        facts["candidates"] += f", measured; about {units.within:.0%} of them keep the limit"
+    return facts
+
+
+def request_json(request: Request) -> dict[str, Any]:
+    """JSON values of a request, as run.json holds them."""
+    return asdict(request)

@@ -1,0 +1,173 @@
+"""Stages of a run, one after the other; a run that was interrupted goes on with the first that is missing.
+
+FOLDER/run.json      what was asked, the plan, and the result of every stage that is done
+FOLDER/search/       the run folder of the search
+FOLDER/bundle/       the bundle
+FOLDER/compare.html  every file compared
+FOLDER/report.html   the page of the whole
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smash_base import files
+from smash_base.errors import InvalidInputError, UsageError
+from smash_export.display import Part
+from smash_export.job.plan import Plan, Request, Stage, request_json
+
+Command = Callable[[Sequence[str]], dict[str, Any]]
+"""Runs a command of this program, given without ``smash-export``, and gives its JSON."""
+
+SCHEMA = 1
+STATE = "run.json"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A stage that is over.
+
+    Attributes:
+        stage: that it is.
+        seconds: it took, of the process that ended it.
+        result: JSON of its command.
+    """
+
+    stage: Stage
+    seconds: float
+    result: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"stage": self.stage.to_json(), "seconds": round(self.seconds, 2), "result": self.result}
+
+
+@dataclass
+class Job:
+    """A run in its folder.
+
+    Attributes:
+        folder: of the run.
+        request, plan: what it is.
+        done: stages that are over, in order.
+    """
+
+    folder: Path
+    request: Request
+    plan: Plan
+    done: list[Done]
+
+    @classmethod
+    def find(cls, folder: Path, request: Request) -> Job | None:
+        """The run that a folder holds, or None.
+
+        Raises:
+            UsageError: it is another one, or the folder holds something else.
+            InvalidInputError: its run.json is damaged.
+        """
+        path = folder / STATE
+        if not path.exists():
+            if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+                raise UsageError(f"{folder} holds other files", hint="Choose another --out.")
+            return None
+        state = files.read_json(path, what="run")
+        if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+            raise InvalidInputError(f"{path} is not of this version", expected=f"schema {SCHEMA}")
+        held, wanted = state.get("request", {}), request_json(request)
+        for name, value in wanted.items():
+            if held.get(name) != value:
+                raise UsageError(
+                    f"{folder} holds a run with another {name}",
+                    expected=f"{name} {held.get(name)}",
+                    received=value,
+                    hint="Repeat the command as it was, or choose another --out.",
+                )
+        plan = Plan.from_json(state["plan"])
+        done = [
+            Done(Stage.from_json(entry["stage"]), entry["seconds"], entry["result"])
+            for entry in state["done"]
+        ]
+        return cls(folder, request, plan, done)
+
+    def save(self) -> None:
+        """Write run.json."""
+        document = {
+            "schema": SCHEMA,
+            "request": request_json(self.request),
+            "plan": self.plan.to_json(),
+            "done": [entry.to_json() for entry in self.done],
+        }
+        files.write_json(self.folder / STATE, document)
+
+    @property
+    def missing(self) -> tuple[Stage, ...]:
+        """Stages that are not done."""
+        return self.plan.stages[len(self.done) :]
+
+    @property
+    def parts(self) -> list[Part]:
+        """Expected seconds of what is missing."""
+        return [part for stage in self.missing for part in stage.parts]
+
+    def stages(self, command: Command) -> Iterator[Done]:
+        """Do what is missing, stage by stage; each is in run.json before it is given.
+
+        Args:
+            command: runs the words of one; its errors pass through.
+        """
+        for stage in self.missing:
+            begin = time.monotonic()
+            result = command(stage.words)
+            self.done.append(Done(stage, time.monotonic() - begin, result))
+            self.save()
+            yield self.done[-1]
+
+    def result_of(self, name: str) -> dict[str, Any]:
+        """JSON of the stage of that name."""
+        return next(entry.result for entry in self.done if entry.stage.name == name)
+
+
+def command_line(stage: Stage) -> str:
+    """What a person would type."""
+    return shlex.join(["smash-export", *stage.words])
+
+
+def told(done: Done) -> str:
+    """The outcome of a stage in one line."""
+    result, name = done.result, done.stage.name.partition(" ")[0]
+    words = {
+        "search": _search_told,
+        "freeze": lambda found: f"test accuracy {found['test_accuracy']:.2%}",
+        "compile": lambda found: (
+            f"{found['bytes']:,} bytes, same label on "
+            f"{found['evidence']['parity']['agreement']:.2%} of the images"
+        ),
+        "verify": lambda found: f"{len(found['files'])} files do what the network does",
+        "bench": _bench_told,
+        "compare": lambda found: (
+            "use {target} {precision}".format(**found["recommendation"])
+            if found["recommendation"]
+            else "no file qualifies"
+        ),
+    }[name](result)
+    return f"{done.stage.name}: {words} ({done.seconds:.0f} s, expected {done.stage.seconds:.0f} s)"
+
+
+def _search_told(result: dict[str, Any]) -> str:
+    words = f"{result['architecture']} ({result['origin']}), validation error {result['error']:.2%}"
+    latency = result.get("latency")
+    return words + (f", {latency['milliseconds']:.3g} ms" if latency else "")
+
+
+def _bench_told(result: dict[str, Any]) -> str:
+    medians = [
+        f"{row['target']} {row['precision']} {row['latency']['1']['p50_ms']:.3g} ms"
+        for row in result["files"]
+        if row["latency"]
+    ]
+    return ", ".join(medians)

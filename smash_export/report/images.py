@@ -1,0 +1,36 @@
+"""Images of a data set on a page: a few of each class, and how many there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from smash_export.prediction.pictures import to_picture
+from smash_export.report.page import Cell, Html, paragraph, picture, table
+
+if TYPE_CHECKING:
+    from smash_search.data import Dataset
+
+SHOWN_CLASSES, OF_EACH = 20, 2
+
+
+def class_counts(dataset: Dataset) -> Html:
+    """Images of each class and part."""
+    parts = (dataset.train, dataset.validation, dataset.test)
+    counts = [np.bincount(part.labels, minlength=len(dataset.classes)) for part in parts]
+    rows: list[list[Cell]] = [
+        [name, *(int(count[index]) for count in counts)] for index, name in enumerate(dataset.classes)
+    ]
+    return table(["class", "training", "validation", "test"], rows)
+
+
+def sample_images(dataset: Dataset) -> list[Html]:
+    """Training images of each class, as the network sees them."""
+    shown = []
+    for label, name in enumerate(dataset.classes[:SHOWN_CLASSES]):
+        for index in np.flatnonzero(dataset.train.labels == label)[:OF_EACH]:
+            shown.append(picture(to_picture(dataset.train.images[index], 96), [name]))
+    if len(dataset.classes) > SHOWN_CLASSES:
+        shown.append(paragraph(f"The first {SHOWN_CLASSES} of {len(dataset.classes)} classes.", "note"))
+    return shown

@@ -1,0 +1,146 @@
+"""``smash-export run`` on digits, whole: refused, interrupted, gone on with; and plans that fit a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from smash_base.errors import GateError, UsageError
+from smash_export.bundle.bundle import Bundle
+from smash_export.cli import run
+from smash_export.device_search.plan import (
+    WHOLE,
+    Units,
+    duration_words,
+    fitting,
+    parse_duration,
+    scaled,
+    search_parts,
+)
+from smash_export.device_search.search import PRESETS, configure, load_data
+from smash_export.job.plan import Plan
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults of seconds in place of minutes, and a rehearsal of fewer steps."""
+    from smash_export.export import freeze
+    from smash_search.train.network import Recipe
+
+    for part, values in {
+        "search": {"candidates": 6, "known": 2},
+        "training": {"steps": 6, "batch": 16},
+        "scoring": {"images": (20,)},
+        "finalists": {"count": 2, "rungs": (1,), "batch": 128},
+    }.items():
+        monkeypatch.setitem(PRESETS["tiny"], part, {**PRESETS["tiny"][part], **values})
+    monkeypatch.setattr(freeze, "default_recipe", lambda *_: Recipe(2, 128, include_validation=True))
+    for name, value in {"STEPS": 2, "CANDIDATES": 4, "FINALISTS": 2, "IMAGES": 128}.items():
+        monkeypatch.setattr(f"smash_export.device_search.plan.{name}", value)
+    for name in ("BENCH", "COMPARE"):
+        monkeypatch.setenv(f"SMASH_EXPORT_{name}_SECONDS", "0.1")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_one_command_makes_a_bundle_and_a_page_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    words = ["run", "--data", "digits", "--max-latency", "50ms", "--out", str(folder)]
+    monkeypatch.setenv("SMASH_EXPORT_COMPILE_THREADS", "many")
+    assert run([*words, "--device", "cpu"]) == 2, "compile fails: everything before it is kept"
+    told = capsys.readouterr()
+    for part in ("training", "validation", "HyperNet", "candidates", "smash-export freeze"):
+        assert part in told.out, "said before it starts"
+    state = json.loads((folder / "run.json").read_text())
+    assert [entry["stage"]["name"] for entry in state["done"]] == ["search", "freeze"]
+    best = (folder / "search" / "best.json").stat().st_mtime_ns
+    monkeypatch.delenv("SMASH_EXPORT_COMPILE_THREADS")
+    assert run([*words, "--device", "cpu", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (folder / "search" / "best.json").stat().st_mtime_ns == best, "the search is not repeated"
+    assert [entry["stage"]["name"] for entry in result["stages"]][-2:] == ["bench", "compare"]
+    bundle = Bundle.open(folder / "bundle")
+    assert bundle.find_compiled("onnxruntime") is not None
+    assert bundle.recommendation is not None
+    assert bundle.recommendation.reason == result["recommendation"]["reason"]
+    page = (folder / "report.html").read_text()
+    assert f"smash-export predict {folder / 'bundle'}" in page
+    assert page.count("<img") >= 10, "images of every class"
+    for link in ("search/report.html", "compare.html", "bundle/README.md"):
+        assert f'href="{link}"' in page
+        assert (folder / link).is_file()
+    assert run([*words, "--device", "cpu", "--seed", "1"]) == 2
+    assert "another seed" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small")
+def test_a_dry_run_says_everything_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    words = ["run", "--data", "digits", "--time", "10m", "--out", str(folder), "--dry-run", "--json"]
+    assert run([*words, "--quiet"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert 10 < told["seconds"] <= 600
+    names = [stage["name"] for stage in told["stages"]]
+    assert names == ["search", "freeze", "compile fp32", "verify", "bench", "compare"]
+    assert told["images"]["splits"] == "training 1,078, validation 360, test 359"
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "notes.txt").touch()
+    assert run([*words, "--quiet"]) == 2
+    assert "other files" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--time", "soon"], 2, "45m"),
+        (["--time", "2s"], 5, "at least"),
+        (["--max-latency", "1ms,2ms"], 2, "one limit"),
+        (["--max-latency", "1us"], 5, "no network of the space keeps"),
+        (["--target", "ncnn", "--precision", "int8"], 2, "precision"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_written(
+    words: list[str], code: int, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    assert run(["run", "--data", "digits", "--out", str(folder), "--quiet", *words]) == code
+    assert text in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_plan_uses_the_time_it_is_given_and_no_more() -> None:
+    dataset = load_data("digits")
+    config = configure(dataset)
+    units = Units(1.0, 0.05, 0.0, 0.04, 1e-4, 3e-4, 6e-4)
+
+    def seconds(factor: float) -> float:
+        return sum(part.seconds for part in search_parts(scaled(config, factor), dataset, units))
+
+    for wanted in (15.0, 30.0, 60.0):
+        factor = fitting(seconds, wanted)
+        assert 0.75 * wanted < seconds(factor) <= wanted
+    assert fitting(seconds, 1e6) == pytest.approx(WHOLE)
+    with pytest.raises(GateError, match="at least"):
+        fitting(seconds, 1.0)
+    small = scaled(config, 0.0)
+    assert (small.training.steps, small.candidates, small.finalists.count) == (60, 8, 2)
+    assert scaled(config, 1.0) == config
+
+
+def test_times_are_read_and_written_as_people_do() -> None:
+    assert parse_duration("45m") == 2700
+    assert parse_duration("1h30m") == 5400
+    assert parse_duration("90") == parse_duration("90s") == parse_duration("1.5min") == 90
+    assert [duration_words(value) for value in (50, 210, 7560)] == ["50 s", "3.5 min", "2.1 h"]
+    with pytest.raises(UsageError):
+        parse_duration("")
+    plan = Plan({"images": "5"}, {}, ())
+    assert Plan.from_json(plan.to_json()) == plan
