@@ -20,6 +20,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from smash_base.errors import MissingRuntimeError, UsageError
+from smash_base.preprocess import Outputs
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
 Progress = Callable[[str, int, int], None]
@@ -51,6 +52,7 @@ class ModelSignature:
         input_shape: without the batch, for example (C, H, W).
         classes: K.
         batch: smallest, most usual and largest batch that the file must take; (n, n, n) is static.
+        outputs: what the answers are; see :func:`smash_base.preprocess.probabilities_of`.
     """
 
     input_name: str
@@ -58,6 +60,7 @@ class ModelSignature:
     input_shape: tuple[int, ...]
     classes: int
     batch: tuple[int, int, int] = (1, 1, 32)
+    outputs: Outputs = "logits"
 
 
 @dataclass(frozen=True)

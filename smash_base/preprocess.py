@@ -26,10 +26,15 @@ from PIL import Image, UnidentifiedImageError
 from smash_base.errors import InvalidInputError
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+Outputs = Literal["logits", "probabilities", "sigmoid"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # an allow-list: exotic decoders are attack surface
 MAX_FILE_BYTES = 64 * 2**20
+PRESENT = 0.5
 MAX_PIXELS = 16 * 10**6
+MAX_RESIZED_SIDE = (
+    65_536  # of an image whose shorter side was resized: a strip of 1 pixel would fill the memory
+)
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _MODE_NAMES = {  # conversions that need a decision (profile, range) are left to the owner of the image
     "CMYK": "a CMYK image",
@@ -56,6 +61,11 @@ class Preprocessing:
         resize: Pillow filter used when the image has another size (antialiased, aspect ignored).
         mean, std: per channel, of values in [0, 1].
         depth: planes of a voxel volume, or None for images.
+        short_side: pixels that the shorter side is resized to, aspect kept, before the centre of
+            height x width is cut out (what it lacks is black), as torchvision and timm evaluate; None: the
+            whole image is resized to height x width.
+        order: of the network's three channels. Images and samples are always RGB; mean and std belong to
+            the channels of the network.
     """
 
     height: int
@@ -65,13 +75,15 @@ class Preprocessing:
     std: tuple[float, ...]
     resize: Literal["bilinear", "bicubic", "nearest", "box"] = "bilinear"
     depth: int | None = None
+    short_side: int | None = None
+    order: Literal["RGB", "BGR"] = "RGB"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
-        for name in ("height", "width", "channels", "depth"):
+        for name in ("height", "width", "channels", "depth", "short_side"):
             value = getattr(self, name)
-            if name == "depth" and value is None:
+            if name in ("depth", "short_side") and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096:
                 raise InvalidInputError(f"preprocessing field {name!r}", expected="1 to 4096", received=value)
@@ -80,6 +92,16 @@ class Preprocessing:
                 "preprocessing field 'resize'",
                 expected=" or ".join(_RESAMPLING),
                 received=self.resize,
+            )
+        if self.order not in ("RGB", "BGR") or (self.order == "BGR" and self.channels != 3):
+            raise InvalidInputError(
+                "preprocessing field 'order'",
+                expected="RGB, or BGR of three channels",
+                received=f"{self.order} of {self.channels} channels",
+            )
+        if self.short_side is not None and self.depth is not None:
+            raise InvalidInputError(
+                "preprocessing field 'short_side'", expected="no value for volumes", received=self.short_side
             )
         for name in ("mean", "std"):
             values = getattr(self, name)
@@ -148,9 +170,26 @@ class Preprocessing:
         wanted = "L" if self.channels == 1 else "RGB"
         if picture.mode != wanted:
             picture = picture.convert(wanted)
-        if picture.size != (self.width, self.height):
-            picture = picture.resize((self.width, self.height), _RESAMPLING[self.resize])
-        return np.asarray(picture, dtype=np.uint8).reshape(self.sample_shape)
+        return np.asarray(self._resized(picture), dtype=np.uint8).reshape(self.sample_shape)
+
+    def _resized(self, picture: Image.Image) -> Image.Image:
+        """The picture at width x height; roundings of sides and offsets are those of torchvision."""
+        if self.short_side is None:
+            if picture.size == (self.width, self.height):
+                return picture
+            return picture.resize((self.width, self.height), _RESAMPLING[self.resize])
+        shorter = min(picture.size)
+        width, height = (self.short_side * side // shorter for side in picture.size)
+        left, top = round((width - self.width) / 2), round((height - self.height) / 2)
+        if max(width, height) > MAX_RESIZED_SIDE:
+            raise InvalidInputError(
+                "an image is too long for its width",
+                expected=f"at most {MAX_RESIZED_SIDE} pixels on the longer side after resizing",
+                received=f"{width}x{height}",
+            )
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), _RESAMPLING[self.resize])
+        return picture.crop((left, top, left + self.width, top + self.height))
 
     def _from_array(self, array: np.ndarray) -> np.ndarray:
         if array.dtype != np.uint8:
@@ -178,6 +217,8 @@ class Preprocessing:
         (which stays on its device): x * (1 / (255 std)) - mean / std.
         """
         scale, shift = _scale_and_shift(self.mean, self.std)
+        if self.order == "BGR":
+            samples = samples[..., ::-1] if isinstance(samples, np.ndarray) else samples.flip(-1)
         if isinstance(samples, np.ndarray):
             # Channels first while it is still bytes, then in place: five times faster, the same bits.
             last = samples.ndim - 1
@@ -198,6 +239,9 @@ class Preprocessing:
         """The block that stands in manifests and in the ONNX metadata."""
         block = asdict(self)
         block["mean"], block["std"] = list(self.mean), list(self.std)
+        for name, usual in (("short_side", None), ("order", "RGB")):
+            if block[name] == usual:  # as blocks were before these fields: same network, same bytes
+                del block[name]
         return block
 
     @classmethod
@@ -210,7 +254,7 @@ class Preprocessing:
         if not isinstance(block, Mapping):
             raise InvalidInputError("preprocessing", expected="an object", received=block)
         names = {field.name for field in fields(cls)}
-        required = names - {"resize", "depth"}
+        required = names - {"resize", "depth", "short_side", "order"}
         unknown, missing = set(block) - names, required - set(block)
         if unknown or missing:
             raise InvalidInputError(
@@ -299,6 +343,26 @@ def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
             f"{name} is damaged or truncated", expected="a whole image", received=error
         ) from None
     return picture
+
+
+def probabilities_of(answers: np.ndarray, outputs: Outputs = "logits") -> np.ndarray:
+    """What a network answers as probabilities, float32: the one place where that is decided.
+
+    Args:
+        answers: [..., K].
+        outputs: what they are: "logits" go through softmax, "probabilities" sum to one already, each
+            "sigmoid" is the probability of one class whatever the others are.
+    """
+    if outputs == "logits":
+        return softmax(answers)
+    return np.clip(answers.astype(np.float32), 0, 1)
+
+
+def present_classes(probabilities: np.ndarray) -> list[int]:
+    """Indices of the classes of one image that are more likely there than not, best first; for networks
+    whose classes do not exclude each other. ``probabilities``: [K]."""
+    order = np.argsort(-probabilities, kind="stable")
+    return [int(index) for index in order if probabilities[index] >= PRESENT]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -363,6 +363,7 @@ def write_bundle(
                 "input_shape": list(signature.input_shape),
                 "classes": signature.classes,
                 "batch": list(signature.batch),
+                "outputs": signature.outputs,
             },
             "architecture": key,
             "provenance": plain(dict(provenance)),
@@ -413,12 +414,12 @@ def _card(
         f"# Image classifier with {len(labels)} classes",
         "",
         f"- Classes, in the order of the logits: {shown}",
-        f"- Takes: {shape} values 0 to 255 (height, width, channels last); "
-        f"other image sizes are resized ({preprocessing.resize}, antialiased)",
+        f"- Takes: {shape} values 0 to 255 (height, width, channels last); {_resizing(preprocessing)}",
         f"- Then: value / 255, minus mean {list(preprocessing.mean)}, "
-        f"divided by std {list(preprocessing.std)}",
+        f"divided by std {list(preprocessing.std)}"
+        + (", channels in the order BGR" if preprocessing.order == "BGR" else ""),
         f"- Tensors: `{signature.input_name}` float32 [batch, {', '.join(map(str, signature.input_shape))}] "
-        f"-> `{signature.output_name}` float32 [batch, {signature.classes}], before softmax",
+        f"-> `{signature.output_name}` float32 [batch, {signature.classes}], {_ANSWERS[signature.outputs]}",
         f"- Architecture: {key or 'adopted from outside'}",
         "",
         "## Where it comes from",
@@ -443,6 +444,22 @@ def _card(
         "",
     ]
     return "\n".join(lines)
+
+
+_ANSWERS = {
+    "logits": "before softmax",
+    "probabilities": "probabilities, after softmax",
+    "sigmoid": "each the probability of one class, whatever the others are",
+}
+
+
+def _resizing(preprocessing: Preprocessing) -> str:
+    if preprocessing.short_side is None:
+        return f"other image sizes are resized ({preprocessing.resize}, antialiased)"
+    return (
+        f"the shorter side of other images is resized to {preprocessing.short_side} "
+        f"({preprocessing.resize}, antialiased) and the centre cut out"
+    )
 
 
 def _one_line(value: Any) -> str:

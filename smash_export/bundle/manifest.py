@@ -113,6 +113,7 @@ class Signature(_Strict):
     input_shape: Annotated[tuple[Dimension, ...], Field(min_length=1, max_length=4)]
     classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
     batch: tuple[Dimension, Dimension, Dimension]
+    outputs: Literal["logits", "probabilities", "sigmoid"] = "logits"
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -216,7 +217,7 @@ class Manifest(_Strict):
         """The signature as the targets take it."""
         block = self.signature
         return ModelSignature(
-            block.input_name, block.output_name, block.input_shape, block.classes, block.batch
+            block.input_name, block.output_name, block.input_shape, block.classes, block.batch, block.outputs
         )
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
 
+if TYPE_CHECKING:
+    from smash_base.preprocess import Outputs
+
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--labels", required=True, type=click.Path(path_type=Path), help="One name per line, or JSON.")
+@click.option(
+    "--labels",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="One name per line, numbered lines, or JSON.",
+)
 @click.option("--output", "-o", "destination", required=True, type=click.Path(path_type=Path), help="Bundle.")
 @click.option(
     "--preprocess", type=click.Path(path_type=Path), help="JSON: height, width, channels, mean, std."
@@ -23,6 +31,19 @@ from smash_export.cli.console import Output, common_options
 @click.option("--mean", metavar="M,M,M", help="Per channel, of values from 0 to 1.")
 @click.option("--std", metavar="S,S,S", help="Per channel, of values from 0 to 1.")
 @click.option("--resize", type=click.Choice(["bilinear", "bicubic", "nearest", "box"]), help="Filter.")
+@click.option(
+    "--short-side",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="Resize the shorter side to N and cut the centre out; otherwise the whole image is resized.",
+)
+@click.option("--crop-pct", type=float, metavar="P", help="As timm gives it: --short-side is size / P.")
+@click.option("--order", type=click.Choice(["RGB", "BGR"]), help="Of the network's channels.")
+@click.option(
+    "--outputs",
+    type=click.Choice(["logits", "probabilities", "sigmoid"]),
+    help="What the network answers; found out by default.",
+)
 @click.option("--data", metavar="SPEC", help="Data set with test and training images; see: datasets")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the splits of --data.")
 @click.option("--samples", type=click.Path(path_type=Path), help="npz: images uint8, labels int64.")
@@ -39,6 +60,10 @@ def command(
     mean: str | None,
     std: str | None,
     resize: str | None,
+    short_side: int | None,
+    crop_pct: float | None,
+    order: str | None,
+    outputs: Outputs | None,
     data: str | None,
     seed: int,
     samples: Path | None,
@@ -55,16 +80,19 @@ def command(
         adopt,
         images_from_arrays,
         images_from_data,
-        read_labels,
         read_preprocessing,
     )
+    from smash_export.export.label_files import read_labels
 
     if (data is None) == (samples is None):
         raise UsageError("real images are needed", expected="either --data or --samples")
     if calibration is not None and samples is None:
         raise UsageError("--calibration goes with --samples", hint="--data takes its training images.")
     names = read_labels(labels)
-    wishes = _overrides(size, channels, mean, std, resize)
+    wishes = _overrides(size, mean, std)
+    given = {"channels": channels, "resize": resize, "crop_pct": crop_pct, "order": order}
+    given["short_side"] = short_side
+    wishes |= {name: value for name, value in given.items() if value is not None}
     preprocessing = read_preprocessing(preprocess, wishes, model)
     if samples is not None:
         images = images_from_arrays(samples, calibration, preprocessing, len(names))
@@ -83,12 +111,23 @@ def command(
         output.table("Would adopt", ["what", "value"], [[key, str(value)] for key, value in plan.items()])
         output.result({"dry_run": True, **plan})
         return
-    result = adopt(model, destination, labels=names, preprocessing=preprocessing, images=images, force=force)
+    result = adopt(
+        model,
+        destination,
+        labels=names,
+        preprocessing=preprocessing,
+        images=images,
+        outputs=outputs,
+        force=force,
+    )
+    answers = result.bundle.signature.outputs
     for warning in result.warnings:
         output.warn(warning)
     output.text(
         f"{destination}: {len(names)} classes, accuracy {result.accuracy:.2%} on {len(images.test)} images"
     )
+    if answers != "logits":
+        output.note(f"Outputs: {answers}; predictions use them as they are (--outputs says otherwise)")
     output.note(f"Next: smash-export compile {destination} --target onnxruntime")
     output.result(
         {
@@ -96,14 +135,13 @@ def command(
             "classes": list(names),
             "accuracy": result.accuracy,
             "images": len(images.test),
+            "outputs": answers,
             "warnings": list(result.warnings),
         }
     )
 
 
-def _overrides(
-    size: str | None, channels: int | None, mean: str | None, std: str | None, resize: str | None
-) -> dict[str, Any]:
+def _overrides(size: str | None, mean: str | None, std: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         if size is not None:
@@ -116,8 +154,4 @@ def _overrides(
         raise UsageError(
             "a value is no number", expected="28 or 28x32, and 0.5,0.5,0.5", received=error
         ) from None
-    if channels is not None:
-        found["channels"] = channels
-    if resize is not None:
-        found["resize"] = resize
     return found

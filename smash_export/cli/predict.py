@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from smash_export.prediction.classifier import Classifier, Failure, Prediction
 
 UNCERTAIN = "uncertain"
+MAX_SHOWN_LABELS = 5
 
 
 @click.command()
@@ -130,6 +131,16 @@ def _label(result: Prediction, threshold: float | None) -> str | None:
     return None if threshold is not None and result.probability < threshold else result.label
 
 
+def _shown(result: Prediction, threshold: float | None) -> str | None:
+    """The label as text: every class that is there where several may be."""
+    if result.present is None:
+        return _label(result, threshold)
+    labels = [item.label for item in result.present if item.probability >= (threshold or 0)]
+    if len(labels) > MAX_SHOWN_LABELS:
+        labels = [*labels[:MAX_SHOWN_LABELS], f"... ({len(labels)} in all)"]
+    return ", ".join(labels) or None
+
+
 def _json_writer(classifier: Classifier, threshold: float | None) -> _Writer:
     from smash_export.prediction.classifier import Failure
 
@@ -199,7 +210,7 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
 
     def line(result: Prediction) -> None:
         others = ", ".join(f"{item.label} {item.probability:.1%}" for item in result.top[1:3])
-        label = _label(result, threshold) or f"{UNCERTAIN} ({result.label})"
+        label = _shown(result, threshold) or f"{UNCERTAIN} ({result.label})"
         output.text(
             f"{result.source}: {label} {result.probability:.1%}" + (f"  ({others})" if others else "")
         )
@@ -220,7 +231,7 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
 
     def end(count: int, failures: int) -> None:
         for result in held:
-            label = _label(result, threshold)
+            label = _shown(result, threshold)
             output.text(f"{result.source}: {label or UNCERTAIN} ({result.milliseconds:.2f} ms)")
             output.table(
                 "",

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tempfile
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError, VerificationError
-from smash_base.preprocess import Preprocessing
+from smash_base.preprocess import Outputs, Preprocessing
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.bundle.samples import check_images, read_arrays
 from smash_export.measure.machine import version_of
@@ -29,8 +30,9 @@ from smash_targets.base import ModelSignature
 if TYPE_CHECKING:
     import onnx
 
+    from smash_export.export.foreign_rewriting import Reference
+
 USUAL_BATCH = (1, 1, 32)
-MAX_LABELS_BYTES = 16 * 2**20
 OPSET = 20
 CHECKED = 8  # images run one by one and together, to see that the batch axis is one
 _TOLERANCE = 1e-4
@@ -61,6 +63,27 @@ class Adopted:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Foreign:
+    """A foreign network on its way into a bundle.
+
+    Attributes:
+        graph: its ONNX form as it will be stored.
+        reference: what the file itself answers.
+        batch: the only batch it takes, None for any.
+        facts: for the manifest.
+        traced: the TorchScript file that it came as.
+        outputs: what its answers are.
+    """
+
+    graph: onnx.ModelProto
+    reference: Reference
+    batch: int | None
+    facts: Mapping[str, Any]
+    traced: bytes | None = None
+    outputs: Outputs = "logits"
+
+
 def adopt(
     model: Path | str,
     destination: Path | str,
@@ -68,6 +91,7 @@ def adopt(
     labels: tuple[str, ...],
     preprocessing: Preprocessing,
     images: Images,
+    outputs: Outputs | None = None,
     force: bool = False,
 ) -> Adopted:
     """Make a bundle of a foreign classifier.
@@ -76,90 +100,55 @@ def adopt(
         model: ``.onnx``, or TorchScript (``.pt``, ``.ts``, ``.torchscript``), which is code: load only
             files whose maker you trust.
         destination: the bundle's folder.
-        labels: class names in the order of its outputs.
+        labels: class names in the order of its outputs; two for a network of one output.
         preprocessing: how its training turned images into tensors.
         images: see :class:`Images`.
+        outputs: what its answers are; by default what the graph and the answers themselves say.
+        force: replace the bundle.
 
     Raises:
         InvalidInputError: a file that is unsafe or no image classifier; labels, preprocessing or images
             that do not fit it.
-        VerificationError: the ONNX of a TorchScript file does not do what that file does.
+        VerificationError: what would be stored does not do what the file does.
         MissingRuntimeError: onnxruntime (or torch for TorchScript) is not installed.
         UsageError: the destination exists.
     """
     model = Path(model)
-    check_images("test images", images.test, preprocessing)
-    tensors = preprocessing.normalise(images.test)
-    traced: bytes | None = None
-    if _is_torchscript(model):
-        traced = model.read_bytes()
-        graph, logits = _from_torchscript(model, traced, tensors, preprocessing)
-        reference = f"TorchScript, torch {version_of('torch')}"
-    else:
-        from smash_export.export.foreign_onnx import read_foreign_onnx
+    from smash_export.export.foreign_rewriting import check_same, runner
 
-        graph, logits = read_foreign_onnx(model), None
-        reference = f"ONNX Runtime {version_of('onnxruntime')}"
-    graph, signature = _fitted(graph, model, labels, preprocessing)
-    received = _run(graph, tensors, signature, model)
-    if logits is None:
-        logits = received
-    elif not np.allclose(logits, received, atol=_TOLERANCE * max(1.0, float(np.abs(logits).max()))):
-        raise VerificationError(
-            f"the ONNX form of {model} does not do what the file does",
-            expected=f"logits within {_TOLERANCE:g}",
-            received=f"a difference of {float(np.abs(logits - received).max()):.3g}",
-        )
-    accuracy = float((logits.argmax(axis=1) == images.labels).mean())
+    check_images("test images", images.test, preprocessing)
+    foreign = _opened(model, preprocessing.normalise(images.test), preprocessing)
+    foreign = _as_classifier(foreign, model, labels, outputs)
+    graph, reference = foreign.graph, foreign.reference
+    source, output = graph.graph.input[0].name, graph.graph.output[0].name
+    batch = USUAL_BATCH if foreign.batch is None else (foreign.batch,) * 3
+    signature = ModelSignature(
+        source, output, preprocessing.input_shape, reference.classes, batch, foreign.outputs
+    )
+    finished = _finished(graph, labels, preprocessing)
+    check_same(reference, runner(finished, foreign.batch), str(model))
+    if foreign.batch is None:
+        _check_neighbours(finished, reference.samples, model)
+    accuracy = float((reference.answers.argmax(axis=1) == images.labels).mean())
     bundle = write_bundle(
         destination,
-        onnx=_finished(graph, labels, preprocessing),
-        torchscript=traced,
+        onnx=finished,
+        torchscript=foreign.traced,
         architecture=None,
         weights=None,
         labels=labels,
         preprocessing=preprocessing,
         signature=signature,
-        samples=Samples(images.test, images.labels.astype(np.int64), logits.astype(np.float32)),
+        samples=Samples(images.test, images.labels.astype(np.int64), reference.answers.astype(np.float32)),
         calibration=images.calibration,
         provenance={
-            "adopted": {"file": model.name, "sha256": files.sha256(model), "reference": reference},
+            "adopted": {"file": model.name, "sha256": files.sha256(model), **foreign.facts},
             "accuracy": accuracy,
             **images.provenance,
         },
         force=force,
     )
-    return Adopted(bundle, accuracy, tuple(_warnings(logits, images, accuracy)))
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names: a JSON list of texts, or one per line.
-
-    Raises:
-        InvalidInputError: missing, too large, not UTF-8, empty, or with a repeated or empty name.
-    """
-    if path.suffix == ".json":
-        names = files.read_json(path, what="labels")
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InvalidInputError(f"labels {path}", expected="a JSON list of texts", received=names)
-    else:
-        try:
-            if path.stat().st_size > MAX_LABELS_BYTES:
-                raise InvalidInputError(f"{path} is too large for labels", received=path.stat().st_size)
-            names = path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            raise InvalidInputError(f"labels {path} do not exist", expected="one name per line") from None
-        except (IsADirectoryError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"{path} is not a text file", received=error) from None
-        while names and not names[-1].strip():
-            names.pop()
-        names = [name.strip() for name in names]
-    if not names or not all(names) or len(set(names)) != len(names):
-        twice = next((name for name in names if names.count(name) > 1), "") if len(names) < 100_000 else ""
-        raise InvalidInputError(
-            f"labels {path}", expected="one different name per class", received=twice or "an empty name"
-        )
-    return tuple(names)
+    return Adopted(bundle, accuracy, tuple(_warnings(foreign, images, accuracy)))
 
 
 def images_from_arrays(
@@ -191,31 +180,39 @@ def images_from_data(
 ) -> Images:
     """Test and training images of a data set by name (:func:`smash_search.data.load_dataset`).
 
-    Images of another size pass through the preprocessing one by one, as single files would.
+    Images of another size pass through the preprocessing one by one, as single files would. Classes are
+    matched by name: the order of ``labels`` is that of the network's outputs, whatever the data set's is.
 
     Raises:
-        InvalidInputError: the data set has other classes, or the same in another order.
+        InvalidInputError: the data set has a class that is no label.
     """
     from smash_search.data import load_dataset
 
     dataset = load_dataset(spec, seed=seed)
-    if tuple(dataset.classes) != labels:
+    outputs = {name: index for index, name in enumerate(labels)}
+    unknown = [name for name in dataset.classes if name not in outputs]
+    if unknown:
         raise InvalidInputError(
-            f"{spec} has other classes than the labels given",
-            expected=", ".join(labels[:12]),
-            received=", ".join(dataset.classes[:12]),
-            hint="The order counts: it is the order of the network's outputs.",
+            f"{spec} has classes that are none of the labels",
+            expected=_shortened(labels),
+            received=_shortened(unknown),
+            hint="Name the labels as the data set does, in the order of the network's outputs.",
         )
+    numbers = np.array([outputs[name] for name in dataset.classes], np.int64)
 
     def pick(split: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:count])
         images = [preprocessing.decode(np.asarray(split.images[int(index)])) for index in chosen]
-        return np.stack(images), np.asarray(split.labels)[chosen].astype(np.int64)
+        return np.stack(images), numbers[np.asarray(split.labels)[chosen]]
 
     test, truth = pick(dataset.test, test_count)
     calibration, _ = pick(dataset.train, calibration_count)
     facts = {"data": {"spec": spec, "seed": seed, "fingerprint": dataset.fingerprint}}
     return Images(test, truth, calibration, facts)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
 
 
 def _check_labels(labels: np.ndarray, count: int, classes: int) -> None:
@@ -243,10 +240,25 @@ def _is_torchscript(model: Path) -> bool:
     return True
 
 
-def _from_torchscript(
-    path: Path, data: bytes, tensors: np.ndarray, preprocessing: Preprocessing
-) -> tuple[onnx.ModelProto, np.ndarray]:
-    """Its ONNX form and its own logits."""
+def _opened(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) -> _Foreign:
+    return (_from_torchscript if _is_torchscript(path) else _from_onnx)(path, tensors, preprocessing)
+
+
+def _from_onnx(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) -> _Foreign:
+    from smash_export.export.foreign_onnx import read_foreign_onnx
+    from smash_export.export.foreign_rewriting import modernised, opset_of
+
+    original = read_foreign_onnx(path)
+    declared, batch = _fitted(original, path, preprocessing)
+    reference, batch = _reference(original, declared, tensors, batch, path)
+    graph = modernised(declared, reference, batch)
+    _name_batch(graph, batch)
+    facts = {"reference": f"ONNX Runtime {version_of('onnxruntime')}", "opset": opset_of(original)}
+    return _Foreign(graph, reference, batch, facts)
+
+
+def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) -> _Foreign:
+    """The traced network and its ONNX form."""
     try:
         import torch
     except ImportError:
@@ -255,12 +267,21 @@ def _from_torchscript(
         ) from None
     import onnx
 
+    from smash_export.export.foreign_rewriting import Reference
+
+    data = path.read_bytes()
     try:
         network = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
-        with torch.inference_mode():
-            parts = [network(part) for part in torch.from_numpy(tensors).split(64)]
-        if not all(isinstance(part, torch.Tensor) and part.ndim == 2 for part in parts):
-            raise InvalidInputError(f"{path} is not an image classifier", expected="one output [B, K]")
+
+        def run(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                parts = [network(part) for part in torch.from_numpy(images).split(64)]
+            if not all(isinstance(part, torch.Tensor) and part.ndim == 2 for part in parts):
+                raise InvalidInputError(f"{path} is not an image classifier", expected="one output [B, K]")
+            answers: np.ndarray = torch.cat(parts).float().numpy()
+            return answers
+
+        reference = Reference(run, tensors, str(path))
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that this exporter is old is no news to the user
             target = Path(folder) / "model.onnx"
@@ -277,19 +298,25 @@ def _from_torchscript(
             exported = onnx.load_model_from_string(target.read_bytes())
     except (RuntimeError, ValueError, TypeError) as error:
         raise InvalidInputError(f"{path} cannot be run or exported", received=error) from None
-    return exported, torch.cat(parts).float().numpy()
+    graph, batch = _fitted(exported, path, preprocessing)
+    facts = {"reference": f"TorchScript, torch {version_of('torch')}"}
+    return _Foreign(graph, reference, batch, facts, data)
 
 
 def _fitted(
-    graph: onnx.ModelProto, path: Path, labels: tuple[str, ...], preprocessing: Preprocessing
-) -> tuple[onnx.ModelProto, ModelSignature]:
-    """The graph for this image size, and its signature."""
-    from smash_export.export.foreign_onnx import fix_image_size, image_and_logits
+    model: onnx.ModelProto, path: Path, preprocessing: Preprocessing
+) -> tuple[onnx.ModelProto, int | None]:
+    """A copy of the graph for this image size, and its batch (None: any)."""
+    import onnx
 
-    source, shape, output, classes = image_and_logits(graph, path)
+    from smash_export.export.foreign_onnx import fix_image_size, image_and_answers
+
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    source, shape, _ = image_and_answers(copy, path)
     image = preprocessing.input_shape
-    fits = len(shape) == len(image) + 1 and all(
-        theirs in (None, ours) for theirs, ours in zip(shape[1:], image, strict=False)
+    fits = not shape or (
+        len(shape) == len(image) + 1
+        and all(theirs in (None, ours) for theirs, ours in zip(shape[1:], image, strict=True))
     )
     if not fits:
         raise InvalidInputError(
@@ -298,52 +325,83 @@ def _fitted(
             received=f"[B, {', '.join(map(str, image))}]",
             hint="Set --size and --channels to what the network was trained with.",
         )
-    if classes != len(labels):
+    return fix_image_size(copy, source, image, path), (shape or [None])[0]
+
+
+def _reference(
+    original: onnx.ModelProto, declared: onnx.ModelProto, tensors: np.ndarray, batch: int | None, path: Path
+) -> tuple[Reference, int | None]:
+    """What the file answers, and the batch it really takes.
+
+    A file that declares sizes which no image has (0) is run as declared anew; one that says "any batch" but
+    was traced with one image (a Reshape to [1, ...] inside) takes one at a time.
+    """
+    from smash_export.export.foreign_rewriting import Reference, runner
+
+    wishes = [(original, batch), (declared, batch)] + ([(declared, 1)] if batch is None else [])
+    first: Exception | None = None
+    for model, size in wishes:
+        try:
+            return Reference(runner(model, size), tensors, str(path)), size
+        except (MissingRuntimeError, VerificationError):
+            raise
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's own classes have no public base
+            first = first or error
+    if isinstance(first, InvalidInputError):
+        raise first
+    raise InvalidInputError(f"{path} cannot be run on these images", received=first) from None
+
+
+def _name_batch(model: onnx.ModelProto, batch: int | None) -> None:
+    """Write the batch that was found into the shapes of input and output."""
+    for value in (model.graph.input[0], model.graph.output[0]):
+        axis = value.type.tensor_type.shape.dim[0]
+        axis.Clear()
+        if batch is None:
+            axis.dim_param = "batch"
+        else:
+            axis.dim_value = batch
+
+
+def _as_classifier(foreign: _Foreign, path: Path, labels: tuple[str, ...], wish: Outputs | None) -> _Foreign:
+    """What its answers are, with one label for each; a single output is one of two classes."""
+    from smash_export.export.foreign_rewriting import as_two_classes, outputs_of
+
+    graph, reference = foreign.graph, foreign.reference
+    outputs, traced = wish or outputs_of(graph, reference), foreign.traced
+    expected = max(2, reference.classes)
+    if len(labels) != expected:
         raise InvalidInputError(
             f"{path} has another number of classes than there are labels",
-            expected=f"{classes} labels",
+            expected=f"{expected} labels",
             received=len(labels),
-            hint="Labels of the wrong count name the wrong things: give exactly one per output.",
+            hint="Labels of the wrong count name the wrong things: give exactly one per output."
+            if reference.classes > 1
+            else "One output is one of two classes: name the one it is low for, then the other.",
         )
-    batch = USUAL_BATCH if shape[0] is None else (shape[0], shape[0], shape[0])
-    signature = ModelSignature(source.name, output.name, image, classes, batch)
-    return fix_image_size(graph, source, image, path), signature
+    if reference.classes == 1:
+        graph, reference, outputs = as_two_classes(graph, reference, outputs)
+        traced = None  # it has one output still
+    graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value = reference.classes
+    return replace(foreign, graph=graph, reference=reference, outputs=outputs, traced=traced)
 
 
-def _run(graph: onnx.ModelProto, tensors: np.ndarray, signature: ModelSignature, path: Path) -> np.ndarray:
-    """Logits of all images, after checking that images do not depend on their neighbours."""
-    from smash_export.export.onnx_graphs import check_finite, logits_of, session_of
+def _check_neighbours(graph: bytes, tensors: np.ndarray, path: Path) -> None:
+    """Raise InvalidInputError if the answer for an image depends on the images beside it."""
+    from smash_export.export.foreign_rewriting import runner
 
-    try:
-        logits = logits_of(graph, tensors)
-        few = tensors[:CHECKED]
-        if signature.batch[0] == 1 and len(few) > 1:
-            session = session_of(graph)
-            name = signature.input_name
-            single = np.concatenate([session.run(None, {name: few[i : i + 1]})[0] for i in range(len(few))])
-            together = session.run(None, {name: few})[0]
-        else:
-            single = together = logits[:CHECKED]
-    except InvalidInputError:
-        raise
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime's own classes have no public base
-        raise InvalidInputError(f"{path} cannot be run on these images", received=error) from None
-    if logits.shape != (len(tensors), signature.classes) or single.shape != together.shape:
-        raise InvalidInputError(
-            f"{path} does not answer image by image",
-            expected=f"logits {(len(tensors), signature.classes)}",
-            received=logits.shape,
-        )
-    check_finite(logits, str(path))
-    scale = max(1.0, float(np.abs(single).max()))
-    if not np.allclose(single, together, atol=_TOLERANCE * scale):
+    few = tensors[:CHECKED]
+    single, together = runner(graph, 1)(few), runner(graph, None)(few)
+    scale = float(np.abs(single).max()) + 1e-6
+    if single.shape != together.shape or not np.allclose(single, together, atol=_TOLERANCE * scale):
         raise InvalidInputError(
             f"{path} answers differently when images come together",
             expected="each image by itself",
-            received=f"a difference of {float(np.abs(single - together).max()):.3g}",
+            received=f"a difference of {float(np.abs(single - together).max()):.3g}"
+            if single.shape == together.shape
+            else f"answers {list(together.shape)}",
             hint="Export it in evaluation mode (network.eval()).",
         )
-    return logits
 
 
 def _finished(graph: onnx.ModelProto, labels: tuple[str, ...], preprocessing: Preprocessing) -> bytes:
@@ -362,17 +420,24 @@ def _finished(graph: onnx.ModelProto, labels: tuple[str, ...], preprocessing: Pr
     return data
 
 
-def _warnings(logits: np.ndarray, images: Images, accuracy: float) -> list[str]:
+def _warnings(foreign: _Foreign, images: Images, accuracy: float) -> list[str]:
+    from smash_export.export.foreign_rewriting import MIN_OPSET, opset_of
+    from smash_export.export.onnx_graphs import stored_precision
+
     found = []
-    classes = logits.shape[1]
-    if classes > 1 and accuracy < 1.5 / classes:
+    if accuracy < 1.5 / foreign.reference.classes:
         found.append(
             f"accuracy {accuracy:.1%} is no better than chance: labels in another order, or another "
-            "preprocessing (mean, std, RGB against BGR, size) than in training"
+            "preprocessing (mean, std, RGB against BGR, size, crop) than in training"
         )
-    sums = logits.sum(axis=1)
-    if classes > 1 and logits.min() >= 0 and np.allclose(sums, 1, atol=1e-3):
-        found.append("its outputs are probabilities already; the softmax of predictions will flatten them")
+    precision = stored_precision(foreign.graph)
+    if precision != "fp32":
+        found.append(f"the file holds {precision} already: compile it as fp32, which keeps it as it is")
+    if opset_of(foreign.graph) < MIN_OPSET:
+        found.append(
+            f"it stays at opset {opset_of(foreign.graph)}, as it answers differently at newer ones: "
+            "int8 files cannot be made from this bundle"
+        )
     if images.calibration is None:
         found.append("no calibration images: int8 files cannot be made from this bundle")
     return found
@@ -382,7 +447,8 @@ def read_preprocessing(path: Path | None, overrides: Mapping[str, Any], model: P
     """From a JSON file, else from the metadata of the ONNX file, with single values put over it.
 
     Args:
-        overrides: height, width, channels, mean, std, resize; those given.
+        overrides: height, width, channels, mean, std, resize, short_side, order; those given. ``crop_pct``,
+            there or in the file, is timm's way to give short_side: size / crop_pct.
 
     Raises:
         UsageError: values are missing that neither file has.
@@ -409,4 +475,21 @@ def read_preprocessing(path: Path | None, overrides: Mapping[str, Any], model: P
             expected="--preprocess FILE, or --size, --channels, --mean and --std",
             received=f"no {', '.join(missing)}",
         )
-    return Preprocessing.from_json(block)
+    return Preprocessing.from_json(_with_short_side(block))
+
+
+def _with_short_side(block: dict[str, Any]) -> dict[str, Any]:
+    """``crop_pct`` replaced by the short side that timm computes from it."""
+    if "crop_pct" not in block:
+        return block
+    share = block["crop_pct"]
+    rest = {name: value for name, value in block.items() if name != "crop_pct"}
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0.1 <= share <= 1:
+        raise InvalidInputError("preprocessing field 'crop_pct'", expected="0.1 to 1", received=share)
+    if rest["height"] != rest["width"] or "short_side" in rest:
+        raise InvalidInputError(
+            "preprocessing field 'crop_pct'",
+            expected="a square size, and no short_side",
+            received=f"{rest['height']}x{rest['width']}, short_side {rest.get('short_side')}",
+        )
+    return {**rest, "short_side": math.floor(rest["height"] / share)}

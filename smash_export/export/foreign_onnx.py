@@ -5,7 +5,8 @@
     before running    operators of ONNX itself, one flat graph, ONNX's full checker, one image input and
                       one [B, K] output, no tensor of absurd size
 
-What is left after that is one self-contained model with named, dynamic or fixed batch axis.
+What is left after that is one self-contained model with named, dynamic or fixed batch axis. Its operators are
+those of the file; :mod:`smash_export.export.foreign_rewriting` makes them newer.
 https://onnx.ai/onnx/repo-docs/ExternalDataSecurity.html
 """
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 MAX_STRUCTURE_BYTES = 64 * 2**20  # of a graph without its weights
 MAX_TENSOR_ELEMENTS = 2**28  # of one intermediate tensor for one image
-MIN_OPSET, NEW_OPSET = 13, 20  # scales per channel came with 13
 _DOMAINS = ("", "ai.onnx")
 _GRAPH, _NODE, _INITIALIZER = 7, 1, 5  # field numbers of onnx.proto3
 _KEYS = {"location", "offset", "length", "checksum"}
@@ -49,18 +49,19 @@ def read_foreign_onnx(path: Path) -> onnx.ModelProto:
     except (DecodeError, ValueError) as error:
         raise InvalidInputError(f"{path} is not an ONNX file, or is damaged", received=error) from None
     _check_operators(model, path)
+    _drop_unused_imports(model)
     _load_external(model, path)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise InvalidInputError(f"{path} is not valid ONNX", received=error) from None
-    return _recent(model, path)
+    return model
 
 
-def image_and_logits(
+def image_and_answers(
     model: onnx.ModelProto, path: Path
-) -> tuple[onnx.ValueInfoProto, list[int | None], onnx.ValueInfoProto, int]:
-    """The one input with its shape (None: dynamic) and the one output with its number of classes.
+) -> tuple[onnx.ValueInfoProto, list[int | None], onnx.ValueInfoProto]:
+    """The one input with its shape (None: any size; empty: not said) and the one output.
 
     Raises:
         InvalidInputError: other inputs or outputs than float32 [B, C, H, W] or [B, C, D, H, W], and
@@ -69,6 +70,7 @@ def image_and_logits(
     import onnx
 
     weights = {tensor.name for tensor in model.graph.initializer}
+    weights |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         raise InvalidInputError(
@@ -82,7 +84,8 @@ def image_and_logits(
         (output, (2,), "float32 [B, K]"),
     ):
         tensor = value.type.tensor_type
-        if tensor.elem_type != onnx.TensorProto.FLOAT or len(tensor.shape.dim) not in ranks:
+        ranked = not tensor.HasField("shape") or len(tensor.shape.dim) in ranks
+        if tensor.elem_type != onnx.TensorProto.FLOAT or not ranked:
             kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
             raise InvalidInputError(
                 f"{path}: {value.name[:100]} has another type or shape",
@@ -90,14 +93,7 @@ def image_and_logits(
                 received=f"{kind} {_shape(value)}",
                 hint="Export the network again with channels first and its last pooling flattened.",
             )
-    classes = _shape(output)[1]
-    if classes is None:
-        classes = _inferred_classes(model)
-    if classes is None or classes < 1:
-        raise InvalidInputError(
-            f"{path} does not say how many classes it has", expected="a fixed K in [B, K]", received="none"
-        )
-    return source, _shape(source), output, classes
+    return source, _shape(source), output
 
 
 def fix_image_size(
@@ -105,19 +101,21 @@ def fix_image_size(
 ) -> onnx.ModelProto:
     """Write the image size into the input's shape, infer all shapes and check them against the limits.
 
+    A batch axis that is not a positive number (a name, nothing, 0, -1: all mean any) is called "batch".
+    Shapes that the file notes of its inner tensors are left out: they are what somebody once inferred.
+
     Raises:
         InvalidInputError: the graph does not take this size, or makes tensors of absurd size from it.
     """
     import onnx
 
-    for axis, size in zip(list(source.type.tensor_type.shape.dim)[1:], image, strict=True):
-        axis.Clear()
-        axis.dim_value = size
-    for value in (source, model.graph.output[0]):
-        first = value.type.tensor_type.shape.dim[0]
-        if not first.HasField("dim_value"):
-            first.Clear()
-            first.dim_param = "batch"
+    batch = next(iter(_shape(source)), None) or "batch"
+    output = model.graph.output[0]
+    answers = next(iter(_shape(output)[1:]), None)
+    for value, sizes in ((source, image), (output, (answers,))):
+        tensor = onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, [batch, *sizes])
+        value.type.CopyFrom(tensor.type)
+    del model.graph.value_info[:]
     try:
         inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError) as error:
@@ -216,8 +214,8 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
         raise InvalidInputError(
             f"{path} is not an ONNX file, or is damaged", received="a graph without nodes"
         )
-    domains = {node.domain for node in model.graph.node} | {item.domain for item in model.opset_import}
-    unknown = sorted(domains - set(_DOMAINS))
+    # tf2onnx and ONNX Runtime import domains that no node of the graph is of: nodes count, imports do not.
+    unknown = sorted({node.domain for node in model.graph.node} - set(_DOMAINS))
     if unknown or model.functions:
         raise InvalidInputError(
             f"{path} uses operators that are not ONNX's own",
@@ -231,6 +229,12 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
             raise InvalidInputError(
                 f"{path} has control flow", expected="one flat graph", received=node.op_type[:100]
             )
+
+
+def _drop_unused_imports(model: onnx.ModelProto) -> None:
+    kept = [item for item in model.opset_import if item.domain in _DOMAINS]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
 def _load_external(model: onnx.ModelProto, path: Path) -> None:
@@ -315,31 +319,6 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from attribute.tensors
             for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
                 yield from (sparse.values, sparse.indices)
-
-
-def _recent(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """The model at an opset that int8 can be written in."""
-    import onnx
-
-    version = next((item.version for item in model.opset_import if item.domain in _DOMAINS), 0)
-    if version >= MIN_OPSET:
-        return model
-    try:
-        converted: onnx.ModelProto = onnx.version_converter.convert_version(model, NEW_OPSET)
-    except (RuntimeError, ValueError) as error:
-        raise InvalidInputError(
-            f"{path} is of an old opset that cannot be converted",
-            expected=f"opset {MIN_OPSET} or newer",
-            received=f"opset {version}: {error}",
-        ) from None
-    return converted
-
-
-def _inferred_classes(model: onnx.ModelProto) -> int | None:
-    import onnx
-
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    return _shape(inferred.graph.output[0])[1]
 
 
 def _shape(value: Any) -> list[int | None]:

@@ -306,7 +306,7 @@ class _Child:
         import numpy as np
         from PIL import Image
 
-        from smash_base.preprocess import softmax
+        from smash_base.preprocess import probabilities_of
 
         smallest = self.signature.batch[0]
         pictures: list[Any] = [np.array(image) for image in self.images[:16]]
@@ -325,7 +325,7 @@ class _Child:
             t1 = clock()
             logits = self.session.run(batch)
             t2 = clock()
-            chances = softmax(logits)[0]
+            chances = probabilities_of(logits, self.signature.outputs)[0]
             _ = [(self.labels[i], float(chances[i])) for i in np.argsort(-chances, kind="stable")[:5]]
             times.append((t1 - t0, t2 - t1, clock() - t2, clock() - t0))
         medians = np.median(np.asarray(times, dtype=np.float64), axis=0) / 1e6

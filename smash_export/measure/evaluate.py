@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from smash_base import files
-from smash_base.preprocess import softmax
+from smash_base.preprocess import probabilities_of
 from smash_export.bundle.bundle import Bundle
 from smash_export.measure.labelled import Labelled, bundled, from_data
 from smash_export.prediction.classifier import Classifier, load
@@ -131,7 +131,8 @@ def _evaluate(classifier: Classifier, data: Labelled) -> Evaluation:
     started = time.perf_counter()
     for start in range(0, len(data), _CHUNK):
         chunk = np.asarray(data.images[start : start + _CHUNK])
-        probabilities.append(softmax(classifier.logits(classifier.preprocessing.normalise(chunk))))
+        answers = classifier.logits(classifier.preprocessing.normalise(chunk))
+        probabilities.append(probabilities_of(answers, classifier.bundle.signature.outputs))
     seconds = time.perf_counter() - started
     return score(
         np.concatenate(probabilities),

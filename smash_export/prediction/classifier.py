@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
@@ -30,7 +30,7 @@ from smash_base.errors import (
     UsageError,
     VerificationError,
 )
-from smash_base.preprocess import Preprocessing, softmax
+from smash_base.preprocess import Preprocessing, present_classes, probabilities_of
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import RunnableFile, runnable_files
 from smash_export.prediction.batches import run_tensors
@@ -59,6 +59,8 @@ class Prediction:
         label, index, probability: the most probable class.
         top: the ``top_k`` most probable classes, best first.
         milliseconds: time in the runtime, of this image's share of its batch.
+        present: for networks whose classes do not exclude each other (``outputs: sigmoid``) every class with
+            a probability of at least one half, best first, possibly none; None for all others.
     """
 
     source: str
@@ -67,10 +69,11 @@ class Prediction:
     probability: float
     top: tuple[Score, ...]
     milliseconds: float
+    present: tuple[Score, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {
+        """JSON values; ``present`` only where the network has it."""
+        document: dict[str, Any] = {
             "source": self.source,
             "label": self.label,
             "index": self.index,
@@ -78,6 +81,9 @@ class Prediction:
             "top": [asdict(score) for score in self.top],
             "milliseconds": self.milliseconds,
         }
+        if self.present is not None:
+            document["present"] = [asdict(score) for score in self.present]
+        return document
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,8 +330,8 @@ class Classifier:
                 f"{self.choice.target} {self.choice.precision} answers with NaN or infinity",
                 hint=f"Check the file: smash-export verify {self.bundle.path}",
             )
-        labels = self.labels
-        probabilities = softmax(logits)
+        labels, outputs = self.labels, self.bundle.signature.outputs
+        probabilities = probabilities_of(logits, outputs)
         best = np.argsort(-logits, axis=1, kind="stable")[:, :count]
         values = probabilities[np.arange(len(best))[:, np.newaxis], best].tolist()
         answers = []
@@ -335,7 +341,19 @@ class Classifier:
             )
             first = top[0]
             answers.append(Prediction(name, first.label, first.index, first.probability, top, milliseconds))
-        return answers
+        if outputs != "sigmoid":
+            return answers
+        return [
+            replace(answer, present=self._present(row))
+            for answer, row in zip(answers, probabilities, strict=True)
+        ]
+
+    def _present(self, probabilities: np.ndarray) -> tuple[Score, ...]:
+        """Classes that are more likely there than not, best first."""
+        return tuple(
+            Score(self.labels[index], index, float(probabilities[index]))
+            for index in present_classes(probabilities)
+        )
 
     def _prepare(self, chunk: list[Source]) -> _Prepared:
         """Read and decode a batch; runs in a worker thread."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any
@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.routing import Route, Router
 
 from smash_base.errors import InvalidInputError, SmashError
-from smash_base.preprocess import softmax
+from smash_base.preprocess import present_classes, probabilities_of
 from smash_export import __version__
 from smash_export.server import protocol
 from smash_export.server.batching import BusyError, LoopJob
@@ -215,7 +215,8 @@ class _Server:
             job = LoopJob(tensor)
             model.batcher.submit(job)
             logits = await self._answer(job)
-            probabilities = softmax(logits)[0]
+            outputs = model.classifier.bundle.signature.outputs
+            probabilities = probabilities_of(logits, outputs)[0]
             best = np.argsort(-logits[0], kind="stable")[: min(top, len(model.labels))]
             await respond_json(
                 send,
@@ -224,14 +225,8 @@ class _Server:
                     "version": model.spec.version,
                     "target": model.classifier.choice.target,
                     "precision": model.classifier.choice.precision,
-                    "predictions": [
-                        {
-                            "label": model.labels[index],
-                            "index": int(index),
-                            "probability": float(probabilities[index]),
-                        }
-                        for index in best
-                    ],
+                    "predictions": [_score(model.labels, index, probabilities) for index in best.tolist()],
+                    **_present(model, probabilities),
                     "milliseconds": {
                         "decode": round(decode * 1e3, 3),
                         "queue": round(job.waited * 1e3, 3),
@@ -337,6 +332,18 @@ class _Server:
     def _of_path(self, scope: Scope) -> Any:
         parameters = scope["path_params"]
         return self._repository.use(parameters["model"], parameters.get("version"))
+
+
+def _score(labels: Sequence[str], index: int, probabilities: np.ndarray) -> dict[str, Any]:
+    return {"label": labels[index], "index": index, "probability": float(probabilities[index])}
+
+
+def _present(model: Model, probabilities: np.ndarray) -> dict[str, Any]:
+    """Every class that is there, for networks whose classes do not exclude each other."""
+    if model.classifier.bundle.signature.outputs != "sigmoid":
+        return {}
+    indices = present_classes(probabilities)
+    return {"present": [_score(model.labels, index, probabilities) for index in indices]}
 
 
 def _top(text: str) -> int:

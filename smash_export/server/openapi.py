@@ -73,6 +73,10 @@ _PREDICT_ANSWER = {
     "required": ["model", "version", "target", "precision", "predictions", "milliseconds", "request_id"],
     "properties": {
         "predictions": {"type": "array", "items": _PREDICTION},
+        "present": {  # only of networks whose classes do not exclude each other
+            "type": "array",
+            "items": _PREDICTION,
+        },
         "milliseconds": {"type": "object", "additionalProperties": {"type": "number"}},
     },
 }

@@ -17,7 +17,14 @@ from PIL import Image
 
 from smash_base.errors import InvalidInputError
 from smash_base.files import parse_json
-from smash_base.preprocess import MAX_FILE_BYTES, Preprocessing, open_image, softmax
+from smash_base.preprocess import (
+    MAX_FILE_BYTES,
+    Preprocessing,
+    open_image,
+    present_classes,
+    probabilities_of,
+    softmax,
+)
 
 COLOUR = Preprocessing(6, 8, 3, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 GREY = Preprocessing(6, 8, 1, (0.3,), (0.38,))
@@ -192,3 +199,76 @@ def test_softmax_is_stable():
     result = softmax(np.array([[1000.0, 0.0], [-1000.0, -1000.0]], dtype=np.float32))
     assert np.allclose(result, [[1, 0], [0.5, 0.5]])
     assert result.dtype == np.float32
+
+
+def noise(size: tuple[int, int]) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 301), (64, 64), (33, 1000)])
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
+def test_short_side_and_centre_are_those_of_torchvision(size: tuple[int, int], resize: str) -> None:
+    """Resize(73) and CenterCrop(64) written out: sides are cut to whole pixels, offsets rounded."""
+    picture = noise(size)
+    wide, high = size
+    short, long = min(size), max(size)
+    scaled = (73, int(73 * long / short)) if wide <= high else (int(73 * long / short), 73)
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    whole = np.asarray(picture.resize(scaled, filters[resize]))
+    top, left = round((scaled[1] - 64) / 2.0), round((scaled[0] - 64) / 2.0)
+    block = Preprocessing(64, 64, 3, (0.5,) * 3, (0.5,) * 3, resize=resize, short_side=73)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(block.decode(picture), whole[top : top + 64, left : left + 64])
+
+
+def test_what_the_centre_lacks_is_black() -> None:
+    block = Preprocessing(8, 16, 1, (0.0,), (1.0,), short_side=8)
+    pixels = block.decode(Image.new("L", (10, 10), 200))[..., 0]
+    assert (pixels[:, 4:12] == 200).all()
+    assert not pixels[:, :4].any()
+    assert not pixels[:, 12:].any()
+
+
+def test_a_strip_that_would_become_endless_is_refused() -> None:
+    block = Preprocessing(8, 8, 1, (0.0,), (1.0,), short_side=64)
+    with pytest.raises(InvalidInputError, match="too long"):
+        block.decode(Image.new("L", (1, 2000)))
+
+
+def test_bgr_turns_the_channels_and_nothing_else() -> None:
+    torch = pytest.importorskip("torch")
+    rgb = Preprocessing(4, 4, 3, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    bgr = Preprocessing(4, 4, 3, (0.3, 0.2, 0.1), (0.7, 0.6, 0.5), order="BGR")
+    picture = noise((4, 4))
+    np.testing.assert_array_equal(rgb.decode(picture), bgr.decode(picture))
+    samples = bgr.decode(picture)[None]
+    np.testing.assert_array_equal(bgr.normalise(samples), rgb.normalise(samples)[:, ::-1])
+    np.testing.assert_allclose(
+        bgr.normalise(torch.from_numpy(samples.copy())), bgr.normalise(samples), atol=1e-6
+    )
+
+
+def test_blocks_without_the_newer_fields_stay_as_they_were() -> None:
+    old = {"height": 8, "width": 8, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}
+    block = Preprocessing.from_json(old)
+    assert (block.short_side, block.order) == (None, "RGB")
+    assert set(block.to_json()) == {*old, "resize", "depth"}
+    newer = {**old, "short_side": 9, "order": "BGR"}
+    assert Preprocessing.from_json(Preprocessing.from_json(newer).to_json()).to_json() == {
+        **block.to_json(),
+        "short_side": 9,
+        "order": "BGR",
+    }
+    for wrong in ({"short_side": 0}, {"order": "GBR"}, {"short_side": True}):
+        with pytest.raises(InvalidInputError, match=next(iter(wrong))):
+            Preprocessing.from_json({**old, **wrong})
+    with pytest.raises(InvalidInputError, match="BGR of three"):
+        Preprocessing(8, 8, 1, (0.5,), (0.5,), order="BGR")
+
+
+def test_each_kind_of_answers_becomes_probabilities_once() -> None:
+    answers = np.array([[0.1, 0.7, 0.2]], dtype=np.float32)
+    np.testing.assert_array_equal(probabilities_of(answers), softmax(answers))
+    np.testing.assert_array_equal(probabilities_of(answers, "probabilities"), answers)
+    np.testing.assert_array_equal(probabilities_of(answers * 1.5, "sigmoid"), [np.float32([0.15, 1.0, 0.3])])
+    assert present_classes(np.array([0.5, 0.2, 0.9])) == [2, 0]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -19,8 +20,11 @@ from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
 from smash_export.compiling.compile import compile_bundle
-from smash_export.export.adopt import Images, adopt, images_from_arrays, read_labels, read_preprocessing
+from smash_export.export.adopt import Images, adopt, images_from_arrays, images_from_data, read_preprocessing
 from smash_export.export.foreign_onnx import read_foreign_onnx
+from smash_export.measure.evaluate import evaluate
+from smash_export.measure.labelled import Labelled
+from smash_export.prediction.classifier import load
 
 LABELS = tuple("0123456789")
 
@@ -144,6 +148,245 @@ def test_a_fixed_batch_stays_fixed(
     found = adopt(foreign, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
     assert found.bundle.signature.batch == (4, 4, 4)
     assert found.accuracy > 0.95
+
+
+# --- forms of files that people bring ------------------------------------------------------------------
+
+
+def rebatched(path: Path, batch: object, *, inner: int | None = None) -> Path:
+    """The foreign network with another batch axis, and a Reshape to [inner, 48] before its last layer."""
+    model = onnx.load(path)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        axis = value.type.tensor_type.shape.dim[0]
+        axis.Clear()
+        if isinstance(batch, int):
+            axis.dim_value = batch
+        elif batch:
+            axis.dim_param = str(batch)
+    if inner is not None:
+        flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
+        model.graph.initializer.append(numpy_helper.from_array(np.array([inner, -1]), "rows"))
+        flatten.CopyFrom(helper.make_node("Reshape", [flatten.input[0], "rows"], [flatten.output[0]]))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("batch", "inner", "taken"),
+    [
+        (1, None, (1, 1, 1)),
+        (4, None, (4, 4, 4)),
+        ("N", None, (1, 1, 32)),
+        ("", None, (1, 1, 32)),
+        (0, None, (1, 1, 32)),
+        (-1, None, (1, 1, 32)),
+        (1, 1, (1, 1, 1)),
+        ("N", 1, (1, 1, 1)),  # says any, was traced with one
+    ],
+)
+def test_every_way_to_write_a_batch_axis_is_taken_for_what_it_means(
+    batch: object,
+    inner: int | None,
+    taken: tuple[int, int, int],
+    foreign: Path,
+    images: Images,
+    preprocessing: Preprocessing,
+    digits_bundle: Path,
+    tmp_path: Path,
+) -> None:
+    rebatched(foreign, batch, inner=inner)
+    found = adopt(foreign, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    assert found.bundle.signature.batch == taken
+    reference = Bundle.open(digits_bundle).samples().logits
+    np.testing.assert_allclose(found.bundle.samples().logits, reference, atol=1e-4)
+    evidence = compile_bundle(found.bundle, "onnxruntime", isolated=False).evidence
+    assert evidence["parity"]["agreement"] == 1.0
+
+
+def test_domains_that_no_node_uses_and_weights_listed_as_inputs_are_left_out(
+    foreign: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    model = onnx.load(foreign)
+    model.opset_import.extend([helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("com.microsoft", 1)])
+    for tensor in model.graph.initializer:
+        model.graph.input.insert(0, helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    onnx.save(model, foreign)
+    found = adopt(foreign, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    stored = onnx.load(found.bundle.onnx)
+    assert [item.domain for item in stored.opset_import] == [""]
+    assert [value.name for value in stored.graph.input] == ["pixels"]
+    assert found.accuracy > 0.95
+
+
+def ending(path: Path, *kinds: str, rows: int = 10) -> Path:
+    """The foreign network with operators after its logits; only the first ``rows`` classes are kept."""
+    model = onnx.load(path)
+    last = model.graph.node[-1]
+    for index in (1, 2):
+        tensor = next(item for item in model.graph.initializer if item.name == last.input[index])
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:rows].copy(), tensor.name))
+    for index, kind in enumerate(kinds):
+        name = "scores" if index == len(kinds) - 1 else f"end{index}"
+        before, model.graph.node[-1].output[0] = f"before{index}", f"before{index}"
+        attributes = {"axis": 1} if kind.endswith("max") else {}
+        model.graph.node.append(helper.make_node(kind, [before], [name], **attributes))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = rows
+    onnx.save(model, path)
+    return path
+
+
+def softmax_of(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "outputs"),
+    [
+        ((), "logits"),
+        (("Softmax",), "probabilities"),
+        (("Softmax", "Identity"), "probabilities"),
+        (("LogSoftmax",), "logits"),
+        (("LogSoftmax", "Exp"), "probabilities"),
+        (("Sigmoid",), "sigmoid"),
+        (("Neg", "Exp", "Neg", "Exp"), "logits"),
+    ],
+)
+def test_predictions_are_the_probabilities_of_the_network_whatever_it_ends_with(
+    kinds: tuple[str, ...],
+    outputs: str,
+    foreign: Path,
+    images: Images,
+    preprocessing: Preprocessing,
+    digits_bundle: Path,
+    tmp_path: Path,
+) -> None:
+    found = adopt(
+        ending(foreign, *kinds), tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images
+    )
+    assert found.bundle.signature.outputs == outputs
+    logits = Bundle.open(digits_bundle).samples().logits[:8].astype(np.float64)
+    expected = 1 / (1 + np.exp(-logits)) if outputs == "sigmoid" else softmax_of(logits)
+    if kinds[:1] == ("Neg",):
+        expected = softmax_of(np.exp(-np.exp(-logits)))
+    with load(tmp_path / "b") as classifier:
+        for answer, row in zip(classifier.predict(images.test[:8]), expected, strict=True):
+            assert answer.probability == pytest.approx(row.max(), abs=1e-4)
+            there = {LABELS[index] for index in np.flatnonzero(row >= 0.5)}
+            assert answer.present is None or {item.label for item in answer.present} == there
+            assert (answer.present is None) == (outputs != "sigmoid")
+        labelled = Labelled("digits", images.test[:8], images.labels[:8])
+        assert evaluate(classifier, labelled).confidence == pytest.approx(
+            expected.max(axis=1).mean(), abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("kinds", [("Sigmoid",), ()])
+def test_one_output_is_a_classifier_of_two_classes(
+    kinds: tuple[str, ...],
+    foreign: Path,
+    images: Images,
+    preprocessing: Preprocessing,
+    digits_bundle: Path,
+    tmp_path: Path,
+) -> None:
+    path = ending(foreign, *kinds, rows=1)
+    binary = Images(images.test, (images.labels == 0).astype(np.int64), images.calibration, {})
+    with pytest.raises(InvalidInputError, match="2 labels"):
+        adopt(path, tmp_path / "b", labels=("zero",), preprocessing=preprocessing, images=binary)
+    labels = ("other", "zero")
+    found = adopt(path, tmp_path / "b", labels=labels, preprocessing=preprocessing, images=binary)
+    logits = Bundle.open(digits_bundle).samples().logits[:20, 0].astype(np.float64)
+    with load(found.bundle) as classifier:
+        for answer, logit in zip(classifier.predict(images.test[:20]), logits, strict=True):
+            chance = 1 / (1 + np.exp(-logit))
+            assert answer.label == labels[int(chance >= 0.5)]
+            assert answer.probability == pytest.approx(max(chance, 1 - chance), abs=1e-4)
+    assert compile_bundle(found.bundle, "onnxruntime", isolated=False).evidence["parity"]["agreement"] == 1
+
+
+@pytest.mark.parametrize(
+    ("opset", "kind", "mode", "factor"),
+    [
+        (7, "Upsample", "linear", 2.0),
+        (9, "Upsample", "linear", 2.0),
+        (9, "Upsample", "nearest", 1.7),
+        (10, "Resize", "linear", 2.0),
+        (10, "Resize", "linear", 0.5),
+        (10, "Resize", "nearest", 1.7),
+        (10, "Resize", "nearest", 0.7),
+    ],
+)
+def test_a_graph_of_an_old_opset_answers_as_the_file_does(
+    opset: int, kind: str, mode: str, factor: float, tmp_path: Path
+) -> None:
+    """onnx.version_converter alone gives Resize other coordinates: 41 % of the labels stay right."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+    side = int(8 * np.float32(factor))
+    weights = {"w": (random.normal(size=(side * side, 10)) * 0.3).astype(np.float32)}
+    scales = np.array([1, 1, factor, factor], np.float32)
+    if opset < 9:
+        node = helper.make_node(kind, ["x"], ["r"], mode=mode, scales=scales.tolist())
+    else:
+        weights["scales"] = scales
+        node = helper.make_node(kind, ["x", "scales"], ["r"], mode=mode)
+    graph = helper.make_graph(
+        [node, helper.make_node("Flatten", ["r"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])],
+        "old",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 10])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=5),
+        tmp_path / "old.onnx",
+    )
+    preprocessing = Preprocessing(8, 8, 1, (0.0,), (1.0,))
+    session = onnxruntime.InferenceSession(tmp_path / "old.onnx", providers=["CPUExecutionProvider"])
+    expected = session.run(None, {"x": preprocessing.normalise(images)})[0]
+    found = adopt(
+        tmp_path / "old.onnx",
+        tmp_path / "b",
+        labels=LABELS,
+        preprocessing=preprocessing,
+        images=Images(images, expected.argmax(axis=1), images, {}),
+    )
+    assert found.accuracy == 1
+    assert onnx.load(found.bundle.onnx).opset_import[0].version == 20
+    with load(found.bundle) as classifier:
+        answers = classifier.logits(preprocessing.normalise(images))
+    np.testing.assert_allclose(answers, expected, atol=1e-4)
+
+
+def test_a_graph_that_no_newer_opset_answers_like_keeps_its_own(tmp_path: Path) -> None:
+    """Hardmax over what follows axis 1 together became Hardmax over axis 1."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    weight = np.random.default_rng(1).normal(size=(64, 10)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Hardmax", ["x"], ["h"], axis=1),
+            helper.make_node("Flatten", ["h"], ["f"]),
+            helper.make_node("MatMul", ["f", "w"], ["y"]),
+        ],
+        "old",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 10])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+    onnx.save(model, tmp_path / "old.onnx")
+    labels = weight[images.reshape(40, 64).argmax(axis=1)].argmax(axis=1)
+    found = adopt(
+        tmp_path / "old.onnx",
+        tmp_path / "b",
+        labels=LABELS,
+        preprocessing=Preprocessing(8, 8, 1, (0.0,), (1.0,)),
+        images=Images(images, labels, images, {}),
+    )
+    assert found.accuracy == 1
+    version = onnx.load(found.bundle.onnx).opset_import[0].version
+    assert (version == 11) == any("opset 11" in warning for warning in found.warnings)
 
 
 # --- hostile files ---------------------------------------------------------------------------------
@@ -353,18 +596,6 @@ def test_pickled_networks_are_refused_without_loading(
     assert not (tmp_path / "exploded").exists()
 
 
-def test_labels_are_read_from_text_and_json(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("cat\n dog \n\n")
-    (tmp_path / "a.json").write_text('["cat", "dog"]')
-    assert read_labels(tmp_path / "a.txt") == read_labels(tmp_path / "a.json") == ("cat", "dog")
-    for text, words in (("cat\ncat\n", "cat"), ("cat\n\ndog\n", "empty"), ("", "empty")):
-        (tmp_path / "b.txt").write_text(text)
-        with pytest.raises(InvalidInputError, match=words):
-            read_labels(tmp_path / "b.txt")
-    with pytest.raises(InvalidInputError, match="do not exist"):
-        read_labels(tmp_path / "none.txt")
-
-
 def test_preprocessing_comes_from_file_flags_or_the_model(digits_bundle: Path, tmp_path: Path) -> None:
     flags = {"height": 8, "width": 8, "channels": 1, "mean": [0.3], "std": [0.38]}
     (tmp_path / "p.json").write_text(json.dumps({**flags, "mean": [0.5]}))
@@ -376,6 +607,25 @@ def test_preprocessing_comes_from_file_flags_or_the_model(digits_bundle: Path, t
     helper.set_model_props(model, {"preprocessing": json.dumps({**flags, "std": [0.25]})})
     onnx.save(model, tmp_path / "m.onnx")
     assert read_preprocessing(None, {}, tmp_path / "m.onnx").std == (0.25,)
+
+
+def test_short_side_is_given_as_such_or_as_timm_does(tmp_path: Path) -> None:
+    flags = {"height": 224, "width": 224, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}
+    assert read_preprocessing(None, {**flags, "short_side": 256}, Path("m.pt")).short_side == 256
+    assert read_preprocessing(None, {**flags, "crop_pct": 0.875}, Path("m.pt")).short_side == 256
+    assert read_preprocessing(None, {**flags, "crop_pct": 0.95}, Path("m.pt")).short_side == 235
+    for wrong in ({"crop_pct": 2.0}, {"crop_pct": 0.9, "short_side": 9}, {"crop_pct": 0.9, "width": 100}):
+        with pytest.raises(InvalidInputError, match="crop_pct"):
+            read_preprocessing(None, {**flags, **wrong}, Path("m.pt"))
+
+
+def test_classes_of_a_data_set_in_another_order_are_matched_by_name(preprocessing: Preprocessing) -> None:
+    plain = images_from_data("digits", LABELS, preprocessing, test_count=50, calibration_count=10)
+    turned = images_from_data("digits", LABELS[::-1], preprocessing, test_count=50, calibration_count=10)
+    np.testing.assert_array_equal(plain.test, turned.test)
+    np.testing.assert_array_equal(9 - plain.labels, turned.labels)
+    with pytest.raises(InvalidInputError, match="none of the labels"):
+        images_from_data("digits", LABELS[:9], preprocessing)
 
 
 def test_images_that_do_not_fit_are_refused(

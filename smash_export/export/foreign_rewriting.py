@@ -1,0 +1,277 @@
+"""What adopt changes in a foreign graph, each change held against the file itself.
+
+The reference is what the file answers in its own runtime, as it came, on the samples and on random images
+(:class:`Reference`). A newer opset, a batch axis with a name, weights that are no inputs any more: each is
+kept only if the answers stay the same. onnx.version_converter alone does not warrant that: it gives
+Resize of opset 10 the coordinates of opset 11 (other answers for most scales), and changes Hardmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from smash_base.errors import InvalidInputError, VerificationError
+from smash_base.preprocess import Outputs
+from smash_export.export.onnx_graphs import attribute, check_finite, chunks, session_of
+
+if TYPE_CHECKING:
+    import onnx
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+TOLERANCE = 1e-4  # of the largest answer
+MIN_OPSET = 13  # scales per channel, which int8 needs, came with 13
+NEW_OPSETS = (20, 17, 13)  # in the order of preference; a converter that fails at one may do at another
+MIN_IR = 8  # since 4 weights need not be inputs; 8 knows everything up to opset 18
+RANDOM_IMAGES = 16
+_QUICK = 32  # samples that a conversion is first tried on; the finished graph is run on all
+
+_PASSING = {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout"}
+_PASSING |= {"QuantizeLinear", "DequantizeLinear"}
+_SIGMOIDS = {"Sigmoid", "HardSigmoid"}
+_DIVISIONS = {"Div", "Reciprocal"}  # how a sigmoid ends that was written out
+
+
+class Reference:
+    """What a network answers as it came.
+
+    Attributes:
+        samples: float32 [N, *input_shape], normalised.
+        random: float32 [16, *input_shape] noise of the spread of the samples.
+        answers, random_answers: float32 [N, K] and [16, K].
+    """
+
+    def __init__(self, run: Run, samples: np.ndarray, what: str) -> None:
+        """Run the network.
+
+        Raises:
+            VerificationError: it answers real images with NaN or infinity.
+            InvalidInputError: it does not answer image by image.
+        """
+        self.samples, self.random = samples, random_images(samples)
+        self.answers, self.random_answers = run(samples), run(self.random)
+        for answers, images in ((self.answers, self.samples), (self.random_answers, self.random)):
+            if answers.ndim != 2 or len(answers) != len(images):
+                raise InvalidInputError(
+                    f"{what} does not answer image by image",
+                    expected=f"[{len(images)}, K]",
+                    received=list(answers.shape),
+                )
+        check_finite(self.answers, what)
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return int(self.answers.shape[1])
+
+    def mapped(self, change: Run) -> Reference:
+        """The same images with ``change`` applied to the answers."""
+        copy = object.__new__(Reference)
+        copy.samples, copy.random = self.samples, self.random
+        copy.answers, copy.random_answers = change(self.answers), change(self.random_answers)
+        return copy
+
+    def difference(self, run: Run, *, quick: bool = False) -> float:
+        """Largest difference to the answers of ``run``, as a share of the largest answer.
+
+        Args:
+            run: the changed network.
+            quick: use few of the samples.
+        """
+        count = _QUICK if quick else len(self.samples)
+        pairs = (
+            (run(self.samples[:count]), self.answers[:count]),
+            (run(self.random), self.random_answers),
+        )
+        return max(_difference(received, expected) for received, expected in pairs)
+
+
+def random_images(samples: np.ndarray) -> np.ndarray:
+    """Noise with mean and spread of the samples, half of it three times as wide: real images of one kind
+    may never reach the part of a graph that was changed."""
+    random = np.random.default_rng(0)
+    noise = random.standard_normal((RANDOM_IMAGES, *samples.shape[1:])).astype(np.float32)
+    noise[RANDOM_IMAGES // 2 :] *= 3
+    return np.asarray(noise * max(float(samples.std()), 1e-3) + float(samples.mean()), dtype=np.float32)
+
+
+def runner(model: onnx.ModelProto | bytes, batch: int | None) -> Run:
+    """The graph in ONNX Runtime as a function of any number of images, ``batch`` of them at a time
+    (None: 32, fewer at the end)."""
+    session = session_of(model)
+    name = session.get_inputs()[0].name
+
+    def run(tensors: np.ndarray) -> np.ndarray:
+        parts = [session.run(None, {name: part})[0] for part in chunks(tensors, batch)]
+        return np.concatenate(parts)[: len(tensors)] if batch is not None else np.concatenate(parts)
+
+    return run
+
+
+def modernised(model: onnx.ModelProto, reference: Reference, batch: int | None) -> onnx.ModelProto:
+    """The graph at the newest opset that keeps its answers, its own opset if none does.
+
+    Only graphs below opset 13 are converted.
+    """
+    if opset_of(model) >= MIN_OPSET:
+        return _without_weights_as_inputs(model)
+    for candidate in _conversions(model):
+        try:
+            if reference.difference(runner(candidate, batch), quick=True) <= TOLERANCE:
+                return candidate
+        except Exception:  # noqa: BLE001 - ONNX Runtime's errors; the next candidate is tried
+            continue
+    return _without_weights_as_inputs(model)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of ONNX's own operators."""
+    return next((int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+
+
+def check_same(reference: Reference, run: Run, what: str) -> None:
+    """Raise VerificationError unless ``run`` answers as the file does, on all images."""
+    difference = reference.difference(run)
+    if not difference <= TOLERANCE:
+        raise VerificationError(
+            f"what adopt made of {what} does not do what the file does",
+            expected=f"answers within {TOLERANCE:g} of the largest one",
+            received=f"a difference of {difference:.3g}",
+            hint="Export the network again at opset 17 or newer, with channels first.",
+        )
+
+
+def outputs_of(model: onnx.ModelProto, reference: Reference) -> Outputs:
+    """What the answers are, by the end of the graph and by their values."""
+    last = _last_operator(model)
+    every = np.concatenate([reference.answers, reference.random_answers])
+    bounded = bool(np.isfinite(every).all() and every.min() >= 0 and every.max() <= 1 + 1e-3)
+    if bounded and reference.classes > 1 and np.allclose(every.sum(axis=1), 1, atol=2e-3):
+        return "probabilities"
+    if last in _SIGMOIDS or (last in _DIVISIONS and bounded):
+        return "sigmoid"
+    return "logits"
+
+
+def as_two_classes(
+    model: onnx.ModelProto, reference: Reference, outputs: Outputs
+) -> tuple[onnx.ModelProto, Reference, Outputs]:
+    """A network of one output as one of two classes, the first of which is "not the second".
+
+    A probability p becomes (1 - p, p), a logit z becomes (0, z), whose softmax is (1 - p, p) again.
+    """
+    import onnx
+
+    graph, output = model.graph, model.graph.output[0]
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    inner, other, constant = (_free(name, taken) for name in ("second", "first", "constant"))
+    for node in graph.node:
+        node.input[:] = [inner if name == output.name else name for name in node.input]
+        node.output[:] = [inner if name == output.name else name for name in node.output]
+    probability = outputs == "sigmoid"
+    factor = np.array(1 if probability else 0, np.float32)
+    graph.initializer.append(onnx.numpy_helper.from_array(factor, constant))
+    operator, operands = ("Sub", [constant, inner]) if probability else ("Mul", [inner, constant])
+    graph.node.append(onnx.helper.make_node(operator, operands, [other]))
+    graph.node.append(onnx.helper.make_node("Concat", [other, inner], [output.name], axis=1))
+    output.type.tensor_type.shape.dim[1].dim_value = 2
+
+    def both(answers: np.ndarray) -> np.ndarray:
+        first = 1 - answers if probability else np.zeros_like(answers)
+        return np.concatenate([first, answers], axis=1)
+
+    return model, reference.mapped(both), "probabilities" if probability else "logits"
+
+
+def _difference(received: np.ndarray, expected: np.ndarray) -> float:
+    if received.shape != expected.shape:
+        return float("inf")
+    rows = np.isfinite(expected).all(axis=1)  # noise may overflow in the file itself
+    if not np.isfinite(received[rows]).all():
+        return float("inf")
+    scale = float(np.abs(expected[rows]).max(initial=0)) + 1e-6
+    return float(np.abs(received[rows] - expected[rows]).max(initial=0)) / scale
+
+
+def _conversions(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
+    """The graph at newer opsets, as far as the converter can; whether it may be used is asked later."""
+    import onnx
+
+    scales = _old_resizes(model)
+    for version in NEW_OPSETS:
+        try:
+            converted = onnx.version_converter.convert_version(model, version)
+        except (RuntimeError, ValueError, IndexError):  # whatever its C++ code throws
+            continue
+        if scales:
+            yield _with_old_coordinates(converted, scales)
+        yield _without_weights_as_inputs(converted)
+
+
+def _old_resizes(model: onnx.ModelProto) -> list[bool]:
+    """Every Resize up to opset 10 and Upsample in the order of the graph: whether it makes images smaller."""
+    import onnx
+
+    if opset_of(model) > 10:
+        return []
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and attribute(node, "value") is not None:
+            weights[node.output[0]] = attribute(node, "value")
+    smaller = []
+    for node in model.graph.node:
+        if node.op_type in ("Resize", "Upsample"):
+            scales = attribute(node, "scales")
+            if scales is None and len(node.input) > 1 and node.input[1] in weights:
+                scales = onnx.numpy_helper.to_array(weights[node.input[1]])
+            smaller.append(scales is not None and bool(np.min(scales) < 1))
+    return smaller
+
+
+def _with_old_coordinates(model: onnx.ModelProto, smaller: list[bool]) -> onnx.ModelProto:
+    """Resize as ONNX Runtime runs it at opset 10: pixel i of the result lies at i / scale of the image;
+    the nearest one is the one before, or the one after when the image gets smaller. The converter names
+    every tensor anew but keeps the order of the nodes."""
+    import onnx
+
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    resizes = [node for node in copy.graph.node if node.op_type == "Resize"]
+    for node, shrinks in zip(resizes, smaller, strict=False):
+        mode = attribute(node, "mode", b"nearest")
+        settings = {"mode": mode, "coordinate_transformation_mode": "asymmetric"}
+        if mode == b"nearest":
+            settings["nearest_mode"] = "ceil" if shrinks else "floor"
+        del node.attribute[:]
+        node.attribute.extend(onnx.helper.make_attribute(key, value) for key, value in settings.items())
+    return _without_weights_as_inputs(copy)
+
+
+def _without_weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights are constants, as they are in every file since 2019: what may be overridden is not folded."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    weights |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    if any(value.name in weights for value in model.graph.input):
+        kept = [value for value in model.graph.input if value.name not in weights]
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, MIN_IR)
+    return model
+
+
+def _last_operator(model: onnx.ModelProto) -> str:
+    """What made the answers, renaming and reshaping left out."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    node = producers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in _PASSING and node.input[0] in producers:
+        node = producers[node.input[0]]
+    return "" if node is None else str(node.op_type)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
