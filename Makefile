@@ -60,5 +60,15 @@ target-%: deploy_targets/environments/%.txt $(INSTALLED)
 	.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
 	$(BIN)/python -m pytest -q tests/deploy_targets/test_own_environments.py -k $*
 
+# NVIDIA's builder without a GPU. Where this is there, make test builds engines with it too.
+RTX := .venv-tensorrt-rtx
+target-tensorrt-rtx: $(RTX)/.installed $(INSTALLED)
+	$(BIN)/python -m pytest -q tests/deploy_targets/tensorrt/test_real_builder.py
+
+$(RTX)/.installed: deploy_targets/environments/tensorrt-rtx.txt
+	test -x $(RTX)/bin/python || $(PYTHON) -m venv $(RTX)
+	$(RTX)/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@
+
 clean:
 	rm -rf build dist runs demo-bundle demo-images .pytest_cache .mypy_cache .ruff_cache

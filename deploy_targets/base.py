@@ -248,6 +248,7 @@ TARGETS: dict[str, str] = {
     "executorch": "smash_targets.executorch:ExecuTorchTarget",
     "litert": "smash_targets.litert:LiteRtTarget",
     "tensorrt": "smash_targets.tensorrt.target:TensorRtTarget",
+    "tensorrt_rtx": "smash_targets.tensorrt.rtx:TensorRtRtxTarget",
     "trtexec": "smash_targets.tensorrt.trtexec:TrtexecTarget",
 }
 

@@ -15,8 +15,18 @@ from typing import Any, Literal
 import numpy as np
 
 from smash_targets.onnx_file import read_onnx_facts
-from smash_targets.tensorrt.operators import DLA, INTEGERS, REFUSED, SUPPORTED, dla_of, opsets_of, release_of
-from smash_targets.tensorrt.target import describe_node
+from smash_targets.tensorrt.nodes import describe_node
+from smash_targets.tensorrt.operators import (
+    DLA,
+    INTEGERS,
+    REFUSED,
+    RTX,
+    SUPPORTED,
+    dla_of,
+    opsets_of,
+    release_of,
+)
+from smash_targets.tensorrt.restrictions import NodeFacts, restrictions
 
 Level = Literal["ok", "warn", "error"]
 
@@ -115,6 +125,10 @@ class _Checker:
             ]
             for item in (*inferred.value_info, *inferred.input, *inferred.output)
         }
+        self._types = {  # -1: no tensor
+            item.name: item.type.tensor_type.elem_type if item.type.HasField("tensor_type") else -1
+            for item in (*inferred.value_info, *inferred.input, *inferred.output)
+        } | {item.name: item.data_type for item in model.graph.initializer}
         self._makers = {name: node for node in model.graph.node for name in node.output}
         self._attribute = onnx.helper.get_attribute_value
         self._int8 = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
@@ -231,18 +245,19 @@ class _Checker:
                 ("warn", f"unknown: {node.op_type} is not in our list", "ask the parser: trtexec --onnx=FILE")
             ]
         attributes = {item.name: self._attribute(item) for item in node.attribute}
-        found: list[tuple[str, str, str]] = []
+        found = restrictions(
+            NodeFacts(
+                node.op_type,
+                tuple(node.input),
+                tuple(node.output),
+                attributes,
+                self._types,
+                self._constants.keys(),
+                self._version,
+            )
+        )
         if node.op_type == "Conv":
             found += self._conv(node, attributes)
-        elif node.op_type in ("AveragePool", "MaxPool"):
-            if len(attributes.get("kernel_shape", ())) not in (2, 3):
-                found.append(("error", "pooling of other than 2 or 3 axes", "use 2 or 3"))
-            if any(size != 1 for size in attributes.get("dilations", ())):
-                found.append(("error", "dilated pooling", "use dilation 1"))
-        elif node.op_type in ("Slice", "Pad", "ReduceMean", "Reshape", "Unsqueeze", "Squeeze"):
-            at = 3 if node.op_type == "Slice" else 1
-            if len(node.input) > at and node.input[at] and node.input[at] not in self._constants:
-                found.append(("error", f"input {at} is computed", "make it a constant"))
         elif node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
             if node.input[2] not in self._constants or bool(self._constants[node.input[2]]):
                 found.append(("error", "dropout in training mode", "export in evaluation mode"))
@@ -283,15 +298,17 @@ class _Checker:
         found = []
         scale = self._constants.get(node.input[1])
         weights = self._is_weight(node)
-        if scale is None:
+        if scale is None and self._version != RTX:
             found.append(("error", "the scale is computed", "calibrate, and store it as a constant"))
-        elif not (np.isfinite(scale).all() and (scale > 0).all()):
+        elif scale is not None and not (np.isfinite(scale).all() and (scale > 0).all()):
             found.append(("error", "a scale is not positive", "calibrate on real images"))
-        elif scale.ndim == 1 and scale.size > 1 and not weights:
+        elif (
+            scale is not None and scale.ndim == 1 and scale.size > 1 and not weights and self._version != RTX
+        ):
             found.append(("error", "activations with a scale per channel", "use one scale per tensor"))
         if len(node.input) > 2 and node.input[2]:
             zero = self._constants.get(node.input[2])
-            if zero is None or zero.dtype != np.int8:
+            if self._version != RTX and (zero is None or zero.dtype != np.int8):
                 received = "computed" if zero is None else zero.dtype
                 found.append(
                     (
@@ -300,9 +317,9 @@ class _Checker:
                         "quantise to int8, symmetric: smash-export does for tensorrt",
                     )
                 )
-            elif zero.any():
+            elif zero is not None and zero.any():
                 found.append(("error", "a zero point other than 0", "quantise symmetrically"))
-            elif scale is not None and zero.size != scale.size:
+            elif scale is not None and zero is not None and zero.size != scale.size:
                 found.append(("error", "scale and zero point of different sizes", "make them equal"))
         elif node.op_type == "QuantizeLinear" and attributes.get("output_dtype", 3) not in (0, 3):
             found.append(("error", "quantised to another type than int8", "use int8"))

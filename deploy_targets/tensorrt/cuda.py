@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from smash_base.errors import MissingRuntimeError
+from smash_base.errors import MissingRuntimeError, SmashError
 
 INSTALL = "pip install cuda-python"
 
@@ -45,6 +45,10 @@ class Cuda(abc.ABC):
     stream: int
 
     @abc.abstractmethod
+    def use(self) -> None:
+        """Make the device the current one of this thread, where CUDA starts every thread on device 0."""
+
+    @abc.abstractmethod
     def device(self, size: int) -> int:
         """Address of ``size`` bytes on the device."""
 
@@ -66,7 +70,11 @@ class Cuda(abc.ABC):
 
     @abc.abstractmethod
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record what ``work`` queues as a CUDA graph; the result queues it again."""
+        """Record what ``work`` queues as a CUDA graph; the result queues it again.
+
+        Raises:
+            SmashError, RuntimeError: the first thing that went wrong; the stream can be used again.
+        """
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -120,7 +128,8 @@ class _CudaPython(Cuda):
         error, count = runtime.cudaGetDeviceCount()
         if int(error) != 0 or not count or number >= count:
             raise _no_device(f"{error.name}, {count or 0} devices")
-        self._call("cudaSetDevice", number)
+        self._number = number
+        self.use()
         properties = self._call("cudaGetDeviceProperties", number)
         name = properties.name
         self.gpu = Gpu(
@@ -138,8 +147,11 @@ class _CudaPython(Cuda):
     def _call(self, name: str, *arguments: Any) -> Any:
         error, *values = getattr(self._api, name)(*arguments)
         if int(error) != 0:
-            raise MissingRuntimeError(f"{name} failed on the GPU", received=error.name)
+            raise SmashError(f"{name} failed on the GPU", received=error.name)
         return values[0] if values else None
+
+    def use(self) -> None:
+        self._call("cudaSetDevice", self._number)
 
     def device(self, size: int) -> int:
         address = int(self._call("cudaMalloc", size))
@@ -167,8 +179,10 @@ class _CudaPython(Cuda):
         self._call("cudaStreamBeginCapture", self._stream, mode)
         try:
             work()
-        finally:  # an open capture would refuse every later call on the stream
-            graph = self._call("cudaStreamEndCapture", self._stream)
+        except BaseException:  # an open capture would refuse every later call on the stream
+            self._api.cudaStreamEndCapture(self._stream)
+            raise
+        graph = self._call("cudaStreamEndCapture", self._stream)
         executable = self._call("cudaGraphInstantiate", graph, 0)
         self._graphs.append((graph, executable))
         return lambda: self._call("cudaGraphLaunch", executable, self._stream)
@@ -201,6 +215,9 @@ class _Torch(Cuda):
         self._stream = torch.cuda.Stream(number)
         self.stream = int(self._stream.cuda_stream)
         self._tensors: dict[int, Any] = {}
+
+    def use(self) -> None:
+        self._torch.cuda.set_device(self._number)
 
     def device(self, size: int) -> int:
         tensor = self._torch.empty(size, dtype=self._torch.uint8, device=f"cuda:{self._number}")

@@ -6,6 +6,8 @@ cryptic line of the runtime, or in a crash. The engine itself stays pure, so tha
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +18,15 @@ from smash_base.files import read_json, sha256, write_json
 from smash_targets.tensorrt.cuda import Gpu
 
 SCHEMA = 1
+# Settings of the builder that the command which builds an engine again repeats, and their defaults.
+_REBUILD = {
+    "workspace_mib": 1024,
+    "level": 3,
+    "version_compatible": False,
+    "hardware": "none",
+    "dla": None,
+    "gpu_fallback": False,
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class EngineManifest:
     batch: smallest, usual and largest.
     flags: settings of the builder.
     layers: how many layers write each type, from the engine inspector.
+    target: that built it.
     """
 
     gpu: str
@@ -44,16 +56,23 @@ class EngineManifest:
     flags: Mapping[str, Any]
     layers: Mapping[str, int]
 
+    target: str = "tensorrt"
+
     @property
     def rebuild(self) -> str:
-        """The command that makes the engine again on this machine."""
-        options = "".join(
-            f" --option {name}={str(value).lower() if isinstance(value, bool) else value}"
-            for name, value in self.flags.items()
-            if name in ("version_compatible", "hardware", "dla", "gpu_fallback")
-            and value not in (None, False, "none")
+        """The command that makes the engine again on this machine, with every setting that is no default."""
+        flags = {name: value for name, value in self.flags.items() if name in _REBUILD}
+        words = [
+            f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+            for name, value in flags.items()
+            if value is not None and value is not False and value != _REBUILD[name]
+        ]
+        least, usual, most = self.batch
+        batch = str(most) if least == most else f"[{least},{usual},{most}]"
+        options = [f"--option {shlex.quote(word)}" for word in (f"batch={batch}", *words)]
+        return " ".join(
+            [f"smash-export compile BUNDLE --target {self.target} --precision {self.precision}", *options]
         )
-        return f"smash-export compile BUNDLE --target tensorrt --precision {self.precision}{options}"
 
 
 def sidecar(engine: Path) -> Path:
@@ -153,7 +172,7 @@ def _check_network(engine: Path, manifest: EngineManifest, again: str) -> None:
     if beside.is_file() and sha256(beside) != manifest.onnx_sha256:
         raise InvalidInputError(f"{engine} was built from another file than {beside}", hint=again)
     source = engine.absolute().parents[3] / "model.onnx" if len(engine.absolute().parents) > 3 else beside
-    in_bundle = engine.absolute().parts[-4:-2] == ("targets", "tensorrt") and source.is_file()
+    in_bundle = engine.absolute().parts[-4:-2] == ("targets", manifest.target) and source.is_file()
     if in_bundle and manifest.source_sha256 and sha256(source) != manifest.source_sha256:
         raise InvalidInputError(f"{engine} was built from another network than {source}", hint=again)
 

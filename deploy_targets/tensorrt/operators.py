@@ -1,7 +1,8 @@
 """What TensorRT's ONNX parser reads: operators, each with where that stands, and opsets by release.
 
-Operators are those of the parser's own list (docs/operators.md of onnx/onnx-tensorrt); what it does not name
-is unknown here, not refused. The restrictions are in :mod:`smash_targets.tensorrt.check`.
+Operators are those of the parser's own list (docs/operators.md of onnx/onnx-tensorrt) and, where that does
+not name one, what the parser of TensorRT for RTX answers when it is asked (``supports_operator``); a test
+asks it about every operator of ONNX. The restrictions are in :mod:`smash_targets.tensorrt.check`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from smash_base.errors import UsageError
 LIST = "operators.md of 10.15"
 BOTH = "operators.md of 10.1 and 10.15"
 QUANTISED = "operators.md of 10.15; restrictions from the parser's importer, 10.1"
+ASKED = "asked of the parser of TensorRT for RTX 1.7.1"
+RTX = (1, 7)  # the release of TensorRT for RTX, which counts by itself
 
 _BOTH = """
 Add AveragePool BatchNormalization Concat Conv Dropout Flatten Gemm GlobalAveragePool Identity LeakyRelu
@@ -26,6 +29,12 @@ Or Pow PRelu Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp Red
 ReduceSum ReduceSumSquare Resize Round Selu Shape Shrink Sign Sin Sinh Size Softplus Softsign SpaceToDepth
 Sqrt Squeeze Sub Sum Tan ThresholdedRelu Tile TopK Transpose Unsqueeze Upsample Where Xor
 """
+_ASKED = """
+Attention BlackmanWindow CausalConvWithState GRU HammingWindow HannWindow If LSTM LinearAttention Loop
+NonMaxSuppression NonZero RMSNormalization RNN RandomNormal RandomNormalLike RandomUniform RandomUniformLike
+ReverseSequence RoiAlign RotaryEmbedding STFT Scan Scatter ScatterElements ScatterND Swish TensorScatter Trilu
+"""
+_REFUSED_WHEN_ASKED = "BitCast CumProd DeformConv SwiGLU"
 _REFUSED = """
 AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im Compress
 ConcatFromSequence ConvInteger DFT Det DynamicQuantizeLinear ImageDecoder MatMulInteger MaxRoiPool MaxUnpool
@@ -45,12 +54,16 @@ Resize Slice Split Squeeze Tile TopK Unsqueeze
 
 # operator -> where it stands that the parser reads it
 SUPPORTED: dict[str, str] = {
+    **dict.fromkeys(_ASKED.split(), ASKED),
     **dict.fromkeys(_LIST.split(), LIST),
     **dict.fromkeys(_BOTH.split(), BOTH),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), QUANTISED),
 }
 # operator -> where it stands that the parser refuses it
-REFUSED: dict[str, str] = dict.fromkeys(_REFUSED.split(), LIST)
+REFUSED: dict[str, str] = {
+    **dict.fromkeys(_REFUSED.split(), LIST),
+    **dict.fromkeys(_REFUSED_WHEN_ASKED.split(), ASKED),
+}
 
 # Operators that become layers which a DLA takes, within its limits: the layer list of NvInfer.h, 11.1.
 DLA = frozenset(_DLA.split())
@@ -59,6 +72,7 @@ INTEGERS = frozenset(_INTEGERS.split())
 
 # first release -> opsets, and where that stands; a release between two rows has those of the earlier one
 _OPSETS = (
+    (RTX, (7, 28), ASKED),
     ((8, 6), (1, 17), "operators.md of 8.6"),
     ((10, 0), (9, 20), "operators.md of 10.0 and 10.1"),
     ((10, 15), (9, 24), LIST),
@@ -67,11 +81,13 @@ _OPSETS = (
 
 
 def release_of(text: str) -> tuple[int, int | None]:
-    """Major and minor of "8.6", "10", "10.3" or "11"; without a minor, every release of that major.
+    """Major and minor of "8.6", "10", "10.3", "11" or "rtx"; without a minor, every release of that major.
 
     Raises:
         UsageError: a release that is not known here.
     """
+    if text == "rtx":
+        return RTX
     major, _, minor = text.partition(".")
     known = text == "8.6" or (major in ("10", "11") and (minor.isdecimal() or text == major))
     if not known:
@@ -90,6 +106,8 @@ def opsets_of(release: tuple[int, int | None]) -> tuple[int, int, str]:
 def dla_of(release: tuple[int, int | None]) -> tuple[bool, str]:
     """Whether a release has DLA at all, and on what; after the support pages of 11.4.1."""
     major, minor = release
+    if release == RTX:
+        return False, "RTX cards have none"
     if major == 8:
         return True, "on Xavier and Orin"
     if major == 10:

@@ -8,6 +8,7 @@ given its shape on every call and runs without a graph. Not run on hardware.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from smash_base.errors import InvalidInputError, SmashError
 from smash_targets.base import ModelSignature, Session, SessionInfo
 from smash_targets.common import check_batch, damaged, run_in_chunks
 from smash_targets.tensorrt.cuda import Cuda
-from smash_targets.tensorrt.logger import make_logger
+from smash_targets.tensorrt.logs import create
 from smash_targets.tensorrt.manifest import EngineManifest
 
 MAX_GRAPHS = 4
@@ -37,8 +38,7 @@ class TensorRtSession(Session):
         number: int,
     ) -> None:
         self._trt, self._cuda, self._signature = trt, cuda, signature
-        self._errors: list[str] = []
-        self._runtime = trt.Runtime(make_logger(trt, self._errors, []))
+        self._runtime, self._log = create(trt, trt.Runtime)
         if manifest.flags.get("version_compatible"):
             self._runtime.engine_host_code_allowed = True  # the engine carries its own lean runtime
         dla = manifest.flags.get("dla")
@@ -47,8 +47,7 @@ class TensorRtSession(Session):
         self._can_capture = dla is None  # a CUDA graph cannot hold work of a DLA
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
-            why = "; ".join(self._errors) or "no reason given"
-            raise damaged(path, f"TensorRT {trt.__version__}", ValueError(why))
+            raise damaged(path, f"TensorRT {trt.__version__}", ValueError(self._log.reason()))
         self._check_tensors(path)
         self._least, _, self._most = self._range()
         self._buffers: dict[str, tuple[int, np.ndarray]] = {}
@@ -62,7 +61,7 @@ class TensorRtSession(Session):
         self._graphs: dict[int, Callable[[], None]] = {}
         self._shared: Any = None
         self.info = SessionInfo(
-            target="tensorrt",
+            target=manifest.target,
             version=trt.__version__,
             provider=f"TensorRT on {cuda.gpu.name}" + ("" if dla is None else f", DLA core {dla}"),
             device=f"cuda:{number}",
@@ -72,6 +71,7 @@ class TensorRtSession(Session):
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         batch = check_batch(batch, self._signature)
+        self._cuda.use()  # the current device is one of the thread, and another session may have changed it
         if len(batch) > self._most:
             return run_in_chunks(self._run, batch, self._most, self._signature.classes)
         if len(batch) < self._least:
@@ -81,6 +81,7 @@ class TensorRtSession(Session):
     def close(self) -> None:
         self._graphs, self._contexts = {}, {}
         self._shared = self._engine = self._runtime = None
+        self._cuda.use()
         self._cuda.close()
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
@@ -106,9 +107,19 @@ class TensorRtSession(Session):
             work()  # also what TensorRT sets up on the first run must not be part of the graph
             if self._can_capture and size in self._contexts:
                 self._cuda.wait()
-                self._graphs[size] = self._cuda.capture(work)
+                self._capture(size, work)
         self._cuda.wait()
         return result.view(np.float32).reshape(size, self._signature.classes)
+
+    def _capture(self, size: int, work: Callable[[], None]) -> None:
+        """Keep ``work`` as a CUDA graph; without one the session is slower and still right."""
+        try:
+            self._graphs[size] = self._cuda.capture(work)
+        except (SmashError, RuntimeError) as error:  # torch raises the latter
+            self._can_capture = False
+            logging.getLogger(__name__).warning("no CUDA graph, so single images take longer: %s", error)
+            self._cuda.wait()
+            work()
 
     def _context(self, size: int) -> Any:
         """An execution context whose input has ``size`` images."""
@@ -163,6 +174,4 @@ class TensorRtSession(Session):
             raise InvalidInputError(f"tensor {signature.input_name} of {path}", expected="an input")
 
     def _failed(self, what: str) -> SmashError:
-        return SmashError(
-            f"TensorRT: {what} failed", received="; ".join(self._errors[-3:]) or "no reason given"
-        )
+        return SmashError(f"TensorRT: {what} failed", received=self._log.reason())

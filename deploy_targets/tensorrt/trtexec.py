@@ -365,7 +365,7 @@ class TrtexecTarget(Target):
     """
 
     name = "trtexec"
-    extra = "gpu"
+    extra = "tensorrt"
     precisions = ("fp32", "tf32", "fp16", "int8")
 
     def availability(self) -> Availability:

@@ -6,11 +6,19 @@ import tempfile
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from smash_base.errors import UsageError, VerificationError
 from smash_export.cli.console import Output, common_options
+
+if TYPE_CHECKING:
+    from smash_export.bundle.bundle import Bundle
+    from smash_targets.base import Precision
+
+BY_RULES = "checked by rules, not by TensorRT"
+BUILT = "built by NVIDIA's builder (RTX), not run on hardware"
 
 
 @click.command()
@@ -20,7 +28,7 @@ from smash_export.cli.console import Output, common_options
     "-t",
     default="tensorrt",
     show_default=True,
-    metavar="tensorrt[:RELEASE]",
+    metavar="tensorrt[:RELEASE]|tensorrt_rtx",
     help="RELEASE is 8.6, 10, 10.MINOR, 11 or 11.MINOR; 10 means every 10.x.",
 )
 @click.option(
@@ -39,22 +47,29 @@ def command(
     """One verdict per node of the graph that TensorRT would get, and the numbers it should give.
 
     The graph is run by ONNX Runtime on the CPU and held to the gates of its precision. Exit code 4 when a
-    node would be refused.
+    node would be refused. For tensorrt_rtx NVIDIA's builder, where it is installed, builds the graph too.
     """
     from smash_export.bundle.bundle import Bundle
     from smash_export.deploy.trtexec import emulate, graph_for_tensorrt
     from smash_targets.tensorrt.check import check_onnx
 
     name, _, release = target.partition(":")
-    if name != "tensorrt":
-        raise UsageError("target to check", expected="tensorrt, tensorrt:10 or tensorrt:11", received=target)
+    if name not in ("tensorrt", "tensorrt_rtx") or (name == "tensorrt_rtx" and release):
+        raise UsageError(
+            "target to check",
+            expected="tensorrt, tensorrt:10, tensorrt:11 or tensorrt_rtx",
+            received=target,
+        )
+    release = "rtx" if name == "tensorrt_rtx" else release or "10"
     if gpu_fallback and dla is None:
         raise UsageError("a fallback to the GPU is for a DLA", expected="--dla orin with --gpu-fallback")
     opened = Bundle.open(bundle)
     with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
         onnx, _ = graph_for_tensorrt(opened, precision, Path(work))
-        verdicts = check_onnx(onnx, release or "10", dla is not None, gpu_fallback)
+        verdicts = check_onnx(onnx, release, dla is not None, gpu_fallback)
         parity = emulate(opened, onnx, precision)
+        built = _build(opened, onnx, precision) if release == "rtx" else None
+    status = BY_RULES if built is None else BUILT
     counts = Counter(verdict.level for verdict in verdicts)
     output.table(
         f"{precision} graph for {target}" + (f" and the DLA of {dla}" if dla else ""),
@@ -68,12 +83,21 @@ def command(
             "verdicts": [asdict(item) for item in verdicts],
             "counts": dict(counts),
             "parity": parity.to_json(),
-            "status": "checked by rules, not by TensorRT",
+            "status": status,
+            "engine_bytes": built,
         }
     )
     output.note(
-        f"{counts['ok']} nodes right, {counts['warn']} warnings, {counts['error']} errors; checked by rules, "
-        f"not by TensorRT; {parity.agreement:.2%} same label as PyTorch in ONNX Runtime on the CPU"
+        f"{counts['ok']} nodes right, {counts['warn']} warnings, {counts['error']} errors; {status}; "
+        f"{parity.agreement:.2%} same label as PyTorch in ONNX Runtime on the CPU"
     )
     if counts["error"]:
         raise VerificationError(f"TensorRT would refuse {counts['error']} parts of the {precision} graph")
+
+
+def _build(bundle: Bundle, onnx: Path, precision: str) -> int | None:
+    """Bytes of the engine; None where NVIDIA's builder is not installed."""
+    from smash_targets.base import CompileRequest
+    from smash_targets.tensorrt.rtx import build_without_gpu
+
+    return build_without_gpu(CompileRequest(onnx, None, bundle.signature, cast("Precision", precision)))

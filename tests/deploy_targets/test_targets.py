@@ -26,7 +26,7 @@ from tests.deploy_targets.inputs import IMAGES, SIGNATURE
 from tests.deploy_targets.networks import Sources
 
 Compiled = Callable[..., Path]
-ELSEWHERE = {"executorch", "litert", "tensorrt", "trtexec"}  # see the head of this module
+ELSEWHERE = {"executorch", "litert", "tensorrt", "tensorrt_rtx", "trtexec"}  # see the head of this module
 SLOW = {"torch_export"}
 # How far fp16 and bf16 logits may be from fp32 ones; the logits are about 0.5.
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 2e-2}
@@ -239,6 +239,7 @@ MODULES = {
     "executorch": "executorch",
     "litert": "ai_edge_litert",
     "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt_rtx_bindings",
 }
 _WITHOUT = """
 import sys

@@ -84,6 +84,17 @@ def test_a_release_that_reads_no_such_opset(digits_bundle: Path, capsys: pytest.
     assert (opset["level"], "opset 20" in opset["reason"]) == ("warn", True)
     check(capsys, digits_bundle, "--target", "tensorrt:9", code=2)
     check(capsys, digits_bundle, "--target", "openvino", code=2)
+    check(capsys, digits_bundle, "--target", "tensorrt_rtx:1", code=2)
+
+
+def test_check_says_whether_the_builder_saw_the_graph(
+    digits_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = check(capsys, digits_bundle, "--target", "tensorrt_rtx", "--precision", "int8")
+    assert found["counts"].get("error", 0) == 0
+    built = found["status"] == "built by NVIDIA's builder (RTX), not run on hardware"
+    assert built == (found["engine_bytes"] is not None)
+    assert built == get_target("tensorrt_rtx").installed().available  # type: ignore[attr-defined]
 
 
 def test_dla_without_a_fallback_refuses_what_it_does_not_have(

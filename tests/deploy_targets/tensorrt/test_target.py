@@ -10,9 +10,11 @@ import pytest
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError, VerificationError
 from smash_base.files import sha256
 from smash_targets.base import ModelSignature, SessionOptions, get_target
+from smash_targets.tensorrt import builder, nodes
 from smash_targets.tensorrt import target as tensorrt
 from smash_targets.tensorrt.cuda import Gpu, open_cuda
 from smash_targets.tensorrt.manifest import EngineManifest, check_manifest, read_manifest, write_manifest
+from smash_targets.tensorrt.settings import read_settings
 from smash_targets.tensorrt.trtexec_results import EngineLayers
 
 SIGNATURE = ModelSignature("input", "logits", (3, 8, 8), 10, (1, 8, 32))
@@ -50,13 +52,13 @@ def test_tensorrt_without_a_driver_is_another_line(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_a_layer_is_told_by_its_place_in_the_architecture(name: str, place: str) -> None:
-    assert tensorrt.describe_node(name) == (f"{name} ({place})" if place else name)
+    assert nodes.describe_node(name) == (f"{name} ({place})" if place else name)
 
 
 def test_a_refused_layer_is_named_from_the_text_of_the_builder() -> None:
     text = "Error Code 10: Could not find any implementation for node {ForeignNode[blocks.1.ops.2.convs.0]}."
-    assert "block 1, operation 2, convolution 0" in (tensorrt._node_hint(text) or "")
-    assert tensorrt._node_hint("Out of memory") is None
+    assert "block 1, operation 2, convolution 0" in (nodes.node_hint(text) or "")
+    assert nodes.node_hint("Out of memory") is None
 
 
 @pytest.mark.parametrize(
@@ -70,21 +72,21 @@ def test_a_refused_layer_is_named_from_the_text_of_the_builder() -> None:
 )  # fmt: skip
 def test_settings_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        tensorrt.read_settings(options, SIGNATURE, "fp16")
+        read_settings(options, SIGNATURE, "fp16")
 
 
 def test_a_dla_gets_one_batch_and_half_or_int8() -> None:
-    assert tensorrt.read_settings({"dla": 1}, SIGNATURE, "int8").batch == (8, 8, 8)
-    assert tensorrt.read_settings({}, SIGNATURE, "fp32").batch == (1, 8, 32)
+    assert read_settings({"dla": 1}, SIGNATURE, "int8").batch == (8, 8, 8)
+    assert read_settings({}, SIGNATURE, "fp32").batch == (1, 8, 32)
     with pytest.raises(UsageError, match="fp16 and int8"):
-        tensorrt.read_settings({"dla": 1}, SIGNATURE, "fp32")
+        read_settings({"dla": 1}, SIGNATURE, "fp32")
 
 
 def test_a_silent_fp32_engine_is_an_error() -> None:
     layers = EngineLayers(({"Name": "c", "Outputs": [{"Datatype": "Float"}]},), True, ())
-    tensorrt.check_layers(layers, "fp32")
+    builder.check_layers(layers, "fp32")
     with pytest.raises(VerificationError, match="nothing in fp16"):
-        tensorrt.check_layers(layers, "fp16")
+        builder.check_layers(layers, "fp16")
 
 
 LINUX = "Linux x86_64"
@@ -173,16 +175,44 @@ def test_an_engine_of_another_network_is_refused(tmp_path: Path) -> None:
         check_manifest(path, good, GPU, "10.16.0", LINUX)
 
 
-def test_the_rebuild_command_has_the_options_of_the_engine(engine: Path) -> None:
-    flags = {
-        "version_compatible": True,
-        "hardware": "ampere+",
-        "dla": None,
-        "gpu_fallback": False,
-        "level": 3,
-    }
-    command = manifest(engine, flags=flags).rebuild
-    assert command.endswith("--precision fp16 --option version_compatible=true --option hardware=ampere+")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"dla": None, "gpu_fallback": False, "level": 3, "workspace_mib": 1024, "hardware": "none"}, ""),
+        (
+            {"version_compatible": True, "hardware": "ampere+"},
+            " --option version_compatible=true --option hardware=ampere+",
+        ),
+        ({"dla": 0, "gpu_fallback": True}, " --option dla=0 --option gpu_fallback=true"),
+        (
+            {"workspace_mib": 64, "level": 0, "dla": 1},
+            " --option workspace_mib=64 --option level=0 --option dla=1",
+        ),
+    ],
+)
+def test_the_rebuild_command_has_every_option_of_the_engine(
+    engine: Path, flags: dict[str, Any], words: str
+) -> None:
+    start = "smash-export compile BUNDLE --target tensorrt --precision fp16 --option"
+    made = manifest(engine, flags=flags)
+    assert made.rebuild == f"{start} 'batch=[1,1,8]'{words}"
+    fixed = manifest(engine, flags={}, batch=(4, 4, 4), target="tensorrt_rtx").rebuild
+    assert fixed == "smash-export compile BUNDLE --target tensorrt_rtx --precision fp16 --option batch=4"
+
+
+def test_the_rebuild_command_makes_the_same_settings_again(engine: Path) -> None:
+    """Through the parser of the command line, which reads the values."""
+    import shlex
+
+    from smash_export.cli.compile import read_options
+
+    settings = read_settings(
+        {"batch": 8, "dla": 0, "gpu_fallback": True, "level": 5, "workspace_mib": 64}, SIGNATURE, "fp16"
+    )
+    made = manifest(engine, flags=settings.flags("fp16"), batch=settings.batch)
+    words = shlex.split(made.rebuild)
+    options = read_options(tuple(words[at + 1] for at, word in enumerate(words) if word == "--option"))
+    assert read_settings(options, SIGNATURE, "fp16") == settings
 
 
 def test_a_manifest_is_read_as_it_was_written(engine: Path) -> None:
@@ -199,9 +229,9 @@ def test_a_manifest_is_read_as_it_was_written(engine: Path) -> None:
 
 
 def test_the_timing_cache_is_of_one_gpu_driver_and_version(tmp_path: Path) -> None:
-    cache = tensorrt.TimingCache("10.16.0", GPU, tmp_path)
+    cache = builder.TimingCache("10.16.0", GPU, tmp_path)
     assert cache.read() == b""
     cache.write(b"1234")
     cache.write(b"12")  # of a build that began earlier
-    assert tensorrt.TimingCache("10.16.0", GPU, tmp_path).read() == b"1234"
-    assert tensorrt.TimingCache("11.0.0", GPU, tmp_path).read() == b""
+    assert builder.TimingCache("10.16.0", GPU, tmp_path).read() == b"1234"
+    assert builder.TimingCache("11.0.0", GPU, tmp_path).read() == b""
