@@ -160,12 +160,40 @@ class Session(abc.ABC):
         self.close()
 
 
+@dataclass(frozen=True)
+class TritonBackend:
+    """How Triton Inference Server calls the files of a target.
+
+    Attributes:
+        variant: as in ``smash-export triton --variant``.
+        backend: name of Triton's backend.
+        file: name of the model file in its repository.
+        input, output: tensor names where the backend does not go by those of the network.
+        gpu_only: whether it needs a GPU.
+    """
+
+    variant: str
+    backend: str
+    file: str
+    input: str | None = None
+    output: str | None = None
+    gpu_only: bool = False
+
+
 class Target(abc.ABC):
-    """One runtime.
+    """One runtime, with all that other parts of the program must know of it.
 
     Class attributes:
         name: as in ``--target``.
         extra: the optional dependency group that installs it.
+        modules: Python modules that it imports, each with the distributions that may bring it; the first
+            is the runtime itself. Their versions stand beside every result.
+        imports_torch: whether opening a file loads PyTorch, which takes seconds.
+        int8_placement: where a graph of precision int8 has its Q/DQ pairs: "runtime" (around every
+            operator) or "tensorrt" (by NVIDIA's rules).
+        triton: how Triton takes its files, None where it does not.
+        environment: name of the file of pins in ``deploy_targets/environments``, "" for a runtime that shares
+            an environment with the others.
         precisions: what :meth:`compile` can be asked for.
         precision_source: "onnx" when fp16 and int8 are written into the ONNX graph before
             :meth:`compile`; "target" when the runtime converts by itself.
@@ -180,6 +208,11 @@ class Target(abc.ABC):
 
     name: str
     extra: str
+    modules: Mapping[str, tuple[str, ...]] = {}
+    imports_torch: bool = False
+    int8_placement: Literal["runtime", "tensorrt"] = "runtime"
+    triton: TritonBackend | None = None
+    environment: str = ""
     precisions: tuple[Precision, ...] = ("fp32",)
     precision_source: Literal["onnx", "target"] = "onnx"
     needs_exported: bool = False

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
-from smash_targets.base import Availability, CompileRequest, ModelSignature, SessionOptions
+from smash_targets.base import Availability, CompileRequest, ModelSignature, SessionOptions, Target
 
 
 def has_module(name: str) -> bool:
@@ -34,6 +34,12 @@ def find_module(module: str, distributions: tuple[str, ...], install: str) -> Av
         except importlib.metadata.PackageNotFoundError:
             continue
     return Availability(True)
+
+
+def find_runtime(target: Target, install: str) -> Availability:
+    """Whether the first module of a target could be imported, and its version; see :func:`find_module`."""
+    module, distributions = next(iter(target.modules.items()))
+    return find_module(module, distributions, install)
 
 
 def check_batch(batch: np.ndarray, signature: ModelSignature) -> np.ndarray:

@@ -42,13 +42,14 @@ class ExecuTorchTarget(EnvironmentTarget):
 
     name = "executorch"
     extra = "executorch"
+    modules = {"executorch": ("executorch",), "torch": ("torch",)}
+    imports_torch = True
+    environment = "executorch"
     precisions = ("fp32",)
     precision_source = "target"
     needs_exported = True
     batch_note = "has one batch size; others run in parts of it"
-    distribution = "executorch"
     compiler = ("executorch", "torch")
-    runtime = ("executorch", "torch")
     options = ("batch",)
 
     def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:

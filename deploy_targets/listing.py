@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
-from smash_targets.base import get_target, target_names
+from smash_targets.base import Target, get_target, target_names
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class TargetState:
     reason: str = ""
     install: str = ""
     deprecated: str = ""
+
+
+def described_targets() -> list[Target]:
+    """Every registered target whose own module can be imported; no runtime is."""
+    found = []
+    for name in target_names():
+        with contextlib.suppress(Exception):  # a module that fails is shown by targets()
+            found.append(get_target(name))
+    return found
 
 
 def targets() -> list[TargetState]:

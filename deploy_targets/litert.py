@@ -47,13 +47,13 @@ class LiteRtTarget(EnvironmentTarget):
 
     name = "litert"
     extra = "litert"
+    modules = {"ai_edge_litert": ("ai-edge-litert",)}
+    environment = "litert"
     precisions = ("fp32", "int8")
     precision_source = "target"
     needs_exported = True
     batch_note = "has one batch size; others run in parts of it"
-    distribution = "ai-edge-litert"
     compiler = ("litert_torch", "ai_edge_quantizer", "torch")
-    runtime = ("ai_edge_litert",)
     options = ("batch",)
     install = "pip install ai-edge-litert"
 

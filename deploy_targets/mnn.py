@@ -31,7 +31,15 @@ from smash_targets.base import (
     SessionOptions,
     Target,
 )
-from smash_targets.common import check_batch, check_file, check_threads, damaged, find_module, only_cpu
+from smash_targets.common import (
+    check_batch,
+    check_file,
+    check_threads,
+    damaged,
+    find_module,
+    find_runtime,
+    only_cpu,
+)
 from smash_targets.onnx_file import read_onnx_facts
 
 SECONDS = 300  # for the converter, which takes less than one
@@ -45,12 +53,13 @@ class MnnTarget(Target):
 
     name = "mnn"
     extra = "mnn"
+    modules = {"MNN": ("MNN",)}
     precisions = ("fp32", "fp16")
     precision_source = "target"
     batch_note = "takes every batch size"
 
     def availability(self) -> Availability:
-        return find_module("MNN", ("MNN",), "pip install MNN")
+        return find_runtime(self, "pip install MNN")
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Convert with the native module."""

@@ -30,7 +30,7 @@ from smash_targets.base import (
     SessionOptions,
     Target,
 )
-from smash_targets.common import check_batch, check_file, check_threads, find_module, only_cpu
+from smash_targets.common import check_batch, check_file, check_threads, find_module, find_runtime, only_cpu
 from smash_targets.onnx_file import read_onnx_facts
 
 INSTALL = "pip install ncnn pnnx"
@@ -45,12 +45,13 @@ class NcnnTarget(Target):
 
     name = "ncnn"
     extra = "ncnn"
+    modules = {"ncnn": ("ncnn",), "pnnx": ("pnnx",)}
     precisions = ("fp32", "fp16")
     precision_source = "target"
     batch_note = "runs one image after the other"
 
     def availability(self) -> Availability:
-        return find_module("ncnn", ("ncnn",), INSTALL)
+        return find_runtime(self, INSTALL)
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Convert in a folder of its own, since pnnx writes nine files beside its input."""

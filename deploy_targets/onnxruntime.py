@@ -26,8 +26,9 @@ from smash_targets.base import (
     SessionInfo,
     SessionOptions,
     Target,
+    TritonBackend,
 )
-from smash_targets.common import check_batch, check_threads, damaged, find_module
+from smash_targets.common import check_batch, check_threads, damaged, find_runtime
 from smash_targets.onnx_file import OnnxFacts, read_onnx_facts
 from smash_targets.onnxruntime_gpu import (
     cache_folder,
@@ -63,11 +64,13 @@ class OnnxRuntimeTarget(Target):
 
     name = "onnxruntime"
     extra = "cpu"
+    modules = {"onnxruntime": DISTRIBUTIONS}
+    triton = TritonBackend("onnx", "onnxruntime", "model.onnx")
     precisions = ("fp32", "fp16", "int8")
     batch_note = "takes every batch size"
 
     def availability(self) -> Availability:
-        return find_module("onnxruntime", DISTRIBUTIONS, "pip install onnxruntime")
+        return find_runtime(self, "pip install onnxruntime")
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Copy the ONNX file, whose fp16 casts or Q/DQ nodes are there already; optimisation happens at

@@ -30,7 +30,7 @@ from smash_targets.base import (
     SessionOptions,
     Target,
 )
-from smash_targets.common import check_batch, check_file, check_threads, damaged, find_module
+from smash_targets.common import check_batch, check_file, check_threads, damaged, find_runtime
 from smash_targets.onnx_file import read_onnx_facts
 
 _CONVERTER = "openvino.tools.ovc"
@@ -51,11 +51,12 @@ class OpenVinoTarget(Target):
 
     name = "openvino"
     extra = "openvino"
+    modules = {"openvino": ("openvino",)}
     precisions = ("fp32", "bf16", "fp16", "int8")
     batch_note = "takes every batch size; the one named when it is opened runs fastest"
 
     def availability(self) -> Availability:
-        return find_module("openvino", ("openvino",), "pip install openvino")
+        return find_runtime(self, "pip install openvino")
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Convert; types of the graph are kept as they are."""

@@ -27,7 +27,7 @@ from smash_targets.base import (
     SessionOptions,
     Target,
 )
-from smash_targets.common import check_file, damaged, exported_program, find_module
+from smash_targets.common import check_file, damaged, exported_program, find_runtime
 from smash_targets.torchscript import INSTALL, TYPES, TorchSession, torch_device
 
 _PRECISION = "smash_export_precision"  # in the package's own metadata
@@ -39,13 +39,15 @@ class TorchExportTarget(Target):
 
     name = "torch_export"
     extra = "torch-export"
+    modules = {"torch": ("torch",)}
+    imports_torch = True
     precisions = ("fp32", "bf16", "fp16")
     precision_source = "target"
     needs_exported = True
     batch_note = "takes every batch size"
 
     def availability(self) -> Availability:
-        return find_module("torch", ("torch",), INSTALL)
+        return find_runtime(self, INSTALL)
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Compile the exported program, its weights packed for this processor."""

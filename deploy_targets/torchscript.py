@@ -27,8 +27,9 @@ from smash_targets.base import (
     SessionInfo,
     SessionOptions,
     Target,
+    TritonBackend,
 )
-from smash_targets.common import check_batch, check_file, check_threads, damaged, find_module
+from smash_targets.common import check_batch, check_file, check_threads, damaged, find_runtime
 
 INSTALL = "pip install torch"
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -40,13 +41,17 @@ class TorchScriptTarget(Target):
 
     name = "torchscript"
     extra = "search"
+    modules = {"torch": ("torch",)}
+    imports_torch = True
+    # TorchScript has no names: Triton's backend goes by position.
+    triton = TritonBackend("torchscript", "pytorch", "model.pt", "INPUT__0", "OUTPUT__0")
     precisions = ("fp32", "bf16", "fp16")
     precision_source = "target"
     batch_note = "takes every batch size"
     deprecated = "PyTorch deprecated TorchScript in 2.11; prefer onnxruntime, or torch_export"
 
     def availability(self) -> Availability:
-        return find_module("torch", ("torch",), INSTALL)
+        return find_runtime(self, INSTALL)
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Freeze the traced file: parameters become constants, and what only training needs goes.

@@ -36,18 +36,25 @@ class EnvironmentTarget(Target):
     """A target that works in this process where its packages are, and in a child elsewhere.
 
     Class attributes:
-        distribution: whose version is the runtime's version.
+        modules: that :meth:`open_here` imports; the first one's version is the runtime's.
         compiler: modules that :meth:`compile_here` imports.
-        runtime: modules that :meth:`open_here` imports.
         options: names of the settings that :meth:`compile_here` takes.
         install: the command for the runtime alone, where that shares an environment with the others.
     """
 
-    distribution: str
     compiler: tuple[str, ...]
-    runtime: tuple[str, ...]
     options: tuple[str, ...] = ()
     install: str = ""
+
+    @property
+    def runtime(self) -> tuple[str, ...]:
+        """Names of the modules that opening a file imports."""
+        return tuple(self.modules)
+
+    @property
+    def distribution(self) -> str:
+        """The distribution whose version is the runtime's."""
+        return next(iter(self.modules.values()))[0]
 
     def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:
         """:meth:`Target.compile` with the packages at hand."""

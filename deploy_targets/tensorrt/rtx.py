@@ -17,7 +17,7 @@ from typing import Any
 
 from smash_base.errors import MissingRuntimeError
 from smash_targets.base import Availability, CompileRequest
-from smash_targets.common import find_module, has_module
+from smash_targets.common import find_runtime, has_module
 from smash_targets.tensorrt.builder import build
 from smash_targets.tensorrt.cuda import Gpu
 from smash_targets.tensorrt.settings import read_settings
@@ -34,11 +34,17 @@ class TensorRtRtxTarget(TensorRtTarget):
 
     name = "tensorrt_rtx"
     extra = "tensorrt-rtx"
+    modules = {
+        BINDINGS: ("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu13-bindings"),
+        LIBRARIES: ("onnxruntime-ep-nv-tensorrt-rtx-cu12",),
+    }
+    triton = None
+    environment = "tensorrt-rtx"
     known_options = ("batch", "workspace_mib")
     keeps_timings = False  # its timing cache does nothing since 1.2
 
     def installed(self) -> Availability:
-        state = find_module(BINDINGS, ("tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu13-bindings"), INSTALL)
+        state = find_runtime(self, INSTALL)
         if state.available and not (has_module(LIBRARIES) or has_module("tensorrt_rtx_libs")):
             return Availability(
                 False, state.version, "the libraries of TensorRT for RTX are missing", INSTALL

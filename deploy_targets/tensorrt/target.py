@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from smash_targets.base import (
     Session,
     SessionOptions,
     Target,
+    TritonBackend,
 )
-from smash_targets.common import check_file, find_module
+from smash_targets.common import check_file, find_runtime
 from smash_targets.tensorrt.builder import build, check_layers, inspect
 from smash_targets.tensorrt.cuda import Gpu, open_cuda
 from smash_targets.tensorrt.manifest import EngineManifest, check_manifest, read_manifest, write_manifest
@@ -48,6 +50,9 @@ class TensorRtTarget(Target):
 
     name = "tensorrt"
     extra = "tensorrt"
+    modules: Mapping[str, tuple[str, ...]] = {"tensorrt": DISTRIBUTIONS, "cuda": ("cuda-python",)}
+    int8_placement = "tensorrt"
+    triton: TritonBackend | None = TritonBackend("plan", "tensorrt", "model.plan", gpu_only=True)
     precisions = ("fp32", "tf32", "fp16", "int8")
     batch_note = "takes the batch sizes of its profile"
     known_options: tuple[str, ...] = OPTIONS
@@ -65,7 +70,7 @@ class TensorRtTarget(Target):
 
     def installed(self) -> Availability:
         """Whether the builder is there, whatever the driver says."""
-        return find_module("tensorrt", DISTRIBUTIONS, INSTALL)
+        return find_runtime(self, INSTALL)
 
     def module(self) -> Any:
         """TensorRT's Python module.

@@ -366,6 +366,7 @@ class TrtexecTarget(Target):
 
     name = "trtexec"
     extra = "tensorrt"
+    int8_placement = "tensorrt"
     precisions = ("fp32", "tf32", "fp16", "int8")
 
     def availability(self) -> Availability:

@@ -56,7 +56,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("smash_export.cli.completion:command", "Print the completion script of a shell."),
 }
 
-# Top-level module -> extra of pyproject.toml, for the message when an import fails.
+# Top-level module -> extra of pyproject.toml, for the message when an import fails; targets name their own.
 EXTRA_OF_MODULE = {
     "torch": "search",
     "onnx": "search",
@@ -65,14 +65,6 @@ EXTRA_OF_MODULE = {
     "sklearn": "search",
     "scipy": "search",
     "matplotlib": "search",
-    "onnxruntime": "cpu",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx_bindings": "tensorrt-rtx",
-    "openvino": "openvino",
-    "ncnn": "ncnn",
-    "pnnx": "ncnn",
-    "executorch": "executorch",
-    "ai_edge_litert": "litert",
     "starlette": "serve",
     "uvicorn": "serve",
     "prometheus_client": "serve",
@@ -204,13 +196,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
             "out of memory; earlier results are untouched. Use a smaller batch or network.", 1, debug
         )
     except ModuleNotFoundError as error:
-        extra = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
+        extra = _extra_of((error.name or "").partition(".")[0])
         if extra is None:
             return _internal(error, debug)
         line = f"this needs the package {error.name}. Install it: pip install 'smash-export[{extra}]'"
         return _fail(line, 3, debug)
     except Exception as error:  # noqa: BLE001 - the last net: a defect of ours, reported as such
         return _internal(error, debug)
+
+
+def _extra_of(module: str) -> str | None:
+    from smash_targets.listing import described_targets
+
+    of_targets = {name: target.extra for target in described_targets() for name in target.modules}
+    return EXTRA_OF_MODULE.get(module) or of_targets.get(module)
 
 
 def _internal(error: Exception, debug: bool) -> int:

@@ -65,6 +65,11 @@ def command(output: Output) -> int:
             for name, extra in found["extras"].items()
         ],
     )
+    output.table(
+        "Targets",
+        ["", "target", "version", "why not"],
+        [[_tick(row.available), row.target, row.version, row.reason] for row in found["targets"]],
+    )
     if not found["packages"]:
         output.warn("this copy was never installed, so the required versions are unknown: pip install -e .")
     output.result(found)

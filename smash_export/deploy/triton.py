@@ -20,28 +20,19 @@ from smash_base import files
 from smash_base.errors import UsageError
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import runnable_files
+from smash_targets.base import TritonBackend
+from smash_targets.listing import described_targets
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
-@dataclass(frozen=True)
-class _Variant:
-    """How Triton calls one kind of file."""
-
-    target: str
-    backend: str
-    file: str
-    input: str | None  # None: the names of the network
-    output: str | None
-    gpu_only: bool
-
-
-VARIANTS = {
-    "onnx": _Variant("onnxruntime", "onnxruntime", "model.onnx", None, None, False),
-    "plan": _Variant("tensorrt", "tensorrt", "model.plan", None, None, True),
-    # TorchScript has no names: Triton's PyTorch backend goes by position.
-    "torchscript": _Variant("torchscript", "pytorch", "model.pt", "INPUT__0", "OUTPUT__0", False),
-}
+def known_variants() -> dict[str, tuple[str, TritonBackend]]:
+    """Variant -> target and Triton's backend, of every target whose files Triton takes."""
+    return {
+        target.triton.variant: (target.name, target.triton)
+        for target in described_targets()
+        if target.triton is not None
+    }
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ def write_repository(
     Args:
         bundle: what to write.
         destination: the repository.
-        variants: keys of :data:`VARIANTS`.
+        variants: names of :func:`variants`.
         name: of the model; that of the bundle's folder if None.
         settings: see there.
         force: replace models that are there.
@@ -106,7 +97,7 @@ def write_repository(
         with files.new_folder(folder, replace=force) as temporary:
             version = temporary / str(settings.version)
             version.mkdir()
-            shutil.copyfile(source, version / VARIANTS[variant].file)
+            shutil.copyfile(source, version / known_variants()[variant][1].file)
             files.write_text(temporary / "config.pbtxt", config(bundle, variant, folder.name, settings))
             files.write_text(temporary / "labels.txt", "".join(f"{label}\n" for label in bundle.labels))
             files.write_json(temporary / "preprocessing.json", bundle.preprocessing.to_json())
@@ -130,8 +121,8 @@ def plan_repository(
         raise UsageError("name of the model", expected="letters, digits and . _ -", received=name)
     plan = []
     for variant in dict.fromkeys(variants):
-        if variant not in VARIANTS:
-            raise UsageError("variant", expected=" or ".join(VARIANTS), received=variant)
+        if variant not in known_variants():
+            raise UsageError("variant", expected=" or ".join(known_variants()), received=variant)
         folder = destination / (name if len(set(variants)) == 1 else f"{name}_{variant}")
         plan.append((variant, folder, _source(bundle, variant, settings.precision)))
     return plan
@@ -139,7 +130,7 @@ def plan_repository(
 
 def config(bundle: Bundle, variant: str, name: str, settings: TritonSettings) -> str:
     """The text of ``config.pbtxt``."""
-    kind, signature = VARIANTS[variant], bundle.signature
+    (_, kind), signature = known_variants()[variant], bundle.signature
     smallest, _, largest = signature.batch
     gpu = settings.gpu or kind.gpu_only
     # Triton may send any batch from 1 up. A file that takes one size only has it as a fixed dimension.
@@ -174,7 +165,7 @@ def config(bundle: Bundle, variant: str, name: str, settings: TritonSettings) ->
 
 
 def _source(bundle: Bundle, variant: str, precision: str) -> Path:
-    return runnable_files(bundle, VARIANTS[variant].target, precision)[0].path
+    return runnable_files(bundle, known_variants()[variant][0], precision)[0].path
 
 
 def _parameter(key: str, value: str) -> str:

@@ -10,12 +10,14 @@ import importlib.metadata
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smash_export import __version__
 from smash_export.measure import machine
+from smash_targets.listing import targets
 
 DISTRIBUTION = "smash-export"
 _REQUIREMENT = re.compile(
@@ -23,9 +25,6 @@ _REQUIREMENT = re.compile(
         (?:;.*?extra\s*==\s*["'](?P<extra>[^"']+)["'].*)?$""",
     re.VERBOSE,
 )
-# Distribution -> module: any other distribution that provides the module will do, for example
-# onnxruntime-openvino, or tensorrt from NVIDIA's own packages.
-_SAME_MODULE = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ def diagnose() -> dict[str, Any]:
         "gpus": machine.gpus(),
         "packages": [vars(row) for row in rows],
         "extras": extras,
+        "targets": targets(),
         "ok": all(row.ok for row in rows if not row.extra),
     }
 
@@ -79,13 +79,14 @@ def requirements() -> list[Requirement]:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:  # run from a checkout that was never installed
         return []
-    providers = importlib.metadata.packages_distributions()
+    # Any other distribution of the same module will do, for example onnxruntime-openvino.
+    providers, modules = importlib.metadata.packages_distributions(), machine.runtime_distributions()
     rows = []
     for line in lines:
         match = _REQUIREMENT.match(line)
         if match is None or match["name"] == DISTRIBUTION:  # an extra that is another extra
             continue
-        found = _installed(match["name"], providers)
+        found = _installed(match["name"], providers.get(modules.get(match["name"], ""), ()))
         required = match["range"].strip()
         rows.append(
             Requirement(
@@ -123,15 +124,10 @@ def in_range(version: str, required: str) -> bool:
     return True
 
 
-def _installed(package: str, providers: Any) -> str:
-    version = machine.version_of(package)
-    if version is not None:
-        return version
-    for other in providers.get(_SAME_MODULE.get(package, ""), ()):
-        version = machine.version_of(other)
-        if version is not None:
-            return version
-    return ""
+def _installed(package: str, others: Sequence[str]) -> str:
+    """Version of a package, or of another one that stands for it; "" when none is there."""
+    versions = (machine.version_of(name) for name in (package, *others))
+    return next((version for version in versions if version is not None), "")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from smash_targets.listing import described_targets
+
 # Feature -> flags of /proc/cpuinfo (x86 "flags", ARM "Features"), any of which means it is there.
 FEATURES = {
     "AVX2": ("avx2",),
@@ -32,10 +34,9 @@ FEATURES = {
 _X86_ONLY = ("AVX2", "AVX-512", "VNNI", "AMX int8", "AMX bf16")
 _ARM_ONLY = ("dot product", "int8 matmul", "SVE")
 
-# What results depend on; those that are missing are left out.
+# What results depend on, beside the runtimes, which name their distributions themselves.
 PACKAGES = (
-    "smash-export", "numpy", "pillow", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu",
-    "openvino", "ncnn", "pnnx", "executorch", "ai-edge-litert", "tensorrt", "scikit-learn", "scipy",
+    "smash-export", "numpy", "pillow", "torch", "onnx", "onnxscript", "scikit-learn", "scipy",
     "optuna", "ray", "starlette", "uvicorn", "mlcommons-loadgen",
 )  # fmt: skip
 
@@ -91,9 +92,21 @@ def gpus() -> list[dict[str, str]]:
     return [dict(zip(fields, row, strict=True)) for row in rows if len(row) == len(fields)]
 
 
-def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Installed version of each package that is there."""
+def versions(names: Iterable[str] | None = None) -> dict[str, str]:
+    """Installed version of each package that is there; of all that results depend on unless named."""
+    if names is None:
+        names = dict.fromkeys([*PACKAGES, *runtime_distributions()])
     return {name: found for name in names if (found := version_of(name)) is not None}
+
+
+def runtime_distributions() -> dict[str, str]:
+    """Distribution -> the module that it may bring, of every registered target."""
+    return {
+        distribution: module
+        for target in described_targets()
+        for module, distributions in target.modules.items()
+        for distribution in distributions
+    }
 
 
 def version_of(package: str) -> str | None:

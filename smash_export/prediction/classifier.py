@@ -35,7 +35,7 @@ from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import RunnableFile, runnable_files
 from smash_export.prediction.batches import run_tensors
 from smash_export.prediction.sources import Source, is_single, sources
-from smash_targets.base import Session, SessionInfo, SessionOptions, Target, get_target
+from smash_targets.base import TARGETS, Session, SessionInfo, SessionOptions, Target, get_target
 
 MAX_STREAM_BATCH = 64
 _ARRAYS_ONLY = (str, os.PathLike, bytes, Image.Image, np.ndarray)
@@ -456,4 +456,4 @@ def _candidates(bundle: Bundle, target: str | None, precision: str | None) -> It
 
 
 def _is_torch(target: str) -> bool:
-    return target.startswith(("torch", "aot"))
+    return target in TARGETS and get_target(target).imports_torch

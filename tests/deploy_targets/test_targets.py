@@ -228,19 +228,6 @@ def test_a_device_that_is_not_here_is_an_error(available: str, compiled: Compile
         assert session.info.device == "cpu"
 
 
-# What each target needs, by the name that it imports.
-MODULES = {
-    "torchscript": "torch",
-    "torch_export": "torch",
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "ncnn": "ncnn",
-    "mnn": "MNN",
-    "executorch": "executorch",
-    "litert": "ai_edge_litert",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx": "tensorrt_rtx_bindings",
-}
 _WITHOUT = """
 import sys
 
@@ -271,7 +258,7 @@ def test_a_missing_runtime_is_one_line_with_the_command(name: str, tmp_path: Pat
     for variable in ("EXECUTORCH", "LITERT"):
         environment[f"SMASH_EXPORT_{variable}_PYTHON"] = str(tmp_path / "none")
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT, name, MODULES[name]],
+        [sys.executable, "-c", _WITHOUT, name, next(iter(get_target(name).modules))],
         capture_output=True,
         text=True,
         env=environment,

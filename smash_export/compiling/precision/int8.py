@@ -40,6 +40,7 @@ from smash_export.export.onnx_graphs import (
     require_onnxruntime,
     sqnr_db,
 )
+from smash_targets.base import get_target
 
 if TYPE_CHECKING:
     import onnx
@@ -79,7 +80,7 @@ TENSORRT = Scheme("s8", symmetric=True, placement="tensorrt")
 
 def scheme_for(target: str, features: dict[str, bool]) -> Scheme:
     """What a target runs fast on a processor with these features (:func:`machine.cpu_features`)."""
-    if target.startswith(("tensorrt", "trtexec")):
+    if get_target(target).int8_placement == "tensorrt":
         return TENSORRT
     if "dot product" in features:  # the ARM family
         return Scheme("s8", symmetric=True)
