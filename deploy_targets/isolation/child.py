@@ -1,31 +1,21 @@
-"""The child of :mod:`smash_targets.isolation.parent`; run as a file, by any interpreter that has NumPy.
-
-It answers until its input ends. Runtimes print to stdout as they like, so answers go to a descriptor of
-their own and stdout goes where stderr goes.
-"""
+"""The child of :mod:`smash_targets.isolation.parent`; run as a file, by any interpreter that has NumPy."""
 
 from __future__ import annotations
 
-import errno
 import importlib
 import importlib.util
-import json
-import os
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 
 def main() -> None:
     """Serve one parent."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    _end_with_parent()
     _adopt("smash_base", "smash_targets")
-    _serve(sys.argv[1], sys.stdin.buffer, answers)
+    from smash_targets.isolation.answers import answer_all
+
+    answer_all(sys.argv[1], _Runtime(sys.argv[1]).answer)
 
 
 def _adopt(*packages: str) -> None:
@@ -43,69 +33,32 @@ def _adopt(*packages: str) -> None:
         spec.loader.exec_module(module)
 
 
-def _end_with_parent() -> None:
-    """A runtime that hangs never reads the end of its input; a parent that was killed cannot say so."""
-    parent = os.getppid()
+class _Runtime:
+    """One target, and the file that it holds open."""
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._session: Any = None
 
-    threading.Thread(target=watch, daemon=True).start()
+    def answer(self, message: dict[str, Any], array: Any, send: Any) -> tuple[dict[str, Any], Any]:
+        """Compile, open or run, as ``do`` says."""
+        from smash_targets.base import SessionOptions
 
-
-def _serve(name: str, questions: IO[bytes], answers: IO[bytes]) -> None:
-    import numpy as np
-
-    from smash_base.errors import SmashError
-    from smash_targets import base
-
-    def send(answer: dict[str, Any], content: bytes = b"") -> None:
-        data = json.dumps(answer, default=str).encode()
-        answers.write(b"%8d" % len(data) + data + content)
-        answers.flush()
-
-    target = _target(name)
-    target.on_progress = lambda *progress: send({"progress": progress})
-    session: base.Session | None = None
-    for line in iter(questions.readline, b""):
-        message = json.loads(line)
-        array = None
-        if message["shape"] is not None:
-            size = int(np.prod(message["shape"])) * 4
-            array = np.frombuffer(questions.read(size), np.float32).reshape(message["shape"])
-        result = None
-        try:
-            if message["do"] == "compile":
-                written = target.compile(_request(message["request"], array), Path(message["destination"]))
-                answer: dict[str, Any] = {"main": written.main, "notes": dict(written.notes)}
-            elif message["do"] == "open":
-                signature = _signature(message["signature"])
-                options = base.SessionOptions(**message["options"])
-                session = target.open(Path(message["path"]), signature, options)
-                answer = {"info": vars(session.info)}
-            else:
-                assert session is not None
-                assert array is not None
-                started = time.perf_counter()
-                result = np.ascontiguousarray(session.run(array), np.float32)
-                answer = {"seconds": time.perf_counter() - started}
-        except SmashError as error:
-            answer = {"error": {"kind": type(error).__name__, **vars(error)}}
-        except Exception as error:  # noqa: BLE001  whatever a runtime raises is an answer, not the end
-            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-            answer = {
-                "error": {
-                    "kind": "disk full" if full else "VerificationError",
-                    "what": f"{name} failed at {message['do']}",
-                    "expected": None,
-                    "received": f"{type(error).__name__}: {error}",
-                    "hint": None,
-                }
-            }
-        answer["shape"] = None if result is None else result.shape
-        send(answer, b"" if result is None else result.tobytes())
+        if message["do"] == "compile":
+            target = _target(self._name)
+            target.on_progress = lambda *progress: send({"progress": progress})
+            request = _request(message["request"], array)
+            written = target.compile(request, Path(message["destination"]))
+            return {"main": written.main, "notes": dict(written.notes)}, None
+        if message["do"] == "open":
+            signature = _signature(message["signature"])
+            options = SessionOptions(**message["options"])
+            self._session = _target(self._name).open(Path(message["path"]), signature, options)
+            return {"info": vars(self._session.info)}, None
+        assert self._session is not None
+        started = time.perf_counter()
+        result = self._session.run(array)
+        return {"seconds": time.perf_counter() - started}, result
 
 
 def _target(name: str) -> Any:

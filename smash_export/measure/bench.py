@@ -225,7 +225,9 @@ def bench_bundle(
             stages = _guarded(workers, results, name, "stages", min(1.0, seconds))
             memory = _guarded(workers, results, name, "memory")
             if logits is not None:
-                _guarded(workers, results, name, "logits", logits / f"{name.replace(':', '-')}.npy")
+                answers = _guarded(workers, results, name, "logits")
+                if answers is not None:
+                    np.save(logits / f"{name.replace(':', '-')}.npy", answers, allow_pickle=False)
             if stages is None or memory is None:
                 continue
             scores = {}

@@ -39,7 +39,7 @@ def no_children() -> bool:
         text=True,
         check=False,
     )
-    return "worker.py" not in listed.stdout
+    return "isolation/child.py" not in listed.stdout
 
 
 def test_progress_of_a_compile_in_a_child_is_heard(sources: Sources, tmp_path: Path) -> None:

@@ -157,13 +157,13 @@ def start(code: str, bundle: Bundle, timeout: float, monkeypatch: pytest.MonkeyP
 def test_a_crash_is_one_line_with_the_signal(
     digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "import sys\nif 'bench_worker' in ' '.join(sys.orig_argv): import os; os.abort()"
+    code = "import sys\nif 'bench_child' in ' '.join(sys.orig_argv): import os; os.abort()"
     with pytest.raises(VerificationError, match="SIGABRT"):
         start(code, Bundle.open(digits_bundle), 30, monkeypatch, tmp_path)
 
 
 def test_a_hang_is_given_up(digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys, time\nif 'bench_worker' in ' '.join(sys.orig_argv): time.sleep(60)"
+    code = "import sys, time\nif 'bench_child' in ' '.join(sys.orig_argv): time.sleep(60)"
     begin = time.monotonic()
     with pytest.raises(VerificationError, match="did not answer"):
         start(code, Bundle.open(digits_bundle), 1.0, monkeypatch, tmp_path)
