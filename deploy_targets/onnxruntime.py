@@ -97,6 +97,7 @@ class OnnxRuntimeTarget(Target):
         facts = read_onnx_facts(path)
         import onnxruntime
 
+        onnxruntime.disable_telemetry_events()  # where it was imported before smash_base could say so
         provider = _provider(options, facts)
         providers = _with_settings(onnxruntime, provider, options, path, signature, facts.precision)
         settings = onnxruntime.SessionOptions()
