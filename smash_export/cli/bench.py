@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
 
 if TYPE_CHECKING:
-    from smash_export.measure.bench import Measurement
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.measure.bench import Benchmark, Measurement
+    from smash_export.remote.device import Device
 
 
 @click.command()
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds after which a silent runtime is given up.",
 )
+@device_options
 @common_options(writes=True)
 def command(
     bundle: Path,
@@ -75,6 +79,7 @@ def command(
     max_p50: float | None,
     timeout: float,
     output: Output,
+    **values: Any,
 ) -> None:
     """Measure the files of BUNDLE in turns, each in a process of its own, and record the results.
 
@@ -86,7 +91,7 @@ def command(
     from smash_export.measure.bench import bench, steps
     from smash_export.measure.loadgen import SCENARIOS
 
-    opened = Bundle.open(bundle)
+    opened, device = Bundle.open(bundle), device_of(values)
     files = selected_files(opened, targets)
     sizes = tuple(dict.fromkeys(batches))
     if output.dry_run:
@@ -97,19 +102,23 @@ def command(
         )
         output.result({"dry_run": True, "files": [file.name for file in files], "batches": list(sizes)})
         return
-    with output.progress("measuring", steps(len(files), len(sizes), rounds)) as advance:
-        benchmark = bench(
-            opened,
-            targets=targets,
-            threads=threads,
-            batches=sizes,
-            seconds=seconds,
-            rounds=rounds,
-            scenarios=SCENARIOS if loadgen else (),
-            scenario_seconds=loadgen_seconds,
-            timeout=timeout,
-            advance=advance,
-        )
+    if device is not None:
+        expected = len(files) * (20 + seconds * len(sizes) + 4 * loadgen_seconds * loadgen)
+        benchmark = _on_device(device, opened, output, expected)
+    else:
+        with output.progress("measuring", steps(len(files), len(sizes), rounds)) as advance:
+            benchmark = bench(
+                opened,
+                targets=targets,
+                threads=threads,
+                batches=sizes,
+                seconds=seconds,
+                rounds=rounds,
+                scenarios=SCENARIOS if loadgen else (),
+                scenario_seconds=loadgen_seconds,
+                timeout=timeout,
+                advance=advance,
+            )
     rows = benchmark.files
     _show(output, rows, sizes)
     output.result({"bundle": str(bundle), **benchmark.to_json()})
@@ -122,6 +131,20 @@ def command(
             expected=f"a median of at most {max_p50:g} ms",
             received=", ".join(f"{row.latency[sizes[0]].p50_ms:.4g} ms" for row in slow),
         )
+
+
+def _on_device(device: Device, bundle: Bundle, output: Output, seconds: float) -> Benchmark:
+    """The same on the device; recorded in the bundle as if it had been measured here."""
+    from smash_export.measure.bench import Benchmark, Measurement
+
+    without = {*NAMES, "dry_run", "max_p50"}
+    words = ["bench", "{bundle}", *given_words(click.get_current_context(), without=without)]
+    result = ask(device, words, output, inputs={"bundle": bundle.path}, seconds=seconds)
+    rows = tuple(Measurement.from_json(item) for item in result["files"])
+    machine = {**result["machine"], "device": device.name}
+    benchmark = Benchmark(rows, result["settings"], machine, result["date"])
+    bundle.record("bench", benchmark.to_json())
+    return benchmark
 
 
 def _show(output: Output, rows: tuple[Measurement, ...], sizes: tuple[int, ...]) -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
+
+if TYPE_CHECKING:
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.remote.device import Device
 
 
 @click.command()
@@ -43,6 +49,7 @@ from smash_export.cli.console import Output, common_options
 @click.option(
     "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Turns that the files take."
 )
+@device_options
 @common_options(writes=True)
 def command(
     bundle: Path,
@@ -53,6 +60,7 @@ def command(
     seconds: float,
     rounds: int,
     output: Output,
+    **values: Any,
 ) -> None:
     """Measure accuracy and speed of every file of BUNDLE on this machine and recommend one.
 
@@ -63,13 +71,17 @@ def command(
     from smash_export.measure.bench import steps
     from smash_export.report.compare import COLUMNS, cells, compare, default_page, title_of
 
-    opened = Bundle.open(bundle)
+    opened, device = Bundle.open(bundle), device_of(values)
     files = selected_files(opened, targets)
     destination = page or default_page(bundle)
     sizes = tuple(dict.fromkeys(batches))
     if output.dry_run:
         output.table("Would compare", ["file", "path"], [[file.name, str(file.path)] for file in files])
         output.result({"dry_run": True, "files": [file.name for file in files], "html": str(destination)})
+        return
+    if device is not None:
+        expected = len(files) * (20 + seconds * len(sizes))
+        _on_device(device, opened, destination, output, expected, record=not targets)
         return
     with output.progress("comparing", steps(len(files), len(sizes), rounds)) as advance:
         comparison = compare(
@@ -95,3 +107,28 @@ def command(
         output.text(f"Use {advice['target']} {advice['precision']}: {advice['reason']}.")
     output.note(f"report: {destination}")
     output.result({"html": str(destination), **comparison.to_json()})
+
+
+def _on_device(
+    device: Device, bundle: Bundle, page: Path, output: Output, seconds: float, *, record: bool
+) -> None:
+    """The same on the device: its page and its recommendation come back."""
+    without = {*NAMES, "dry_run", "page"}
+    words = ["compare", "{bundle}", "--html", "{page}"]
+    words += given_words(click.get_current_context(), without=without)
+    result = ask(
+        device, words, output, inputs={"bundle": bundle.path}, outputs={"page": page}, seconds=seconds
+    )
+    advice = result["recommendation"]
+    if advice is not None and record:
+        bundle.record("recommendation", advice)
+    rows = []
+    for row in result["rows"]:
+        latency: dict[str, Any] = next(iter(row["measurement"]["latency"].values()), {})
+        accuracy = f"{row['parity']['accuracy']:.2%}" if row["parity"] else None
+        rows.append([row["name"], accuracy, latency.get("p50_ms"), row["verdict"], row["reason"]])
+    output.table(f"On {device.name}", ["file", "accuracy", "p50 ms", "verdict", "why"], rows)
+    if advice is None:
+        output.warn("no file qualifies; nothing is recommended")
+    output.note(f"report: {page}")
+    output.result({**result, "html": str(page), "device": device.name})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.device import NAMES, device_of, device_options, given_words
 from smash_export.device_search.search import PRESETS
 from smash_targets.base import target_names
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda: where to train.")
+@device_options
 @common_options(writes=True)
 def command(data: str, out: Path | None, duration: str | None, output: Output, **values: Any) -> None:
     """Search, freeze, compile, verify, measure and compare: images in, a bundle and one page out.
@@ -57,7 +59,9 @@ def command(data: str, out: Path | None, duration: str | None, output: Output, *
     from smash_export.job.plan import Request, make_plan
     from smash_export.job.stages import Job
 
-    request = Request(data, seconds=parse_duration(duration) if duration else None, **values)
+    elsewhere = _elsewhere(values)
+    seconds = parse_duration(duration) if duration else None
+    request = Request(data, seconds=seconds, elsewhere=elsewhere, **values)
     request.check()
     with output.job("reading and measuring"):
         with output.progress("reading images", None):
@@ -72,6 +76,19 @@ def command(data: str, out: Path | None, duration: str | None, output: Output, *
     with files.exclusive(folder, purpose="run"):
         job = Job.find(folder, request) or Job(folder, request, plan, [])
         _do(output, job, dataset)
+
+
+def _elsewhere(values: dict[str, Any]) -> tuple[str, ...]:
+    """Options that name another device, for the commands of the stages; it must answer before all else."""
+    from smash_export.remote.device import ReachedDevice
+
+    context = click.get_current_context()
+    others = {parameter.name or "" for parameter in context.command.params} - set(NAMES)
+    words = tuple(given_words(context, without=others))
+    device = device_of(values)
+    if isinstance(device, ReachedDevice):
+        device.check()
+    return words
 
 
 def _file_name(name: str) -> str:

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from smash_base import files
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.device import ask, device_of, device_options
+from smash_export.device_search.search import PRESETS
+from smash_targets.base import target_names
 
 if TYPE_CHECKING:
     from smash_export.device_search.latency import LatencyTable
@@ -23,9 +27,15 @@ def command() -> None:
 @command.command()
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images whose networks are measured.")
-@click.option("--space", help="[default: by image size]")
+@click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
 @click.option("--networks", type=click.IntRange(10, 10_000), default=150, show_default=True)
-@click.option("--target", default="onnxruntime", show_default=True, help="Runtime of the device.")
+@click.option(
+    "--target",
+    type=click.Choice(target_names()),
+    default="onnxruntime",
+    show_default=True,
+    help="Runtime of the device.",
+)
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "int8"]))
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per inference.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of one inference.")
@@ -57,11 +67,13 @@ def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) 
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--target", help="Refuse a kit for another runtime.")
 @click.option("--seconds", type=click.FloatRange(0.01), default=0.3, show_default=True, help="Per network.")
+@device_options
 @common_options(writes=True)
-def build(kit: Path, out: Path, target: str | None, seconds: float, output: Output) -> None:
-    """Measure the graphs of KIT on this machine and write the table OUT; goes on where it stopped."""
-    from smash_export.device_search.latency import PASSES, build_table, read_kit
+def build(kit: Path, out: Path, target: str | None, seconds: float, output: Output, **values: Any) -> None:
+    """Measure the graphs of KIT on this machine, or a device, and write the table OUT; resumes."""
+    from smash_export.device_search.latency import PASSES, LatencyTable, build_table, read_kit
 
+    device = device_of(values)
     facts = read_kit(kit)
     if target not in (None, facts["setting"]["target"]):
         raise UsageError(
@@ -70,8 +82,19 @@ def build(kit: Path, out: Path, target: str | None, seconds: float, output: Outp
     if output.dry_run:
         output.result({"dry_run": True, "networks": len(facts["networks"]), "setting": facts["setting"]})
         return
-    with output.progress("measuring", PASSES * len(facts["networks"])) as advance:
-        table = build_table(kit, out, seconds=seconds, advance=advance)
+    if device is not None:
+        ask(
+            device,
+            ["latency", "build", "{kit}", "{table}", "--seconds", f"{seconds:g}"],
+            output,
+            inputs={"kit": kit},
+            outputs={"table": out},
+            seconds=len(facts["networks"]) * (seconds + 1),
+        )
+        table = LatencyTable(files.read_json(out, what="latency table"))
+    else:
+        with output.progress("measuring", PASSES * len(facts["networks"])) as advance:
+            table = build_table(kit, out, seconds=seconds, advance=advance)
     median = sorted(table.times)[len(table.times) // 2]
     output.text(f"{out}: {len(table.times)} networks, median {median:.3g} ms")
     output.result({"table": str(out), "networks": len(table.times), "median_ms": float(median)})

@@ -11,12 +11,14 @@ import click
 
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
 from smash_export.cli.groups import Grouped
 from smash_export.device_search.search import PRESETS, STRATEGIES
 from smash_targets.base import target_names
 
 if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency
+    from smash_export.remote.device import Device
     from smash_search.data import Dataset
     from smash_search.run import SearchConfig, SearchResult
 
@@ -30,10 +32,14 @@ GROUPS = {
     "Finalists": ("finalists", "rungs", "finalist_batch", "finalist_images", "start", "baseline"),
     "Limits": ("max_latency", "max_parameters", "max_macs", "max_memory"),
     "Device": (
-        "target", "precision", "latency_batch", "latency_threads", "latency_table",
+        "target", "precision", "latency_batch", "latency_threads", "latency_table", *NAMES,
+        "device_networks",
     ),
     "This machine": ("device", "threads", "executor", "workers", "ray_address"),
 }  # fmt: skip
+
+
+TABLE_SEED = 1  # of the networks that a device measures; the same as that of `latency kit`
 
 
 def _by_space(part: str, name: str) -> str:
@@ -136,7 +142,15 @@ def _words(value: object) -> str:
 @click.option(
     "--latency-table",
     type=click.Path(path_type=Path),
-    help="Predict instead of measuring, for a device that is not here; see: smash-export latency",
+    help="Predict instead of measuring, for a device that cannot be reached; see: smash-export latency",
+)
+@device_options
+@click.option(
+    "--device-networks",
+    type=click.IntRange(10, 10_000),
+    default=150,
+    show_default=True,
+    help="Random networks that the other device measures, for its latency table.",
 )
 @click.option(
     "--executor",
@@ -179,6 +193,11 @@ def _search(
     )
     with output.progress("reading images", None):
         dataset = load_data(data, validation=values["validation"])
+    folder = run or default_folder(dataset.name)
+    device = device_of(values)
+    if device is not None and not output.dry_run:
+        values["latency_table"] = device_table(device, dataset, folder, values, output)
+        values |= dict.fromkeys(("target", "precision", "latency_batch", "latency_threads"))
     measurement = device_latency(
         dataset,
         max_latency=values["max_latency"],
@@ -187,9 +206,9 @@ def _search(
         batch=values["latency_batch"],
         threads=values["latency_threads"],
         table=values["latency_table"],
+        elsewhere=device,
     )
     config = _configuration(dataset, measurement, values)
-    folder = run or default_folder(dataset.name)
     if output.dry_run:
         plan = config.to_json()
         output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
@@ -203,10 +222,40 @@ def _search(
         resume=values["resume"],
         measurement=measurement,
         executor=executor,
-        command=["smash-export", "search", *words(click.get_current_context())],
+        command=["smash-export", "search", *given_words(click.get_current_context())],
         output=output,
     )
     return None if result is None else (result, config)
+
+
+def device_table(
+    device: Device, dataset: Dataset, folder: Path, values: dict[str, Any], output: Output
+) -> Path:
+    """The latency table of a device in the run's folder; measured there unless it is there already."""
+    from smash_export.device_search.latency import BUILD_SECONDS, LatencyTable, Setting, write_kit
+    from smash_search.rank.finalists import input_spec_of
+    from smash_search.space.space import space_for
+
+    if values["latency_table"] is not None:
+        raise UsageError("both a device and --latency-table are given", hint="Choose one.")
+    kit, table = folder / "device-kit.zip", folder / "device-table.json"
+    names = {"target": "target", "precision": "precision"}
+    names |= {"batch": "latency_batch", "threads": "latency_threads"}
+    setting = Setting(**{name: values[key] for name, key in names.items() if values[key] is not None})
+    if table.exists():
+        held = LatencyTable.read(table).setting
+        if held != setting:
+            raise UsageError(f"{table} was measured with another setting", expected=held, received=setting)
+        return table
+    spec = input_spec_of(dataset)
+    space = space_for(spec, values["space"])
+    networks = [space.draw(TABLE_SEED, slot) for slot in range(values["device_networks"])]
+    with output.progress("writing graphs for the device", len(networks)) as advance:
+        write_kit(kit, networks, spec, len(dataset.classes), setting, advance)
+    words = ["latency", "build", "{kit}", "{table}"]
+    seconds = len(networks) * (BUILD_SECONDS + 1)  # a second to compile and open each
+    ask(device, words, output, inputs={"kit": kit}, outputs={"table": table}, seconds=seconds)
+    return table
 
 
 def _configuration(
@@ -332,22 +381,3 @@ def options(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise UsageError("--strategy-option", expected="NAME=NUMBER", received=pair)
         found[name.replace("-", "_")] = value
     return found
-
-
-def words(context: click.Context) -> list[str]:
-    """The options that were given, as words of a command that repeats this one."""
-    from click.core import ParameterSource
-
-    given: list[str] = []
-    for parameter in context.command.params:
-        name, value = parameter.name or "", context.params.get(parameter.name or "")
-        source = context.get_parameter_source(name)
-        if value is None or source in (ParameterSource.DEFAULT, None) or name in ("as_json", "quiet"):
-            continue
-        if isinstance(value, bool):
-            given.append(parameter.opts[0] if value else parameter.secondary_opts[0])
-        elif isinstance(value, tuple):
-            given += [word for entry in value for word in (parameter.opts[0], str(entry))]
-        else:
-            given += [parameter.opts[0], str(value)]
-    return given

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from smash_base.errors import MissingRuntimeError, VerificationError
+from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
 
 if TYPE_CHECKING:
+    from smash_export.bundle.bundle import Bundle
     from smash_export.measure.verify import FileReport, Verification
+    from smash_export.remote.device import Device
 
 
 @click.command()
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Run the runtimes in this process: faster, but a crash of one ends the command.",
 )
+@device_options
 @common_options(writes=True)
 def command(
     bundle: Path,
@@ -58,6 +62,7 @@ def command(
     threads: int | None,
     in_process: bool,
     output: Output,
+    **values: Any,
 ) -> None:
     """Compare every file of BUNDLE, or one of them, with the network on real images.
 
@@ -66,18 +71,21 @@ def command(
     from smash_export.bundle.bundle import Bundle
     from smash_export.measure.verify import verify
 
-    opened = Bundle.open(bundle)
-    with output.progress("verifying", None) as advance:
-        verification = verify(
-            opened,
-            target=target,
-            precision=precision,
-            data=data,
-            split=split,
-            threads=threads,
-            isolated=not in_process,
-            on_report=lambda report: advance(file=f"{report.target} {report.precision}"),
-        )
+    opened, device = Bundle.open(bundle), device_of(values)
+    if device is not None:
+        verification = _on_device(device, opened, output, data)
+    else:
+        with output.progress("verifying", None) as advance:
+            verification = verify(
+                opened,
+                target=target,
+                precision=precision,
+                data=data,
+                split=split,
+                threads=threads,
+                isolated=not in_process,
+                on_report=lambda report: advance(file=f"{report.target} {report.precision}"),
+            )
     reports = verification.files
     output.table(
         f"Against {verification.reference} on {len(verification.samples)} real images",
@@ -105,6 +113,21 @@ def command(
             received=", ".join(f"{report.target}: {report.problems[0]}" for report in skipped),
             hint="See: smash-export doctor",
         )
+
+
+def _on_device(device: Device, bundle: Bundle, output: Output, data: str | None) -> Verification:
+    """The same on the device, with the images of the bundle; recorded in it."""
+    from smash_export.measure.verify import FileReport, Verification
+
+    if data is not None:
+        raise UsageError("--data on a device", expected="the images of the bundle, which are copied there")
+    without = {*NAMES, "save_worst", "split", "dry_run"}
+    words = ["verify", "{bundle}", *given_words(click.get_current_context(), without=without)]
+    seconds = 20.0 * (2 + len(bundle.compiled))
+    result = ask(device, words, output, inputs={"bundle": bundle.path}, seconds=seconds)
+    reports = tuple(FileReport.from_json(item) for item in result["files"])
+    bundle.record("verify_elsewhere", {"device": device.name, "files": result["files"]})
+    return Verification(f"{result['reference']}, on {device.name},", bundle.samples(), reports)
 
 
 def _row(report: FileReport) -> list[Any]:

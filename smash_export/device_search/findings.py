@@ -20,7 +20,7 @@ class LatencyFinding:
         milliseconds: the one that its limit was held to.
         lowest_ms: fastest of the repeated measurements; None where it was not measured repeatedly.
         limit_ms: None without a limit.
-        predicted: whether it comes from a table.
+        predicted: whether it comes from a table and was not measured on the device.
     """
 
     milliseconds: float
@@ -52,7 +52,8 @@ def latency_of(
     measures = search.get("measures") or {}
     if "latency_ms" not in measures:
         return None
-    return LatencyFinding(measures["latency_ms"], measures.get(LOWEST), limit_ms, predicted)
+    lowest = measures.get(LOWEST)
+    return LatencyFinding(measures["latency_ms"], lowest, limit_ms, predicted and lowest is None)
 
 
 @dataclass(frozen=True)

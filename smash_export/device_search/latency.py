@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,9 +38,13 @@ from smash_export.measure.timing import Latency, measure_latency
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
 
+if TYPE_CHECKING:
+    from smash_export.remote.device import Device
+
 SCHEMA = 1
 FOLDS = 5
 MAX_KIT_BYTES = 2**31
+BUILD_SECONDS = 0.3  # of timing each network of a kit
 PASSES = 3  # over the networks of a kit, each with a share of the time: a busy moment spoils one only
 CONFIRMATIONS, CONFIRMED_SECONDS = 3, 0.5  # measurements of a pick, and seconds of each
 LOWEST = "latency_low_ms"  # among the measures of a confirmed network: the fastest of its medians
@@ -265,7 +269,7 @@ def build_table(
     kit: Path,
     out: Path,
     *,
-    seconds: float = 0.3,
+    seconds: float = BUILD_SECONDS,
     advance: Callable[[], None] = lambda: None,
 ) -> LatencyTable:
     """Measure every network of a kit on this machine; resumes a table that was begun.
@@ -468,6 +472,7 @@ class DeviceLatency:
         setting: what to measure on.
         limit_ms: largest latency of the pick, or None.
         table: predicts instead of measuring, for a device that is not here.
+        elsewhere: the table's device, where it can be asked: what may be picked is measured there.
         seconds: of each measurement.
     """
 
@@ -479,6 +484,7 @@ class DeviceLatency:
         *,
         limit_ms: float | None = None,
         table: LatencyTable | None = None,
+        elsewhere: Device | None = None,
         seconds: float = 0.2,
     ) -> None:
         if table is None:
@@ -492,11 +498,15 @@ class DeviceLatency:
             )
         self._input, self._classes, self._setting = input_spec, classes, setting
         self.limit_ms, self._table, self._seconds = limit_ms, table, seconds
+        self._elsewhere = elsewhere
 
     def describe(self) -> dict[str, Any]:
         """What was measured and how, for config.json and the report."""
         if self._table is not None:
-            return {"setting": asdict(self._table.setting), "predicted": True, "limit_ms": self.limit_ms}
+            described = {"setting": asdict(self._table.setting), "predicted": True}
+            if self._elsewhere is not None:
+                described["device"] = self._elsewhere.name
+            return {**described, "limit_ms": self.limit_ms}
         return {"setting": asdict(self._setting), "predicted": False, "limit_ms": self.limit_ms}
 
     def measure(self, architecture: Architecture) -> dict[str, float]:
@@ -508,6 +518,8 @@ class DeviceLatency:
 
     def confirm(self, architecture: Architecture) -> dict[str, float]:
         """The slowest of several longer measurements, what a limit can be held to, and the fastest."""
+        if self._table is not None and self._elsewhere is not None:
+            return self._confirm_elsewhere(architecture, self._table, self._elsewhere)
         if self._table is not None:
             return self.measure(architecture)
         medians = [
@@ -516,6 +528,25 @@ class DeviceLatency:
             ).p50_ms
             for _ in range(CONFIRMATIONS)
         ]
+        return {"latency_ms": max(medians), LOWEST: min(medians)}
+
+    def _confirm_elsewhere(
+        self, architecture: Architecture, table: LatencyTable, device: Device
+    ) -> dict[str, float]:
+        """Repeated measurements on the device itself: the same network several times in one kit."""
+        with tempfile.TemporaryDirectory(prefix="smash-export-") as name:
+            kit, out = Path(name) / f"pick-{architecture.key}.zip", Path(name) / "table.json"
+            networks = [architecture] * CONFIRMATIONS
+            write_kit(kit, networks, self._input, self._classes, table.setting)
+            seconds = PASSES * CONFIRMED_SECONDS
+            device.ask(
+                ["latency", "build", "{kit}", "{table}", "--seconds", f"{seconds:g}"],
+                inputs={"kit": kit},
+                outputs={"table": out},
+                seconds=120 + 10 * CONFIRMATIONS * seconds,
+            )
+            measured = files.read_json(out, what="latency table")["networks"]
+        medians = [_median(network["latency"]) for network in measured]
         return {"latency_ms": max(medians), LOWEST: min(medians)}
 
     def refusal(self, measures: Mapping[str, float]) -> str | None:

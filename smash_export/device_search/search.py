@@ -18,6 +18,7 @@ from smash_export.progress import SILENT, Output
 
 if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency
+    from smash_export.remote.device import Device
     from smash_search.data import Dataset
     from smash_search.executors import ExecutorConfig
     from smash_search.run import SearchConfig, SearchResult
@@ -176,6 +177,7 @@ def device_latency(
     batch: int | None = None,
     threads: int | None = None,
     table: Path | None = None,
+    elsewhere: Device | None = None,
 ) -> DeviceLatency | None:
     """How candidates are measured; None when neither a limit, a target nor a table is given.
 
@@ -183,6 +185,7 @@ def device_latency(
         max_latency: one or several limits, such as "3ms" or "3ms,5ms"; candidates keep the largest.
         target, precision, batch, threads: see :class:`smash_export.device_search.latency.Setting`.
         table: of a device that is not here; decides the setting itself.
+        elsewhere: that device, where it can be asked: picks are measured on it.
 
     Raises:
         UsageError: a table together with a setting; MissingRuntimeError: the runtime is not here.
@@ -207,6 +210,7 @@ def device_latency(
         Setting(**given),
         limit_ms=max(limits.values(), default=None),
         table=None if table is None else LatencyTable.read(table),
+        elsewhere=elsewhere,
     )
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # Seconds beside what the commands are told to measure: starting processes, exporting, reading back. Taken
 # on two cores of a Xeon at 2.1 GHz; small beside a search.
 EXPORT, COMPILE, VERIFY, BENCH = 3.0, 2.0, 2.0, 1.0
+TABLE_NETWORKS, ELSEWHERE = 150, 0.8  # networks that another device measures, and seconds for each
 INT8 = 6.0  # more to compile: calibration and the noise of every layer
 MEASURED = 3.0  # seconds that bench and compare measure each file for: 2 s of batch 1 and 1 s of stages
 
@@ -52,6 +53,7 @@ class Request:
         space: of the search, or None to choose by the size of the images.
         seed: of everything random.
         device: auto, cpu or cuda: where to train.
+        elsewhere: options that name another device to search for and measure on; empty for this machine.
     """
 
     data: str
@@ -62,6 +64,7 @@ class Request:
     space: str | None = None
     seed: int = 0
     device: str = "auto"
+    elsewhere: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise UsageError or MissingRuntimeError unless the target can be compiled for and run here."""
@@ -159,9 +162,11 @@ def make_plan(request: Request, dataset: Dataset, folder: Path, output: Output) 
     from smash_export.device_search.search import check_latency, configure, device_latency, latency_limits
     from smash_export.export.freeze import default_recipe
 
-    measurement: DeviceLatency | None = device_latency(
-        dataset, max_latency=request.max_latency, target=request.target, precision=request.precision
-    )
+    measurement: DeviceLatency | None = None
+    if not request.elsewhere:
+        measurement = device_latency(
+            dataset, max_latency=request.max_latency, target=request.target, precision=request.precision
+        )
     config = configure(
         dataset,
         space=request.space,
@@ -192,8 +197,12 @@ def _plan(
 ) -> Plan:
     bundle = folder / "bundle"
     files = 2 + len(_precisions(request)) - (request.target in ("torchscript", "onnxruntime"))
+    search = search_parts(config, dataset, units)
+    if request.elsewhere:
+        search.insert(0, Part("latency on", TABLE_NETWORKS * ELSEWHERE))
+    there = request.elsewhere
     stages = [
-        Stage("search", _search_words(request, folder, config), tuple(search_parts(config, dataset, units))),
+        Stage("search", _search_words(request, folder, config), tuple(search)),
         Stage(
             "freeze",
             _freeze_words(request, folder, recipe),
@@ -207,12 +216,16 @@ def _plan(
             )
             for precision in _precisions(request)
         ),
-        Stage("verify", ("verify", str(bundle)), (Part("verifying", VERIFY * files),)),
-        Stage("bench", ("bench", str(bundle)), (Part("measuring", (BENCH + MEASURED) * files),)),
+        Stage("verify", ("verify", str(bundle), *there), (Part("verify", VERIFY * files),)),
+        Stage(
+            "bench",
+            ("bench", str(bundle), *there),
+            (Part("bench" if there else "measuring", (BENCH + MEASURED) * files),),
+        ),
         Stage(
             "compare",
-            ("compare", str(bundle), "--html", str(folder / "compare.html")),
-            (Part("comparing", (BENCH + MEASURED) * files),),
+            ("compare", str(bundle), "--html", str(folder / "compare.html"), *there),
+            (Part("compar", (BENCH + MEASURED) * files),),
         ),
     ]
     return Plan(image_facts(dataset), _searched(config, recipe, units), tuple(stages))
@@ -232,7 +245,7 @@ def _search_words(request: Request, folder: Path, config: SearchConfig) -> tuple
     words += ["--target", request.target, "--precision", request.precision]
     if request.max_latency is not None:
         words += ["--max-latency", request.max_latency]
-    return tuple(words)
+    return (*words, *request.elsewhere)
 
 
 def _freeze_words(request: Request, folder: Path, recipe: Recipe) -> tuple[str, ...]:
@@ -274,4 +287,4 @@ def _searched(config: SearchConfig, recipe: Recipe, units: Units) -> dict[str, s
 
 def request_json(request: Request) -> dict[str, Any]:
     """JSON values of a request, as run.json holds them."""
-    return asdict(request)
+    return {**asdict(request), "elsewhere": list(request.elsewhere)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -80,6 +80,13 @@ class Measurement:
         document["latency"] = {str(size): latency.to_json() for size, latency in self.latency.items()}
         document["images_per_second"] = {str(size): rate for size, rate in self.images_per_second.items()}
         return document
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Measurement:
+        """Read :meth:`to_json` back."""
+        known = {name: value[name] for name in cls.__dataclass_fields__}
+        latency = {int(size): Latency.from_json(item) for size, item in value["latency"].items()}
+        return cls(**{**known, "latency": latency})
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,12 @@ class Latency:
         """JSON values for manifests and ``--json``."""
         return {**asdict(self), "warnings": list(self.warnings), "flagged": self.flagged}
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Latency:
+        """Read :meth:`to_json` back."""
+        known = {name: value[name] for name in cls.__dataclass_fields__}
+        return cls(**{**known, "warnings": tuple(value["warnings"])})
+
 
 def measure_latency(
     session: Session, batch: np.ndarray, *, seconds: float = 1.0, warm_up: float = 0.2

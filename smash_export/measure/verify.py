@@ -10,7 +10,8 @@ what a classifier is for (labels and accuracy), not by a tolerance on logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -137,6 +138,16 @@ class Parity:
             document[name] = _number(document[name])
         return document
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Parity:
+        """Read :meth:`to_json` back; null becomes NaN."""
+        known = {name: value[name] for name in cls.__dataclass_fields__}
+        for name in ("max_difference", "mean_difference", "cosine"):
+            known[name] = math.nan if known[name] is None else known[name]
+        known["flips"] = tuple(Flip(**flip) for flip in known["flips"])
+        known["by_batch"] = {int(size): difference for size, difference in known["by_batch"].items()}
+        return cls(**known)
+
 
 def compare_logits(
     expected: np.ndarray,
@@ -239,6 +250,13 @@ class FileReport:
         """JSON values."""
         parity = None if self.parity is None else self.parity.to_json()
         return {**asdict(self), "problems": list(self.problems), "parity": parity}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> FileReport:
+        """Read :meth:`to_json` back."""
+        known = {name: value[name] for name in cls.__dataclass_fields__}
+        parity = None if value["parity"] is None else Parity.from_json(value["parity"])
+        return cls(**{**known, "problems": tuple(value["problems"]), "parity": parity})
 
 
 @dataclass(frozen=True)

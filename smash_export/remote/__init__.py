@@ -1,0 +1,1 @@
+"""A device that is elsewhere: files go there, a command of this program runs there, answers come back."""

@@ -1,0 +1,92 @@
+"""A device without a network: a folder is carried there and back.
+
+The first time a command is given, the folder gets what it reads and a script; the script is run on the
+device; the second time the same command finds the answer in the folder and goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smash_base import files
+from smash_export.remote.device import Device, DeviceError, Ended, Told, filled, task_id
+
+
+@dataclass(frozen=True)
+class FolderDevice(Device):
+    """A device that a person carries a folder to.
+
+    Attributes:
+        folder: that is carried; each task has one of its own in it.
+    """
+
+    folder: Path = field(kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"the device of {self.folder}"
+
+    def ask(
+        self,
+        words: Sequence[str],
+        *,
+        inputs: Mapping[str, Path],
+        outputs: Mapping[str, Path] | None = None,
+        seconds: float,
+        told: Told = lambda line: None,
+    ) -> dict[str, Any]:
+        """See :class:`Device`; in two parts: DeviceError until the answer is in the folder."""
+        place = self.folder / task_id(words, inputs)
+        if not (place / "exit-code").exists():
+            self._prepare(place, words, inputs, outputs or {})
+            raise DeviceError(
+                f"{place} waits for the device",
+                hint=f"Copy it to the device, run there: sh {place.name}/run.sh; "
+                "copy it back and repeat this command.",
+            )
+        result = self.result_of(self._ended(place), words, self.seconds or seconds)
+        for path in (outputs or {}).values():
+            if not (place / path.name).is_file():
+                raise DeviceError(f"{place / path.name} is missing", hint="Copy the whole folder back.")
+            files.write_bytes(path, (place / path.name).read_bytes())
+        return result
+
+    def _prepare(
+        self, place: Path, words: Sequence[str], inputs: Mapping[str, Path], outputs: Mapping[str, Path]
+    ) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        for path in inputs.values():
+            shutil.rmtree(place / path.name, ignore_errors=True)
+            if path.is_dir():
+                shutil.copytree(path, place / path.name)
+            else:
+                shutil.copy(path, place / path.name)
+        names = {name: path.name for name, path in [*inputs.items(), *outputs.items()]}
+        line = shlex.join(filled(words, names))
+        script = (
+            "#!/bin/sh\n"
+            "# Run this on the device; then copy the folder back.\n"
+            'cd "$(dirname "$0")" || exit 1\n'
+            f"{self.program} {line} --json >answer.json 2>messages.txt\n"
+            "code=$?\ntail -n 3 messages.txt\necho $code >exit-code\n"
+        )
+        files.write_text(place / "run.sh", script)
+
+    def _ended(self, place: Path) -> Ended:
+        code = 1
+        with contextlib.suppress(ValueError):
+            code = int((place / "exit-code").read_text())
+        answer, messages = place / "answer.json", place / "messages.txt"
+        return Ended(
+            code,
+            answer.read_bytes() if answer.exists() else json.dumps(None).encode(),
+            messages.read_text(errors="replace") if messages.exists() else "",
+        )

@@ -1,0 +1,70 @@
+"""A device by adb (a stand-in of its command line, no phone), and one that a folder is carried to."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smash_export.cli import run
+from smash_export.remote.adb import AdbTransport
+from smash_export.remote.device import DeviceError
+
+STAND_IN = Path(__file__).with_name("adb_stand_in.py")
+
+
+@pytest.fixture
+def adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of the stand-in's device; ``adb`` is on the PATH."""
+    programs, root = tmp_path / "programs", tmp_path / "phone"
+    programs.mkdir()
+    (programs / "adb").write_text(f'#!/bin/sh\nexec {sys.executable} {STAND_IN} "$@"\n')
+    (programs / "adb").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setenv("ADB_STAND_IN", str(root))
+    return root
+
+
+def test_a_bundle_is_measured_by_the_stand_in_of_adb(
+    adb: Path, edge: Path, digits_bundle_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", str(digits_bundle_copy), "--target", "onnxruntime", "--seconds", "0.1"]
+    there = ["--adb", "SERIAL", "--device-program", str(edge)]
+    assert run([*words, *there, "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["machine"]["device"] == "adb SERIAL"
+    assert not list((adb / "data/local/tmp/smash-export").iterdir()), "the device is left clean"
+    assert run([*words, "--adb", "OTHER", "--quiet"]) == 3
+    assert "adb devices" in capsys.readouterr().err
+    assert run([*words, "--adb", "a b", "--quiet"]) == 2
+
+
+def test_adb_says_which_file_was_missing(adb: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="cannot stat"):
+        AdbTransport("SERIAL").get("/nothing", tmp_path / "back")
+
+
+def test_a_folder_is_carried_to_the_device_and_back(
+    edge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kit, table, carried = tmp_path / "kit.zip", tmp_path / "table.json", tmp_path / "stick"
+    assert run(["latency", "kit", str(kit), "--data", "digits", "--networks", "10", "--quiet"]) == 0
+    words = ["latency", "build", str(kit), str(table), "--seconds", "0.02", "--quiet"]
+    words += ["--device-folder", str(carried), "--device-program", str(edge)]
+    assert run(words) == 3
+    told = re.search(r"run there: sh (\S+/run\.sh)", capsys.readouterr().err)
+    assert told is not None
+    on_device = tmp_path / "device"
+    shutil.copytree(carried, on_device)
+    subprocess.run(["sh", told[1]], cwd=on_device, check=True, capture_output=True)
+    shutil.rmtree(carried)
+    shutil.copytree(on_device, carried)
+    assert run(words) == 0
+    assert len(json.loads(table.read_text())["networks"]) == 10
+    kit.write_bytes(kit.read_bytes() + b"another")
+    assert run(words) in (3, 6), "another kit is another task"
