@@ -135,7 +135,8 @@ class LiteRtSession(Session):
         if self._output["dtype"] is np.float32:
             return result
         scale, zero = self._output["quantization"]
-        return (result.astype(np.float32) - zero) * np.float32(scale)
+        logits: np.ndarray = (result.astype(np.float32) - zero) * np.float32(scale)
+        return logits
 
 
 def _quantised(images: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
@@ -143,7 +144,8 @@ def _quantised(images: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
         return images
     scale, zero = detail["quantization"]
     limits = np.iinfo(detail["dtype"])
-    return np.clip(np.rint(images / np.float32(scale)) + zero, limits.min, limits.max).astype(detail["dtype"])
+    rounded: np.ndarray = np.rint(images / np.float32(scale)) + zero
+    return rounded.clip(limits.min, limits.max).astype(detail["dtype"])
 
 
 def _quantise(source: str, destination: Path, calibration: np.ndarray | None, batch: int) -> None:

@@ -146,8 +146,8 @@ class OnnxRuntimeSession(Session):
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         batch = check_batch(batch, self._signature)
-        (logits,) = self._session.run(self._outputs, {self._signature.input_name: batch})
-        return logits  # a new array for every run
+        answers: list[np.ndarray] = self._session.run(self._outputs, {self._signature.input_name: batch})
+        return answers[0]  # a new array for every run
 
     def close(self) -> None:
         _open_sessions.discard(self)

@@ -152,7 +152,8 @@ class OpenVinoSession(Session):
                     )
                 self._any, _ = self._request(self._model)
             request = self._any
-        return request.infer({0: batch}, share_inputs=True, share_outputs=False)[0]
+        logits: np.ndarray = request.infer({0: batch}, share_inputs=True, share_outputs=False)[0]
+        return logits
 
     def close(self) -> None:
         self._fixed = self._any = None

@@ -149,7 +149,8 @@ class TorchSession(Session):
         """cuDNN's default computes fp32 convolutions in tf32."""
         if self.info.device == "cpu":
             return contextlib.nullcontext()
-        return self._torch.backends.cudnn.flags(allow_tf32=False)
+        flags: contextlib.AbstractContextManager[object] = self._torch.backends.cudnn.flags(allow_tf32=False)
+        return flags
 
 
 def torch_device(options: SessionOptions) -> str:

@@ -233,7 +233,8 @@ class Preprocessing:
 
     def batch(self, images: list[ImageLike]) -> np.ndarray:
         """Decode and normalise: a list of B images -> float32 [B, *input_shape]."""
-        return self.normalise(np.stack([self.decode(image) for image in images]))
+        tensor: np.ndarray = self.normalise(np.stack([self.decode(image) for image in images]))
+        return tensor
 
     def to_json(self) -> dict[str, Any]:
         """The block that stands in manifests and in the ONNX metadata."""
@@ -369,4 +370,5 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities along the last axis, float64 inside, float32 out."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     exponentials = np.exp(shifted)
-    return (exponentials / exponentials.sum(axis=-1, keepdims=True)).astype(np.float32)
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return probabilities.astype(np.float32)

@@ -240,7 +240,7 @@ def inspect(trt: Any, plan: bytes, settings: BuildSettings, signature: ModelSign
 def _monitor(trt: Any, on_progress: Progress) -> Any:
     """Tells the caller how far the outermost phase is; the phases inside it overlap and are left out."""
 
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # TensorRT ships no types
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.outer: dict[str, int] = {}

@@ -69,7 +69,7 @@ def create(trt: Any, kind: Any) -> tuple[Any, Log]:
 
 
 def _make_logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):
+    class Logger(trt.ILogger):  # type: ignore[misc]  # TensorRT ships no types
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # not super(): pybind11 must see it called on the base
 

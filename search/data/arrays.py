@@ -228,5 +228,5 @@ def _data_start(path: Path, member: zipfile.ZipInfo) -> int:
     with open(path, "rb") as stream:
         stream.seek(member.header_offset)
         header = stream.read(30)
-    name, extra = struct.unpack("<HH", header[26:30])
-    return member.header_offset + 30 + name + extra
+    lengths: tuple[int, int] = struct.unpack("<HH", header[26:30])  # of the name and the extra field
+    return member.header_offset + 30 + sum(lengths)

@@ -60,14 +60,15 @@ def mapped(
             received=error,
             hint="Name a folder for it: add ?cache=FOLDER to the data set.",
         ) from None
-    return np.load(place / "images.npy", mmap_mode="c", allow_pickle=False)
+    images: np.ndarray = np.load(place / "images.npy", mmap_mode="c", allow_pickle=False)
+    return images
 
 
 def _valid(place: Path, stamp: dict[str, object], shape: tuple[int, ...]) -> bool:
     try:
         if files.read_json(place / "source.json", what="cache record") != stamp:
             return False
-        array = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
+        array: np.ndarray = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
     except (InvalidInputError, OSError, ValueError):
         return False
     return array.shape == shape and array.dtype == np.uint8

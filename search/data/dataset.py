@@ -224,7 +224,8 @@ def average_views(logits: np.ndarray, views: int) -> np.ndarray:
         raise InvalidInputError(
             "predictions to average", expected=f"[a multiple of {views}, K]", received=logits.shape
         )
-    return logits.reshape(-1, views, logits.shape[1]).mean(axis=1)
+    mean: np.ndarray = logits.reshape(-1, views, logits.shape[1]).mean(axis=1)
+    return mean
 
 
 def _preprocessing(spec: str, images: np.ndarray, resize: str) -> Preprocessing:

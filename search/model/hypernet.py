@@ -62,7 +62,8 @@ def normalised(weight: Tensor, gain: Literal["rows", "whole"] = "whole") -> Tens
     where all filters had norms by rows (and all the same rate).
     """
     scale = math.sqrt(weight.shape[0]) if gain == "rows" else 1.0
-    return weight * (scale / (weight.norm() + 1e-12))
+    scaled: Tensor = weight * (scale / (weight.norm() + 1e-12))
+    return scaled
 
 
 class HyperNet(nn.Module):

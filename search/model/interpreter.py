@@ -187,7 +187,7 @@ def _gather(banks: list[Tensor | None], reads: tuple[int, ...] | range, like: Te
     if len(parts) == 1:
         return parts[0]
     if torch.is_grad_enabled() and _sums_views_slowly(parts[0]):
-        whole: Tensor = _Concatenation.apply(*parts)
+        whole: Tensor = _Concatenation.apply(*parts)  # type: ignore[no-untyped-call]
         return whole
     return torch.cat(parts, 1)
 
@@ -445,4 +445,5 @@ class FrozenNetwork(nn.Module):
         return forward(self.architecture, self, images)
 
     def _get(self, name: str) -> Tensor:
-        return getattr(self, _key(name))
+        tensor: Tensor = getattr(self, _key(name))
+        return tensor

@@ -86,7 +86,8 @@ def kendall_of_weights(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.
     signs_y = np.sign(y[:, None] - y[None, :])
 
     def pairs(matrix: np.ndarray) -> np.ndarray:
-        return np.einsum("rn,rn->r", weights @ matrix, weights)
+        sums: np.ndarray = np.einsum("rn,rn->r", weights @ matrix, weights)
+        return sums
 
     with np.errstate(invalid="ignore", divide="ignore"):
         result: np.ndarray = pairs(signs_x * signs_y) / np.sqrt(pairs(signs_x**2) * pairs(signs_y**2))
@@ -98,7 +99,8 @@ def spearman_of_weights(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np
 
     def ranks(values: np.ndarray) -> np.ndarray:  # mean ranks within each resample, [R, n]
         below = (values[:, None] < values[None, :]) + 0.5 * (values[:, None] == values[None, :])
-        return weights @ below
+        means: np.ndarray = weights @ below
+        return means
 
     total = weights.sum(1, keepdims=True)
     a, b = (ranks(values) for values in (x, y))

@@ -82,7 +82,7 @@ class Evolution:
 
     def _tournament(self) -> Architecture:
         two = self._random.integers(len(self._parents), size=2)
-        winner = min(two.tolist(), key=lambda index: (self._order[index], index))
+        winner: int = min(two.tolist(), key=lambda index: (self._order[index], index))
         return self._parents[winner].candidate.architecture
 
 

@@ -56,7 +56,8 @@ def common_options(*, writes: bool) -> Callable[[Function], Function]:
         decorated: Any = call
         for option in reversed(options):
             decorated = option(decorated)
-        return decorated
+        result: Function = decorated
+        return result
 
     return decorate
 

@@ -136,7 +136,8 @@ def _at_precision(model: bytes, input_spec: InputSpec, setting: Setting) -> byte
 
         scheme = scheme_for(setting.target, cpu_features())
         cast = quantise_untrained(onnx.load_model_from_string(model), tensors, scheme)
-    return cast.SerializeToString(deterministic=True)
+    content: bytes = cast.SerializeToString(deterministic=True)
+    return content
 
 
 def _noise(input_spec: InputSpec, batch: int) -> np.ndarray:
@@ -341,7 +342,8 @@ def read_kit(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_KIT_BYTES:
                 raise InvalidInputError(f"{path} is too large", expected=f"at most {MAX_KIT_BYTES} bytes")
-            facts = files.parse_json(archive.read("kit.json").decode(), what=f"{path}: kit.json")
+            text = archive.read("kit.json").decode()
+            facts: dict[str, Any] = files.parse_json(text, what=f"{path}: kit.json")
     except (zipfile.BadZipFile, KeyError, OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(
             f"{path} is not a latency kit",
@@ -458,7 +460,8 @@ def _fit(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
         costs, _ = nnls(weighted[kept], np.ones(int(kept.sum())))
         error = np.abs(weighted @ costs - 1)
         kept = error <= max(0.05, 3 * float(np.median(error)))
-    return costs / scale
+    unscaled: np.ndarray = costs / scale
+    return unscaled
 
 
 # ------------------------------------------------------------------------------------ for the search

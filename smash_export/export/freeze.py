@@ -259,7 +259,9 @@ def _train_rounded(
 def statistics_images(dataset: Dataset) -> torch.Tensor:
     """The training images that norms are recomputed from before freezing: float32 [N, C, *S]."""
     chosen = _spread(len(dataset.train), STATISTICS_IMAGES)
-    return dataset.preprocessing.normalise(torch.from_numpy(dataset.train.images[chosen]))
+    images = torch.from_numpy(dataset.train.images[chosen])
+    tensor: torch.Tensor = dataset.preprocessing.normalise(images)
+    return tensor
 
 
 def _spread(count: int, wanted: int, seed: int = 0) -> np.ndarray:

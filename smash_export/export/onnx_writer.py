@@ -277,7 +277,8 @@ def _finished(
     if preprocessing is not None:
         metadata["preprocessing"] = json.dumps(preprocessing.to_json())
     helper.set_model_props(model, metadata)
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 # ------------------------------------------------------------------------------------ inside a block

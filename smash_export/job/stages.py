@@ -140,7 +140,7 @@ def command_line(stage: Stage) -> str:
 def told(done: Done) -> str:
     """The outcome of a stage in one line."""
     result, name = done.result, done.stage.name.partition(" ")[0]
-    words = {
+    tellers: dict[str, Callable[[dict[str, Any]], str]] = {
         "search": _search_told,
         "freeze": lambda found: f"test accuracy {found['test_accuracy']:.2%}",
         "compile": lambda found: (
@@ -154,8 +154,9 @@ def told(done: Done) -> str:
             if found["recommendation"]
             else "no file qualifies"
         ),
-    }[name](result)
-    return f"{done.stage.name}: {words} ({done.seconds:.0f} s, expected {done.stage.seconds:.0f} s)"
+    }
+    words, expected = tellers[name](result), done.stage.seconds
+    return f"{done.stage.name}: {words} ({done.seconds:.0f} s, expected {expected:.0f} s)"
 
 
 def _search_told(result: dict[str, Any]) -> str:

@@ -269,7 +269,8 @@ class Classifier:
                 hint="For images use predict, or preprocessing.batch to make a tensor.",
             )
         if tensor.shape == shape:
-            return self._run(tensor[np.newaxis])[0]
+            first: np.ndarray = self._run(tensor[np.newaxis])[0]
+            return first
         if tensor.shape[1:] != shape or not len(tensor):
             raise InvalidInputError(
                 "the tensor has the wrong shape",

@@ -257,7 +257,7 @@ class Bodies:
         if claimed is not None:
             self.check_claim(claimed)
         message = await self._first(receive)
-        body = message.get("body", b"")
+        body: bytes = message.get("body", b"")
         if not message.get("more_body"):
             if len(body) > limit:
                 raise self._too_large()
