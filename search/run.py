@@ -669,10 +669,6 @@ class _Search:
     def _refusal(self, architecture: Architecture) -> str | None:
         return self.config.limits.refusal(self._cost(architecture))
 
-    def _known_scores(self) -> dict[tuple[str, int], Score]:
-        records = files.read_jsonl(self.folder / "scores.jsonl")
-        return {(record["key"], record["images"]): Score.from_json(record) for record in records}
-
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         start = time.monotonic()

@@ -118,33 +118,34 @@ def read_json(path: Path | str, *, what: str = "JSON file") -> Any:
 
 def parse_json(text: str, *, what: str = "JSON") -> Any:
     """Parse JSON under the limits of :func:`read_json`."""
-    depth = deepest = 0
-    quoted = escaped = False
-    for character in text:  # before the recursive parser meets ten thousand brackets
-        if quoted:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                quoted = False
-        elif character == '"':
-            quoted = True
-        elif character in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in "]}":
-            depth -= 1
-    if deepest > MAX_JSON_DEPTH:
-        raise InvalidInputError(
-            f"{what} is nested too deeply", expected=f"at most {MAX_JSON_DEPTH}", received=deepest
-        )
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        deepest = _depth(value)
+    except RecursionError:
+        deepest = MAX_JSON_DEPTH + 1
     except _JsonRuleError as error:
         raise InvalidInputError(f"{what} {error}") from None
     except (json.JSONDecodeError, ValueError) as error:
         raise InvalidInputError(f"{what} is not valid JSON", received=error) from None
+    if deepest > MAX_JSON_DEPTH:
+        raise InvalidInputError(
+            f"{what} is nested too deeply",
+            expected=f"at most {MAX_JSON_DEPTH}",
+            received=f"more than {MAX_JSON_DEPTH}",
+        )
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects lie in each other; looks no deeper than it has to."""
+    level, depth = [value], 0
+    while depth <= MAX_JSON_DEPTH:
+        level = [item for item in level if isinstance(item, dict | list)]
+        if not level:
+            return depth
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+        depth += 1
+    return depth
 
 
 class _JsonRuleError(Exception):

@@ -11,7 +11,7 @@ network, so that all of them are a few matrix products. Deterministic by seed. N
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -272,9 +272,3 @@ def _pair(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and standard deviation of the sample (0 for one value)."""
-    array = np.asarray(values, np.float64)
-    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0

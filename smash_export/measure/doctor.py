@@ -7,7 +7,6 @@ package counts as there when its distribution is installed; nothing is imported 
 from __future__ import annotations
 
 import importlib.metadata
-import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement as PackageRequirement
+from packaging.specifiers import SpecifierSet
+
 from smash_export import __version__
 from smash_export.measure import machine
 from smash_targets.listing import targets
 
 DISTRIBUTION = "smash-export"
-_REQUIREMENT = re.compile(
-    r"""^(?P<name>[A-Za-z0-9._-]+)\s*(?:\[(?P<extras>[^\]]*)\])?\s*(?P<range>[^;]*?)\s*
-        (?:;.*?extra\s*==\s*["'](?P<extra>[^"']+)["'].*)?$""",
-    re.VERBOSE,
-)
 
 
 @dataclass(frozen=True)
@@ -76,61 +73,39 @@ def install_command(extra: str) -> str:
 def requirements() -> list[Requirement]:
     """Every requirement in this distribution's metadata, base first, checked against what is installed."""
     try:
-        lines = importlib.metadata.requires(DISTRIBUTION) or []
+        metadata = importlib.metadata.metadata(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:  # run from a checkout that was never installed
         return []
+    lines = [PackageRequirement(line) for line in metadata.get_all("Requires-Dist", [])]
+    extras = ["", *metadata.get_all("Provides-Extra", [])]
     # Any other distribution of the same module will do, for example onnxruntime-openvino.
     providers, modules = importlib.metadata.packages_distributions(), machine.runtime_distributions()
     rows = []
     for line in lines:
-        match = _REQUIREMENT.match(line)
-        if match is None or match["name"] == DISTRIBUTION:  # an extra that is another extra
+        if line.name == DISTRIBUTION:  # an extra that is another extra
             continue
-        found = _installed(match["name"], providers.get(modules.get(match["name"], ""), ()))
-        required = match["range"].strip()
-        rows.append(
-            Requirement(
-                package=match["name"],
-                extra=match["extra"] or "",
-                required=required,
-                found=found,
-                ok=bool(found) and in_range(found, required),
-            )
-        )
+        extra = next((extra for extra in extras if _asks(line, extra)), None)
+        if extra is None:  # for another system or Python
+            continue
+        found = _installed(line.name, providers.get(modules.get(line.name, ""), ()))
+        required = ",".join(sorted(map(str, line.specifier), reverse=True))
+        rows.append(Requirement(line.name, extra, required, found, bool(found) and in_range(found, required)))
     return rows
 
 
 def in_range(version: str, required: str) -> bool:
-    """Whether a version satisfies ``>=``, ``<`` and ``==`` bounds such as ``">=2.10,<3"``."""
-    have = _numbers(version)
-    for bound in filter(None, (part.strip() for part in required.split(","))):
-        match = re.match(r"(>=|<=|==|!=|>|<)\s*(.+)", bound)
-        if match is None:
-            return False
-        want = _numbers(match[2])
-        length = max(len(have), len(want))
-        left = have + (0,) * (length - len(have))
-        right = want + (0,) * (length - len(want))
-        holds = {
-            ">=": left >= right,
-            "<=": left <= right,
-            "==": left == right,
-            "!=": left != right,
-            ">": left > right,
-            "<": left < right,
-        }
-        if not holds[match[1]]:
-            return False
-    return True
+    """Whether an installed version satisfies a range such as ``">=2.10,<3"``; "" is any.
+
+    A pre-release comes before its release, as pip has it, and may satisfy a range.
+    """
+    return SpecifierSet(required).contains(version, prereleases=True)
+
+
+def _asks(line: PackageRequirement, extra: str) -> bool:
+    return line.marker is None or line.marker.evaluate({"extra": extra})
 
 
 def _installed(package: str, others: Sequence[str]) -> str:
     """Version of a package, or of another one that stands for it; "" when none is there."""
     versions = (machine.version_of(name) for name in (package, *others))
     return next((version for version in versions if version is not None), "")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """ "2.13.0+cpu" -> (2, 13, 0); a pre-release counts as its release."""
-    match = re.match(r"\d+(?:\.\d+)*", version.strip())
-    return tuple(int(part) for part in match[0].split(".")) if match else ()

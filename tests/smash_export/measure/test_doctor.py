@@ -53,10 +53,13 @@ def test_doctor_leaves_with_3_when_the_base_is_too_old(
         ("2.10", ">=2.10.0", True),
         ("3.0", ">=2.10,<3", False),
         ("1.0.20261020", ">=1.0.20250503", True),
-        ("4.0rc1", ">=4", True),
+        ("4.0rc1", ">=4", False),  # comes before 4.0
+        ("2.10.0rc1", ">=2.10", False),
+        ("4.1rc1", ">=4", True),
         ("1.2", "", True),
         ("1.2", "==1.2.0", True),
-        ("1.2", "~=1.2", False),
+        ("1.5", "~=1.4", True),
+        ("2.0", "~=1.4", False),
     ],
 )
 def test_version_ranges(version: str, required: str, expected: bool) -> None:
