@@ -3,11 +3,16 @@
 The one implementation of atomic writes, hashing, strict JSON and append-only JSON lines. A write goes
 to a temporary name in the same folder, is flushed to the disk, and takes its final name by
 ``os.replace``; a kill at any moment leaves the old file or the new one.
+
+Network shares and FAT refuse to flush, to lock or to set modes. What they cannot do is left out there: the
+write stays whole, only its durability and the exclusion of a second writer are then theirs to give. A full or
+failing disk is an error as ever.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -23,6 +28,18 @@ from smash_base.errors import InvalidInputError, UsageError
 MAX_JSON_BYTES = 16 * 2**20
 MAX_JSON_DEPTH = 32
 TEMPORARY_PREFIX = ".partial-"
+_NOT_OFFERED = {  # what a file system answers that has no such operation, and none that means lost data
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.ENOTTY,
+    errno.ENOLCK,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EROFS,
+    errno.EBADF,  # CIFS, of folders
+}
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -32,10 +49,10 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            os.fchmod(stream.fileno(), 0o644)
+            set_mode(stream.fileno(), 0o644)
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream.fileno())
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -59,29 +76,107 @@ def new_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
     """Fill a temporary folder that takes the name ``path`` when the block ends without an error.
 
     Raises:
-        UsageError: ``path`` exists and ``replace`` is false.
+        UsageError: ``path`` exists and ``replace`` is false, or another process is making it.
     """
     path = Path(path)
-    if path.exists() and not replace:
-        raise UsageError(f"{path} exists already", hint="Choose another name, or pass --force to replace it.")
+    _refuse_existing(path, replace)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        if path.exists():
-            # Two renames: a folder cannot be replaced in one step. The old one is kept until the new
-            # one has its name, so that a kill in between loses neither.
-            old = temporary.with_name(temporary.name + ".old")
-            os.rename(path, old)
-            os.rename(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with _claimed(path):
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
+        try:
+            set_mode(temporary, 0o755)
+            yield temporary
+            _refuse_existing(path, replace)
+            _give_name(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     _sync_folder(path.parent)
+
+
+def _refuse_existing(path: Path, replace: bool) -> None:
+    if not replace and os.path.lexists(path):
+        raise UsageError(f"{path} exists already", hint="Choose another name, or pass --force to replace it.")
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    """Two renames where a folder is replaced, which no single step can do: the old one is kept until the
+    new one has its name, so that a kill in between loses neither."""
+    if path.exists():
+        old = temporary.with_name(temporary.name + ".old")
+        os.rename(path, old)
+        os.rename(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(temporary, path)
+
+
+@contextlib.contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    """Hold the name of a folder that is being made, by a lock file beside it that goes with the process.
+
+    The file is removed at the end; whoever opened it meanwhile holds a file without a name and starts over.
+    """
+    name = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.lock")
+    while True:
+        stream = open(name, "a+")  # noqa: SIM115 - closed below, and kept open while the folder is made
+        if not lock(stream.fileno()):
+            stream.close()
+            raise UsageError(
+                f"{path} is being made by another process",
+                hint="Wait for it, or give this one another name.",
+            )
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(stream.fileno()), os.stat(name)):
+                break
+        stream.close()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        stream.close()
+
+
+def sync(handle: int) -> None:
+    """Flush a file to the disk, where the file system can.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+
+
+def set_mode(path: Path | str | int, mode: int) -> None:
+    """Set the permissions of a file or folder, where the file system has any."""
+    with contextlib.suppress(OSError):
+        os.chmod(path, mode)
+
+
+def lock(handle: int, *, shared: bool = False, wait: bool = False) -> bool:
+    """Take the lock of an open file; it ends when the file is closed.
+
+    Args:
+        handle: the file's descriptor.
+        shared: beside other shared ones.
+        wait: until it is free.
+
+    Returns:
+        False when another process holds it; True also where the file system has no locks.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+    return True
 
 
 def sha256(path: Path | str) -> str:
@@ -97,6 +192,11 @@ def read_json(path: Path | str, *, what: str = "JSON file") -> Any:
         InvalidInputError: missing, larger than 16 MiB, not UTF-8, not JSON, nested deeper than 32,
             a repeated key, or NaN and infinities (which JSON does not have).
     """
+    return parse_json(read_text(path, what=what), what=f"{what} {path}")
+
+
+def read_text(path: Path | str, *, what: str = "JSON file") -> str:
+    """The text of a JSON file under the limits of :func:`read_json`, not parsed."""
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -106,14 +206,13 @@ def read_json(path: Path | str, *, what: str = "JSON file") -> Any:
                 expected=f"at most {MAX_JSON_BYTES} bytes",
                 received=size,
             )
-        text = path.read_bytes().decode()
+        return path.read_bytes().decode()
     except FileNotFoundError:
         raise InvalidInputError(f"{what} {path} does not exist") from None
     except IsADirectoryError:
         raise InvalidInputError(f"{path} is a folder", expected=f"a {what}") from None
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{what} {path} is not UTF-8 text", received=error) from None
-    return parse_json(text, what=f"{what} {path}")
 
 
 def parse_json(text: str, *, what: str = "JSON") -> Any:
@@ -172,7 +271,7 @@ def append_jsonl(path: Path | str, record: dict[str, Any]) -> None:
     """
     line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with open(path, "ab+") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        lock(stream.fileno(), wait=True)
         end = stream.seek(0, os.SEEK_END)
         if end:
             stream.seek(end - 1)
@@ -180,7 +279,7 @@ def append_jsonl(path: Path | str, record: dict[str, Any]) -> None:
                 line = b"\n" + line
         stream.write(line)
         stream.flush()
-        os.fsync(stream.fileno())
+        sync(stream.fileno())
 
 
 def read_jsonl(path: Path | str) -> list[dict[str, Any]]:
@@ -207,15 +306,13 @@ def exclusive(folder: Path | str, *, purpose: str) -> Iterator[None]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(stream.fileno()):
             stream.seek(0)
             holder = stream.read().strip() or "another process"
             raise UsageError(
                 f"{folder} is in use by {holder}",
                 hint=f"Wait for it, stop it, or give this {purpose} another folder.",
-            ) from None
+            )
         stream.truncate(0)
         stream.write(f"process {os.getpid()}")
         stream.flush()
@@ -226,8 +323,11 @@ def exclusive(folder: Path | str, *, purpose: str) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # a folder that may be written but not read; its files are on the disk
+        return
+    try:
+        sync(handle)
     finally:
         os.close(handle)

@@ -6,7 +6,6 @@ is what the tests build with.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections import Counter
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError, VerificationError
-from smash_base.files import write_bytes
+from smash_base.files import lock, write_bytes
 from smash_targets.base import CompileRequest, ModelSignature, Progress
 from smash_targets.tensorrt.cuda import Gpu
 from smash_targets.tensorrt.logs import Log, create
@@ -287,7 +286,7 @@ class TimingCache:
     def write(self, data: bytes) -> None:
         """Replace them; of two builds at once the larger cache stays."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(self.path.with_suffix(".lock"), "w") as stream:
+            lock(stream.fileno(), wait=True)
             if len(data) >= len(self.read()):
                 write_bytes(self.path, data)

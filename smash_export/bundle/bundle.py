@@ -7,8 +7,8 @@
     calibration.npz       training images for int8       README.md              the model card
     targets/<target>/<precision>/...                     files of one runtime
 
-Every open checks every file (:mod:`smash_export.bundle.integrity`); the fields of the manifest are described
-in :mod:`smash_export.bundle.manifest`.
+Every open checks every file that the manifest names (:mod:`smash_export.bundle.integrity`); its fields are
+described in :mod:`smash_export.bundle.manifest`.
 
 A compiled folder joins in three steps: its entry is written to the manifest as ``pending``, the folder
 takes its name, the entry moves to ``compiled``. A kill between them leaves a bundle that opens: while
@@ -84,8 +84,8 @@ class Bundle:
         """Open a bundle and check every file.
 
         Raises:
-            InvalidInputError: not a bundle, a newer schema, an invalid manifest, or a file that is
-                missing, changed, a link, or not listed.
+            InvalidInputError: not a bundle, a newer schema, an invalid manifest, or a file of it that is
+                missing, changed or a link.
         """
         path = Path(path)
         if not path.is_dir():
@@ -186,7 +186,7 @@ class Bundle:
         parent = self.path / "targets" / layout.safe_path(target)
         parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=f"{files.TEMPORARY_PREFIX}{precision}-", dir=parent)
-        os.chmod(folder, 0o755)
+        files.set_mode(folder, 0o755)
         return Path(folder)
 
     def rejected_folder(self, target: str, precision: str) -> Path:
@@ -250,6 +250,23 @@ class Bundle:
             else:
                 document["records"][section] = value
             self._write(layout.parse_manifest(document))
+
+    def try_record(self, section: str, value: Any) -> str:
+        """:meth:`record`, where the bundle may be written; else "", or why it was not recorded."""
+        try:
+            self.record(section, value)
+        except (OSError, UsageError) as error:
+            return f"{error.strerror if isinstance(error, OSError) else error}"
+        return ""
+
+    @property
+    def unwritable(self) -> str:
+        """Why nothing can be recorded here, "" if it can, as far as can be told without writing."""
+        return "" if os.access(self.path, os.W_OK) else "the bundle may not be written"
+
+    def unlisted(self) -> list[str]:
+        """Files in the folder that the manifest does not name; see :mod:`smash_export.bundle.integrity`."""
+        return integrity.unlisted(self.path, self.manifest)
 
     def _optional(self, name: str) -> Path | None:
         return self.path / name if name in self.manifest.files else None

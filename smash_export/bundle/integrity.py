@@ -1,16 +1,18 @@
 """Whether the files of a bundle are what its manifest says, while writers may be at work.
 
-Every file is compared by size and SHA-256; a file that is missing, changed, linked or not listed
-refuses the whole bundle. Names that begin with ``.partial-`` and folders that end with ``.rejected``
-under ``targets/<target>/`` are work in progress and evidence; they are never read from.
+Every file of the manifest is compared by size and SHA-256; one that is missing, changed or linked refuses
+the whole bundle. Files that the manifest does not name are never read: file managers, network shares and
+volumes put their own into every folder (.DS_Store, Thumbs.db, .nfs0000, lost+found). ``verify`` names them
+(:func:`unlisted`). Names that begin with ``.partial-`` and folders that end with ``.rejected`` under
+``targets/<target>/`` are work in progress and evidence.
 
-Not a defence against somebody who rewrites the manifest too: sign the manifest for that.
+Not a defence against somebody who rewrites the manifest too: sign the manifest for that
+(:mod:`smash_export.bundle.signature`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 import time
@@ -26,6 +28,8 @@ from smash_export.bundle.manifest import FileEntry, Manifest
 LOCK_PATIENCE_S = 60.0
 REJECTED = ".rejected"
 LOCK = ".lock"  # of smash_base.files.exclusive
+SIGNATURE_SUFFIXES = (".sig", ".sigstore", ".sigstore.json")
+_MANY = 1000
 
 
 class _ChangedError(Exception):
@@ -79,43 +83,78 @@ def _holds(folder: Path, table: Mapping[str, FileEntry]) -> bool:
 
 
 def _check_files(path: Path, manifest: Manifest) -> None:
-    """Compare the directory with the manifest, both ways."""
-    expected: dict[str, FileEntry] = dict(manifest.files)
-    pending = None if manifest.pending is None else manifest.pending.folder
-    for item in manifest.compiled:
-        if item.folder != pending:
-            expected.update({f"{item.folder}/{name}": entry for name, entry in item.files.items()})
-    found = set()
-    for name in _walk(path):
-        if name in (layout.NAME, LOCK) or (pending is not None and name.startswith(pending + "/")):
-            continue
-        if name not in expected:
-            raise _ChangedError(
-                InvalidInputError(
-                    f"bundle {path} holds a file that its manifest does not list",
-                    received=name,
-                    hint="Move that file elsewhere; a bundle holds only what its manifest vouches for.",
-                )
-            )
-        found.add(name)
-    for name, entry in expected.items():
-        if name not in found:
-            raise _ChangedError(
-                InvalidInputError(
-                    f"bundle {path} is incomplete",
-                    expected=name,
-                    received="no such file",
-                    hint="Copy the bundle again, or make it again with smash-export freeze.",
-                )
-            )
+    """Compare every file that the manifest names with what it says."""
+    for name, entry in _listed(manifest).items():
+        _refuse_links(path, name)
         _check_file(path / name, name, entry)
 
 
+def _listed(manifest: Manifest) -> dict[str, FileEntry]:
+    """Files of the bundle by relative name, without those of a folder that is about to change."""
+    listed: dict[str, FileEntry] = dict(manifest.files)
+    pending = None if manifest.pending is None else manifest.pending.folder
+    for item in manifest.compiled:
+        if item.folder != pending:
+            listed.update({f"{item.folder}/{name}": entry for name, entry in item.files.items()})
+    return listed
+
+
+def unlisted(path: Path, manifest: Manifest) -> list[str]:
+    """Names in the bundle that its manifest does not list, sorted, at most a thousand of them; folders that
+    may not be read and links end with a word about it."""
+    listed = _listed(manifest)
+    own = {layout.NAME, LOCK, *(f"{layout.NAME}{suffix}" for suffix in SIGNATURE_SUFFIXES)}
+    names: list[str] = []
+    todo = [""]
+    while todo and len(names) < _MANY:
+        prefix = todo.pop()
+        try:
+            entries = sorted(os.scandir(path / prefix), key=lambda entry: entry.name)
+        except OSError:
+            names.append(f"{prefix} (may not be read)")
+            continue
+        for entry in entries:
+            name = prefix + entry.name
+            if name in listed or name in own or _is_temporary(prefix, entry.name):
+                continue
+            if entry.is_symlink():
+                names.append(f"{name} (a link)")
+            elif not entry.is_dir(follow_symlinks=False):
+                names.append(name)
+            elif not (_in_targets(prefix) and name.endswith(REJECTED)):
+                todo.append(name + "/")
+    return sorted(names)
+
+
+def _in_targets(prefix: str) -> bool:
+    return prefix.startswith("targets/") and prefix.count("/") == 2  # targets/<target>/
+
+
+def _is_temporary(prefix: str, name: str) -> bool:
+    return name.startswith(files.TEMPORARY_PREFIX) and (not prefix or _in_targets(prefix))
+
+
+def _refuse_links(root: Path, name: str) -> None:
+    """Raise _ChangedError if the file or a folder on the way to it is a link."""
+    place = root
+    for part in name.split("/"):
+        place = place / part
+        if place.is_symlink():
+            raise _ChangedError(
+                InvalidInputError(
+                    f"bundle {root} holds a link",
+                    expected="files only",
+                    received=str(place.relative_to(root)),
+                    hint="Replace links by what they point to: cp -rL BUNDLE COPY",
+                )
+            )
+
+
 def _walk(root: Path) -> Iterator[str]:
-    """Relative names of all files, temporary and rejected folders left out.
+    """Relative names of all files of a folder that is to join a bundle.
 
     Raises:
-        _ChangedError: a link, a device or a pipe; or far too many files.
+        _ChangedError: a link; or far too many files.
     """
     pending, count = [""], 0
     while pending:
@@ -123,24 +162,14 @@ def _walk(root: Path) -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError), os.scandir(root / prefix) as entries:
             for entry in entries:
                 name = prefix + entry.name
-                in_targets = prefix.startswith("targets/") and prefix.count("/") == 2  # targets/<target>/
-                if entry.name.startswith(files.TEMPORARY_PREFIX) and (not prefix or in_targets):
+                if _is_temporary(prefix, entry.name):
                     continue
                 count += 1
                 if count > 4 * layout.MAX_FILES:
                     raise _ChangedError(InvalidInputError(f"bundle {root} holds too many files"))
-                if entry.is_symlink():
-                    raise _ChangedError(
-                        InvalidInputError(
-                            f"bundle {root} holds a link",
-                            expected="files only",
-                            received=name,
-                            hint="Replace the link by the file it points to.",
-                        )
-                    )
+                _refuse_links(root, name)
                 if entry.is_dir(follow_symlinks=False):
-                    if not (in_targets and entry.name.endswith(REJECTED)):
-                        pending.append(name + "/")
+                    pending.append(name + "/")
                 else:
                     yield name
 
@@ -163,7 +192,12 @@ def _check_file(path: Path, name: str, entry: FileEntry) -> None:
         received = files.sha256(path)
     except (FileNotFoundError, NotADirectoryError):
         raise _ChangedError(
-            InvalidInputError(f"{path} is missing", expected=name, received="no such file")
+            InvalidInputError(
+                f"the bundle is incomplete: {path} is missing",
+                expected=name,
+                received="no such file",
+                hint="Copy the bundle again, or make it again with smash-export freeze.",
+            )
         ) from None
     except PermissionError as error:
         raise InvalidInputError(f"{path} may not be read", received=error) from None
@@ -182,12 +216,9 @@ def _is_locked(path: Path) -> bool:
     """Whether a writer holds the bundle (asked without writing, so read-only bundles can be read)."""
     try:
         with open(path / LOCK, "rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not files.lock(stream.fileno(), shared=True)
     except OSError:
         return False
-    return False
 
 
 def file_table(folder: Path) -> dict[str, dict[str, Any]]:

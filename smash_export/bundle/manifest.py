@@ -3,11 +3,16 @@
 The manifest may come from anywhere, so every field is typed, bounded and closed to unknown keys, and
 every path in it is checked before it touches the file system. Reading the files it names is the task
 of :mod:`smash_export.bundle.bundle`.
+
+Its last member is ``digest``, the SHA-256 of all others in the order and spelling in which they stand,
+without the white space between them: any other byte that changes is noticed. Manifests without one are older.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -171,6 +176,7 @@ class Manifest(_Strict):
         :mod:`smash_export.bundle.bundle`.
         recommendation: which compiled file to use.
         records: results by section, for example ``latency``, each with the machine it comes from.
+        digest: see the head of this module; None in manifests of before 2026-12.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -187,6 +193,7 @@ class Manifest(_Strict):
     pending: CompiledEntry | None = None
     recommendation: Recommendation | None = None
     records: dict[Section, JsonValue] = Field(default_factory=dict)
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -226,9 +233,18 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises:
         InvalidInputError: not JSON within the limits, another schema, an unknown, missing or wrong
-            field (which is named).
+            field (which is named), or another content than its digest says.
     """
-    return parse_manifest(files.read_json(path, what="manifest"), str(path))
+    text = files.read_text(path, what="manifest")
+    manifest = parse_manifest(files.parse_json(text, what=f"manifest {path}"), str(path))
+    if manifest.digest is not None and manifest.digest != _digest(text):
+        raise InvalidInputError(
+            f"{path} was changed since it was written",
+            expected=f"content with the SHA-256 {manifest.digest}",
+            received=_digest(text),
+            hint="Copy the bundle again, or make it again; a manifest is not meant to be edited.",
+        )
+    return manifest
 
 
 def parse_manifest(value: Any, where: str = NAME) -> Manifest:
@@ -258,8 +274,21 @@ def parse_manifest(value: Any, where: str = NAME) -> Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write the manifest atomically."""
-    files.write_json(path, manifest.model_dump(mode="json", by_alias=True))
+    """Write the manifest atomically, with the digest of its content."""
+    document = manifest.model_dump(mode="json", by_alias=True, exclude={"digest"})
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    digest = _digest(text)
+    files.write_text(path, f'{text.removesuffix("}").rstrip()},\n  "digest": "{digest}"\n}}\n')
+
+
+_TOKEN_OR_SPACE = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+')
+_LAST_MEMBER = re.compile(r',"digest":"[0-9a-f]{64}"\}$')
+
+
+def _digest(text: str) -> str:
+    """SHA-256 of a JSON text without white space between tokens and without its last member, the digest."""
+    dense = _TOKEN_OR_SPACE.sub(lambda match: match[1] or "", text)
+    return hashlib.sha256(_LAST_MEMBER.sub("}", dense).encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,8 @@ def command(
             )
     rows = benchmark.files
     _show(output, rows, sizes)
+    if benchmark.unrecorded:
+        output.warn(f"the results were not recorded in {bundle}: {benchmark.unrecorded}")
     output.result({"bundle": str(bundle), **benchmark.to_json()})
     slow = [
         row for row in rows if max_p50 is not None and row.latency and row.latency[sizes[0]].p50_ms > max_p50
@@ -143,8 +146,7 @@ def _on_device(device: Device, bundle: Bundle, output: Output, seconds: float) -
     rows = tuple(Measurement.from_json(item) for item in result["files"])
     machine = {**result["machine"], "device": device.name}
     benchmark = Benchmark(rows, result["settings"], machine, result["date"])
-    bundle.record("bench", benchmark.to_json())
-    return benchmark
+    return replace(benchmark, unrecorded=bundle.try_record("bench", benchmark.to_json()))
 
 
 def _show(output: Output, rows: tuple[Measurement, ...], sizes: tuple[int, ...]) -> None:

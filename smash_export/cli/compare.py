@@ -83,6 +83,8 @@ def command(
         expected = len(files) * (20 + seconds * len(sizes))
         _on_device(device, opened, destination, output, expected, record=not targets)
         return
+    if opened.unwritable:
+        output.warn(f"{opened.unwritable}: the recommendation will be shown and not recorded")
     with output.progress("comparing", steps(len(files), len(sizes), rounds)) as advance:
         comparison = compare(
             opened,
@@ -105,7 +107,10 @@ def command(
         output.warn("no file qualifies; nothing is recommended")
     else:
         output.text(f"Use {advice['target']} {advice['precision']}: {advice['reason']}.")
-    output.note(f"report: {destination}")
+    for problem in comparison.problems:
+        output.warn(problem)
+    if destination.is_file():
+        output.note(f"report: {destination}")
     output.result({"html": str(destination), **comparison.to_json()})
 
 
@@ -121,7 +126,9 @@ def _on_device(
     )
     advice = result["recommendation"]
     if advice is not None and record:
-        bundle.record("recommendation", advice)
+        reason = bundle.try_record("recommendation", advice)
+        if reason:
+            output.warn(f"the recommendation was not recorded: {reason}")
     rows = []
     for row in result["rows"]:
         latency: dict[str, Any] = next(iter(row["measurement"]["latency"].values()), {})

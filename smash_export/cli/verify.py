@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from smash_export.measure.verify import FileReport, Verification
     from smash_export.remote.device import Device
 
+MAX_SHOWN_STRANGERS = 20
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -38,6 +40,13 @@ if TYPE_CHECKING:
 )
 @click.option("--strict", is_flag=True, help="A file that cannot be checked here fails too (exit code 3).")
 @click.option(
+    "--signature",
+    "signer",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="KEY",
+    help="Also check manifest.json.sig; KEY is the signer's OpenSSH public key.",
+)
+@click.option(
     "--save-worst",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
@@ -58,6 +67,7 @@ def command(
     data: str | None,
     split: str,
     strict: bool,
+    signer: Path | None,
     save_worst: Path | None,
     threads: int | None,
     in_process: bool,
@@ -72,6 +82,7 @@ def command(
     from smash_export.measure.verify import verify
 
     opened, device = Bundle.open(bundle), device_of(values)
+    fingerprint, unlisted = _trust(opened, signer, output)
     if device is not None:
         verification = _on_device(device, opened, output, data)
     else:
@@ -97,7 +108,8 @@ def command(
             output.warn(f"{report.target} {report.precision} {report.status}: {problem}")
     failed, skipped = verification.having("failed"), verification.having("skipped")
     passed = not failed and not (strict and skipped)
-    output.result({"bundle": str(bundle), "passed": passed, **verification.to_json()})
+    trust = {"signed_by": fingerprint, "unlisted": unlisted}
+    output.result({"bundle": str(bundle), "passed": passed, **trust, **verification.to_json()})
     if save_worst is not None:
         _save_worst(save_worst, verification, opened.labels, output)
     if failed:
@@ -121,13 +133,31 @@ def _on_device(device: Device, bundle: Bundle, output: Output, data: str | None)
 
     if data is not None:
         raise UsageError("--data on a device", expected="the images of the bundle, which are copied there")
-    without = {*NAMES, "save_worst", "split", "dry_run"}
+    without = {*NAMES, "save_worst", "split", "dry_run", "signer"}
     words = ["verify", "{bundle}", *given_words(click.get_current_context(), without=without)]
     seconds = 20.0 * (2 + len(bundle.compiled))
     result = ask(device, words, output, inputs={"bundle": bundle.path}, seconds=seconds)
     reports = tuple(FileReport.from_json(item) for item in result["files"])
     bundle.record("verify_elsewhere", {"device": device.name, "files": result["files"]})
     return Verification(f"{result['reference']}, on {device.name},", bundle.samples(), reports)
+
+
+def _trust(bundle: Bundle, signer: Path | None, output: Output) -> tuple[str | None, list[str]]:
+    """The key that signed, and the files that nothing vouches for; says both."""
+    fingerprint = None
+    if signer is not None:
+        from smash_export.bundle.signature import check_signature
+
+        fingerprint = check_signature(bundle.path, signer)
+        output.note(f"signed by {fingerprint}")
+    unlisted = bundle.unlisted()
+    for name in unlisted[:MAX_SHOWN_STRANGERS]:
+        output.warn(f"the manifest does not list {name}; nothing reads it")
+    if len(unlisted) > MAX_SHOWN_STRANGERS:
+        output.warn(f"and {len(unlisted) - MAX_SHOWN_STRANGERS} more files that the manifest does not list")
+    if bundle.manifest.digest is None:
+        output.note("the manifest is of an older version, without a digest of its own content")
+    return fingerprint, unlisted
 
 
 def _row(report: FileReport) -> list[Any]:

@@ -136,7 +136,7 @@ def write_scripts(bundle: Bundle, precision: str, settings: ScriptSettings) -> t
             write_images(bundle, settings, staging)
             for name, text in scripts(command, settings, GATES[precision], bundle.signature).items():
                 files.write_text(staging / name, text)
-                (staging / name).chmod(0o755)
+                files.set_mode(staging / name, 0o755)
             added = bundle.add_compiled(
                 TARGET,
                 precision,

@@ -97,12 +97,14 @@ class Benchmark:
         files: one measurement per file, in the order of the bundle.
         settings: threads, batch sizes, seconds and rounds of the measurement.
         machine, date: where and when.
+        unrecorded: why it does not stand in the bundle's manifest, "" if it does.
     """
 
     files: tuple[Measurement, ...]
     settings: dict[str, Any]
     machine: dict[str, Any] = field(default_factory=describe_machine)
     date: str = field(default_factory=now)
+    unrecorded: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values for the manifest and ``--json``."""
@@ -127,7 +129,8 @@ def bench(
     timeout: float = 120.0,
     advance: Callable[..., None] = lambda n=1, **fields: None,
 ) -> Benchmark:
-    """Measure the files of a bundle and record the result in its manifest, section ``bench``.
+    """Measure the files of a bundle and record the result in its manifest, section ``bench``, where that
+    may be written.
 
     Args:
         bundle: an opened bundle or its path.
@@ -153,8 +156,7 @@ def bench(
     )
     settings = {"threads": threads, "batches": list(batches), "seconds": seconds, "rounds": rounds}
     benchmark = Benchmark(tuple(files), settings)
-    bundle.record("bench", benchmark.to_json())
-    return benchmark
+    return replace(benchmark, unrecorded=bundle.try_record("bench", benchmark.to_json()))
 
 
 def bench_bundle(

@@ -97,6 +97,7 @@ class Comparison:
         disagreements: images whose label changed, those that most files see differently first.
         recommendation: ``target``, ``precision`` and ``reason``; None when no file qualifies.
         machine, versions, date, settings: where and how it was measured.
+        problems: what could not be written: the report, or the recommendation in the bundle.
     """
 
     rows: tuple[Row, ...]
@@ -106,6 +107,7 @@ class Comparison:
     versions: dict[str, str]
     date: str
     settings: dict[str, Any]
+    problems: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,15 @@ def compare(
         advance=advance,
     )
     text = compare_page(comparison, bundle.samples().images, bundle.labels, title_of(bundle.path))
-    write_text(page or default_page(bundle.path), text)
+    problems = []
+    try:
+        write_text(page or default_page(bundle.path), text)
+    except OSError as error:  # what was measured for minutes is still told
+        problems.append(f"the report was not written: {error.strerror} (--html FILE writes it elsewhere)")
     if comparison.recommendation is not None and not targets:
-        bundle.record("recommendation", comparison.recommendation)
-    return comparison
+        reason = bundle.try_record("recommendation", comparison.recommendation)
+        problems += [f"the recommendation was not recorded: {reason}"] if reason else []
+    return replace(comparison, problems=tuple(problems))
 
 
 def default_page(bundle: Path) -> Path:

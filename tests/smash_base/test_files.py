@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,100 @@ def test_new_folder_appears_whole_or_not_at_all(tmp_path):
         (folder / "b").write_text("2")
     assert os.listdir(place) == ["b"]
     assert os.listdir(place.parent) == ["bundle"]
+
+
+def test_a_folder_that_two_make_at_once_is_refused_to_one(tmp_path):
+    place = tmp_path / "bundle"
+    for replace in (False, True):
+        with files.new_folder(place, replace=replace) as first:
+            (first / "whose").write_text("first")
+            with (
+                pytest.raises(UsageError, match="being made by another"),
+                files.new_folder(place, replace=replace),
+            ):
+                pass
+            with files.new_folder(tmp_path / "beside", replace=replace):
+                pass
+        assert (place / "whose").read_text() == "first"
+    assert sorted(os.listdir(tmp_path)) == ["beside", "bundle"]
+
+
+def test_a_folder_that_appeared_meanwhile_is_not_replaced(tmp_path):
+    place = tmp_path / "bundle"
+
+    def make() -> None:
+        with files.new_folder(place):
+            place.mkdir()
+            (place / "precious").write_text("1")
+
+    with pytest.raises(UsageError, match="exists already"):
+        make()
+    assert os.listdir(place) == ["precious"]
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_what_a_killed_maker_left_does_not_stand_in_the_way(tmp_path):
+    maker = (
+        "import sys, time\nfrom smash_base import files\n"
+        "with files.new_folder(sys.argv[1]):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+    )
+    process = start(maker, str(tmp_path / "bundle"))
+    with pytest.raises(UsageError, match="being made"), files.new_folder(tmp_path / "bundle"):
+        pass
+    process.kill()
+    process.wait()
+    with files.new_folder(tmp_path / "bundle") as folder:
+        (folder / "a").write_text("1")
+    assert (tmp_path / "bundle" / "a").exists()
+
+
+# As CIFS, NFS without a lock daemon and FAT answer; the program under test is the real one, in a process.
+SHIM = r"""
+#include <errno.h>
+#include <sys/types.h>
+static int no(int code) { errno = code; return -1; }
+int fsync(int fd) { return no(EINVAL); }
+int fdatasync(int fd) { return no(EINVAL); }
+int flock(int fd, int how) { return no(ENOLCK); }
+int chmod(const char *path, mode_t mode) { return no(EPERM); }
+int fchmod(int fd, mode_t mode) { return no(EPERM); }
+int fchmodat(int folder, const char *path, mode_t mode, int flags) { return no(EPERM); }
+"""
+
+
+@pytest.fixture(scope="session")
+def poor_disk(tmp_path_factory):
+    """Environment of a process whose file systems neither flush nor lock nor have modes."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("shim")
+    (folder / "shim.c").write_text(SHIM)
+    words = [compiler, "-shared", "-fPIC", "-o", str(folder / "shim.so"), str(folder / "shim.c")]
+    subprocess.run(words, check=True)
+    return {**os.environ, "LD_PRELOAD": str(folder / "shim.so")}
+
+
+def test_files_are_written_where_nothing_can_be_flushed_locked_or_given_a_mode(tmp_path, poor_disk):
+    code = (
+        "import fcntl, os, sys\nfrom smash_base import files\nos.chdir(sys.argv[1])\n"
+        "try:\n    os.fsync(1)\nexcept OSError:\n    print('poor')\n"
+        "files.write_text('a', '1')\nfiles.append_jsonl('log', {'n': 1})\n"
+        "with files.exclusive('run', purpose='run'):\n    pass\n"
+        "with files.new_folder('bundle') as folder:\n    files.write_text(folder / 'b', '2')\n"
+        "with files.new_folder('bundle', replace=True) as folder:\n    files.write_text(folder / 'c', '3')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=poor_disk,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "poor\n"), done.stderr
+    assert (tmp_path / "a").read_text() == "1"
+    assert files.read_jsonl(tmp_path / "log") == [{"n": 1}]
+    assert os.listdir(tmp_path / "bundle") == ["c"]
 
 
 def test_json_round_trip_and_no_nan(tmp_path):

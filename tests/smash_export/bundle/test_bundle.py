@@ -23,10 +23,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smash_base import files
-from smash_base.errors import InvalidInputError, SmashError, UsageError
+from smash_base.errors import InvalidInputError, SmashError, UsageError, VerificationError
 from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.bundle.manifest import parse_manifest, safe_path
+from smash_export.bundle.signature import check_signature
+from smash_export.cli import run
 from smash_targets.base import ModelSignature
 
 PREPROCESSING = Preprocessing(height=4, width=4, channels=1, mean=(0.5,), std=(0.5,))
@@ -132,11 +134,8 @@ def test_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     for name in every_file(first.path):
         if name != "manifest.json":
             assert (first.path / name).read_bytes() == (second.path / name).read_bytes(), name
-    dates = [bundle.manifest.created for bundle in (first, second)]
-    texts = [
-        (bundle.path / "manifest.json").read_text().replace(date, "")
-        for bundle, date in zip((first, second), dates, strict=True)
-    ]
+    usual = {"created": "2026-01-01T00:00:00Z", "digest": None}
+    texts = [bundle.manifest.model_copy(update=usual) for bundle in (first, second)]
     assert texts[0] == texts[1]
 
 
@@ -223,20 +222,27 @@ def test_truncated_and_longer_files_are_found(bundle_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "extra.bin",
-        "targets/extra",
-        "targets/onnxruntime/fp32/extra",
-        "targets/ncnn/fp16/model.bin",
-        ".hidden",
-    ],
+    ["extra.bin", "targets/extra", "targets/onnxruntime/fp32/Thumbs.db", "targets/ncnn/fp16/x", ".DS_Store"],
 )
-def test_an_unlisted_file_is_refused(bundle_path: Path, name: str) -> None:
+def test_a_file_that_the_manifest_does_not_list_is_named_and_nothing_else(
+    bundle_path: Path, name: str
+) -> None:
+    assert Bundle.open(bundle_path).unlisted() == []
     (bundle_path / name).parent.mkdir(parents=True, exist_ok=True)
     (bundle_path / name).write_bytes(b"x")
-    with pytest.raises(InvalidInputError, match="does not list") as caught:
-        Bundle.open(bundle_path)
-    assert name in str(caught.value)
+    bundle = Bundle.open(bundle_path)
+    assert bundle.unlisted() == [name]
+    bundle.record("notes", 1)
+    assert Bundle.open(bundle_path).manifest.records["notes"] == 1
+
+
+def test_links_pipes_and_folders_that_are_not_listed_are_never_followed(bundle_path: Path) -> None:
+    (bundle_path / "lost+found").mkdir(mode=0)
+    (bundle_path / "loop").symlink_to(bundle_path)
+    os.mkfifo(bundle_path / "pipe")
+    names = Bundle.open(bundle_path).unlisted()
+    assert names[-2:] == ["loop (a link)", "pipe"]
+    assert names[:-2] in ([], ["lost+found/ (may not be read)"])  # root may read it
 
 
 def test_links_are_refused_even_to_the_right_content(bundle_path: Path, tmp_path: Path) -> None:
@@ -273,8 +279,90 @@ def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
         assert caught.value.exit_code == 6
 
 
+def test_one_flipped_bit_of_the_manifest_is_found(bundle_path: Path) -> None:
+    path = bundle_path / "manifest.json"
+    bundle = Bundle.open(bundle_path)
+    facts = {"accuracy": 0.9766666666666667, "small": 1.25e-07, "path": "a\\b\x1f", "when": "2026-11-25"}
+    bundle.record("bench", facts)
+    whole = path.read_bytes()
+    for place in random.Random(0).sample(range(8 * len(whole)), 400):
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(bytes(data))
+        with pytest.raises(InvalidInputError):
+            Bundle.open(bundle_path)
+    path.write_bytes(whole)
+    Bundle.open(bundle_path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("0.9766666666666667", "0.9766666666666668"),  # the same double or not: another spelling
+        ("1.25e-07", "1.25E-07"),
+        ("\\u001f", "\\u001F"),
+        ('"colour"', '"Colour"'),
+    ],
+)
+def test_a_manifest_that_says_the_same_otherwise_was_changed(
+    bundle_path: Path, before: str, after: str
+) -> None:
+    path = bundle_path / "manifest.json"
+    facts = {"colour": 1, "accuracy": 0.9766666666666667, "small": 1.25e-07, "text": "\x1f"}
+    Bundle.open(bundle_path).record("bench", facts)
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+    with pytest.raises(InvalidInputError, match="was changed since"):
+        Bundle.open(bundle_path)
+
+
+def test_white_space_and_line_ends_are_no_content_and_older_manifests_open(bundle_path: Path) -> None:
+    path = bundle_path / "manifest.json"
+    document = json.loads(path.read_text())
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert Bundle.open(bundle_path).manifest.digest is not None
+    path.write_text(json.dumps(document))
+    assert Bundle.open(bundle_path).manifest.digest == document.pop("digest")
+    path.write_text(json.dumps(document))
+    bundle = Bundle.open(bundle_path)
+    assert bundle.manifest.digest is None
+    bundle.record("notes", 1)  # whoever writes it gives it one
+    assert Bundle.open(bundle_path).manifest.digest is not None
+
+
+def test_a_signature_holds_for_this_manifest_and_this_key_only(
+    bundle_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("OpenSSH is not installed")
+    for name in ("maker", "other"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True
+        )
+    maker, other, manifest = tmp_path / "maker.pub", tmp_path / "other.pub", bundle_path / "manifest.json"
+    with pytest.raises(InvalidInputError, match="signature of the manifest"):
+        check_signature(bundle_path, maker)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-Y", "sign", "-f", tmp_path / "maker", "-n", "smash-export", manifest],
+        check=True,
+        capture_output=True,
+    )
+    assert check_signature(bundle_path, maker).startswith("SHA256:")
+    assert Bundle.open(bundle_path).unlisted() == []
+    with pytest.raises(VerificationError, match="does not hold"):
+        check_signature(bundle_path, other)
+    with pytest.raises(InvalidInputError, match="no public keys"):
+        check_signature(bundle_path, tmp_path / "maker")
+    assert run(["verify", str(bundle_path), "--signature", str(other), "--json"]) == 4
+    Bundle.open(bundle_path).record("notes", 1)
+    with pytest.raises(VerificationError, match="does not hold"):
+        check_signature(bundle_path, maker)
+
+
 def edit(path: Path, change: Any) -> None:
     document = json.loads((path / "manifest.json").read_text())
+    document.pop("digest", None)  # as anybody can who makes a bundle by hand
     change(document)
     (path / "manifest.json").write_text(json.dumps(document))
 
@@ -406,6 +494,7 @@ def test_thousands_of_mutated_manifests_open_consistently_or_are_refused(bundle_
     rng = random.Random(0)
     manifest = bundle_path / "manifest.json"
     document = json.loads(manifest.read_text())
+    del document["digest"]  # which would refuse whatever the rules of the fields let pass
     opened = 0
     for _ in range(3500):
         manifest.write_text(json.dumps(mutate(document, rng)))

@@ -200,6 +200,29 @@ def test_command_records_and_gates(
     assert run(["bench", path, "--dry-run", "--json", "-q"]) == 0
 
 
+@pytest.mark.slow
+def test_what_was_measured_of_a_bundle_that_may_not_be_written_is_shown(
+    digits_bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compile_bundle(digits_bundle_copy, "onnxruntime", isolated=False)
+    lock = digits_bundle_copy / ".lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # nobody can lock it, root neither
+    before = (digits_bundle_copy / "manifest.json").read_bytes()
+    words = [str(digits_bundle_copy), "--seconds", "0.05", "--rounds", "1", "--json"]
+    assert run(["bench", *words, "-t", "onnxruntime"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["files"][0]["latency"]["1"]["p50_ms"] > 0
+    assert captured.err.count("not recorded") == 1
+    (tmp_path / "file").touch()
+    assert run(["compare", *words, "--html", str(tmp_path / "file" / "page.html")]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["recommendation"]["target"] == "onnxruntime"
+    assert "recommendation was not recorded" in captured.err
+    assert "report was not written" in captured.err
+    assert (digits_bundle_copy / "manifest.json").read_bytes() == before
+
+
 def test_wishes_that_name_nothing_are_usage_errors(digits_bundle: Path) -> None:
     bundle = Bundle.open(digits_bundle)
     with pytest.raises(UsageError, match="openvino"):
