@@ -319,10 +319,12 @@ def search(
                 executor=executor,
                 ranks=ranks,
             )
+    from smash_export.device_search.findings import findings
     from smash_export.report.search import search_page
 
     words = command or ["smash-export", "search", "--data", dataset.spec, "--run", str(folder)]
-    files.write_text(folder / "report.html", search_page(result, shlex.join(words)))
+    text = search_page(result, shlex.join(words), facts=findings(result, chosen).rows(), dataset=dataset)
+    files.write_text(folder / "report.html", text)
     return result
 
 

@@ -24,6 +24,7 @@ from smash_export.bundle.runnable import runnable_files
 from smash_export.bundle.samples import Samples
 from smash_export.measure.bench import Measurement, bench_bundle
 from smash_export.measure.machine import describe_machine, now, versions
+from smash_export.measure.timing import Latency, ratio
 from smash_export.measure.verify import Parity, compare_logits
 
 TIE = 1.05  # medians closer than this are not told apart
@@ -248,8 +249,8 @@ def _reason(chosen: Row, candidates: Sequence[Row], ties: Sequence[Row], rows: S
     slow = [
         row for row in rows if row.measurement.target == "torchscript" and row.p50_ms and row is not chosen
     ]
-    if slow and (slow[0].p50_ms or 0.0) > median:
-        words.append(f"{(slow[0].p50_ms or 0.0) / median:.1f} times as fast as TorchScript")
+    if slow and (times := ratio(_first(slow[0]), _first(chosen))) > 1:
+        words.append(f"{times:.1f} times as fast as TorchScript")
     words.append(
         f"accuracy {chosen.parity.accuracy:.2%} ({0.0 - chosen.parity.drop:+.2f} points), "
         f"same label as PyTorch for {chosen.parity.agreement:.2%} of {chosen.parity.images} images"
@@ -257,6 +258,11 @@ def _reason(chosen: Row, candidates: Sequence[Row], ties: Sequence[Row], rows: S
     if any(latency.flagged for latency in list(chosen.measurement.latency.values())[:1]):
         words.append("times were unsteady: compare again when the machine is idle")
     return "; ".join(words)
+
+
+def _first(row: Row) -> Latency:
+    """Of the first batch size."""
+    return next(iter(row.measurement.latency.values()))
 
 
 def disagreements(samples: Samples, logits: dict[str, np.ndarray]) -> list[Disagreement]:

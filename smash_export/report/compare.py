@@ -12,11 +12,16 @@ from smash_base.files import write_text
 from smash_export.bundle.bundle import Bundle, opened
 from smash_export.measure.compare import Comparison, Row, compare_bundle
 from smash_export.prediction.pictures import to_picture
-from smash_export.report.page import Cell, Html, Point, heading, page, paragraph, picture, scatter, table
+from smash_export.report.chart import Axis, Point, scatter
+from smash_export.report.page import Cell, Html, heading, page, paragraph, picture, table
 
 COLUMNS = (
     "file", "provider used", "bytes", "accuracy", "change, points", "same label",
     "min ms", "p50", "p90", "p99", "images/s", "peak MiB", "verdict", "why",
+)  # fmt: skip
+_ON_PAGE = (
+    "file", "verdict", "accuracy", "change, points", "same label", "p50", "p90", "p99", "min ms",
+    "images/s", "peak MiB", "bytes", "provider used",
 )  # fmt: skip
 SHOWN_IMAGES = 24
 SHOWN_LAYERS = 20
@@ -119,9 +124,18 @@ def compare_page(comparison: Comparison, images: np.ndarray, labels: tuple[str, 
             "lead",
         ),
         heading("Every file"),
-        table(COLUMNS, [cells(row) for row in comparison.rows], [_kind(row) for row in comparison.rows]),
+        table(
+            _ON_PAGE,
+            [_line(row) for row in comparison.rows],
+            [_kind(row) for row in comparison.rows],
+        ),
+        *(paragraph(f"{row.name}: {row.verdict}: {row.reason}.", "note") for row in _explained(comparison)),
         heading("Accuracy against latency"),
-        scatter(_points(comparison.rows), f"median latency of batch {batch}, ms", "accuracy, %"),
+        scatter(
+            _points(comparison.rows),
+            Axis(f"median latency of batch {batch}, ms", "log"),
+            Axis("accuracy", percent=True),
+        ),
         paragraph(
             "Hollow: not to be used. Dashed: the files that no other one beats in both.",
             "note",
@@ -141,6 +155,17 @@ def compare_page(comparison: Comparison, images: np.ndarray, labels: tuple[str, 
     return page(title, parts)
 
 
+def _line(row: Row) -> list[Cell]:
+    """One line of the page's table; reasons stand below it, where they have room."""
+    found = dict(zip(COLUMNS, cells(row), strict=True))
+    return [found[name] for name in _ON_PAGE]
+
+
+def _explained(comparison: Comparison) -> list[Row]:
+    """Rows whose verdict wants a reason; that of the recommended one stands on top of the page."""
+    return [row for row in comparison.rows if row.reason and row.verdict != "recommended"]
+
+
 def _kind(row: Row) -> str:
     if row.verdict == "recommended":
         return "chosen"
@@ -151,10 +176,11 @@ def _points(rows: tuple[Row, ...]) -> list[Point]:
     return [
         Point(
             row.p50_ms,
-            100 * row.parity.accuracy,
+            row.parity.accuracy,
             row.name,
             good=row.verdict in ("recommended", "good", "source file"),
             chosen=row.verdict == "recommended",
+            title=f"{row.name}: {row.p50_ms:.4g} ms, {row.parity.accuracy:.2%}",
         )
         for row in rows
         if row.p50_ms is not None and row.parity is not None

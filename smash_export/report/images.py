@@ -30,7 +30,7 @@ def sample_images(dataset: Dataset) -> list[Html]:
     shown = []
     for label, name in enumerate(dataset.classes[:SHOWN_CLASSES]):
         for index in np.flatnonzero(dataset.train.labels == label)[:OF_EACH]:
-            shown.append(picture(to_picture(dataset.train.images[index], 96), [name]))
+            shown.append(picture(to_picture(dataset.train.images[index], 96), [name], "small"))
     if len(dataset.classes) > SHOWN_CLASSES:
         shown.append(paragraph(f"The first {SHOWN_CLASSES} of {len(dataset.classes)} classes.", "note"))
     return shown

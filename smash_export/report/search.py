@@ -6,24 +6,39 @@ import html
 from collections import Counter
 from collections.abc import Sequence
 
-from smash_export.report.page import Cell, Html, Point, heading, page, paragraph, scatter, table
+from smash_export.report.chart import Axis, Chart, Point, scatter
+from smash_export.report.images import class_counts, sample_images
+from smash_export.report.page import Cell, Html, heading, page, paragraph, table
+from smash_search.data import Dataset
 from smash_search.rank.finalists import Trained
+from smash_search.rank.statistics import kendall
 from smash_search.run import SearchResult
-from smash_search.space.architecture import Architecture, Block
+from smash_search.space.architecture import Architecture, Block, Conv, Op
 from smash_search.space.cost import block_sizes
 from smash_search.strategies import Scored
 from smash_search.train.hypernet import choices_of
 
+FEWEST = 5  # networks below which a correlation says nothing
+READS = 0.01  # of error that a wrong description must cost a HyperNet that reads it
+FEWEST_WINNERS = 15  # below that shares of choices are chance
 WINNERS = 0.2  # share of the candidates, by score, whose choices are compared with those of all
 MOST_CHOICES = 16
 
 
-def search_page(result: SearchResult, command: str) -> str:
+def search_page(
+    result: SearchResult,
+    command: str,
+    *,
+    facts: Sequence[tuple[str, str]] = (),
+    dataset: Dataset | None = None,
+) -> str:
     """The whole document.
 
     Args:
         result: of the search.
         command: that repeats it.
+        facts: name and value of what was found, for the head of the page.
+        dataset: whose images are shown.
     """
     best, architecture = result.best, result.best.architecture
     search = best.search
@@ -34,31 +49,13 @@ def search_page(result: SearchResult, command: str) -> str:
     )
     parts = [
         paragraph(lead, "lead"),
+        table(["what", "value"], facts) if facts else paragraph("", ""),
         paragraph(_against_random(result), ""),
-        heading("Command to repeat it"),
-        Html(f'<pre style="white-space: pre-wrap">{html.escape(command)}</pre>'),
-        paragraph(
-            f"Data {search['data']}, fingerprint {search['fingerprint'][:16]}, seed {search['seed']}, "
-            + ", ".join(f"{name} {version}" for name, version in search["versions"].items()),
-            "note",
-        ),
-        heading("Cost of each stage"),
-        table(
-            ["stage", "seconds", "share"],
-            [
-                [name, round(value, 1), f"{value / max(1e-9, sum(result.seconds.values())):.0%}"]
-                for name, value in result.seconds.items()
-            ],
-        ),
-        heading("How far the scores can be trusted"),
+        heading("How far this can be trusted"),
+        *[paragraph(verdict, "") for verdict in verdicts(result)],
         *_trust(result),
-        heading("Accuracy with generated weights against MACs"),
-        paragraph("Full: trained as finalists. Hollow: scored only.", "note"),
-        scatter(_score_points(result), "MACs (log scale)", "accuracy with generated weights"),
         heading("Pareto front of the trained networks"),
         *_front(result),
-        heading("Score against error after training"),
-        _score_against_trained(result),
         heading("Rungs"),
         paragraph(
             "Validation error of each network at the end of each rung. Full lines: search; dashed: random "
@@ -67,17 +64,80 @@ def search_page(result: SearchResult, command: str) -> str:
         ),
         rung_curves(result.trained),
         _finalists_table(result),
+        heading("Score against error after training"),
+        _score_against_trained(result),
+        heading("Accuracy with generated weights against MACs"),
+        paragraph("Full: trained as finalists. Hollow: scored only.", "note"),
+        scatter(
+            _score_points(result), Axis("MACs", "log"), Axis("accuracy with generated weights", percent=True)
+        ),
         heading("The network"),
         network_drawing(architecture, best.input.size, len(best.classes)),
         *[
             part
             for index, block in enumerate(architecture.blocks)
-            for part in (paragraph(f"Memory banks of block {index}", "note"), bank_drawing(block))
+            for part in (
+                heading(f"Memory banks of block {index}", level=3),
+                bank_drawing(block),
+                block_steps(block),
+            )
         ],
         heading("Choices that winners share"),
         *_shared_choices(result.scored),
+        *([heading("Images"), class_counts(dataset), *sample_images(dataset)] if dataset else []),
+        heading("Cost of each stage"),
+        table(
+            ["stage", "seconds", "share"],
+            [
+                [name, round(value, 1), f"{value / max(1e-9, sum(result.seconds.values())):.0%}"]
+                for name, value in result.seconds.items()
+            ],
+        ),
+        heading("Command to repeat it"),
+        Html(f"<pre>{html.escape(command)}</pre>"),
+        paragraph(
+            f"Data {search['data']}, fingerprint {search['fingerprint'][:16]}, seed {search['seed']}, "
+            + ", ".join(f"{name} {version}" for name, version in search["versions"].items()),
+            "note",
+        ),
     ]
     return page(f"Search {result.folder.name}", parts)
+
+
+def verdicts(result: SearchResult) -> list[str]:
+    """What the numbers of a search say about its result, one sentence each."""
+    said = []
+    first = [entry for entry in result.trained if entry.rung == 0 and entry.score is not None]
+    if len(first) >= FEWEST:
+        tau = kendall([entry.score or 0.0 for entry in first], [entry.error for entry in first])
+        if tau.low is None or tau.value is None or tau.low <= 0:
+            said.append(
+                f"Whether the score ranks networks as training does cannot be told from these {len(first)}: "
+                f"Kendall's tau {tau}."
+            )
+        else:
+            said.append(f"The score ranks these {len(first)} networks as training does: Kendall's tau {tau}.")
+    else:
+        said.append(
+            f"{len(first)} networks were scored and trained: too few to say whether the score ranks them."
+        )
+    reliability = result.ranking["stages"][-1]["split_half"]
+    if reliability is not None:
+        words = (
+            "repeats well"
+            if reliability >= 0.8
+            else "repeats in part"
+            if reliability >= 0.5
+            else "hardly repeats"
+        )
+        said.append(f"The score {words} on other images (split-half reliability {reliability:.2f}).")
+    encoding = result.ranking.get("encoding")
+    if encoding and encoding["error_corrupted"] - encoding["error"] < READS:
+        said.append(
+            "The HyperNet does not read the description of a network: with a shuffled one the error is the "
+            "same. Its score tells sizes apart at best; rely on the trained errors."
+        )
+    return said
 
 
 def _front(result: SearchResult) -> list[Html]:
@@ -92,7 +152,14 @@ def _front(result: SearchResult) -> list[Html]:
         size = entry["measures"]["latency_ms"] if timed else entry["cost"]["macs"]
         label = picks.get(entry["key"], "")
         points.append(
-            Point(size, 1 - entry["error"], label or entry["key"][:6], entry["on_front"], bool(label))
+            Point(
+                size,
+                1 - entry["error"],
+                label or entry["key"][:6],
+                entry["on_front"],
+                bool(label),
+                f"{entry['key']}: {size:.4g}, error {entry['error']:.2%}",
+            )
         )
         if entry["on_front"]:
             rows.append(
@@ -112,7 +179,7 @@ def _front(result: SearchResult) -> list[Html]:
             "Networks that stopped at an earlier rung have had less training.",
             "note",
         ),
-        scatter(points, f"{size_title} (log scale)", "accuracy after training"),
+        scatter(points, Axis(size_title, "log"), Axis("accuracy after training", percent=True)),
         table(["network", "error", size_title, "parameters", "epochs", "pick within"], rows),
     ]
 
@@ -169,10 +236,22 @@ def _score_points(result: SearchResult) -> list[Point]:
 
 def _score_against_trained(result: SearchResult) -> Html:
     first = [entry for entry in result.trained if entry.rung == 0 and entry.score is not None]
-    return points_drawing(
-        [(entry.score or 0.0, entry.error, entry.key[:6], entry.key == result.pick.key) for entry in first],
-        "SMASH score (error with generated weights)",
-        f"error after {first[0].epochs} epochs" if first else "error",
+    points = [
+        Point(
+            entry.score or 0.0,
+            entry.error,
+            entry.key[:6],
+            chosen=entry.key == result.pick.key,
+            title=f"{entry.key}: score {entry.score or 0.0:.2%}, trained {entry.error:.2%}",
+        )
+        for entry in first
+    ]
+    epochs = first[0].epochs if first else 0
+    return scatter(
+        points,
+        Axis("SMASH score (error with generated weights)", percent=True),
+        Axis(f"error after {epochs} epochs", percent=True),
+        front=False,
     )
 
 
@@ -192,7 +271,7 @@ def _finalists_table(result: SearchResult) -> Html:
         ]
         for entry in ordered
     ]
-    columns = ["network", "group", "why", "SMASH score", "MACs", "epochs", "error", "stopped"]
+    columns = ["network", "group", "why", "SMASH score (error)", "MACs", "epochs", "error", "stopped"]
     kinds = ["chosen" if (entry.group, entry.key) == ("search", result.pick.key) else "" for entry in ordered]
     return table(columns, rows, kinds)
 
@@ -202,6 +281,9 @@ def _shared_choices(scored: Sequence[Scored]) -> list[Html]:
     usable = [entry for entry in scored if entry.score is not None]
     ranked = sorted(usable, key=lambda entry: entry.score.error if entry.score else 1.0)
     winners = ranked[: max(1, round(WINNERS * len(ranked)))]
+    if len(winners) < FEWEST_WINNERS:
+        words = f"The best fifth of {len(ranked)} candidates are {len(winners)} networks: too few to tell."
+        return [paragraph(words, "note")]
     of_all, of_best = _shares(ranked), _shares(winners)
     moved = sorted(of_all, key=lambda name: -abs(of_best.get(name, 0.0) - of_all[name]))[:MOST_CHOICES]
     rows: list[list[Cell]] = [
@@ -229,47 +311,29 @@ def _shares(entries: Sequence[Scored]) -> dict[str, float]:
 # ----------------------------------------------------------------------------------------- drawings
 
 
-def points_drawing(points: Sequence[tuple[float, float, str, bool]], x_title: str, y_title: str) -> Html:
-    """Points over two linear axes of errors: (x, y, label, chosen)."""
-    if not points:
-        return paragraph("Nothing to draw.", "note")
-    frame = _Frame([point[0] for point in points], [point[1] for point in points], x_title, y_title)
-    for x, y, label, chosen in points:
-        across, down = frame.place(x, y)
-        frame.add(
-            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="{7 if chosen else 4.5}" fill="var(--good)">'
-            f"<title>{html.escape(f'{label}: {x:.2%}, {y:.2%}')}</title></circle>"
-            f'<text x="{across + 9:.1f}" y="{down + 4:.1f}">{html.escape(label)}</text>'
-        )
-    return frame.done()
-
-
 def rung_curves(trained: Sequence[Trained]) -> Html:
     """One line per network: validation error over epochs."""
     if not trained:
         return paragraph("Nothing to draw.", "note")
-    frame = _Frame(
-        [float(entry.epochs) for entry in trained],
+    epochs = sorted({entry.epochs for entry in trained})
+    chart = Chart(
+        [float(count) for count in epochs],
         [min(entry.error, 1.0) for entry in trained],
-        "epochs",
-        "validation error",
-        x_format="{:.3g}",
+        Axis("epochs", ticks=tuple(map(float, epochs))),
+        Axis("validation error", percent=True),
     )
     lines: dict[tuple[str, str], list[Trained]] = {}
     for entry in trained:
         lines.setdefault((entry.group, entry.key), []).append(entry)
     for (group, key), entries in lines.items():
-        places = [frame.place(entry.epochs, entry.error) for entry in entries]
-        dash = "" if group == "search" else ' stroke-dasharray="5 4"'
-        colour = "var(--good)" if group == "search" else "var(--soft)"
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        frame.add(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"{dash}/>')
+        mine = group == "search"
+        colour = "var(--good)" if mine else "var(--soft)"
+        places = [(float(entry.epochs), min(entry.error, 1.0)) for entry in entries]
+        chart.line(places, colour=colour, dashed=not mine)
         for (x, y), entry in zip(places, entries, strict=True):
-            title = html.escape(f"{key[:6]} ({group}): {entry.error:.2%} after {entry.epochs} epochs")
-            frame.add(
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"><title>{title}</title></circle>'
-            )
-    return frame.done()
+            title = f"{key[:6]} ({group}): {entry.error:.2%} after {entry.epochs} epochs"
+            chart.point(Point(x, y, "", mine, title=title), radius=3.5)
+    return chart.done()
 
 
 def network_drawing(architecture: Architecture, size: tuple[int, ...], classes: int) -> Html:
@@ -336,46 +400,33 @@ def bank_drawing(block: Block) -> Html:
     return Html("\n".join(drawn))
 
 
-class _Frame:
-    """Linear axes of a drawing."""
-
-    def __init__(
-        self,
-        xs: Sequence[float],
-        ys: Sequence[float],
-        x_title: str,
-        y_title: str,
-        x_format: str = "{:.1%}",
-    ) -> None:
-        self._x, self._y = _range(xs), _range(ys)
-        self._lines = [f'<svg viewBox="0 0 760 360" role="img" aria-label="{html.escape(y_title)}">']
-        for step in range(5):
-            x = self._x[0] + (self._x[1] - self._x[0]) * step / 4
-            y = self._y[0] + (self._y[1] - self._y[0]) * step / 4
-            across, down = self.place(x, y)
-            self.add(f'<line class="grid" x1="{across:.1f}" x2="{across:.1f}" y1="20" y2="300"/>')
-            self.add(f'<line class="grid" x1="70" x2="740" y1="{down:.1f}" y2="{down:.1f}"/>')
-            self.add(f'<text x="{across:.1f}" y="318" text-anchor="middle">{x_format.format(x)}</text>')
-            self.add(f'<text x="62" y="{down + 4:.1f}" text-anchor="end">{y:.1%}</text>')
-        self.add(f'<text x="405" y="346" text-anchor="middle">{html.escape(x_title)}</text>')
-        self.add(
-            '<text x="16" y="160" text-anchor="middle" transform="rotate(-90 16 160)">'
-            f"{html.escape(y_title)}</text>"
-        )
-
-    def place(self, x: float, y: float) -> tuple[float, float]:
-        across = (x - self._x[0]) / (self._x[1] - self._x[0])
-        up = (y - self._y[0]) / (self._y[1] - self._y[0])
-        return 70 + 670 * across, 300 - 280 * up
-
-    def add(self, markup: str) -> None:
-        self._lines.append(markup)
-
-    def done(self) -> Html:
-        return Html("\n".join([*self._lines, "</svg>"]))
+def block_steps(block: Block) -> Html:
+    """A block in words: what each op reads, does and writes, in order."""
+    rows: list[list[Cell]] = [
+        [
+            number,
+            f"{_banks(op.reads)}: {len(op.reads) * block.bank_channels} channels",
+            _computed(op),
+            _banks(op.writes),
+        ]
+        for number, op in enumerate(block.ops)
+    ]
+    return table(["op", "reads", "does", "adds to"], rows)
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    margin = max(0.06 * (high - low), 1e-3)
-    return low - margin, high + margin
+def _banks(numbers: Sequence[int]) -> str:
+    return f"bank{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _computed(op: Op) -> str:
+    convs = [_conv(conv) for conv in op.convs if conv is not None]
+    return ", ".join([f"1x1 to {op.bottleneck}", *convs]) + f"; {op.units} units" + ", gated" * op.gate
+
+
+def _conv(conv: Conv) -> str:
+    words = "x".join(map(str, conv.kernel))
+    if max(conv.dilation) > 1:
+        words += f" dilated {max(conv.dilation)}"
+    if conv.groups > 1:
+        words += f" in {conv.groups} groups"
+    return f"{words} {conv.activation}"

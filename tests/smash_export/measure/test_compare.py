@@ -19,7 +19,8 @@ from smash_export.compiling.compile import compile_bundle
 from smash_export.measure.bench import Measurement
 from smash_export.measure.compare import Row, disagreements, judge, recommend
 from smash_export.measure.timing import Latency
-from smash_export.report.page import Html, Point, page, paragraph, pareto, picture, scatter, table
+from smash_export.report.chart import Axis, Point, pareto, scatter
+from smash_export.report.page import Html, page, paragraph, picture, table
 
 
 def samples(count: int = 400, classes: int = 4) -> Samples:
@@ -132,7 +133,7 @@ def test_text_is_escaped_everywhere() -> None:
     parts = [
         paragraph(bad),
         table([bad], [[bad]]),
-        scatter([Point(1, 1, bad)], bad, bad),
+        scatter([Point(1, 1, bad)], Axis(bad), Axis(bad)),
         picture(Image.new("RGB", (2, 2)), [bad]),
     ]
     text = page(bad, parts)
