@@ -86,7 +86,6 @@ def command(
 
     Exit code 5 when --max-p50 is given and a measured file is slower.
     """
-    from smash_base.errors import GateError
     from smash_export.bundle.bundle import Bundle
     from smash_export.bundle.runnable import selected_files
     from smash_export.measure.bench import bench, steps
@@ -120,19 +119,23 @@ def command(
                 timeout=timeout,
                 advance=advance,
             )
-    rows = benchmark.files
-    _show(output, rows, sizes)
+    _show(output, benchmark.files, sizes)
     if benchmark.unrecorded:
         output.warn(f"the results were not recorded in {bundle}: {benchmark.unrecorded}")
     output.result({"bundle": str(bundle), **benchmark.to_json()})
-    slow = [
-        row for row in rows if max_p50 is not None and row.latency and row.latency[sizes[0]].p50_ms > max_p50
-    ]
+    if max_p50 is not None:
+        _check(benchmark, sizes[0], max_p50)
+
+
+def _check(benchmark: Benchmark, size: int, max_p50: float) -> None:
+    from smash_base.errors import GateError
+
+    slow = [row for row in benchmark.files if row.latency and row.latency[size].p50_ms > max_p50]
     if slow:
         raise GateError(
             f"{', '.join(row.name for row in slow)} slower than allowed",
             expected=f"a median of at most {max_p50:g} ms",
-            received=", ".join(f"{row.latency[sizes[0]].p50_ms:.4g} ms" for row in slow),
+            received=", ".join(f"{row.latency[size].p50_ms:.4g} ms" for row in slow),
         )
 
 
@@ -179,6 +182,14 @@ def _show(output: Output, rows: tuple[Measurement, ...], sizes: tuple[int, ...])
     columns = ["file", "provider", "min ms", "p50", "p90", "p99", "n", f"images/s at {sizes[-1]}"]
     columns += ["peak MiB", "bytes", "cold start s", "note"]
     output.table(f"Batch {first}", columns, cells)
+    _show_stages(output, rows)
+    _show_scenarios(output, rows)
+    for row in rows:
+        for warning in row.latency[first].warnings if row.latency else ():
+            output.note(f"{row.name}: {warning}")
+
+
+def _show_stages(output: Output, rows: tuple[Measurement, ...]) -> None:
     staged = [row for row in rows if row.stages]
     if staged:
         names = ("preprocess", "inference", "postprocess", "end_to_end")
@@ -187,6 +198,9 @@ def _show(output: Output, rows: tuple[Measurement, ...], sizes: tuple[int, ...])
             ["file", "decode and normalise", "inference", "labels", "image to labels"],
             [[row.name, *(row.stages[name] for name in names)] for row in staged],
         )
+
+
+def _show_scenarios(output: Output, rows: tuple[Measurement, ...]) -> None:
     scored = [(row.name, score) for row in rows for score in row.loadgen.values()]
     if scored:
         output.table(
@@ -204,6 +218,3 @@ def _show(output: Output, rows: tuple[Measurement, ...], sizes: tuple[int, ...])
                 for name, item in scored
             ],
         )
-    for row in rows:
-        for warning in row.latency[first].warnings if row.latency else ():
-            output.note(f"{row.name}: {warning}")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
+
+if TYPE_CHECKING:
+    from smash_export.bundle.bundle import Bundle, CompiledFile
+    from smash_targets.base import Target
 
 SHOWN_LINES = 12  # of a note that is a table, such as the noise by layer: the worst come first
 
@@ -56,7 +60,6 @@ def command(
     """
     from smash_export.bundle.bundle import Bundle
     from smash_export.compiling.compile import compile_bundle, plan
-    from smash_export.measure.verify import GATES
 
     opened = Bundle.open(bundle)
     runtime = plan(opened, target, precision)
@@ -64,20 +67,7 @@ def command(
     if runtime.deprecated:
         output.warn(runtime.deprecated)
     if output.dry_run:
-        state = runtime.availability()
-        steps: dict[str, Any] = {
-            "target": target,
-            "precision": precision,
-            "available": state.available,
-            "reason": state.reason,
-            "install": state.install,
-            "replaces": opened.find_compiled(target, precision) is not None,
-            "writes": str(bundle / "targets" / target / precision),
-            "gate": asdict(GATES[precision]),
-            "options": settings,
-        }
-        output.table("Would do", ["what", "value"], [[key, str(value)] for key, value in steps.items()])
-        output.result({"dry_run": True, **steps})
+        _tell(output, opened, runtime, precision, settings)
         return
     with output.progress(f"compiling for {target} {precision}", None) as advance:
         file = compile_bundle(
@@ -90,9 +80,34 @@ def command(
             on_progress=lambda phase, done, steps: advance(0, step=f"{phase} {done}/{steps}"),
         )
         advance()
+    _show(output, file)
+
+
+def _tell(output: Output, bundle: Bundle, target: Target, precision: str, settings: dict[str, Any]) -> None:
+    """What would be done."""
+    from smash_export.measure.verify import GATES
+
+    state = target.availability()
+    steps = {
+        "target": target.name,
+        "precision": precision,
+        "available": state.available,
+        "reason": state.reason,
+        "install": state.install,
+        "replaces": bundle.find_compiled(target.name, precision) is not None,
+        "writes": str(bundle.path / "targets" / target.name / precision),
+        "gate": asdict(GATES[precision]),
+        "options": settings,
+    }
+    output.table("Would do", ["what", "value"], [[key, str(value)] for key, value in steps.items()])
+    output.result({"dry_run": True, **steps})
+
+
+def _show(output: Output, file: CompiledFile) -> None:
+    """Evidence, and what the target and the precision had to say."""
     parity = file.evidence["parity"]
     output.table(
-        f"{target} {precision}: verified on {parity['images']} real images",
+        f"{file.target} {file.precision}: verified on {parity['images']} real images",
         ["file", "bytes", "max difference", "same label", "accuracy", "points lost", "seconds"],
         [
             [
@@ -114,8 +129,8 @@ def command(
             output.note(f"{name}: {value}")
     output.result(
         {
-            "target": target,
-            "precision": precision,
+            "target": file.target,
+            "precision": file.precision,
             "main": str(file.main),
             "bytes": file.size,
             "notes": dict(file.notes),

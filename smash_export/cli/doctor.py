@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from smash_export.cli.console import Output, common_options
+
+if TYPE_CHECKING:
+    from smash_export.measure.doctor import Diagnosis
 
 
 @click.command()
@@ -17,63 +22,52 @@ def command(output: Output) -> int:
     from smash_export.measure.doctor import diagnose
 
     found = diagnose()
-    machine = found["machine"]
-    features = "  ".join(f"{name} {_tick(there)}" for name, there in machine["cpu"].items())
-    gpus = [
-        f"{gpu['name']} (driver {gpu['driver_version']}, {gpu['memory.total']}, "
-        f"compute capability {gpu['compute_cap']})"
-        for gpu in found["gpus"]
-    ]
-    output.table(
-        "This machine",
-        ["what", "value"],
-        [
-            ["smash-export", found["smash-export"]],
-            ["Python", f"{found['python']['version']}  {found['python']['executable']}"],
-            ["system", f"{machine['system']}, {machine['distribution']}, {machine['architecture']}"],
-            ["processor", f"{machine['processor']}, {machine['cores']} cores usable"],
-            ["instructions", features],
-            ["memory", f"{found['memory_available_gib']} of {machine['memory_gib']} GiB available"],
-            ["disk here", f"{found['disk_free_gib']} GiB free"],
-            ["GPU", "; ".join(gpus) or "no NVIDIA driver found"],
-        ],
-    )
+    output.table("This machine", ["what", "value"], _machine(found))
     output.table(
         "Packages",
         ["", "package", "version", "required", "for"],
         [
-            [
-                _tick(row["ok"]),
-                row["package"],
-                row["found"] or "missing",
-                row["required"],
-                row["extra"] or "base",
-            ]
-            for row in found["packages"]
+            [_tick(row.ok), row.package, row.found or "missing", row.required, row.extra or "base"]
+            for row in found.packages
         ],
     )
     output.table(
         "Extras",
         ["", "extra", "missing", "command"],
         [
-            [
-                _tick(extra["ready"]),
-                name,
-                ", ".join(extra["missing"]),
-                "" if extra["ready"] else extra["install"],
-            ]
-            for name, extra in found["extras"].items()
+            [_tick(extra.ready), name, ", ".join(extra.missing), "" if extra.ready else extra.install]
+            for name, extra in found.extras.items()
         ],
     )
     output.table(
         "Targets",
         ["", "target", "version", "why not"],
-        [[_tick(row.available), row.target, row.version, row.reason] for row in found["targets"]],
+        [[_tick(row.available), row.target, row.version, row.reason] for row in found.targets],
     )
-    if not found["packages"]:
+    if not found.packages:
         output.warn("this copy was never installed, so the required versions are unknown: pip install -e .")
     output.result(found)
-    return 0 if found["ok"] else 3
+    return 0 if found.ok else 3
+
+
+def _machine(found: Diagnosis) -> list[list[object]]:
+    machine = found.machine
+    features = "  ".join(f"{name} {_tick(there)}" for name, there in machine["cpu"].items())
+    gpus = [
+        f"{gpu['name']} (driver {gpu['driver_version']}, {gpu['memory.total']}, "
+        f"compute capability {gpu['compute_cap']})"
+        for gpu in found.gpus
+    ]
+    return [
+        ["smash-export", found.version],
+        ["Python", f"{found.python['version']}  {found.python['executable']}"],
+        ["system", f"{machine['system']}, {machine['distribution']}, {machine['architecture']}"],
+        ["processor", f"{machine['processor']}, {machine['cores']} cores usable"],
+        ["instructions", features],
+        ["memory", f"{found.memory_available_gib} of {machine['memory_gib']} GiB available"],
+        ["disk here", f"{found.disk_free_gib} GiB free"],
+        ["GPU", "; ".join(gpus) or "no NVIDIA driver found"],
+    ]
 
 
 def _tick(good: bool) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from smash_base.errors import GateError
 from smash_export.cli.console import Output, common_options
+
+if TYPE_CHECKING:
+    from smash_export.measure.evaluate import Evaluation
 
 
 @click.command()
@@ -61,54 +65,58 @@ def command(
         images = (
             bundled(classifier.bundle) if data is None else from_data(classifier.bundle, data, split, seed)
         )
-        output.note(f"using {classifier.choice}")
+        choice = classifier.choice
+        output.note(f"using {choice}")
         with output.progress(f"classifying {len(images)} images", None) as advance:
             result = evaluate(classifier, images)
             advance()
-        for warning in result.warnings:
-            output.warn(warning)
-        output.table(
-            f"{result.images} images: {result.data}",
-            ["figure", "value"],
-            [
-                ["accuracy", f"{result.accuracy:.2%}"],
-                ["95 % interval", f"{result.low:.2%} to {result.high:.2%}"],
-                *([] if result.top5 is None else [["among the first five", f"{result.top5:.2%}"]]),
-                ["mean probability of the answer", f"{result.confidence:.2%}"],
-                ["expected calibration error", f"{result.calibration_error:.4f}"],
-                ["errors", result.mistake_count],
-                ["images per second", f"{result.images_per_second:,.0f}"],
-            ],
-        )
-        output.table(
-            "Classes",
-            ["class", "images", "recall", "precision", "F1", "most confused with"],
-            [
-                [row.label, row.images, row.recall, row.precision, row.f1, row.confused_with]
-                for row in result.classes
-            ],
-        )
-        written: list[Path] = []
-        if out is not None and output.dry_run:
-            output.note(f"would write evaluation.json, confusion.png and errors.png to {out}")
-        elif out is not None:
-            written = write_report(out, result, images)
-            for path in written:
-                output.note(f"wrote {path}")
-        choice = classifier.choice
-        output.result(
-            {
-                "bundle": str(bundle),
-                "target": choice.target,
-                "precision": choice.precision,
-                "reason": choice.reason,
-                **result.to_json(),
-                "written": [str(path) for path in written],
-            }
-        )
+    _show(output, result)
+    written: list[Path] = []
+    if out is not None and output.dry_run:
+        output.note(f"would write evaluation.json, confusion.png and errors.png to {out}")
+    elif out is not None:
+        written = write_report(out, result, images)
+        for path in written:
+            output.note(f"wrote {path}")
+    output.result(
+        {
+            "bundle": str(bundle),
+            "target": choice.target,
+            "precision": choice.precision,
+            "reason": choice.reason,
+            **result.to_json(),
+            "written": [str(path) for path in written],
+        }
+    )
     if min_accuracy is not None and result.accuracy < min_accuracy:
         raise GateError(
             f"the accuracy on {result.data} is too low",
             expected=f"at least {min_accuracy:.2%}",
             received=f"{result.accuracy:.2%}",
         )
+
+
+def _show(output: Output, result: Evaluation) -> None:
+    for warning in result.warnings:
+        output.warn(warning)
+    output.table(
+        f"{result.images} images: {result.data}",
+        ["figure", "value"],
+        [
+            ["accuracy", f"{result.accuracy:.2%}"],
+            ["95 % interval", f"{result.low:.2%} to {result.high:.2%}"],
+            *([] if result.top5 is None else [["among the first five", f"{result.top5:.2%}"]]),
+            ["mean probability of the answer", f"{result.confidence:.2%}"],
+            ["expected calibration error", f"{result.calibration_error:.4f}"],
+            ["errors", result.mistake_count],
+            ["images per second", f"{result.images_per_second:,.0f}"],
+        ],
+    )
+    output.table(
+        "Classes",
+        ["class", "images", "recall", "precision", "F1", "most confused with"],
+        [
+            [row.label, row.images, row.recall, row.precision, row.f1, row.confused_with]
+            for row in result.classes
+        ],
+    )

@@ -97,6 +97,17 @@ def command(
                 isolated=not in_process,
                 on_report=lambda report: advance(file=f"{report.target} {report.precision}"),
             )
+    _show(output, verification)
+    failed, skipped = verification.having("failed"), verification.having("skipped")
+    passed = not failed and not (strict and skipped)
+    trust = {"signed_by": fingerprint, "unlisted": unlisted}
+    output.result({"bundle": str(bundle), "passed": passed, **trust, **verification.to_json()})
+    if save_worst is not None:
+        _save_worst(save_worst, verification, opened.labels, output)
+    _end(bundle, verification, strict)
+
+
+def _show(output: Output, verification: Verification) -> None:
     reports = verification.files
     output.table(
         f"Against {verification.reference} on {len(verification.samples)} real images",
@@ -106,12 +117,12 @@ def command(
     for report in reports:
         for problem in report.problems:
             output.warn(f"{report.target} {report.precision} {report.status}: {problem}")
+
+
+def _end(bundle: Path, verification: Verification, strict: bool) -> None:
+    """Raise what the exit code shall say."""
+    reports = verification.files
     failed, skipped = verification.having("failed"), verification.having("skipped")
-    passed = not failed and not (strict and skipped)
-    trust = {"signed_by": fingerprint, "unlisted": unlisted}
-    output.result({"bundle": str(bundle), "passed": passed, **trust, **verification.to_json()})
-    if save_worst is not None:
-        _save_worst(save_worst, verification, opened.labels, output)
     if failed:
         names = ", ".join(f"{report.target} {report.precision}" for report in failed)
         raise VerificationError(

@@ -13,17 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
 from smash_base.errors import SmashError, UsageError
 from smash_export.bundle.bundle import Bundle, opened
-from smash_export.bundle.runnable import selected_files
+from smash_export.bundle.runnable import RunnableFile, selected_files
 from smash_export.measure.bench_worker import Worker
 from smash_export.measure.machine import describe_machine, now
 from smash_export.measure.timing import Latency, ratio, round_orders
 from smash_targets.base import get_target
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FASTER = 0.98  # a ratio of times above this is not called faster
 
@@ -199,87 +202,107 @@ def bench_bundle(
         raise UsageError(
             "this bundle does not take that batch", expected=f"{smallest} to {largest}", received=wrong
         )
-    results: dict[str, Measurement] = {}
-    workers: dict[str, Worker] = {}
-    chosen = selected_files(bundle, select)
-    load = os.getloadavg()[0]
+    bench = _Bench(selected_files(bundle, select), advance)
     with ExitStack() as stack:
         shared = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smash-bench-")))
-        images = bundle.samples().images
-        np.save(shared / "images.npy", images, allow_pickle=False)
-        for file in chosen:
+        np.save(shared / "images.npy", bundle.samples().images, allow_pickle=False)
+        bench.start(stack, bundle, shared / "images.npy", threads, timeout)
+        bench.time(batches, seconds, rounds)
+        bench.finish(batches, seconds, scenarios, scenario_seconds, logits)
+    return _against_fp32([bench.results[file.name] for file in bench.files], batches[0])
+
+
+class _Bench:
+    """The files of one benchmark, their workers, and what is known so far.
+
+    Attributes:
+        results: by name of the file; a worker that fails costs its own only.
+    """
+
+    def __init__(self, files: Sequence[RunnableFile], advance: Callable[..., None]) -> None:
+        self.files, self.advance = files, advance
+        self.results: dict[str, Measurement] = {}
+        self._workers: dict[str, Worker] = {}
+        self._times: dict[tuple[str, int], list[int]] = {}
+        self._load = os.getloadavg()[0]
+
+    def start(self, stack: ExitStack, bundle: Bundle, images: Path, threads: int, timeout: float) -> None:
+        """Open every file whose runtime is here; ``stack`` ends the processes."""
+        for file in self.files:
             row = Measurement(file.target, file.precision, file.source, file.size)
             state = get_target(file.target).availability()
             if not state.available:
                 problem = f"{state.reason}. {state.install}".strip()
-                results[file.name] = replace(row, status="skipped", problem=problem)
+                self.results[file.name] = replace(row, status="skipped", problem=problem)
                 continue
             try:
-                worker = Worker.start(bundle, file, shared / "images.npy", threads=threads, timeout=timeout)
+                worker = Worker.start(bundle, file, images, threads=threads, timeout=timeout)
                 stack.callback(worker.stop)
-                results[file.name] = replace(row, runtime=worker.runtime, cold_start=worker.cold_start)
-                workers[file.name] = worker
+                self.results[file.name] = replace(row, runtime=worker.runtime, cold_start=worker.cold_start)
+                self._workers[file.name] = worker
             except SmashError as error:
-                results[file.name] = replace(row, status="failed", problem=str(error))
-            advance(1, file=file.name)
-        times: dict[tuple[str, int], list[int]] = {}
+                self.results[file.name] = replace(row, status="failed", problem=str(error))
+            self.advance(1, file=file.name)
+
+    def time(self, batches: Sequence[int], seconds: float, rounds: int) -> None:
+        """Single inferences, in interleaved rounds."""
         for size in batches:
-            for order in round_orders(list(workers), rounds, seed=size):
+            for order in round_orders(list(self._workers), rounds, seed=size):
                 for name in order:
-                    if name in workers:
-                        part = _guarded(workers, results, name, "time", size, seconds / max(1, rounds))
-                        times.setdefault((name, size), []).extend(part or [])
-                        advance(1, file=name, batch=size)
-        for name in list(workers):
-            stages = _guarded(workers, results, name, "stages", min(1.0, seconds))
-            memory = _guarded(workers, results, name, "memory")
-            if logits is not None:
-                answers = _guarded(workers, results, name, "logits")
-                if answers is not None:
-                    np.save(logits / f"{name.replace(':', '-')}.npy", answers, allow_pickle=False)
-            if stages is None or memory is None:
-                continue
+                    if name in self._workers:
+                        part = self._ask(name, Worker.time, size, seconds / max(1, rounds))
+                        self._times.setdefault((name, size), []).extend(part or [])
+                        self.advance(1, file=name, batch=size)
+
+    def finish(
+        self,
+        batches: Sequence[int],
+        seconds: float,
+        scenarios: Sequence[str],
+        scenario_seconds: float,
+        logits: Path | None,
+    ) -> None:
+        """Stages, memory, logits and scenarios of every file that is still there."""
+        for name in list(self._workers):
+            stages = self._ask(name, Worker.stages, min(1.0, seconds))
+            memory = self._ask(name, Worker.memory)
+            answers = None if logits is None else self._ask(name, Worker.logits)
+            if logits is not None and answers is not None:
+                np.save(logits / f"{name.replace(':', '-')}.npy", answers, allow_pickle=False)
             scores = {}
             for scenario in scenarios:
-                answer = _guarded(workers, results, name, "scenario", scenario, scenario_seconds)
-                if answer is None:
-                    break
-                scores[scenario] = answer
+                score = self._ask(name, Worker.scenario, scenario, scenario_seconds)
+                if score is not None:
+                    scores[scenario] = score
+            if name not in self._workers or stages is None or memory is None:
+                continue
+            row = self.results[name]
             latency = {
                 size: Latency.from_nanoseconds(
-                    times[name, size], threads=results[name].runtime["threads"], load=load
+                    self._times[name, size], threads=row.runtime["threads"], load=self._load
                 )
                 for size in batches
             }
-            if name in workers:
-                results[name] = replace(
-                    results[name], latency=latency, stages=stages, memory=memory, loadgen=scores
-                )
-            advance(1, file=name)
-    return _against_fp32([results[file.name] for file in chosen], batches[0])
+            self.results[name] = replace(row, latency=latency, stages=stages, memory=memory, loadgen=scores)
+            self.advance(1, file=name)
+
+    def _ask(
+        self, name: str, question: Callable[Concatenate[Worker, P], T], *arguments: P.args, **named: P.kwargs
+    ) -> T | None:
+        """Ask a worker; one that fails is stopped, and its file with it."""
+        if name not in self._workers:
+            return None
+        try:
+            return question(self._workers[name], *arguments, **named)
+        except SmashError as error:
+            self._workers.pop(name).stop()
+            self.results[name] = replace(self.results[name], status="failed", problem=str(error))
+            return None
 
 
 def steps(files: int, batches: int, rounds: int) -> int:
     """How often :func:`bench_bundle` calls ``advance``."""
     return files * (2 + batches * rounds)
-
-
-def _guarded(
-    workers: dict[str, Worker],
-    results: dict[str, Measurement],
-    name: str,
-    question: str,
-    *arguments: Any,
-) -> Any:
-    """Ask a worker (a method of it, by name); one that fails is stopped and costs its own row only."""
-    if name not in workers:
-        return None
-    try:
-        return getattr(workers[name], question)(*arguments)
-    except SmashError as error:
-        workers.pop(name).stop()
-        results[name] = replace(results[name], status="failed", problem=str(error))
-        return None
 
 
 def _against_fp32(rows: list[Measurement], batch: int) -> list[Measurement]:

@@ -10,16 +10,17 @@ import importlib.metadata
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement as PackageRequirement
 from packaging.specifiers import SpecifierSet
 
+from smash_base.json_values import JsonObject
 from smash_export import __version__
 from smash_export.measure import machine
-from smash_targets.listing import targets
+from smash_targets.listing import TargetState, targets
 
 DISTRIBUTION = "smash-export"
 
@@ -43,26 +44,73 @@ class Requirement:
     ok: bool
 
 
-def diagnose() -> dict[str, Any]:
-    """Everything ``smash-export doctor`` prints, as JSON values."""
+@dataclass(frozen=True)
+class Extra:
+    """One extra of this distribution.
+
+    Attributes:
+        ready: whether all of its packages are there.
+        missing: those that are not, or are too old.
+        install: the exact command that installs it.
+    """
+
+    ready: bool
+    missing: tuple[str, ...]
+    install: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What this machine is and has.
+
+    Attributes:
+        version: of smash-export.
+        python: its ``version`` and ``executable``.
+        machine: see :func:`smash_export.measure.machine.describe_machine`, and ``cpu``: feature -> there.
+        memory_available_gib, disk_free_gib: free now.
+        gpus: as the driver names them.
+        packages, extras, targets: what is installed and what is missing.
+        ok: whether the base is whole.
+    """
+
+    version: str
+    python: dict[str, str]
+    machine: dict[str, Any]
+    memory_available_gib: float
+    disk_free_gib: float
+    gpus: list[dict[str, str]]
+    packages: list[Requirement]
+    extras: dict[str, Extra]
+    targets: list[TargetState]
+    ok: bool
+
+    def to_json(self) -> JsonObject:
+        """JSON values."""
+        values = asdict(self)
+        return {"smash-export": values.pop("version"), **values}
+
+
+def diagnose() -> Diagnosis:
+    """Everything that ``smash-export doctor`` shows."""
     rows = requirements()
     disk = shutil.disk_usage(Path.cwd())
-    extras: dict[str, dict[str, Any]] = {}
+    extras = {}
     for extra in dict.fromkeys(row.extra for row in rows if row.extra):
-        missing = [row.package for row in rows if row.extra == extra and not row.ok]
-        extras[extra] = {"ready": not missing, "missing": missing, "install": install_command(extra)}
-    return {
-        "smash-export": __version__,
-        "python": {"version": machine.describe_machine()["python"], "executable": sys.executable},
-        "machine": {**machine.describe_machine(), "cpu": machine.cpu_features()},
-        "memory_available_gib": round(machine.memory_available() / 2**30, 1),
-        "disk_free_gib": round(disk.free / 2**30, 1),
-        "gpus": machine.gpus(),
-        "packages": [vars(row) for row in rows],
-        "extras": extras,
-        "targets": targets(),
-        "ok": all(row.ok for row in rows if not row.extra),
-    }
+        missing = tuple(row.package for row in rows if row.extra == extra and not row.ok)
+        extras[extra] = Extra(not missing, missing, install_command(extra))
+    described = machine.describe_machine()
+    return Diagnosis(
+        version=__version__,
+        python={"version": described["python"], "executable": sys.executable},
+        machine={**described, "cpu": machine.cpu_features()},
+        memory_available_gib=round(machine.memory_available() / 2**30, 1),
+        disk_free_gib=round(disk.free / 2**30, 1),
+        gpus=machine.gpus(),
+        packages=rows,
+        extras=extras,
+        targets=targets(),
+        ok=all(row.ok for row in rows if not row.extra),
+    )
 
 
 def install_command(extra: str) -> str:
