@@ -28,6 +28,7 @@ from smash_targets.tensorrt.operators import (
 )
 from smash_targets.tensorrt.restrictions import NodeFacts, restrictions
 
+EXPLICIT_INT8 = "NVIDIA/Model-Optimizer pull request 1661"
 Level = Literal["ok", "warn", "error"]
 
 
@@ -81,7 +82,11 @@ class Verdict:
 
 
 def check_onnx(
-    path: Path, release: str = "10", dla: bool = False, gpu_fallback: bool = False
+    path: Path,
+    release: str = "10",
+    dla: bool = False,
+    gpu_fallback: bool = False,
+    computes: str = "",
 ) -> list[Verdict]:
     """Verdicts on the graph, if any, and then one on each node, in the order of the file.
 
@@ -89,6 +94,7 @@ def check_onnx(
         release: "8.6", "10", "10.MINOR", "11" or "11.MINOR"; without a minor, what all of it has.
         dla: hold it to the limits of a DLA too.
         gpu_fallback: what the DLA does not take may run on the GPU; otherwise it is an error.
+        computes: precision that the builder's flags allow, where those and not the graph decide.
 
     Raises:
         InvalidInputError: not a whole ONNX file.
@@ -99,18 +105,25 @@ def check_onnx(
     import onnx
 
     model = onnx.load_model_from_string(path.read_bytes())
-    return _Checker(model, release, version, dla, "warn" if gpu_fallback else "error").run()
+    off_dla: Level = "warn" if gpu_fallback else "error"
+    return _Checker(model, release, version, dla, off_dla, computes).run()
 
 
 class _Checker:
     def __init__(
-        self, model: Any, release: str, version: tuple[int, int | None], dla: bool, off_dla: Level
+        self,
+        model: Any,
+        release: str,
+        version: tuple[int, int | None],
+        dla: bool,
+        off_dla: Level,
+        computes: str,
     ) -> None:
         import onnx
         from onnx import numpy_helper
 
         self._model, self._release, self._version = model, release, version
-        self._dla, self._off_dla = dla, off_dla
+        self._dla, self._off_dla, self._computes = dla, off_dla, computes
         self._constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "Constant":
@@ -169,45 +182,45 @@ class _Checker:
                 found.append(
                     Verdict(item.name, "input", "error", f"shape {shape} is open besides the batch", "fix it")
                 )
-            if self._dla and shape and shape[0] is None:
-                found.append(
-                    Verdict(
-                        item.name,
-                        "input",
-                        "warn",
-                        "DLA has no dynamic shapes",
-                        "build for one batch: smallest = usual = largest",
-                    )
-                )
-            if self._dla and shape and not 1 <= (shape[0] or 1) <= Limits().batch[1]:
-                found.append(
-                    Verdict(
-                        item.name, "input", "error", f"DLA: batch {shape[0]}", f"at most {Limits().batch[1]}"
-                    )
-                )
-        if self._dla:
-            there, where = dla_of(self._version)
-            found.append(
-                Verdict(
-                    "",
-                    "DLA",
-                    "warn" if there else "error",
-                    where if there else f"TensorRT {self._release} has no DLA: {where}",
-                    "look at the version on the device: trtexec --help" if there else "use one that has it",
-                )
+        return found + (self._dla_graph() if self._dla else [])
+
+    def _dla_graph(self) -> list[Verdict]:
+        """What a DLA asks of the graph as a whole."""
+        there, where = dla_of(self._version)
+        found = [
+            Verdict(
+                "",
+                "DLA",
+                "warn" if there else "error",
+                where if there else f"TensorRT {self._release} has no DLA: {where}",
+                "look at the version on the device: trtexec --help" if there else "use one that has it",
             )
-            computes = self._int8 or any(value.dtype == np.float16 for value in self._constants.values())
-            if not computes:
-                found.append(
-                    Verdict(
-                        "",
-                        "graph",
-                        "error",
-                        "DLA computes in fp16 and int8 only",
-                        "use --precision fp16 or int8",
-                    )
-                )
+        ]
+        for item in self._model.graph.input:
+            found += self._dla_input(item.name)
+        half = any(value.dtype == np.float16 for value in self._constants.values())
+        if not (half or self._int8 or self._computes in ("fp16", "int8")):
+            reason = "DLA computes in fp16 and int8 only"
+            found.append(Verdict("", "graph", "error", reason, "use --precision fp16 or int8"))
+        if self._int8 and self._version[0] < 11:
+            reason = "Q/DQ nodes are for a DLA from TensorRT 11 on"
+            change = "ranges by tensor, which smash-export trtexec --dla writes: calibration.cache"
+            found.append(Verdict("", "graph", "error", reason, change, EXPLICIT_INT8))
+        if self._off_dla == "error":
+            for item in (*self._model.graph.input, *self._model.graph.output):
+                if self._types.get(item.name) == 1:
+                    reason = "DLA: fp32 must be converted, and only the GPU can (trtexec sets kDIRECT_IO)"
+                    found.append(Verdict(item.name, "input or output", "error", reason, "--gpu-fallback"))
         return found
+
+    def _dla_input(self, name: str) -> list[Verdict]:
+        shape, most = self._shapes.get(name, []), Limits().batch[1]
+        if shape and shape[0] is None:
+            change = "build for one batch: smallest = usual = largest"
+            return [Verdict(name, "input", "warn", "DLA has no dynamic shapes", change)]
+        if shape and not 1 <= (shape[0] or 1) <= most:
+            return [Verdict(name, "input", "error", f"DLA: batch {shape[0]}", f"at most {most}")]
+        return []
 
     def _opset(self) -> list[Verdict]:
         least, most, source = opsets_of(self._version)

@@ -3,10 +3,12 @@
 The same line means another benchmark on 10 and on 11, where the defaults of CUDA graph, transfers, spin-wait
 and profile run were turned round; so all four are always written out. Precision is a property of the ONNX
 file: no precision flag is written for 10 and 11 (11 refuses them), and 8.6, which has no strong typing, gets
-the flags that let it use what the file asks for.
+the flags that let it use what the file asks for. A DLA before 11 is the exception: there the file is fp32,
+and flags and a calibration cache say what the DLA computes in.
 
 Not run on hardware: lines are checked against the option parser's own table
-(:mod:`smash_targets.tensorrt.trtexec_options`), not by building an engine.
+(:mod:`smash_targets.tensorrt.trtexec_options`) and what trtexec's source does with them
+(:mod:`smash_targets.tensorrt.consequences`), not by building an engine.
 """
 
 from __future__ import annotations
@@ -29,10 +31,13 @@ from smash_targets.base import (
     SessionOptions,
     Target,
 )
+from smash_targets.tensorrt.consequences import Holds, NetworkFacts, refusals
+from smash_targets.tensorrt.operators import dla_of
 from smash_targets.tensorrt.trtexec_options import TABLE, VERSIONS
 
 Release = Literal["8.6", "10", "11"]
 RELEASES: tuple[Release, ...] = ("8.6", "10", "11")
+CALIBRATION = "calibration.cache"
 EQUAL_MEASUREMENT = ("--useCudaGraph", "--noDataTransfers", "--useSpinWait", "--separateProfileRun")
 
 _POOL = re.compile(r"\d+(\.\d+)?[BKMG]?")
@@ -182,8 +187,7 @@ def _batches(spec: str) -> dict[str, list[int]]:
 
 
 def _at_least(version: str, least: tuple[int, int]) -> bool:
-    major, minor = version.split(".")
-    return (int(major), int(minor)) >= least
+    return _pair(version) >= least
 
 
 @dataclass(frozen=True)
@@ -193,14 +197,16 @@ class EngineCommand:
     Attributes:
         onnx, engine: file names on the device.
         input_name, input_shape: of one sample, without the batch.
-        precision: of the ONNX file.
+        precision: that is computed in.
         release: of trtexec.
         batches: smallest, usual and largest batch; None for a graph of fixed shape, which refuses shapes.
         workspace_mib: limit of scratch memory.
         level: builder optimisation level, 0 to 5.
         timing_cache: file that makes a rebuild short; "" for none. Level 0 ignores it.
         dla: DLA core, or None.
-        gpu_fallback: layers that the DLA refuses run on the GPU; otherwise they end the build.
+        gpu_fallback: layers that the DLA refuses run on the GPU, and input and output are converted there;
+            no line can build without it.
+        jetson: whether it is built on a Jetson.
         version_compatible: the engine runs with newer TensorRT of the same major; costs size and some speed.
         hardware: "none", "ampere+" (all of Ampere and newer, may cost speed) or "sameComputeCapability".
     """
@@ -219,6 +225,29 @@ class EngineCommand:
     gpu_fallback: bool = False
     version_compatible: bool = False
     hardware: str = "none"
+    jetson: bool = False
+
+    @property
+    def weakly_typed(self) -> bool:
+        """Whether flags say what may be computed in: 8.6 always, and a DLA before 11."""
+        return self.release == "8.6" or (self.dla is not None and self.release == "10")
+
+    @property
+    def holds(self) -> Holds:
+        """What the ONNX file must hold: on a DLA before 11 fp32, else the precision itself."""
+        if self.precision in ("fp32", "tf32") or (self.dla is not None and self.weakly_typed):
+            return "fp32"
+        return "fp16" if self.precision == "fp16" else "int8"
+
+    @property
+    def calibration(self) -> str:
+        """Name of the file with the range of each tensor; "" where the graph itself holds them."""
+        return CALIBRATION if self.precision == "int8" and self.holds == "fp32" else ""
+
+    @property
+    def network(self) -> NetworkFacts:
+        """What is known of the ONNX file."""
+        return NetworkFacts(self.holds, self.batches is None, self.jetson)
 
     def __post_init__(self) -> None:
         if self.release not in RELEASES:
@@ -250,7 +279,7 @@ def build_words(command: EngineCommand) -> list[str]:
     if command.batches is not None:
         for name, size in zip(_SHAPE_OPTIONS[:3], command.batches, strict=True):
             words.append(f"{name}={shape_of(command, size)}")
-    if command.release == "8.6":
+    if command.weakly_typed:
         words += {"fp16": ["--fp16"], "int8": ["--int8", "--fp16"]}.get(command.precision, [])
     else:
         words.append("--stronglyTyped")  # needed by 10, without effect in 11
@@ -271,7 +300,16 @@ def build_words(command: EngineCommand) -> list[str]:
         words.append(f"--useDLACore={command.dla}")
     if command.gpu_fallback:
         words.append("--allowGPUFallback")
-    return _checked(words, command.release)
+    if command.calibration:
+        words.append(f"--calib={command.calibration}")
+    words = _checked(words, command)
+    for _, version in _versions(command):
+        for refusal in refusals(words, version, command.network):
+            raise UsageError(
+                f"trtexec {version} cannot build this: {refusal.reason} ({refusal.source})",
+                hint=f"Change: {refusal.change}.",
+            )
+    return words
 
 
 def bench_words(
@@ -320,7 +358,7 @@ def bench_words(
             f"--exportProfile={results}.profile.json",
             f"--exportLayerInfo={results}.layers.json",
         ]
-    return _checked(words, command.release)
+    return _checked(words, command)
 
 
 def check_words(command: EngineCommand, batch: int, inputs: str, outputs: str) -> list[str]:
@@ -341,7 +379,7 @@ def check_words(command: EngineCommand, batch: int, inputs: str, outputs: str) -
         words.append("--includeDataTransfers")  # off by default since 11
     words += ["--iterations=1", "--duration=0", "--warmUp=0", "--avgRuns=1"]
     words += [f"--loadInputs={command.input_name}:{inputs}", f"--exportOutput={outputs}"]
-    return _checked(words, command.release)
+    return _checked(words, command)
 
 
 def shape_of(command: EngineCommand, batch: int) -> str:
@@ -349,12 +387,28 @@ def shape_of(command: EngineCommand, batch: int) -> str:
     return f"{command.input_name}:{'x'.join(map(str, (batch, *command.input_shape)))}"
 
 
-def _checked(words: list[str], release: str) -> list[str]:
-    for version in versions_of(release):
+def _checked(words: list[str], command: EngineCommand) -> list[str]:
+    for version, _ in _versions(command):
         wrong = problems(words, version)
         if wrong:
             raise UsageError(f"trtexec {version} does not take this line: {'; '.join(wrong)}")
     return words
+
+
+def _versions(command: EngineCommand) -> list[tuple[str, str]]:
+    """(version of the table, version whose consequences count) that a line is for; with a DLA those that have
+    one. The table ends with 11.1, and 11.4 brought the DLA back: it is parsed as 11.1."""
+    found = versions_of(command.release)
+    if command.dla is None:
+        return [(version, version) for version in found]
+    if command.release == "11":
+        return [(found[-1], "11.4")]
+    return [(version, version) for version in found if dla_of(_pair(version))[0]]
+
+
+def _pair(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")
+    return int(major), int(minor)
 
 
 class TrtexecTarget(Target):

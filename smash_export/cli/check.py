@@ -66,7 +66,9 @@ def command(
     opened = Bundle.open(bundle)
     with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
         onnx, _ = graph_for_tensorrt(opened, precision, Path(work))
-        verdicts = check_onnx(onnx, release, dla is not None, gpu_fallback)
+        weak = dla is not None and not release.startswith("11")  # flags decide, on the fp32 graph
+        judged = opened.onnx if weak else onnx
+        verdicts = check_onnx(judged, release, dla is not None, gpu_fallback, precision if weak else "")
         parity = emulate(opened, onnx, precision)
         built = _build(opened, onnx, precision) if release == "rtx" else None
     status = BY_RULES if built is None else BUILT

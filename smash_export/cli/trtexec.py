@@ -28,7 +28,7 @@ from smash_export.cli.console import Output, common_options
 @click.option(
     "--gpu-fallback",
     is_flag=True,
-    help="Layers that the DLA refuses run on the GPU; otherwise they end the build.",
+    help="Layers that the DLA refuses run on the GPU, and input and output are converted there.",
 )
 @click.option("--images", type=click.IntRange(1), help="Test images shipped for the check; all if left out.")
 @click.option(
@@ -93,5 +93,8 @@ def command(
         return
     file, parity = write_scripts(opened, precision, settings)
     output.note(f"wrote {file.folder}/build_engine.sh, bench_engine.sh and check_engine.sh; {NOT_RUN}")
+    if "dla" in file.notes:
+        where = file.notes["dla"]
+        output.note(f"{len(where['on_the_gpu'])} of {where['nodes']} nodes run on the GPU instead of the DLA")
     output.note(f"the graph, run by ONNX Runtime on the CPU: {parity.agreement:.2%} same label as PyTorch")
     output.result({**result, "folder": file.folder, "parity": parity.to_json()})

@@ -7,6 +7,7 @@ The folder ``targets/trtexec/<precision>/`` of the bundle holds
     check_engine.sh check_outputs.awk    run every test image and compare, on the device itself
     input_bN.bin                         N real images, raw float32, for the measurement at that size
     images_000000.bin ...                all test images in batches of the largest size, named by the first
+    calibration.cache                    ranges of tensors, for int8 on a DLA before TensorRT 11
     expected.txt                         one line per image: true label, PyTorch's label, PyTorch's logits
 
 The graph is first run by ONNX Runtime on the CPU and held to the gates of its precision: these are the
@@ -50,7 +51,8 @@ class ScriptSettings:
         batches: to measure; the engine takes the smallest to the largest and is tuned for the middle one.
         device: "dgpu" or "jetson-orin" (less scratch memory).
         dla: DLA core of an Orin, or None. One batch size only.
-        gpu_fallback: what the DLA refuses runs on the GPU; otherwise it ends the build.
+        gpu_fallback: what the DLA refuses runs on the GPU, which also converts input and output; no line can
+            build without it.
         images: how many test images are shipped for the check, None for all.
         version_compatible, hardware: see :class:`smash_targets.tensorrt.trtexec.EngineCommand`.
     """
@@ -71,6 +73,13 @@ class ScriptSettings:
             raise UsageError("device", expected="dgpu or jetson-orin", received=self.device)
         if self.dla is not None and self.device != "jetson-orin":
             raise UsageError("only Jetson has a DLA", expected="--device jetson-orin", received=self.device)
+        if self.device != "dgpu" and self.hardware == "ampere+":
+            raise UsageError(
+                "hardware compatibility is not there on JetPack",
+                expected="--hardware none",
+                received=self.hardware,
+                hint="Build on each kind of Jetson.",
+            )
         if not self.batches or min(self.batches) < 1 or len(set(self.batches)) != len(self.batches):
             raise UsageError("batches", expected="different sizes of 1 and more", received=self.batches)
 
@@ -86,6 +95,9 @@ def engine_command(bundle: Bundle, precision: str, settings: ScriptSettings) -> 
     least, _, most = signature.batch
     if sizes[0] < least or sizes[-1] > most:
         raise UsageError("batches", expected=f"within the bundle's {least} to {most}", received=sizes)
+    if settings.dla is not None and len(sizes) > 1:
+        raise UsageError("a DLA takes fixed shapes only", expected="one batch size", received=sizes)
+    fixed = least == most or settings.dla is not None
     return EngineCommand(
         onnx="model.onnx",
         engine="model.engine",
@@ -93,12 +105,13 @@ def engine_command(bundle: Bundle, precision: str, settings: ScriptSettings) -> 
         input_shape=signature.input_shape,
         precision=precision,
         release=settings.release,
-        batches=None if least == most else (sizes[0], sizes[len(sizes) // 2], sizes[-1]),
+        batches=None if fixed else (sizes[0], sizes[len(sizes) // 2], sizes[-1]),
         workspace_mib=512 if settings.device == "jetson-orin" else 2048,
         dla=settings.dla,
         gpu_fallback=settings.gpu_fallback,
         version_compatible=settings.version_compatible,
         hardware=settings.hardware,
+        jetson=settings.device != "dgpu",
     )
 
 
@@ -127,12 +140,13 @@ def write_scripts(bundle: Bundle, precision: str, settings: ScriptSettings) -> t
         VerificationError: the graph at this precision does not do what the network does.
     """
     command = engine_command(bundle, precision, settings)
+    build_words(command)  # refuses what cannot build, before anything is made
     with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
         onnx, notes = graph_for_tensorrt(bundle, precision, Path(work))
         parity = emulate(bundle, onnx, precision)
         staging = bundle.staging(TARGET, precision)
         try:
-            shutil.copyfile(onnx, staging / "model.onnx")
+            notes = {**notes, **_write_source(bundle, command, settings, onnx, notes, staging)}
             write_images(bundle, settings, staging)
             for name, text in scripts(command, settings, GATES[precision], bundle.signature).items():
                 files.write_text(staging / name, text)
@@ -153,6 +167,31 @@ def write_scripts(bundle: Bundle, precision: str, settings: ScriptSettings) -> t
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return added, parity
+
+
+def _write_source(
+    bundle: Bundle,
+    command: EngineCommand,
+    settings: ScriptSettings,
+    onnx: Path,
+    notes: Mapping[str, Any],
+    staging: Path,
+) -> dict[str, Any]:
+    """``model.onnx`` as trtexec gets it, and notes about where a DLA computes it."""
+    file = staging / command.onnx
+    if command.dla is None:
+        shutil.copyfile(onnx, file)
+        return {}
+    from smash_export.deploy.dla import dla_verdicts, write_dla_source, write_fixed_batch
+
+    (batch,) = settings.batches
+    if command.holds == "fp32":
+        write_dla_source(bundle, command, batch, str(notes.get("calibration_method", "minmax")), staging)
+    else:
+        write_fixed_batch(onnx, batch, file)
+    verdicts = dla_verdicts(file, command)
+    moved = [item.node for item in verdicts if item.level == "warn" and "runs on the GPU" in item.reason]
+    return {"dla": {"nodes": sum(bool(v.node) for v in verdicts), "on_the_gpu": moved}}
 
 
 def graph_for_tensorrt(bundle: Bundle, precision: str, work: Path) -> tuple[Path, dict[str, Any]]:
@@ -256,7 +295,21 @@ def _head(command: EngineCommand) -> list[str]:
         f' write it again: smash-export trtexec BUNDLE --precision {command.precision} --for $major" >&2',
         "  exit 3",
         "fi",
+        *_minor_version(command),
         *_dla_version(command),
+    ]
+
+
+def _minor_version(command: EngineCommand) -> list[str]:
+    """JetPack 5 has 8.5.2, which lacks options of 8.6 and reads no graph of opset 17."""
+    if command.release != "8.6":
+        return []
+    return [
+        'if [ "$major" = 8 ] && [ "$found" -lt 8600 ]; then',
+        '  echo "this script is for TensorRT 8.6, trtexec is v$found; JetPack 5 has 8.5.2, which is not'
+        ' supported: use JetPack 6 (10.3)" >&2',
+        "  exit 3",
+        "fi",
     ]
 
 

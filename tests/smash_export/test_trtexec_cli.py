@@ -13,13 +13,22 @@ import numpy as np
 import pytest
 
 from smash_export import cli
+from smash_export.bundle.bundle import Bundle
+from smash_export.deploy.dla import read_calibration_cache
 from smash_export.deploy.trtexec import ScriptSettings, scripts
 from smash_export.measure.verify import GATES
 from smash_targets.base import ModelSignature
 from smash_targets.tensorrt.trtexec import EngineCommand, Release
 
 ROOT = Path(__file__).resolve().parents[2]
-NUMBERS = {"8.6": "8601", "10.0": "100001", "10.7": "100700", "10.16": "101600", "11.1": "110100"}
+NUMBERS = {
+    "8.5": "8502",
+    "8.6": "8601",
+    "10.0": "100001",
+    "10.7": "100700",
+    "10.16": "101600",
+    "11.1": "110100",
+}
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> Any:
@@ -93,23 +102,49 @@ def test_a_release_that_may_refuse_the_opset_is_a_warning(
         assert ("reads opsets up to 17, this graph has 20" in capsys.readouterr().err) == warned
 
 
-def test_dla_lines_and_the_choice_of_a_fallback(
+def test_a_dla_line_is_one_that_can_build_or_refused_with_the_next_step(
     digits_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["trtexec", digits_bundle, "-p", "fp16", "--device", "jetson-orin", "--dla", 0, "--dry-run"]
-    strict, loose = run_json(capsys, *words), run_json(capsys, *words, "--gpu-fallback")
-    assert "--useDLACore=0" in strict["commands"][0]
-    assert "--allowGPUFallback" not in strict["commands"][0]
-    assert "--allowGPUFallback" in loose["commands"][0]
+    assert cli.run([*map(str, words)]) == 2
+    assert "--gpu-fallback" in capsys.readouterr().err
+    build = run_json(capsys, *words, "--gpu-fallback")["commands"][0]
+    assert {"--useDLACore=0", "--allowGPUFallback", "--fp16"} <= set(build.split())
+    assert "--stronglyTyped" not in build
+    assert "Shapes" not in build
+    build = run_json(capsys, *words, "--gpu-fallback", "--for", "11")["commands"][0]
+    assert "--stronglyTyped" in build
     for wrong in (
         ["--gpu-fallback"],
         ["--dla", 0],
-        ["--device", "jetson-orin", "--dla", 0],  # fp32
-        ["-p", "fp16", "--device", "jetson-orin", "--dla", 0, "--batch", "1,2"],
+        ["--device", "jetson-orin", "--dla", 0, "--gpu-fallback"],  # fp32
+        ["-p", "fp16", "--device", "jetson-orin", "--dla", 0, "--gpu-fallback", "--batch", "1,2"],
+        ["--device", "jetson-orin", "--hardware", "ampere+"],
         ["--batch", "64"],
         ["--batch", "1,1"],
     ):
         run_json(capsys, "trtexec", digits_bundle, *wrong, "--dry-run", code=2)
+
+
+def test_a_dla_before_11_gets_the_fp32_graph_and_ranges_of_every_tensor(
+    digits_bundle_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnx
+
+    words = ["trtexec", digits_bundle_copy, "-p", "int8", "--device", "jetson-orin", "--dla", 1]
+    written = run_json(capsys, *words, "--gpu-fallback", "--batch", "4", "--images", 8)
+    folder = digits_bundle_copy / written["folder"]
+    graph = onnx.load(folder / "model.onnx").graph
+    assert not any("Quantize" in node.op_type for node in graph.node)
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+    text = (folder / "calibration.cache").read_text()
+    assert text.startswith("TRT-100300-EntropyCalibration2\n")
+    ranges = read_calibration_cache(text)
+    assert {"input", "logits", *(name for node in graph.node for name in node.output)} <= set(ranges)
+    bundle = Bundle.open(digits_bundle_copy)
+    images = bundle.preprocessing.normalise(bundle.calibration())
+    assert 0 < ranges["input"] <= 1.001 * float(np.abs(images).max())
+    assert "--calib=calibration.cache" in (folder / "build_engine.sh").read_text()
 
 
 @pytest.mark.parametrize(("version", "precision"), [("8.6", "fp32"), ("10.16", "int8"), ("11.1", "fp16")])
@@ -188,6 +223,8 @@ def test_wrong_answers_fail_on_the_device_and_here(
         ("10", "10.7", True, 0),
         ("11", "11.1", True, 3),
         ("10", "10.0", False, 0),
+        ("8.6", "8.5", False, 3),  # JetPack 5
+        ("8.6", "8.6", False, 0),
     ],
 )
 def test_the_script_checks_the_version_that_it_meets(

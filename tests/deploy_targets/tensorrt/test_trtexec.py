@@ -75,6 +75,7 @@ def test_a_static_graph_gets_no_shapes_and_dla_one_batch() -> None:
     assert not any("Shapes" in word for word in build_words(command(batches=None)))
     with pytest.raises(UsageError, match="fixed shapes"):
         command(batches=(1, 2, 4), dla=0)
+    assert "--useCudaGraph" not in bench_words(command(batches=None, dla=0), 1)
     assert "--noCudaGraph" in bench_words(command("11", batches=(1, 1, 1), dla=0), 1)
 
 
@@ -84,9 +85,10 @@ def test_equal_measurements_have_every_flag_that_changed_its_default(release: Re
     assert {"--useCudaGraph", "--noDataTransfers", "--useSpinWait", "--separateProfileRun"} <= set(words)
 
 
-def test_a_fallback_is_a_choice() -> None:
-    strict = build_words(command(batches=(1, 1, 1), dla=0))
-    assert "--allowGPUFallback" not in strict
+def test_a_dla_is_refused_without_a_fallback_and_a_fallback_without_a_dla() -> None:
+    with pytest.raises(UsageError, match="kDIRECT_IO") as caught:
+        build_words(command(batches=(1, 1, 1), dla=0))
+    assert "--gpu-fallback" in str(caught.value)
     assert "--allowGPUFallback" in build_words(command(batches=(1, 1, 1), dla=0, gpu_fallback=True))
     with pytest.raises(UsageError, match="for a DLA"):
         command(gpu_fallback=True)
