@@ -37,6 +37,7 @@ import torch
 
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_search.executors import Executor, ExecutorConfig, Task, make_executor
 from smash_search.executors.work import Equipment, Worker
 from smash_search.model.hypernet import HyperNetConfig
@@ -140,7 +141,7 @@ class SearchConfig:
         for name in ("training", "scoring", "finalists"):
             object.__setattr__(self, name, replace(getattr(self, name), seed=self.seed))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """What config.json holds of it."""
         return {
             "space": self.space,

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from smash_base.errors import InvalidInputError
+from smash_base.json_values import JsonObject
 
 MAX_BYTES = 256 * 2**20
 TIME_KEYS = ("h2dMs", "computeMs", "d2hMs", "latencyMs")
@@ -59,7 +60,7 @@ class Statistics:
     median: float
     percentiles: Mapping[float, float] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As a JSON object."""
         return {**asdict(self), "percentiles": {f"{key:g}": value for key, value in self.percentiles.items()}}
 

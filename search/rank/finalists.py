@@ -20,6 +20,7 @@ import torch
 
 from smash_base import files
 from smash_base.errors import InvalidInputError
+from smash_base.json_values import JsonObject
 from smash_search.model.interpreter import Network
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.strategies import Scored
@@ -90,7 +91,7 @@ class FinalistsConfig:
                 raise InvalidInputError(name, expected=" or ".join(known), received=getattr(self, name))
         self.recipe(0, "0")  # its limits
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain lists and numbers, as config.json holds them."""
         return {**asdict(self), "rungs": list(self.rungs)}
 
@@ -163,7 +164,7 @@ class Trained:
     loss: float
     diverged: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """A line of finalists.jsonl."""
         return asdict(self)
 

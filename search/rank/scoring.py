@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smash_base.errors import InvalidInputError
+from smash_base.json_values import JsonObject
 from smash_search.model.interpreter import forward
 from smash_search.model.supernet import Statistics, Supernet
 from smash_search.rank import statistics
@@ -75,7 +76,7 @@ class ScoringConfig:
                 "scoring", expected="keep in (0, 1], two or more images", received=asdict(self)
             )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain lists and numbers, as config.json holds them."""
         return {**asdict(self), "images": list(self.images)}
 
@@ -110,7 +111,7 @@ class Score:
         bits = np.frombuffer(bytes.fromhex(self.wrong), np.uint8)
         return np.unpackbits(bits, count=self.images).astype(bool)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """A line of scores.jsonl."""
         return asdict(self)
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from smash_base.errors import InvalidInputError
+from smash_base.json_values import JsonObject
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -40,7 +41,7 @@ class Estimate:
     high: float | None
     count: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain numbers."""
         return asdict(self)
 
@@ -197,7 +198,7 @@ class Paired:
     p: float
     better: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain numbers."""
         return asdict(self)
 

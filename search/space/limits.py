@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from smash_base.errors import GateError, InvalidInputError
+from smash_base.json_values import JsonObject
 from smash_search.space.architecture import InputSpec
 from smash_search.space.cost import Cost, cost_of
 from smash_search.space.space import Space
@@ -32,7 +32,7 @@ class Limits:
             if value is not None and value < 1:
                 raise InvalidInputError(f"limit of {name}", expected="1 or more", received=value)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain numbers."""
         return asdict(self)
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smash_base.errors import InvalidInputError
+from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing
 from smash_search.model.interpreter import Network, Norm
 from smash_search.space.architecture import Architecture, InputSpec
@@ -100,7 +101,7 @@ class Recipe:
             if isinstance(value, bool) or not low <= value <= high:
                 raise InvalidInputError(f"recipe field {name!r}", expected=f"{low} to {high}", received=value)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain numbers, as provenance and checkpoints hold them."""
         return asdict(self)
 

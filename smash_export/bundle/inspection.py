@@ -15,6 +15,7 @@ from typing import Any
 
 from smash_base import files
 from smash_base.errors import InvalidInputError
+from smash_base.json_values import JsonObject
 
 MAX_ONNX_BYTES = 512 * 2**20
 MAX_ONNX_NODES = 200_000
@@ -23,7 +24,7 @@ MAX_SAFETENSORS_HEADER = 16 * 2**20
 KNOWN = "best.json, a bundle or its manifest.json, a run folder, .onnx, TorchScript, .pt2, .safetensors, .npz"
 
 
-def inspect(path: Path | str) -> dict[str, Any]:
+def inspect(path: Path | str) -> JsonObject:
     """Say what ``path`` is.
 
     Returns:
@@ -46,7 +47,7 @@ def inspect(path: Path | str) -> dict[str, Any]:
     return {"kind": facts.pop("kind"), "path": str(path), **facts}
 
 
-def _folder(path: Path) -> dict[str, Any]:
+def _folder(path: Path) -> JsonObject:
     if (path / "manifest.json").is_file():
         return _bundle(path)
     if len(path.absolute().parts) > 3 and path.absolute().parent.parent.name == "targets":
@@ -56,7 +57,7 @@ def _folder(path: Path) -> dict[str, Any]:
     raise InvalidInputError(f"{path} is a folder of no kind that this program writes", expected=KNOWN)
 
 
-def _bundle(path: Path) -> dict[str, Any]:
+def _bundle(path: Path) -> JsonObject:
     from smash_export.bundle.bundle import Bundle
 
     bundle = Bundle.open(path)
@@ -69,7 +70,7 @@ def _bundle(path: Path) -> dict[str, Any]:
     return {"kind": "bundle", **facts}
 
 
-def _manifest(manifest: Any) -> dict[str, Any]:
+def _manifest(manifest: Any) -> JsonObject:
     signature = manifest.signature
     recommended = manifest.recommendation
     return {
@@ -85,7 +86,7 @@ def _manifest(manifest: Any) -> dict[str, Any]:
     }
 
 
-def _compiled(path: Path) -> dict[str, Any]:
+def _compiled(path: Path) -> JsonObject:
     from smash_export.bundle.bundle import Bundle
 
     target, precision = path.parent.name, path.name
@@ -106,8 +107,8 @@ def _compiled(path: Path) -> dict[str, Any]:
     }
 
 
-def _run(path: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = {
+def _run(path: Path) -> JsonObject:
+    facts: JsonObject = {
         "kind": "search run",
         "files": {item.name: item.stat().st_size for item in sorted(path.iterdir()) if item.is_file()},
     }
@@ -118,7 +119,7 @@ def _run(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> JsonObject:
     value = files.read_json(path)
     if not isinstance(value, dict):
         raise InvalidInputError(f"{path} holds no object", expected=KNOWN, received=type(value).__name__)
@@ -137,7 +138,7 @@ def _json(path: Path) -> dict[str, Any]:
     )
 
 
-def _best(value: dict[str, Any]) -> dict[str, Any]:
+def _best(value: JsonObject) -> JsonObject:
     from smash_search.space.architecture import BestFile
 
     best = BestFile.from_json(value)
@@ -153,7 +154,7 @@ def _best(value: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bare_architecture(value: dict[str, Any]) -> dict[str, Any]:
+def _bare_architecture(value: JsonObject) -> JsonObject:
     from smash_search.space.architecture import Architecture
 
     return {
@@ -163,7 +164,7 @@ def _bare_architecture(value: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _architecture(architecture: Any) -> dict[str, Any]:
+def _architecture(architecture: Any) -> JsonObject:
     return {
         "key": architecture.key,
         "blocks": [
@@ -173,7 +174,7 @@ def _architecture(architecture: Any) -> dict[str, Any]:
     }
 
 
-def _architecture_cost(architecture: Any, shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+def _architecture_cost(architecture: Any, shape: tuple[int, ...], classes: int) -> JsonObject:
     from smash_search.space.architecture import InputSpec
     from smash_search.space.cost import cost_of
 
@@ -181,7 +182,7 @@ def _architecture_cost(architecture: Any, shape: tuple[int, ...], classes: int) 
     return {"parameters": cost.parameters, "macs": cost.macs, "activation_bytes": cost.activation_bytes}
 
 
-def _binary(path: Path) -> dict[str, Any]:
+def _binary(path: Path) -> JsonObject:
     with path.open("rb") as stream:
         head = stream.read(8)
     if not head:
@@ -195,7 +196,7 @@ def _binary(path: Path) -> dict[str, Any]:
     raise InvalidInputError(f"{path} is of no kind that this program knows", expected=KNOWN)
 
 
-def _onnx(path: Path) -> dict[str, Any]:
+def _onnx(path: Path) -> JsonObject:
     size = path.stat().st_size
     if size > MAX_ONNX_BYTES:
         raise InvalidInputError(
@@ -223,7 +224,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         for tensor in graph.initializer
         if tensor.data_location == onnx.TensorProto.EXTERNAL
     )
-    facts: dict[str, Any] = {
+    facts: JsonObject = {
         "kind": "ONNX",
         "bytes": size,
         "ir_version": model.ir_version,
@@ -265,7 +266,7 @@ def _elements(dims: Any) -> int:
     return total
 
 
-def _archive(path: Path) -> dict[str, Any]:
+def _archive(path: Path) -> JsonObject:
     """A zip: TorchScript, an exported program, or npz. Members are listed, nothing is loaded."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -277,7 +278,7 @@ def _archive(path: Path) -> dict[str, Any]:
             f"{path} has too many members", expected=f"at most {MAX_ARCHIVE_MEMBERS}", received=len(members)
         )
     names = [member.filename for member in members]
-    facts: dict[str, Any] = {
+    facts: JsonObject = {
         "bytes": path.stat().st_size,
         "members": len(names),
         "bytes_unpacked": sum(member.file_size for member in members),
@@ -303,7 +304,7 @@ def _archive(path: Path) -> dict[str, Any]:
     raise InvalidInputError(f"{path} is an archive of no kind that this program knows", expected=KNOWN)
 
 
-def _safetensors(path: Path, head: bytes) -> dict[str, Any]:
+def _safetensors(path: Path, head: bytes) -> JsonObject:
     size = path.stat().st_size
     length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
     if length > min(MAX_SAFETENSORS_HEADER, size - 8):

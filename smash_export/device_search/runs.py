@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Run:
     macs: int | None
     seconds: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain values."""
         return asdict(self)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from smash_base.json_values import JsonObject
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -53,7 +55,7 @@ class SpaceSurvey:
         """Share of the drawn networks that keep the limits."""
         return sum(self.limits.refusal(cost) is None for cost in self.costs) / len(self.costs)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values; the single costs are left out."""
         shown = {name: value for name, value in vars(self).items() if name != "costs"}
         share = self.share_within_limits

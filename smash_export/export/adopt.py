@@ -463,8 +463,9 @@ def read_preprocessing(path: Path | None, overrides: Mapping[str, Any], model: P
     elif model.suffix == ".onnx":
         from smash_export.bundle.inspection import inspect
 
-        text = inspect(model).get("metadata", {}).get("preprocessing")
-        if text:
+        metadata = inspect(model).get("metadata")
+        text = metadata.get("preprocessing") if isinstance(metadata, Mapping) else None
+        if isinstance(text, str) and text:
             parsed = files.parse_json(text, what=f"preprocessing in {model}")
             block = parsed if isinstance(parsed, dict) else {}
     block |= overrides

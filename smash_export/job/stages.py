@@ -18,6 +18,7 @@ from typing import Any
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_export.display import Part
 from smash_export.job.plan import Plan, Request, Stage, request_json
 
@@ -42,7 +43,7 @@ class Done:
     seconds: float
     result: dict[str, Any]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
         return {"stage": self.stage.to_json(), "seconds": round(self.seconds, 2), "result": self.result}
 

@@ -18,6 +18,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import numpy as np
 
 from smash_base.errors import SmashError, UsageError
+from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle, opened
 from smash_export.bundle.runnable import RunnableFile, selected_files
 from smash_export.measure.bench_worker import Worker
@@ -77,7 +78,7 @@ class Measurement:
         """Throughput by batch size: images of one batch over the median time of one."""
         return {size: round(1000 * size / latency.p50_ms, 1) for size, latency in self.latency.items()}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values for the manifest and ``--json``."""
         document = asdict(self)
         document["latency"] = {str(size): latency.to_json() for size, latency in self.latency.items()}
@@ -109,7 +110,7 @@ class Benchmark:
     date: str = field(default_factory=now)
     unrecorded: str = ""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values for the manifest and ``--json``."""
         return {
             "machine": self.machine,

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from smash_base.errors import VerificationError
+from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import runnable_files
 from smash_export.bundle.samples import Samples
@@ -60,7 +61,7 @@ class Row:
         """Median latency at the first batch size."""
         return next((latency.p50_ms for latency in self.measurement.latency.values()), None)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
         return {
             "name": self.name,
@@ -110,7 +111,7 @@ class Comparison:
     settings: dict[str, Any]
     problems: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
         return {
             "rows": [row.to_json() for row in self.rows],

@@ -7,6 +7,7 @@ package counts as there when its distribution is installed; nothing is imported 
 from __future__ import annotations
 
 import importlib.metadata
+import platform
 import shutil
 import sys
 from collections.abc import Sequence
@@ -101,7 +102,7 @@ def diagnose() -> Diagnosis:
     described = machine.describe_machine()
     return Diagnosis(
         version=__version__,
-        python={"version": described["python"], "executable": sys.executable},
+        python={"version": platform.python_version(), "executable": sys.executable},
         machine={**described, "cpu": machine.cpu_features()},
         memory_available_gib=round(machine.memory_available() / 2**30, 1),
         disk_free_gib=round(disk.free / 2**30, 1),

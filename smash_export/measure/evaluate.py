@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from smash_base import files
+from smash_base.json_values import JsonObject
 from smash_base.preprocess import probabilities_of
 from smash_export.bundle.bundle import Bundle
 from smash_export.measure.labelled import Labelled, bundled, from_data
@@ -93,7 +94,7 @@ class Evaluation:
     mistake_count: int
     warnings: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
         return {**asdict(self), "confusion": self.confusion.tolist()}
 

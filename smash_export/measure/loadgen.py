@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
+from smash_base.json_values import JsonObject
 from smash_export.measure.timing import time_runs
 from smash_targets.base import Session
 
@@ -63,7 +64,7 @@ class LoadGenResult:
     percentiles_ms: dict[str, float] = field(default_factory=dict)
     settings: dict[str, float] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values, under the name that these results must carry."""
         return {"title": TITLE, **asdict(self), "reasons": list(self.reasons)}
 

@@ -14,8 +14,8 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from smash_base.json_values import JsonObject
 from smash_targets.listing import described_targets
 
 # Feature -> flags of /proc/cpuinfo (x86 "flags", ARM "Features"), any of which means it is there.
@@ -41,7 +41,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_machine() -> JsonObject:
     """Processor, cores, features, memory, system and Python, as JSON values."""
     info = _cpuinfo()
     return {

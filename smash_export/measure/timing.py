@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from smash_base.json_values import JsonObject
 from smash_targets.base import Session
 
 MIN_RUNS = 20  # even when one inference takes longer than the time given
@@ -85,7 +86,7 @@ class Latency:
             warnings=tuple(warnings),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values for manifests and ``--json``."""
         return {**asdict(self), "warnings": list(self.warnings), "flagged": self.flagged}
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from smash_base.errors import MissingRuntimeError, SmashError, VerificationError
+from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle, Samples, opened
 from smash_export.bundle.runnable import RunnableFile, runnable_files
@@ -128,7 +129,7 @@ class Parity:
             found.append(f"expected to lose at most {gate.drop:g} points, received {self.drop:.2f}")
         return found
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values for manifests, reports and ``--json``; a number that is none becomes null."""
         document = asdict(self)
         document["flips"] = [asdict(flip) for flip in self.flips]
@@ -246,7 +247,7 @@ class FileReport:
     parity: Parity | None = None
     runtime: dict[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
         parity = None if self.parity is None else self.parity.to_json()
         return {**asdict(self), "problems": list(self.problems), "parity": parity}
@@ -277,7 +278,7 @@ class Verification:
         """The reports with that status."""
         return tuple(report for report in self.files if report.status == status)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
         files = [report.to_json() for report in self.files]
         return {"reference": self.reference, "images": len(self.samples), "files": files}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from smash_base.json_values import JsonObject
 from smash_export import __version__
 
-_NAME = {"type": "string", "minLength": 1, "maxLength": 100}
-_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_NAME: JsonObject = {"type": "string", "minLength": 1, "maxLength": 100}
+_ERROR: JsonObject = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _WORDS = {
     "400": "The request does not follow the protocol or does not fit the model.",
     "401": "The API key is missing or wrong.",
@@ -19,7 +18,7 @@ _WORDS = {
     "415": "The body is compressed.",
     "503": "Busy or not ready; try again.",
 }
-_TENSOR = {
+_TENSOR: JsonObject = {
     "type": "object",
     "required": ["name", "shape", "datatype"],
     "properties": {
@@ -30,7 +29,7 @@ _TENSOR = {
         "data": {"type": "array", "items": {}},
     },
 }
-_INFER_REQUEST = {
+_INFER_REQUEST: JsonObject = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
@@ -49,7 +48,7 @@ _INFER_REQUEST = {
         },
     },
 }
-_INFER_ANSWER = {
+_INFER_ANSWER: JsonObject = {
     "type": "object",
     "required": ["model_name", "model_version", "outputs"],
     "properties": {
@@ -59,7 +58,7 @@ _INFER_ANSWER = {
         "outputs": {"type": "array", "items": _TENSOR},
     },
 }
-_PREDICTION = {
+_PREDICTION: JsonObject = {
     "type": "object",
     "required": ["label", "index", "probability"],
     "properties": {
@@ -68,7 +67,7 @@ _PREDICTION = {
         "probability": {"type": "number", "minimum": 0, "maximum": 1},
     },
 }
-_PREDICT_ANSWER = {
+_PREDICT_ANSWER: JsonObject = {
     "type": "object",
     "required": ["model", "version", "target", "precision", "predictions", "milliseconds", "request_id"],
     "properties": {
@@ -80,138 +79,135 @@ _PREDICT_ANSWER = {
         "milliseconds": {"type": "object", "additionalProperties": {"type": "number"}},
     },
 }
-_METADATA = {
+_METADATA: JsonObject = {
     "type": "object",
     "required": ["name", "versions", "platform", "inputs", "outputs"],
     "properties": {"versions": {"type": "array", "items": {"type": "string"}}},
 }
 
 
-def describe_api() -> dict[str, Any]:
+_MODEL: JsonObject = {"name": "model", "in": "path", "required": True, "schema": _NAME}
+_VERSION: JsonObject = {
+    "name": "version",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"},
+}
+_BODY_ERRORS = ("408", "413", "415", "503")
+
+
+def describe_api() -> JsonObject:
     """The whole document, OpenAPI 3.1."""
-    model = {"name": "model", "in": "path", "required": True, "schema": _NAME}
-    version = {
-        "name": "version",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"},
-    }
-    infer = {
-        "summary": "Run the model on a tensor",
-        "requestBody": {"required": True, "content": _json(_INFER_REQUEST)},
-        "responses": _answers(_INFER_ANSWER, "400", "404", "408", "413", "415", "503"),
-    }
-    metadata = {"summary": "What the model takes and gives", "responses": _answers(_METADATA, "404")}
-    ready = {"summary": "Whether the model answers", "responses": _answers({"type": "object"}, "404")}
-    administration = _answers({"type": "object"}, "400", "403", "404", "408", "413", "415", "503")
-    paths: dict[str, Any] = {
-        "/v2": _get("The server", {"type": "object", "required": ["name", "version", "extensions"]}),
-        "/v2/health/live": _get("Whether the process runs", {"type": "object", "required": ["live"]}),
-        "/v2/health/ready": _get(
-            "Whether it takes requests", {"type": "object", "required": ["ready"]}, "503"
-        ),
-        "/v2/models/{model}": {"parameters": [model], "get": metadata},
-        "/v2/models/{model}/versions/{version}": {"parameters": [model, version], "get": metadata},
-        "/v2/models/{model}/ready": {"parameters": [model], "get": ready},
-        "/v2/models/{model}/versions/{version}/ready": {"parameters": [model, version], "get": ready},
-        "/v2/models/{model}/infer": {"parameters": [model], "post": infer},
-        "/v2/models/{model}/versions/{version}/infer": {"parameters": [model, version], "post": infer},
-        "/v2/repository/index": {
-            "post": {
-                "summary": "Every model and its state",
-                "responses": _answers(
-                    {"type": "array", "items": {"type": "object"}}, "408", "413", "415", "503"
-                ),
-            }
-        },
-        "/v2/repository/models/{model}/load": {
-            "parameters": [model],
-            "post": {
-                "summary": "Open the model anew from its path and exchange it",
-                "requestBody": {"required": False, "content": _json({"type": "object"})},
-                "responses": administration,
-            },
-        },
-        "/v2/repository/models/{model}/unload": {
-            "parameters": [model],
-            "post": {
-                "summary": "Stop serving the model",
-                "requestBody": {"required": False, "content": _json({"type": "object"})},
-                "responses": administration,
-            },
-        },
-        "/v1/predict": {
-            "post": {
-                "summary": "Classify an image file",
-                "parameters": [
-                    {"name": "model", "in": "query", "schema": _NAME},
-                    {"name": "version", "in": "query", "schema": {"type": "string"}},
-                    {
-                        "name": "top_k",
-                        "in": "query",
-                        "schema": {"type": "integer", "minimum": 1, "maximum": 1000},
-                    },
-                ],
-                "requestBody": {
-                    "required": True,
-                    "content": {
-                        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-                        "multipart/form-data": {
-                            "schema": {
-                                "type": "object",
-                                "required": ["file"],
-                                "properties": {"file": {"type": "string", "format": "binary"}},
-                            }
-                        },
-                    },
-                },
-                "responses": _answers(_PREDICT_ANSWER, "400", "404", "408", "413", "415", "503"),
-            }
-        },
-        "/v1/models": _get("Every open model", {"type": "object", "required": ["models"]}),
-        "/v1/models/{model}/card": {
-            "parameters": [model],
-            "get": {
-                "summary": "The model card",
-                "responses": {
-                    **_answers({}, "404"),
-                    "200": {"description": "Done.", "content": {"text/plain": {}}},
-                },
-            },
-        },
-        "/metrics": {
-            "get": {
-                "summary": "Prometheus metrics",
-                "responses": {
-                    **_answers({}),
-                    "200": {"description": "Done.", "content": {"text/plain": {}}},
-                },
-            }
-        },
-    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "smash-export", "version": __version__},
-        "paths": paths,
+        "paths": {**_server_paths(), **_model_paths(), **_repository_paths(), **_page_paths()},
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
+def _server_paths() -> JsonObject:
+    return {
+        "/v2": _get("The server", {"type": "object", "required": ["name", "version", "extensions"]}),
+        "/v2/health/live": _get("Whether the process runs", {"type": "object", "required": ["live"]}),
+        "/v2/health/ready": _get(
+            "Whether it takes requests", {"type": "object", "required": ["ready"]}, "503"
+        ),
+        "/metrics": _text("Prometheus metrics"),
+    }
+
+
+def _model_paths() -> JsonObject:
+    infer: JsonObject = {
+        "summary": "Run the model on a tensor",
+        "requestBody": {"required": True, "content": _json(_INFER_REQUEST)},
+        "responses": _answers(_INFER_ANSWER, "400", "404", *_BODY_ERRORS),
+    }
+    metadata: JsonObject = {
+        "summary": "What the model takes and gives",
+        "responses": _answers(_METADATA, "404"),
+    }
+    ready: JsonObject = {
+        "summary": "Whether the model answers",
+        "responses": _answers({"type": "object"}, "404"),
+    }
+    paths: JsonObject = {}
+    for place, parameters in (("", [_MODEL]), ("/versions/{version}", [_MODEL, _VERSION])):
+        model = f"/v2/models/{{model}}{place}"
+        paths[model] = {"parameters": parameters, "get": metadata}
+        paths[f"{model}/ready"] = {"parameters": parameters, "get": ready}
+        paths[f"{model}/infer"] = {"parameters": parameters, "post": infer}
+    return paths
+
+
+def _repository_paths() -> JsonObject:
+    index: JsonObject = {
+        "summary": "Every model and its state",
+        "responses": _answers({"type": "array", "items": {"type": "object"}}, *_BODY_ERRORS),
+    }
+    paths: JsonObject = {"/v2/repository/index": {"post": index}}
+    for name, summary in (
+        ("load", "Open the model anew from its path and exchange it"),
+        ("unload", "Stop serving the model"),
+    ):
+        paths[f"/v2/repository/models/{{model}}/{name}"] = {
+            "parameters": [_MODEL],
+            "post": {
+                "summary": summary,
+                "requestBody": {"required": False, "content": _json({"type": "object"})},
+                "responses": _answers({"type": "object"}, "400", "403", "404", *_BODY_ERRORS),
+            },
+        }
+    return paths
+
+
+def _page_paths() -> JsonObject:
+    file: JsonObject = {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": {"type": "string", "format": "binary"}},
+    }
+    content: JsonObject = {
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "multipart/form-data": {"schema": file},
+    }
+    predict: JsonObject = {
+        "summary": "Classify an image file",
+        "parameters": [
+            {"name": "model", "in": "query", "schema": _NAME},
+            {"name": "version", "in": "query", "schema": {"type": "string"}},
+            {"name": "top_k", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000}},
+        ],
+        "requestBody": {"required": True, "content": content},
+        "responses": _answers(_PREDICT_ANSWER, "400", "404", *_BODY_ERRORS),
+    }
+    return {
+        "/v1/predict": {"post": predict},
+        "/v1/models": _get("Every open model", {"type": "object", "required": ["models"]}),
+        "/v1/models/{model}/card": {"parameters": [_MODEL], **_text("The model card", "404")},
+    }
+
+
+def _text(summary: str, *errors: str) -> JsonObject:
+    plain: JsonObject = {"description": "Done.", "content": {"text/plain": {}}}
+    return {"get": {"summary": summary, "responses": {**_answers({}, *errors), "200": plain}}}
+
+
+def _json(schema: JsonObject) -> JsonObject:
     return {"application/json": {"schema": schema}}
 
 
-def _answers(schema: dict[str, Any], *errors: str) -> dict[str, Any]:
+def _answers(schema: JsonObject, *errors: str) -> JsonObject:
     """200 with the schema, and the errors; 401, 403 and 405 can come from anywhere."""
-    answers: dict[str, Any] = {"200": {"description": "Done.", "content": _json(schema)}}
+    answers: JsonObject = {"200": {"description": "Done.", "content": _json(schema)}}
     for code in sorted({*errors, "401", "403", "405"}):
         answers[code] = {"description": _WORDS[code], "content": _json(_ERROR)}
     return answers
 
 
-def _get(summary: str, schema: dict[str, Any], *errors: str) -> dict[str, Any]:
+def _get(summary: str, schema: JsonObject, *errors: str) -> JsonObject:
     answers = _answers(schema, *errors)
     if "503" in errors:
         answers["503"] = {"description": _WORDS["503"], "content": _json(schema)}
