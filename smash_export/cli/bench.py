@@ -57,6 +57,13 @@ if TYPE_CHECKING:
     help="Of each scenario.",
 )
 @click.option(
+    "--sustained",
+    type=click.FloatRange(0, 600, min_open=True),
+    metavar="MINUTES",
+    help="Run every file for so long without a pause, 10 for example, and compare its last minute with the "
+    "first; in place of everything else.",
+)
+@click.option(
     "--max-p50", type=click.FloatRange(0, min_open=True), metavar="MS", help="Fail above this median."
 )
 @click.option(
@@ -77,6 +84,7 @@ def command(
     rounds: int,
     loadgen: bool,
     loadgen_seconds: float,
+    sustained: float | None,
     max_p50: float | None,
     timeout: float,
     output: Output,
@@ -101,6 +109,19 @@ def command(
             [[file.name, str(file.path), seconds * len(sizes)] for file in files],
         )
         output.result({"dry_run": True, "files": [file.name for file in files], "batches": list(sizes)})
+        return
+    if sustained is not None:
+        _sustained(
+            opened,
+            device,
+            output,
+            60 * sustained,
+            len(files),
+            targets=targets,
+            threads=threads,
+            batch=sizes[0],
+            timeout=timeout,
+        )
         return
     if device is not None:
         expected = len(files) * (20 + seconds * len(sizes) + 4 * loadgen_seconds * loadgen)
@@ -148,8 +169,65 @@ def _on_device(device: Device, bundle: Bundle, output: Output, seconds: float) -
     result = ask(device, words, output, inputs={"bundle": bundle.path}, seconds=seconds)
     rows = tuple(Measurement.from_json(item) for item in result["files"])
     machine = {**result["machine"], "device": device.name}
-    benchmark = Benchmark(rows, result["settings"], machine, result["date"])
+    benchmark = Benchmark(rows, result["settings"], machine, result["date"], result["clock"])
     return replace(benchmark, unrecorded=bundle.try_record("bench", benchmark.to_json()))
+
+
+def _sustained(
+    bundle: Bundle,
+    device: Device | None,
+    output: Output,
+    seconds: float,
+    files: int,
+    *,
+    targets: tuple[str, ...],
+    threads: int,
+    batch: int,
+    timeout: float,
+) -> None:
+    """Minutes in place of seconds, here or on the device; recorded in the bundle."""
+    from smash_export.measure.machine import describe_machine, now
+    from smash_export.measure.sustained import sustain_bundle
+
+    if device is not None:
+        without = {*NAMES, "dry_run", "max_p50"}
+        words = ["bench", "{bundle}", *given_words(click.get_current_context(), without=without)]
+        bound = 2 * files * (seconds + 60)
+        record = ask(device, words, output, inputs={"bundle": bundle.path}, seconds=bound)
+        record["machine"]["device"] = device.name
+    else:
+        with output.progress("sustained", files * seconds) as advance:
+            rows = sustain_bundle(
+                bundle,
+                select=targets,
+                threads=threads,
+                batch=batch,
+                seconds=seconds,
+                timeout=timeout,
+                advance=advance,
+            )
+        record = {
+            "machine": describe_machine(),
+            "date": now(),
+            "settings": {"seconds": seconds, "threads": threads, "batch": batch},
+            "files": [row.to_json() for row in rows],
+        }
+    record.pop("bundle", None)
+    bundle.try_record("sustained", record)
+    lines = [
+        [
+            row["name"],
+            row["first_ms"],
+            row["last_ms"],
+            (row["clock"] or {}).get("hottest_celsius"),
+            (row["clock"] or {}).get("before", {}).get("governor"),
+            row["verdict"],
+        ]
+        for row in record["files"]
+    ]
+    columns = ["file", "first minute, p50 ms", "last minute", "hottest, °C", "governor", "verdict"]
+    output.table(f"{seconds / 60:g} minutes each, batch {batch}", columns, lines)
+    output.result({"bundle": str(bundle.path), **record})
 
 
 def _show(output: Output, rows: tuple[Measurement, ...], sizes: tuple[int, ...]) -> None:

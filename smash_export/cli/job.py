@@ -62,8 +62,8 @@ def command(data: str, out: Path | None, duration: str | None, output: Output, *
     elsewhere = _elsewhere(values)
     seconds = parse_duration(duration) if duration else None
     request = Request(data, seconds=seconds, elsewhere=elsewhere, **values)
-    request.check()
     with output.job("reading and measuring"):
+        request.check()
         with output.progress("reading images", None):
             dataset = load_data(data)
         folder = out or Path(f"{_file_name(dataset.name)}-run")

@@ -22,6 +22,7 @@ from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle, opened
 from smash_export.bundle.runnable import RunnableFile, selected_files
 from smash_export.measure.bench_worker import Worker
+from smash_export.measure.clock import ClockChange, read_clock
 from smash_export.measure.machine import describe_machine, now
 from smash_export.measure.timing import Latency, ratio, round_orders
 from smash_targets.base import get_target
@@ -101,6 +102,7 @@ class Benchmark:
         files: one measurement per file, in the order of the bundle.
         settings: threads, batch sizes, seconds and rounds of the measurement.
         machine, date: where and when.
+        clock: governor, frequency, temperature and throttling before and after.
         unrecorded: why it does not stand in the bundle's manifest, "" if it does.
     """
 
@@ -108,6 +110,7 @@ class Benchmark:
     settings: dict[str, Any]
     machine: dict[str, Any] = field(default_factory=describe_machine)
     date: str = field(default_factory=now)
+    clock: dict[str, Any] = field(default_factory=dict)
     unrecorded: str = ""
 
     def to_json(self) -> JsonObject:
@@ -116,6 +119,7 @@ class Benchmark:
             "machine": self.machine,
             "date": self.date,
             "settings": self.settings,
+            "clock": self.clock,
             "files": [file.to_json() for file in self.files],
         }
 
@@ -145,7 +149,7 @@ def bench(
     Raises:
         UsageError: a batch size that the bundle does not take, or no such file.
     """
-    bundle = opened(bundle)
+    bundle, before = opened(bundle), read_clock()
     files = bench_bundle(
         bundle,
         select=targets,
@@ -159,7 +163,9 @@ def bench(
         advance=advance,
     )
     settings = {"threads": threads, "batches": list(batches), "seconds": seconds, "rounds": rounds}
-    benchmark = Benchmark(tuple(files), settings)
+    change = ClockChange(before, read_clock())
+    marked = tuple(_warned(file, change.warnings()) for file in files)
+    benchmark = Benchmark(marked, settings, clock=change.to_json())
     return replace(benchmark, unrecorded=bundle.try_record("bench", benchmark.to_json()))
 
 
@@ -299,6 +305,14 @@ class _Bench:
             self._workers.pop(name).stop()
             self.results[name] = replace(self.results[name], status="failed", problem=str(error))
             return None
+
+
+def _warned(row: Measurement, warnings: tuple[str, ...]) -> Measurement:
+    """The row with what the processor's clock says against its times."""
+    latency = {
+        size: replace(item, warnings=(*item.warnings, *warnings)) for size, item in row.latency.items()
+    }
+    return replace(row, latency=latency)
 
 
 def steps(files: int, batches: int, rounds: int) -> int:

@@ -121,9 +121,11 @@ def test_lower_precision_is_held_against_fp32_of_the_same_runtime(
 ) -> None:
     rows = {row.name: row for row in benched[1]}
     int8, fp32 = rows["onnxruntime:int8"], rows["onnxruntime:fp32"]
-    expected = int8.latency[1].p50_ms / fp32.latency[1].p50_ms
-    assert int8.relative_to_fp32 == pytest.approx(expected, abs=1e-3)
+    medians = int8.latency[1].p50_ms / fp32.latency[1].p50_ms
     least = int8.latency[1].min_ms / fp32.latency[1].min_ms
+    busy = int8.latency[1].flagged or fp32.latency[1].flagged
+    expected = least if busy else medians
+    assert int8.relative_to_fp32 == pytest.approx(expected, abs=1e-3)
     assert int8.slower_than_fp32 == (max(expected, least) > bench.FASTER)
     assert fp32.slower_than_fp32 is None
 
