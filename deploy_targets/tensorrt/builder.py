@@ -16,6 +16,7 @@ from smash_base.errors import InvalidInputError, SmashError, UsageError, Verific
 from smash_base.files import lock, write_bytes
 from smash_targets.base import CompileRequest, ModelSignature, Progress
 from smash_targets.tensorrt.cuda import Gpu
+from smash_targets.tensorrt.jetson import is_jetson
 from smash_targets.tensorrt.logs import Log, create
 from smash_targets.tensorrt.nodes import describe_node, node_hint
 from smash_targets.tensorrt.settings import HARDWARE, PRICES, BuildSettings
@@ -41,6 +42,7 @@ def build(
     config = builder.create_builder_config()
     _configure(trt, config, request.precision, settings)
     if settings.dla is not None:
+        _check_dla_precision(trt.__version__, request.precision)
         _use_dla(trt, builder, config, settings.dla, settings.gpu_fallback)
     profile = _add_profile(builder, network, config, request.signature, settings.batch)
     monitor = None if on_progress is None else _monitor(trt, on_progress)  # must live as long as the build
@@ -129,6 +131,10 @@ def _notes(precision: str, settings: BuildSettings, profile: str, log: Log) -> d
 
 def _hardware(trt: Any, level: str) -> Any:
     name = HARDWARE[level]
+    if level == "ampere+" and is_jetson():
+        raise UsageError(
+            "hardware compatibility is not there on JetPack", expected="hardware=none", received=level
+        )
     if not hasattr(trt.HardwareCompatibilityLevel, name):  # SAME_COMPUTE_CAPABILITY came with 10.9
         raise UsageError(
             f"TensorRT {trt.__version__} has no hardware level {level!r}",
@@ -136,6 +142,17 @@ def _hardware(trt: Any, level: str) -> Any:
             received=level,
         )
     return getattr(trt.HardwareCompatibilityLevel, name)
+
+
+def _check_dla_precision(version: str, precision: str) -> None:
+    if precision == "int8" and int(version.partition(".")[0]) < 11:
+        raise UsageError(
+            "a DLA takes Q/DQ nodes from TensorRT 11 on only",
+            expected="fp16",
+            received=f"int8 with TensorRT {version}",
+            hint="With ranges by tensor: smash-export trtexec BUNDLE --precision int8 "
+            "--device jetson-orin --dla 0 --gpu-fallback",
+        )
 
 
 def _use_dla(trt: Any, builder: Any, config: Any, core: int, gpu_fallback: bool) -> None:

@@ -20,6 +20,7 @@ def command(output: Output) -> int:
     Leaves with code 3 when a package of the base is missing or too old; a missing extra is only shown.
     """
     from smash_export.measure.doctor import diagnose
+    from smash_targets.tensorrt.jetson import is_jetson
 
     found = diagnose()
     output.table("This machine", ["what", "value"], _machine(found))
@@ -44,6 +45,10 @@ def command(output: Output) -> int:
         ["", "target", "version", "why not"],
         [[_tick(row.available), row.target, row.version, row.reason] for row in found.targets],
     )
+    if is_jetson():
+        output.note(
+            "A Jetson's way to TensorRT is the scripts of smash-export trtexec, which need no Python."
+        )
     if not found.packages:
         output.warn("this copy was never installed, so the required versions are unknown: pip install -e .")
     output.result(found)

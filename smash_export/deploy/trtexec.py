@@ -39,6 +39,12 @@ TARGET = "trtexec"
 NOT_RUN = "written after the documented options; no engine was built by the authors"
 CHECKER = Path(__file__).with_name("check_outputs.awk.txt")
 BUILT = "test -f model.engine || { echo 'build it first: ./build_engine.sh' >&2; exit 1; }"
+POWER = (
+    "# Power mode and clocks decide the speed of a Jetson: they are kept beside the numbers.",
+    "{ nvpmodel -q; cat /sys/class/devfreq/*gpu*/*_freq; } >power.txt 2>&1 || true",
+    "cat power.txt",
+    "echo 'for the best numbers: sudo nvpmodel -m 0 && sudo jetson_clocks' >&2",
+)
 _CHECKED = re.compile(r"check_(\d{6})\.output\.json")
 
 
@@ -243,7 +249,7 @@ def scripts(
     """The scripts by name: POSIX shell and awk, nothing but trtexec needed."""
     head = _head(command)
     build = [*head, _call(build_words(command), "build.log"), 'echo "engine: $PWD/model.engine"']
-    bench = [*head, BUILT]
+    bench = [*head, BUILT, *(POWER if command.jetson else ())]
     for size in settings.batches:
         words = bench_words(command, size, inputs=f"input_b{size}.bin", results=f"bench_b{size}")
         bench.append(_call(words, f"bench_b{size}.log"))

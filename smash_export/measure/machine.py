@@ -17,6 +17,7 @@ from pathlib import Path
 
 from smash_base.json_values import JsonObject
 from smash_targets.listing import described_targets
+from smash_targets.tensorrt.jetson import power_state
 
 # Feature -> flags of /proc/cpuinfo (x86 "flags", ARM "Features"), any of which means it is there.
 FEATURES = {
@@ -57,6 +58,7 @@ def describe_machine() -> JsonObject:
         "features": [name for name, there in cpu_features().items() if there],
         "memory_gib": round(_memory_total() / 2**30, 1),
         "load": round(os.getloadavg()[0], 2),
+        **power_state(),
     }
 
 

@@ -5,8 +5,11 @@ Option names are those found in the provider of onnxruntime-gpu 1.31. No GPU is 
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from smash_targets.onnxruntime_gpu import (
     require_linked_tensorrt,
     tensorrt_options,
 )
+from smash_targets.tensorrt.operators import release_of
 from tests.deploy_targets.inputs import SIGNATURE
 from tests.deploy_targets.networks import Sources
 
@@ -151,3 +155,39 @@ def test_gpu_providers_equal_eager_pytorch(provider: str, sources: Sources) -> N
     options = SessionOptions(provider=provider)
     with get_target("onnxruntime").open(sources.onnx, SIGNATURE, options) as session:
         np.testing.assert_allclose(session.run(IMAGES[:32]), sources.logits[:32], rtol=0, atol=1e-4)
+
+
+@pytest.mark.wheel
+@pytest.mark.parametrize("extra", ["gpu", "tensorrt"])
+def test_an_extra_resolves_to_versions_that_fit_each_other(extra: str, tmp_path: Path) -> None:
+    """By pip's dry run, which reads metadata only: the wheels have hundreds of megabytes."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    wanted = project["project"]["optional-dependencies"][extra]
+    words = [
+        "--dry-run",
+        "--ignore-installed",
+        "--no-deps",
+        "--quiet",
+        "--report",
+        str(tmp_path / "report.json"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", *words, *wanted], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = {
+        item["metadata"]["name"].replace("_", "-"): item["metadata"]
+        for item in json.loads((tmp_path / "report.json").read_text())["install"]
+    }
+    if extra == "tensorrt":
+        assert set(found) == {"tensorrt", "cuda-python"}
+        assert release_of(found["tensorrt"]["version"].partition(".")[0])[0] in (10, 11)
+        return
+    cuda = next(line for line in found["onnxruntime-gpu"]["requires_dist"] if "nvidia-cuda-runtime" in line)
+    assert cuda.startswith("nvidia-cuda-runtime~=13.")
+    library = tmp_path / "provider.so"
+    library.write_bytes(b"libnvinfer.so.10 libcudart.so.13")  # what onnxruntime-gpu 1.31 is linked with
+    try:
+        require_linked_tensorrt(library, found["tensorrt-cu13"]["version"])
+    except MissingRuntimeError as error:
+        assert "does not load" in str(error)  # noqa: PT017  the right one, which is not installed

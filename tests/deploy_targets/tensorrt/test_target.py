@@ -82,6 +82,13 @@ def test_a_dla_gets_one_batch_and_half_or_int8() -> None:
         read_settings({"dla": 1}, SIGNATURE, "fp32")
 
 
+def test_int8_on_a_dla_before_tensorrt_11_is_refused_with_the_way_that_works() -> None:
+    builder._check_dla_precision("11.4.1", "int8")
+    builder._check_dla_precision("10.3.0", "fp16")
+    with pytest.raises(UsageError, match="smash-export trtexec BUNDLE --precision int8"):
+        builder._check_dla_precision("10.3.0", "int8")
+
+
 def test_a_silent_fp32_engine_is_an_error() -> None:
     layers = EngineLayers(({"Name": "c", "Outputs": [{"Datatype": "Float"}]},), True, ())
     builder.check_layers(layers, "fp32")
