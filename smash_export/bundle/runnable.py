@@ -6,6 +6,7 @@ fp32 stands for them: ``model.torchscript.pt`` for torchscript, ``model.onnx`` f
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +79,8 @@ def missing_file(bundle: Bundle, target: str | None, precision: str | None) -> U
         f"{bundle.path} has no file for {wish}",
         expected=", ".join(file.name for file in _all(bundle)),
         received=wish,
-        hint=f"Make it: smash-export compile {bundle.path} --target {target or 'onnxruntime'}"
+        hint=f"Make it: smash-export compile {shlex.quote(str(bundle.path))}"
+        + f" --target {target or 'onnxruntime'}"
         + (f" --precision {precision}" if precision else ""),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +129,7 @@ def command(
     )
     if answers != "logits":
         output.note(f"Outputs: {answers}; predictions use them as they are (--outputs says otherwise)")
-    output.note(f"Next: smash-export compile {destination} --target onnxruntime")
+    output.note(f"Next: smash-export compile {shlex.quote(str(destination))} --target onnxruntime")
     output.result(
         {
             "bundle": str(destination),

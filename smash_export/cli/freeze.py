@@ -69,6 +69,12 @@ def command(arch: Path, output: Output, **values: Any) -> None:
     # A file must not choose which code is imported; a person may.
     dataset = load_dataset(spec, seed=_data_seed(best.search), allow_code=values["data"] is not None)
     check_fit(best, dataset)
+    searched = best.search.get("fingerprint")
+    if searched not in (None, dataset.fingerprint):
+        output.warn(
+            f"these are not the images of the search, or divided otherwise: fingerprint "
+            f"{dataset.fingerprint[:16]}, the search's was {str(searched)[:16]}"
+        )
     recipe = recipe_with(
         default_recipe(dataset, values["weights"], values["seed"]),
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,9 @@ def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) 
         return
     with output.progress("writing graphs", len(architectures)) as advance:
         write_kit(out, architectures, input_spec, len(dataset.classes), setting, advance)
-    output.text(f"{out}: copy it to the device and run: smash-export latency build {out.name} table.json")
+    output.text(
+        f"{out}: copy it to the device and run: smash-export latency build {shlex.quote(out.name)} table.json"
+    )
     output.result({"kit": str(out), "networks": len(architectures), "setting": asdict(setting)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +128,8 @@ def _end(bundle: Path, verification: Verification, strict: bool) -> None:
         names = ", ".join(f"{report.target} {report.precision}" for report in failed)
         raise VerificationError(
             f"{len(failed)} of {len(reports)} files do not do what the network does: {names}",
-            hint=f"Compile them again: smash-export compile {bundle} --target {failed[0].target} "
-            f"--precision {failed[0].precision}",
+            hint=f"Compile them again: smash-export compile {shlex.quote(str(bundle))} "
+            f"--target {failed[0].target} --precision {failed[0].precision}",
         )
     if skipped and (strict or len(skipped) == len(reports)):
         raise MissingRuntimeError(

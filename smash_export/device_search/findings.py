@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from smash_export.device_search.latency import LOWEST
+from smash_export.device_search.latency import FLAGGED, LOWEST
 
 if TYPE_CHECKING:
     from smash_search.run import SearchConfig, SearchResult
@@ -21,12 +21,14 @@ class LatencyFinding:
         lowest_ms: fastest of the repeated measurements; None where it was not measured repeatedly.
         limit_ms: None without a limit.
         predicted: whether it comes from a table and was not measured on the device.
+        flagged: how many of the repeated measurements met a busy machine.
     """
 
     milliseconds: float
     lowest_ms: float | None
     limit_ms: float | None
     predicted: bool = False
+    flagged: int = 0
 
     @property
     def share(self) -> float | None:
@@ -42,6 +44,8 @@ class LatencyFinding:
             text += f", slowest of repeated measurements, fastest {self.lowest_ms:.3g} ms"
         if self.share is not None:
             text += f"; {self.share:.0%} of the limit of {self.limit_ms:g} ms"
+        if self.flagged:
+            text += "; the machine was busy meanwhile: measure again when it is idle"
         return text
 
 
@@ -53,7 +57,8 @@ def latency_of(
     if "latency_ms" not in measures:
         return None
     lowest = measures.get(LOWEST)
-    return LatencyFinding(measures["latency_ms"], lowest, limit_ms, predicted and lowest is None)
+    flagged = int(measures.get(FLAGGED, 0))
+    return LatencyFinding(measures["latency_ms"], lowest, limit_ms, predicted and lowest is None, flagged)
 
 
 @dataclass(frozen=True)

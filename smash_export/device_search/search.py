@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -258,7 +259,19 @@ def load_data(data: str, *, seed: int = 0, validation: float | None = None) -> D
     from smash_search.data import load_dataset
 
     share = validation if validation is not None else VALIDATION.get(data)
-    return load_dataset(data, seed=seed, validation=share)
+    dataset = load_dataset(data, seed=seed, validation=share)
+    return replace(dataset, spec=absolute(dataset.spec))
+
+
+def absolute(spec: str) -> str:
+    """A data specification whose path, if it has one, means the same in any folder: best.json keeps it."""
+    from smash_search.data.spec import parse_spec
+
+    parsed = parse_spec(spec)
+    if parsed.path is None or not Path(parsed.path).exists():
+        return spec  # built in, or a function of a module
+    options = spec.partition("?")[1] + spec.partition("?")[2]
+    return f"{parsed.name}:{Path(parsed.path).resolve()}{options}"
 
 
 def search(

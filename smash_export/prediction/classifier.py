@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import itertools
 import os
+import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -329,7 +330,7 @@ class Classifier:
         if not np.isfinite(logits).all():
             raise VerificationError(
                 f"{self.choice.target} {self.choice.precision} answers with NaN or infinity",
-                hint=f"Check the file: smash-export verify {self.bundle.path}",
+                hint=f"Check the file: smash-export verify {shlex.quote(str(self.bundle.path))}",
             )
         labels, outputs = self.labels, self.bundle.signature.outputs
         probabilities = probabilities_of(logits, outputs)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -230,7 +231,7 @@ def _warm_up(classifier: Classifier) -> np.ndarray:
             f"{classifier.choice.target} {classifier.choice.precision} does not answer as the network does",
             expected=f"the same class for {_WARM_AGREEMENT:.0%} of {count} samples",
             received=f"{agreement:.0%}",
-            hint=f"Check it: smash-export verify {classifier.bundle.path}",
+            hint=f"Check it: smash-export verify {shlex.quote(str(classifier.bundle.path))}",
         )
     first: np.ndarray = tensor[:1]
     return first

@@ -11,7 +11,7 @@ import pytest
 
 from smash_export.cli import run
 from smash_export.cli.search import GROUPS
-from smash_export.device_search.search import PRESETS, STRATEGIES
+from smash_export.device_search.search import PRESETS, STRATEGIES, absolute
 from smash_search import strategies
 from smash_search.space.space import SPACES
 
@@ -83,6 +83,21 @@ def test_the_same_command_again_resumes_and_json_is_pure(
     assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--no-resume"]) == 2
     assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--seed", "1"]) == 2
     assert "seed differs" in capsys.readouterr().err
+
+
+def test_best_json_names_its_images_in_any_folder_and_freeze_notices_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photos").mkdir()
+    assert absolute("folder:my photos?size=32") == f"folder:{tmp_path / 'my photos'}?size=32"
+    assert absolute("digits") == "digits"
+    assert absolute("package.module:function") == "package.module:function"
+    best = json.loads((folder / "best.json").read_text())
+    best["search"]["fingerprint"] = "0" * 64
+    (tmp_path / "other.json").write_text(json.dumps(best))
+    assert run(["freeze", "--arch", "other.json", "--dry-run", "--quiet"]) == 0
+    assert "not the images of the search" in capsys.readouterr().err
 
 
 def test_runs_lists_and_compares(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
