@@ -97,7 +97,7 @@ SIZES: dict[str, ExperimentConfig] = {
         space="small",
         changes={
             "unit": 2,
-            "stem_stride": 4,
+            "stem_strides": (4,),
             "stem_kernel": 7,
             "widths": ((1, 2, 4, 8, 16), (1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 24)),
             "max_banks": 48,

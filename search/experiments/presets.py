@@ -12,7 +12,7 @@ import numpy as np
 
 from smash_base.errors import InvalidInputError
 from smash_search.experiments.workbench import Workbench
-from smash_search.space.architecture import Architecture, Block, Conv, Op, Stem
+from smash_search.space.architecture import Architecture, Block, Conv, Op
 from smash_search.space.space import Space
 
 
@@ -81,7 +81,7 @@ def patterns(space: Space) -> dict[str, Architecture]:
 
 
 def _network(space: Space, block: Any) -> Architecture:
-    stem = Stem((space.stem_kernel,) * space.dims, (space.stem_stride,) * space.dims)
+    stem = space.stem(space.stem_stride)
     return Architecture(stem, tuple(block(index) for index in range(space.blocks)))
 
 

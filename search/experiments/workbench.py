@@ -27,7 +27,7 @@ from smash_base import files
 from smash_search.data import Dataset, Split, load_dataset
 from smash_search.experiments.config import ExperimentConfig
 from smash_search.model.hypernet import HyperNetConfig
-from smash_search.model.interpreter import forward, norm_channels
+from smash_search.model.interpreter import forward, norm_places
 from smash_search.model.supernet import Moments, Supernet
 from smash_search.rank.finalists import input_spec_of
 from smash_search.rank.scoring import Corruption, Score, Scorer, make_score
@@ -185,9 +185,9 @@ class Workbench:
             supernet = self.supernet()
             source = supernet.source(architecture)
             source.fixed = {
-                name: Moments(mean[:channels], variance[:channels])
-                for name, channels in norm_channels(architecture, "none")
-                for mean, variance in [self._running[name]]
+                place.name: Moments(mean[: place.channels], variance[: place.channels])
+                for place in norm_places(architecture, "none")
+                for mean, variance in [self._running[place.name]]
             }
             split = self.dataset.validation
             order = np.random.default_rng(seed_of(self.config.scoring.seed, 2)).permutation(len(split))

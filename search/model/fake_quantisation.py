@@ -8,13 +8,13 @@ comes out are float weights again, which calibration then quantises as any other
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smash_search.model.interpreter import Affine, forward
+from smash_search.model.interpreter import Affine, ends_block, forward
 from smash_search.space.architecture import Architecture
 
 RANGE_DECAY = 0.95
@@ -37,8 +37,8 @@ class RoundedNetwork(nn.Module):
         self.values = nn.ParameterDict(
             {_key(name): nn.Parameter(torch.from_numpy(value.copy())) for name, value in weights.items()}
         )
-        for place in activation_places(architecture):
-            self.register_buffer(_key(place), torch.zeros(2))  # lowest and highest value
+        for place in architecture.norms():  # wherever a norm may stand, an int8 runtime rounds
+            self.register_buffer(_key(place.name), torch.zeros(2))  # lowest and highest value
 
     def affine(self, name: str) -> Affine:
         """Weight rounded to 8 bits per output channel, bias as it is."""
@@ -50,7 +50,9 @@ class RoundedNetwork(nn.Module):
 
     def normalise(self, name: str, x: Tensor) -> Tensor:
         """Scale and shift at the end of blocks, then the activation rounded to 8 bits."""
-        if name == "head.norm" or name.endswith(".transition.norm"):
+        if not hasattr(self, _key(name)):
+            return x
+        if ends_block(name):
             owner = name.removesuffix(".norm")
             view = (1, -1, *[1] * (x.dim() - 2))
             scale, shift = self.values[_key(f"{owner}.scale")], self.values[_key(f"{owner}.shift")]
@@ -77,20 +79,6 @@ class RoundedNetwork(nn.Module):
             _name(key): np.ascontiguousarray(value.detach().cpu().float().numpy())
             for key, value in self.values.items()
         }
-
-
-def activation_places(architecture: Architecture) -> Iterator[str]:
-    """Every place at which the interpreter asks its source to normalise."""
-    yield "stem.norm"
-    for i, block in enumerate(architecture.blocks):
-        for j, op in enumerate(block.ops):
-            where = f"blocks.{i}.ops.{j}"
-            yield f"{where}.norm_in"
-            yield f"{where}.norm_reduced"
-            for slot in (1, 3):
-                if op.convs[slot] is not None:
-                    yield f"{where}.convs.{slot}.norm"
-        yield "head.norm" if i + 1 == len(architecture.blocks) else f"blocks.{i}.transition.norm"
 
 
 def _key(name: str) -> str:

@@ -14,15 +14,19 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smash_base.errors import InvalidInputError
+from smash_search.model.interpreter import Norm
 from smash_search.space.architecture import Architecture
 from smash_search.space.encoding import Layout
 
 LEAKY_SLOPE = 0.02
+MOMENT_DRAWS = 64  # over which the mean of c is taken
+MOMENT_FLOOR = 0.2  # added to the deviation of a channel of c, so that rare marks do not become huge
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class HyperNetConfig:
         growth: channels that each dense layer adds.
         compression: units of input per column of c (dc).
         noise: whether the noise channel of c is drawn, or 0.
+        norm: "none" normalises at the end of blocks only, as the paper does; "sandwich" wherever the network
+            does that is trained from scratch.
+        sharing: of the other filters: "block" gives all ops of a block the same ones, as the paper does;
+            "position" gives each op of a block its own.
+        centred: whether c is shifted and scaled to what its channels are on average over draws of the space.
         gain: "whole" leaves a generated filter's whole norm at 1, as the paper does; "rows" scales it to unit
             norm per output channel on average, so that activations keep their size.
     """
@@ -42,6 +51,9 @@ class HyperNetConfig:
     growth: int = 10
     compression: int = 1
     noise: bool = True
+    norm: Norm = "none"
+    sharing: Literal["block", "position"] = "block"
+    centred: bool = False
     gain: Literal["rows", "whole"] = "whole"
 
     def __post_init__(self) -> None:
@@ -83,6 +95,12 @@ class HyperNet(nn.Module):
                 received=layout.compression,
             )
         self.layout, self.config = layout, config
+        self.c_mean: Tensor
+        self.c_deviation: Tensor
+        if config.centred:
+            mean, deviation = _moments(layout)
+            self.register_buffer("c_mean", mean[:, None, None])
+            self.register_buffer("c_deviation", deviation[:, None, None])
         self.layers = nn.ParameterList()
         channels = 4 * config.growth
         self._add(channels, layout.channels, 3)  # first layer
@@ -128,7 +146,12 @@ class HyperNet(nn.Module):
         if c is None:
             seed = noise_seed if self.config.noise else None
             c = torch.from_numpy(self.layout.encode(architecture, seed))
-        c = c.to(parameter.device, parameter.dtype)[None]
+        if not c.shape[-1]:  # nothing of this architecture is generated
+            return {}
+        c = c.to(parameter.device, parameter.dtype)
+        if self.config.centred:
+            c = (c - self.c_mean) / self.c_deviation
+        c = c[None]
         # On a CPU in float32 whatever the rest runs in: every width of c is new, and preparing small
         # bfloat16 convolutions for it takes longer than they save.
         with torch.autocast("cpu", enabled=False):
@@ -146,6 +169,19 @@ class HyperNet(nn.Module):
                 tile.outputs, tile.inputs, *ones
             )
         return filters
+
+
+def _moments(layout: Layout) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of every channel of c over the filters of draws; the same for every process."""
+    inside = layout.sections["inside"].start
+    total, squares, count = np.zeros(layout.channels), np.zeros(layout.channels), 0
+    for slot in range(MOMENT_DRAWS):
+        c = layout.encode(layout.space.draw(0, slot)).astype(np.float64)
+        values = c[:, c[inside] > 0]
+        total, squares, count = total + values.sum(1), squares + (values**2).sum(1), count + values.shape[1]
+    mean = total / max(1, count)
+    deviation = np.sqrt(np.maximum(squares / max(1, count) - mean**2, 0)) + MOMENT_FLOOR
+    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
 def _leaky(x: Tensor) -> Tensor:

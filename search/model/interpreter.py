@@ -15,6 +15,9 @@ exporter and the bundle take. Names and meaning:
     stem.weight [N0, C, *k], stem.bias                     convolution, then ReLU
     blocks.i.ops.j.reduce.weight [M, R N, 1, 1], .bias     generated in a search
     blocks.i.ops.j.convs.k.weight [U, in/groups, *k], .bias
+    blocks.i.ops.j.squeeze.weight [S, U, 1, 1], .bias      squeeze-excitation, where an op has it
+    blocks.i.ops.j.excite.weight [U, S, 1, 1], .bias
+    blocks.i.ops.j.project.weight [U, M, 1, 1], .bias      generated, where an op has it
     blocks.i.transition.scale, .shift [banks N]            all banks * scale + shift, ReLU, halve
     blocks.i.transition.weight [next N, banks N, 1, 1], .bias
     head.scale, head.shift [banks N]                       all banks * scale + shift, ReLU, average
@@ -33,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit._trace import is_tracing
 
-from smash_search.space.architecture import LEAKY_SLOPE, Architecture, Block, Conv, InputSpec, Op
+from smash_search.space.architecture import LEAKY_SLOPE, Architecture, Block, InputSpec, NormPlace, Op
 
 Norm = Literal["sandwich", "none"]
 
@@ -72,7 +75,8 @@ def forward(architecture: Architecture, source: WeightSource, images: Tensor) ->
         x = F.relu(source.normalise(norm, x))
         if index < last:
             # The 1x1 convolution and the average commute; this order does a quarter of the work.
-            x = _convolve(halve(x), source.affine(f"{where}.transition"), (1,) * architecture.dims)
+            x = average(x, architecture.blocks[index + 1].pool)
+            x = _convolve(x, source.affine(f"{where}.transition"), (1,) * architecture.dims)
     x = x.flatten(2).mean(2)  # [B, banks N]
     weight, bias = source.affine("head")
     return F.linear(x, weight, bias)
@@ -133,23 +137,41 @@ class _Concatenation(torch.autograd.Function):
 
 def run_op(where: str, op: Op, source: WeightSource, x: Tensor) -> Tensor:
     """One layer: [B, R N, *S] -> [B, U, *S] (paper, figure 2)."""
-    x = source.normalise(f"{where}.norm_in", x)
-    x = _convolve(x, source.affine(f"{where}.reduce"), (1,) * (x.dim() - 2))
-    x = source.normalise(f"{where}.norm_reduced", x)  # [B, M, *S]
-    first = _branch(where, op, 0, source, x)
-    if op.convs[2] is None:
-        return first
-    second = _branch(where, op, 2, source, x)
-    return first * torch.sigmoid(second) if op.gate else first + second
+    ones = (1,) * (x.dim() - 2)
+    if op.reduce:
+        x = source.normalise(f"{where}.norm_in", x)
+        x = _convolve(x, source.affine(f"{where}.reduce"), ones)
+        x = source.normalise(f"{where}.norm_reduced", x)  # [B, M, *S]
+    branches = [_branch(where, op, slots, source, x) for slots in op.branches()]
+    if len(branches) == 2:
+        x = branches[0] * torch.sigmoid(branches[1]) if op.gate else branches[0] + branches[1]
+    elif branches:
+        x = branches[0]
+    x = source.normalise(f"{where}.norm_convolved", x)
+    if op.project is not None:
+        x = activate(op.project, x)
+    if op.squeeze:
+        x = x * _excitation(where, source, x)
+    if op.project is not None:
+        x = _convolve(x, source.affine(f"{where}.project"), ones)
+        x = source.normalise(f"{where}.norm_out", x)
+    return x
 
 
-def _branch(where: str, op: Op, slot: int, source: WeightSource, x: Tensor) -> Tensor:
-    for number in (slot, slot + 1):
-        conv = op.convs[number]
-        if conv is None:
-            break
-        name = f"{where}.convs.{number}"
-        if number % 2:
+def _excitation(where: str, source: WeightSource, x: Tensor) -> Tensor:
+    """One factor per channel, from the channels' means (Hu et al. 2018): -> [B, C, 1, 1]."""
+    ones = (1,) * (x.dim() - 2)
+    pooled = x.flatten(2).mean(2).view(*x.shape[:2], *ones)
+    hidden = F.relu(_convolve(pooled, source.affine(f"{where}.squeeze"), ones))
+    return torch.sigmoid(_convolve(hidden, source.affine(f"{where}.excite"), ones))
+
+
+def _branch(where: str, op: Op, slots: tuple[int, ...], source: WeightSource, x: Tensor) -> Tensor:
+    for slot in slots:
+        conv = op.convs[slot]
+        assert conv is not None  # active
+        name = f"{where}.convs.{slot}"
+        if slot != slots[0]:
             x = source.normalise(f"{name}.norm", x)
         x = _convolve(
             activate(conv.activation, x), source.affine(name), conv.kernel, conv.dilation, conv.groups
@@ -166,12 +188,18 @@ def activate(name: str, x: Tensor) -> Tensor:
             return F.leaky_relu(x, LEAKY_SLOPE)
         case "tanh":
             return torch.tanh(x)
+        case "relu6":
+            return F.relu6(x)
+        case "hard_swish":
+            return F.hardswish(x)
     return x
 
 
-def halve(x: Tensor) -> Tensor:
-    """Average over windows of 2 along every spatial axis longer than 1."""
-    window = [2 if size > 1 else 1 for size in x.shape[2:]]
+def average(x: Tensor, window_size: int) -> Tensor:
+    """Average over windows of that size, or of the whole axis where it is shorter, along every spatial
+    axis.
+    """
+    window = [min(window_size, size) for size in x.shape[2:]]
     if max(window) == 1:
         return x
     return F.avg_pool2d(x, window) if len(window) == 2 else F.avg_pool3d(x, window)
@@ -242,58 +270,20 @@ def block_diagonal(weight: Tensor, groups: int) -> Tensor:
 # -------------------------------------------------------------------------------- a network's own
 
 
-class Shape(NamedTuple):
-    """One convolution of an architecture: its name and the shape of its weight."""
+def norm_places(architecture: Architecture, norm: Norm) -> Iterator[NormPlace]:
+    """Every place where a network of that norm has a BatchNorm.
 
-    name: str
-    weight: tuple[int, ...]
-
-
-def convolution_shapes(architecture: Architecture, input_spec: InputSpec, classes: int) -> Iterator[Shape]:
-    """Every convolution, and the linear layer "head", in the order in which they run."""
-    ones = (1,) * architecture.dims
-    blocks = architecture.blocks
-    yield Shape("stem", (blocks[0].channels_in, input_spec.channels, *architecture.stem.kernel))
-    for i, block in enumerate(blocks):
-        for j, op in enumerate(block.ops):
-            where = f"blocks.{i}.ops.{j}"
-            yield Shape(f"{where}.reduce", (op.bottleneck, len(op.reads) * block.bank_channels, *ones))
-            for slot, conv in enumerate(op.convs):
-                if conv is not None:
-                    yield Shape(f"{where}.convs.{slot}", conv_weight_shape(op, slot, conv))
-        if i + 1 < len(blocks):
-            wanted = blocks[i + 1].channels_in
-            yield Shape(f"blocks.{i}.transition", (wanted, block.channels_out, *ones))
-    yield Shape("head", (classes, blocks[-1].channels_out))
-
-
-def conv_weight_shape(op: Op, slot: int, conv: Conv) -> tuple[int, ...]:
-    """[U, in / groups, *kernel]: branch starts take the bottleneck, second convolutions the units."""
-    channels = op.bottleneck if slot in (0, 2) else op.units
-    return (op.units, channels // conv.groups, *conv.kernel)
-
-
-def norm_channels(architecture: Architecture, norm: Norm) -> Iterator[tuple[str, int]]:
-    """Every place where a network of that norm has a BatchNorm, with its channels.
-
-    "none" normalises where the paper does, at the end of each block. "sandwich" adds one before and
-    after each 1x1 convolution, between stacked convolutions and after the stem, as the original
-    program does when it trains the winner.
+    "none" normalises where the paper does, at the end of each block; "sandwich" everywhere
+    (:meth:`smash_search.space.architecture.Op.norms`).
     """
-    blocks = architecture.blocks
-    if norm == "sandwich":
-        yield "stem.norm", blocks[0].channels_in
-    for i, block in enumerate(blocks):
-        if norm == "sandwich":
-            for j, op in enumerate(block.ops):
-                where = f"blocks.{i}.ops.{j}"
-                yield f"{where}.norm_in", len(op.reads) * block.bank_channels
-                yield f"{where}.norm_reduced", op.bottleneck
-                for slot in (1, 3):
-                    if op.convs[slot] is not None:
-                        yield f"{where}.convs.{slot}.norm", op.units
-        name = "head.norm" if i + 1 == len(blocks) else f"blocks.{i}.transition.norm"
-        yield name, block.channels_out
+    for place in architecture.norms():
+        if norm == "sandwich" or ends_block(place.name):
+            yield place
+
+
+def ends_block(name: str) -> bool:
+    """Whether a norm stands at the end of a block, where it does not fold into a convolution."""
+    return name == "head.norm" or name.endswith(".transition.norm")
 
 
 class Network(nn.Module):
@@ -323,12 +313,12 @@ class Network(nn.Module):
         self.weights = nn.ParameterDict()
         self.biases = nn.ParameterDict()
         self.norms = nn.ModuleDict()
-        for name, shape in convolution_shapes(architecture, input_spec, classes):
-            self.weights[_key(name)] = nn.Parameter(torch.empty(shape))
-            self.biases[_key(name)] = nn.Parameter(torch.zeros(shape[0]))
+        for part in architecture.convolutions(input_spec.channels, classes):
+            self.weights[_key(part.name)] = nn.Parameter(torch.empty(part.weight_shape))
+            self.biases[_key(part.name)] = nn.Parameter(torch.zeros(part.outputs))
         kind = nn.BatchNorm2d if architecture.dims == 2 else nn.BatchNorm3d
-        for name, channels in norm_channels(architecture, norm):
-            self.norms[_key(name)] = kind(channels)
+        for place in norm_places(architecture, norm):
+            self.norms[_key(place.name)] = kind(place.channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -366,42 +356,39 @@ def fold(network: Network) -> dict[str, np.ndarray]:
     Exact: a norm before a 1x1 convolution, or after a convolution and before its activation, becomes
     part of it. A norm between stacked convolutions follows one, too. Folded in float64.
     """
-    network_norms = {
-        name: _scale_and_shift(network.norms[_key(name)])
-        for name, _ in norm_channels(network.architecture, network.norm)
-    }
+    architecture = network.architecture
     folded: dict[str, np.ndarray] = {}
-    for name, _ in convolution_shapes(network.architecture, network.input_spec, network.classes):
-        weight = _array(network.weights[_key(name)])
-        bias = _array(network.biases[_key(name)])
-        before, after = _norms_around(name)
-        if before in network_norms:
-            scale, shift = network_norms[before]
-            flat = weight.reshape(*weight.shape[:2], -1).sum(2)  # 1x1: the one tap
-            bias = bias + flat @ shift
-            weight = weight * scale.reshape(1, -1, *[1] * (weight.ndim - 2))
-        if after in network_norms:
-            scale, shift = network_norms[after]
-            weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-            bias = bias * scale + shift
-        folded[f"{name}.weight"], folded[f"{name}.bias"] = weight, bias
-    for name, (scale, shift) in network_norms.items():
-        if name == "head.norm" or name.endswith(".transition.norm"):
-            owner = name.removesuffix(".norm")
+    for part in architecture.convolutions(network.input_spec.channels, network.classes):
+        folded[f"{part.name}.weight"] = _array(network.weights[_key(part.name)])
+        folded[f"{part.name}.bias"] = _array(network.biases[_key(part.name)])
+    for place in norm_places(architecture, network.norm):
+        scale, shift = _scale_and_shift(network.norms[_key(place.name)])
+        if ends_block(place.name):
+            owner = place.name.removesuffix(".norm")
             folded[f"{owner}.scale"], folded[f"{owner}.shift"] = scale, shift
+        elif place.before:
+            _fold_after(folded, place.before, scale, shift)
+        else:
+            _fold_before(folded, place.after, scale, shift)
     return {name: np.ascontiguousarray(value, np.float32) for name, value in folded.items()}
 
 
-def _norms_around(name: str) -> tuple[str, str]:
-    """Names of the norms that run directly before and directly after a convolution."""
-    if name == "stem":
-        return "", "stem.norm"
-    if name.endswith(".reduce"):
-        where = name.removesuffix(".reduce")
-        return f"{where}.norm_in", f"{where}.norm_reduced"
-    if name[-1] in "02" and ".convs." in name:
-        return "", f"{name[:-1]}{int(name[-1]) + 1}.norm"
-    return "", ""
+def _fold_after(
+    folded: dict[str, np.ndarray], names: tuple[str, ...], scale: np.ndarray, shift: np.ndarray
+) -> None:
+    """A norm of the sum of convolutions: all are scaled, the first one is shifted."""
+    for number, name in enumerate(names):
+        weight, bias = folded[f"{name}.weight"], folded[f"{name}.bias"]
+        folded[f"{name}.weight"] = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        folded[f"{name}.bias"] = bias * scale + (0 if number else shift)
+
+
+def _fold_before(folded: dict[str, np.ndarray], name: str, scale: np.ndarray, shift: np.ndarray) -> None:
+    """A norm of what a 1x1 convolution reads."""
+    weight = folded[f"{name}.weight"]
+    flat = weight.reshape(*weight.shape[:2], -1).sum(2)  # 1x1: the one tap
+    folded[f"{name}.bias"] = folded[f"{name}.bias"] + flat @ shift
+    folded[f"{name}.weight"] = weight * scale.reshape(1, -1, *[1] * (weight.ndim - 2))
 
 
 def _scale_and_shift(norm: nn.Module) -> tuple[np.ndarray, np.ndarray]:
@@ -434,7 +421,7 @@ class FrozenNetwork(nn.Module):
 
     def normalise(self, name: str, x: Tensor) -> Tensor:
         """Scale and shift at the end of blocks; everything else is folded."""
-        if name != "head.norm" and not name.endswith(".transition.norm"):
+        if not ends_block(name):
             return x
         owner = name.removesuffix(".norm")
         view = (1, -1, *[1] * (x.dim() - 2))

@@ -2,10 +2,11 @@
 
 The second source of weights beside :class:`smash_search.model.interpreter.Network`. 1x1 convolutions of
 ops are
-generated; all others are learned parameters that every architecture shares, cut to the size it asks
-for: centre-cropped kernels, the first channels (SMASH paper, section 3.2). BatchNorm stands only at the
-end of blocks, and its statistics belong to one architecture: they are the batch's own in training, and
-recomputed from training images before scoring or freezing (:meth:`Supernet.statistics`).
+generated; all others are learned parameters that architectures share, cut to the size they ask for:
+centre-cropped kernels, the first channels (SMASH paper, section 3.2). BatchNorm stands at the end of blocks,
+and inside ops if :class:`HyperNetConfig` says so. Its statistics belong to one architecture: they are the
+batch's own in training, and recomputed from training images before scoring or freezing
+(:meth:`Supernet.statistics`).
 
     Glossary of shapes: as in smash_search.model.interpreter
 """
@@ -23,12 +24,16 @@ from torch import Tensor, nn
 
 from smash_base.errors import InvalidInputError
 from smash_search.model.hypernet import HyperNet, HyperNetConfig, normalised
-from smash_search.model.interpreter import Affine, Network, convolution_shapes, forward, norm_channels
-from smash_search.space.architecture import SLOTS, Architecture, InputSpec
+from smash_search.model.interpreter import Affine, Network, fold, forward, norm_places
+from smash_search.space.architecture import SLOTS, Architecture, Convolution, InputSpec
 from smash_search.space.encoding import Layout
+from smash_search.space.regular import SQUEEZE_SHARE
 from smash_search.space.space import Space
 
 NORM_EPSILON = 1e-5
+POSITION_KERNEL = (
+    5  # of filters that each op of a block has for itself; larger kernels are surrounded by zeros
+)
 
 
 class Moments(NamedTuple):
@@ -48,7 +53,7 @@ class Supernet(nn.Module):
         space: what architectures may ask for.
         input_spec: channels and size of the images; the axes must be the space's.
         classes: K.
-        config: of the HyperNet.
+        config: of the HyperNet, and of what is shared and normalised.
     """
 
     def __init__(
@@ -64,29 +69,74 @@ class Supernet(nn.Module):
                 "space and input differ in axes", expected=space.dims, received=input_spec.dims
             )
         config = config or HyperNetConfig()
-        self.space, self.input_spec, self.classes = space, input_spec, classes
+        self.space, self.input_spec, self.classes, self.config = space, input_spec, classes, config
         self.hypernet = HyperNet(Layout(space, config.compression), config)
         self.filters = nn.ParameterDict()
         self.gains = nn.ParameterDict()
         self.biases = nn.ParameterDict()
         self.scales = nn.ParameterDict()
         self.shifts = nn.ParameterDict()
-        unit, largest = space.unit, max(space.kernels)
-        kernel, ones = (largest,) * space.dims, (1,) * space.dims
+        unit, ones = space.unit, (1,) * space.dims
         widths = [max(choices) * unit for choices in space.widths]
-        banks = space.max_banks * max(space.bank_units) * unit
-        self._share("stem", (widths[0], input_spec.channels, *(space.stem_kernel,) * space.dims))
-        units, bottleneck = space.max_units * unit, space.max_bottleneck * unit
+        for stride in space.stem_strides:
+            kernel = space.stem(stride).kernel
+            self._share(_stem_name(space, stride), (widths[0], input_spec.channels, *kernel))
+        if config.norm == "sandwich":
+            self._share_norm("stem.norm", widths[0])
         for i in range(space.blocks):
-            for slot in range(SLOTS):
-                channels = bottleneck if slot in (0, 2) else units
-                self._share(f"blocks.{i}.convs.{slot}", (units, channels, *kernel))
+            for where in self._owners(i):
+                self._share_op(where, widths[i])
             last = i + 1 == space.blocks
-            end = "head" if last else f"blocks.{i}.transition"
-            outputs = (classes, banks) if last else (widths[i + 1], banks, *ones)
-            self._share(end, outputs)
-            self.scales[_key(end)] = nn.Parameter(torch.ones(banks))
-            self.shifts[_key(end)] = nn.Parameter(torch.zeros(banks))
+            end, banks = "head" if last else f"blocks.{i}.transition", self._most_banks(i)
+            self._share(end, (classes, banks) if last else (widths[i + 1], banks, *ones))
+            self._share_norm(f"{end}.norm", banks)
+
+    def _most_banks(self, block: int) -> int:
+        """Channels of all banks of a block, at most."""
+        space = self.space
+        written = max(space.widths[block]) + space.max_ops * space.max_units
+        return min(space.max_banks * max(space.bank_units), written) * space.unit
+
+    def _owners(self, block: int) -> list[str]:
+        """Names under which the convolutions of a block's ops are shared."""
+        if self.config.sharing == "block":
+            return [f"blocks.{block}"]
+        return [f"blocks.{block}.ops.{number}" for number in range(self.space.max_ops)]
+
+    def _share_op(self, where: str, width: int) -> None:
+        """What ops at one place share, as large as the space allows; more channels repeat what there is."""
+        space = self.space
+        kernel, ones = (max(space.kernels),) * space.dims, (1,) * space.dims
+        units, bottleneck = space.max_units * space.unit, space.max_bottleneck * space.unit
+        if self.config.sharing == "position":  # one set for each op: no larger than regular networks need
+            units, bottleneck = min(units, width), min(bottleneck, width)
+            kernel = (min(max(space.kernels), POSITION_KERNEL),) * space.dims
+        slots = range(SLOTS if any(pattern[2] == "1" for pattern, share in space.patterns if share) else 2)
+        for slot in slots:
+            self._share(f"{where}.convs.{slot}", (units, units if slot % 2 else bottleneck, *kernel))
+        if space.depthwise:
+            most = max(space.max_units, space.max_bottleneck) * space.unit
+            for slot in slots:
+                self._share(f"{where}.depthwise.{slot}", (most, 1, *(max(space.kernels),) * space.dims))
+        if space.squeeze:
+            most = max(space.max_units, space.max_bottleneck) * space.unit
+            self._share(f"{where}.squeeze", (most // SQUEEZE_SHARE, most, *ones))
+            self._share(f"{where}.excite", (most, most // SQUEEZE_SHARE, *ones))
+        if self.config.norm == "sandwich":
+            for name, channels in self._norms_of_op(width):
+                self._share_norm(f"{where}.{name}", channels)
+
+    def _norms_of_op(self, width: int) -> list[tuple[str, int]]:
+        space = self.space
+        most = max(space.max_units, space.max_bottleneck) * space.unit
+        between = [(f"convs.{slot}.norm", most) for slot in (1, 3)]
+        return [
+            ("norm_in", most),
+            ("norm_reduced", most),
+            *between,
+            ("norm_convolved", most),
+            ("norm_out", most),
+        ]
 
     def _share(self, name: str, shape: tuple[int, ...]) -> None:
         weight = torch.empty(shape)
@@ -97,16 +147,37 @@ class Supernet(nn.Module):
         self.gains[_key(name)] = nn.Parameter(torch.tensor(2.0**0.5))
         self.biases[_key(name)] = nn.Parameter(torch.zeros(shape[0]))
 
-    def shared(self, name: str, shape: tuple[int, ...]) -> Affine:
-        """A shared convolution cut to ``shape`` [outputs, inputs / groups, *kernel]."""
-        key = _key(_shared_name(name))
+    def _share_norm(self, name: str, channels: int) -> None:
+        self.scales[_key(name)] = nn.Parameter(torch.ones(channels))
+        self.shifts[_key(name)] = nn.Parameter(torch.zeros(channels))
+
+    def shared_name(self, part: Convolution, architecture: Architecture) -> str:
+        """Under which name a convolution that is not generated is kept here."""
+        if part.name == "stem":
+            return _stem_name(self.space, architecture.stem.stride[0])
+        words = part.name.split(".")
+        if ".ops." not in part.name:
+            return part.name
+        owner = words[:2] if self.config.sharing == "block" else words[:4]
+        what = words[4:]
+        if what[0] == "convs" and part.groups == part.inputs == part.outputs > 1 and self.space.depthwise:
+            what = ["depthwise", what[1]]
+        return ".".join([*owner, *what])
+
+    def shared(self, part: Convolution, architecture: Architecture) -> Affine:
+        """A shared convolution cut to what the architecture asks for."""
+        key = _key(self.shared_name(part, architecture))
         whole = self.filters[key]
-        cut = [slice(0, shape[0]), slice(0, shape[1])]
-        for have, want in zip(whole.shape[2:], shape[2:], strict=True):
-            start = (have - want) // 2
-            cut.append(slice(start, start + want))
-        weight = normalised(whole[tuple(cut)]) * self.gains[key]
-        return Affine(weight, self.biases[key][: shape[0]])
+        weight = normalised(_cut(whole, part.weight_shape)) * self.gains[key]
+        return Affine(weight, _cut(self.biases[key], (part.outputs,)))
+
+    def norm_parameters(self, name: str, channels: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift of the norm ``name`` of an architecture, [channels] each."""
+        if ".ops." in name and self.config.sharing == "block":
+            words = name.split(".")
+            name = ".".join([*words[:2], *words[4:]])
+        key = _key(name)
+        return _cut(self.scales[key], (channels,)), _cut(self.shifts[key], (channels,))
 
     def source(
         self,
@@ -159,46 +230,39 @@ class Supernet(nn.Module):
     @torch.no_grad()
     def materialise(self, architecture: Architecture, statistics: Statistics) -> dict[str, np.ndarray]:
         """Frozen weights of an architecture: generated and shared ones, norms folded
-        (smash_search.model.interpreter).
+        (:mod:`smash_search.model.interpreter`).
         """
-        source = self.source(architecture, statistics)
-        frozen: dict[str, np.ndarray] = {}
-        for name, _ in convolution_shapes(architecture, self.input_spec, self.classes):
-            weight, bias = source.affine(name)
-            frozen[f"{name}.weight"] = _array(weight)
-            frozen[f"{name}.bias"] = np.zeros(weight.shape[0], np.float32) if bias is None else _array(bias)
-        for name, _ in norm_channels(architecture, "none"):
-            owner = name.removesuffix(".norm")
-            scale, shift = source.scale_and_shift(name)
-            frozen[f"{owner}.scale"], frozen[f"{owner}.shift"] = _array(scale), _array(shift)
-        return frozen
+        network = Network(architecture, self.input_spec, self.classes, self.config.norm)
+        self.copy_to(network, statistics)
+        return fold(network)
 
     @torch.no_grad()
     def copy_to(self, network: Network, statistics: Statistics) -> None:
-        """Give a network of norm "none" the generated and shared weights, and its norms' statistics.
+        """Give a network of the same norm the generated and shared weights, and its norms' statistics.
 
         Raises:
-            InvalidInputError: the network normalises inside ops, where this one has no norm.
+            InvalidInputError: the network normalises at other places than this one.
         """
-        if network.norm != "none":
+        if network.norm != self.config.norm:
             raise InvalidInputError(
-                "generated weights fit networks without norms inside ops",
-                expected='norm "none"',
+                "generated weights fit networks that normalise where the HyperNet was trained to",
+                expected=f'norm "{self.config.norm}"',
                 received=network.norm,
             )
         source = self.source(network.architecture, statistics)
-        for name, _ in convolution_shapes(network.architecture, self.input_spec, self.classes):
-            weight, bias = source.affine(name)
-            network.weights[_key(name)].copy_(weight)
-            network.biases[_key(name)].zero_()
+        for part in network.architecture.convolutions(self.input_spec.channels, self.classes):
+            weight, bias = source.affine(part.name)
+            network.weights[_key(part.name)].copy_(weight)
+            network.biases[_key(part.name)].zero_()
             if bias is not None:
-                network.biases[_key(name)].copy_(bias)
-        for name, channels in norm_channels(network.architecture, "none"):
-            norm, key = network.norms[_key(name)], _key(name.removesuffix(".norm"))
-            norm.running_mean.copy_(statistics[name].mean)  # type: ignore[operator]
-            norm.running_var.copy_(statistics[name].variance)  # type: ignore[operator]
-            norm.weight.copy_(self.scales[key][:channels])  # type: ignore[operator]
-            norm.bias.copy_(self.shifts[key][:channels])  # type: ignore[operator]
+                network.biases[_key(part.name)].copy_(bias)
+        for place in norm_places(network.architecture, network.norm):
+            norm = network.norms[_key(place.name)]
+            scale, shift = self.norm_parameters(place.name, place.channels)
+            norm.running_mean.copy_(statistics[place.name].mean)  # type: ignore[operator]
+            norm.running_var.copy_(statistics[place.name].variance)  # type: ignore[operator]
+            norm.weight.copy_(scale)  # type: ignore[operator]
+            norm.bias.copy_(shift)  # type: ignore[operator]
 
 
 class Generated:
@@ -215,21 +279,23 @@ class Generated:
     ) -> None:
         self.fixed = statistics
         self.seen: dict[str, Moments] = {}  # moments of the last batch, when none are fixed
-        self._supernet, self._filters = supernet, filters
-        self._shapes = dict(convolution_shapes(architecture, supernet.input_spec, supernet.classes))
+        self._supernet, self._filters, self._architecture = supernet, filters, architecture
+        parts = architecture.convolutions(supernet.input_spec.channels, supernet.classes)
+        self._parts = {part.name: part for part in parts}
+        self._norms = {place.name for place in norm_places(architecture, supernet.config.norm)}
 
     def affine(self, name: str) -> Affine:
         """Generated for the 1x1 convolutions of ops, shared for all others."""
         if name in self._filters:
             return Affine(self._filters[name], None)
-        return self._supernet.shared(name, self._shapes[name])
+        return self._supernet.shared(self._parts[name], self._architecture)
 
     def normalise(self, name: str, x: Tensor) -> Tensor:
-        """BatchNorm at the end of blocks; nothing inside ops."""
-        if name != "head.norm" and not name.endswith(".transition.norm"):
+        """BatchNorm at the end of blocks, and inside ops where the HyperNet was trained so."""
+        if name not in self._norms:
             return x
-        key, channels = _key(name.removesuffix(".norm")), x.shape[1]
-        scale, shift = self._supernet.scales[key][:channels], self._supernet.shifts[key][:channels]
+        channels = x.shape[1]
+        scale, shift = self._supernet.norm_parameters(name, channels)
         if self.fixed is not None:
             mean, variance = self.fixed[name]
             return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, NORM_EPSILON)
@@ -246,25 +312,31 @@ class Generated:
             return x
         return F.batch_norm(x, None, None, scale, shift, True, 0.0, NORM_EPSILON)
 
-    def scale_and_shift(self, name: str) -> tuple[Tensor, Tensor]:
-        """The fixed norm ``name`` as x * scale + shift."""
-        if self.fixed is None:
-            raise InvalidInputError("norm statistics are not fixed", expected="recomputed ones")
-        mean, variance = self.fixed[name]
-        key = _key(name.removesuffix(".norm"))
-        scale = self._supernet.scales[key][: len(mean)] / (variance + NORM_EPSILON).sqrt()
-        return scale, self._supernet.shifts[key][: len(mean)] - mean * scale
+
+def _stem_name(space: Space, stride: int) -> str:
+    """Stems of different strides have kernels of different sizes and see different neighbourhoods."""
+    return "stem" if len(space.stem_strides) == 1 else f"stem.{stride}"
 
 
-def _shared_name(name: str) -> str:
-    """Ops of a block share their convolutions: blocks.i.ops.j.convs.k -> blocks.i.convs.k."""
-    parts = name.split(".")
-    return ".".join([*parts[:2], *parts[4:]]) if ".ops." in name else name
+def _cut(whole: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The first channels and the centre of the kernel; channels that are not there repeat those that are.
+
+    A kernel larger than the whole one is surrounded by zeros.
+    """
+    for axis, wanted in enumerate(shape[:2]):
+        have = whole.shape[axis]
+        if wanted <= have:
+            whole = whole.narrow(axis, 0, wanted)
+        else:
+            whole = whole.index_select(axis, torch.arange(wanted, device=whole.device) % have)
+    padding: list[int] = []
+    for axis, wanted in enumerate(shape[2:], start=2):
+        have = whole.shape[axis]
+        if wanted < have:
+            whole = whole.narrow(axis, (have - wanted) // 2, wanted)
+        padding = [max(0, wanted - have) // 2] * 2 + padding
+    return F.pad(whole, padding) if any(padding) else whole
 
 
 def _key(name: str) -> str:
     return name.replace(".", "__")
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())

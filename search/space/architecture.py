@@ -3,8 +3,13 @@
 The space is that of SMASH (Brock et al. 2017, section 3.1). A network is a stem and a sequence of
 *blocks* at successively halved resolution. Each block owns *memory banks*: the first ones hold the
 block's input, the others start as zeros. An *op* reads some banks (concatenated along channels),
-reduces them by a 1x1 convolution with generated weights, runs up to four convolutions in two branches
-of two, and adds its output to the banks it writes. A bank that nothing wrote reads as zeros.
+reduces or expands them by a 1x1 convolution with generated weights, runs up to four convolutions in two
+branches of two, and adds its output to the banks it writes. A bank that nothing wrote reads as zeros.
+
+Beyond the paper an op may leave out the first 1x1 convolution, project by a second one (with the first one
+wide and a depthwise convolution between them: MobileNetV2's block), and weigh its channels
+(squeeze-excitation). What an op consists of is written down once, in :meth:`Op.convolutions` and
+:meth:`Op.norms`; everything that counts, normalises, generates, exports or draws derives from them.
 
 Torch-free: a hand-written ``best.json`` can be checked on any machine. Files are untrusted: limits are
 checked before anything is allocated.
@@ -13,21 +18,24 @@ checked before anything is allocated.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from smash_base import files
 from smash_base.errors import InvalidInputError
 
 SCHEMA = 1
 SLOTS = 4  # convolutions of an op: branch A is slots 0 -> 1, branch B is slots 2 -> 3
-ACTIVATIONS = ("relu", "leaky_relu", "tanh", "none")
+ACTIVATIONS = ("relu", "leaky_relu", "tanh", "none", "relu6", "hard_swish")
 LEAKY_SLOPE = 0.02  # of "leaky_relu"
-ACTIVE_PATTERNS = ("1000", "1010", "1100", "1110", "1111")
+ACTIVE_PATTERNS = ("0000", "1000", "1010", "1100", "1110", "1111")
+POOL = 2  # window of the average between blocks, unless a block says otherwise
 
 # Limits of what a file may ask for; far above any network that this project would search.
 MAX_BLOCKS = 16
@@ -83,12 +91,72 @@ class Conv:
     activation: str = "relu"
 
 
+class Convolution(NamedTuple):
+    """One convolution of an op or a network, with everything that its weight's shape and its cost need.
+
+    Attributes:
+        name: in the frozen weights, for example "reduce" or "convs.0"; :meth:`Architecture.convolutions`
+            puts the place before it.
+        inputs, outputs: channels.
+        kernel, dilation, groups: as in :class:`Conv`.
+        generated: whether the HyperNet makes its weights.
+        pooled: whether it runs on one pixel (after an average over all of them).
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    kernel: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+    generated: bool = False
+    pooled: bool = False
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """[outputs, inputs / groups, *kernel]."""
+        return (self.outputs, self.inputs // self.groups, *self.kernel)
+
+    @property
+    def weights(self) -> int:
+        """Numbers in the weight, without the bias."""
+        return math.prod(self.weight_shape)
+
+
+class NormPlace(NamedTuple):
+    """Where a network that is trained from scratch has a BatchNorm, and into what it folds.
+
+    Attributes:
+        name: for example "norm_in"; the place is put before it.
+        channels: that it normalises.
+        before: convolutions whose (summed) output it normalises; empty where it normalises what was read.
+        after: the 1x1 convolution that it precedes directly, where ``before`` is empty.
+    """
+
+    name: str
+    channels: int
+    before: tuple[str, ...] = ()
+    after: str = ""
+
+
 @dataclass(frozen=True)
 class Op:
     """One layer: read banks, reduce to ``bottleneck`` channels, convolve to ``units``, write banks.
 
-    ``units`` is m chunks of a bank's channels; the i-th bank of ``writes`` gets chunk i mod m. Output:
-    branch A + branch B; A alone when slots 2 and 3 are empty; A * sigmoid(B) when ``gate`` is set.
+    ``units`` is m chunks of a bank's channels; the i-th bank of ``writes`` gets chunk i mod m. The branches
+    meet in branch A + branch B; A alone when slots 2 and 3 are empty, the reduced tensor itself when all are;
+    A * sigmoid(B) when ``gate`` is set.
+
+    Attributes:
+        reads, writes: banks.
+        bottleneck: channels after the first 1x1 convolution; more than are read is an expansion.
+        units: channels of the output.
+        convs: slots 0 -> 1 are branch A, 2 -> 3 branch B.
+        gate: see above.
+        reduce: whether there is a first 1x1 convolution; without it ``bottleneck`` is what is read.
+        project: activation before a last 1x1 convolution to ``units``, or None for no such convolution.
+            With it the branches work on ``bottleneck`` channels throughout.
+        squeeze: hidden channels of squeeze-excitation (Hu et al. 2018) before that convolution, 0 for none.
     """
 
     reads: tuple[int, ...]
@@ -97,21 +165,85 @@ class Op:
     units: int
     convs: tuple[Conv | None, ...]
     gate: bool = False
+    reduce: bool = True
+    project: str | None = None
+    squeeze: int = 0
 
     @property
     def pattern(self) -> str:
         """Which slots are active, for example "1010"."""
         return "".join("0" if conv is None else "1" for conv in self.convs)
 
+    @property
+    def width(self) -> int:
+        """Channels of the branches' outputs."""
+        return self.units if self.project is None else self.bottleneck
+
+    def branches(self) -> tuple[tuple[int, ...], ...]:
+        """Active slots of each active branch, in order: ((0, 1), (2,)) for "1110"."""
+        pairs = (tuple(slot for slot in pair if self.convs[slot] is not None) for pair in ((0, 1), (2, 3)))
+        return tuple(pair for pair in pairs if pair)
+
+    def convolutions(self, inputs: int, dims: int) -> Iterator[Convolution]:
+        """Every convolution, in the order in which they run.
+
+        Args:
+            inputs: channels that are read.
+            dims: spatial axes.
+        """
+        ones = (1,) * dims
+        if self.reduce:
+            yield Convolution("reduce", inputs, self.bottleneck, ones, ones, generated=True)
+        for branch in self.branches():
+            channels = self.bottleneck
+            for slot in branch:
+                conv = self.convs[slot]
+                assert conv is not None  # active
+                yield Convolution(
+                    f"convs.{slot}", channels, self.width, conv.kernel, conv.dilation, conv.groups
+                )
+                channels = self.width
+        if self.squeeze:
+            yield Convolution("squeeze", self.width, self.squeeze, ones, ones, pooled=True)
+            yield Convolution("excite", self.squeeze, self.width, ones, ones, pooled=True)
+        if self.project is not None:
+            yield Convolution("project", self.bottleneck, self.units, ones, ones, generated=True)
+
+    def norms(self, inputs: int) -> Iterator[NormPlace]:
+        """Every BatchNorm of a network that is trained from scratch, in the order in which they run.
+
+        An op of the paper's form is normalised as its program does when it trains the winner: around the 1x1
+        convolution and between stacked ones. The other forms have one after every convolution, as the
+        networks that they come from. All of them fold into convolutions.
+        """
+        paper = self.reduce and self.project is None and bool(self.branches())
+        if paper:
+            yield NormPlace("norm_in", inputs, after="reduce")
+        if self.reduce:
+            yield NormPlace("norm_reduced", self.bottleneck, before=("reduce",))
+        for branch in self.branches():
+            for first, second in itertools.pairwise(branch):
+                yield NormPlace(f"convs.{second}.norm", self.width, before=(f"convs.{first}",))
+        ends = tuple(f"convs.{branch[-1]}" for branch in self.branches())
+        if not paper and ends and not self.gate:
+            yield NormPlace("norm_convolved", self.width, before=ends)
+        if self.project is not None:
+            yield NormPlace("norm_out", self.units, before=("project",))
+
 
 @dataclass(frozen=True)
 class Block:
-    """Ops over ``banks`` banks of ``bank_channels`` channels; the first banks hold the input."""
+    """Ops over ``banks`` banks of ``bank_channels`` channels; the first banks hold the input.
+
+    ``pool`` is the window of the average before the block: 2 halves the resolution, 1 keeps it. The first
+    block has none before it.
+    """
 
     channels_in: int
     bank_channels: int
     banks: int
     ops: tuple[Op, ...]
+    pool: int = POOL
 
     @property
     def input_banks(self) -> int:
@@ -156,6 +288,46 @@ class Architecture:
         """Ops over all blocks."""
         return sum(len(block.ops) for block in self.blocks)
 
+    def ops(self) -> Iterator[tuple[str, Block, Op]]:
+        """Every op with the block it belongs to, under its name in the frozen weights."""
+        for i, block in enumerate(self.blocks):
+            for j, op in enumerate(block.ops):
+                yield f"blocks.{i}.ops.{j}", block, op
+
+    def convolutions(self, channels: int, classes: int) -> Iterator[Convolution]:
+        """Every convolution, and the linear layer "head" (kernel ()), in the order in which they run.
+
+        Args:
+            channels: of the image.
+            classes: outputs of the linear layer.
+        """
+        dims, ones, blocks = self.dims, (1,) * self.dims, self.blocks
+        yield Convolution("stem", channels, blocks[0].channels_in, self.stem.kernel, ones)
+        for i, block in enumerate(blocks):
+            for j, op in enumerate(block.ops):
+                for part in op.convolutions(len(op.reads) * block.bank_channels, dims):
+                    yield part._replace(name=f"blocks.{i}.ops.{j}.{part.name}")
+            if i + 1 < len(blocks):
+                wanted = blocks[i + 1].channels_in
+                yield Convolution(f"blocks.{i}.transition", block.channels_out, wanted, ones, ones)
+        yield Convolution("head", blocks[-1].channels_out, classes, (), (), pooled=True)
+
+    def norms(self) -> Iterator[NormPlace]:
+        """Every BatchNorm of a network that is trained from scratch; those that end blocks do not fold."""
+        yield NormPlace("stem.norm", self.blocks[0].channels_in, before=("stem",))
+        for i, block in enumerate(self.blocks):
+            for j, op in enumerate(block.ops):
+                where = f"blocks.{i}.ops.{j}."
+                for place in op.norms(len(op.reads) * block.bank_channels):
+                    yield NormPlace(
+                        where + place.name,
+                        place.channels,
+                        tuple(where + name for name in place.before),
+                        where + place.after if place.after else "",
+                    )
+            end = "head" if i + 1 == len(self.blocks) else f"blocks.{i}.transition"
+            yield NormPlace(f"{end}.norm", block.channels_out)
+
     @cached_property
     def key(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of the canonical JSON: the name of a result."""
@@ -172,6 +344,7 @@ class Architecture:
                     "bank_channels": block.bank_channels,
                     "banks": block.banks,
                     "ops": [_op_to_json(op) for op in block.ops],
+                    **({} if block.pool == POOL else {"pool": block.pool}),
                 }
                 for block in self.blocks
             ],
@@ -199,6 +372,10 @@ class Architecture:
 
 
 def _op_to_json(op: Op) -> dict[str, Any]:
+    """What the paper's ops do not have stands there only where it is used: keys of old networks stay."""
+    beyond: dict[str, Any] = {} if op.reduce else {"reduce": False}
+    beyond |= {} if op.project is None else {"project": op.project}
+    beyond |= {"squeeze": op.squeeze} if op.squeeze else {}
     return {
         "reads": list(op.reads),
         "writes": list(op.writes),
@@ -216,22 +393,25 @@ def _op_to_json(op: Op) -> dict[str, Any]:
             for conv in op.convs
         ],
         "gate": op.gate,
+        **beyond,
     }
 
 
 def _block_from_json(where: str, value: Any) -> Block:
-    block = _object(where, value, {"channels_in", "bank_channels", "banks", "ops"})
+    block = _object(where, value, {"channels_in", "bank_channels", "banks", "ops"}, {"pool"})
     ops = _list(f"{where}.ops", block["ops"], MAX_OPS)
     return Block(
         channels_in=block["channels_in"],
         bank_channels=block["bank_channels"],
         banks=block["banks"],
         ops=tuple(_op_from_json(f"{where}.ops[{index}]", op) for index, op in enumerate(ops)),
+        pool=block.get("pool", POOL),
     )
 
 
 def _op_from_json(where: str, value: Any) -> Op:
-    op = _object(where, value, {"reads", "writes", "bottleneck", "units", "convs"}, {"gate"})
+    required = {"reads", "writes", "bottleneck", "units", "convs"}
+    op = _object(where, value, required, {"gate", "reduce", "project", "squeeze"})
     slots = _list(f"{where}.convs", op["convs"], SLOTS)
     convs: list[Conv | None] = []
     for index, slot in enumerate(slots):
@@ -255,6 +435,9 @@ def _op_from_json(where: str, value: Any) -> Op:
         units=op["units"],
         convs=tuple(convs),
         gate=op.get("gate", False),
+        reduce=op.get("reduce", True),
+        project=op.get("project"),
+        squeeze=op.get("squeeze", 0),
     )
 
 
@@ -281,6 +464,12 @@ def _validate(architecture: Architecture) -> None:
         )
     for index, block in enumerate(blocks):
         _validate_block(f"blocks[{index}]", block, dims)
+    if blocks[0].pool != POOL:
+        raise InvalidInputError(
+            "blocks[0].pool",
+            expected="none: nothing is averaged before the first block",
+            received=blocks[0].pool,
+        )
     weights = _weights_at_most(architecture)
     if weights > MAX_PARAMETERS:
         raise InvalidInputError(
@@ -294,6 +483,7 @@ def _validate_block(where: str, block: Block, dims: int) -> None:
     _check_int(f"{where}.channels_in", block.channels_in, 1, MAX_CHANNELS)
     _check_int(f"{where}.bank_channels", block.bank_channels, 1, MAX_CHANNELS)
     _check_int(f"{where}.banks", block.banks, 1, MAX_BANKS)
+    _check_int(f"{where}.pool", block.pool, 1, 8)
     if block.channels_in % block.bank_channels:
         raise InvalidInputError(
             f"{where}.channels_in does not fill whole banks",
@@ -351,10 +541,36 @@ def _validate_op(where: str, op: Op, block: Block, dims: int) -> None:
         raise InvalidInputError(
             f"{where}.gate multiplies two branches", expected="slot 2 active", received=op.pattern
         )
-    for slot, conv in enumerate(op.convs):
-        if conv is not None:
-            channels = op.bottleneck if slot in (0, 2) else op.units
-            _validate_conv(f"{where}.convs[{slot}]", conv, channels, op.units, dims)
+    _validate_form(where, op, len(op.reads) * block.bank_channels)
+    for branch in op.branches():
+        channels = op.bottleneck
+        for slot in branch:
+            conv = op.convs[slot]
+            assert conv is not None  # active
+            _validate_conv(f"{where}.convs[{slot}]", conv, channels, op.width, dims)
+            channels = op.width
+
+
+def _validate_form(where: str, op: Op, inputs: int) -> None:
+    """What the parts of an op ask of each other."""
+    if not isinstance(op.reduce, bool):
+        raise InvalidInputError(f"{where}.reduce", expected="true or false", received=op.reduce)
+    if not op.reduce and op.bottleneck != inputs:
+        raise InvalidInputError(
+            f"{where}.bottleneck without a first 1x1 convolution", expected=inputs, received=op.bottleneck
+        )
+    if op.project is not None and op.project not in ACTIVATIONS:
+        raise InvalidInputError(f"{where}.project", expected=" or ".join(ACTIVATIONS), received=op.project)
+    if not op.branches() and op.project is None:
+        if not op.reduce:
+            raise InvalidInputError(f"{where} computes nothing", expected="a convolution", received="none")
+        if op.bottleneck != op.units:
+            raise InvalidInputError(
+                f"{where}.units of an op that is one 1x1 convolution",
+                expected=f"bottleneck = {op.bottleneck}",
+                received=op.units,
+            )
+    _check_int(f"{where}.squeeze", op.squeeze, 0, MAX_CHANNELS)
 
 
 def _validate_conv(where: str, conv: Conv, channels_in: int, units: int, dims: int) -> None:
@@ -377,21 +593,8 @@ def _validate_conv(where: str, conv: Conv, channels_in: int, units: int, dims: i
 
 
 def _weights_at_most(architecture: Architecture) -> int:
-    """Weights of the convolutions between banks and classes, without bias: guards allocation."""
-    total = 0
-    for index, block in enumerate(architecture.blocks):
-        for op in block.ops:
-            total += len(op.reads) * block.bank_channels * op.bottleneck
-            for slot, conv in enumerate(op.convs):
-                if conv is not None:
-                    channels = op.bottleneck if slot in (0, 2) else op.units
-                    taps = 1
-                    for size in conv.kernel:
-                        taps *= size
-                    total += channels // conv.groups * op.units * taps
-        if index + 1 < len(architecture.blocks):
-            total += block.channels_out * architecture.blocks[index + 1].channels_in
-    return total
+    """Weights of the convolutions between image and classes, without bias: guards allocation."""
+    return sum(part.weights for part in architecture.convolutions(1, 1))
 
 
 def _check_kernel(where: str, kernel: tuple[int, ...], dims: int) -> None:

@@ -8,9 +8,10 @@ layer; additions to banks, activations and pooling are not counted. Tested again
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from smash_search.space.architecture import Architecture, Block, InputSpec
+from smash_search.space.architecture import POOL, Architecture, Convolution, InputSpec
 
 FLOAT_BYTES = 4
 
@@ -36,59 +37,61 @@ def stem_size(architecture: Architecture, size: tuple[int, ...]) -> tuple[int, .
     return tuple(-(-value // stride) for value, stride in zip(size, architecture.stem.stride, strict=True))
 
 
-def pooled_size(size: tuple[int, ...]) -> tuple[int, ...]:
-    """Spatial size after a transition: halved, rounded down; an axis of size 1 stays."""
-    return tuple(max(1, value // 2) for value in size)
+def pooled_size(size: tuple[int, ...], window: int = POOL) -> tuple[int, ...]:
+    """Spatial size after a transition: divided by the window, rounded down, at least 1 along every axis."""
+    return tuple(max(1, value // window) for value in size)
 
 
 def block_sizes(architecture: Architecture, size: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Spatial size inside each block."""
     sizes = [stem_size(architecture, size)]
-    for _ in architecture.blocks[1:]:
-        sizes.append(pooled_size(sizes[-1]))
+    for block in architecture.blocks[1:]:
+        sizes.append(pooled_size(sizes[-1], block.pool))
     return sizes
 
 
 def cost_of(architecture: Architecture, input_spec: InputSpec, classes: int) -> Cost:
     """Cost of ``architecture`` on ``input_spec`` with ``classes`` outputs."""
-    blocks = architecture.blocks
-    sizes = block_sizes(architecture, input_spec.size)
-    first = blocks[0].channels_in
-    stem_weights = first * input_spec.channels * math.prod(architecture.stem.kernel)
-    parameters = stem_weights + first
-    macs = stem_weights * math.prod(sizes[0])
-    peak = input_spec.channels * math.prod(input_spec.size) + first * math.prod(sizes[0])
-    for index, block in enumerate(blocks):
-        area = math.prod(sizes[index])
-        block_parameters, block_macs, block_peak = _block_cost(block, area)
-        parameters += block_parameters
-        macs += block_macs
-        peak = max(peak, block_peak)
-        out = block.channels_out
-        parameters += 2 * out  # scale and shift
-        last = index + 1 == len(blocks)
-        wanted = classes if last else blocks[index + 1].channels_in
-        parameters += wanted * out + wanted
-        macs += wanted * out * (1 if last else math.prod(sizes[index + 1]))
-        peak = max(peak, 2 * out * area)
-    return Cost(parameters, macs, peak * FLOAT_BYTES)
+    areas = areas_of(architecture, input_spec.size)
+    parameters = macs = 0
+    for part in architecture.convolutions(input_spec.channels, classes):
+        parameters += part.weights + part.outputs
+        macs += part.weights * pixels_of(part, areas)
+    for block in architecture.blocks:
+        parameters += 2 * block.channels_out  # scale and shift at its end
+    return Cost(parameters, macs, _peak(architecture, input_spec, areas) * FLOAT_BYTES)
 
 
-def _block_cost(block: Block, area: int) -> tuple[int, int, int]:
-    parameters = macs = peak = 0
-    banks = block.channels_out * area
-    for op in block.ops:
-        reads = len(op.reads) * block.bank_channels
-        parameters += reads * op.bottleneck + op.bottleneck
-        macs += reads * op.bottleneck * area
-        live = reads + op.bottleneck
-        for slot, conv in enumerate(op.convs):
-            if conv is None:
-                continue
-            channels = op.bottleneck if slot in (0, 2) else op.units
-            weights = channels // conv.groups * op.units * math.prod(conv.kernel)
-            parameters += weights + op.units
-            macs += weights * area
-            live = max(live, op.bottleneck + 3 * op.units)
-        peak = max(peak, banks + live * area)
-    return parameters, macs, max(peak, banks)
+def areas_of(architecture: Architecture, size: tuple[int, ...]) -> dict[str, int]:
+    """Pixels of each block's feature map, by "blocks.0", "blocks.1", ..."""
+    sizes = block_sizes(architecture, size)
+    return {f"blocks.{index}": math.prod(value) for index, value in enumerate(sizes)}
+
+
+def pixels_of(part: Convolution, areas: Mapping[str, int]) -> int:
+    """How often a convolution's weights are used."""
+    if part.pooled:
+        return 1
+    names = part.name.split(".")
+    if part.name == "stem":
+        return areas["blocks.0"]
+    index = int(names[1]) + (names[2] == "transition")  # averages come first: they commute with it
+    return areas[f"blocks.{index}"]
+
+
+def _peak(architecture: Architecture, input_spec: InputSpec, areas: dict[str, int]) -> int:
+    """Floats that are live at once, at most."""
+    first = architecture.blocks[0].channels_in
+    peak = input_spec.channels * math.prod(input_spec.size) + first * areas["blocks.0"]
+    for index, block in enumerate(architecture.blocks):
+        area = areas[f"blocks.{index}"]
+        for op in block.ops:
+            reads = len(op.reads) * block.bank_channels
+            live = reads + op.bottleneck
+            if op.branches():
+                live = max(live, op.bottleneck + 3 * op.width)
+            if op.project is not None:
+                live = max(live, op.width + op.units)
+            peak = max(peak, (block.channels_out + live) * area)
+        peak = max(peak, 2 * block.channels_out * area)
+    return peak

@@ -139,7 +139,7 @@ def _regular(space: Space, pattern: str, depths: Sequence[int], level: float) ->
             blocks.append(_inside(space, _regular_block(space, pattern, depth, width, growth)))
         if len(blocks) < len(space.widths):
             continue
-        stem = Stem((space.stem_kernel,) * space.dims, (space.stem_stride,) * space.dims)
+        stem = space.stem(space.stem_stride)
         try:
             architecture = Architecture(stem, tuple(blocks))
             space.check(architecture)

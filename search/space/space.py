@@ -4,23 +4,23 @@ After section 3.1 of the SMASH paper and the sampler of its program, without tha
 every draw is legal by construction, every input bank is read, no channel is dropped. A draw is a pure
 function of (seed, slot), so that one process, eight GPUs and a resumed run see the same architectures.
 
-Sizes are counted in *units* of ``unit`` channels: the tile of the HyperNet's output.
+Sizes are counted in *units* of ``unit`` channels: the tile of the HyperNet's output. How likely each network
+is to be drawn is not the space's matter but its prior's (:mod:`smash_search.space.prior`).
 """
 
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_search.space import regular
 from smash_search.space.architecture import (
     ACTIVATIONS,
     ACTIVE_PATTERNS,
+    SLOTS,
     Architecture,
     Block,
     Conv,
@@ -28,11 +28,13 @@ from smash_search.space.architecture import (
     Op,
     Stem,
 )
-
-T = TypeVar("T")
+from smash_search.space.draws import Draws
+from smash_search.space.prior import FORMS, PAPER, REGULAR, Prior
 
 # Share of the training at which a kernel size enters (the original program's schedule).
 KERNEL_ENTERS = {3: 0.0, 5: 0.125, 7: 0.375}
+MAX_STRIDE = 8  # of the stem
+MAX_EXPANSION = 6  # of a projected op's bottleneck over what it reads (MobileNetV2)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Space:
     Attributes:
         unit: channels of one unit (N of the paper's program).
         dims: 2 for images, 3 for voxels.
-        stem_kernel, stem_stride: of the first convolution, the same along every axis.
+        stem_kernel, stem_strides: of the first convolution, the same along every axis; a larger stride widens
+            the kernel (:meth:`stem`).
+        pools: choices of the average's window between blocks.
         widths: per block, the choices of its input width in units; the network has as many blocks.
         bank_units: choices of a bank's channels in units.
         max_banks: most banks of a block.
@@ -57,6 +61,10 @@ class Space:
         activations: choices per convolution.
         gate: probability that two branches are multiplied.
         balanced: use every choice equally often over consecutive slots (strict fairness).
+        forms: of ops (:data:`smash_search.space.prior.FORMS`).
+        squeeze: whether ops may have squeeze-excitation.
+        size: smallest axis of the images, so that no kernel is drawn wider than its map; 0 where unknown.
+        prior: how likely each network is.
     """
 
     name: str
@@ -71,7 +79,8 @@ class Space:
     budget: tuple[float, float] = (0.1, 1.0)
     dims: int = 2
     stem_kernel: int = 3
-    stem_stride: int = 1
+    stem_strides: tuple[int, ...] = (1,)
+    pools: tuple[int, ...] = (2,)
     kernels: tuple[int, ...] = (3, 5, 7)
     dilations: tuple[tuple[int, int], ...] = ((3, 3), (5, 2), (7, 1))
     per_axis: bool = True
@@ -86,6 +95,10 @@ class Space:
     activations: tuple[str, ...] = ("relu",)
     gate: float = 0.0
     balanced: bool = False
+    forms: tuple[str, ...] = ("reduced",)
+    squeeze: bool = False
+    size: int = 0
+    prior: Prior = PAPER
 
     def __post_init__(self) -> None:
         def need(condition: bool, name: str, expected: str) -> None:
@@ -120,11 +133,31 @@ class Space:
         need(set(self.activations) <= set(ACTIVATIONS), "activations", " or ".join(ACTIVATIONS))
         names = [pattern for pattern, _ in self.patterns]
         need(set(names) <= set(ACTIVE_PATTERNS), "patterns", " or ".join(ACTIVE_PATTERNS))
+        need(bool(self.forms) and set(self.forms) <= set(FORMS), "forms", " or ".join(FORMS))
+        need(bool(self.stem_strides) and min(self.stem_strides) >= 1, "stem_strides", "1 and more")
+        need(max(self.pools, default=0) >= 2 and min(self.pools) >= 1, "pools", "1 and more, one above 1")
+        if self.prior.sampler == "regular":
+            drawn = [form for form, share in self.prior.forms if share > 0 and form in self.forms]
+            need(bool(drawn), "forms", f"one that the prior {self.prior.name} draws")
 
     @property
     def blocks(self) -> int:
         """Blocks of every network of the space."""
         return len(self.widths)
+
+    @property
+    def stem_stride(self) -> int:
+        """The smallest stride of the stem."""
+        return self.stem_strides[0]
+
+    def stem(self, stride: int) -> Stem:
+        """The first convolution with that stride; above 2 its kernel covers every pixel."""
+        kernel = (
+            self.stem_kernel
+            if stride <= 2
+            else max(self.stem_kernel, 7 if stride <= 4 else stride + 1 - stride % 2)
+        )
+        return Stem((kernel,) * self.dims, (stride,) * self.dims)
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""
@@ -136,8 +169,11 @@ class Space:
         names = {field.name for field in fields(cls)}
         if not isinstance(value, dict) or set(value) - names:
             raise InvalidInputError("space", expected=", ".join(sorted(names)), received=value)
+        fields_given = {name: _tuples(entry) for name, entry in value.items() if name != "prior"}
+        if "prior" in value:
+            fields_given["prior"] = Prior.from_json(value["prior"])
         try:
-            return cls(**{name: _tuples(entry) for name, entry in value.items()})
+            return cls(**fields_given)
         except TypeError as error:
             raise InvalidInputError("space has missing or malformed fields", received=error) from None
 
@@ -151,15 +187,20 @@ class Space:
             slot: number of the draw: step * architectures per step + position.
             progress: share of the HyperNet's training done; kernels and budgets grow with it.
         """
-        return self._draw(_Draws(seed, slot, self.balanced), progress)
+        return self._draw(Draws(seed, slot, self.balanced), progress)
 
-    def _draw(self, draws: _Draws, progress: float = 1.0) -> Architecture:
+    def _draw(self, draws: Draws, progress: float = 1.0) -> Architecture:
+        if self.prior.sampler == "regular":
+            return regular.draw_regular(self, draws)
+        return self._draw_as_paper(draws, progress)
+
+    def _draw_as_paper(self, draws: Draws, progress: float = 1.0) -> Architecture:
         share = self._draw_budget(draws, progress)
         kernels = self._kernels_at(progress)
         blocks = tuple(self._draw_block(draws, index, share, kernels) for index in range(self.blocks))
-        return Architecture(Stem((self.stem_kernel,) * self.dims, (self.stem_stride,) * self.dims), blocks)
+        return Architecture(self.stem(draws.pick("stem.stride", self.stem_strides)), blocks)
 
-    def _draw_budget(self, draws: _Draws, progress: float) -> float:
+    def _draw_budget(self, draws: Draws, progress: float) -> float:
         low, high = self.budget
         high = max(low, high * min(1.0, 0.5 + progress))  # half at the start, all from the middle on
         # Evenly over orders of magnitude: small networks are as many as large ones.
@@ -169,7 +210,7 @@ class Space:
         entered = tuple(k for k in self.kernels if progress >= KERNEL_ENTERS.get(k, 0.0))
         return entered or self.kernels[:1]
 
-    def _draw_block(self, draws: _Draws, index: int, share: float, kernels: tuple[int, ...]) -> Block:
+    def _draw_block(self, draws: Draws, index: int, share: float, kernels: tuple[int, ...]) -> Block:
         where = f"block{index}"
         width = draws.pick(f"{where}.width", self.widths[index])
         bank = draws.pick(f"{where}.bank", [size for size in self.bank_units if width % size == 0])
@@ -181,33 +222,72 @@ class Space:
             op, held = self._draw_op(draws, f"{where}.op{len(ops)}", bank, held, left // bank, kernels)
             left -= len(op.reads) * bank
             ops.append(op)
-        ops = self._read_every_input(draws, where, ops, inputs)
+        ops = self.read_every_input(draws, where, ops, inputs, bank)
         return Block(width * self.unit, bank * self.unit, held, tuple(ops))
 
     def _draw_op(
         self,
-        draws: _Draws,
+        draws: Draws,
         where: str,
         bank: int,
         held: int,
         most_reads: int,
         kernels: tuple[int, ...],
     ) -> tuple[Op, int]:
-        reads = self._draw_reads(draws, where, held, most_reads)
-        chunks, writes, held = self._draw_writes(draws, where, bank, held)
-        bottleneck = self._draw_bottleneck(draws, where, len(reads) * bank)
-        convs = self._draw_convs(draws, where, bottleneck, chunks * bank, kernels)
-        gate = convs[2] is not None and self.gate > 0 and draws.chance(f"{where}.gate", self.gate)
-        op = Op(reads, writes, bottleneck * self.unit, chunks * bank * self.unit, convs, gate)
-        return op, held
+        reads = self.draw_reads(draws, where, held, most_reads)
+        chunks, writes, held = self.draw_writes(draws, where, bank, held)
+        return self._draw_inside(draws, where, bank, reads, writes, chunks, kernels), held
 
-    def _draw_reads(self, draws: _Draws, where: str, held: int, most: int) -> tuple[int, ...]:
+    def _draw_inside(
+        self,
+        draws: Draws,
+        where: str,
+        bank: int,
+        reads: tuple[int, ...],
+        writes: tuple[int, ...],
+        chunks: int,
+        kernels: tuple[int, ...],
+    ) -> Op:
+        """An op between given banks, every choice as likely as every other one."""
+        form = draws.pick(f"{where}.form", self.forms)
+        inputs, units = len(reads) * bank, chunks * bank
+        bottleneck = inputs
+        if form != "plain":
+            bottleneck = self._draw_bottleneck(draws, where, inputs, form in ("projected", "pointwise"))
+        project = None
+        if form in ("projected", "pointwise"):
+            project = draws.pick(f"{where}.project", self.activations)
+        width = units if project is None else bottleneck
+        convs: tuple[Conv | None, ...] = (None,) * SLOTS
+        if form != "pointwise":
+            convs = self._draw_convs(draws, where, bottleneck, width, kernels)
+        gate = convs[2] is not None and self.gate > 0 and draws.chance(f"{where}.gate", self.gate)
+        squeeze = 0
+        if self.squeeze and draws.chance(f"{where}.squeeze", 0.5):
+            squeeze = regular.squeeze_of(self, width)
+        return Op(
+            reads,
+            writes,
+            bottleneck * self.unit,
+            units * self.unit,
+            convs,
+            gate,
+            reduce=form != "plain",
+            project=project,
+            squeeze=squeeze,
+        )
+
+    def draw_reads(self, draws: Draws, where: str, held: int, most: int) -> tuple[int, ...]:
+        """Banks to read: up to ``most`` of those that hold something."""
         count = draws.pick(f"{where}.reads", range(1, min(held, most) + 1))
         return draws.subset(f"{where}.read", held, count)
 
-    def _draw_writes(
-        self, draws: _Draws, where: str, bank: int, held: int
-    ) -> tuple[int, tuple[int, ...], int]:
+    @property
+    def depthwise(self) -> bool:
+        """Whether a convolution may work on each channel on its own, whatever ``groups`` says."""
+        return "projected" in self.forms
+
+    def draw_writes(self, draws: Draws, where: str, bank: int, held: int) -> tuple[int, tuple[int, ...], int]:
         """Chunks of output, banks written, and banks that hold something afterwards."""
         chunks = draws.pick(f"{where}.chunks", range(1, min(self.max_units // bank, held) + 1))
         reachable = min(self.max_banks, held + chunks)  # new banks are opened in order
@@ -219,32 +299,27 @@ class Space:
         old = [target for target in chosen if target < held]
         return chunks, (*old, *range(held, held + opened)), held + opened
 
-    def _draw_bottleneck(self, draws: _Draws, where: str, reads: int) -> int:
-        most = min(self.max_bottleneck, max(1, reads))
+    def _draw_bottleneck(self, draws: Draws, where: str, reads: int, expands: bool = False) -> int:
+        most = min(self.max_bottleneck, max(1, reads) * (MAX_EXPANSION if expands else 1))
         return draws.pick(f"{where}.bottleneck", range(1, most + 1))
 
     def _draw_convs(
-        self, draws: _Draws, where: str, bottleneck: int, units: int, kernels: tuple[int, ...]
+        self, draws: Draws, where: str, bottleneck: int, units: int, kernels: tuple[int, ...]
     ) -> tuple[Conv | None, ...]:
         names = [pattern for pattern, _ in self.patterns]
         weights = [weight for _, weight in self.patterns]
         pattern = draws.pick(f"{where}.pattern", names, weights)
         return tuple(
-            self._draw_conv(draws, f"{where}.conv{slot}", slot, bottleneck, units, kernels)
+            self.draw_conv(draws, f"{where}.conv{slot}", units if slot % 2 else bottleneck, units, kernels)
             if active == "1"
             else None
             for slot, active in enumerate(pattern)
         )
 
-    def _draw_conv(
-        self,
-        draws: _Draws,
-        where: str,
-        slot: int,
-        bottleneck: int,
-        units: int,
-        kernels: tuple[int, ...],
+    def draw_conv(
+        self, draws: Draws, where: str, channels_in: int, units: int, kernels: tuple[int, ...]
     ) -> Conv:
+        """A convolution from ``channels_in`` to ``units``, both in units."""
         largest = dict(self.dilations)
         axes = range(self.dims if self.per_axis else 1)
         kernel = tuple(draws.pick(f"{where}.kernel{axis}", kernels) for axis in axes)
@@ -253,8 +328,10 @@ class Space:
         )
         if not self.per_axis:
             kernel, dilation = kernel * self.dims, dilation * self.dims
-        channels = (bottleneck if slot in (0, 2) else units) * self.unit
+        channels = channels_in * self.unit
         allowed = [g for g in self.groups if channels % g == 0 and units * self.unit % g == 0]
+        if self.depthwise and channels == units * self.unit and channels not in allowed:
+            allowed.append(channels)
         return Conv(
             kernel,
             dilation,
@@ -262,13 +339,31 @@ class Space:
             draws.pick(f"{where}.activation", self.activations),
         )
 
-    def _read_every_input(self, draws: _Draws, where: str, ops: list[Op], inputs: int) -> list[Op]:
+    def read_every_input(self, draws: Draws, where: str, ops: list[Op], inputs: int, bank: int) -> list[Op]:
         """Add each input bank that no op reads to one op; keeps every channel of the input in use."""
         read = {bank for op in ops for bank in op.reads}
-        for bank in sorted(set(range(inputs)) - read):
-            index = draws.pick(f"{where}.cover{bank}", range(len(ops)))
-            ops[index] = replace(ops[index], reads=tuple(sorted({*ops[index].reads, bank})))
+        for unread in sorted(set(range(inputs)) - read):
+            index = draws.pick(f"{where}.cover{unread}", range(len(ops)))
+            ops[index] = self._reading(ops[index], tuple(sorted({*ops[index].reads, unread})), bank)
         return ops
+
+    def _may_group(self, groups: int, inputs: int, outputs: int) -> bool:
+        """Whether a convolution between so many channels may have so many groups."""
+        whole = inputs % groups == 0 and outputs % groups == 0
+        return whole and (groups in self.groups or (self.depthwise and groups == inputs == outputs))
+
+    def _reading(self, op: Op, reads: tuple[int, ...], bank: int) -> Op:
+        """The same op reading other banks; one without a first 1x1 convolution takes what it reads."""
+        if op.reduce or len(reads) == len(op.reads):
+            return replace(op, reads=reads)
+        channels = len(reads) * bank * self.unit
+        convs = list(op.convs)
+        width = op.units if op.project is None else channels
+        for slot, conv in enumerate(op.convs):
+            if conv is not None:
+                inputs = width if slot % 2 else channels
+                convs[slot] = conv if self._may_group(conv.groups, inputs, width) else replace(conv, groups=1)
+        return replace(op, reads=reads, bottleneck=channels, convs=tuple(convs))
 
     # ------------------------------------------------------------------------- moves in the space
 
@@ -278,22 +373,34 @@ class Space:
         Ops are added and removed, blocks get another width and bank size, so that every choice of the
         space can be reached. The result is inside the space.
         """
-        draws = _Draws(seed, slot, False)
+        draws = Draws(seed, slot, False)
         for attempt in range(100):
             stage = draws.within(f"mutation{attempt}")
-            blocks = tuple(
-                self._mutate_block(stage, index, block, min(1.0, rate * (1 + attempt / 5)))
-                for index, block in enumerate(architecture.blocks)
-            )
-            mutant = replace(architecture, blocks=blocks)
+            if self.prior.sampler == "regular" and stage.chance("structure", 0.5):
+                mutant = regular.vary(self, architecture, stage)
+            else:
+                mutant = self._mutate_choices(stage, architecture, min(1.0, rate * (1 + attempt / 5)))
             if mutant != architecture:
                 return mutant
         return self._draw(draws)
 
-    def _mutate_block(self, draws: _Draws, index: int, block: Block, rate: float) -> Block:
+    def _mutate_choices(self, draws: Draws, architecture: Architecture, rate: float) -> Architecture:
+        stem = architecture.stem
+        if len(self.stem_strides) > 1 and draws.chance("stem?", rate):
+            stem = self.stem(draws.pick("stem.stride", self.stem_strides))
+        blocks = []
+        for index, block in enumerate(architecture.blocks):
+            mutant = self._mutate_block(draws, index, block, rate)
+            if index and len(self.pools) > 1 and draws.chance(f"block{index}.pool?", rate):
+                mutant = replace(mutant, pool=draws.pick(f"block{index}.pool", self.pools))
+            blocks.append(mutant)
+        return Architecture(stem, tuple(blocks))
+
+    def _mutate_block(self, draws: Draws, index: int, block: Block, rate: float) -> Block:
         where = f"block{index}"
         if draws.chance(f"{where}.redraw", rate):
-            return self._draw_block(draws.within(where), index, self._draw_budget(draws, 1.0), self.kernels)
+            fresh = self._draw_block(draws.within(where), index, self._draw_budget(draws, 1.0), self.kernels)
+            return replace(fresh, pool=block.pool)
         bank = block.bank_channels // self.unit
         inputs = held = block.input_banks
         ops: list[Op] = []
@@ -312,56 +419,88 @@ class Space:
         if not ops:
             op, held = self._draw_op(draws, f"{where}.only", bank, held, inputs, self.kernels)
             ops.append(op)
-        return replace(block, banks=held, ops=tuple(self._read_every_input(draws, where, ops, inputs)))
+        return replace(block, banks=held, ops=tuple(self.read_every_input(draws, where, ops, inputs, bank)))
 
     def _mutate_op(
-        self, draws: _Draws, where: str, op: Op, bank: int, held: int, rate: float
+        self, draws: Draws, where: str, op: Op, bank: int, held: int, rate: float
     ) -> tuple[Op, int]:
         """Repair what earlier mutations of the block broke, then change each choice with ``rate``."""
         reads = tuple(target for target in op.reads if target < held)
         if not reads or draws.chance(f"{where}.reads?", rate):
-            reads = self._draw_reads(draws, where, held, held)
+            reads = self.draw_reads(draws, where, held, held)
         chunks = op.units // (bank * self.unit)
         opened = sum(target >= held for target in op.writes)
         old = tuple(target for target in op.writes if target < held)
         opened = min(opened, self.max_banks - held, chunks)
         writes = (*old, *range(held, held + opened))
         if len(writes) < chunks or draws.chance(f"{where}.writes?", rate):
-            chunks, writes, held = self._draw_writes(draws, where, bank, held)
+            chunks, writes, held = self.draw_writes(draws, where, bank, held)
         else:
             held += opened
-        bottleneck = min(op.bottleneck // self.unit, self.max_bottleneck, len(reads) * bank)
-        if draws.chance(f"{where}.bottleneck?", rate):
-            bottleneck = self._draw_bottleneck(draws, where, len(reads) * bank)
-        units = chunks * bank
-        if draws.chance(f"{where}.pattern?", rate):
-            convs = self._draw_convs(draws, where, bottleneck, units, self.kernels)
+        if len(self.forms) > 1 and draws.chance(f"{where}.form?", rate):
+            return self._draw_inside(draws, where, bank, reads, writes, chunks, self.kernels), held
+        return self._mutate_inside(draws, where, op, bank, reads, writes, chunks, rate), held
+
+    def _mutate_inside(
+        self,
+        draws: Draws,
+        where: str,
+        op: Op,
+        bank: int,
+        reads: tuple[int, ...],
+        writes: tuple[int, ...],
+        chunks: int,
+        rate: float,
+    ) -> Op:
+        """Everything of an op but its banks and its form."""
+        inputs, units = len(reads) * bank, chunks * bank
+        expands = op.project is not None
+        bottleneck = inputs
+        if op.reduce:
+            most = inputs * (MAX_EXPANSION if expands else 1)
+            bottleneck = min(op.bottleneck // self.unit, self.max_bottleneck, most)
+            if draws.chance(f"{where}.bottleneck?", rate):
+                bottleneck = self._draw_bottleneck(draws, where, inputs, expands)
+        project = op.project
+        if project is not None and draws.chance(f"{where}.project?", rate):
+            project = draws.pick(f"{where}.project", self.activations)
+        width = bottleneck if expands else units
+        if op.branches() and draws.chance(f"{where}.pattern?", rate):
+            convs = self._draw_convs(draws, where, bottleneck, width, self.kernels)
         else:
             convs = tuple(
                 None
                 if conv is None
-                else self._mutate_conv(draws, f"{where}.conv{slot}", conv, slot, bottleneck, units, rate)
+                else self._mutate_conv(
+                    draws, f"{where}.conv{slot}", conv, width if slot % 2 else bottleneck, width, rate
+                )
                 for slot, conv in enumerate(op.convs)
             )
         gate = op.gate and convs[2] is not None
         if convs[2] is not None and self.gate > 0 and draws.chance(f"{where}.gate?", rate):
             gate = not gate
-        return Op(reads, writes, bottleneck * self.unit, units * self.unit, convs, gate), held
+        squeeze = regular.squeeze_of(self, width) if op.squeeze else 0
+        if self.squeeze and draws.chance(f"{where}.squeeze?", rate):
+            squeeze = 0 if squeeze else regular.squeeze_of(self, width)
+        return Op(
+            reads,
+            writes,
+            bottleneck * self.unit,
+            units * self.unit,
+            convs,
+            gate,
+            reduce=op.reduce,
+            project=project,
+            squeeze=squeeze,
+        )
 
     def _mutate_conv(
-        self,
-        draws: _Draws,
-        where: str,
-        conv: Conv,
-        slot: int,
-        bottleneck: int,
-        units: int,
-        rate: float,
+        self, draws: Draws, where: str, conv: Conv, channels_in: int, units: int, rate: float
     ) -> Conv:
-        fresh = self._draw_conv(draws, where, slot, bottleneck, units, self.kernels)
-        channels = (bottleneck if slot in (0, 2) else units) * self.unit
-        keep_groups = channels % conv.groups == 0 and units * self.unit % conv.groups == 0
-        if draws.chance(f"{where}.groups?", rate) or not keep_groups:
+        fresh = self.draw_conv(draws, where, channels_in, units, self.kernels)
+        channels = channels_in * self.unit
+        kept = self._may_group(conv.groups, channels, units * self.unit)
+        if draws.chance(f"{where}.groups?", rate) or not kept:
             conv = replace(conv, groups=fresh.groups)
         if draws.chance(f"{where}.kernel?", rate):  # a dilation is legal for its kernel only
             conv = replace(conv, kernel=fresh.kernel, dilation=fresh.dilation)
@@ -370,11 +509,12 @@ class Space:
         return conv
 
     def crossover(self, a: Architecture, b: Architecture, seed: int, slot: int) -> Architecture:
-        """A child: each block whole from one parent; blocks meet only in their transitions."""
-        draws = _Draws(seed, slot, False)
+        """A child: each block whole from one parent, and the stem; blocks meet only in their transitions."""
+        draws = Draws(seed, slot, False)
         pairs = zip(a.blocks, b.blocks, strict=True)
         blocks = tuple(pair[draws.pick(f"parent{index}", (0, 1))] for index, pair in enumerate(pairs))
-        return replace(a, blocks=blocks)
+        stem = a.stem if a.stem == b.stem else (a.stem, b.stem)[draws.pick("stem", (0, 1))]
+        return Architecture(stem, blocks)
 
     def check(self, architecture: Architecture) -> None:
         """Raise InvalidInputError unless ``architecture`` is inside the space, naming the choice."""
@@ -386,12 +526,12 @@ class Space:
                 )
 
         need(architecture.dims == self.dims, "stem.kernel", f"{self.dims} axes", architecture.dims)
-        kernel = (self.stem_kernel,) * self.dims
+        stems = [self.stem(stride) for stride in self.stem_strides]
+        strides = [stem.stride for stem in stems]
+        need(architecture.stem.stride in strides, "stem.stride", strides, architecture.stem.stride)
+        kernel = stems[strides.index(architecture.stem.stride)].kernel
         need(architecture.stem.kernel == kernel, "stem.kernel", kernel, architecture.stem.kernel)
-        stride = (self.stem_stride,) * self.dims
-        need(architecture.stem.stride == stride, "stem.stride", stride, architecture.stem.stride)
         need(len(architecture.blocks) == self.blocks, "blocks", self.blocks, len(architecture.blocks))
-        largest = dict(self.dilations)
         for index, block in enumerate(architecture.blocks):
             name = f"blocks[{index}]"
             widths = [width * self.unit for width in self.widths[index]]
@@ -403,32 +543,51 @@ class Space:
             read = {bank for op in block.ops for bank in op.reads}
             unread = sorted(set(range(block.input_banks)) - read)
             need(not unread, f"{name}.ops", "every input bank read", f"unread banks {unread}")
+            need(not index or block.pool in self.pools, f"{name}.pool", self.pools, block.pool)
             for number, op in enumerate(block.ops):
-                where = f"{name}.ops[{number}]"
-                top = self.max_units * self.unit
-                need(op.units <= top, f"{where}.units", f"at most {top}", op.units)
-                top = self.max_bottleneck * self.unit
-                whole = op.bottleneck % self.unit == 0
-                need(
-                    op.bottleneck <= top and whole,
-                    f"{where}.bottleneck",
-                    f"multiples of {self.unit} up to {top}",
-                    op.bottleneck,
-                )
-                patterns = [pattern for pattern, weight in self.patterns if weight > 0]
-                need(op.pattern in patterns, f"{where}.convs", patterns, op.pattern)
-                need(not op.gate or self.gate > 0, f"{where}.gate", "no gate", op.gate)
-                for slot, conv in enumerate(op.convs):
-                    if conv is None:
-                        continue
-                    at = f"{where}.convs[{slot}]"
-                    need(set(conv.kernel) <= set(self.kernels), f"{at}.kernel", self.kernels, conv.kernel)
-                    limits = [largest[size] for size in conv.kernel]
-                    fits = all(d <= top for d, top in zip(conv.dilation, limits, strict=True))
-                    need(fits, f"{at}.dilation", f"at most {limits}", conv.dilation)
-                    need(conv.groups in self.groups, f"{at}.groups", self.groups, conv.groups)
-                    known = conv.activation in self.activations
-                    need(known, f"{at}.activation", self.activations, conv.activation)
+                self._check_op(f"{name}.ops[{number}]", op, need)
+
+    def _check_op(self, where: str, op: Op, need: Callable[[bool, str, object, object], None]) -> None:
+        form = form_of(op)
+        need(form in self.forms, where, " or ".join(self.forms), form)
+        top = self.max_units * self.unit
+        need(op.units <= top, f"{where}.units", f"at most {top}", op.units)
+        if op.reduce:
+            top = self.max_bottleneck * self.unit
+            need(
+                op.bottleneck <= top and op.bottleneck % self.unit == 0,
+                f"{where}.bottleneck",
+                f"multiples of {self.unit} up to {top}",
+                op.bottleneck,
+            )
+        if op.branches():
+            patterns = [pattern for pattern, weight in self.patterns if weight > 0]
+            need(op.pattern in patterns, f"{where}.convs", patterns, op.pattern)
+        need(not op.gate or self.gate > 0, f"{where}.gate", "no gate", op.gate)
+        need(self.squeeze or not op.squeeze, f"{where}.squeeze", "none", op.squeeze)
+        known = op.project is None or op.project in self.activations
+        need(known, f"{where}.project", self.activations, op.project)
+        for slot, conv in enumerate(op.convs):
+            if conv is not None:
+                channels = op.width if slot % 2 else op.bottleneck
+                self._check_conv(f"{where}.convs[{slot}]", conv, channels == op.width, op.width, need)
+
+    def _check_conv(
+        self,
+        where: str,
+        conv: Conv,
+        square: bool,
+        channels: int,
+        need: Callable[[bool, str, object, object], None],
+    ) -> None:
+        need(set(conv.kernel) <= set(self.kernels), f"{where}.kernel", self.kernels, conv.kernel)
+        largest = dict(self.dilations)
+        limits = [largest[size] for size in conv.kernel]
+        fits = all(d <= top for d, top in zip(conv.dilation, limits, strict=True))
+        need(fits, f"{where}.dilation", f"at most {limits}", conv.dilation)
+        alone = self.depthwise and square and conv.groups == channels
+        need(alone or conv.groups in self.groups, f"{where}.groups", self.groups, conv.groups)
+        need(conv.activation in self.activations, f"{where}.activation", self.activations, conv.activation)
 
     def log10_size(self, samples: int = 500, seed: int = 0) -> float:
         """Effective number of architectures, as a power of ten.
@@ -438,52 +597,17 @@ class Space:
         """
         total = 0.0
         for slot in range(samples):
-            draws = _Draws(seed, slot, False)
+            draws = Draws(seed, slot, False)
             self._draw(draws)
             total += draws.surprise
         return total / samples / math.log(10)
 
 
-class _Draws:
-    """Named random choices that are a pure function of (seed, slot)."""
-
-    def __init__(self, seed: int, slot: int, balanced: bool, stage: str = "") -> None:
-        self._seed, self._slot, self._balanced = seed, slot, balanced
-        self._random = np.random.default_rng((seed, slot, zlib.crc32(stage.encode())))
-        self.surprise = 0.0  # -log of the probability of all choices so far
-
-    def within(self, stage: str) -> _Draws:
-        """An independent stream for a part that may be drawn more than once."""
-        return _Draws(self._seed, self._slot, self._balanced, stage)
-
-    def uniform(self, name: str, low: float, high: float) -> float:
-        return low + (high - low) * float(self._random.random())
-
-    def chance(self, name: str, probability: float) -> bool:
-        return float(self._random.random()) < probability
-
-    def pick(self, name: str, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
-        """One of the options; with ``balanced``, unweighted choices are dealt from shuffled decks."""
-        if len(options) == 1:
-            return options[0]
-        if weights is not None:
-            shares = np.cumsum(weights)
-            index = int(np.searchsorted(shares / shares[-1], self._random.random(), side="right"))
-            self.surprise -= math.log(weights[index] / float(shares[-1]))
-            return options[index]
-        self.surprise += math.log(len(options))
-        if self._balanced:
-            deck, position = divmod(self._slot, len(options))
-            shuffled = np.random.default_rng(
-                (self._seed, zlib.crc32(name.encode()), deck, len(options))
-            ).permutation(len(options))
-            return options[int(shuffled[position])]
-        return options[int(self._random.integers(len(options)))]
-
-    def subset(self, name: str, among: int, count: int) -> tuple[int, ...]:
-        """``count`` different numbers below ``among``, ascending."""
-        self.surprise += math.log(math.comb(among, count))
-        return tuple(sorted(self._random.permutation(among)[:count].tolist()))
+def form_of(op: Op) -> str:
+    """Which of :data:`smash_search.space.prior.FORMS` an op has; "reduced" where it is none of the others."""
+    if op.project is not None:
+        return "projected" if op.branches() else "pointwise"
+    return "reduced" if op.reduce else "plain"
 
 
 def _tuples(value: Any) -> Any:
@@ -520,7 +644,7 @@ SPACES: dict[str, Space] = {
         max_bottleneck=8,
         reference_reads=(24, 48, 64),
         budget=(0.08, 1.0),
-        stem_stride=2,
+        stem_strides=(2,),
     ),
     # For the same images and devices of a tenth to one millisecond: wide banks and blocks that widen, whose
     # convolutions a runtime vectorises well. A training step takes about twice the time of "small".
@@ -535,7 +659,28 @@ SPACES: dict[str, Space] = {
         max_bottleneck=12,
         reference_reads=(16, 32, 48),
         budget=(0.06, 1.0),
-        stem_stride=2,
+        stem_strides=(2,),
+    ),
+    # For images of 16 pixels and more and devices of a tenth to some milliseconds: every form of op, wide
+    # banks,
+    # regular networks of 1 to 60 MMACs at 32 pixels. What a search takes unless a space is named.
+    "edge": Space(
+        name="edge",
+        unit=8,
+        widths=((2, 3, 4, 5, 6), (3, 4, 6, 8, 10, 12), (4, 6, 8, 12, 16, 20, 24)),
+        bank_units=(1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24),
+        max_banks=48,
+        max_ops=8,
+        max_units=24,
+        max_bottleneck=48,
+        reference_reads=(16, 32, 48),
+        budget=(0.06, 1.0),
+        stem_strides=(1, 2, 4),
+        pools=(1, 2),
+        activations=("relu", "relu6", "hard_swish", "leaky_relu"),
+        forms=("plain", "reduced", "projected", "pointwise"),
+        squeeze=True,
+        prior=REGULAR,
     ),
     # The size of the paper's program (depth 12, width 4, N 8, N_max 64): one GPU.
     "paper": Space(
@@ -553,22 +698,32 @@ SPACES: dict[str, Space] = {
 }
 
 
-def space_for(input_spec: InputSpec, name: str | None = None) -> Space:
+def space_for(input_spec: InputSpec, name: str | None = None, prior: Prior | None = None) -> Space:
     """A named space fitted to an input; without a name, by the size of the images.
 
-    Voxels get three axes. The stem's stride grows with the image, so that the first block works on
-    at most 47 pixels along an axis (31 for the small and medium spaces).
+    Voxels get three axes. The stem's strides grow with the image, so that the first block works on at most
+    47 pixels along an axis where a search could afford no more: 1 and 2 at 32 pixels, 2 and 4 at 64 and 96,
+    4 and 8 at 224.
+
+    Args:
+        input_spec: channels and size of the images.
+        name: of :data:`SPACES`.
+        prior: in place of the space's own.
 
     Raises:
         UsageError: no space of that name.
     """
     smallest = min(input_spec.size)
     if name is None:
-        name = "tiny" if smallest < 16 else "medium"
+        name = "tiny" if smallest < 16 else "edge"
     if name not in SPACES:
         raise UsageError(f"there is no space {name!r}", expected=", ".join(SPACES), received=name)
     space = SPACES[name]
-    stride = max(space.stem_stride, 1 if smallest < 48 else 2 if smallest < 96 else 4)
-    if stride > 2:
-        space = replace(space, stem_kernel=2 * stride - 1)
-    return replace(space, dims=input_spec.dims, stem_stride=stride)
+    needed = 1 if smallest < 48 else 2 if smallest < 96 else 4
+    factor = needed if len(space.stem_strides) > 1 else max(1, needed // space.stem_stride)
+    strides = tuple(stride * factor for stride in space.stem_strides if stride * factor <= MAX_STRIDE)
+    if prior is None:
+        prior = space.prior
+    elif prior.sampler == "regular" and space.forms == ("reduced",):
+        prior = replace(prior, forms=(("reduced", 1.0),))
+    return replace(space, dims=input_spec.dims, stem_strides=strides, size=smallest, prior=prior)

@@ -33,6 +33,10 @@ def features(architecture: Architecture, cost: Cost) -> dict[str, float]:
         "dilation": _mean([math.prod(conv.dilation) for conv in convs]),
         "groups": _mean([math.log2(conv.groups) for conv in convs]),
         "gates": _mean([float(op.gate) for op in ops]),
+        "projections": _mean([float(op.project is not None) for op in ops]),
+        "plain": _mean([float(not op.reduce) for op in ops]),
+        "squeeze": _mean([float(op.squeeze > 0) for op in ops]),
+        "stem": math.log2(architecture.stem.stride[0]),
         **{f"width{index}": float(block.channels_in) for index, block in enumerate(blocks)},
         **{f"ops{index}": float(len(block.ops)) for index, block in enumerate(blocks)},
     }
@@ -58,4 +62,4 @@ def nearest(
 
 
 def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
+    return float(np.mean(values)) if values else 0.0

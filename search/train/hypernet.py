@@ -27,6 +27,7 @@ from smash_base.errors import InvalidInputError
 from smash_search.model.interpreter import forward
 from smash_search.model.supernet import Supernet
 from smash_search.space.architecture import Architecture
+from smash_search.space.space import form_of
 from smash_search.train.compute import (
     Average,
     Batches,
@@ -356,6 +357,7 @@ def choices_of(architecture: Architecture) -> Iterator[str]:
         yield f"block {index} ops {len(block.ops)}"
         yield f"bank channels {block.bank_channels}"
         for op in block.ops:
+            yield f"form {form_of(op)}"
             yield f"pattern {op.pattern}"
             yield f"reads {len(op.reads)}"
             yield f"writes {len(op.writes)}"

@@ -48,7 +48,7 @@ def _for_dla(space: Space, input_spec: InputSpec, limits: dict[str, Any]) -> dic
     kernels = tuple(kernel for kernel in kernels if fitting[kernel])
     groups = tuple(count for count in space.groups if _inside(count, limits["groups"]))
     activations = tuple(name for name in space.activations if name in limits["activations"])
-    if not kernels or not activations or not _inside(space.stem_stride, limits["stride"]):
+    if not kernels or not activations or not _inside(max(space.stem_strides), limits["stride"]):
         raise GateError(f"no network of the space {space.name} fits a DLA", hint="Choose another --space.")
     last = block_sizes(space.draw(0, 0), input_spec.size)[-1]
     if not all(_inside(size, limits["pool"]) for size in last):

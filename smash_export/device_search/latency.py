@@ -94,18 +94,17 @@ def random_weights(
     architecture: Architecture, input_spec: InputSpec, classes: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Frozen weights that keep activations finite; what a network computes does not change its time."""
-    from smash_search.model.interpreter import convolution_shapes, norm_channels
-
     random = np.random.default_rng(seed)
     weights: dict[str, np.ndarray] = {}
-    for name, shape in convolution_shapes(architecture, input_spec, classes):
+    for part in architecture.convolutions(input_spec.channels, classes):
+        shape = part.weight_shape
         deviation = math.sqrt(2 / max(1, math.prod(shape[1:])))
-        weights[f"{name}.weight"] = (deviation * random.standard_normal(shape)).astype(np.float32)
-        weights[f"{name}.bias"] = np.zeros(shape[0], np.float32)
-    for name, channels in norm_channels(architecture, "none"):
-        owner = name.removesuffix(".norm")
-        weights[f"{owner}.scale"] = np.ones(channels, np.float32)
-        weights[f"{owner}.shift"] = np.zeros(channels, np.float32)
+        weights[f"{part.name}.weight"] = (deviation * random.standard_normal(shape)).astype(np.float32)
+        weights[f"{part.name}.bias"] = np.zeros(shape[0], np.float32)
+    for index, block in enumerate(architecture.blocks):
+        end = "head" if index + 1 == len(architecture.blocks) else f"blocks.{index}.transition"
+        weights[f"{end}.scale"] = np.ones(block.channels_out, np.float32)
+        weights[f"{end}.shift"] = np.zeros(block.channels_out, np.float32)
     return weights
 
 

@@ -113,13 +113,24 @@ class _Writer:
             "relu": ("Relu", {}),
             "leaky_relu": ("LeakyRelu", {"alpha": LEAKY_SLOPE}),
             "tanh": ("Tanh", {}),
+            "relu6": ("Clip", {}),
+            "hard_swish": ("HardSwish", {}),
         }
         if kind == "none":
             return source
         operator, attributes = operators[kind]
         key = (kind, source)
         if key not in self._cache:  # both branches rectify the same reduced tensor
-            self._cache[key] = _Tensor(self.node(operator, [source], f"{source}.{kind}", **attributes), 0)
+            bounds = [self.scalar("zero", 0.0), self.scalar("six", 6.0)] if kind == "relu6" else []
+            inputs = [source, *bounds]
+            self._cache[key] = _Tensor(self.node(operator, inputs, f"{source}.{kind}", **attributes), 0)
+        return self._cache[key].name
+
+    def scalar(self, name: str, value: float) -> str:
+        """A number that several nodes share."""
+        key = ("scalar", name)
+        if key not in self._cache:
+            self._cache[key] = _Tensor(self.constant(name, np.asarray(value, np.float32)), 0)
         return self._cache[key].name
 
     def concatenation(self, parts: Sequence[_Tensor], name: str) -> _Tensor:
@@ -200,7 +211,8 @@ def onnx_from_architecture(
         if last:
             _write_head(writer, ended)
         else:
-            source = _write_pool(writer, f"{end}.pool", ended.rectified.name, sizes[index])
+            window = architecture.blocks[index + 1].pool
+            source = _write_pool(writer, f"{end}.pool", ended.rectified.name, sizes[index], window)
             ones = (1,) * architecture.dims
             matrix = ended.weight.reshape(*ended.weight.shape, *ones)
             x = writer.convolution(source, end, matrix, ended.bias)
@@ -299,8 +311,12 @@ def _write_block(
         banks[index] = [_Term(x, index * n)]
     for index, op in enumerate(block.ops):
         name = f"{where}.ops.{index}"
-        reduced = _write_reduce(writer, name, op, banks, weights, x, n, area)
+        if op.reduce:
+            reduced = _write_reduce(writer, name, op, banks, weights, x, n, area)
+        else:
+            reduced = _gathered(writer, name, op, banks, x, n)
         output = _write_branches(writer, name, op, weights, reduced)
+        output = _write_end_of_op(writer, name, op, weights, output)
         _add_output(writer, name, op, banks, output, n)
     return banks
 
@@ -357,26 +373,87 @@ def _sources(
     return chosen
 
 
+def _gathered(writer: _Writer, name: str, op: Op, banks: list[list[_Term]], x: _Tensor, n: int) -> _Tensor:
+    """What an op without a first 1x1 convolution reads; a tensor whose chunks follow each other stays
+    whole.
+    """
+    for bank in op.reads:
+        _settle(writer, f"{name}.bank{bank}", banks, bank, n)
+    held = [banks[bank][0] if banks[bank] else None for bank in op.reads]
+    parts: list[_Tensor] = []
+    place = 0
+    while place < len(held):
+        term = held[place]
+        if term is None:
+            parts.append(_zeros(writer, x, n))
+            place += 1
+            continue
+        chunks = term.tensor.channels // n
+        whole = [_Term(term.tensor, index * n) for index in range(chunks)]
+        if held[place : place + chunks] == whole:
+            parts.append(term.tensor)
+            place += chunks
+        else:
+            parts.append(writer.chunk(term, n))
+            place += 1
+    return writer.concatenation(parts, f"{name}.read")
+
+
+def _zeros(writer: _Writer, x: _Tensor, n: int) -> _Tensor:
+    """A bank that nothing wrote, of the size of the block's input."""
+    key = ("zeros", x.name, n)
+    if key not in writer._cache:
+        chunk = writer.chunk(_Term(x, 0), n)
+        name = writer.node("Mul", [chunk.name, writer.scalar("zero", 0.0)], f"{x.name}.zeros")
+        writer._cache[key] = _Tensor(name, n)
+    return writer._cache[key]
+
+
 def _write_branches(
     writer: _Writer, name: str, op: Op, weights: Mapping[str, np.ndarray], reduced: _Tensor
 ) -> _Tensor:
-    def branch(slot: int) -> _Tensor:
+    ends = []
+    for branch in op.branches():
         x = reduced
-        for number in (slot, slot + 1):
-            conv = op.convs[number]
-            if conv is None:
-                break
-            x = _write_conv(writer, f"{name}.convs.{number}", conv, weights, x)
-        return x
-
-    first = branch(0)
-    if op.convs[2] is None:
-        return first
-    second = branch(2)
+        for slot in branch:
+            conv = op.convs[slot]
+            assert conv is not None  # active
+            x = _write_conv(writer, f"{name}.convs.{slot}", conv, weights, x)
+        ends.append(x)
+    if not ends:
+        return reduced
+    if len(ends) == 1:
+        return ends[0]
     if op.gate:
-        gate = writer.node("Sigmoid", [second.name], f"{name}.gate")
-        return _Tensor(writer.node("Mul", [first.name, gate], f"{name}.out"), op.units)
-    return writer.addition([first, second], f"{name}.out")
+        gate = writer.node("Sigmoid", [ends[1].name], f"{name}.gate")
+        return _Tensor(writer.node("Mul", [ends[0].name, gate], f"{name}.gated"), op.width)
+    return writer.addition(ends, f"{name}.branches")
+
+
+def _write_end_of_op(
+    writer: _Writer, name: str, op: Op, weights: Mapping[str, np.ndarray], x: _Tensor
+) -> _Tensor:
+    """Squeeze-excitation and the last 1x1 convolution, where an op has them."""
+    if op.project is not None:
+        x = _Tensor(writer.activation(op.project, x.name), x.channels)
+    if op.squeeze:
+        pooled = writer.node("GlobalAveragePool", [x.name], f"{name}.pooled")
+        hidden = writer.convolution(
+            pooled, f"{name}.squeeze", weights[f"{name}.squeeze.weight"], weights[f"{name}.squeeze.bias"]
+        )
+        excited = writer.convolution(
+            writer.activation("relu", hidden.name),
+            f"{name}.excite",
+            weights[f"{name}.excite.weight"],
+            weights[f"{name}.excite.bias"],
+        )
+        factor = writer.node("Sigmoid", [excited.name], f"{name}.factor")
+        x = _Tensor(writer.node("Mul", [x.name, factor], f"{name}.weighed"), x.channels)
+    if op.project is not None:
+        x = writer.convolution(
+            x.name, f"{name}.project", weights[f"{name}.project.weight"], weights[f"{name}.project.bias"]
+        )
+    return x
 
 
 def _write_conv(
@@ -514,11 +591,11 @@ def _channels(banks: Sequence[int], n: int) -> np.ndarray:
     return (np.asarray(banks, np.int64)[:, None] * n + np.arange(n)).reshape(-1)
 
 
-def _write_pool(writer: _Writer, name: str, source: str, size: tuple[int, ...]) -> str:
-    window = [2 if value > 1 else 1 for value in size]
-    if max(window) == 1:
+def _write_pool(writer: _Writer, name: str, source: str, size: tuple[int, ...], window: int) -> str:
+    shape = [min(window, value) for value in size]
+    if max(shape) == 1:
         return source
-    return writer.node("AveragePool", [source], name, kernel_shape=window, strides=window)
+    return writer.node("AveragePool", [source], name, kernel_shape=shape, strides=shape)
 
 
 def _write_head(writer: _Writer, end: _End) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from smash_search.model.fake_quantisation import RoundedNetwork
 from smash_search.model.interpreter import FrozenNetwork, Network, fold
 from smash_search.space.architecture import Architecture
-from tests.search.legal import DIGITS, RICH, drawn, hand_written
+from tests.search.legal import DIGITS, EVERY_FORM, RICH, drawn, hand_written
 from tests.search.model.test_interpreter import trained_like
 
 
@@ -21,7 +21,7 @@ def test_weights_come_back_as_they_went_in() -> None:
     assert all(np.array_equal(frozen[name], weights[name]) for name in weights)
 
 
-@given(drawn(RICH) | hand_written())
+@given(drawn(RICH) | drawn(EVERY_FORM) | hand_written())
 @settings(max_examples=20, deadline=None)
 def test_rounding_is_close_to_the_network_and_has_few_values(architecture: Architecture) -> None:
     channels = DIGITS.channels

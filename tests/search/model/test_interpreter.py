@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from smash_search.model.interpreter import Affine, FrozenNetwork, Network, _convolve, block_diagonal, fold
 from smash_search.space.architecture import Architecture, Block, Conv, InputSpec, Op, Stem
 from smash_search.space.known import resnet
-from tests.search.legal import RICH, VOXELS, drawn, hand_written
+from tests.search.legal import EVERY_FORM, RICH, VOXELS, drawn, hand_written
 
 SPEC = InputSpec(2, (9, 7))
 
@@ -36,6 +36,8 @@ def plain(architecture: Architecture, w: dict[str, Tensor], x: Tensor) -> Tensor
         "leaky_relu": lambda x: torch.where(x > 0, x, 0.02 * x),
         "tanh": torch.tanh,
         "none": lambda x: x,
+        "relu6": lambda x: x.clamp(0, 6),
+        "hard_swish": lambda x: x * (x + 3).clamp(0, 6) / 6,
     }
     x = conv("stem", x, stride=architecture.stem.stride).clamp(min=0)
     for i, block in enumerate(architecture.blocks):
@@ -45,7 +47,9 @@ def plain(architecture: Architecture, w: dict[str, Tensor], x: Tensor) -> Tensor
         for j, op in enumerate(block.ops):
             name = f"blocks.{i}.ops.{j}"
             channels = [bank * n + c for bank in op.reads for c in range(n)]
-            reduced = conv(f"{name}.reduce", memory[:, channels])
+            reduced = memory[:, channels]
+            if op.reduce:
+                reduced = conv(f"{name}.reduce", reduced)
             ends = []
             for start in (0, 2):
                 if op.convs[start] is None:
@@ -57,9 +61,16 @@ def plain(architecture: Architecture, w: dict[str, Tensor], x: Tensor) -> Tensor
                         y = functions[entry.activation](y)
                         y = conv(f"{name}.convs.{slot}", y, entry.dilation, groups=entry.groups)
                 ends.append(y)
-            out = ends[0]
+            out = ends[0] if ends else reduced
             if len(ends) == 2:
                 out = out / (1 + torch.exp(-ends[1])) if op.gate else out + ends[1]
+            if op.project is not None:
+                out = functions[op.project](out)
+            if op.squeeze:
+                means = out.mean(dim=tuple(range(2, out.dim())), keepdim=True)
+                out = out * conv(f"{name}.excite", conv(f"{name}.squeeze", means).clamp(min=0)).sigmoid()
+            if op.project is not None:
+                out = conv(f"{name}.project", out)
             memory = memory.clone()
             for position, bank in enumerate(op.writes):
                 chunk = position % (op.units // n)
@@ -71,7 +82,7 @@ def plain(architecture: Architecture, w: dict[str, Tensor], x: Tensor) -> Tensor
         if last:
             return x.mean(dim=tuple(range(2, x.dim()))) @ w["head.weight"].T + w["head.bias"]
         x = conv(end, x)  # the paper's order: convolve, then halve
-        x = pool_nd(x, [min(2, size) for size in x.shape[2:]])
+        x = pool_nd(x, [min(architecture.blocks[i + 1].pool, size) for size in x.shape[2:]])
     raise AssertionError("an architecture has a block")
 
 
@@ -95,7 +106,7 @@ def relative(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max().clamp(min=1))
 
 
-@given(drawn(RICH) | hand_written())
+@given(drawn(RICH) | drawn(EVERY_FORM) | hand_written())
 @settings(max_examples=60, deadline=None)
 def test_the_interpreter_does_what_the_paper_says(architecture: Architecture) -> None:
     network = trained_like(Network(architecture, SPEC, 5))
@@ -120,7 +131,7 @@ def test_voxels_go_through_the_same_code(architecture: Architecture) -> None:
 
 
 @pytest.mark.parametrize("norm", ["sandwich", "none"])
-@given(architecture=drawn(RICH) | hand_written())
+@given(architecture=drawn(RICH) | drawn(EVERY_FORM) | hand_written())
 @settings(max_examples=40, deadline=None)
 def test_folding_is_exact(norm: str, architecture: Architecture) -> None:
     network = trained_like(Network(architecture, SPEC, 5, norm=norm))  # type: ignore[arg-type]

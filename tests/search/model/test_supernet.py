@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 
 from smash_base.errors import InvalidInputError
 from smash_search.model.hypernet import HyperNetConfig
-from smash_search.model.interpreter import FrozenNetwork, Network
+from smash_search.model.interpreter import FrozenNetwork, Network, Norm
 from smash_search.model.supernet import Supernet
-from smash_search.space.architecture import Architecture, InputSpec
-from tests.search.legal import DIGITS, RICH, TINY, VOXELS, drawn
+from smash_search.space.architecture import Architecture, Block, Conv, InputSpec, Op, Stem
+from tests.search.legal import DIGITS, EVERY_FORM, RICH, TINY, VOXELS, drawn
 
 SMALL = HyperNetConfig(depths=(2, 2), growth=6)
 
@@ -126,3 +127,36 @@ def test_a_space_and_an_input_of_other_axes_are_refused() -> None:
 def test_a_nonsensical_hypernet_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="HyperNet"):
         HyperNetConfig(depths=())
+
+
+@pytest.mark.parametrize("sharing", ["block", "position"])
+@pytest.mark.parametrize("norm", ["none", "sandwich"])
+@given(architecture=drawn(EVERY_FORM))
+@settings(max_examples=10, deadline=None)
+def test_every_form_of_op_is_generated_scored_and_frozen_alike(
+    norm: Norm, sharing: Literal["block", "position"], architecture: Architecture
+) -> None:
+    config = replace(SMALL, norm=norm, sharing=sharing, centred=True)
+    torch.manual_seed(0)
+    net, x = Supernet(EVERY_FORM, DIGITS, 10, config), torch.randn(8, 1, 8, 8)
+    statistics = net.statistics(architecture, [x])
+    frozen = FrozenNetwork(architecture, net.materialise(architecture, statistics))
+    with torch.no_grad():
+        scored = net(architecture, x, statistics)
+        assert float((frozen(x) - scored).abs().max()) <= 1e-4 * max(1.0, float(scored.abs().max()))
+
+
+def test_ops_that_share_by_position_differ_and_those_that_share_by_block_do_not() -> None:
+    op = Op((0,), (0,), 4, 4, (Conv((3, 3), (1, 1)), None, None, None), reduce=False)
+    architecture = Architecture(
+        Stem((3, 3), (1, 1)),
+        (
+            Block(4, 4, 1, (op, op)),
+            Block(8, 8, 1, (Op((0,), (0,), 8, 8, (Conv((3, 3), (1, 1)), None, None, None)),)),
+        ),
+    )
+    for sharing, same in (("block", True), ("position", False)):
+        net = Supernet(EVERY_FORM, DIGITS, 10, replace(SMALL, sharing=sharing))  # type: ignore[arg-type]
+        source = net.source(architecture)
+        first, second = (source.affine(f"blocks.0.ops.{j}.convs.0").weight for j in (0, 1))
+        assert torch.equal(first, second) is same

@@ -14,7 +14,7 @@ from hypothesis import given
 from smash_base.errors import InvalidInputError
 from smash_search.space.architecture import Architecture, BestFile, InputSpec, read_best, write_best
 from smash_search.space.cost import cost_of
-from tests.search.legal import DIGITS, RICH, VOXELS, drawn, hand_written
+from tests.search.legal import DIGITS, EVERY_FORM, RICH, VOXELS, drawn, hand_written
 
 LABELS = tuple("0123456789")
 
@@ -24,7 +24,7 @@ def document() -> dict[str, Any]:
     return json.loads(json.dumps(best.to_json()))
 
 
-@given(drawn(RICH))
+@given(drawn(RICH) | drawn(EVERY_FORM))
 def test_a_drawn_architecture_survives_json(architecture: Architecture) -> None:
     again = Architecture.from_json(json.loads(json.dumps(architecture.to_json())))
     assert again == architecture
@@ -86,7 +86,12 @@ OP = "architecture.blocks.0.ops.0"
         (f"{OP}.convs.0.kernel", [2, 2], "odd sizes"),
         (f"{OP}.convs.0.kernel", [3], "2 axes"),
         (f"{OP}.convs.0.activation", "swish", "activation"),
-        (f"{OP}.convs", [None] * 4, "active slots"),
+        (f"{OP}.convs", [None, None, None, {"kernel": [3, 3], "dilation": [1, 1]}], "active slots"),
+        (f"{OP}.reduce", 1, "blocks[0].ops[0].reduce"),
+        (f"{OP}.project", "gelu", "blocks[0].ops[0].project"),
+        (f"{OP}.squeeze", -1, "blocks[0].ops[0].squeeze"),
+        ("architecture.blocks.0.pool", 1, "blocks[0].pool"),
+        ("architecture.blocks.1.pool", 0, "blocks[1].pool"),
         (f"{OP}.convs", [None] * 5, "at most 4"),
         ("architecture.blocks.0.channels_in", 7, "blocks[0].channels_in"),
         ("architecture.blocks.0.banks", 0, "blocks[0].banks"),

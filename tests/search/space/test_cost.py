@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from smash_search.model.interpreter import FrozenNetwork, Network, fold
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import block_sizes, cost_of, pooled_size
-from tests.search.legal import RICH, TINY, VOXELS, drawn, hand_written
+from tests.search.legal import EVERY_FORM, RICH, TINY, VOXELS, drawn, hand_written
 
 
 class Multiplications(TorchFunctionMode):
@@ -42,7 +42,12 @@ def count(architecture: Architecture, spec: InputSpec) -> tuple[int, int]:
     return sum(value.size for value in weights.values()), counter.macs
 
 
-@given(drawn(RICH) | hand_written(), st.integers(1, 4), st.integers(5, 13), st.integers(5, 13))
+@given(
+    drawn(RICH) | drawn(EVERY_FORM) | hand_written(),
+    st.integers(1, 4),
+    st.integers(5, 13),
+    st.integers(5, 13),
+)
 @settings(max_examples=40, deadline=None)
 def test_parameters_and_macs_are_those_of_a_forward_pass(
     architecture: Architecture, channels: int, height: int, width: int
@@ -75,3 +80,4 @@ def test_activation_memory_holds_at_least_all_banks_of_every_block() -> None:
 @pytest.mark.parametrize(("size", "half"), [((8, 8), (4, 4)), ((7, 1), (3, 1)), ((1, 1), (1, 1))])
 def test_sizes_are_halved_but_never_vanish(size: tuple[int, int], half: tuple[int, int]) -> None:
     assert pooled_size(size) == half
+    assert pooled_size(size, 1) == size

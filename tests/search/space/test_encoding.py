@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 
 from smash_search.space.architecture import Architecture
-from smash_search.space.encoding import BACKGROUND, MARK, Layout
-from tests.search.legal import RICH, VOXELS, drawn
+from smash_search.space.encoding import BACKGROUND, MARK, ROLES, Layout
+from smash_search.space.prior import REGULAR
+from tests.search.legal import EVERY_FORM, RICH, VOXELS, drawn
 
 
 @pytest.mark.parametrize("space", [RICH, VOXELS], ids=lambda space: space.name)
@@ -102,3 +103,24 @@ def test_noise_is_a_pure_function_of_its_seed() -> None:
     changed = layout.encode(a, 1) != layout.encode(a, 2)
     assert changed[noise].all()
     assert not np.delete(changed, noise.start, axis=0).any()
+
+
+def test_both_1x1_convolutions_of_an_op_have_their_place_and_their_role() -> None:
+    layout = Layout(EVERY_FORM)
+    for slot in range(60):
+        architecture = EVERY_FORM.draw(0, slot)
+        wanted = [part for part in architecture.convolutions(1, 10) if part.generated]
+        tiles = layout.tiles(architecture)
+        assert [tile.name for tile in tiles] == [part.name for part in wanted]
+        assert [(tile.outputs, tile.inputs) for tile in tiles] == [(p.outputs, p.inputs) for p in wanted]
+        c = layout.encode(architecture)
+        for tile in tiles:
+            role = c[layout.sections["role"], 0, tile.left]
+            assert ROLES[int(np.argmax(role))] == tile.name.rpartition(".")[2]
+            if tile.name.endswith("project"):
+                assert (c[layout.sections["source"], 0, tile.left] == BACKGROUND).all()
+
+
+def test_an_architecture_without_generated_filters_has_a_c_of_no_width() -> None:
+    plain = replace(EVERY_FORM, forms=("plain",), prior=replace(REGULAR, forms=(("plain", 1.0),)))
+    assert Layout(plain).encode(plain.draw(0, 0)).shape[2] == 0

@@ -18,7 +18,7 @@ from smash_base.preprocess import Preprocessing
 from smash_export.export.onnx_writer import onnx_from_architecture, regroup
 from smash_search.model.interpreter import FrozenNetwork, Network, fold
 from smash_search.space.architecture import Architecture, InputSpec
-from tests.search.legal import RICH, VOXELS, drawn, hand_written
+from tests.search.legal import EVERY_FORM, RICH, VOXELS, drawn, hand_written
 from tests.search.model.test_interpreter import trained_like
 
 SPEC = InputSpec(2, (9, 7))
@@ -43,7 +43,7 @@ def check(architecture: Architecture, spec: InputSpec) -> None:
         assert difference <= 1e-5
 
 
-@given(drawn(RICH))
+@given(drawn(RICH) | drawn(EVERY_FORM))
 @settings(max_examples=40, deadline=None)
 def test_drawn_networks(architecture: Architecture) -> None:
     check(architecture, SPEC)

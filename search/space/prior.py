@@ -1,0 +1,162 @@
+"""How likely each network of a space is: the distribution that is drawn from, as data beside the limits.
+
+What is drawn decides most of what a search finds. At one latency, random networks of regular structure had
+5.9 points less error than draws of the paper's sampler, whose convolutions are one time in a hundred a plain
+3x3 (CIFAR-10, eight networks each). Two samplers use this:
+
+``regular``  blocks repeat one motif, mostly plain or depthwise 3x3 with an expansion; widths grow; no
+kernel is
+             wider than the feature map. Every number below is a probability or a share.
+``paper``    the sampler of the SMASH paper and its program; it only knows the limits of the space.
+
+A prior never excludes: what it gives no probability stays inside the space and is reached by mutation.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.space.architecture import ACTIVATIONS, ACTIVE_PATTERNS
+
+Shares = tuple[tuple[Any, float], ...]
+"""Options with their shares; they need not sum to 1."""
+
+Form = Literal["reduced", "plain", "projected", "pointwise"]
+FORMS: tuple[Form, ...] = get_args(Form)
+WIRINGS = ("residual", "dense", "free")
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Probabilities of the choices of a space.
+
+    Attributes:
+        name: "regular", "paper", or of the file that a user wrote.
+        sampler: "regular" or "paper"; the second one ignores all that follows.
+        stems: of the stem's strides, from the smallest on.
+        forms: of an op: "plain" is convolutions without a 1x1; "reduced" is the paper's, a 1x1 convolution
+        and
+            then others; "projected" has one at each end, with a depthwise convolution between them unless
+            ``depthwise`` says otherwise; "pointwise" is the two 1x1 convolutions alone.
+        wirings: of a block: "residual" adds to all that it reads, "dense" writes a new bank each time, "free"
+            reads and writes as the paper's sampler.
+        kernels: of a convolution, by size; square and undilated but for ``odd``.
+        odd: probability that a convolution draws kernel, dilation and groups as the paper's sampler does.
+        patterns: of the convolutions of "plain" and "reduced" ops.
+        depthwise: probability that a projected op convolves each channel on its own.
+        expansions: of a projected op's bottleneck, in multiples of what it reads.
+        reductions: of a reduced op's bottleneck, in shares of what it reads.
+        squeeze: probability of squeeze-excitation in a projected op, and half of it in others.
+        activations: of all convolutions of a motif.
+        repeat: probability that an op repeats the motif of its block.
+        same: probability that a block has the motif of the block before.
+        growing: probability that no block is narrower than the one before.
+        deepening: probability that no block is shallower than the one before.
+        depths: shares of 1, 2, 3, ... ops in a block.
+        keep_size: probability that a block has the resolution of the one before, where the space allows it.
+    """
+
+    name: str = "regular"
+    sampler: Literal["regular", "paper"] = "regular"
+    stems: tuple[float, ...] = (0.35, 0.6, 0.05)
+    forms: Shares = (("plain", 0.35), ("reduced", 0.25), ("projected", 0.35), ("pointwise", 0.05))
+    wirings: Shares = (("residual", 0.85), ("dense", 0.1), ("free", 0.05))
+    kernels: Shares = ((3, 0.85), (5, 0.13), (7, 0.02))
+    odd: float = 0.02
+    patterns: Shares = (("1100", 0.45), ("1000", 0.45), ("1010", 0.04), ("1110", 0.03), ("1111", 0.03))
+    depthwise: float = 0.85
+    expansions: Shares = ((1, 0.1), (2, 0.3), (3, 0.25), (4, 0.2), (6, 0.15))
+    reductions: Shares = ((0.25, 0.15), (0.5, 0.35), (1.0, 0.5))
+    squeeze: float = 0.15
+    activations: Shares = (("relu", 0.8), ("hard_swish", 0.1), ("relu6", 0.05), ("leaky_relu", 0.05))
+    repeat: float = 0.9
+    same: float = 0.7
+    growing: float = 0.95
+    deepening: float = 0.6
+    depths: Shares = ((1, 0.3), (2, 0.25), (3, 0.18), (4, 0.12), (5, 0.07), (6, 0.04), (7, 0.02), (8, 0.02))
+    keep_size: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.sampler not in ("regular", "paper"):
+            raise InvalidInputError("prior sampler", expected="regular or paper", received=self.sampler)
+        known: dict[str, tuple[Any, ...]] = {
+            "forms": FORMS,
+            "wirings": WIRINGS,
+            "patterns": ACTIVE_PATTERNS,
+            "activations": ACTIVATIONS,
+        }
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not 0 <= value <= 1:
+                raise InvalidInputError(f"prior {field.name}", expected="0 to 1", received=value)
+            if field.name == "stems":
+                if not value or min(value) < 0 or max(value) <= 0:
+                    raise InvalidInputError("prior stems", expected="shares, one above 0", received=value)
+            elif isinstance(value, tuple):
+                self._check_shares(field.name, value, known.get(field.name))
+
+    def _check_shares(self, name: str, shares: Shares, known: tuple[Any, ...] | None) -> None:
+        if not any(share > 0 for _, share in shares) or min(share for _, share in shares) < 0:
+            raise InvalidInputError(
+                f"prior {name}", expected="shares of 0 and more, one above 0", received=shares
+            )
+        for option, _ in shares:
+            if known is not None and option not in known:
+                raise InvalidInputError(f"prior {name}", expected=" or ".join(known), received=option)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Prior:
+        """Read :meth:`to_json` back, or a user's table; raises InvalidInputError naming the field."""
+        names = {field.name for field in fields(cls)}
+        if not isinstance(value, dict) or set(value) - names:
+            unknown = sorted(set(value) - names) if isinstance(value, dict) else value
+            raise InvalidInputError("prior", expected=", ".join(sorted(names)), received=unknown)
+        try:
+            return cls(**{name: _shares(name, entry) for name, entry in value.items()})
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError("prior has malformed fields", received=error) from None
+
+
+def _shares(name: str, value: Any) -> Any:
+    """A table {option: share}, or a list of pairs, as pairs; anything else as it is."""
+    if isinstance(value, dict):
+        number = {"kernels": int, "expansions": int, "depths": int, "reductions": float}.get(name, str)
+        return tuple((number(option), float(share)) for option, share in value.items())
+    if name == "stems":
+        return tuple(float(share) for share in value)
+    if isinstance(value, list | tuple):
+        return tuple((option, float(share)) for option, share in value)
+    return value
+
+
+REGULAR = Prior()
+PAPER = Prior(name="paper", sampler="paper")
+PRIORS = {prior.name: prior for prior in (REGULAR, PAPER)}
+
+
+def prior_named(name: str) -> Prior:
+    """A named prior, or one from a TOML file whose keys are the fields of :class:`Prior`.
+
+    Raises:
+        UsageError: neither a prior nor a file; InvalidInputError: the file is malformed.
+    """
+    if name in PRIORS:
+        return PRIORS[name]
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(
+            f"there is no prior {name!r}", expected=f"{', '.join(PRIORS)}, or a TOML file", received=name
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path} is not TOML", received=error) from None
+    return Prior.from_json({"name": path.stem, **table})

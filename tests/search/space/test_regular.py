@@ -1,0 +1,130 @@
+"""Regular draws are regular, moves keep them inside the space, and the prior is data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.space.architecture import InputSpec
+from smash_search.space.cost import cost_of
+from smash_search.space.prior import PAPER, REGULAR, Prior, prior_named
+from smash_search.space.regular import is_regular
+from smash_search.space.space import SPACES, Space, form_of, space_for
+from tests.search.legal import EVERY_FORM
+
+SPEC = InputSpec(3, (32, 32))
+EDGE = space_for(SPEC, "edge")
+
+
+def convolutions(space: Space, draws: int = 300) -> list[tuple[int, ...]]:
+    return [
+        conv.kernel
+        for slot in range(draws)
+        for _, _, op in space.draw(0, slot).ops()
+        for conv in op.convs
+        if conv is not None
+    ]
+
+
+@pytest.mark.parametrize("size", [16, 28, 32, 64, 96, 224])
+@given(seed=st.integers(0, 2**32), slot=st.integers(0, 2**20))
+@settings(max_examples=30, deadline=None)
+def test_draws_and_mutations_are_inside_the_space(size: int, seed: int, slot: int) -> None:
+    space = space_for(InputSpec(3, (size, size)), "edge")
+    drawn = space.draw(seed, slot)
+    space.check(drawn)
+    assert drawn == space.draw(seed, slot)
+    mutant = space.mutate(drawn, seed, slot, 0.2)
+    space.check(mutant)
+    assert mutant != drawn
+    space.check(space.crossover(drawn, mutant, seed, slot))
+
+
+def test_most_convolutions_are_plain_and_most_blocks_repeat_a_motif() -> None:
+    kernels = Counter(convolutions(EDGE))
+    assert kernels[3, 3] > 0.7 * sum(kernels.values())
+    blocks = [block for slot in range(300) for block in EDGE.draw(0, slot).blocks]
+    assert sum(is_regular(block) for block in blocks) > 0.5 * len(blocks)
+    paper = Counter(convolutions(space_for(SPEC, "medium"), 100))
+    assert paper[3, 3] < 0.3 * sum(paper.values())
+
+
+def test_widths_grow_and_no_kernel_is_wider_than_its_map() -> None:
+    for slot in range(200):
+        architecture = replace(EDGE, prior=replace(REGULAR, growing=1.0, odd=0.0)).draw(0, slot)
+        widths = [block.channels_in for block in architecture.blocks]
+        assert widths == sorted(widths)
+        size = -(-32 // architecture.stem.stride[0])
+        for index, block in enumerate(architecture.blocks):
+            size = max(1, size // block.pool) if index else size
+            kernels = [max(conv.kernel) for op in block.ops for conv in op.convs if conv is not None]
+            assert max(kernels, default=0) <= max(3, size)
+
+
+@pytest.mark.parametrize("size", [28, 32, 64, 96, 224])
+def test_the_space_reaches_small_and_large_networks_at_every_image_size(size: int) -> None:
+    spec = InputSpec(3, (size, size))
+    macs = sorted(cost_of(space_for(spec, "edge").draw(0, slot), spec, 10).macs for slot in range(400))
+    low, high = (macs[round(share * (len(macs) - 1))] for share in (0.02, 0.9))
+    assert low < 6e6 * max(1, size / 32)
+    assert high > 25e6
+
+
+def test_every_choice_is_reached_by_mutation() -> None:
+    at, forms, pools, strides, squeezes = EVERY_FORM.draw(0, 0), set(), set(), set(), set()
+    for step in range(800):
+        at = EVERY_FORM.mutate(at, 3, step, 0.1)
+        forms |= {form_of(op) for _, _, op in at.ops()}
+        squeezes |= {op.squeeze > 0 for _, _, op in at.ops()}
+        pools |= {block.pool for block in at.blocks[1:]}
+        strides.add(at.stem.stride[0])
+    assert forms == set(EVERY_FORM.forms)
+    assert (pools, strides, squeezes) == ({1, 2, 3}, {1, 2, 4}, {True, False})
+
+
+def test_a_prior_is_read_from_a_file_and_survives_json(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("odd = 0.0\nforms = {projected = 1.0}\nkernels = {5 = 1.0}\n")
+    mine = prior_named(str(path))
+    assert (mine.name, mine.odd, mine.forms) == ("mine", 0.0, (("projected", 1.0),))
+    space = space_for(SPEC, "edge", mine)
+    kernels = Counter(convolutions(space, 40))
+    assert set(kernels) == {(5, 5), (3, 3)}  # the smallest one where the map is smaller than 5 pixels
+    assert kernels[5, 5] > kernels[3, 3]
+    for prior in (REGULAR, PAPER, mine):
+        assert Prior.from_json(prior.to_json()) == prior
+    assert Space.from_json(space.to_json()) == space
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("odd = 2.0", "odd"),
+        ("forms = {conv = 1.0}", "forms"),
+        ("kernels = {3 = 0.0}", "kernels"),
+        ("nothing = 1", "prior"),
+        ("odd = [", "TOML"),
+    ],
+)
+def test_a_wrong_prior_names_its_field(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError, match=named):
+        prior_named(str(path))
+    with pytest.raises(UsageError, match="no prior"):
+        prior_named("wild")
+
+
+def test_the_sampler_of_the_paper_is_the_prior_of_the_spaces_that_had_it() -> None:
+    assert {name for name, space in SPACES.items() if space.prior.sampler == "paper"} == {
+        "tiny",
+        "small",
+        "medium",
+        "paper",
+    }
