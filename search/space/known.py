@@ -1,8 +1,10 @@
 """Well-known networks as architectures of the memory-bank space (SMASH paper, figure 1).
 
 Residual, dense and fractal connections are patterns of reading and writing banks. What differs from the
-original networks is what every op of this space has: it starts with a 1x1 convolution, and a block ends
-by handing all its banks on. The names are those of the networks whose pattern and size they have.
+original networks is what the paper's ops have, a 1x1 convolution at the start, and that a block ends by
+handing all its banks on. Blocks of plain convolutions and of inverted bottlenecks are what they are elsewhere
+(with the norm before the activation of the next op). The names are those of the networks whose pattern and
+size they have.
 
 :func:`known_networks` gives the regular networks that are inside a space: a search scores some of them
 among its draws, because patterns that a decade of hand-made networks settled on are hard to draw by chance.
@@ -17,7 +19,8 @@ from dataclasses import replace
 import numpy as np
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_search.space.architecture import Architecture, Block, Conv, InputSpec, Op, Stem
+from smash_search.space.architecture import POOL, Architecture, Block, Conv, InputSpec, Op, Stem
+from smash_search.space.regular import SQUEEZE_SHARE
 from smash_search.space.space import Space
 
 
@@ -54,6 +57,43 @@ def fractal_block(width: int, columns: int, dims: int = 2) -> Block:
     return Block(width, width, length + 1, ops)
 
 
+def plain_block(width: int, layers: int, dims: int = 2, pool: int = POOL) -> Block:
+    """x + f(x) of two 3x3 convolutions without a 1x1, each after its activation (He et al. 2016b)."""
+    conv = _conv(dims)
+    op = Op((0,), (0,), width, width, (conv, conv, None, None), reduce=False)
+    return Block(width, width, 1, (op,) * layers, pool)
+
+
+def inverted_block(
+    width: int,
+    layers: int,
+    expansion: int,
+    dims: int = 2,
+    *,
+    kernel: int = 3,
+    activation: str = "relu6",
+    squeeze: bool = False,
+    pool: int = POOL,
+) -> Block:
+    """Inverted bottlenecks: expand, convolve each channel, project, add (Sandler et al. 2018).
+
+    With "hard_swish" and squeeze-excitation they are those of MobileNetV3 and, but for the exact activation,
+    of EfficientNet.
+    """
+    wide = width * expansion
+    conv = Conv((kernel,) * dims, (1,) * dims, wide, activation)
+    op = Op(
+        (0,),
+        (0,),
+        wide,
+        width,
+        (conv, None, None, None),
+        project=activation,
+        squeeze=wide // SQUEEZE_SHARE if squeeze else 0,
+    )
+    return Block(width, width, 1, (op,) * layers, pool)
+
+
 def resnet(widths: Sequence[int], layers: int, dims: int = 2) -> Architecture:
     """A residual network: ``layers`` ops in each block, one block per width."""
     return Architecture(_stem(dims), tuple(resnet_block(width, layers, dims) for width in widths))
@@ -73,8 +113,29 @@ def fractalnet(widths: Sequence[int], columns: int, dims: int = 2) -> Architectu
     return Architecture(_stem(dims), tuple(fractal_block(width, columns, dims) for width in widths))
 
 
+def plain_resnet(widths: Sequence[int], layers: int, dims: int = 2) -> Architecture:
+    """A residual network of plain 3x3 convolutions: MLPerf Tiny's ResNet-8 and ResNet-20 by their sizes."""
+    return Architecture(_stem(dims), tuple(plain_block(width, layers, dims) for width in widths))
+
+
+def mobilenet(
+    widths: Sequence[int], layers: int, expansion: int, dims: int = 2, *, squeeze: bool = False
+) -> Architecture:
+    """A MobileNetV2 of one width per block; with ``squeeze`` in the manner of EfficientNet."""
+    activation = "hard_swish" if squeeze else "relu6"
+    blocks = (
+        inverted_block(width, layers, expansion, dims, activation=activation, squeeze=squeeze)
+        for width in widths
+    )
+    return Architecture(_stem(dims), tuple(blocks))
+
+
 PRESETS: dict[str, Callable[[int], Architecture]] = {
     "resnet": lambda dims: resnet((16, 32, 64), 3, dims),
+    "resnet-8": lambda dims: plain_resnet((16, 32, 64), 1, dims),
+    "resnet-20": lambda dims: plain_resnet((16, 32, 64), 3, dims),
+    "mobilenetv2": lambda dims: mobilenet((16, 32, 64), 3, 6, dims),
+    "efficientnet": lambda dims: mobilenet((16, 32, 64), 3, 4, dims, squeeze=True),
     "densenet": lambda dims: densenet(12, 6, dims=dims),
     "fractalnet": lambda dims: fractalnet((16, 32, 64), 3, dims),
     "wide-resnet-40-4": lambda dims: resnet((64, 128, 256), 6, dims),
@@ -108,25 +169,36 @@ def known_networks(space: Space) -> tuple[Architecture, ...]:
     for pattern in _PATTERNS:
         found: dict[str, Architecture] = {}
         for depth in range(1, space.max_ops + 1):
-            for level, deeper in itertools.product((0.0, 0.5, 1.0), (0, 1)):
+            for stride, level, deeper in itertools.product(space.stem_strides[:2], LEVELS, (0, 1)):
                 depths = [depth + deeper * index for index in range(space.blocks)]
-                for architecture in _regular(space, pattern, depths, level):
+                for architecture in _regular(space, pattern, depths, level, stride):
                     found[architecture.key] = architecture
         order = np.random.default_rng(0).permutation(len(found))
         patterns.append([list(found.values())[index] for index in order])
-    longest = max(map(len, patterns))
+    longest = max(map(len, patterns))  # those that the space does not hold are empty
     rounds = (entries[place] for place in range(longest) for entries in patterns if place < len(entries))
     return tuple(dict.fromkeys(rounds))
 
 
-_PATTERNS = ("residual", "residual, one convolution", "dense", "fractal")
+LEVELS = (0.0, 0.5, 1.0)  # widths of a known network within the choices of a space
+_PATTERNS = (
+    "plain",
+    "inverted",
+    "residual",
+    "inverted, squeezed",
+    "residual, one convolution",
+    "dense",
+    "fractal",
+)
 
 
-def _regular(space: Space, pattern: str, depths: Sequence[int], level: float) -> Iterator[Architecture]:
+def _regular(
+    space: Space, pattern: str, depths: Sequence[int], level: float, stride: int
+) -> Iterator[Architecture]:
     """Networks of one pattern with so many layers in each block (columns, of a fractal); none or several."""
     if (2 ** max(depths) - 1 if pattern == "fractal" else max(depths)) > space.max_ops:
         return
-    for growth in space.bank_units if pattern == "dense" else (None,):
+    for growth in [size for size in space.bank_units if size <= 4] if pattern == "dense" else (None,):
         blocks = []
         for choices, depth in zip(space.widths, depths, strict=True):
             if growth is None:  # ops write a whole width
@@ -139,9 +211,8 @@ def _regular(space: Space, pattern: str, depths: Sequence[int], level: float) ->
             blocks.append(_inside(space, _regular_block(space, pattern, depth, width, growth)))
         if len(blocks) < len(space.widths):
             continue
-        stem = space.stem(space.stem_stride)
         try:
-            architecture = Architecture(stem, tuple(blocks))
+            architecture = Architecture(space.stem(stride), tuple(blocks))
             space.check(architecture)
         except InvalidInputError:
             continue
@@ -153,6 +224,13 @@ def _regular_block(space: Space, pattern: str, depth: int, width: int, growth: i
     channels = width * space.unit
     if growth is not None:
         return densenet_block(channels, growth * space.unit, depth, space.dims)
+    if pattern == "plain":
+        return plain_block(channels, depth, space.dims)
+    if pattern.startswith("inverted"):
+        squeezed = pattern.endswith("squeezed")
+        activation = "hard_swish" if squeezed else "relu6"
+        expansion = 4 if 4 * width <= space.max_bottleneck else 2
+        return inverted_block(channels, depth, expansion, space.dims, activation=activation, squeeze=squeezed)
     if pattern == "fractal":
         return fractal_block(channels, depth, space.dims)
     return resnet_block(channels, depth, space.dims, convolutions=2 if pattern == "residual" else 1)
@@ -168,6 +246,8 @@ def _inside(space: Space, block: Block) -> Block:
         return tuple(bank * parts + part for bank in banks for part in range(parts))
 
     def fitted(op: Op) -> Op:
+        if not op.reduce or op.project is not None:
+            return replace(op, reads=split(op.reads), writes=split(op.writes))
         read = len(op.reads) * block.bank_channels
         bottleneck = min(op.bottleneck, read, space.max_bottleneck * space.unit)
         return replace(op, reads=split(op.reads), writes=split(op.writes), bottleneck=bottleneck)

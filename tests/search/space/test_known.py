@@ -11,7 +11,16 @@ from smash_base.errors import UsageError
 from smash_search.model.interpreter import FrozenNetwork, Network, fold
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
-from smash_search.space.known import PRESETS, densenet, fractalnet, known_networks, preset, resnet
+from smash_search.space.known import (
+    PRESETS,
+    densenet,
+    fractalnet,
+    known_networks,
+    mobilenet,
+    preset,
+    resnet,
+)
+from smash_search.space.known import plain_resnet as plain_resnet_of
 from smash_search.space.space import SPACES, space_for
 from tests.search.model.test_interpreter import relative, trained_like
 
@@ -178,3 +187,41 @@ def test_a_residual_network_of_split_banks_is_the_one_of_whole_banks() -> None:
     with torch.no_grad():
         expected = FrozenNetwork(whole, weights)(images)
         assert relative(FrozenNetwork(split, weights)(images), expected) <= 1e-5
+
+
+def act(x: Tensor, squeezed: bool) -> Tensor:
+    return F.hardswish(x) if squeezed else F.relu6(x)
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_mobilenet_equals_plain_inverted_bottlenecks(squeezed: bool) -> None:
+    ours, w, x = outputs(mobilenet((8, 16), 2, 3, squeeze=squeezed))
+    x = stem(w, x)
+    for i, name in enumerate(ends(2)):
+        for j in range(2):
+            op = f"blocks.{i}.ops.{j}"
+            y = act(F.conv2d(x, w[f"{op}.reduce.weight"], w[f"{op}.reduce.bias"]), squeezed)
+            wide = y.shape[1]
+            y = F.conv2d(y, w[f"{op}.convs.0.weight"], w[f"{op}.convs.0.bias"], padding=1, groups=wide)
+            y = act(y, squeezed)
+            if squeezed:
+                hidden = F.conv2d(y.mean((2, 3), True), w[f"{op}.squeeze.weight"], w[f"{op}.squeeze.bias"])
+                factor = F.conv2d(hidden.relu(), w[f"{op}.excite.weight"], w[f"{op}.excite.bias"])
+                y = y * factor.sigmoid()
+            x = x + F.conv2d(y, w[f"{op}.project.weight"], w[f"{op}.project.bias"])
+        x = end(w, name, x)
+    assert relative(ours, x) <= 1e-5
+
+
+def test_a_plain_resnet_has_no_1x1_convolution_in_its_blocks() -> None:
+    ours, w, x = outputs(plain_resnet_of((8, 16), 2))
+    x = stem(w, x)
+    for i, name in enumerate(ends(2)):
+        for j in range(2):
+            y = x
+            for slot in (0, 1):
+                conv = f"blocks.{i}.ops.{j}.convs.{slot}"
+                y = F.conv2d(F.relu(y), w[f"{conv}.weight"], w[f"{conv}.bias"], padding=1)
+            x = x + y
+        x = end(w, name, x)
+    assert relative(ours, x) <= 1e-5
