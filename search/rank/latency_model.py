@@ -83,7 +83,8 @@ def _prices(matrix: np.ndarray, milliseconds: np.ndarray) -> np.ndarray:
     left = np.concatenate([relative / scale, ridge])
     right = np.concatenate([np.ones(len(milliseconds)), np.zeros(len(scale))])
     solution: np.ndarray = nnls(left, right)[0]
-    return solution / scale
+    prices: np.ndarray = solution / scale
+    return prices
 
 
 RIDGE = 0.01  # keeps prices of parts that few networks have from explaining noise

@@ -127,7 +127,10 @@ def _draw_pattern(space: Space, draws: Draws, where: str, form: Form) -> str:
     if form == "projected":
         return "1000"
     allowed = {pattern for pattern, share in space.patterns if share > 0}
-    return draws.weighted(f"{where}.pattern", [pair for pair in space.prior.patterns if pair[0] in allowed])
+    pattern: str = draws.weighted(
+        f"{where}.pattern", [pair for pair in space.prior.patterns if pair[0] in allowed]
+    )
+    return pattern
 
 
 def _draw_conv(space: Space, draws: Draws, where: str, activation: str, size: int) -> Conv:

@@ -62,6 +62,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "scoring": {"statistics": "batch", "images": (250, 1000), "keep": 0.5},
         "finalists": {"count": 16, "rungs": (1, 2, 4), "epoch_images": 20_000, "random": 2, "known": 8},
     },
+    "edge": {
+        "search": {"candidates": 200, "known": 40},
+        "hypernet": {"depths": (4, 5, 2), "norm": "sandwich", "sharing": "position", "centred": True},
+        "training": {**_RATES, "steps": 1500, "batch": 64, "architectures": 1},
+        "scoring": {"statistics": "batch", "images": (250, 1000), "keep": 0.5},
+        "finalists": {"count": 16, "rungs": (1, 2, 4), "epoch_images": 20_000, "random": 2, "known": 8},
+    },
     "paper": {
         "search": {"candidates": 500, "known": 60},
         "hypernet": {"compression": 2},
@@ -105,7 +112,7 @@ def configure(
 
     Args:
         dataset: decides the space where none is named.
-        space: tiny, small or paper.
+        space: one of :data:`PRESETS`.
         known: candidates that are known networks; at most half of all.
         limits: ``parameters``, ``macs``, ``memory``.
         hypernet, training, scoring, finalists: fields of the configurations in :mod:`search`; None keeps
