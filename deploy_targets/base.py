@@ -197,6 +197,7 @@ class Target(abc.ABC):
         precisions: what :meth:`compile` can be asked for.
         precision_source: "onnx" when fp16 and int8 are written into the ONNX graph before
             :meth:`compile`; "target" when the runtime converts by itself.
+        reads: precisions of an ONNX graph that it can start from; a foreign file may hold int8 already.
         needs_exported: whether :meth:`compile` starts from ``CompileRequest.exported``.
         batch_note: what the file does with other batches than it was compiled for.
         deprecated: a line to show with every use, "" when there is nothing to say.
@@ -215,6 +216,7 @@ class Target(abc.ABC):
     environment: str = ""
     precisions: tuple[Precision, ...] = ("fp32",)
     precision_source: Literal["onnx", "target"] = "onnx"
+    reads: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
     needs_exported: bool = False
     batch_note: str = ""
     deprecated: str = ""

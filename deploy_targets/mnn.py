@@ -56,6 +56,7 @@ class MnnTarget(Target):
     modules = {"MNN": ("MNN",)}
     precisions = ("fp32", "fp16")
     precision_source = "target"
+    reads = ("fp32", "fp16")
     batch_note = "takes every batch size"
 
     def availability(self) -> Availability:

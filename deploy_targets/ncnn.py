@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from smash_base import files
 from smash_base.errors import InvalidInputError, MissingRuntimeError, VerificationError
 from smash_targets.base import (
     Availability,
@@ -48,6 +48,7 @@ class NcnnTarget(Target):
     modules = {"ncnn": ("ncnn",), "pnnx": ("pnnx",)}
     precisions = ("fp32", "fp16")
     precision_source = "target"
+    reads = ("fp32",)
     batch_note = "runs one image after the other"
 
     def availability(self) -> Availability:
@@ -60,8 +61,8 @@ class NcnnTarget(Target):
         converter = _converter()
         read_onnx_facts(request.onnx)  # no weights in other files
         shape = ",".join(map(str, (1, *request.signature.input_shape)))
-        with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
-            shutil.copyfile(request.onnx, Path(work, "model.onnx"))
+        with files.temporary_folder() as work:
+            _copy_for_one_image(request, work / "model.onnx")
             command = [
                 str(converter),
                 "model.onnx",
@@ -79,7 +80,7 @@ class NcnnTarget(Target):
                 )
             except subprocess.TimeoutExpired:
                 raise VerificationError(f"pnnx took longer than {SECONDS} seconds") from None
-            parameters, weights = Path(work, "model.ncnn.param"), Path(work, "model.ncnn.bin")
+            parameters, weights = work / "model.ncnn.param", work / "model.ncnn.bin"
             log = (done.stdout + done.stderr).decode(errors="replace")
             if done.returncode or not parameters.is_file() or not weights.is_file():
                 raise VerificationError(
@@ -99,6 +100,29 @@ class NcnnTarget(Target):
         check_file(path, "ncnn file")
         check_file(weights, "ncnn weights")
         return NcnnSession(path, weights, signature, options)
+
+
+def _copy_for_one_image(request: CompileRequest, path: Path) -> None:
+    """The graph for one image at a time, as ncnn runs it; a fixed batch of more is written down to one."""
+    if request.signature.batch[0] == 1:
+        shutil.copyfile(request.onnx, path)
+        return
+    import onnx
+
+    model = onnx.load_model_from_string(request.onnx.read_bytes())
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del model.graph.value_info[:]
+    try:
+        onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise InvalidInputError(
+            f"this network takes {request.signature.batch[0]} images at once and nothing else; ncnn runs one",
+            expected="a batch axis that no operator inside repeats",
+            received=error,
+            hint="Export it again with one image or with a dynamic batch axis, or choose onnxruntime.",
+        ) from None
+    path.write_bytes(model.SerializeToString())
 
 
 class NcnnSession(Session):
@@ -142,7 +166,7 @@ class NcnnSession(Session):
             code, result = extractor.extract(self._output)
             if status or code:
                 raise VerificationError("ncnn failed to run the network", received=f"code {status or code}")
-            values = np.array(result)
+            values = np.array(result).reshape(-1)  # pnnx keeps a batch axis of 1 in front of some layers
             if values.shape != logits.shape[1:]:
                 raise VerificationError(
                     "ncnn gave logits of another shape",

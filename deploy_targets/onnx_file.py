@@ -15,6 +15,8 @@ from smash_base.errors import InvalidInputError
 MAX_BYTES = 2 * 2**30  # a protobuf message cannot be larger
 MAX_ITEMS = 2_000_000  # nodes and tensors; a real classifier has thousands
 
+QUANTISING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+QUANTISING |= {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 _TYPES = {1: "fp32", 10: "fp16", 16: "bf16"}  # TensorProto.DataType of weights
 # Which fields of which message lead on: {message: {field: message}}.
 _INTO = {
@@ -39,7 +41,7 @@ class OnnxFacts:
     @property
     def precision(self) -> str:
         """ "int8" when values are quantised, else the smallest type that weights are stored in."""
-        if self.operators & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"}:
+        if self.operators & QUANTISING:
             return "int8"
         return next((name for name in ("fp16", "bf16") if name in self.weight_types), "fp32")
 

@@ -28,6 +28,7 @@ from smash_base.errors import InvalidInputError, UsageError
 MAX_JSON_BYTES = 16 * 2**20
 MAX_JSON_DEPTH = 32
 TEMPORARY_PREFIX = ".partial-"
+FULL_BYTES = 2**20  # a disk with less than this is full
 _NOT_OFFERED = {  # what a file system answers that has no such operation, and none that means lost data
     errno.EINVAL,
     errno.ENOTSUP,
@@ -177,6 +178,23 @@ def lock(handle: int, *, shared: bool = False, wait: bool = False) -> bool:
         if error.errno not in _NOT_OFFERED:
             raise
     return True
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str = "smash-export-") -> Iterator[Path]:
+    """A folder that is removed at the end. What fails in it while its disk is full is told as that: native
+    libraries stop writing in the middle, say nothing, and what reads their files finds them damaged.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+        try:
+            yield Path(name)
+        except Exception as error:
+            if shutil.disk_usage(name).free < FULL_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir()) from error
+            raise
 
 
 def sha256(path: Path | str) -> str:

@@ -22,7 +22,11 @@ from smash_export.cli.console import Output, common_options
     type=click.Choice(["fp32", "tf32", "fp16", "int8"]),
 )
 @click.option("--for", "release", default="10", show_default=True, type=click.Choice(["8.6", "10", "11"]))
-@click.option("--batch", default="1", show_default=True, metavar="N[,N...]", help="Batch sizes to measure.")
+@click.option(
+    "--batch",
+    metavar="N[,N...]",
+    help="Batch sizes to measure. [default: the smallest that the bundle takes]",
+)
 @click.option("--device", default="dgpu", show_default=True, type=click.Choice(["dgpu", "jetson-orin"]))
 @click.option("--dla", type=click.IntRange(0, 1), help="DLA core of an Orin; fp16 or int8, one batch size.")
 @click.option(
@@ -46,7 +50,7 @@ def command(
     bundle: Path,
     precision: str,
     release: str,
-    batch: str,
+    batch: str | None,
     device: str,
     dla: int | None,
     gpu_fallback: bool,
@@ -63,7 +67,8 @@ def command(
     from smash_export.deploy.trtexec import NOT_RUN, ScriptSettings, engine_command, opset_note, write_scripts
     from smash_targets.tensorrt.trtexec import bench_words, build_words, check_words
 
-    parts = batch.split(",")
+    opened = Bundle.open(bundle)
+    parts = (batch or str(opened.signature.batch[0])).split(",")
     if not all(part.isdecimal() for part in parts):
         raise UsageError("--batch", expected="1,8,32", received=batch)
     settings = ScriptSettings(
@@ -76,7 +81,6 @@ def command(
         hardware=hardware,
         images=images,
     )
-    opened = Bundle.open(bundle)
     engine = engine_command(opened, precision, settings)
     facts = opset_note(opened.onnx, release)
     if facts:

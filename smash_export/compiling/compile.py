@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from smash_base import files
 from smash_base.errors import MissingRuntimeError, SmashError, UsageError, VerificationError
 from smash_export.bundle.bundle import Bundle, CompiledFile
 from smash_export.bundle.manifest import plain
+from smash_export.compiling.precision import check_quantisable
 from smash_export.measure.machine import describe_machine
 from smash_export.measure.verify import GATES, Parity, measure_parity, open_session
 from smash_targets.base import (
@@ -32,6 +32,7 @@ from smash_targets.base import (
     get_target,
 )
 from smash_targets.isolation.parent import compile_isolated
+from smash_targets.onnx_file import read_onnx_facts
 
 CAST_IN_GRAPH = ("bf16", "fp16", "int8")  # tf32 is a mode of the device; its graph is the fp32 one
 CALIBRATED = ("fp16", "int8")
@@ -75,8 +76,8 @@ def compile_bundle(
     started = time.monotonic()
     staging = bundle.staging(target, precision)
     try:
-        with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
-            request, notes = _request(bundle, runtime, precision, options or {}, Path(work))
+        with files.temporary_folder() as work:
+            request, notes = _request(bundle, runtime, precision, options or {}, work)
             if isolated:
                 result = compile_isolated(target, request, staging, on_progress=on_progress)
             else:
@@ -107,9 +108,26 @@ def plan(bundle: Bundle, target: str, precision: str) -> Target:
             expected=" or ".join(runtime.precisions),
             received=precision,
         )
+    _check_source(bundle, runtime, precision)
     if precision == "int8":
         bundle.calibration()  # a missing one is said before a minute of work
     return runtime
+
+
+def _check_source(bundle: Bundle, runtime: Target, precision: str) -> None:
+    """Raise UsageError if this target cannot start from the graph of the bundle: a foreign file may hold
+    fp16 or int8 already."""
+    stored = read_onnx_facts(bundle.onnx).precision
+    if precision == "int8":
+        check_quantisable(bundle)
+    if stored not in runtime.reads:
+        others = [name for name in ("onnxruntime", "openvino") if stored in get_target(name).reads]
+        raise UsageError(
+            f"target {runtime.name} does not read {stored} graphs, and the network of {bundle.path} is one",
+            expected=" or ".join(runtime.reads),
+            received=stored,
+            hint=f"Adopt the fp32 file it was made from, or choose {' or '.join(others)}.",
+        )
 
 
 def _request(

@@ -266,7 +266,7 @@ def scripts(
         f'  if "$TRTEXEC" {lines} >check.log 2>&1; then :',
         '  else cat check.log >&2; echo "failed at $input, see check.log" >&2; exit 1; fi',
         "done",
-        f"awk -v output={shlex.quote(signature.output_name)} -v classes={signature.classes} \\",
+        f"OUTPUT={shlex.quote(signature.output_name)} awk -v classes={signature.classes} \\",
         f"  -v agreement={gate.agreement} -v drop={gate.drop} -v difference={gate.max_difference or -1} \\",
         "  -f check_outputs.awk expected.txt check_*.output.json",
     ]

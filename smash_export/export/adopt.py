@@ -26,6 +26,7 @@ from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.bundle.samples import check_images, read_arrays
 from smash_export.measure.machine import version_of
 from smash_targets.base import ModelSignature
+from smash_targets.onnx_file import read_onnx_facts
 
 if TYPE_CHECKING:
     import onnx
@@ -148,7 +149,7 @@ def adopt(
         },
         force=force,
     )
-    return Adopted(bundle, accuracy, tuple(_warnings(foreign, images, accuracy)))
+    return Adopted(bundle, accuracy, tuple(_warnings(foreign, bundle, images, accuracy)))
 
 
 def images_from_arrays(
@@ -365,9 +366,9 @@ def _name_batch(model: onnx.ModelProto, batch: int | None) -> None:
 
 def _as_classifier(foreign: _Foreign, path: Path, labels: tuple[str, ...], wish: Outputs | None) -> _Foreign:
     """What its answers are, with one label for each; a single output is one of two classes."""
-    from smash_export.export.foreign_rewriting import as_two_classes, outputs_of
+    from smash_export.export.foreign_rewriting import as_two_classes, outputs_of, with_plain_names
 
-    graph, reference = foreign.graph, foreign.reference
+    graph, reference = with_plain_names(foreign.graph), foreign.reference
     outputs, traced = wish or outputs_of(graph, reference), foreign.traced
     expected = max(2, reference.classes)
     if len(labels) != expected:
@@ -420,9 +421,9 @@ def _finished(graph: onnx.ModelProto, labels: tuple[str, ...], preprocessing: Pr
     return data
 
 
-def _warnings(foreign: _Foreign, images: Images, accuracy: float) -> list[str]:
-    from smash_export.export.foreign_rewriting import MIN_OPSET, opset_of
-    from smash_export.export.onnx_graphs import stored_precision
+def _warnings(foreign: _Foreign, bundle: Bundle, images: Images, accuracy: float) -> list[str]:
+    from smash_export.export.foreign_rewriting import opset_of
+    from smash_export.export.onnx_graphs import INT8_OPSET
 
     found = []
     if accuracy < 1.5 / foreign.reference.classes:
@@ -430,10 +431,10 @@ def _warnings(foreign: _Foreign, images: Images, accuracy: float) -> list[str]:
             f"accuracy {accuracy:.1%} is no better than chance: labels in another order, or another "
             "preprocessing (mean, std, RGB against BGR, size, crop) than in training"
         )
-    precision = stored_precision(foreign.graph)
+    precision = read_onnx_facts(bundle.onnx).precision
     if precision != "fp32":
-        found.append(f"the file holds {precision} already: compile it as fp32, which keeps it as it is")
-    if opset_of(foreign.graph) < MIN_OPSET:
+        found.append(f"the file holds {precision} already: compile it with --precision fp32, which keeps it")
+    if opset_of(foreign.graph) < INT8_OPSET:
         found.append(
             f"it stays at opset {opset_of(foreign.graph)}, as it answers differently at newer ones: "
             "int8 files cannot be made from this bundle"

@@ -8,6 +8,7 @@ Resize of opset 10 the coordinates of opset 11 (other answers for most scales), 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from smash_base.errors import InvalidInputError, VerificationError
 from smash_base.preprocess import Outputs
-from smash_export.export.onnx_graphs import attribute, check_finite, chunks, session_of
+from smash_export.export.onnx_graphs import INT8_OPSET, attribute, check_finite, chunks, session_of
 
 if TYPE_CHECKING:
     import onnx
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 Run = Callable[[np.ndarray], np.ndarray]
 
 TOLERANCE = 1e-4  # of the largest answer
-MIN_OPSET = 13  # scales per channel, which int8 needs, came with 13
 NEW_OPSETS = (20, 17, 13)  # in the order of preference; a converter that fails at one may do at another
 MIN_IR = 8  # since 4 weights need not be inputs; 8 knows everything up to opset 18
 RANDOM_IMAGES = 16
 _QUICK = 32  # samples that a conversion is first tried on; the finished graph is run on all
 
+_PLAIN = re.compile(r"[A-Za-z0-9_./:-]{1,200}")
 _PASSING = {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout"}
 _PASSING |= {"QuantizeLinear", "DequantizeLinear"}
 _SIGMOIDS = {"Sigmoid", "HardSigmoid"}
@@ -116,7 +117,7 @@ def modernised(model: onnx.ModelProto, reference: Reference, batch: int | None) 
 
     Only graphs below opset 13 are converted.
     """
-    if opset_of(model) >= MIN_OPSET:
+    if opset_of(model) >= INT8_OPSET:
         return _without_weights_as_inputs(model)
     for candidate in _conversions(model):
         try:
@@ -154,6 +155,21 @@ def outputs_of(model: onnx.ModelProto, reference: Reference) -> Outputs:
     if last in _SIGMOIDS or (last in _DIVISIONS and bounded):
         return "sigmoid"
     return "logits"
+
+
+def with_plain_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Input and output by names that every runtime, shell and configuration file takes as they are; names
+    that do so already are kept."""
+    graph = model.graph
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    for value, usual in ((graph.input[0], "input"), (graph.output[0], "logits")):
+        old = value.name
+        if not _PLAIN.fullmatch(old):
+            value.name = _free(usual, taken)
+            for node in graph.node:
+                node.input[:] = [value.name if name == old else name for name in node.input]
+                node.output[:] = [value.name if name == old else name for name in node.output]
+    return model
 
 
 def as_two_classes(

@@ -7,19 +7,18 @@ that the file is for runs it later, in verification.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from smash_base import files
 from smash_base.errors import InvalidInputError, MissingRuntimeError, VerificationError
 
 if TYPE_CHECKING:
     import onnx
 
+INT8_OPSET = 13  # scales per channel came with it
 CHUNK = 32  # images of one run: intermediate tensors of all of them are in memory at once
-_QUANTISING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
-_QUANTISING |= {"ConvInteger", "MatMulInteger"}
 _FOLDED = {"BatchNormalization", "Identity", "Constant", "Dropout"}
 
 
@@ -91,17 +90,6 @@ def static_batch(model: onnx.ModelProto) -> int | None:
     """The only batch that the graph takes, or None when its batch axis is free."""
     first = model.graph.input[0].type.tensor_type.shape.dim[0]
     return int(first.dim_value) if first.HasField("dim_value") else None
-
-
-def stored_precision(model: onnx.ModelProto) -> Literal["fp32", "fp16", "int8"]:
-    """Which precision the graph was written at: int8 where it quantises, fp16 where it holds halves."""
-    import onnx
-
-    if any(node.op_type in _QUANTISING for node in model.graph.node):
-        return "int8"
-    half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    tensors = [*model.graph.initializer, *(t for n in model.graph.node if (t := attribute(n, "value")))]
-    return "fp16" if any(getattr(tensor, "data_type", 0) in half for tensor in tensors) else "fp32"
 
 
 def chunks(tensors: np.ndarray, size: int | None = None) -> Iterator[np.ndarray]:
@@ -194,13 +182,11 @@ def _is_float(value: onnx.ValueInfoProto) -> bool:
 
 
 def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:
-    import tempfile
-
     import onnx
 
     runtime = require_onnxruntime()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "basic.onnx"
+    with files.temporary_folder() as folder:
+        path = folder / "basic.onnx"
         options = runtime.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC

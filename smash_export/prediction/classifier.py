@@ -35,7 +35,7 @@ from smash_base.preprocess import Preprocessing, present_classes, probabilities_
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import RunnableFile, runnable_files
 from smash_export.prediction.batches import run_tensors
-from smash_export.prediction.sources import Source, is_single, sources
+from smash_export.prediction.sources import Source, is_single, is_stream, read_stream, sources
 from smash_targets.base import TARGETS, Session, SessionInfo, SessionOptions, Target, get_target
 
 MAX_STREAM_BATCH = 64
@@ -204,9 +204,9 @@ class Classifier:
         """Classify one image or many.
 
         Args:
-            images: one image (a path, bytes, a PIL image, or a uint8 array [H, W] or [H, W, C]); or many:
-                a folder, a pattern such as ``"photos/*.png"``, a list, an array [N, H, W, C], or a
-                generator.
+            images: one image (a path, bytes, an open file, a PIL image, or a uint8 array [H, W] or
+                [H, W, C]); or many: a folder, a pattern such as ``"photos/*.png"``, a list, an array
+                [N, H, W, C], or a generator.
             top_k: how many classes to name for each image.
 
         Returns:
@@ -309,11 +309,11 @@ class Classifier:
             return run_tensors(self._session, tensor, self._batch)
 
     def _decode(self, source: Source) -> np.ndarray:
-        image = source.image
+        image = read_stream(source.image, source.name) if is_stream(source.image) else source.image
         if not isinstance(image, _ARRAYS_ONLY):
             raise InvalidInputError(
                 f"{source.name} is not an image",
-                expected="a path, bytes, a PIL image or a uint8 array",
+                expected="a path, bytes, an open file, a PIL image or a uint8 array",
                 received=type(image).__name__,
             )
         return self.preprocessing.decode(image)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from smash_base.errors import InvalidInputError
-from smash_base.preprocess import ImageLike, Preprocessing
+from smash_base.preprocess import MAX_FILE_BYTES, Preprocessing
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -24,11 +24,11 @@ class Source:
 
     Attributes:
         name: its path, or "image 7" for the eighth of a sequence of arrays.
-        image: what :meth:`Preprocessing.decode` takes.
+        image: what :meth:`Preprocessing.decode` takes, or an open file (:func:`read_stream`).
     """
 
     name: str
-    image: ImageLike
+    image: Any
 
 
 def is_single(images: Any, preprocessing: Preprocessing) -> bool:
@@ -38,7 +38,34 @@ def is_single(images: Any, preprocessing: Preprocessing) -> bool:
     if isinstance(images, str | os.PathLike):
         path = os.fspath(images)
         return not os.path.isdir(path) and not _is_pattern(path)
-    return isinstance(images, bytes | bytearray | Image.Image)
+    return isinstance(images, bytes | bytearray | Image.Image) or is_stream(images)
+
+
+def is_stream(image: Any) -> bool:
+    """Whether it is an open file, BytesIO or the like: not lines of text, as iterating over it would give."""
+    return callable(getattr(image, "read", None))
+
+
+def read_stream(stream: Any, name: str) -> bytes:
+    """The whole content from its beginning, where it has one to go back to, as Pillow reads it.
+
+    Raises:
+        InvalidInputError: text, a closed file, or one that cannot be read.
+    """
+    try:
+        if getattr(stream, "seekable", lambda: False)():
+            stream.seek(0)
+        data = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: closed; and text that is not UTF-8
+        raise InvalidInputError(f"{name} cannot be read", expected="an open file", received=error) from None
+    if not isinstance(data, bytes | bytearray):
+        raise InvalidInputError(
+            f"{name} gives text",
+            expected="bytes",
+            received=type(data).__name__,
+            hint='Open it with mode "rb".',
+        )
+    return bytes(data)
 
 
 def sources(images: Any, preprocessing: Preprocessing) -> Iterator[Source]:
@@ -57,14 +84,16 @@ def sources(images: Any, preprocessing: Preprocessing) -> Iterator[Source]:
     if not isinstance(images, Iterable):
         raise InvalidInputError(
             "this is not an image",
-            expected="a path, bytes, a PIL image, a uint8 array, or an iterable of these",
+            expected="a path, bytes, an open file, a PIL image, a uint8 array, or an iterable of these",
             received=type(images).__name__,
         )
     for index, image in enumerate(images):
         if isinstance(image, str | os.PathLike):
             yield from _files(os.fspath(image))
         else:
-            yield Source(f"image {index}", bytes(image) if isinstance(image, bytearray) else image)
+            name = getattr(image, "name", None) if is_stream(image) else None
+            name = name if isinstance(name, str) else f"image {index}"
+            yield Source(name, bytes(image) if isinstance(image, bytearray) else image)
 
 
 def _files(path: str) -> Iterator[Source]:

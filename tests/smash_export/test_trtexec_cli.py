@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -371,3 +372,21 @@ def test_answers_must_tell_their_images(
     )
     (tmp_path / "log").write_text(banner("PASSED", "101600"))
     run_json(capsys, "trtexec-results", tmp_path / "log", "--bundle", digits_bundle, code=2)
+
+
+@pytest.mark.parametrize(("name", "code"), [("lo.its", 0), ("lo\\its", 1), ("lo.*", 1), ("logits", 1)])
+def test_the_name_of_the_output_is_text_and_no_pattern(name: str, code: int, tmp_path: Path) -> None:
+    exported = '[{ "name" : "logits" , "values" : [ 9, 1 ] }, { "name" : "lo.its" , "values" : [ 1, 2 ] }]'
+    (tmp_path / "check_000000.output.json").write_text(exported)
+    (tmp_path / "expected.txt").write_text("1 1 1 2\n")
+    words = ["awk", "-v", "classes=2", "-v", "agreement=1", "-v", "drop=0", "-v", "difference=0.1", "-f"]
+    words += [str(ROOT / "smash_export/deploy/check_outputs.awk.txt"), "expected.txt"]
+    done = subprocess.run(
+        [*words, "check_000000.output.json"],
+        cwd=tmp_path,
+        env={**os.environ, "OUTPUT": name},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from smash_base.errors import UsageError
 from smash_base.files import write_bytes
+from smash_export.export.onnx_graphs import INT8_OPSET
+from smash_targets.onnx_file import read_onnx_facts
 
 if TYPE_CHECKING:
+    import onnx
+
     from smash_export.bundle.bundle import Bundle
     from smash_export.compiling.precision.int8 import Scheme
     from smash_targets.base import Target
@@ -89,6 +93,8 @@ def prepare_onnx(
         seen = bundle.calibration() if "calibration.npz" in bundle.manifest.files else bundle.samples().images
         result, notes = cast_to_fp16(model, calibration_tensors(seen, bundle.preprocessing, minimum=1))
     else:
+        check_quantisable(bundle)
+        _check_opset(model, bundle)
         from smash_export.compiling.precision.int8 import quantise, scheme_for
         from smash_export.measure.machine import cpu_features
 
@@ -106,6 +112,32 @@ def prepare_onnx(
     path = destination / "model.onnx"
     write_bytes(path, result.SerializeToString(deterministic=True))
     return path, notes
+
+
+def check_quantisable(bundle: Bundle) -> None:
+    """Raise UsageError if the network of the bundle is no fp32 one: a foreign file may hold int8 already."""
+    stored = read_onnx_facts(bundle.onnx).precision
+    if stored != "fp32":
+        raise UsageError(
+            f"the network of {bundle.path} holds {stored} already",
+            expected="an fp32 network to quantise",
+            received=stored,
+            hint="Compile it with --precision fp32, which keeps it as it is"
+            + (
+                ", int8 included." if stored == "int8" else "; for int8 adopt the fp32 file it was made from."
+            ),
+        )
+
+
+def _check_opset(model: onnx.ModelProto, bundle: Bundle) -> None:
+    version = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    if version < INT8_OPSET:
+        raise UsageError(
+            f"the network of {bundle.path} is of opset {version}, which has no int8 with a scale per channel",
+            expected=f"opset {INT8_OPSET} or newer",
+            received=version,
+            hint="Export it again at opset 17; adopt found no newer one that answers the same.",
+        )
 
 
 def read_settings(precision: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from smash_base import files
 from smash_base.errors import InvalidInputError
 from smash_base.preprocess import Preprocessing
 from smash_export.bundle.samples import check_images
@@ -87,13 +86,13 @@ def tensor_ranges(model: onnx.ModelProto, tensors: np.ndarray, method: Method, o
         "percentile": CalibrationMethod.Percentile,
     }
     source = model.graph.input[0].name
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        path = Path(folder) / "model.onnx"
+    with files.temporary_folder() as folder, contextlib.redirect_stdout(io.StringIO()):
+        path = folder / "model.onnx"
         onnx.save(model, path)
         calibrator = create_calibrator(
             str(path),
             op_types,
-            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            augmented_model_path=str(folder / "augmented.onnx"),
             calibrate_method=methods[method],
         )
         for part in chunks(tensors, static_batch(model)):

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
+from smash_base import files
 from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
 from smash_export.compiling.compile import compile_bundle as compile_anywhere
+from smash_export.export.adopt import Adopted, Images, adopt
 from smash_targets.base import (
     TARGETS,
     Availability,
@@ -282,3 +284,62 @@ def test_a_full_disk_leaves_earlier_results(digits_bundle: Path, tmp_path: Path)
     assert "Traceback" not in done.stderr
     rescued = Bundle.open(tmp_path / "rescued")
     assert [file.target for file in rescued.compiled] == ["onnxruntime"]
+
+
+def quantised(path: Path) -> Path:
+    """The network of a bundle with its input rounded to 8 bits: an int8 file as others make them."""
+    model = onnx.load(path)
+    facts = {"scale": np.array(0.03, np.float32), "zero": np.array(40, np.uint8)}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in facts.items())
+    model.graph.node[0].input[0] = "rounded"
+    steps = [("QuantizeLinear", "input", "bytes"), ("DequantizeLinear", "bytes", "rounded")]
+    for index, (kind, before, after) in enumerate(steps):
+        model.graph.node.insert(index, helper.make_node(kind, [before, "scale", "zero"], [after]))
+    onnx.save(model, path.with_name("foreign.onnx"))
+    return path.with_name("foreign.onnx")
+
+
+def adopted(digits_bundle_copy: Path, model: Path, destination: Path, count: int | None = None) -> Adopted:
+    bundle = Bundle.open(digits_bundle_copy)
+    samples = bundle.samples()
+    images = Images(samples.images[:count], samples.labels[:count], bundle.calibration(), {})
+    return adopt(model, destination, labels=bundle.labels, preprocessing=bundle.preprocessing, images=images)
+
+
+def test_an_int8_file_is_kept_as_it_is_and_not_quantised_again(
+    digits_bundle_copy: Path, tmp_path: Path
+) -> None:
+    found = adopted(digits_bundle_copy, quantised(digits_bundle_copy / "model.onnx"), tmp_path / "b")
+    assert any("int8 already" in warning for warning in found.warnings)
+    evidence = compile_bundle(found.bundle, "onnxruntime").evidence
+    assert evidence["parity"]["agreement"] >= 0.99
+    with pytest.raises(UsageError, match="--precision fp32, which keeps it"):
+        compile_bundle(found.bundle, "onnxruntime", "int8")
+    for target in ("ncnn", "mnn"):
+        with pytest.raises(UsageError, match=f"{target} does not read int8 graphs.*onnxruntime or openvino"):
+            compile_bundle(found.bundle, target)
+
+
+def test_a_batch_fixed_to_four_is_compiled_for_a_runtime_of_single_images(
+    digits_bundle_copy: Path, tmp_path: Path
+) -> None:
+    if not get_target("ncnn").availability().available:
+        pytest.skip("ncnn is not installed")
+    model = onnx.load(digits_bundle_copy / "model.onnx")
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, tmp_path / "four.onnx")
+    found = adopted(digits_bundle_copy, tmp_path / "four.onnx", tmp_path / "b", count=50)
+    assert found.bundle.signature.batch == (4, 4, 4)
+    assert compile_bundle(found.bundle, "ncnn").evidence["parity"]["agreement"] == 1
+
+
+def test_a_full_disk_of_temporary_files_is_called_that(
+    digits_bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Native libraries write half a file there and say nothing."""
+    monkeypatch.setattr(files, "FULL_BYTES", 2**62)
+    with pytest.raises(OSError, match="No space left"), files.temporary_folder() as folder:
+        raise ValueError(folder)
+    with files.temporary_folder():  # what succeeds is no matter
+        pass

@@ -218,6 +218,26 @@ def test_domains_that_no_node_uses_and_weights_listed_as_inputs_are_left_out(
     assert found.accuracy > 0.95
 
 
+@pytest.mark.parametrize(
+    "name", ["x'; touch PWNED; '", "$(touch PWNED)", "a,b*", "é", "n" * 300, "serving:0"]
+)
+def test_names_of_tensors_are_such_that_every_script_can_hold(
+    name: str, foreign: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    model = onnx.load(foreign)
+    for value, new in ((model.graph.input[0], name), (model.graph.output[0], f"{name}out")):
+        old, value.name = value.name, new
+        for node in model.graph.node:
+            node.input[:] = [new if item == old else item for item in node.input]
+            node.output[:] = [new if item == old else item for item in node.output]
+    onnx.save(model, foreign)
+    found = adopt(foreign, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    signature = found.bundle.signature
+    kept = (name, f"{name}out") if name == "serving:0" else ("input", "logits")
+    assert (signature.input_name, signature.output_name) == kept
+    assert found.accuracy > 0.95
+
+
 def ending(path: Path, *kinds: str, rows: int = 10) -> Path:
     """The foreign network with operators after its logits; only the first ``rows`` classes are kept."""
     model = onnx.load(path)

@@ -86,6 +86,25 @@ def test_one_image_in_every_form_gives_one_answer(
     assert classifier.predict(path).source == str(path)
 
 
+def test_open_files_are_images_wherever_they_stand(
+    classifier: Classifier, folder: Path, expected: list[str]
+) -> None:
+    path = folder / "part0" / "000.png"
+    written = io.BytesIO()
+    written.write(path.read_bytes())  # stands at its end, as after Image.save
+    with open(path, "rb") as opened:
+        assert classifier.predict(written).label == expected[0]
+        answer = classifier.predict(opened)
+        assert (answer.label, answer.source) == (expected[0], str(path))
+        assert labels_of(classifier.predict([opened, written])) == [expected[0]] * 2
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        classifier.predict(opened)  # closed
+    with open(path, encoding="latin-1") as text, pytest.raises(InvalidInputError, match='mode "rb"'):
+        classifier.predict(text)
+    bad = classifier.stream([opened, io.BytesIO(), written], on_error="yield")
+    assert [type(answer).__name__ for answer in bad] == ["Failure", "Failure", "Prediction"]
+
+
 def test_many_images_in_every_form_give_a_list_in_order(
     classifier: Classifier,
     folder: Path,
