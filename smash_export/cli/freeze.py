@@ -46,6 +46,7 @@ from smash_export.cli.console import Output, common_options
     help="ONNX written from the architecture, or traced by PyTorch.",
 )
 @click.option("--qat", is_flag=True, help="Train on with int8 rounding in the loop, for an int8 file.")
+@click.option("--track", metavar="NAME[:FOLDER]", help="Curves for tensorboard or mlflow, on this machine.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @common_options(writes=True)
 def command(arch: Path, output: Output, **values: Any) -> None:
@@ -54,6 +55,7 @@ def command(arch: Path, output: Output, **values: Any) -> None:
     An interrupted training goes on when the same command is given again.
     """
     from smash_export.export.freeze import check_fit, default_recipe, freeze, recipe_with
+    from smash_export.tracking import following, tracked
     from smash_search.data import load_dataset
     from smash_search.space.architecture import read_best
 
@@ -103,7 +105,12 @@ def command(arch: Path, output: Output, **values: Any) -> None:
 
         supernet = load_supernet(values["run"] or arch.parent)
     epochs = 1 if values["weights"] == "generated" else recipe.epochs
-    with output.progress(f"{values['weights']} {best.architecture.key}", epochs) as advance:
+    label = f"{values['weights']} {best.architecture.key}"
+    place = destination.with_name(f"{destination.name}-curves")
+    with (
+        tracked(values["track"], place, recipe.to_json()) as tracker,
+        following(output.progress, tracker)(label, epochs) as advance,
+    ):
 
         def on_epoch(entry: dict[str, Any]) -> None:
             advance(1, loss=round(entry["loss"], 4))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from smash_search.run import SearchConfig, SearchResult
 
 GROUPS = {
-    "Images and run": ("data", "validation", "run", "resume", "seed"),
+    "Images and run": ("data", "validation", "run", "resume", "seed", "track"),
     "What is searched": ("space", "strategy", "strategy_option", "candidates", "known", "require"),
     "HyperNet": (
         "epochs", "steps", "batch", "archs_per_step", "learning_rate", "average", "halve_batch",
@@ -159,6 +159,7 @@ def _words(value: object) -> str:
     show_default=True,
     help="Where to score and train finalists: here, in more processes, on Ray actors.",
 )
+@click.option("--track", metavar="NAME[:FOLDER]", help="Curves for tensorboard or mlflow, on this machine.")
 @click.option("--workers", type=click.IntRange(1), help="Of the executor.  [one per GPU or core]")
 @click.option("--ray-address", help="Of a Ray cluster, such as auto.  [default: one on this machine]")
 @common_options(writes=True)
@@ -186,6 +187,7 @@ def _search(
 ) -> tuple[SearchResult, SearchConfig] | None:
     """None after a dry run, and in all but the first of the processes that torchrun started."""
     from smash_export.device_search.search import default_folder, device_latency, load_data, search
+    from smash_export.tracking import tracked
     from smash_search.executors import ExecutorConfig
 
     executor = ExecutorConfig(
@@ -214,17 +216,20 @@ def _search(
         output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
         output.result({"dry_run": True, "writes": str(folder), **plan})
         return None
-    result = search(
-        dataset,
-        folder,
-        config=config,
-        device=values["device"],
-        resume=values["resume"],
-        measurement=measurement,
-        executor=executor,
-        command=["smash-export", "search", *given_words(click.get_current_context())],
-        output=output,
-    )
+    command = ["smash-export", "search", *given_words(click.get_current_context())]
+    with tracked(values["track"], folder, {"command": shlex.join(command), **config.to_json()}) as tracker:
+        result = search(
+            dataset,
+            folder,
+            config=config,
+            device=values["device"],
+            resume=values["resume"],
+            measurement=measurement,
+            executor=executor,
+            command=command,
+            output=output,
+            tracker=tracker,
+        )
     return None if result is None else (result, config)
 
 

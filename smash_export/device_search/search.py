@@ -20,6 +20,7 @@ from smash_export.progress import SILENT, Output
 if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency
     from smash_export.remote.device import Device
+    from smash_export.tracking import Tracker
     from smash_search.data import Dataset
     from smash_search.executors import ExecutorConfig
     from smash_search.run import SearchConfig, SearchResult
@@ -293,6 +294,7 @@ def search(
     executor: ExecutorConfig | None = None,
     command: list[str] | None = None,
     output: Output = SILENT,
+    tracker: Tracker | None = None,
 ) -> SearchResult | None:
     """Search a network for labelled images and write ``best.json`` and ``report.html``.
 
@@ -306,6 +308,7 @@ def search(
         measurement: of candidates on a device, and the limits on it.
         executor: where candidates are scored and finalists trained; in this process unless given.
         command: words of the command line, for the report.
+        tracker: gets the curves of every stage.
 
     Returns:
         What was found; None in all but the first of several processes that ``torchrun`` started.
@@ -313,6 +316,7 @@ def search(
     Raises:
         UsageError, GateError, InvalidInputError: see :func:`smash_search.run.run_search`.
     """
+    from smash_export.tracking import following
     from smash_search.run import join_training, run_search
     from smash_search.train.compute import pick_device
     from smash_search.train.distributed import joined, local_device
@@ -334,7 +338,7 @@ def search(
                 folder,
                 device=device,
                 resume=resume,
-                progress=output.progress,
+                progress=following(output.progress, tracker),
                 measurement=measurement,
                 executor=executor,
                 ranks=ranks,

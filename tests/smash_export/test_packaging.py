@@ -57,6 +57,13 @@ def test_what_make_installs_is_pinned() -> None:
             assert name in names | {"smash-export"}, f"{name} of [{extra}] is not in constraints.txt"
 
 
+def test_the_readme_has_every_extra_that_a_user_may_want() -> None:
+    extras = set(PROJECT["project"]["optional-dependencies"]) - {"test", "dev"}
+    (table,) = re.findall(r"\| extra \| brings \|\n(.+?)\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    named = [name for line in table.splitlines()[1:] for name in re.findall(r"`([^`]+)`", line.split("|")[1])]
+    assert sorted(named) == sorted(extras)
+
+
 def test_every_pattern_of_package_data_finds_a_file_and_every_data_file_is_shipped() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["*"]
     files = {
