@@ -13,7 +13,7 @@ from smash_search.data import Dataset
 from smash_search.rank.finalists import Trained
 from smash_search.rank.statistics import kendall
 from smash_search.run import SearchResult
-from smash_search.space.architecture import Architecture, Block, Conv, Op
+from smash_search.space.architecture import Architecture, Block, Convolution, Op
 from smash_search.space.cost import block_sizes
 from smash_search.strategies import Scored
 from smash_search.train.hypernet import choices_of
@@ -402,15 +402,11 @@ def bank_drawing(block: Block) -> Html:
 
 def block_steps(block: Block) -> Html:
     """A block in words: what each op reads, does and writes, in order."""
-    rows: list[list[Cell]] = [
-        [
-            number,
-            f"{_banks(op.reads)}: {len(op.reads) * block.bank_channels} channels",
-            _computed(op),
-            _banks(op.writes),
-        ]
-        for number, op in enumerate(block.ops)
-    ]
+    rows: list[list[Cell]] = []
+    for number, op in enumerate(block.ops):
+        inputs = len(op.reads) * block.bank_channels
+        reads = f"{_banks(op.reads)}: {inputs} channels"
+        rows.append([number, reads, _computed(op, inputs), _banks(op.writes)])
     return table(["op", "reads", "does", "adds to"], rows)
 
 
@@ -418,15 +414,21 @@ def _banks(numbers: Sequence[int]) -> str:
     return f"bank{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
-def _computed(op: Op) -> str:
-    convs = [_conv(conv) for conv in op.convs if conv is not None]
-    return ", ".join([f"1x1 to {op.bottleneck}", *convs]) + f"; {op.units} units" + ", gated" * op.gate
+def _computed(op: Op, inputs: int) -> str:
+    dims = next((len(conv.kernel) for conv in op.convs if conv is not None), 2)
+    words = [_step(conv) for conv in op.convolutions(inputs, dims)]
+    if op.gate:
+        words.append("gated by the second branch")
+    return ", ".join(words) or "passes on what it reads"
 
 
-def _conv(conv: Conv) -> str:
+def _step(conv: Convolution) -> str:
+    if conv.name in ("squeeze", "excite"):
+        return f"{conv.name} to {conv.outputs}"
     words = "x".join(map(str, conv.kernel))
     if max(conv.dilation) > 1:
         words += f" dilated {max(conv.dilation)}"
     if conv.groups > 1:
-        words += f" in {conv.groups} groups"
-    return f"{words} {conv.activation}"
+        depthwise = conv.groups == conv.inputs == conv.outputs
+        words += " depthwise" if depthwise else f" in {conv.groups} groups"
+    return f"{words} to {conv.outputs}"
