@@ -284,6 +284,7 @@ TARGETS: dict[str, str] = {
     "litert": "smash_targets.litert:LiteRtTarget",
     "tensorrt": "smash_targets.tensorrt.target:TensorRtTarget",
     "tensorrt_rtx": "smash_targets.tensorrt.rtx:TensorRtRtxTarget",
+    "baked": "smash_targets.baked:BakedTarget",
     "trtexec": "smash_targets.tensorrt.trtexec:TrtexecTarget",
 }
 

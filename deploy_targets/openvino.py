@@ -63,7 +63,7 @@ class OpenVinoTarget(Target):
         self.require()
         self.check_request(request)
         read_onnx_facts(request.onnx)  # no weights in other files
-        openvino = _import()
+        openvino = import_openvino()
         try:
             model = openvino.Core().read_model(str(request.onnx))
         except RuntimeError as error:
@@ -81,7 +81,7 @@ class OpenVinoTarget(Target):
         with path.open("rb") as stream:
             if not stream.read(64).lstrip().startswith(b"<?xml"):  # else OpenVINO tries TensorFlow, loudly
                 raise damaged(path, "OpenVINO", ValueError("it does not begin like XML"))
-        openvino = _import()
+        openvino = import_openvino()
         core = openvino.Core()
         device = _device(core, options)
         try:
@@ -166,8 +166,8 @@ class OpenVinoSession(Session):
         return compiled.create_infer_request(), compiled
 
 
-def _import() -> Any:
-    """OpenVINO without its converter, see the head of this module."""
+def import_openvino() -> Any:
+    """OpenVINO without its converter; see the head of this module."""
     if "openvino" not in sys.modules and _CONVERTER not in sys.modules:
         sys.modules[_CONVERTER] = None  # type: ignore[assignment]  # import machinery: "there is none"
         try:

@@ -216,7 +216,7 @@ class Preprocessing:
         Works on a numpy array and, with the same arithmetic in the same order, on a torch tensor
         (which stays on its device): x * (1 / (255 std)) - mean / std.
         """
-        scale, shift = _scale_and_shift(self.mean, self.std)
+        scale, shift = scale_and_shift(self.mean, self.std)
         if self.order == "BGR":
             samples = samples[..., ::-1] if isinstance(samples, np.ndarray) else samples.flip(-1)
         if isinstance(samples, np.ndarray):
@@ -276,7 +276,7 @@ class Preprocessing:
 
 
 @functools.lru_cache(maxsize=64)
-def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Per channel, float32 [C] each: a byte x becomes x * scale + shift."""
     scale = np.asarray([1.0 / (255.0 * value) for value in std], dtype=np.float32)
     shift = np.asarray([-a / b for a, b in zip(mean, std, strict=True)], dtype=np.float32)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
     from smash_export.bundle.inspection import inspect
     from smash_export.compiling.compile import compile_bundle as compile
+    from smash_export.deploy.bake import bake
     from smash_export.deploy.triton import write_repository as triton
     from smash_export.device_search.reproduce import reproduce
     from smash_export.device_search.runs import runs
@@ -49,6 +50,7 @@ __all__ = [
     "Classifier",
     "__version__",
     "adopt",
+    "bake",
     "bench",
     "compare",
     "compile",
@@ -74,6 +76,7 @@ _PLACES = {
     "Bundle": "smash_export.bundle.bundle:Bundle",
     "Classifier": "smash_export.prediction.classifier:Classifier",
     "adopt": "smash_export.export.adopt:adopt",
+    "bake": "smash_export.deploy.bake:bake",
     "bench": "smash_export.measure.bench:bench",
     "compare": "smash_export.report.compare:compare",
     "compile": "smash_export.compiling.compile:compile_bundle",

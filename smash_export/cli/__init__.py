@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "smash_export.cli.trtexec_results:command",
         "Read what trtexec measured; check its answers.",
     ),
+    "bake": ("smash_export.cli.bake:command", "Preprocessing and softmax inside one ONNX file."),
     "triton": ("smash_export.cli.triton:command", "Write a model repository for Triton Inference Server."),
     "evaluate": ("smash_export.cli.evaluate:command", "Accuracy, confusion, calibration and worst errors."),
     "latency": ("smash_export.cli.latency:command", "Measure or predict latency on a device."),

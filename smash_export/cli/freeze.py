@@ -47,6 +47,7 @@ from smash_export.cli.console import Output, common_options
 )
 @click.option("--qat", is_flag=True, help="Train on with int8 rounding in the loop, for an int8 file.")
 @click.option("--track", metavar="NAME[:FOLDER]", help="Curves for tensorboard or mlflow, on this machine.")
+@click.option("--bake", is_flag=True, help="Also write what smash-export bake writes.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @common_options(writes=True)
 def command(arch: Path, output: Output, **values: Any) -> None:
@@ -145,6 +146,10 @@ def command(arch: Path, output: Output, **values: Any) -> None:
             )
         ],
     )
+    if values["bake"]:
+        from smash_export.deploy.bake import bake
+
+        output.text(f"{bake(report.bundle).main}: uint8 images in, probabilities out; verified")
     output.text(
         f"Test accuracy {report.test_accuracy:.2%} on {report.test_images} images, "
         f"{report.cost.parameters:,} parameters, {report.cost.macs:,} MACs."

@@ -15,7 +15,7 @@ from smash_export.cli.console import Output, common_options
 @click.option(
     "--variant",
     "variants",
-    type=click.Choice(["onnx", "plan", "torchscript"]),
+    type=click.Choice(["onnx", "plan", "torchscript", "baked"]),
     multiple=True,
     default=["onnx"],
     show_default=True,

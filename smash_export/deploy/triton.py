@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,15 +137,14 @@ def config(bundle: Bundle, variant: str, name: str, settings: TritonSettings) ->
     batched = smallest == 1 and largest > 1
     largest = min(largest, settings.max_batch or largest) if batched else largest
     fixed = [] if batched else [largest]
-    dims = [*fixed, *signature.input_shape]
-    input_name, output_name = kind.input or signature.input_name, kind.output or signature.output_name
+    tensors = _tensors(bundle, kind, settings.precision)
+    dims = [*fixed, *tensors.shape]
     lines = [
         f"name: {_text(name)}",
         f"backend: {_text(kind.backend)}",
         f"max_batch_size: {largest if batched else 0}",
-        f"input [{{ name: {_text(input_name)} data_type: TYPE_FP32 dims: {dims} }}]",
-        f"output [{{ name: {_text(output_name)} data_type: TYPE_FP32 dims: {[*fixed, signature.classes]} "
-        'label_filename: "labels.txt" }]',
+        f"input [{{ name: {_text(tensors.input)} data_type: {tensors.type} dims: {dims} }}]",
+        *tensors.outputs(fixed),
         f"instance_group [{{ count: {settings.instances} kind: {'KIND_GPU' if gpu else 'KIND_CPU'} }}]",
     ]
     if batched:
@@ -155,13 +154,43 @@ def config(bundle: Bundle, variant: str, name: str, settings: TritonSettings) ->
         )
     if settings.threads is not None and variant == "onnx":
         lines.append(_parameter("intra_op_thread_count", str(settings.threads)))
-    zeros = f"{{ data_type: TYPE_FP32 dims: {dims} zero_data: true }}"
+    zeros = f"{{ data_type: {tensors.type} dims: {dims} zero_data: true }}"
     for batch in sorted({1, largest}) if batched else [1]:  # a model without a batch axis has 1 here
         lines.append(
             f'model_warmup [{{ name: "zeros, batch {batch}" batch_size: {batch} '
-            f"inputs {{ key: {_text(input_name)} value: {zeros} }} }}]"
+            f"inputs {{ key: {_text(tensors.input)} value: {zeros} }} }}]"
         )
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """What goes in and what comes out, as Triton names it; shapes are without the batch."""
+
+    input: str
+    type: str
+    shape: tuple[int, ...]
+    answers: tuple[tuple[str, str, int], ...]  # name, type, width
+
+    def outputs(self, fixed: list[int]) -> Iterator[str]:
+        """The lines of the configuration; labels belong to the output that has one value per class."""
+        for name, kind, width in self.answers:
+            labels = ' label_filename: "labels.txt"' if len(self.answers) == 1 else ""
+            yield f"output [{{ name: {_text(name)} data_type: {kind} dims: {[*fixed, width]}{labels} }}]"
+
+
+def _tensors(bundle: Bundle, kind: TritonBackend, precision: str) -> _Tensors:
+    signature = bundle.signature
+    if kind.variant != "baked":
+        answer = (kind.output or signature.output_name, "TYPE_FP32", signature.classes)
+        return _Tensors(kind.input or signature.input_name, "TYPE_FP32", signature.input_shape, (answer,))
+    from smash_export.deploy.bake import INPUT, output_tensors
+
+    (file,) = runnable_files(bundle, "baked", precision)
+    top_k = int(file.notes["top_k"]) if file.notes["output"] == "top-k" else None
+    types = {1: "TYPE_FP32", 7: "TYPE_INT64"}
+    answers = tuple((name, types[number], width) for name, number, width in output_tensors(signature, top_k))
+    return _Tensors(INPUT, "TYPE_UINT8", bundle.preprocessing.sample_shape, answers)
 
 
 def _source(bundle: Bundle, variant: str, precision: str) -> Path:

@@ -1,0 +1,72 @@
+"""``smash-export bake``: preprocessing and softmax inside one ONNX file, for programs that have neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from smash_export.cli.console import Output, common_options
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--precision",
+    "-p",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Of the network inside; bytes go in and float32 comes out.",
+)
+@click.option(
+    "--output",
+    "answers",
+    default="probabilities",
+    show_default=True,
+    type=click.Choice(["probabilities", "top-k"]),
+    help="All probabilities, or scores and numbers of the best classes.",
+)
+@click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="How many best classes.")
+@common_options(writes=True)
+def command(
+    bundle: Path,
+    precision: str,
+    answers: Literal["probabilities", "top-k"],
+    top_k: int,
+    output: Output,
+) -> None:
+    """Write an ONNX file into BUNDLE that takes images as uint8 [batch, height, width, channels].
+
+    For C++, DeepStream, trtexec and Triton: what is left to do outside is resizing. The file is run on all
+    test images by ONNX Runtime, and by each other runtime that takes it and is here.
+    """
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.deploy.bake import TARGET, bake
+
+    opened = Bundle.open(bundle)
+    if output.dry_run:
+        folder = opened.path / "targets" / TARGET / precision
+        output.text(f"would write {folder}")
+        output.result({"dry_run": True, "writes": folder})
+        return
+    file = bake(opened, precision, answers, top_k)
+    parity = file.evidence["parity"]
+    output.table(
+        f"{file.main}: taken by",
+        ["runtime", "how", "file", "same label"],
+        [
+            [
+                item["target"],
+                item["how"],
+                item["file"],
+                "" if item["agreement"] is None else f"{item['agreement']:.2%}",
+            ]
+            for item in file.notes["taken_by"]
+        ],
+    )
+    output.note(f"verified on {parity['images']} real images; built and checked ones did not run on hardware")
+    output.result(
+        {"file": file.main, "taken_by": file.notes["taken_by"], "parity": parity, "output": answers}
+    )

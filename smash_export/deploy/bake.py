@@ -1,0 +1,319 @@
+"""The network with its preprocessing and softmax inside one ONNX file, for programs that have neither.
+
+    image  uint8 [batch, H, W, C]  ->  probabilities float32 [batch, K]
+                                   or  scores float32 [batch, k], classes int64 [batch, k]
+
+C++, DeepStream, trtexec and Triton then need no code of their own but the resizing.
+``targets/baked/<precision>/`` holds ``model.onnx``, ``labels.txt`` and a folder for each runtime that
+compiled it. Every file is run on all test images by the runtime it is for, and held to the gates of its
+precision: as log probabilities, which differ from logits by one number per image.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+from smash_base import files
+from smash_base.errors import MissingRuntimeError, UsageError
+from smash_base.preprocess import Preprocessing, probabilities_of, scale_and_shift
+from smash_export.bundle.bundle import Bundle, CompiledFile, opened
+from smash_export.deploy.trtexec import graph_for_tensorrt
+from smash_export.measure.machine import describe_machine
+from smash_export.measure.verify import GATES, Parity, check_parity, compare_logits
+from smash_targets.base import CompileRequest, ModelSignature, Precision, get_target
+from smash_targets.tensorrt.check import check_onnx
+from smash_targets.tensorrt.rtx import build_without_gpu
+from smash_targets.tensorrt.trtexec import EngineCommand, build_words
+
+if TYPE_CHECKING:
+    import onnx
+
+TARGET = "baked"
+INPUT = "image"
+Output = Literal["probabilities", "top-k"]
+Run = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+_LEAST = 1e-30  # below it a probability has no digits left
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one runtime made of the baked file.
+
+    Attributes:
+        target: name of the runtime.
+        how: "verified" on all images, "built" and not run, or "checked" by rules.
+        file: relative to the folder, "" where nothing is kept.
+        agreement: share of images with the label of PyTorch; None where it was not run.
+    """
+
+    target: str
+    how: Literal["verified", "built", "checked"]
+    file: str = ""
+    agreement: float | None = None
+
+
+def bake(
+    bundle: Bundle | Path | str, precision: str = "fp32", output: Output = "probabilities", top_k: int = 5
+) -> CompiledFile:
+    """Write, verify and add ``targets/baked/<precision>/``.
+
+    Args:
+        bundle: an opened bundle or its path.
+        precision: "fp32", "fp16" or "int8" of the graph inside, as TensorRT gets it.
+        output: what comes out.
+        top_k: how many classes, for output "top-k".
+
+    Raises:
+        UsageError: no such precision, or more classes than there are.
+        VerificationError: a file that a runtime took does not answer as the network does.
+    """
+    bundle = opened(bundle)
+    if precision not in get_target(TARGET).precisions:
+        raise UsageError("precision", expected="fp32, fp16 or int8", received=precision)
+    if output == "top-k" and not 1 <= top_k <= bundle.signature.classes:
+        raise UsageError("top-k", expected=f"1 to {bundle.signature.classes}", received=top_k)
+    import onnx
+
+    staging = bundle.staging(TARGET, precision)
+    try:
+        with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
+            source, notes = graph_for_tensorrt(bundle, precision, Path(work))
+            model = onnx.load_model_from_string(source.read_bytes())
+        baked = bake_graph(
+            model, bundle.preprocessing, bundle.signature, top_k if output == "top-k" else None
+        )
+        main = staging / "model.onnx"
+        files.write_bytes(main, baked.SerializeToString(deterministic=True))
+        files.write_text(staging / "labels.txt", "".join(f"{label}\n" for label in bundle.labels))
+        parity = _verify(bundle, precision, "onnxruntime", onnxruntime_run(main))
+        taken = [Taken("onnxruntime", "verified", "model.onnx", parity.agreement)]
+        taken += _compile(bundle, precision, staging)
+        return bundle.add_compiled(
+            TARGET,
+            precision,
+            staging,
+            "model.onnx",
+            {**notes, "output": output, "top_k": top_k, "taken_by": [asdict(item) for item in taken]},
+            {
+                "parity": parity.to_json(),
+                "gate": asdict(GATES[precision]),
+                "machine": describe_machine(),
+                "runtime": {"target": "onnxruntime", "device": "cpu"},
+            },
+        )
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def bake_graph(
+    model: onnx.ModelProto, preprocessing: Preprocessing, signature: ModelSignature, top_k: int | None = None
+) -> onnx.ModelProto:
+    """The graph between preprocessing and probabilities; the arithmetic is :meth:`Preprocessing.normalise`'s.
+
+    Args:
+        model: float32 [batch, *input_shape] -> logits or probabilities [batch, K].
+        top_k: the best classes instead of all probabilities.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    baked: onnx.ModelProto = onnx.ModelProto.FromString(model.SerializeToString())
+    graph = baked.graph
+    source, result = graph.input[0], graph.output[0]
+    batch = source.type.tensor_type.shape.dim[0]
+    first = batch.dim_value if batch.HasField("dim_value") else batch.dim_param
+    nodes = _before(graph, preprocessing, source.name) + list(graph.node)
+    nodes += _after(graph, signature, result.name, top_k)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.input[:], graph.output[:]
+    shape = [first, *preprocessing.sample_shape]
+    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape))
+    for name, kind, width in output_tensors(signature, top_k):
+        graph.output.append(helper.make_tensor_value_info(name, kind, [first, width]))
+    helper.set_model_props(
+        baked, {**{item.key: item.value for item in model.metadata_props}, "input": "uint8, channels last"}
+    )
+    onnx.checker.check_model(baked)
+    return baked
+
+
+def output_tensors(signature: ModelSignature, top_k: int | None) -> list[tuple[str, int, int]]:
+    """Name, ONNX type and width of each output."""
+    if top_k is None:
+        return [("probabilities", 1, signature.classes)]
+    return [("scores", 1, top_k), ("classes", 7, top_k)]
+
+
+def _before(graph: Any, preprocessing: Preprocessing, name: str) -> list[Any]:
+    """image -> what the network takes: float, channels first, scaled and shifted."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    scale, shift = scale_and_shift(preprocessing.mean, preprocessing.std)
+    axes = len(preprocessing.sample_shape)
+    per_channel = (-1, *(1,) * (axes - 1))
+    for constant, values in (("baked.scale", scale), ("baked.shift", shift)):
+        array = np.asarray(values, np.float32).reshape(per_channel)
+        graph.initializer.append(numpy_helper.from_array(array, constant))
+    nodes = [helper.make_node("Cast", [INPUT], ["baked.float"], "baked.cast", to=TensorProto.FLOAT)]
+    nodes.append(
+        helper.make_node(
+            "Transpose", ["baked.float"], ["baked.planes"], "baked.transpose", perm=[0, axes, *range(1, axes)]
+        )
+    )
+    planes = "baked.planes"
+    if preprocessing.order == "BGR":
+        channels = np.arange(preprocessing.channels)[::-1].copy()
+        graph.initializer.append(numpy_helper.from_array(channels, "baked.order"))
+        nodes.append(
+            helper.make_node("Gather", [planes, "baked.order"], ["baked.bgr"], "baked.gather", axis=1)
+        )
+        planes = "baked.bgr"
+    nodes.append(helper.make_node("Mul", [planes, "baked.scale"], ["baked.scaled"], "baked.mul"))
+    nodes.append(helper.make_node("Add", ["baked.scaled", "baked.shift"], [name], "baked.add"))
+    return nodes
+
+
+def _after(graph: Any, signature: ModelSignature, name: str, top_k: int | None) -> list[Any]:
+    """What the network gives -> probabilities, or the best classes."""
+    from onnx import helper, numpy_helper
+
+    answer = "baked.answer" if top_k is not None else "probabilities"
+    if signature.outputs == "logits":
+        nodes = [helper.make_node("Softmax", [name], [answer], "baked.softmax", axis=1)]
+    else:
+        nodes = [helper.make_node("Identity", [name], [answer], "baked.identity")]
+    if top_k is not None:
+        graph.initializer.append(numpy_helper.from_array(np.array([top_k]), "baked.k"))
+        nodes.append(
+            helper.make_node("TopK", [answer, "baked.k"], ["scores", "classes"], "baked.topk", axis=1)
+        )
+    return nodes
+
+
+def onnxruntime_run(path: Path) -> Run:
+    """The file in ONNX Runtime on the CPU."""
+    from smash_export.export.onnx_graphs import require_onnxruntime
+
+    session = require_onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: tuple(session.run(None, {INPUT: images}))
+
+
+def openvino_run(path: Path) -> Run:
+    """The file in OpenVINO on the CPU, at its own precision."""
+    from smash_targets.openvino import import_openvino
+
+    compiled = import_openvino().Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
+        answers = compiled([images])
+        return tuple(np.asarray(answers[index]) for index in range(len(compiled.outputs)))
+
+    return run
+
+
+def _compile(bundle: Bundle, precision: str, folder: Path) -> Iterator[Taken]:
+    """Each other runtime that takes the file: OpenVINO if it is here, TensorRT by its builder or by rules."""
+    main = folder / "model.onnx"
+    try:
+        run = _openvino(main, folder)
+    except MissingRuntimeError:
+        pass
+    else:
+        parity = _verify(bundle, precision, "openvino", run)
+        yield Taken("openvino", "verified", "openvino/model.xml", parity.agreement)
+    signature = bundle.signature
+    image = ModelSignature(
+        INPUT, "probabilities", bundle.preprocessing.sample_shape, signature.classes, signature.batch
+    )
+    size = build_without_gpu(CompileRequest(main, None, image, cast(Precision, precision)))
+    if size is not None:
+        yield Taken("tensorrt_rtx", "built")
+    for release in ("10", "11"):
+        if not any(item.level == "error" for item in check_onnx(main, release)):
+            yield Taken(f"tensorrt:{release}", "checked", f"trtexec_{release}.txt")
+            files.write_text(folder / f"trtexec_{release}.txt", _trtexec_line(image, precision, release))
+
+
+def _openvino(main: Path, folder: Path) -> Run:
+    from smash_targets.openvino import import_openvino
+
+    get_target("openvino").require()
+    openvino = import_openvino()
+    (folder / "openvino").mkdir()
+    path = folder / "openvino" / "model.xml"
+    openvino.save_model(openvino.Core().read_model(str(main)), str(path), compress_to_fp16=False)
+    return openvino_run(path)
+
+
+def _trtexec_line(image: ModelSignature, precision: str, release: str) -> str:
+    least, usual, most = image.batch
+    command = EngineCommand(
+        "model.onnx", "model.engine", INPUT, image.input_shape, precision,
+        cast(Any, release), None if least == most else (least, usual, most),
+    )  # fmt: skip
+    return " ".join(["trtexec", *build_words(command)]) + "\n"
+
+
+def _verify(bundle: Bundle, precision: str, target: str, run: Run) -> Parity:
+    """All test images through a file, against eager PyTorch.
+
+    Raises:
+        VerificationError: a gate of the precision is missed.
+    """
+    samples, signature = bundle.samples(), bundle.signature
+    expected = _logs(probabilities_of(np.asarray(samples.logits), signature.outputs))
+    least, usual, most = signature.batch
+    rows = []
+    for size in dict.fromkeys((most, usual, least)):  # the largest runs all images, the others a few
+        count = len(samples) if size == most else min(len(samples), 8 * size)
+        answers = [
+            _dense(run(part)[:2], signature.classes)
+            for part in _batches(np.asarray(samples.images[:count]), size, least == most)
+        ]
+        found = _logs(np.concatenate(answers)[:count])
+        rows.append(_comparable(expected[:count], found, samples.labels[:count]))
+    parity = compare_logits(*rows[0])
+    for other in rows[1:]:
+        check_parity(compare_logits(*other), precision, f"the baked file in {target}")
+    check_parity(parity, precision, f"the baked file in {target}")
+    return parity
+
+
+def _batches(images: np.ndarray, size: int, fixed: bool) -> Iterator[np.ndarray]:
+    """Pieces of ``size`` images; the last one filled up where only that size is taken."""
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        if fixed and len(part) < size:
+            part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+        yield np.ascontiguousarray(part)
+
+
+def _dense(outputs: tuple[np.ndarray, ...], classes: int) -> np.ndarray:
+    """Probabilities [B, K]; of the best classes only, the others are NaN."""
+    if len(outputs) == 1:
+        return outputs[0]
+    scores, indices = outputs
+    dense = np.full((len(scores), classes), np.nan, np.float32)
+    np.put_along_axis(dense, indices.astype(np.int64), scores, axis=1)
+    return dense
+
+
+def _comparable(
+    expected: np.ndarray, found: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Classes that a file does not answer count as the reference says, but never as its first."""
+    left = np.isnan(found)
+    return expected, np.where(left, np.minimum(expected, np.nanmin(found, 1, keepdims=True)), found), labels
+
+
+def _logs(probabilities: np.ndarray) -> np.ndarray:
+    logs: np.ndarray = np.log(np.maximum(probabilities, _LEAST), dtype=np.float32)
+    return logs

@@ -1,0 +1,134 @@
+"""Bytes in, probabilities out: the baked file answers as the bundle does, in every runtime that takes it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from smash_base.errors import UsageError, VerificationError
+from smash_base.preprocess import Preprocessing
+from smash_export import bake, cli, load
+from smash_export.bundle.bundle import Bundle
+from smash_export.deploy import bake as baking
+from smash_targets.base import ModelSignature, get_target
+
+
+def test_a_program_with_only_onnxruntime_gets_what_predict_says(digits_bundle_copy: Path) -> None:
+    file = bake(digits_bundle_copy)
+    images = np.asarray(Bundle.open(digits_bundle_copy).samples().images[:20])
+    (probabilities,) = baking.onnxruntime_run(file.main)(images)
+    with load(digits_bundle_copy) as classifier:
+        answers = classifier.predict(list(images), top_k=10)
+        labels = classifier.labels
+    for row, answer in zip(probabilities, answers, strict=True):
+        assert labels[int(row.argmax())] == answer.label
+        assert abs(float(row.max()) - answer.probability) < 1e-5
+    assert file.evidence["parity"]["images"] == 597
+    assert (file.folder / "labels.txt").read_text().split() == [str(label) for label in range(10)]
+    assert onnx.load(file.main).graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+
+
+def test_it_is_compiled_for_every_runtime_that_takes_it(digits_bundle_copy: Path) -> None:
+    file = bake(digits_bundle_copy)
+    taken = {item["target"]: item for item in file.notes["taken_by"]}
+    assert taken["tensorrt:10"]["how"] == "checked"
+    assert "--minShapes=image:1x8x8x1" in (file.folder / "trtexec_10.txt").read_text()
+    if get_target("openvino").availability().available:
+        assert (taken["openvino"]["how"], taken["openvino"]["agreement"]) == ("verified", 1.0)
+        images = np.asarray(Bundle.open(digits_bundle_copy).samples().images[:20])
+        (first,) = baking.onnxruntime_run(file.main)(images)
+        (again,) = baking.openvino_run(file.folder / "openvino" / "model.xml")(images)
+        np.testing.assert_allclose(again, first, atol=1e-5)
+    rtx = get_target("tensorrt_rtx")
+    if rtx.installed().available:  # type: ignore[attr-defined]
+        assert taken["tensorrt_rtx"]["how"] == "built"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_each_precision_and_the_best_classes(
+    precision: str, digits_bundle_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["-p", precision, "--output", "top-k", "--top-k", "3", "--json", "-q"]
+    assert cli.run(["bake", str(digits_bundle_copy), *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parity"]["agreement"] >= 0.985
+    images = np.asarray(Bundle.open(digits_bundle_copy).samples().images[:2])
+    path = digits_bundle_copy / "targets" / "baked" / precision / "model.onnx"
+    scores, classes = baking.onnxruntime_run(path)(images)
+    assert scores.shape == classes.shape == (2, 3)
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def network(preprocessing: Preprocessing) -> onnx.ModelProto:
+    """The mean of each channel as a logit: what normalise makes, seen from outside."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["input"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["logits"]),
+        ],
+        "means",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *preprocessing.input_shape])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", preprocessing.channels])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_mean_std_and_channel_order_are_those_of_the_preprocessing(order: Any, tmp_path: Path) -> None:
+    plain = Preprocessing(height=6, width=5, channels=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    preprocessing = replace(plain, order=order)
+    signature = ModelSignature("input", "logits", preprocessing.input_shape, 3, (1, 1, 8))
+    model = network(preprocessing)
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), np.uint8)
+    means = preprocessing.normalise(images).mean((2, 3))
+    path = tmp_path / "baked.onnx"
+    onnx.save(baking.bake_graph(model, preprocessing, signature), path)
+    (found,) = baking.onnxruntime_run(path)(images)
+    np.testing.assert_allclose(found, np.exp(means) / np.exp(means).sum(1, keepdims=True), rtol=1e-5)
+    ready = replace(signature, outputs="probabilities")  # there is no second softmax
+    onnx.save(baking.bake_graph(model, preprocessing, ready), path)
+    np.testing.assert_allclose(baking.onnxruntime_run(path)(images)[0], means, rtol=1e-4, atol=1e-6)
+
+
+def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_left(
+    digits_bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = baking.scale_and_shift
+
+    def shifted(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+        scale, shift = true(mean, std)
+        return scale, shift + np.float32(0.5)
+
+    monkeypatch.setattr(baking, "scale_and_shift", shifted)
+    with pytest.raises(VerificationError, match="the baked file in onnxruntime does not do what the network"):
+        bake(digits_bundle_copy)
+    assert not list(digits_bundle_copy.glob("targets/baked/*"))
+
+
+def test_what_cannot_be_baked(digits_bundle_copy: Path) -> None:
+    with pytest.raises(UsageError, match="top-k"):
+        bake(digits_bundle_copy, output="top-k", top_k=11)
+    with pytest.raises(UsageError, match="precision"):
+        bake(digits_bundle_copy, "bf16")
+
+
+def test_triton_takes_it_and_verify_lists_it(
+    digits_bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["bake", str(digits_bundle_copy), "-q"]) == 0
+    words = ["triton", str(digits_bundle_copy), str(tmp_path / "models"), "--variant", "baked", "--name", "d"]
+    assert cli.run([*words, "-q"]) == 0
+    text = (tmp_path / "models" / "d" / "config.pbtxt").read_text()
+    assert 'name: "image" data_type: TYPE_UINT8 dims: [8, 8, 1]' in text
+    assert 'name: "probabilities" data_type: TYPE_FP32 dims: [10]' in text
+    assert (tmp_path / "models" / "d" / "1" / "model.onnx").is_file()
+    capsys.readouterr()
+    assert cli.run(["verify", str(digits_bundle_copy), "--json", "-q"]) == 0
+    assert "a file for other programs" in capsys.readouterr().out
