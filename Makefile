@@ -1,37 +1,38 @@
 # make demo    the whole path, from images to predictions, on real data
 # make test    every test
-# make check   format, lint, types, import contracts, fast tests; under a minute
+# make check   format, lint, types, import contracts, every fast test; about a minute
 #
 # Each creates .venv from constraints.txt by itself, once.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := search,cpu,openvino,ncnn,litert,mnn,serve,grpc,loadgen,optuna,tensorboard,dev
+EXTRAS := search,cpu,openvino,ncnn,litert,mnn,serve,grpc,loadgen,optuna,tensorboard,ray,dev
 
 # Two processes of one thread each use two cores better than one of two.
 test check: export OMP_NUM_THREADS ?= 1
 TEST_JOBS ?= 2
 
-# What make check runs: tests of one second or less.
-FAST_TESTS := tests/smash_export/test_cli.py tests/smash_export/test_cli_config.py \
-	tests/smash_export/test_cli_console.py tests/smash_export/measure/test_doctor.py \
-	tests/smash_export/test_packaging.py
-
-.PHONY: demo test check format install constraints clean
+.PHONY: demo test check durations format install constraints clean
 
 demo: $(INSTALLED)
 	$(BIN)/python demo/run.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_OPTIONS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m "not slow and not wheel" $(FAST_TESTS)
+	$(BIN)/python -m pytest -q --fast -n $(TEST_JOBS) --dist loadfile
+
+# Which tests are fast, measured anew; on a machine that does nothing else.
+durations: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m "not wheel" --durations=0 --durations-min=0.3 | tee durations.tmp
+	$(BIN)/python tests/durations.py < durations.tmp
+	rm durations.tmp
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
@@ -53,22 +54,21 @@ constraints:
 	{ sed -n '/^#/p' constraints.txt; cat constraints.tmp; } > constraints.new
 	rm constraints.tmp && mv constraints.new constraints.txt
 
-# A runtime that cannot share an environment with the others gets its own and is tested there:
-#   make target-executorch    make target-litert
-target-%: deploy_targets/environments/%.txt $(INSTALLED)
-	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+# A runtime that cannot share an environment with the others gets its own; where that is there, make test uses it:
+#   make target-executorch    make target-litert    make target-tensorrt-rtx
+target-%: .venv-%/.installed $(INSTALLED)
 	$(BIN)/python -m pytest -q tests/deploy_targets/test_own_environments.py -k $*
 
-# NVIDIA's builder without a GPU. Where this is there, make test builds engines with it too.
-RTX := .venv-tensorrt-rtx
-target-tensorrt-rtx: $(RTX)/.installed $(INSTALLED)
+# NVIDIA's builder without a GPU.
+target-tensorrt-rtx: .venv-tensorrt-rtx/.installed $(INSTALLED)
 	$(BIN)/python -m pytest -q tests/deploy_targets/tensorrt/test_real_builder.py
 
-$(RTX)/.installed: deploy_targets/environments/tensorrt-rtx.txt
-	test -x $(RTX)/bin/python || $(PYTHON) -m venv $(RTX)
-	$(RTX)/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+.venv-%/.installed: deploy_targets/environments/%.txt
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
 	@touch $@
+
+.PRECIOUS: .venv-%/.installed
 
 clean:
 	rm -rf build dist runs demo-bundle demo-images .pytest_cache .mypy_cache .ruff_cache

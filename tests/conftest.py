@@ -14,6 +14,24 @@ import pytest
 from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Samples, write_bundle
 from smash_targets.base import ModelSignature
+from tests import durations, skips
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="Only tests that were fast when last measured.")
+    parser.addoption(
+        "--strict-skips", action="store_true", help="Fail when an installation would end a skip."
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    durations.select(config, items)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    skips.report(session.config, session)
+
 
 DIGITS_PREPROCESSING = Preprocessing(height=8, width=8, channels=1, mean=(0.3,), std=(0.38,))
 

@@ -143,10 +143,3 @@ def test_the_readmes_two_commands_are_make_targets() -> None:
     for target in ("demo", "test", "check"):
         assert f"make {target}" in text
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-
-
-def test_makes_fast_tests_exist() -> None:
-    match = re.search(r"^FAST_TESTS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert match
-    for name in match[1].replace("\\\n", " ").split():
-        assert (ROOT / name).exists(), name
