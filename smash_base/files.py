@@ -180,6 +180,16 @@ def lock(handle: int, *, shared: bool = False, wait: bool = False) -> bool:
     return True
 
 
+def copy(source: Path, destination: Path) -> None:
+    """Copy a file or a whole folder; contents only, as not every file system has modes and owners."""
+    if not source.is_dir():
+        shutil.copyfile(source, destination)
+        return
+    destination.mkdir(parents=True)
+    for item in sorted(source.iterdir()):
+        copy(item, destination / item.name)
+
+
 @contextlib.contextmanager
 def temporary_folder(prefix: str = "smash-export-") -> Iterator[Path]:
     """A folder that is removed at the end. What fails in it while its disk is full is told as that: native

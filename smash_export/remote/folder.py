@@ -65,10 +65,7 @@ class FolderDevice(Device):
         place.mkdir(parents=True, exist_ok=True)
         for path in inputs.values():
             shutil.rmtree(place / path.name, ignore_errors=True)
-            if path.is_dir():
-                shutil.copytree(path, place / path.name)
-            else:
-                shutil.copy(path, place / path.name)
+            files.copy(path, place / path.name)
         names = {name: path.name for name, path in [*inputs.items(), *outputs.items()]}
         line = shlex.join(filled(words, names))
         script = (

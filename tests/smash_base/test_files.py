@@ -160,6 +160,7 @@ def test_files_are_written_where_nothing_can_be_flushed_locked_or_given_a_mode(t
         "with files.exclusive('run', purpose='run'):\n    pass\n"
         "with files.new_folder('bundle') as folder:\n    files.write_text(folder / 'b', '2')\n"
         "with files.new_folder('bundle', replace=True) as folder:\n    files.write_text(folder / 'c', '3')\n"
+        "from pathlib import Path\nfiles.copy(Path('bundle'), Path('stick'))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
@@ -171,7 +172,7 @@ def test_files_are_written_where_nothing_can_be_flushed_locked_or_given_a_mode(t
     assert (done.returncode, done.stdout) == (0, "poor\n"), done.stderr
     assert (tmp_path / "a").read_text() == "1"
     assert files.read_jsonl(tmp_path / "log") == [{"n": 1}]
-    assert os.listdir(tmp_path / "bundle") == ["c"]
+    assert os.listdir(tmp_path / "bundle") == os.listdir(tmp_path / "stick") == ["c"]
 
 
 def test_json_round_trip_and_no_nan(tmp_path):
