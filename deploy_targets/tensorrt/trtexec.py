@@ -319,12 +319,14 @@ def bench_words(
     inputs: str = "",
     results: str = "",
     duration_s: int = 5,
+    transfers: bool = False,
 ) -> list[str]:
     """Options that measure a saved engine at one batch size.
 
     Args:
         inputs: raw little-endian file for the input; "" for random values.
         results: start of the names of the JSON files; "" writes none.
+        transfers: whether inputs and outputs are copied too, as a program would.
 
     Raises:
         UsageError: a batch that the engine does not take.
@@ -342,6 +344,9 @@ def bench_words(
     if command.dla is not None:  # a CUDA graph is not possible with DLA
         words.append(f"--useDLACore={command.dla}")
         measurement[0:1] = ["--noCudaGraph"] if command.release == "11" else []
+    if transfers:
+        measurement.remove("--noDataTransfers")
+        measurement += ["--includeDataTransfers"] if command.release == "11" else []
     words += [
         *measurement,
         "--warmUp=500",

@@ -26,7 +26,8 @@ MEASURED: dict[str, Any] = {
         "fp16": {"build_s": 10.0, "rebuild_s": 2.0, "parity": {"drop": 0.0}},
         "int8": {"parity": {"drop": 0.7}},
     },
-    "trtexec": {"fp16": {"compute_p50_ms": {1: 0.39}}},
+    "gpu_ms": {"tensorrt fp16": 0.38},
+    "trtexec": {"fp16": {"compute_p50_ms": {1: 0.39}, "latency_p50_ms": 0.35}},
 }
 
 
@@ -43,13 +44,13 @@ def test_a_machine_with_nothing_to_measure_is_one_line_and_exit_3() -> None:
 
 def test_goals_that_nothing_measured_are_neither_met_nor_missed() -> None:
     goals = benchmark.goals_of({})
-    assert [goal["met"] for goal in goals] == [None] * 6
+    assert [goal["met"] for goal in goals] == [None] * 7
     assert all(goal["note"] for goal in goals)
 
 
 def test_goals_are_judged_from_what_was_measured() -> None:
     verdicts = {goal["what"]: goal["met"] for goal in benchmark.goals_of(MEASURED)}
-    assert list(verdicts.values()) == [True, False, True, False, True, True]
+    assert list(verdicts.values()) == [True, False, True, False, True, False, True]
 
 
 def test_the_committed_results_state_every_goal() -> None:
@@ -83,3 +84,21 @@ def test_pytorch_is_measured_with_the_way_to_the_device_and_back() -> None:
     session = benchmark.TorchSession(network, "cpu", half=False)
     logits = session.run(np.ones((3, 1, 8, 8), np.float32))
     assert (logits.shape, logits.dtype) == ((3, 10), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("number", "release"), [("8601", "8.6"), ("8502", None), ("100300", "10"), ("110100", "11")]
+)
+def test_any_trtexec_is_told_by_its_banner_and_none_ends_the_benchmark(
+    number: str, release: str | None, tmp_path: Path
+) -> None:
+    program = tmp_path / "trtexec"
+    program.write_text(
+        f"#!/bin/sh\necho '&&&& RUNNING TensorRT.trtexec [TensorRT v{number}] [b1] # trtexec --help'\n"
+    )
+    program.chmod(0o755)
+    assert benchmark.trtexec_release(str(program)) == release
+    if release is None:
+        problems: list[str] = []
+        assert benchmark.run_trtexec(tmp_path, str(program), problems) == {}
+        assert "of no release that is known" in problems[0]

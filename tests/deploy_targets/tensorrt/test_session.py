@@ -157,6 +157,13 @@ def test_every_batch_size_is_answered_and_the_first_few_have_a_graph(tmp_path: P
         assert cuda.captured == MAX_GRAPHS
 
 
+def test_a_computation_alone_can_be_timed(tmp_path: Path) -> None:
+    with opened(tmp_path, HostCuda()) as session:
+        work, stream = session.compute(2)
+        work()
+        assert stream == HostCuda.stream
+
+
 def test_the_device_is_made_current_in_every_thread_that_runs(tmp_path: Path) -> None:
     cuda = HostCuda()
     session = opened(tmp_path, cuda)

@@ -85,6 +85,14 @@ def test_equal_measurements_have_every_flag_that_changed_its_default(release: Re
     assert {"--useCudaGraph", "--noDataTransfers", "--useSpinWait", "--separateProfileRun"} <= set(words)
 
 
+@pytest.mark.parametrize("release", ["8.6", "10", "11"])
+def test_transfers_are_measured_when_they_are_asked_for(release: Release) -> None:
+    words = bench_words(command(release, batches=(1, 1, 1)), 1, transfers=True)
+    assert "--noDataTransfers" not in words
+    assert ("--includeDataTransfers" in words) == (release == "11")
+    assert "--useCudaGraph" in words
+
+
 def test_a_dla_is_refused_without_a_fallback_and_a_fallback_without_a_dla() -> None:
     with pytest.raises(UsageError, match="kDIRECT_IO") as caught:
         build_words(command(batches=(1, 1, 1), dla=0))
