@@ -265,12 +265,12 @@ def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[P
 def training_part(label: str, recipe: Recipe, dataset: Dataset, units: Units) -> Part:
     """Expected seconds of training the pick on all images.
 
-    Its size is between those of the finalists and of random draws, as far as one can know.
+    A pick uses its limit: it is as large as the larger ones of what was rehearsed.
     """
     images = len(dataset.train) + (len(dataset.validation) if recipe.include_validation else 0)
     images = min(recipe.epoch_images or images, images)
     epoch = images + EVALUATION * len(dataset.validation)
-    return Part(label, recipe.epochs * epoch * (units.trained_image + units.random_image) / 2)
+    return Part(label, recipe.epochs * epoch * max(units.trained_image, units.random_image))
 
 
 def scaled(config: SearchConfig, factor: float) -> SearchConfig:

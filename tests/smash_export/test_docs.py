@@ -77,3 +77,18 @@ def test_a_guide_does_what_it_says(
         assert code == 0, f"smash-export {shlex.join(words)}\n{captured.err}"
     for script in blocks(text, "python"):
         exec(compile(script, f"{guide} (python block)", "exec"), {})
+
+
+def test_the_site_has_every_page_and_every_function_of_the_package() -> None:
+    import smash_export
+
+    listed = re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert sorted(listed) == sorted(pages | {"index.md"})
+    named = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
+    wanted = {
+        place.replace(":", ".")
+        for name, place in smash_export._PLACES.items()
+        if name in smash_export.__all__
+    }
+    assert sorted(named) == sorted(wanted)
