@@ -68,9 +68,7 @@ target-tensorrt-rtx: .venv-tensorrt-rtx/.installed $(INSTALLED)
 	.venv-$*/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
 	@touch $@
 
-<<<<<<< HEAD
 .PRECIOUS: .venv-%/.installed
-=======
 # The documentation as a site in site/; a link that leads nowhere fails.
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
@@ -79,7 +77,6 @@ docs: .venv-docs/.installed
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
 	@touch $@
->>>>>>> 81373c7 (The documentation as a site, built in CI with every link checked; a tutorial from photos to a Raspberry Pi; a reference from the docstrings)
 
 clean:
 	rm -rf build dist site runs demo-bundle demo-images .pytest_cache .mypy_cache .ruff_cache
