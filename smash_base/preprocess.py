@@ -211,7 +211,7 @@ class Preprocessing:
         )
 
     def normalise(self, samples: Any) -> Any:
-        """uint8 [B, *sample_shape] -> float32 [B, *input_shape], channels first.
+        """uint8 [B, *sample_shape] -> float32 [B, *input_shape], channels first (a torch tensor: as a view).
 
         Works on a numpy array and, with the same arithmetic in the same order, on a torch tensor
         (which stays on its device): x * (1 / (255 std)) - mean / std.
@@ -228,8 +228,8 @@ class Preprocessing:
             values += shift.reshape(per_channel)
             return values
         values = samples.float()
-        values = values * values.new_tensor(scale) + values.new_tensor(shift)
-        return values.movedim(-1, 1).contiguous()
+        values = (values * values.new_tensor(scale)).add_(values.new_tensor(shift))
+        return values.movedim(-1, 1)  # a view: channels_last is free, and channels first one copy
 
     def batch(self, images: list[ImageLike]) -> np.ndarray:
         """Decode and normalise: a list of B images -> float32 [B, *input_shape]."""

@@ -12,8 +12,9 @@ import functools
 import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ from smash_base.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from smash_search.data import Split
+    from smash_search.data.augment import Augmentation
 
-Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+Made = TypeVar("Made")
 
 RESIDENT_SHARE = 0.4  # of the free memory of a GPU that training data may take
 CHECKPOINT_SCHEMA = 1
@@ -61,13 +63,13 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, *, on_cpu: bool = False) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 on a GPU, float32 on a CPU.
+    """bfloat16 on a GPU; on a CPU as asked.
 
     Args:
         device: where.
-        on_cpu: bfloat16 on a CPU too, if it multiplies bfloat16 natively: for the HyperNet's training and
-            scores, which compare networks and whose weights are kept in float32. Without the instructions
-            it would be slower. Repeatable bit for bit on machines of one kind, as float32 is.
+        on_cpu: bfloat16 on a CPU too, if it multiplies bfloat16 natively: for training and scores, whose
+            weights are kept in float32. Without the instructions it would be slower. Repeatable bit for
+            bit on machines of one kind, as float32 is.
     """
     if device.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
@@ -90,17 +92,40 @@ def memory_format(dims: int, device: torch.device) -> torch.memory_format:
     return torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format
 
 
-def batches(seed: int, epoch: int, count: int, size: int, *, drop_last: bool = True) -> list[np.ndarray]:
+def batches(
+    seed: int,
+    epoch: int,
+    count: int,
+    size: int,
+    *,
+    drop_last: bool = True,
+    labels: np.ndarray | None = None,
+) -> list[np.ndarray]:
     """Indices of the batches of one epoch: a permutation that depends on (seed, epoch) alone.
 
+    With labels, int64 [N], each of as many draws picks a class first: all classes are equally frequent.
     The last, smaller batch is dropped when there is a whole one: its gradient and its BatchNorm moments
     would weigh as much as those of a whole batch.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(count)
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(count) if labels is None else _balanced(labels, random)
     parts = [order[start : start + size] for start in range(0, count, size)]
     if drop_last and len(parts) > 1 and len(parts[-1]) < size:
         parts.pop()
     return parts
+
+
+def _balanced(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """As many indices as labels, every class equally often: whole permutations of each, one after another."""
+    present = np.unique(labels)
+    shares = np.full(len(present), len(labels) // len(present))
+    shares[: len(labels) % len(present)] += 1
+    parts = []
+    for label, share in zip(present, shares, strict=True):
+        members = np.flatnonzero(labels == label)
+        rounds = [random.permutation(members) for _ in range(-(-int(share) // len(members)))]
+        parts.append(np.concatenate(rounds)[:share])
+    return random.permutation(np.concatenate(parts))
 
 
 class Batches:
@@ -112,18 +137,19 @@ class Batches:
         seed: of the order.
         count: images.
         size: of a batch.
+        labels: int64 [N], to show every class equally often; None for every image once a pass.
     """
 
-    def __init__(self, seed: int, count: int, size: int) -> None:
-        self._arguments = (seed, count, size)
-        self._pass, self._parts = 0, batches(seed, 0, count, size)
+    def __init__(self, seed: int, count: int, size: int, labels: np.ndarray | None = None) -> None:
+        self._arguments, self._labels = (seed, count, size), labels
+        self._pass, self._parts = 0, batches(seed, 0, count, size, labels=labels)
         self.per_pass = len(self._parts)
 
     def __getitem__(self, number: int) -> np.ndarray:
         seed, count, size = self._arguments
         which, position = divmod(number, self.per_pass)
         if which != self._pass:
-            self._pass, self._parts = which, batches(seed, which, count, size)
+            self._pass, self._parts = which, batches(seed, which, count, size, labels=self._labels)
         return self._parts[position]
 
 
@@ -176,8 +202,33 @@ class Feed:
         return images.contiguous(memory_format=self._format), self.labels[chosen]
 
 
-def augmentation_of(arguments: Mapping[str, Any]) -> Augment | None:
-    """The augmentation of a recipe: (images, labels, generator) -> (images, targets); None for none."""
+class Ahead(Generic[Made]):
+    """What the steps of a training need, made by a thread beside it, one step ahead.
+
+    Args:
+        make: step -> what it needs; depends on the step alone, so that it may be made at any time.
+        steps: of the training; nothing is made for later ones.
+    """
+
+    def __init__(self, make: Callable[[int], Made], steps: int) -> None:
+        self._make, self._steps = make, steps
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next: tuple[int, Future[Made]] | None = None
+
+    def __getitem__(self, step: int) -> Made:
+        held, self._next = self._next, None
+        made = held[1].result() if held and held[0] == step else self._make(step)
+        if step + 1 < self._steps:
+            self._next = step + 1, self._pool.submit(self._make, step + 1)
+        return made
+
+    def close(self) -> None:
+        """Stop making."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def augmentation_of(arguments: Mapping[str, Any]) -> Augmentation | None:
+    """The augmentation of a recipe; None for none."""
     if not arguments:
         return None
     from smash_search.data.augment import Augmentation

@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from smash_base.errors import InvalidInputError
 from smash_search.model.interpreter import forward
@@ -29,9 +29,7 @@ from smash_search.model.supernet import Supernet
 from smash_search.space.architecture import Architecture
 from smash_search.space.space import form_of
 from smash_search.train.compute import (
-    Average,
     Batches,
-    DivergedError,
     Feed,
     OutOfMemoryError,
     augmentation_of,
@@ -39,10 +37,10 @@ from smash_search.train.compute import (
     load_checkpoint,
     memory_format,
     memory_guard,
-    save_checkpoint,
     seed_of,
 )
 from smash_search.train.distributed import ALONE, Ranks
+from smash_search.train.loop import Limits, Loop, Progress
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -170,24 +168,21 @@ def train(
     loaded = ranks.from_first(load_checkpoint(checkpoint, identity) if checkpoint else None)
     if loaded is not None:
         loop.load_state_dict(loaded["state"])
-    start = saved = time.monotonic()
-    while loop.step < config.steps:
-        loss = loop.run_step()
+    start = time.monotonic()
+
+    def told(progress: Progress) -> None:
         if on_step:
-            on_step(loop.step, loss)
-        last = loop.step == config.steps
-        # Only good states are kept: after a bad step the next good one is worth more.
-        if checkpoint and (last or (loop.is_good and time.monotonic() - saved >= checkpoint_seconds)):
-            save_checkpoint(checkpoint, identity, {"state": loop.state_dict()})
-            saved = time.monotonic()
-    if loop.average is not None:
-        supernet.load_state_dict(loop.average.values)
+            on_step(progress.step, progress.loss)
+
+    loop.run(checkpoint=checkpoint, identity=identity, checkpoint_seconds=checkpoint_seconds, on_step=told)
     seconds = time.monotonic() - start
     return TrainingResult(loop.history, dict(sorted(loop.counts.items())), loop.step, loop.skipped, seconds)
 
 
-class _Loop:
-    """State of one training and one step of it."""
+class _Loop(Loop):
+    """The loop of a HyperNet: architectures of a step, their batches and the mean of their gradients."""
+
+    key = "supernet"
 
     def __init__(
         self,
@@ -205,7 +200,7 @@ class _Loop:
         hypernet = list(supernet.hypernet.parameters())
         apart = {id(value) for value in (*filters, *hypernet)}
         others = [value for value in supernet.parameters() if id(value) not in apart]
-        self._optimiser = torch.optim.Adam(
+        optimiser = torch.optim.Adam(
             [
                 {"params": filters, "weight_decay": config.weight_decay, "share": 1.0},
                 {"params": others, "weight_decay": 0.0, "share": 1.0},
@@ -215,44 +210,35 @@ class _Loop:
             betas=(0.5, 0.999),
             eps=1e-4,
         )
-        self.average = Average(supernet, config.average) if config.average else None
+        limits = Limits(
+            config.steps, clip=config.clip, average=config.average, most_bad_steps=config.most_bad_steps
+        )
+        super().__init__(supernet, optimiser, limits)
         self._batches = Batches(seed_of(config.seed, 0xDA7A), len(self._feed), config.batch)
         self._parts = 1  # of a batch, after the memory of a GPU was too small
-        self.step = self.skipped = self._bad_in_a_row = 0
-        self._stretch: list[float] = []  # losses since the last entry of the history
-        self.history: list[dict[str, float]] = []
+        self._drawn: list[tuple[int, Architecture]] = []  # of the present step
         self.counts: Counter[str] = Counter()
 
-    @property
-    def is_good(self) -> bool:
-        """Whether the last step was a good one."""
-        return not self._bad_in_a_row
+    def rate(self) -> float:
+        """Half a cosine after a short warm-up."""
+        return self._config.learning_rate * cosine(self.step, self._config.steps)
 
-    def run_step(self) -> float:
-        """One update; returns the mean loss of its architectures (infinite when the step was skipped)."""
-        config = self._config
-        rate = config.learning_rate * cosine(self.step, config.steps)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate * group["share"]
-        drawn = self._draw()
-        mine = drawn[self._ranks.rank :: self._ranks.world]
-        loss = self._gradients(mine, len(drawn))
-        loss = self._ranks.sum_gradients(list(self._supernet.parameters()), loss)
-        norm = nn.utils.clip_grad_norm_(self._supernet.parameters(), config.clip or math.inf)
-        value = float(loss)
-        self.step += 1
-        if math.isfinite(value) and bool(torch.isfinite(norm)):
-            self._optimiser.step()
-            if self.average is not None:
-                self.average.update(self._supernet)
-            self._bad_in_a_row = 0
-            self._stretch.append(value)
-            for _, architecture in drawn:
+    def gradients(self) -> Tensor:
+        """The mean over the architectures of a step, those of other ranks included."""
+        self._drawn = self._draw()
+        mine = self._drawn[self._ranks.rank :: self._ranks.world]
+        loss = self._gradients(mine, len(self._drawn))
+        return self._ranks.sum_gradients(list(self._supernet.parameters()), loss)
+
+    def after_step(self, loss: float) -> None:
+        """Count what was trained, and note the loss about a hundred times in all."""
+        if math.isfinite(loss):
+            for _, architecture in self._drawn:
                 self.counts.update(choices_of(architecture))
-        else:
-            self._count_bad()
-        self._record()
-        return value
+        steps = self._config.steps
+        if self.step * HISTORY_POINTS // steps > (self.step - 1) * HISTORY_POINTS // steps and self.stretch:
+            self.history.append({"step": self.step, "loss": sum(self.stretch) / len(self.stretch)})
+            self.stretch = []
 
     def _draw(self) -> list[tuple[int, Architecture]]:
         config, space = self._config, self._supernet.space
@@ -305,41 +291,14 @@ class _Loop:
             images, targets = self._augmentation(images, targets, generator)
         return images.contiguous(memory_format=self._format), targets
 
-    def _count_bad(self) -> None:
-        self.skipped += 1
-        self._bad_in_a_row += 1
-        if self._bad_in_a_row > self._config.most_bad_steps:
-            raise DivergedError(
-                f"the HyperNet gave NaN or infinity in {self._bad_in_a_row} steps in a row, "
-                f"the last of them step {self.step}",
-                hint=f"Lower the learning rate (now {self._config.learning_rate}) or clip the gradient.",
-            )
-
-    def _record(self) -> None:
-        steps = self._config.steps
-        if self.step * HISTORY_POINTS // steps > (self.step - 1) * HISTORY_POINTS // steps and self._stretch:
-            self.history.append({"step": self.step, "loss": sum(self._stretch) / len(self._stretch)})
-            self._stretch = []
-
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "supernet": self._supernet.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "counters": [self.step, self.skipped, self._bad_in_a_row, self._parts],
-            "stretch": self._stretch,
-            "history": self.history,
-            "counts": dict(self.counts),
-        }
+        """See :class:`Loop`; and how batches are cut, and what was counted."""
+        return {**super().state_dict(), "parts": self._parts, "counts": dict(self.counts)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._supernet.load_state_dict(state["supernet"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.step, self.skipped, self._bad_in_a_row, self._parts = state["counters"]
-        self._stretch, self.history = list(state["stretch"]), list(state["history"])
-        self.counts = Counter(state["counts"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read :meth:`state_dict` back."""
+        super().load_state_dict(state)
+        self._parts, self.counts = state["parts"], Counter(state["counts"])
 
 
 def cosine(step: int, steps: int) -> float:

@@ -1,117 +1,48 @@
 """Training of one network with its own weights: what finalists, freezing and every baseline use.
 
-SGD with Nesterov momentum and a cosine per step, as the original program trains its winner (smash paper,
-section 4), with a short warm-up, weight decay on weights only (biases and norms decay nothing), label
-smoothing, and a moving average of the weights as an option. Works on any module from images to logits, so
-that hand-made networks are compared under the same recipe.
+SGD with Nesterov momentum over the one loop (:mod:`smash_search.train.loop`), by a
+:class:`~smash_search.train.recipes.Recipe`. Works on any module from images to logits, so that hand-made
+networks are compared under the same recipe.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smash_base.errors import InvalidInputError
-from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing
 from smash_search.model.interpreter import Network, Norm
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.train.compute import (
-    Augment,
-    Average,
+    Ahead,
     Batches,
-    DivergedError,
     Feed,
     augmentation_of,
     autocast,
-    load_checkpoint,
     memory_format,
     memory_guard,
-    save_checkpoint,
     seed_of,
 )
+from smash_search.train.initial import begin_as_identity, whiten
+from smash_search.train.loop import Limits, Loop, Progress
+from smash_search.train.recipes import Recipe as Recipe
+from smash_search.train.recipes import Schedule
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset, Split
 
 EVALUATION_BATCH = 512
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    Attributes:
-        epochs: passes over the training images; the cosine ends with the last one.
-        batch: images per step.
-        learning_rate: highest, reached after the warm-up.
-        warmup: share of the steps over which the learning rate grows from 0.
-        momentum: of Nesterov's method.
-        weight_decay: on weights of convolutions and of the linear layer.
-        label_smoothing: share of the target spread over all classes.
-        average: decay of the moving average that replaces the weights at the end, or 0.
-        clip: largest norm of the gradient, or 0 for no limit.
-        augmentation: arguments of :class:`smash_search.data.augment.Augmentation`; empty for none.
-        include_validation: train on training and validation images (after all choices are made).
-        epoch_images: most images of an epoch, or 0 for all. Shorter epochs go through all images in turn.
-        seed: of the order of images and of the augmentation.
-        most_bad_steps: steps in a row with NaN or infinity that are skipped before giving up.
-    """
-
-    epochs: int = 30
-    batch: int = 64
-    learning_rate: float = 0.1
-    warmup: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    average: float = 0.0
-    clip: float = 5.0
-    augmentation: dict[str, Any] = field(default_factory=dict)
-    include_validation: bool = False
-    epoch_images: int = 0
-    seed: int = 0
-    most_bad_steps: int = 10
-
-    def __post_init__(self) -> None:
-        limits = {
-            "epochs": (0, 100_000),
-            "epoch_images": (0, 2**40),
-            "batch": (1, 2**20),
-            "learning_rate": (0, 1e3),
-            "warmup": (0, 1),
-            "momentum": (0, 0.9999),
-            "weight_decay": (0, 10),
-            "label_smoothing": (0, 0.99),
-            "average": (0, 0.999999),
-            "clip": (0, 1e9),
-            "most_bad_steps": (0, 10**6),
-        }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not low <= value <= high:
-                raise InvalidInputError(f"recipe field {name!r}", expected=f"{low} to {high}", received=value)
-
-    def to_json(self) -> JsonObject:
-        """Plain numbers, as provenance and checkpoints hold them."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Any) -> Recipe:
-        """Read :meth:`to_json` back; raises InvalidInputError for unknown fields."""
-        names = {entry.name for entry in fields(cls)}
-        if not isinstance(value, dict) or set(value) - names:
-            raise InvalidInputError("recipe", expected=", ".join(sorted(names)), received=value)
-        return cls(**value)
+WHOLE_SIZE_FROM = 0.7  # share of a training after which images have their whole size
 
 
 @dataclass(frozen=True)
@@ -152,22 +83,26 @@ def fit(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 0.0,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
     evaluate: bool = True,
+    teacher: np.ndarray | None = None,
 ) -> FitResult:
-    """Train a network in place; it is left in evaluation mode with its final (or averaged) weights.
+    """Train a network in place; it is left in evaluation mode with its final, averaged or best weights.
 
     On a CPU with one number of threads the result depends on the initial weights, the data and the recipe
-    only, whether or not the job was interrupted.
+    only, whether or not the job was interrupted; with a limit of time also on how fast the machine is.
 
     Args:
         network: images [B, C, *S] -> logits [B, K]; its present weights are the start.
         dataset: training and validation images.
         recipe: how.
         device: where; the network is moved there.
-        checkpoint: file that is written after epochs and continued from when it exists.
+        checkpoint: file that is written on the way and continued from when it exists.
         checkpoint_seconds: shortest time between two checkpoints; 0 writes one after every epoch.
         on_epoch: called with each entry of the history.
+        on_step: called after every step.
         evaluate: measure validation accuracy after every epoch, not only after the last.
+        teacher: logits float32 [N, K] of another network for the training images, in their order.
 
     Raises:
         DivergedError: too many steps in a row gave NaN or infinity.
@@ -180,158 +115,240 @@ def fit(
     dims = dataset.train.images.ndim - 2
     network.to(device)
     network.to(memory_format=memory_format(dims, device))  # type: ignore[call-overload]
-    augmentation = {"classes": len(dataset.classes), **recipe.augmentation} if recipe.augmentation else {}
-    loop = _Loop(network, feed, recipe, augmentation_of(augmentation))
+    prepare(network, dataset, recipe)
+    loop = _Loop(network, feed, recipe, len(dataset.classes), teacher)
+    loop.measure = lambda: accuracy(network, dataset.validation, dataset.preprocessing, device)
+    loop.evaluate, loop.on_epoch = evaluate or recipe.keep_best, on_epoch
+    loop.saves_within = checkpoint_seconds > 0
     identity = {"recipe": recipe.to_json(), "data": dataset.fingerprint, "job": _job_name(network)}
-    loaded = load_checkpoint(checkpoint, identity) if checkpoint else None
-    if loaded is not None:
-        loop.load_state_dict(loaded["state"])
-    start = saved = time.monotonic()
-    for epoch in range(loop.epochs_done, recipe.epochs):
+    if teacher is not None:
+        identity["teacher"] = hashlib.sha256(np.ascontiguousarray(teacher).tobytes()).hexdigest()
+    loop.resume(checkpoint, identity)
+    start = time.monotonic()
+    try:
         with memory_guard(device, recipe.batch, "--batch"):
-            loss = loop.epoch(epoch)
-        last = epoch + 1 == recipe.epochs
-        measured = None
-        if evaluate or last:
-            measured = _accuracy_with(loop, dataset, device)
-        entry = {"epoch": epoch + 1, "loss": loss, "accuracy": measured, "skipped": loop.skipped}
-        loop.history.append(entry)
-        if checkpoint and (last or time.monotonic() - saved >= checkpoint_seconds):
-            save_checkpoint(checkpoint, identity, {"state": loop.state_dict()})
-            saved = time.monotonic()
-        if on_epoch:
-            on_epoch(entry)
-    if loop.average is not None:
-        network.load_state_dict(loop.average.values)
+            loop.run(
+                checkpoint=checkpoint,
+                identity=identity,
+                checkpoint_seconds=checkpoint_seconds,
+                on_step=on_step,
+            )
+    finally:
+        loop.close()
+    if recipe.keep_best and loop.best is not None:
+        network.load_state_dict(loop.best.weights)
     network.eval()
     final = loop.history[-1]["accuracy"] if loop.history else None
+    if recipe.keep_best and loop.best is not None:
+        final = loop.best.accuracy
     if final is None:
-        final = accuracy(network, dataset.validation, dataset.preprocessing, device)
-    seconds = time.monotonic() - start
-    return FitResult(final, loop.history, loop.step, loop.skipped, seconds)
+        final = loop.measure()
+    return FitResult(final, loop.history, loop.step, loop.skipped, time.monotonic() - start)
 
 
-class _Loop:
-    """State of one training: everything that a checkpoint holds, and one epoch of it."""
+def prepare(network: nn.Module, dataset: Dataset, recipe: Recipe) -> None:
+    """Give a network the initial weights that a recipe asks for."""
+    if recipe.identity:
+        begin_as_identity(network)
+    if recipe.whiten:
+        whiten(network, dataset)
+
+
+class Best(NamedTuple):
+    """The epoch with the highest validation accuracy, and its weights."""
+
+    accuracy: float
+    weights: dict[str, Tensor]
+
+
+class _Batch(NamedTuple):
+    images: Tensor
+    targets: Tensor
+    """Labels int64 [B], or shares of classes float32 [B, K]."""
+    soft: Tensor | None
+    """A teacher's logits [B, K]."""
+
+
+class _Loop(Loop):
+    """The loop of one network: batches by number of the step, epochs, and the best of them."""
+
+    key = "network"
 
     def __init__(
-        self,
-        network: nn.Module,
-        feed: Feed,
-        recipe: Recipe,
-        augmentation: Augment | None,
+        self, network: nn.Module, feed: Feed, recipe: Recipe, classes: int, teacher: np.ndarray | None
     ) -> None:
-        self.network, self._feed, self._recipe, self._augmentation = network, feed, recipe, augmentation
-        decayed = [value for value in network.parameters() if value.dim() > 1]
-        others = [value for value in network.parameters() if value.dim() <= 1]
-        self._optimiser = torch.optim.SGD(
-            [
-                {"params": decayed, "weight_decay": recipe.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.momentum > 0,
-        )
-        self.average = Average(network, recipe.average) if recipe.average else None
-        self._batches = Batches(recipe.seed, len(feed), recipe.batch)
-        self._steps_per_epoch = self._batches.per_pass
+        self.network, self._feed, self._recipe = network, feed, recipe
+        self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
+        augmentation = {"classes": classes, **recipe.augmentation} if recipe.augmentation else {}
+        self._augmentation = augmentation_of(augmentation)
+        labels = feed.labels.cpu().numpy()
+        sampled = labels if recipe.balance == "sampling" else None
+        self._batches = Batches(recipe.seed, len(feed), recipe.batch, sampled)
+        self._class_weights = None
+        if recipe.balance == "loss":
+            self._class_weights = class_weights(labels, classes).to(feed.device)
+        self._per_epoch = self._batches.per_pass
         if recipe.epoch_images:
-            self._steps_per_epoch = min(self._steps_per_epoch, max(1, recipe.epoch_images // recipe.batch))
-        self.step = self.skipped = self._bad_in_a_row = self.epochs_done = 0
-        self.history: list[dict[str, Any]] = []
-
-    def epoch(self, epoch: int) -> float:
-        """One pass over the images, or a part of one; returns the mean loss of its good steps."""
-        self.network.train()
-        losses: list[Tensor] = []
-        for _ in range(self._steps_per_epoch):
-            loss = self._one_step(self._batches[self.step])
-            self.step += 1
-            if loss is None:
-                self._count_bad()
-                continue
-            self._bad_in_a_row = 0
-            losses.append(loss)
-            if self.average is not None:
-                self.average.update(self.network)
-        self.epochs_done = epoch + 1
-        return float(torch.stack(losses).mean()) if losses else math.inf
-
-    def _one_step(self, indices: np.ndarray) -> Tensor | None:
-        """The loss, or None when the step was skipped because of NaN or infinity."""
-        recipe = self._recipe
-        rate = recipe.learning_rate * schedule(
-            self.step, self._steps_per_epoch * recipe.epochs, recipe.warmup
+            self._per_epoch = min(self._per_epoch, max(1, recipe.epoch_images // recipe.batch))
+        limits = Limits(
+            self._per_epoch * recipe.epochs,
+            seconds=recipe.seconds,
+            clip=recipe.clip,
+            average=recipe.average,
+            most_bad_steps=recipe.most_bad_steps,
         )
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
+        super().__init__(network, _optimiser(network, recipe), limits)
+        self._ahead = Ahead(self._batch, limits.steps)
+        self.best: Best | None = None
+        self.measure: Callable[[], float] = lambda: math.nan
+        self.evaluate = self.saves_within = False
+        self.on_epoch: Callable[[dict[str, Any]], None] | None = None
+
+    def rate(self) -> float:
+        """See :func:`schedule`."""
+        recipe = self._recipe
+        return recipe.learning_rate * schedule(self.progress, recipe.warmup, recipe.schedule)
+
+    def gradients(self) -> Tensor:
+        """Of the mean loss over a batch."""
+        if self.step % self._per_epoch == 0:
+            self.network.train()
+        recipe = self._recipe
+        images, targets, soft = self._ahead[self.step]
+        if recipe.first_size < 1:
+            images = _resized(images, recipe.first_size, self.progress)
+        with autocast(images.device, on_cpu=recipe.precision == "auto"):
+            logits = self.network(images)
+        loss = F.cross_entropy(
+            logits.float(), targets, self._class_weights, label_smoothing=recipe.label_smoothing
+        )
+        if soft is not None:
+            share = recipe.distillation
+            loss = (1 - share) * loss + share * distance(logits.float(), soft, recipe.temperature)
+        loss.backward()
+        return loss.detach()
+
+    def _batch(self, step: int) -> _Batch:
+        """Images and targets of a step; a function of its number alone."""
+        indices = self._batches[step]
         images, labels = self._feed(indices)
         targets = labels
         if self._augmentation is not None:
             generator = torch.Generator(images.device)
-            generator.manual_seed(seed_of(recipe.seed, 0xA09, self.step))
-            images, targets = self._augmentation(images, labels, generator)
-        buffers = [value for value in self.network.buffers() if value.is_floating_point()]
-        held = [value.clone() for value in buffers]
-        with autocast(images.device):
-            logits = self.network(images)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip or math.inf)
-        if not bool(torch.isfinite(norm + loss.detach())):
-            torch._foreach_copy_(buffers, held)  # BatchNorm has taken the bad batch in already
-            return None
-        self._optimiser.step()
-        return loss.detach()
-
-    def _count_bad(self) -> None:
-        self.skipped += 1
-        self._bad_in_a_row += 1
-        if self._bad_in_a_row > self._recipe.most_bad_steps:
-            raise DivergedError(
-                f"training gave NaN or infinity in {self._bad_in_a_row} steps in a row, "
-                f"the last of them step {self.step}",
-                hint=f"Lower the learning rate (now {self._recipe.learning_rate}).",
+            generator.manual_seed(seed_of(self._recipe.seed, 0xA09, step))
+            epoch = step // self._batches.per_pass
+            images, targets = self._augmentation(
+                images, labels, generator, epoch=epoch, indices=torch.from_numpy(indices)
             )
+        soft = None if self._teacher is None else self._teacher[torch.from_numpy(indices)]
+        return _Batch(images, targets, soft)
+
+    def after_step(self, loss: float) -> None:
+        """Close an epoch with its last step, or with the last step that time allows."""
+        ends = self.step % self._per_epoch == 0
+        over = self.is_over
+        if not (ends or over):
+            return
+        measured = None
+        if self.evaluate or over:
+            measured = self._measured()
+        epoch = math.ceil(self.step / self._per_epoch)
+        mean = sum(self.stretch) / len(self.stretch) if self.stretch else math.inf
+        self.stretch = []
+        entry = {"epoch": epoch, "loss": mean, "accuracy": measured, "skipped": self.skipped}
+        self.history.append(entry)
+        if self.on_epoch:
+            self.on_epoch(entry)
+
+    def _measured(self) -> float:
+        """Validation accuracy with the weights that training would end with now; keeps the best."""
+        if self.average is None:
+            result = self.measure()
+            weights = self.network.state_dict()
+        else:
+            own = {name: value.clone() for name, value in self.network.state_dict().items()}
+            self.network.load_state_dict(self.average.values)
+            result = self.measure()
+            self.network.load_state_dict(own)
+            weights = self.average.values
+        if self._recipe.keep_best and (self.best is None or result >= self.best.accuracy):
+            self.best = Best(result, {name: value.detach().clone() for name, value in weights.items()})
+        return result
+
+    @property
+    def may_save(self) -> bool:
+        """At the ends of epochs; in between too when checkpoints have a time of their own."""
+        return super().may_save and (self.saves_within or self.step % self._per_epoch == 0)
+
+    def close(self) -> None:
+        """Stop making batches."""
+        self._ahead.close()
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "counters": [self.step, self.skipped, self._bad_in_a_row, self.epochs_done],
-            "history": self.history,
-        }
+        """See :class:`Loop`; and the best epoch."""
+        best = None if self.best is None else [self.best.accuracy, self.best.weights]
+        return {**super().state_dict(), "best": best}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.step, self.skipped, self._bad_in_a_row, self.epochs_done = state["counters"]
-        self.history = list(state["history"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read :meth:`state_dict` back."""
+        super().load_state_dict(state)
+        self.best = None if state["best"] is None else Best(*state["best"])
+        self.network.train()
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor of the learning rate at a step: linear warm-up, then half a cosine down to 0."""
-    rising = warmup * steps
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, steps - rising)))
+def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD: weights decay, biases and norms do not; biases may have a rate of their own."""
+    decayed: list[Tensor] = []
+    scales: list[Tensor] = []
+    biases: list[Tensor] = []
+    for name, value in network.named_parameters():
+        if not value.requires_grad:
+            continue
+        is_bias = value.dim() <= 1 and (name.endswith("bias") or name.startswith("biases."))
+        (decayed if value.dim() > 1 else biases if is_bias else scales).append(value)
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay, "share": 1.0},
+        {"params": scales, "weight_decay": 0.0, "share": 1.0},
+        {"params": biases, "weight_decay": 0.0, "share": recipe.bias_rate},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+    )
 
 
-def _accuracy_with(loop: _Loop, dataset: Dataset, device: torch.device) -> float:
-    """Validation accuracy with the weights that training would end with now."""
-    network = loop.network
-    if loop.average is None:
-        return accuracy(network, dataset.validation, dataset.preprocessing, device)
-    own = {name: value.clone() for name, value in network.state_dict().items()}
-    network.load_state_dict(loop.average.values)
-    result = accuracy(network, dataset.validation, dataset.preprocessing, device)
-    network.load_state_dict(own)
-    return result
+def class_weights(labels: np.ndarray, classes: int) -> Tensor:
+    """Weights of classes, float32 [K], inverse to their images; their mean over the images is 1."""
+    counts = np.bincount(labels, minlength=classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(weights.astype(np.float32))
+
+
+def distance(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of two answers [B, K] at a temperature, times its square (Hinton et al. 2015)."""
+    wanted = F.softmax(soft / temperature, 1)
+    return F.cross_entropy(logits / temperature, wanted) * temperature**2
+
+
+def _resized(images: Tensor, first: float, progress: float) -> Tensor:
+    """Images [B, C, H, W] at the size of this part of a training, in whole fours; volumes as they are."""
+    share = first + (1 - first) * min(1.0, progress / WHOLE_SIZE_FROM)
+    if images.dim() != 4 or share >= 1:
+        return images
+    size = [max(4, min(side, 4 * round(side * share / 4))) for side in images.shape[2:]]
+    if size == list(images.shape[2:]):
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def schedule(progress: float, warmup: float, shape: Schedule = "cosine") -> float:
+    """Factor of the learning rate at a share of the training: linear warm-up, then down to 0."""
+    if progress < warmup:
+        return progress / warmup
+    left = (1 - progress) / max(1e-9, 1 - warmup)
+    return left if shape == "linear" else 0.5 * (1 - math.cos(math.pi * left))
 
 
 def accuracy(

@@ -158,7 +158,7 @@ def test_too_many_bad_steps_stop_and_the_last_good_checkpoint_stays(tmp_path: Pa
         fit(_SometimesNaN(set(range(5, 99))), small_digits(), recipe, checkpoint=path)
     content = load_checkpoint(path, None)
     assert content is not None
-    assert content["state"]["counters"][3] < 3, "of an epoch that was finished"
+    assert content["state"]["counters"][0] % 3 == 0, "of an epoch that was finished"
     assert bool(torch.isfinite(content["state"]["network"]["linear.weight"]).all())
 
 
@@ -185,7 +185,7 @@ def test_validation_images_are_trained_on_when_asked() -> None:
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
-    rates = [schedule(step, 100, 0.1) for step in range(100)]
+    rates = [schedule((step + 0.5) / 100, 0.1) for step in range(100)]
     assert rates.index(max(rates)) == 10
     assert rates[0] < 0.2
     assert rates[-1] < 1e-3

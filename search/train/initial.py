@@ -1,0 +1,90 @@
+"""Initial weights that shorten training: a whitening first convolution, and identities.
+
+Source: KellerJordan/cifar10-airbench (2024), whose first layer and initialisation these follow; there for
+one network, here for whatever first convolution a network has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from smash_search.model.interpreter import Network
+
+if TYPE_CHECKING:
+    from smash_search.data import Dataset
+
+PATCH_IMAGES = 2000
+EPSILON = 5e-4  # added to the variances, which are 0 for patches that never vary
+
+
+def first_convolution(network: nn.Module) -> nn.Parameter:
+    """The filters [O, C, *k] that see the images."""
+    if isinstance(network, Network):
+        stem: nn.Parameter = network.weights["stem"]
+        return stem
+    kinds = (nn.Conv2d, nn.Conv3d)
+    weight = next(module.weight for module in network.modules() if isinstance(module, kinds))
+    assert isinstance(weight, nn.Parameter)
+    return weight
+
+
+@torch.no_grad()
+def whiten(network: nn.Module, dataset: Dataset) -> None:
+    """Set the first convolution to whiten patches of training images, and let it stay so.
+
+    Filters are the eigenvectors of the patches' covariance, largest first, over the root of their variance;
+    as many again with the other sign. What is left of the channels keeps its random filters. Volumes are
+    left as they are.
+    """
+    weight = first_convolution(network)
+    if weight.dim() != 4:
+        return
+    chosen = np.random.default_rng(0).permutation(len(dataset.train))[:PATCH_IMAGES]
+    images = dataset.preprocessing.normalise(torch.from_numpy(dataset.train.images[np.sort(chosen)]))
+    filters = whitening_filters(images, (weight.shape[2], weight.shape[3]))  # [C k k, C, k, k]
+    half = min(len(filters), len(weight) // 2)
+    both = torch.cat([filters[:half], -filters[:half]])
+    weight[: 2 * half] = both.to(weight)
+    weight.requires_grad_(False)
+
+
+def whitening_filters(images: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """Eigenvectors of patches over the root of their variance, largest first: [C k k, C, k, k]."""
+    patches = nn.functional.unfold(images, kernel, stride=kernel).movedim(1, 2).flatten(0, 1).double()
+    covariance = patches.T @ patches / len(patches)
+    variance, vectors = torch.linalg.eigh(covariance)
+    scaled: Tensor = vectors / torch.sqrt(variance.clamp_min(0) + EPSILON)
+    filters: Tensor = scaled.T.flip(0).reshape(-1, images.shape[1], *kernel).float()
+    return filters
+
+
+@torch.no_grad()
+def begin_as_identity(network: nn.Module) -> None:
+    """Let every convolution pass its channels on unchanged at the centre of its kernel.
+
+    Those of as many outputs as it has inputs; the other outputs keep their random filters. Convolutions in
+    groups and the first one are left as they are.
+    """
+    first = first_convolution(network)
+    for weight in _filters(network):
+        if weight is not first and weight.dim() >= 4:
+            nn.init.dirac_(weight[: weight.shape[1]])
+
+
+def _filters(network: nn.Module) -> list[Tensor]:
+    if isinstance(network, Network):
+        grouped = {
+            f"blocks__{i}__ops__{j}__convs__{slot}"
+            for i, block in enumerate(network.architecture.blocks)
+            for j, op in enumerate(block.ops)
+            for slot, conv in enumerate(op.convs)
+            if conv is not None and conv.groups > 1
+        }
+        return [value for name, value in network.weights.items() if name not in grouped]
+    kinds = (nn.Conv2d, nn.Conv3d)
+    modules = [module for module in network.modules() if isinstance(module, kinds) and module.groups == 1]
+    return [module.weight for module in modules]

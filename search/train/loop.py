@@ -1,0 +1,230 @@
+"""The one training loop: rate, gradients, bad steps, moving average, checkpoints, progress with time left.
+
+What is trained (:mod:`smash_search.train.network`, :mod:`smash_search.train.hypernet`) says how a step's
+gradients are made and what follows a step; everything else is here, once. A step depends on the weights and
+on its number only, so that a resumed training ends with the bits of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smash_search.train.compute import Average, DivergedError, load_checkpoint, save_checkpoint
+
+PACE = 0.9  # of the mean seconds per step: how much of it is kept when a step is added
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a training ends and what it bears.
+
+    Attributes:
+        steps: most updates.
+        seconds: wall time after which the schedule is at its end whatever the step, or 0 for no limit.
+        clip: largest norm of the gradient, or 0 for no limit.
+        average: decay of the moving average of the weights, or 0.
+        most_bad_steps: steps in a row with NaN or infinity that are skipped before giving up.
+    """
+
+    steps: int
+    seconds: float = 0.0
+    clip: float = 0.0
+    average: float = 0.0
+    most_bad_steps: int = 10
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is told after every step.
+
+    Attributes:
+        step: its number, from 1.
+        steps: of the whole training; fewer are done when time ends it.
+        loss: of the step; infinite when it was skipped.
+        seconds_left: expected, at the present pace.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float
+
+
+class Loop(abc.ABC):
+    """State of one training: everything that a checkpoint holds, and one step of it.
+
+    Args:
+        module: what is trained.
+        optimiser: of its parameters; each group's rate is the loop's times the group's ``share``.
+        limits: of the training.
+    """
+
+    key = "module"
+    """Name of the module's weights in a checkpoint."""
+
+    def __init__(self, module: nn.Module, optimiser: torch.optim.Optimizer, limits: Limits) -> None:
+        self.module, self.limits = module, limits
+        self._optimiser = optimiser
+        self._parameters = [value for group in optimiser.param_groups for value in group["params"]]
+        self._buffers = [value for value in module.buffers() if value.is_floating_point()]
+        self._held = [value.clone() for value in self._buffers]
+        self.average = Average(module, limits.average) if limits.average else None
+        self.step = self.skipped = self._bad_in_a_row = 0
+        self.stretch: list[float] = []  # losses since the last entry of the history
+        self.history: list[dict[str, Any]] = []
+        self._spent = 0.0  # seconds, before this process took over
+        self._started = time.monotonic()
+        self._pace: float | None = None
+
+    @abc.abstractmethod
+    def rate(self) -> float:
+        """The learning rate of the coming step."""
+
+    @abc.abstractmethod
+    def gradients(self) -> Tensor:
+        """Fill in the gradients of the coming step, which are absent, and return its loss."""
+
+    @abc.abstractmethod
+    def after_step(self, loss: float) -> None:
+        """What follows a step, such as history; ``loss`` is infinite when the step was skipped."""
+
+    @property
+    def may_save(self) -> bool:
+        """Whether the present state is worth a checkpoint: after a bad step the next good one is."""
+        return not self._bad_in_a_row
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training so far, those before a resumption included."""
+        return self._spent + time.monotonic() - self._started
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is over, 0 to 1, at the middle of the coming step."""
+        done = (self.step + 0.5) / max(1, self.limits.steps)
+        if self.limits.seconds:
+            done = max(done, self.elapsed / self.limits.seconds)
+        return min(1.0, done)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done or the time is spent."""
+        late = self.limits.seconds and self.elapsed >= self.limits.seconds
+        return self.step >= self.limits.steps or bool(late and self.step)
+
+    def run_step(self) -> float:
+        """One update; returns its loss, infinite when the step was skipped because of NaN or infinity."""
+        rate = self.rate()
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate * group["share"]
+        if self._buffers:
+            torch._foreach_copy_(self._held, self._buffers)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss = self.gradients()
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.limits.clip or math.inf)
+        value = float(loss)
+        self.step += 1
+        if math.isfinite(value) and bool(torch.isfinite(norm)):
+            self._optimiser.step()
+            if self.average is not None:
+                self.average.update(self.module)
+            self._bad_in_a_row = 0
+            self.stretch.append(value)
+        else:
+            value = math.inf
+            if self._buffers:
+                torch._foreach_copy_(self._buffers, self._held)  # BatchNorm has taken the batch in already
+            self._count_bad(rate)
+        self.after_step(value)
+        return value
+
+    def _count_bad(self, rate: float) -> None:
+        self.skipped += 1
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row > self.limits.most_bad_steps:
+            raise DivergedError(
+                f"training gave NaN or infinity in {self._bad_in_a_row} steps in a row, "
+                f"the last of them step {self.step}",
+                hint=f"Lower the learning rate (now {rate:.3g}) or clip the gradient.",
+            )
+
+    def run(
+        self,
+        *,
+        checkpoint: Path | None,
+        identity: Mapping[str, Any],
+        checkpoint_seconds: float,
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Train to the end; the module is left with its moving average, if there is one.
+
+        Args:
+            checkpoint: file that is written on the way and at the end.
+            identity: of the job, kept in the checkpoint.
+            checkpoint_seconds: shortest time between two checkpoints.
+            on_step: called after every step.
+
+        Raises:
+            DivergedError: too many steps in a row gave NaN or infinity; the last checkpoint stays.
+        """
+        saved = time.monotonic()
+        while not self.is_over:
+            begin = time.monotonic()
+            loss = self.run_step()
+            self._keep_pace(time.monotonic() - begin)
+            over = self.is_over
+            due = self.may_save and time.monotonic() - saved >= checkpoint_seconds
+            if checkpoint and (over or due):
+                save_checkpoint(checkpoint, identity, {"state": self.state_dict()})
+                saved = time.monotonic()
+            if on_step:
+                on_step(Progress(self.step, self.limits.steps, loss, self.seconds_left()))
+        if self.average is not None:
+            self.module.load_state_dict(self.average.values)
+
+    def _keep_pace(self, seconds: float) -> None:
+        self._pace = seconds if self._pace is None else PACE * self._pace + (1 - PACE) * seconds
+
+    def seconds_left(self) -> float:
+        """Expected seconds to the end at the present pace, at most what the time limit leaves."""
+        left = (self.limits.steps - self.step) * (self._pace or 0.0)
+        if self.limits.seconds:
+            left = min(left, self.limits.seconds - self.elapsed)
+        return max(0.0, left)
+
+    def resume(self, checkpoint: Path | None, identity: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint if there is one; raises UsageError when it is of another job."""
+        loaded = load_checkpoint(checkpoint, identity) if checkpoint else None
+        if loaded is not None:
+            self.load_state_dict(loaded["state"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            self.key: self.module.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "counters": [self.step, self.skipped, self._bad_in_a_row],
+            "stretch": self.stretch,
+            "history": self.history,
+            "seconds": self.elapsed,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Read :meth:`state_dict` back."""
+        self.module.load_state_dict(state[self.key])
+        self._optimiser.load_state_dict(state["optimiser"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.step, self.skipped, self._bad_in_a_row = state["counters"]
+        self.stretch, self.history = list(state["stretch"]), list(state["history"])
+        self._spent, self._started = state["seconds"], time.monotonic()
