@@ -22,6 +22,7 @@ from smash_targets.tensorrt.nodes import describe_node, node_hint
 from smash_targets.tensorrt.settings import HARDWARE, PRICES, BuildSettings
 from smash_targets.tensorrt.trtexec_results import EngineLayers, read_layer_info
 
+MAX_REFUSED = 3  # nodes that an error names
 DLA_VERSIONS = "10.0 to 10.7 (JetPack 6), and 11.4.1 and newer on AGX Orin with JetPack 7.2.2"
 
 
@@ -192,16 +193,17 @@ def _add_profile(
 
 
 def _refused(parser: Any, log: Log) -> InvalidInputError:
-    """Every parser error by node and by operation of the architecture."""
+    """Parser errors by node and by operation of the architecture, each whole."""
     lines = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
         name = str(error.node_name()) or f"node {error.node()}"
         why = error.desc() if error.desc() != "false" else "the parser does not read it"
         lines.append(f"{error.node_operator()} {describe_node(name)}: {why}".strip())
+    unlike = list(dict.fromkeys(lines or [log.reason()]))
+    count = f"; and {len(unlike) - MAX_REFUSED} more" if len(unlike) > MAX_REFUSED else ""
     return InvalidInputError(
-        "TensorRT's parser refuses the network",
-        received="; ".join(dict.fromkeys(lines)) or log.reason(),
+        f"TensorRT's parser refuses the network: {'; '.join(unlike[:MAX_REFUSED])}{count}",
         hint="See every node's verdict: smash-export check BUNDLE --target tensorrt",
     )
 

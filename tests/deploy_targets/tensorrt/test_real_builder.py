@@ -121,7 +121,10 @@ def test_every_refused_node_is_named_with_its_place_and_reason(trt: Any, tmp_pat
     for _ in range(2):  # the first logger of the process serves the second build too
         with pytest.raises(InvalidInputError, match="parser refuses") as caught:
             building.build(trt, request_for(path), settings(), GPU)
-        assert "Det blocks.1.ops.2.convs.0 (block 1, operation 2, convolution 0)" in str(caught.value)
+        text = str(caught.value)
+        assert "Det blocks.1.ops.2.convs.0 (block 1, operation 2, convolution 0): the parser does not" in text
+        assert "MaxPool p: " in text
+        assert "does not support dilations other than 1" in text
     path.write_bytes(b"no network")
     with pytest.raises(InvalidInputError, match="parse the ONNX model"):
         building.build(trt, request_for(path), settings(), GPU)

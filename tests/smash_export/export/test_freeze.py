@@ -235,3 +235,11 @@ def test_a_killed_freeze_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, be
     straight, resumed = (tmp_path / name / "model.onnx" for name in ("straight", "resumed"))
     assert straight.read_bytes() == resumed.read_bytes()
     assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_freeze_bakes_when_it_is_asked_to(tmp_path: Path, best: BestFile) -> None:
+    path, out = tmp_path / "best.json", tmp_path / "bundle"
+    write_best(path, best)
+    done = CliRunner().invoke(cli, command(path, out, "--epochs", "1", "--bake", "-q"))
+    assert done.exit_code == 0, done.output
+    assert (out / "targets" / "baked" / "fp32" / "model.onnx").is_file()
