@@ -31,7 +31,7 @@ from smash_targets.onnx_file import read_onnx_facts
 if TYPE_CHECKING:
     import onnx
 
-    from smash_export.export.foreign_rewriting import Reference
+    from smash_export.export.foreign_rewriting import Form, Reference
 
 USUAL_BATCH = (1, 1, 32)
 OPSET = 20
@@ -117,6 +117,8 @@ def adopt(
     model = Path(model)
     from smash_export.export.foreign_rewriting import check_same, runner
 
+    if not force and Path(destination).exists():  # told before minutes of work; asked again after them
+        raise UsageError(f"{destination} exists already", hint="Choose another name, or pass --force.")
     check_images("test images", images.test, preprocessing)
     foreign = _opened(model, preprocessing.normalise(images.test), preprocessing)
     foreign = _as_classifier(foreign, model, labels, outputs)
@@ -250,8 +252,8 @@ def _from_onnx(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) ->
     from smash_export.export.foreign_rewriting import modernised, opset_of
 
     original = read_foreign_onnx(path)
-    declared, batch = _fitted(original, path, preprocessing)
-    reference, batch = _reference(original, declared, tensors, batch, path)
+    declared, batch, form = _fitted(original, path, preprocessing)
+    reference, batch = _reference(original, form, declared, tensors, batch, path)
     graph = modernised(declared, reference, batch)
     _name_batch(graph, batch)
     facts = {"reference": f"ONNX Runtime {version_of('onnxruntime')}", "opset": opset_of(original)}
@@ -299,22 +301,25 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
             exported = onnx.load_model_from_string(target.read_bytes())
     except (RuntimeError, ValueError, TypeError) as error:
         raise InvalidInputError(f"{path} cannot be run or exported", received=error) from None
-    graph, batch = _fitted(exported, path, preprocessing)
+    graph, batch, _ = _fitted(exported, path, preprocessing)
     facts = {"reference": f"TorchScript, torch {version_of('torch')}"}
     return _Foreign(graph, reference, batch, facts, data)
 
 
 def _fitted(
     model: onnx.ModelProto, path: Path, preprocessing: Preprocessing
-) -> tuple[onnx.ModelProto, int | None]:
-    """A copy of the graph for this image size, and its batch (None: any)."""
+) -> tuple[onnx.ModelProto, int | None, Form]:
+    """A copy of the graph for these images, its batch (None: any), and the form that it had before."""
     import onnx
 
     from smash_export.export.foreign_onnx import fix_image_size, image_and_answers
+    from smash_export.export.foreign_rewriting import in_our_form
 
     copy = onnx.ModelProto.FromString(model.SerializeToString())
-    source, shape, _ = image_and_answers(copy, path)
     image = preprocessing.input_shape
+    image_and_answers(copy, path)
+    form = in_our_form(copy, image)
+    source, shape, _ = image_and_answers(copy, path)
     fits = not shape or (
         len(shape) == len(image) + 1
         and all(theirs in (None, ours) for theirs, ours in zip(shape[1:], image, strict=True))
@@ -326,11 +331,16 @@ def _fitted(
             received=f"[B, {', '.join(map(str, image))}]",
             hint="Set --size and --channels to what the network was trained with.",
         )
-    return fix_image_size(copy, source, image, path), (shape or [None])[0]
+    return fix_image_size(copy, source, image, path), (shape or [None])[0], form
 
 
 def _reference(
-    original: onnx.ModelProto, declared: onnx.ModelProto, tensors: np.ndarray, batch: int | None, path: Path
+    original: onnx.ModelProto,
+    form: Form,
+    declared: onnx.ModelProto,
+    tensors: np.ndarray,
+    batch: int | None,
+    path: Path,
 ) -> tuple[Reference, int | None]:
     """What the file answers, and the batch it really takes.
 
@@ -339,11 +349,14 @@ def _reference(
     """
     from smash_export.export.foreign_rewriting import Reference, runner
 
-    wishes = [(original, batch), (declared, batch)] + ([(declared, 1)] if batch is None else [])
+    wishes: list[tuple[onnx.ModelProto, int | None]] = [(original, batch), (declared, batch)]
+    if batch is None:
+        wishes += [(original, 1), (declared, 1)]
     first: Exception | None = None
     for model, size in wishes:
         try:
-            return Reference(runner(model, size), tensors, str(path)), size
+            run = runner(model, size)
+            return Reference(form.adapted(run) if model is original else run, tensors, str(path)), size
         except (MissingRuntimeError, VerificationError):
             raise
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's own classes have no public base

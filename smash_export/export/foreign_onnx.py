@@ -64,8 +64,8 @@ def image_and_answers(
     """The one input with its shape (None: any size; empty: not said) and the one output.
 
     Raises:
-        InvalidInputError: other inputs or outputs than float32 [B, C, H, W] or [B, C, D, H, W], and
-            float32 [B, K].
+        InvalidInputError: other inputs or outputs than floating-point [B, C, H, W] or [B, C, D, H, W], or
+            the same with channels last, and [B, K] or [B, K, 1, 1].
     """
     import onnx
 
@@ -79,21 +79,22 @@ def image_and_answers(
             received=f"{len(inputs)} inputs and {len(model.graph.output)} outputs",
         )
     source, output = inputs[0], model.graph.output[0]
-    for value, ranks, words in (
-        (source, (4, 5), "float32 [B, C, H, W] or [B, C, D, H, W], channels first"),
-        (output, (2,), "float32 [B, K]"),
+    images = len(shape_of(source)) in (0, 4, 5)
+    answers = len(shape_of(output)) in (0, 2) or all(size == 1 for size in shape_of(output)[2:])
+    for value, fits, words in (
+        (source, images, "float32 [B, C, H, W] or [B, C, D, H, W], channels first"),
+        (output, answers, "float32 [B, K]"),
     ):
         tensor = value.type.tensor_type
-        ranked = not tensor.HasField("shape") or len(tensor.shape.dim) in ranks
-        if tensor.elem_type != onnx.TensorProto.FLOAT or not ranked:
+        if tensor.elem_type not in floating_types() or not fits:
             kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
             raise InvalidInputError(
                 f"{path}: {value.name[:100]} has another type or shape",
                 expected=words,
-                received=f"{kind} {_shape(value)}",
-                hint="Export the network again with channels first and its last pooling flattened.",
+                received=f"{kind} {shape_of(value)}",
+                hint="Export the network again with images of floats and its last pooling flattened.",
             )
-    return source, _shape(source), output
+    return source, shape_of(source), output
 
 
 def fix_image_size(
@@ -109,9 +110,9 @@ def fix_image_size(
     """
     import onnx
 
-    batch = next(iter(_shape(source)), None) or "batch"
+    batch = next(iter(shape_of(source)), None) or "batch"
     output = model.graph.output[0]
-    answers = next(iter(_shape(output)[1:]), None)
+    answers = next(iter(shape_of(output)[1:]), None)
     for value, sizes in ((source, image), (output, (answers,))):
         tensor = onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, [batch, *sizes])
         value.type.CopyFrom(tensor.type)
@@ -121,14 +122,21 @@ def fix_image_size(
     except (onnx.shape_inference.InferenceError, ValueError) as error:
         raise InvalidInputError(f"{path} does not take images of {image}", received=error) from None
     for value in inferred.graph.value_info:
-        elements = math.prod(size or 1 for size in _shape(value)[1:])
+        elements = math.prod(size or 1 for size in shape_of(value)[1:])
         if elements > MAX_TENSOR_ELEMENTS:
             raise InvalidInputError(
                 f"{path}: tensor {value.name[:100]} is too large",
                 expected=f"at most {MAX_TENSOR_ELEMENTS} numbers for one image",
-                received=_shape(value),
+                received=shape_of(value),
             )
     return model
+
+
+def floating_types() -> tuple[int, ...]:
+    """Types of numbers that images and answers may have in a file."""
+    from onnx import TensorProto
+
+    return (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 
 def _read(path: Path) -> bytes:
@@ -321,7 +329,8 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from (sparse.values, sparse.indices)
 
 
-def _shape(value: Any) -> list[int | None]:
+def shape_of(value: Any) -> list[int | None]:
+    """Sizes of the axes that a ValueInfoProto declares, None for any; empty where it declares none."""
     return [
         axis.dim_value if axis.HasField("dim_value") and axis.dim_value > 0 else None
         for axis in value.type.tensor_type.shape.dim

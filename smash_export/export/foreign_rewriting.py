@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from smash_base.errors import InvalidInputError, VerificationError
 from smash_base.preprocess import Outputs
+from smash_export.export.foreign_onnx import shape_of
 from smash_export.export.onnx_graphs import INT8_OPSET, attribute, check_finite, chunks, session_of
 
 if TYPE_CHECKING:
@@ -155,6 +157,110 @@ def outputs_of(model: onnx.ModelProto, reference: Reference) -> Outputs:
     if last in _SIGMOIDS or (last in _DIVISIONS and bounded):
         return "sigmoid"
     return "logits"
+
+
+@dataclass(frozen=True)
+class Form:
+    """In which form a file takes images and gives answers, where it is not float32, channels first, [B, K].
+
+    Attributes:
+        channels_last: images are [B, H, W, C], as TensorFlow has them.
+        image_type, answer_type: numbers of ONNX's types.
+    """
+
+    channels_last: bool
+    image_type: int
+    answer_type: int
+
+    def adapted(self, run: Run) -> Run:
+        """``run`` of a file of this form, for images and answers of ours."""
+        import onnx
+
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(self.image_type)
+
+        def ours(tensors: np.ndarray) -> np.ndarray:
+            images = np.moveaxis(tensors, 1, -1) if self.channels_last else tensors
+            answers = run(np.ascontiguousarray(images, dtype=dtype)).astype(np.float32)
+            return answers.reshape(len(answers), -1)
+
+        return ours
+
+
+def in_our_form(model: onnx.ModelProto, image: tuple[int, ...]) -> Form:
+    """Put what converts images and answers into the graph, around the network; what it was before.
+
+    Args:
+        model: is changed.
+        image: [C, H, W] of the preprocessing.
+    """
+    import onnx
+
+    weights = {tensor.name for tensor in model.graph.initializer}
+    source = next(value for value in model.graph.input if value.name not in weights)
+    output = model.graph.output[0]
+    form = Form(
+        _channels_last(shape_of(source), image),
+        source.type.tensor_type.elem_type,
+        output.type.tensor_type.elem_type,
+    )
+    inward: list[tuple[str, dict[str, Any]]] = []
+    outward: list[tuple[str, dict[str, Any]]] = []
+    if form.image_type != onnx.TensorProto.FLOAT:
+        inward.append(("Cast", {"to": form.image_type}))
+    if form.channels_last:
+        inward.append(("Transpose", {"perm": [0, *range(2, len(image) + 1), 1]}))
+        batch = shape_of(source)[0] or "batch"
+        named = onnx.helper.make_tensor_value_info(source.name, form.image_type, [batch, *image])
+        source.type.CopyFrom(named.type)
+    if len(shape_of(output)) > 2:
+        outward.append(("Flatten", {"axis": 1}))
+        del output.type.tensor_type.shape.dim[2:]
+    if form.answer_type != onnx.TensorProto.FLOAT:
+        outward.append(("Cast", {"to": onnx.TensorProto.FLOAT}))
+    source.type.tensor_type.elem_type = output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    _put_around(model, source.name, output.name, inward, outward)
+    return form
+
+
+def _channels_last(shape: list[int | None], image: tuple[int, ...]) -> bool:
+    """Whether the declared sizes fit the image with its channels last, and not with its channels first."""
+
+    def fits(sizes: tuple[int, ...]) -> bool:
+        return len(shape) == len(sizes) + 1 and all(
+            theirs in (None, ours) for theirs, ours in zip(shape[1:], sizes, strict=True)
+        )
+
+    return fits((*image[1:], image[0])) and not fits(image)
+
+
+def _put_around(
+    model: onnx.ModelProto,
+    source: str,
+    output: str,
+    inward: list[tuple[str, dict[str, Any]]],
+    outward: list[tuple[str, dict[str, Any]]],
+) -> None:
+    """Operators between the input and the network, and between the network and the output."""
+    import onnx
+
+    graph = model.graph
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    inner = {
+        name: _free(f"{name}_inner", taken) for name, steps in ((source, inward), (output, outward)) if steps
+    }
+    for node in graph.node:
+        node.input[:] = [inner.get(name, name) for name in node.input]
+        node.output[:] = [inner.get(name, name) for name in node.output]
+    before = source
+    for index, (kind, attributes) in enumerate(inward):
+        after = inner[source] if index == len(inward) - 1 else _free(f"{source}_{kind}", taken)
+        graph.node.insert(index, onnx.helper.make_node(kind, [before], [after], **attributes))
+        before = after
+    before = inner.get(output, output)
+    for index, (kind, attributes) in enumerate(outward):
+        after = output if index == len(outward) - 1 else _free(f"{output}_{kind}", taken)
+        graph.node.append(onnx.helper.make_node(kind, [before], [after], **attributes))
+        before = after
 
 
 def with_plain_names(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -218,6 +218,48 @@ def test_domains_that_no_node_uses_and_weights_listed_as_inputs_are_left_out(
     assert found.accuracy > 0.95
 
 
+@pytest.mark.parametrize("form", ["channels last", "halves", "doubles", "map of one pixel", "all of them"])
+def test_other_forms_of_images_and_answers_are_taken(
+    form: str,
+    foreign: Path,
+    images: Images,
+    preprocessing: Preprocessing,
+    digits_bundle: Path,
+    tmp_path: Path,
+) -> None:
+    """As tf2onnx and fp16 converters write them; networks without a last flatten."""
+    model = onnx.load(foreign)
+    nodes, sizes, scores = model.graph.node, [1, 8, 8], [10]
+    kind = TensorProto.FLOAT16 if form in ("halves", "all of them") else TensorProto.FLOAT
+    kind = TensorProto.DOUBLE if form == "doubles" else kind
+    nodes[0].input[0], nodes[-1].output[0] = "inside", "outside"
+    if form in ("channels last", "all of them"):
+        sizes = [8, 8, 1]
+        nodes.insert(0, helper.make_node("Transpose", ["floats"], ["inside"], perm=[0, 3, 1, 2]))
+    else:
+        nodes.insert(0, helper.make_node("Identity", ["floats"], ["inside"]))
+    nodes.insert(0, helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT))
+    if form in ("map of one pixel", "all of them"):
+        scores = [10, 1, 1]
+        model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "last axes"))
+        nodes.append(helper.make_node("Unsqueeze", ["outside", "last axes"], ["map"]))
+    else:
+        nodes.append(helper.make_node("Identity", ["outside"], ["map"]))
+    nodes.append(helper.make_node("Cast", ["map"], ["scores"], to=kind))
+    for value, shape in ((model.graph.input[0], sizes), (model.graph.output[0], scores)):
+        value.CopyFrom(helper.make_tensor_value_info(value.name, kind, ["N", *shape]))
+    onnx.save(model, foreign)
+    found = adopt(foreign, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    reference = Bundle.open(digits_bundle).samples().logits
+    tolerance = 0.05 if kind == TensorProto.FLOAT16 else 1e-4
+    np.testing.assert_allclose(found.bundle.samples().logits, reference, atol=tolerance)
+    stored = onnx.load(found.bundle.onnx).graph
+    for value, rank in ((stored.input[0], 4), (stored.output[0], 2)):
+        assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+        assert len(value.type.tensor_type.shape.dim) == rank
+    assert compile_bundle(found.bundle, "onnxruntime", isolated=False).evidence["parity"]["agreement"] == 1
+
+
 @pytest.mark.parametrize(
     "name", ["x'; touch PWNED; '", "$(touch PWNED)", "a,b*", "é", "n" * 300, "serving:0"]
 )
