@@ -169,7 +169,7 @@ def request_bytes(tensor: np.ndarray) -> bytes:
     }
     head = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
     lines = (
-        "POST /v2/models/net/infer HTTP/1.1\r\nHost: bench\r\n"
+        "POST /v2/models/net/infer HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Length: {len(head) + tensor.nbytes}\r\n"
         f"Inference-Header-Content-Length: {len(head)}\r\n\r\n"
     )

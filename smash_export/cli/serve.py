@@ -74,6 +74,28 @@ from smash_export.cli.console import Output, common_options
     type=click.Path(path_type=Path),
     help="File with the key that clients must show; or the variable SMASH_EXPORT_API_KEY.",
 )
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Further name that the server answers to without a key, and whose pages may use it; * for any.",
+)
+@click.option("--proxy-headers", is_flag=True, help="Believe X-Forwarded-Host of the proxy in front.")
+@click.option("--root-path", default="", help="Prefix under which a proxy offers the server, e.g. /digits.")
+@click.option(
+    "--max-connections",
+    type=click.IntRange(1),
+    default=1024,
+    show_default=True,
+    help="Idle ones are closed for new ones; beyond it only health is answered.",
+)
+@click.option(
+    "--max-connections-per-address",
+    "per_address",
+    type=click.IntRange(1),
+    help="Of one client's address. Default: three quarters of all.",
+)
 @click.option("--tls-certificate", type=click.Path(path_type=Path), help="PEM, the whole chain.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="PEM.")
 @click.option(
@@ -117,6 +139,11 @@ def command(
     body_timeout: float,
     answer_timeout: float,
     api_key_file: Path | None,
+    allowed_hosts: tuple[str, ...],
+    proxy_headers: bool,
+    root_path: str,
+    max_connections: int,
+    per_address: int | None,
     tls_certificate: Path | None,
     tls_key: Path | None,
     drain_delay: float,
@@ -157,6 +184,11 @@ def command(
         ),
         threads=threads or max(1, len(os.sched_getaffinity(0)) - 1),
         device=device,
+        max_connections=max_connections,
+        per_address=per_address,
+        allowed_hosts=allowed_hosts,
+        proxy_headers=proxy_headers,
+        root_path=root_path,
         drain_delay=drain_delay,
         drain_timeout=drain_timeout,
         log_level=log_level,

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any
 
@@ -39,9 +38,11 @@ from smash_export.server.gate import (
     Scope,
     Send,
     State,
+    Workers,
     respond,
     respond_json,
 )
+from smash_export.server.hosts import Hosts
 from smash_export.server.logs import REQUEST_ID, log
 from smash_export.server.metrics import CONTENT_TYPE, Metrics
 from smash_export.server.models import Model, Repository, require_files
@@ -77,6 +78,8 @@ def build_app(
     api_key: str | None = None,
     log_requests: bool = False,
     administration: bool = True,
+    hosts: Hosts | None = None,
+    root_path: str = "",
 ) -> Gate:
     """The ASGI application.
 
@@ -88,11 +91,15 @@ def build_app(
         api_key: what clients must show; None asks for nothing.
         log_requests: log successful requests too.
         administration: whether loading and unloading over HTTP is allowed.
+        hosts, root_path: as :class:`Gate`.
     """
     state, limits = state or State(), limits or Limits()
     bodies = Bodies(limits, state)
-    server = _Server(repository, metrics, state, limits, bodies, administration)
-    return Gate(Router(server.routes()), state, metrics, limits, bodies, api_key, log_requests)
+    server = _Server(repository, metrics, state, limits, bodies, administration, root_path)
+    router = Router(server.routes(), redirect_slashes=False)
+    gate = Gate(router, state, metrics, limits, bodies, api_key, log_requests, hosts, root_path)
+    server.parsers = gate.parsers
+    return gate
 
 
 class _Endpoint:
@@ -116,15 +123,17 @@ class _Server:
         limits: Limits,
         bodies: Bodies,
         administration: bool,
+        root_path: str,
     ) -> None:
+        self._root_path = root_path
         self._repository = repository
         self._metrics = metrics
         self._state = state
         self._limits = limits
         self._administration = administration
         self._bodies = bodies
-        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
-        self._decoding = 0
+        self._decoders = Workers("decode", _DECODERS, _WAITING_DECODES)
+        self.parsers = Workers("parse", _DECODERS, _WAITING_DECODES)
         folder = resources.files("smash_export.server") / "static"
         self._static = {name: (folder / name).read_bytes() for name in ("index.html", *_STATIC)}
 
@@ -169,10 +178,14 @@ class _Server:
             model.leave()
 
     async def _infer(self, model: Model, body: bytes, scope: Scope, send: Send) -> None:
-        length = scope["smash.headers"].get(_LENGTH_HEADER)
-        request = protocol.parse_infer(
-            body, None if length is None else length.decode("latin-1"), model.signature, model.max_images
-        )
+        value = scope["smash.headers"].get(_LENGTH_HEADER)
+        length = None if value is None else value.decode("latin-1")
+
+        def parse() -> protocol.InferRequest:
+            return protocol.parse_infer(body, length, model.signature, model.max_images)
+
+        large = protocol.is_slow(len(body), length)
+        request = await self.parsers.run(parse) if large else parse()
         job = LoopJob(request.tensor)
         model.batcher.submit(job)
         logits = await self._answer(job)
@@ -239,8 +252,6 @@ class _Server:
 
     async def _decode(self, model: Model, body: bytes, content_type: str) -> tuple[np.ndarray, float]:
         """File bytes -> float32 [1, *input_shape] and the seconds it took, in the pool."""
-        if self._decoding >= _WAITING_DECODES:
-            raise BusyError("too many images are being decoded", hint="Try again in a moment.")
 
         def work() -> tuple[np.ndarray, float]:
             begun = time.perf_counter()
@@ -248,11 +259,7 @@ class _Server:
             pixels = model.preprocessing.decode(data)
             return model.preprocessing.normalise(pixels[np.newaxis]), time.perf_counter() - begun
 
-        self._decoding += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
-        finally:
-            self._decoding -= 1
+        return await self._decoders.run(work)
 
     async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond_json(send, {"live": True})
@@ -318,7 +325,7 @@ class _Server:
         await respond(send, 200, self._metrics.text(), CONTENT_TYPE.encode())
 
     async def openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await respond_json(send, describe_api())
+        await respond_json(send, describe_api(self._root_path))
 
     async def page(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, 200, self._static["index.html"], b"text/html; charset=utf-8", _PAGE_HEADERS)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smash_base.errors import SmashError
+from smash_base.errors import InvalidInputError, SmashError
 
 BURST_SECONDS = 0.1  # time constant of the worker's load: busy for about twice as long is no burst any more
 _OVERLOADED = 0.8  # load, 0 to 1
@@ -44,6 +44,8 @@ class BatchingSettings:
         patience: seconds that a request may wait under lasting overload; None for ``timeout``.
         delay: seconds to wait for company. 0 runs what is there.
         timeout: seconds that a request may wait before it is refused instead of run.
+        allowed: seconds that a request may have waited for the event loop under lasting overload; None
+            for any time.
     """
 
     max_batch: int = 32
@@ -52,6 +54,7 @@ class BatchingSettings:
     delay: float = 0.0
     timeout: float = 10.0
     patience: float | None = None
+    allowed: float | None = None
 
 
 class Job:
@@ -63,16 +66,18 @@ class Job:
         error: what went wrong instead.
         waited, ran: seconds in the queue and in the runtime.
         batch: images that ran together.
+        age: seconds that it had waited elsewhere when it came into the queue; counted in ``waited``.
         abandoned: set by a caller that no longer wants the answer.
     """
 
-    __slots__ = ("abandoned", "batch", "entered", "error", "logits", "ran", "tensor", "waited")
+    __slots__ = ("abandoned", "age", "batch", "entered", "error", "logits", "ran", "tensor", "waited")
 
     def __init__(self, tensor: np.ndarray) -> None:
         self.tensor = tensor
         self.logits: np.ndarray | None = None
         self.error: Exception | None = None
         self.entered = self.waited = self.ran = 0.0
+        self.age = 0.0
         self.batch = 0
         self.abandoned = False
 
@@ -199,6 +204,14 @@ class Batcher:
         """Images in the queue."""
         return self._waiting
 
+    def late(self, age: float, average: float) -> bool:
+        """Whether a request that waited ``age`` seconds before it came here should be refused.
+
+        As for the queue itself, under lasting overload only: while the average of ``age`` is high too.
+        """
+        allowed = self.settings.allowed
+        return allowed is not None and age > allowed and average > allowed
+
     @property
     def full(self) -> bool:
         """Whether the next image would be refused; lets a server refuse before it reads a body."""
@@ -222,7 +235,7 @@ class Batcher:
             BusyError: the queue is full, or closed.
         """
         count = len(job.tensor)
-        job.entered = time.perf_counter()
+        job.entered = time.perf_counter() - job.age
         with self._lock:
             if self._closed:
                 raise self._closing()
@@ -345,24 +358,45 @@ class Batcher:
         return live
 
     def _execute(self, jobs: list[Job]) -> None:
+        """Run jobs together; if that fails, each by itself, so that nobody pays for another's input."""
         tensor = jobs[0].tensor if len(jobs) == 1 else np.concatenate([job.tensor for job in jobs])
         started = time.perf_counter()
         try:
             logits = self._run(tensor)
-            if not np.isfinite(logits).all():
-                raise RuntimeError("the network answered NaN or infinity")
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the callers report it
-            for job in jobs:
-                job.error = error
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._execute([job])
+                return
+            jobs[0].error = error
         else:
-            ran, start = time.perf_counter() - started, 0
-            for job in jobs:
-                end = start + len(job.tensor)
-                job.logits, job.ran, job.batch = logits[start:end], ran, len(tensor)
-                start = end
+            _hand_out(jobs, logits, time.perf_counter() - started)
         if self._observe is not None:
             self._observe(jobs)
         _deliver(jobs)
+
+
+def _hand_out(jobs: list[Job], logits: np.ndarray, ran: float) -> None:
+    """Give each job its rows. Each is judged by its own: a row that overflows spoils no other."""
+    finite, start = bool(np.isfinite(logits).all()), 0
+    for job in jobs:
+        end = start + len(job.tensor)
+        rows = logits[start:end]
+        job.ran, job.batch = ran, len(logits)
+        if finite or np.isfinite(rows).all():
+            job.logits = rows
+        else:
+            job.error = _overflow(rows)
+        start = end
+
+
+def _overflow(rows: np.ndarray) -> InvalidInputError:
+    images = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    return InvalidInputError(
+        f"the network answers NaN or infinity to image {images[0]} of the input",
+        expected="values as the model's preprocessing makes them",
+        hint="Numbers that large overflow inside the network.",
+    )
 
 
 def _deliver(jobs: list[Job]) -> None:

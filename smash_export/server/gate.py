@@ -17,17 +17,21 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 
 from smash_base.errors import SmashError
 from smash_export.server.batching import BusyError
-from smash_export.server.logs import LOGGER, REQUEST_ID, log
+from smash_export.server.hosts import Hosts
+from smash_export.server.logs import LOGGER, REQUEST_ID, Throttle, log
 from smash_export.server.metrics import Metrics
 from smash_export.server.models import UnknownModelError
+from smash_export.server.protocol import TooLargeError
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -62,11 +66,13 @@ class State:
 
     Attributes:
         draining: SIGTERM came: everything is still answered, and connections end with their answer.
+        leaving: nothing new is taken any more.
         active: requests in progress.
         body_bytes: in memory now.
     """
 
     draining: bool = False
+    leaving: bool = False
     active: int = 0
     body_bytes: int = 0
     reload_tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -89,6 +95,8 @@ class Gate:
         state, metrics, limits: of the server.
         api_key: what clients must show; None asks for nothing.
         log_requests: log successful requests too.
+        hosts: names that the server answers to.
+        root_path: prefix that a proxy may leave before every path.
     """
 
     def __init__(
@@ -100,6 +108,8 @@ class Gate:
         bodies: Bodies,
         api_key: str | None,
         log_requests: bool,
+        hosts: Hosts | None = None,
+        root_path: str = "",
     ) -> None:
         self.state = state
         self.metrics = metrics
@@ -108,6 +118,10 @@ class Gate:
         self._app = app
         self._key = api_key.encode() if api_key else None
         self._log_requests = log_requests
+        self._hosts = hosts or Hosts()
+        self._root = root_path
+        self.throttle = Throttle()
+        self.parsers = Workers("parse", 2, 32)
         self._prefix = os.urandom(4).hex().encode()
         self._numbers = itertools.count(1)
         self._busy_answers = 0
@@ -121,26 +135,28 @@ class Gate:
         return b"%s-%d" % (self._prefix, next(self._numbers))
 
     def check(self, path: str, method: str, headers: dict[bytes, bytes]) -> None:
-        """Refuse requests without the key and those that another site's page makes.
+        """Refuse requests without the key, to names of others, and from another site's page.
 
         Raises:
             HttpError: 401, 403.
         """
+        if not self._hosts.accept_host(path, headers):
+            raise HttpError(403, _NOT_MY_NAME)
         if self._key is not None and not (path in _OPEN_TO_ALL or path.startswith("/static/")):
-            given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+            given = headers.get(b"x-api-key") or bearer_token(headers.get(b"authorization", b""))
             if not hmac.compare_digest(given, self._key):
                 raise HttpError(
                     401,
                     "this server needs an API key, in the header Authorization: Bearer KEY or X-API-Key",
                     {"WWW-Authenticate": "Bearer"},
                 )
-        if method == "POST":
-            _check_origin(headers)
+        if method == "POST" and not self._hosts.accept_origin(headers):
+            raise HttpError(403, _OTHER_SITE)
 
     def report(self, error: Exception, failure: HttpError, identity: bytes) -> None:
         """Log what is the server's own fault."""
         if failure.status == 500:
-            log(
+            self.throttle.log(
                 logging.ERROR,
                 "internal error",
                 kind=type(error).__name__,
@@ -159,6 +175,9 @@ class Gate:
                 log(logging.INFO, "busy", refused=self._busy_answers, path=path[:200])
                 self._busy_answers, self._busy_logged = 0, now
         elif status >= 400 or self._log_requests:
+            held = self.throttle.admit(f"{status // 100}xx") if status >= 400 else 0
+            if held is None:
+                return
             log(
                 logging.WARNING if status >= 400 else logging.INFO,
                 "request",
@@ -167,12 +186,21 @@ class Gate:
                 status=status,
                 milliseconds=round(seconds * 1e3, 3),
                 request_id=identity.decode(),
+                **({"suppressed": held} if held else {}),
             )
+
+    def _own_path(self, path: str) -> str:
+        """A path without the proxy's prefix and without a slash at its end: nothing is ever redirected,
+        as the address that clients see is known to the proxy only."""
+        if self._root and path.startswith(self._root + "/"):
+            path = path[len(self._root) :]
+        return path.rstrip("/") or "/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         started = time.perf_counter()
+        scope["path"] = self._own_path(scope["path"])
         headers: dict[bytes, bytes] = dict(scope["headers"])
         identity = self.identity(headers)
         token = REQUEST_ID.set(identity.decode())
@@ -210,6 +238,36 @@ class Gate:
             REQUEST_ID.reset(token)
 
 
+class Workers:
+    """A few threads for what would hold up the loop, with a bound on what waits for them.
+
+    Args:
+        name: of the threads.
+        threads: at once.
+        waiting: pieces of work that are taken, those in progress included.
+    """
+
+    def __init__(self, name: str, threads: int, waiting: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._name, self._most, self._now = name, waiting, 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns.
+
+        Raises:
+            BusyError: too much waits already.
+        """
+        if self._now >= self._most:
+            raise BusyError(
+                f"too many requests wait for threads ({self._name})", hint="Try again in a moment."
+            )
+        self._now += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        finally:
+            self._now -= 1
+
+
 class Disconnected(Exception):
     """The client left; there is nobody to answer."""
 
@@ -224,16 +282,26 @@ def to_http(error: Exception) -> HttpError:
         return HttpError(503, str(error), {"Retry-After": RETRY_AFTER_S})
     if isinstance(error, UnknownModelError):
         return HttpError(404, str(error))
+    if isinstance(error, TooLargeError):
+        return HttpError(413, str(error), _CLOSE)
     if isinstance(error, SmashError):
         return HttpError(400, str(error))
     return HttpError(500, "the model could not run; the server's log says more under this request's id")
 
 
-def _check_origin(headers: dict[bytes, bytes]) -> None:
-    """A page of another site must not use a server that only this machine can reach."""
-    origin = headers.get(b"origin")
-    if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
-        raise HttpError(403, "requests from pages of other sites are refused")
+_NOT_MY_NAME = (
+    "the Host header is no name of this server; without an API key it answers to addresses, localhost and "
+    "the names of --allowed-host"
+)
+_OTHER_SITE = (
+    "requests from pages of other sites are refused; behind a proxy name the public host with --allowed-host"
+)
+
+
+def bearer_token(authorization: bytes) -> bytes:
+    """The key in ``Authorization: Bearer KEY``; the word in any case (RFC 9110, 11.1)."""
+    scheme, _, token = authorization.partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else authorization
 
 
 class Bodies:
@@ -250,7 +318,7 @@ class Bodies:
             HttpError: 408, 411 to 415, 503.
         """
         headers = scope["smash.headers"]
-        if headers.get(b"content-encoding", b"identity") != b"identity":
+        if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
             raise HttpError(415, "compressed bodies are not taken; send the bytes as they are")
         limit = self._limits.body_bytes
         claimed = headers.get(b"content-length")

@@ -10,6 +10,11 @@ one adds no rule of its own.
 A full queue is answered as soon as the headers are there; the body is skipped when it comes and the
 connection is kept.
 
+Bounds, whatever a client does: 64 KiB of headers (431), 64 requests sent ahead, ``body_seconds`` for
+headers, for a body (read or not) and for taking an answer out of the socket, and the places of
+:mod:`connections`. A request that waited for this loop for longer than the model allows is refused like one
+that waits in its queue.
+
 Built on ``HttpToolsProtocol``: its callbacks of the parser, ``cycle``, ``pipeline`` and
 ``on_response_complete``.
 """
@@ -25,7 +30,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from smash_export.server import protocol
 from smash_export.server.batching import BusyError, CallbackJob
-from smash_export.server.gate import Gate, encode_error, to_http
+from smash_export.server.connections import Arrivals, Connections
+from smash_export.server.gate import Gate, HttpError, encode_error, to_http
 from smash_export.server.models import Model, Repository
 
 _INFER = re.compile(rb"/v2/models/([A-Za-z0-9._-]{1,100})(?:/versions/([0-9]{1,9}))?/infer", re.ASCII)
@@ -35,6 +41,10 @@ _VERSION_ROUTE = "/v2/models/{model}/versions/{version}/infer"
 _UNUSUAL = frozenset((b"transfer-encoding", b"content-encoding", b"expect", b"upgrade"))
 _LENGTH_HEADER = protocol.HEADER_LENGTH.lower().encode()
 _JSON = b"content-type: application/json\r\n"
+MAX_HEAD_BYTES = 2**16
+MAX_AHEAD = 64
+_HEALTH = (b"/v2/health/live", b"/v2/health/ready")
+_SHORT_S = 2.0  # for a request in a place where only health is answered
 _OCTETS = b"content-type: application/octet-stream\r\n%s: %d\r\n"
 
 
@@ -42,6 +52,7 @@ class InferCall:
     """One inference on its way; what uvicorn's protocol knows as its request's ``cycle``."""
 
     __slots__ = (
+        "age",
         "body",
         "disconnected",
         "identity",
@@ -63,6 +74,7 @@ class InferCall:
         self.path, self.route, self.identity = path, route, identity
         self.length, self.keep_alive = length, keep_alive
         self.started = time.perf_counter()
+        self.age = 0.0
         self.body: list[bytes] = []
         self.reserved = 0
         self.model: Model | None = None
@@ -85,18 +97,42 @@ class Connection(HttpToolsProtocol):
 
     repository: Repository
     gate: Gate
+    places: Connections
+    arrivals: Arrivals
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._receiving = self._in_headers = False
         self._timer: asyncio.TimerHandle | None = None  # until the headers or the body are there
+        self._unread: asyncio.TimerHandle | None = None  # until the client takes what is written
+        self._unparsed = 0  # bytes since something was whole: headers, a piece of a body
+        self._whole = self._health_only = False
+        self.address = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.address = self.client[0] if self.client else ""
+        self._health_only = not self.places.admit(self)
         self._arm()
+
+    def evict(self) -> None:
+        """Make room for another connection."""
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.gate.limits.body_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self.resume_writing()
+        self.places.leave(self)
         call = self.cycle
         if isinstance(call, InferCall) and not call.response_complete:
             call.response_complete = True
@@ -106,22 +142,56 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.arrivals.read(time.perf_counter()):
+            self.loop.call_soon(self.arrivals.over)
+        self._unparsed += len(data)
+        self._whole = False
         super().data_received(data)
-        # A request that came in one piece needs no timer; the usual way has one of its own for bodies.
-        if (
-            self._receiving
-            and self._timer is None
-            and (self._in_headers or isinstance(self.cycle, InferCall))
-        ):
-            self._arm()
+        if self.transport.is_closing():
+            return
+        if self._whole:
+            self._unparsed = 0
+        if self._unparsed > MAX_HEAD_BYTES:
+            self._refuse_early(431, _TOO_LONG)
+        elif self._receiving:
+            # A request that came in one piece needs no timer; the usual way has one of its own for bodies.
+            cycle = self.cycle
+            if self._timer is None and (
+                self._in_headers or isinstance(cycle, InferCall) or cycle.response_complete
+            ):
+                self._arm()
+        elif self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._await_next()  # nothing but empty lines
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP."""
+        self._refuse_early(400, "this is not an HTTP/1.1 request")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Answered as if nothing had been asked for; a client could fill the log with it."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._receiving = self._in_headers = True
+        self.places.sends(self)
 
     def on_headers_complete(self) -> None:
         self._disarm()
         self._in_headers = False
+        self._whole = True
+        if self.transport.is_closing():
+            self.cycle = _ENDED  # type: ignore[assignment]
+            return
+        if self._unparsed > MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
+            self._refuse_early(431, _TOO_LONG)
+            return
+        if self._health_only and self.url.partition(b"?")[0] not in _HEALTH:
+            self._refuse_early(503, _TOO_MANY)
+            return
+        if len(self.pipeline) >= MAX_AHEAD:
+            self.transport.abort()  # the answers before it are not there yet: nothing can be said
+            self.cycle = _ENDED  # type: ignore[assignment]
+            return
         before = self.cycle
         found = _INFER.fullmatch(self.url)
         if found is None or (before is not None and not before.response_complete) or self.pipeline:
@@ -135,7 +205,6 @@ class Connection(HttpToolsProtocol):
             or not (claimed.isdigit() and len(claimed) <= 18)
             or not _UNUSUAL.isdisjoint(headers)
             or self.flow.write_paused  # a client that does not read its answers
-            or (self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency)
         ):
             super().on_headers_complete()
             return
@@ -154,13 +223,17 @@ class Connection(HttpToolsProtocol):
             call.model = model = self.repository.take(
                 name.decode(), None if version is None else version.decode()
             )
-            if model.batcher.full:
+            call.age = self.arrivals.age(call.started)
+            if model.batcher.full or model.batcher.late(call.age, self.arrivals.average):
                 raise model.batcher.refusal()
             self.gate.bodies.check_claim(claimed)
+            if call.length is None and int(claimed) > model.json_limit:
+                raise protocol.TooLargeError("the body", expected=f"at most {model.json_limit} bytes of JSON")
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             self._refuse(call, error)
 
     def on_body(self, body: bytes) -> None:
+        self._whole = True
         call = self.cycle
         if not isinstance(call, InferCall):
             super().on_body(body)
@@ -175,25 +248,60 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._receiving = False
+        self._whole = True
         call = self.cycle
+        if call.response_complete:  # the rest of a body that nobody reads
+            self._disarm()
+            self.places.rests(self)
+            self._await_next()
+            return
+        self.places.works(self)
         if not isinstance(call, InferCall):
             super().on_message_complete()
             return
         self._disarm()
-        if call.response_complete:
-            self._await_next()
-            return
         model, body = call.model, call.body[0] if len(call.body) == 1 else b"".join(call.body)
         assert model is not None
+        length = None if call.length is None else call.length.decode("latin-1")
+        call.timer = self.loop.call_later(self.gate.limits.answer_seconds, self._no_answer, call)
+        if protocol.is_slow(len(body), length):
+            task = self.loop.create_task(self._submit_later(call, model, body, length))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+            return
         try:
-            length = None if call.length is None else call.length.decode("latin-1")
             request = protocol.parse_infer(body, length, model.signature, model.max_images)
-            call.job = CallbackJob(request.tensor, self.loop, lambda job: self._answer(call, request))
-            model.batcher.submit(call.job)
+            self._submit(call, model, request)
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             self._refuse(call, error)
-            return
-        call.timer = self.loop.call_later(self.gate.limits.answer_seconds, self._no_answer, call)
+
+    async def _submit_later(self, call: InferCall, model: Model, body: bytes, length: str | None) -> None:
+        """Much JSON is parsed beside the loop."""
+        try:
+            request = await self.gate.parsers.run(
+                lambda: protocol.parse_infer(body, length, model.signature, model.max_images)
+            )
+            if not call.response_complete:
+                self._submit(call, model, request)
+        except Exception as error:  # noqa: BLE001 - every error becomes an answer
+            if not call.response_complete:
+                self._refuse(call, error)
+
+    def _submit(self, call: InferCall, model: Model, request: protocol.InferRequest) -> None:
+        call.job = CallbackJob(request.tensor, self.loop, lambda job: self._answer(call, request))
+        call.job.age = call.age
+        model.batcher.submit(call.job)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()  # uvicorn would read on after each answer, without end
+        elif not self._receiving and not self.transport.is_closing():
+            self.places.rests(self)
+        elif self._receiving and self.cycle.response_complete and not self._in_headers:
+            self.places.rests(self)  # an answer that did not need the rest of the body
+            if self._timer is None and not self.transport.is_closing():
+                self._arm()
 
     def _answer(self, call: InferCall, request: protocol.InferRequest) -> None:
         """The job ran, or failed."""
@@ -236,14 +344,18 @@ class Connection(HttpToolsProtocol):
             self._arm()  # the next request can wait: an earlier one is not answered yet
         elif not self.transport.is_closing():
             if self._in_headers:
-                self._refuse_headers()
+                self._refuse_early(408, str(self.gate.bodies.too_slow("the headers")))
             self.transport.close()
 
-    def _refuse_headers(self) -> None:
-        body, extra = encode_error(self.gate.bodies.too_slow("the headers"))
-        head = b"%s%scontent-length: %d\r\n%s\r\n" % (STATUS_LINE[408], _JSON, len(body), extra)
-        self.transport.write(head + body)
-        self.gate.metrics.answered("http", "other", 408, self.gate.limits.body_seconds)
+    def _refuse_early(self, status: int, sentence: str) -> None:
+        """An answer to what never became a request, and the end of the connection."""
+        self.cycle = _ENDED  # type: ignore[assignment]
+        body, _ = encode_error(HttpError(status, sentence))
+        extra = b"retry-after: 1\r\n" if status == 503 else b""
+        head = b"%s%scontent-length: %d\r\n%sconnection: close\r\n\r\n"
+        self.transport.write(head % (STATUS_LINE[status], _JSON, len(body), extra) + body)
+        self.transport.close()
+        self.gate.count("other", "", "", status, 0.0, b"")
 
     def _write(self, call: InferCall, status: int, headers: bytes, body: bytes) -> None:
         if self.gate.state.draining:
@@ -287,7 +399,10 @@ class Connection(HttpToolsProtocol):
             )
 
     def _arm(self) -> None:
-        self._timer = self.loop.call_later(self.gate.limits.body_seconds, self._too_slow)
+        seconds = self.gate.limits.body_seconds
+        self._timer = self.loop.call_later(
+            min(seconds, _SHORT_S) if self._health_only else seconds, self._too_slow
+        )
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -295,6 +410,17 @@ class Connection(HttpToolsProtocol):
             self._timer = None
 
 
-def connection_class(repository: Repository, gate: Gate) -> type[Connection]:
+def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    return len(url) + sum(len(name) + len(text) + 4 for name, text in headers)
+
+
+_ENDED = InferCall("", "", b"", None, False)  # what follows a connection's last answer is not looked at
+_ENDED.response_complete = True
+_TOO_LONG = f"the headers are too long; expected at most {MAX_HEAD_BYTES} bytes"
+_TOO_MANY = "too many connections; only health is answered on this one. Try again in a moment."
+
+
+def connection_class(repository: Repository, gate: Gate, places: Connections) -> type[Connection]:
     """The class of connections of one server."""
-    return type("Connection", (Connection,), {"repository": repository, "gate": gate})
+    shared = {"repository": repository, "gate": gate, "places": places, "arrivals": Arrivals()}
+    return type("Connection", (Connection,), shared)

@@ -1,15 +1,27 @@
-"""Structured logs: one JSON object per line on stderr, with the request's id where there is one."""
+"""Structured logs: one JSON object per line on stderr, with the request's id where there is one.
+
+Lines go through a bounded queue to a thread that writes them: whoever reads stderr and stops reading must
+not stop the server. What does not fit is dropped and counted, and the next line that can be written says
+how many. What clients can cause at will is held back by :class:`Throttle`.
+"""
 
 from __future__ import annotations
 
 import contextvars
 import json
 import logging
-import sys
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 LOGGER = "smash_export.server"
 REQUEST_ID: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+_QUEUE_LINES = 4096
+_FLUSH_S = 1.0
+_STDERR = 2
 
 
 class JsonFormatter(logging.Formatter):
@@ -30,15 +42,101 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
-def configure(level: str) -> None:
-    """Send this package's and uvicorn's logs to stderr as JSON lines."""
-    handler = logging.StreamHandler(sys.stderr)
+class QueuedLines(logging.Handler):
+    """Hands formatted lines to a thread that writes them; drops and counts what it cannot take.
+
+    Args:
+        descriptor: open file that is written to. Written without Python's buffer, whose lock a blocked
+            write would hold until the interpreter ends.
+        size: lines that may wait.
+    """
+
+    def __init__(self, descriptor: int = _STDERR, size: int = _QUEUE_LINES) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str] = queue.Queue(size)
+        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self.dropped += 1
+        except Exception:  # noqa: BLE001 - a line that cannot be formatted must not fail a request
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until what was logged is written, but not for a reader that does not read."""
+        deadline = time.monotonic() + _FLUSH_S
+        while self._lines.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def _write_all(self) -> None:
+        while True:
+            line = self._lines.get()
+            self._write(line)
+            if self.dropped and self._lines.empty():
+                count, self.dropped = self.dropped, 0
+                record = logging.LogRecord(LOGGER, logging.WARNING, "", 0, "log lines dropped", None, None)
+                record.fields = {"lines": count}
+                self._write(self.format(record))
+            self._lines.task_done()
+
+    def _write(self, line: str) -> None:
+        data = line.encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:  # closed: nobody will ever read it
+            return
+
+
+class Throttle:
+    """Lets a few events of each kind through in a period and counts the rest.
+
+    Args:
+        count: events that pass in a period.
+        seconds: length of a period.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, count: int = 50, seconds: float = 1.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._count, self._seconds, self._clock = count, seconds, clock
+        self._kinds: dict[str, tuple[float, int, int]] = {}  # begin of the period, passed, held back
+
+    def admit(self, kind: str) -> int | None:
+        """None: hold this one back. A number: let it through, and so many were held back before it."""
+        now = self._clock()
+        began, passed, held = self._kinds.get(kind, (now, 0, 0))
+        if now - began >= self._seconds:
+            began, passed = now, 0
+        if passed >= self._count:
+            self._kinds[kind] = (began, passed, held + 1)
+            return None
+        self._kinds[kind] = (began, passed + 1, 0)
+        return held
+
+    def log(self, level: int, message: str, /, **fields: object) -> None:
+        """:func:`log` unless too many of this kind were logged; ``suppressed`` tells how many were not."""
+        held = self.admit(message)
+        if held is not None:
+            log(level, message, **fields, **({"suppressed": held} if held else {}))
+
+
+def configure(level: str) -> QueuedLines:
+    """Send this package's, uvicorn's and gRPC's logs to stderr as JSON lines."""
+    handler = QueuedLines()
     handler.setFormatter(JsonFormatter())
     for name in (LOGGER, "uvicorn", "grpc"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level.upper() if name == LOGGER else max(logging.WARNING, logger.level))
+    return handler
 
 
 def log(level: int, message: str, **fields: object) -> None:

@@ -118,16 +118,17 @@ class Metrics:
         key = (model, version)
 
         def observe(jobs: list[Job]) -> None:
-            first = jobs[0]
+            ran = jobs[0]  # of a batch that raised nothing each job knows size and time of the run
+            failed = sum(job.error is not None for job in jobs)
             with self._lock:
                 for job in jobs:
                     self._queue_time.add(key, job.waited)
-                if first.error is not None:
-                    self._failures.add(key, len(jobs))
-                    return
-                self._images.add(key, first.batch)
-                self._batch.add(key, first.batch)
-                self._run.add(key, first.ran)
+                if failed:
+                    self._failures.add(key, failed)
+                if ran.batch:
+                    self._images.add(key, ran.batch)
+                    self._batch.add(key, ran.batch)
+                    self._run.add(key, ran.ran)
 
         return observe
 

@@ -29,6 +29,7 @@ from smash_export.prediction.classifier import Classifier, load
 from smash_export.server.batching import Batcher
 from smash_export.server.logs import log
 from smash_export.server.metrics import Metrics
+from smash_export.server.protocol import json_limit
 from smash_export.server.sizing import Batching, Sizes, choose_sizes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -109,6 +110,7 @@ class Model:
         self.labels = classifier.labels
         self.preprocessing = classifier.preprocessing
         self.max_images = batcher.settings.queue_size
+        self.json_limit = json_limit(self.signature, self.max_images)
         self._users = 1  # the repository
         self._lock = threading.Lock()
 

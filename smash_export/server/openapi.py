@@ -96,11 +96,12 @@ _VERSION: JsonObject = {
 _BODY_ERRORS = ("408", "413", "415", "503")
 
 
-def describe_api() -> JsonObject:
-    """The whole document, OpenAPI 3.1."""
+def describe_api(root_path: str = "") -> JsonObject:
+    """The whole document, OpenAPI 3.1; ``root_path`` is the prefix under which a proxy offers it."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "smash-export", "version": __version__},
+        "servers": [{"url": root_path or "/"}],
         "paths": {**_server_paths(), **_model_paths(), **_repository_paths(), **_page_paths()},
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from smash_base.errors import InvalidInputError
 from smash_targets.base import ModelSignature
@@ -35,6 +36,27 @@ DATATYPES = (
 )  # fmt: skip
 MAX_ID = 200
 _DIGITS = re.compile(r"[0-9]{1,15}", re.ASCII)
+
+
+SLOW_BYTES = 2**16  # JSON beyond this is parsed beside the event loop
+_NUMBER_BYTES = 26  # the longest number that Python prints, a comma and a space
+_SLICE_BYTES = 2**16  # of numbers that are parsed in one go: no other thread runs meanwhile
+
+
+class TooLargeError(InvalidInputError):
+    """More JSON than the largest tensor of the model needs; HTTP 413."""
+
+
+def json_limit(signature: ModelSignature, max_images: int) -> int:
+    """Bytes of JSON that the largest request of a model can need."""
+    return SLOW_BYTES + _NUMBER_BYTES * max_images * math.prod(signature.input_shape)
+
+
+def is_slow(size: int, header_length: str | None) -> bool:
+    """Whether a body holds so much JSON that the event loop should not parse it."""
+    if header_length is not None and _DIGITS.fullmatch(header_length):
+        size = min(size, int(header_length))
+    return size > SLOW_BYTES
 
 
 @dataclass(frozen=True)
@@ -89,6 +111,12 @@ def parse_infer(
                 received=header_length,
             )
         text, raw = body[: int(header_length)], memoryview(body)[int(header_length) :]
+    if len(text) > (limit := json_limit(signature, max_images)):
+        raise TooLargeError(
+            "the JSON is longer than the model's largest input needs",
+            expected=f"at most {limit} bytes",
+            received=f"{len(text)} bytes",
+        )
     read = _head if len(text) > _REMEMBERED_BYTES else _remembered_head
     head = read(text, signature, max_images)
     if head.size is None:
@@ -120,6 +148,7 @@ class _Head(NamedTuple):
 
 
 def _head(text: bytes, signature: ModelSignature, max_images: int) -> _Head:
+    text, numbers = _split_numbers(text)
     request = parse_object(text, "the request")
     entry = _list(request, "inputs", 1)[0]
     name = entry.get("name")
@@ -129,7 +158,95 @@ def _head(text: bytes, signature: ModelSignature, max_images: int) -> _Head:
     size = _object(entry, "parameters").get("binary_data_size")
     if size is not None and "data" in entry:
         raise InvalidInputError("an input has both data and binary_data_size", expected="one of them")
-    return _Head(shape, size, entry.get("data"), _id(request), _outputs(request, signature))
+    data = entry.get("data")
+    if numbers is not None:
+        if data != []:
+            raise InvalidInputError("data of the input", expected="one list of numbers", received="another")
+        data = _parse_numbers(numbers, shape)
+    return _Head(shape, size, data, _id(request), _outputs(request, signature))
+
+
+# "data" as a key of an object, not as the end of a text, and the begin of a list.
+_DATA = re.compile(rb'(?<!\\)"data"\s*:\s*\[')
+_MISPLACED = re.compile(rb"[^\s\[,]\s*\[|\]\s*[^\s\],]")
+_PUNCTUATION = bytes(set(range(256)) - set(b"[],"))
+
+
+def _split_numbers(text: bytes) -> tuple[bytes, bytes | None]:
+    """Cut the one long list of numbers out of a request: the JSON with ``[]`` in its place, and the list.
+
+    The general parser makes an object of each number before anything can be checked, and no other thread
+    runs meanwhile; the list is parsed by slices instead. A request in which it cannot be told is left whole.
+
+    Raises:
+        TooLargeError: what is not numbers is long.
+    """
+    found = _DATA.search(text, 0, SLOW_BYTES) if len(text) > _REMEMBERED_BYTES else None
+    if found is not None:
+        start = found.end() - 1
+        ends = [end for end in (text.find(b"}", start), text.find(b'"', start)) if end >= 0]
+        end = text.rfind(b"]", start, min(ends, default=len(text)))
+        rest = len(text) - (end - start)
+        if end > start and rest <= SLOW_BYTES and _DATA.search(text, end) is None:
+            return text[:start] + b"[]" + text[end + 1 :], text[start : end + 1]
+    if len(text) > SLOW_BYTES:
+        raise TooLargeError(
+            "the JSON beside the numbers of the input is too long", expected=f"at most {SLOW_BYTES} bytes"
+        )
+    return text, None
+
+
+def _parse_numbers(text: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """A list of numbers, flat or nested as ``shape`` -> float32 of ``shape``."""
+    count, found = math.prod(shape), text.count(b",") + 1
+    if found != count or not _nested_as(text, shape):
+        raise InvalidInputError(
+            "data of the input",
+            expected=f"{count} numbers, flat or of shape {list(shape)}",
+            received="a ragged list" if found == count else f"{found} numbers",
+        )
+    values = np.empty(count, np.float32)
+    start = filled = 0
+    while start < len(text):
+        end = text.find(b",", start + _SLICE_BYTES)
+        end = len(text) if end < 0 else end
+        numbers = _numbers(text[start:end])
+        with np.errstate(over="ignore"):  # a number beyond FP32 becomes infinity, which is refused next
+            values[filled : filled + len(numbers)] = numbers
+        filled += len(numbers)
+        start = end + 1
+    return values.reshape(shape)
+
+
+def _nested_as(text: bytes, shape: tuple[int, ...]) -> bool:
+    marks = b"".join(
+        text[start : start + _SLICE_BYTES].translate(None, _PUNCTUATION)
+        for start in range(0, len(text), _SLICE_BYTES)
+    )
+    return marks in (_marks((math.prod(shape),)), _marks(shape))
+
+
+def _marks(shape: tuple[int, ...]) -> bytes:
+    """Brackets and commas of a nested list of that shape."""
+    text = b""
+    for size in reversed(shape):
+        text = b"[" + b",".join([text] * size) + b"]"
+    return text
+
+
+def _numbers(text: bytes) -> np.ndarray:
+    """At least one number, separated by commas; brackets only where numbers do not touch them wrongly."""
+    try:
+        if _MISPLACED.search(text):
+            raise ValueError
+        values = np.array(orjson.loads(b"[" + text.translate(None, b"[]") + b"]"))
+        if not len(values) or values.dtype.kind not in "iuf":
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInputError(
+            "data of the input", expected="numbers only", received="something that is no number"
+        ) from None
+    return values
 
 
 # A client sends the same short JSON before each of its binary tensors; it need not be parsed every time.
@@ -166,7 +283,7 @@ def encode_infer(
             entry["parameters"] = {"binary_data_size": len(raw)}
             chunks.append(raw)
         else:
-            entry["data"] = flat if wanted.classes else logits.ravel().tolist()
+            entry["data"] = flat if wanted.classes else np.ascontiguousarray(logits, np.float32).ravel()
         outputs.append(entry)
     text = _answer_head(outputs, model, version, request.id)
     return b"".join([text, *chunks]), (len(text) if chunks else None)
@@ -181,7 +298,7 @@ def _answer_head(outputs: list[dict[str, Any]], model: str, version: str, identi
     if identity:
         answer["id"] = identity
     answer["outputs"] = outputs
-    return _ENCODER.encode(answer).encode()
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 @functools.lru_cache(256)
@@ -291,10 +408,9 @@ def check_class_count(value: Any, signature: ModelSignature) -> int:
     return min(value, signature.classes)
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
 def _from_json(data: Any, shape: tuple[int, ...]) -> np.ndarray:
+    if isinstance(data, np.ndarray):  # parsed by slices already
+        return data
     if not isinstance(data, list):
         raise InvalidInputError("data of the input", expected="a list of numbers", received=repr(data)[:200])
     try:
@@ -321,7 +437,9 @@ def _from_json(data: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _id(request: dict[str, Any]) -> str:
-    value = request.get("id", "")
+    value = request.get("id")
+    if value is None:
+        return ""
     if not isinstance(value, str) or len(value) > MAX_ID:
         raise InvalidInputError(
             "id of the request", expected=f"a text of at most {MAX_ID} characters", received=repr(value)[:80]
@@ -335,7 +453,7 @@ def _id(request: dict[str, Any]) -> str:
 
 def _outputs(request: dict[str, Any], signature: ModelSignature) -> tuple[Wanted, ...]:
     binary = _flag(_object(request, "parameters"), "binary_data_output")
-    if request.get("outputs") is None:
+    if request.get("outputs") in (None, []):
         return (Wanted(binary=binary),)
     found = []
     for entry in _list(request, "outputs", 4):

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
+import resource
 import signal
 import socket
 import sys
@@ -27,12 +29,17 @@ from PIL import Image
 from smash_base.errors import InvalidInputError, UsageError
 from smash_export.server import logs
 from smash_export.server.app import build_app, reload_all
+from smash_export.server.connections import HEALTH_SHARE, Connections
 from smash_export.server.gate import Gate, Limits, State
+from smash_export.server.hosts import Hosts
 from smash_export.server.http import connection_class
 from smash_export.server.metrics import Metrics
 from smash_export.server.models import ModelSpec, Repository
 from smash_export.server.sizing import Batching
 
+_OTHER_FILES = 128  # that a server with gRPC and a few models opens beside its connections
+_SPARE_FILES = 8  # for a load of a bundle while all connections are taken
+_DROP = 8  # idle connections that are closed when files run out
 _SWITCH_INTERVAL_S = 0.0005  # a worker that comes back from its run waits this long for the loop, not 5 ms
 
 
@@ -47,6 +54,9 @@ class Settings:
         api_key: what clients must show.
         batching, limits: see there.
         threads, device: for one inference.
+        max_connections, per_address: HTTP connections of everybody and of one address; None for three
+            quarters of all.
+        allowed_hosts, proxy_headers, root_path: see :mod:`hosts`, and for prefixes that a proxy adds.
         drain_delay: seconds in which new requests are still taken after SIGTERM.
         drain_timeout: seconds after which unfinished requests are given up.
         log_level, log_requests: see :mod:`logs`.
@@ -63,6 +73,10 @@ class Settings:
     threads: int | None = None
     device: str | None = None
     max_connections: int = 1024
+    per_address: int | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    proxy_headers: bool = False
+    root_path: str = ""
     drain_delay: float = 1.0
     drain_timeout: float = 30.0
     log_level: str = "info"
@@ -90,7 +104,7 @@ def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses
         SmashError: a bundle that cannot be opened.
     """
     tls = _tls(settings)
-    logs.configure(settings.log_level)
+    lines = logs.configure(settings.log_level)
     metrics, state = Metrics(), State()
     repository = Repository(specs, settings.batching, metrics, settings.threads, settings.device)
     administration = settings.api_key is not None or _is_loopback(settings.host)
@@ -115,11 +129,15 @@ def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses
             api_key=settings.api_key,
             log_requests=settings.log_requests,
             administration=administration,
+            hosts=_hosts(settings),
+            root_path=settings.root_path.rstrip("/"),
         )
         scheme = "http" if tls is None else "https"
         addresses = Addresses(f"{scheme}://{_host(settings.host)}:{listener.getsockname()[1]}", grpc_address)
-        config = _uvicorn(app, repository, settings)
-        server = _Server(config, state, repository, settings, lambda: ready(addresses))
+        most = _affordable(settings.max_connections)
+        places = Connections(most, settings.per_address or max(1, most * 3 // 4))
+        config = _uvicorn(app, repository, settings, places)
+        server = _Server(config, state, repository, settings, places, lambda: ready(addresses))
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         if grpc_server is not None:
             grpc_server.start()
@@ -129,6 +147,7 @@ def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses
     finally:
         listener.close()
         repository.close()
+        lines.flush()
     if not server.started:
         raise UsageError("the server could not start", hint="The log above says why.")
 
@@ -142,9 +161,12 @@ class _Server(uvicorn.Server):
         state: State,
         repository: Repository,
         settings: Settings,
+        places: Connections,
         ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self._places = places
+        self._descriptors = Descriptors()
         self._state = state
         self._repository = repository
         self._settings = settings
@@ -157,6 +179,11 @@ class _Server(uvicorn.Server):
         if self.started:
             self._ready()
             logs.log(20, "ready")
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 5 == 0 and self._descriptors.exhausted():
+            self._places.drop_resting(_DROP)
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -193,13 +220,64 @@ class _Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(delay, self._leave)
 
     def _leave(self) -> None:
+        self._state.leaving = True
         self.should_exit = True
 
 
-def _uvicorn(app: Gate, repository: Repository, settings: Settings) -> uvicorn.Config:
+class Descriptors:
+    """One open file in reserve: when it cannot be had twice, there is none left for a connection."""
+
+    def __init__(self) -> None:
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self._log = logs.Throttle(1, 60.0)
+
+    def exhausted(self) -> bool:
+        """Whether the process is out of file descriptors; said in the log once a minute."""
+        try:
+            os.close(os.dup(self._spare))
+        except OSError:
+            self._log.log(
+                40,
+                "out of file descriptors: new connections are refused",
+                limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                hint="raise it: LimitNOFILE= of the unit, or ulimit -n; or lower --max-connections",
+            )
+            return True
+        return False
+
+
+def _affordable(asked: int) -> int:
+    """Connections that the process may have open: all of the hard limit of files, less what else it opens."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard and soft < asked + _OTHER_FILES:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return asked
+    open_now = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else _OTHER_FILES
+    affordable = max(4, soft - open_now - _SPARE_FILES - HEALTH_SHARE // 8)
+    if affordable < asked:
+        logs.log(
+            30,
+            "fewer connections than asked for: the limit of open files is low",
+            connections=affordable,
+            asked=asked,
+            limit=soft,
+            hint="raise it: LimitNOFILE= of the unit, or ulimit -n",
+        )
+    return min(asked, affordable)
+
+
+def _hosts(settings: Settings) -> Hosts:
+    names = {settings.host.lower(), *(name.lower() for name in settings.allowed_hosts)}
+    return Hosts(settings.api_key is not None, frozenset(names), settings.proxy_headers)
+
+
+def _uvicorn(app: Gate, repository: Repository, settings: Settings, places: Connections) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=connection_class(repository, app),
+        http=connection_class(repository, app, places),
         lifespan="off",
         ws="none",
         log_config=None,
@@ -207,7 +285,7 @@ def _uvicorn(app: Gate, repository: Repository, settings: Settings) -> uvicorn.C
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        limit_concurrency=settings.max_connections,
+        limit_concurrency=None,  # :mod:`connections` decides
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
         ssl_certfile=str(settings.tls_certificate) if settings.tls_certificate else None,

@@ -25,7 +25,6 @@ _GAIN = 1.1  # images per second that doubling the batch must bring
 _PATIENCE = 3  # under overload a request waits at most about this many times what it takes alone
 _NETWORK_S = 0.0005  # what a request alone takes beyond its run
 _SHORT_S = 0.008  # a queue of this length is no overload, however fast the network
-_LONG_S = 0.1  # no request is refused that waited less: a load of another model can hold up the worker
 _ROUNDS_S = 0.03
 _ROUNDS = (3, 20)
 
@@ -108,10 +107,10 @@ def choose_sizes(
     else:
         allowed = max(_PATIENCE * (seconds[1] + _NETWORK_S), _SHORT_S)
         batches = int(allowed / seconds[best]) - 1  # one is running
-        patience = max(2 * allowed, 2 * seconds[best], _LONG_S)
+        patience = max(2 * allowed, 2 * seconds[best])
         queue_size = max(QUEUE_SIZE, best)
         standing = min(best * max(batches, 1), queue_size)
-        settings = BatchingSettings(best, queue_size, standing, asked.delay, asked.timeout, patience)
+        settings = BatchingSettings(best, queue_size, standing, asked.delay, asked.timeout, patience, allowed)
     return Sizes(settings, seconds)
 
 

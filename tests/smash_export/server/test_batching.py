@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from smash_base.errors import InvalidInputError
 from smash_export.server.batching import Batcher, BatchingSettings, BusyError, Job, LoopJob, ThreadJob
 
 
@@ -134,7 +135,7 @@ def test_a_failed_run_fails_its_requests_and_no_others() -> None:
         return np.where(tensor == 7, np.nan, tensor)
 
     batcher = Batcher(run, BatchingSettings())
-    for value, error in ((13, ValueError), (7, RuntimeError)):
+    for value, error in ((13, ValueError), (7, InvalidInputError)):
         bad = job(value)
         batcher.submit(bad)
         with pytest.raises(error):
@@ -143,6 +144,31 @@ def test_a_failed_run_fails_its_requests_and_no_others() -> None:
     batcher.submit(good)
     assert good.wait(5).tolist() == [[1]]
     batcher.close()
+
+
+@pytest.mark.parametrize("poison", [13, 7])
+def test_a_poisoned_batch_fails_only_who_poisoned_it(runner: Runner, poison: float) -> None:
+    """13 breaks the run, 7 overflows; both share a batch with others."""
+
+    def run(tensor: np.ndarray) -> np.ndarray:
+        answer = runner(tensor)
+        if (tensor == 13).any():
+            raise ValueError("the runtime broke")
+        return np.where(tensor == 7, np.inf, answer)
+
+    seen: list[Job] = []
+    batcher = Batcher(run, BatchingSettings(max_batch=8), observe=seen.extend)
+    hold(runner, batcher)
+    jobs = [job(1), job(2, poison), job(3), job(4, 5)]
+    for waiting in jobs:
+        batcher.submit(waiting)
+    runner.go.set()
+    assert [jobs[number].wait(5).ravel().tolist() for number in (0, 2, 3)] == [[2], [6], [8, 10]]
+    error = ValueError if poison == 13 else InvalidInputError
+    with pytest.raises(error, match="broke" if poison == 13 else "image 1 of the input"):
+        jobs[1].wait(5)
+    batcher.close()
+    assert [item.error is None for item in seen] == [True, True, False, True, True]
 
 
 def test_closing_runs_what_waits_and_refuses_what_comes(runner: Runner) -> None:

@@ -275,7 +275,7 @@ def test_the_short_way_of_an_inference_answers_as_the_usual_one(
 def test_requests_sent_ahead_are_answered_in_order(server: Any, tensor: np.ndarray, make_body: Any) -> None:
     def whole(path: str, number: int) -> bytes:
         body, headers = make_body(tensor[number : number + 1])
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Request-ID: n{number}\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: n{number}\r\n"
         head += "".join(f"{name}: {text}\r\n" for name, text in headers.items())
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 

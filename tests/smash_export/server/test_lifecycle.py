@@ -18,6 +18,7 @@ import pytest
 from smash_export.bundle.bundle import Bundle, write_bundle
 
 PATH = "/v2/models/digits/infer"
+PATIENT = ("--queue-size", "256")  # a busy machine is overload; whoever asks for a queue waits instead
 
 
 class Load:
@@ -121,7 +122,7 @@ def test_a_bundle_is_exchanged_under_load_without_a_failed_request(
 ) -> None:
     path = tmp_path / "digits"
     shutil.copytree(digits_bundle, path)
-    with start(str(path), "--no-grpc") as server:
+    with start(str(path), "--no-grpc", *PATIENT) as server:
         old = first_label(server, tensor)
         with load(server) as clients:
             clients.wait_for(50)
@@ -167,7 +168,7 @@ def test_a_bundle_that_changes_on_the_disk_does_no_harm(
 def test_sigterm_under_load_answers_everything_that_was_sent(
     digits_bundle: Path, start: Any, load: Any
 ) -> None:
-    with start(f"digits={digits_bundle}", "--drain-delay", "0.7") as server:
+    with start(f"digits={digits_bundle}", "--drain-delay", "0.7", *PATIENT) as server:
         with load(server, 16) as clients:
             clients.wait_for(200)
             server.process.send_signal(signal.SIGTERM)
