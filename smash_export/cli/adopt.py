@@ -10,12 +10,30 @@ import click
 
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.groups import Grouped
 
 if TYPE_CHECKING:
     from smash_base.preprocess import Outputs
 
 
-@click.command()
+GROUPS = {
+    "Model": ("labels", "outputs", "destination", "force"),
+    "Preprocessing": (
+        "preprocess",
+        "size",
+        "channels",
+        "mean",
+        "std",
+        "resize",
+        "short_side",
+        "crop_pct",
+        "order",
+    ),
+    "Images": ("data", "seed", "samples", "calibration"),
+}
+
+
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--labels",
@@ -38,15 +56,20 @@ if TYPE_CHECKING:
     metavar="N",
     help="Resize the shorter side to N and cut the centre out; otherwise the whole image is resized.",
 )
-@click.option("--crop-pct", type=float, metavar="P", help="As timm gives it: --short-side is size / P.")
-@click.option("--order", type=click.Choice(["RGB", "BGR"]), help="Of the network's channels.")
+@click.option(
+    "--crop-pct",
+    type=float,
+    metavar="P",
+    help="Share of the crop as timm gives it: --short-side is size / P.",
+)
+@click.option("--order", type=click.Choice(["RGB", "BGR"]), help="Order of the network's channels.")
 @click.option(
     "--outputs",
     type=click.Choice(["logits", "probabilities", "sigmoid"]),
     help="What the network answers; found out by default.",
 )
 @click.option("--data", metavar="SPEC", help="Data set with test and training images; see: datasets")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the splits of --data.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the splits of --data.")
 @click.option("--samples", type=click.Path(path_type=Path), help="npz: images uint8, labels int64.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="npz: images uint8, from training.")
 @click.option("--force", is_flag=True, help="Replace the bundle.")

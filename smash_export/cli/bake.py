@@ -18,7 +18,7 @@ from smash_export.cli.console import Output, common_options
     default="fp32",
     show_default=True,
     type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Of the network inside; bytes go in and float32 comes out.",
+    help="Precision of the network inside; bytes go in and float32 comes out.",
 )
 @click.option(
     "--output",
@@ -28,7 +28,13 @@ from smash_export.cli.console import Output, common_options
     type=click.Choice(["probabilities", "top-k"]),
     help="All probabilities, or scores and numbers of the best classes.",
 )
-@click.option("--top-k", type=click.IntRange(1), default=5, show_default=True, help="How many best classes.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Number of classes that the answer names.",
+)
 @common_options(writes=True)
 def command(
     bundle: Path,

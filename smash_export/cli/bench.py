@@ -10,6 +10,7 @@ import click
 
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
+from smash_export.cli.groups import Grouped
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
     from smash_export.remote.device import Device
 
 
-@click.command()
+GROUPS = {
+    "Files": ("targets",),
+    "Measuring": ("threads", "batches", "seconds", "rounds", "sustained", "timeout"),
+    "LoadGen": ("loadgen", "loadgen_seconds"),
+    "Gate": ("max_p50",),
+    "Device": NAMES,
+}
+
+
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--target",
@@ -27,7 +37,9 @@ if TYPE_CHECKING:
     metavar="NAME[:PRECISION]",
     help="Only this runtime or file; may be repeated.",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For one inference.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one inference."
+)
 @click.option(
     "--batch",
     "-b",
@@ -43,7 +55,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0.05, 600),
     default=2.0,
     show_default=True,
-    help="Of measuring, for each file and batch, over all rounds.",
+    help="Seconds of measuring for each file and batch size, over all rounds.",
 )
 @click.option(
     "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Turns that the files take."
@@ -54,7 +66,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0.5, 3600),
     default=10.0,
     show_default=True,
-    help="Of each scenario.",
+    help="Seconds of each LoadGen scenario.",
 )
 @click.option(
     "--sustained",

@@ -9,13 +9,21 @@ import click
 
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
+from smash_export.cli.groups import Grouped
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
     from smash_export.remote.device import Device
 
 
-@click.command()
+GROUPS = {
+    "Files": ("targets", "page"),
+    "Measuring": ("threads", "batches", "seconds", "rounds"),
+    "Device": NAMES,
+}
+
+
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--target",
@@ -28,7 +36,9 @@ if TYPE_CHECKING:
 @click.option(
     "--html", "page", type=click.Path(path_type=Path), help="Report to write. [default: BUNDLE.compare.html]"
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="For one inference.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one inference."
+)
 @click.option(
     "--batch",
     "-b",
@@ -44,7 +54,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0.05, 600),
     default=2.0,
     show_default=True,
-    help="Of measuring, for each file and batch, over all rounds.",
+    help="Seconds of measuring for each file and batch size, over all rounds.",
 )
 @click.option(
     "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Turns that the files take."

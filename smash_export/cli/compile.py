@@ -28,7 +28,7 @@ SHOWN_LINES = 12  # of a note that is a table, such as the noise by layer: the w
     default="fp32",
     show_default=True,
     type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]),
-    help="Of the computation.",
+    help="Precision of the computation.",
 )
 @click.option(
     "--option",

@@ -42,7 +42,7 @@ def device_options(function: Function) -> Function:
             "--device-timeout",
             type=click.FloatRange(1),
             metavar="SECONDS",
-            help="That it may take there.  [several times what is expected]",
+            help="Seconds that it may take there.  [several times what is expected]",
         ),
     ]
     decorated: Any = function

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Seed of the splits, for data that come unsplit.")
 @click.option("--target", "-t", metavar="NAME", help="Runtime; the recommended one if left out.")
 @click.option(
-    "--precision", "-p", type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]), help="Of the file."
+    "--precision",
+    "-p",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]),
+    help="Precision of the file.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of one inference.")
 @click.option("--device", metavar="NAME", help="cpu, cuda:0, ...")

@@ -10,9 +10,27 @@ import click
 
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.groups import Grouped
+
+GROUPS = {
+    "Network and images": ("arch", "weights", "run", "data", "out", "force"),
+    "Training": (
+        "epochs",
+        "batch",
+        "learning_rate",
+        "label_smoothing",
+        "ema",
+        "augment",
+        "qat",
+        "seed",
+        "track",
+    ),
+    "Files": ("exporter", "bake"),
+    "This machine": ("device", "threads"),
+}  # fmt: skip
 
 
-@click.command()
+@click.command(cls=Grouped, groups=GROUPS)
 @click.option(
     "--arch",
     required=True,
@@ -34,8 +52,18 @@ from smash_export.cli.console import Output, common_options
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
 @click.option("--label-smoothing", type=click.FloatRange(0, 0.99), help="Share spread over all classes.")
 @click.option("--ema", type=click.FloatRange(0, 0.999999), help="Decay of a moving average of the weights.")
-@click.option("--augment", metavar="NAME=VALUE,...", help="For example: pad_crop=2,flip=true,cutout=8")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights and order.")
+@click.option(
+    "--augment",
+    metavar="NAME=VALUE,...",
+    help="Augmentation of the training images, for example pad_crop=2,flip=true,cutout=8",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Random seed of the weights and of the order of the images.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda: where to train.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option(

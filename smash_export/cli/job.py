@@ -13,6 +13,7 @@ import click
 
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
+from smash_export.cli.groups import Grouped
 from smash_export.device_search.search import PRESETS
 from smash_targets.base import target_names
 
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
     from smash_search.data import Dataset
 
 
-@click.command()
+GROUPS = {
+    "Images and run": ("data", "duration", "out", "seed"),
+    "Network": ("space", "max_latency"),
+    "Target": ("target", "precision"),
+    "This machine": ("device",),
+    "Device": NAMES,
+}
+
+
+@click.command(cls=Grouped, groups=GROUPS)
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
 @click.option("--max-latency", metavar="TIME", help="Limit on measured latency, such as 2ms or 800us.")
 @click.option(
@@ -42,7 +52,9 @@ if TYPE_CHECKING:
 @click.option("--time", "duration", metavar="TIME", help="Fit the plan into this time, such as 45m or 1h30m.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the whole.  [default: NAME-run]")
 @click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the whole run."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda: where to train.")
 @device_options
 @common_options(writes=True)

@@ -29,7 +29,13 @@ def command() -> None:
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images whose networks are measured.")
 @click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
-@click.option("--networks", type=click.IntRange(10, 10_000), default=150, show_default=True)
+@click.option(
+    "--networks",
+    type=click.IntRange(10, 10_000),
+    default=150,
+    show_default=True,
+    help="Number of networks in the kit.",
+)
 @click.option(
     "--target",
     type=click.Choice(target_names()),
@@ -37,10 +43,20 @@ def command() -> None:
     show_default=True,
     help="Runtime of the device.",
 )
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "int8"]))
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Precision that is measured.",
+)
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per inference.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of one inference.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the networks.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one inference."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="Random seed of the networks."
+)
 @common_options(writes=True)
 def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) -> None:
     """Write OUT, a zip of graphs, for a device that has no PyTorch."""

@@ -42,7 +42,10 @@ MAX_SHOWN_LABELS = 5
 )
 @click.option("--target", "-t", metavar="NAME", help="Runtime; the recommended one if left out.")
 @click.option(
-    "--precision", "-p", type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]), help="Of the file."
+    "--precision",
+    "-p",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]),
+    help="Precision of the file.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of one inference.")
 @click.option("--device", metavar="NAME", help="cpu, cuda:0, ...")

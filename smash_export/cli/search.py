@@ -63,12 +63,17 @@ def _words(value: object) -> str:
     type=click.Choice(STRATEGIES),
     default="random",
     show_default=True,
-    help="How candidates are proposed.",
+    help="Way in which candidates are proposed.",
 )
 @click.option(
-    "--strategy-option", multiple=True, metavar="NAME=NUMBER", help="Of the strategy; may be repeated."
+    "--strategy-option",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="Setting of the strategy; may be repeated.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the whole search."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--validation", type=click.FloatRange(0, 0.5, min_open=True), help="Share of training images.")
@@ -136,7 +141,9 @@ def _words(value: object) -> str:
     type=click.Choice(target_names()),
     help="Measure candidates on this runtime.  [onnxruntime with --max-latency]",
 )
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Of measuring.  [fp32]")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Precision that is measured.  [fp32]"
+)
 @click.option("--latency-batch", type=click.IntRange(1), help="Images per inference of measuring.  [1]")
 @click.option("--latency-threads", type=click.IntRange(1), help="Threads of measuring.  [1]")
 @click.option(
@@ -157,11 +164,11 @@ def _words(value: object) -> str:
     type=click.Choice(["serial", "process", "ray"]),
     default="serial",
     show_default=True,
-    help="Where to score and train finalists: here, in more processes, on Ray actors.",
+    help="Place where candidates are scored and finalists trained: here, more processes, or Ray actors.",
 )
 @click.option("--track", metavar="NAME[:FOLDER]", help="Curves for tensorboard or mlflow, on this machine.")
-@click.option("--workers", type=click.IntRange(1), help="Of the executor.  [one per GPU or core]")
-@click.option("--ray-address", help="Of a Ray cluster, such as auto.  [default: one on this machine]")
+@click.option("--workers", type=click.IntRange(1), help="Workers of the executor.  [one per GPU or core]")
+@click.option("--ray-address", help="Address of a Ray cluster, such as auto.  [default: one on this machine]")
 @common_options(writes=True)
 def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
     """Train a HyperNet, rank architectures, train finalists briefly, pick one: RUN/best.json.

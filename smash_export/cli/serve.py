@@ -10,13 +10,29 @@ import click
 
 from smash_base.errors import InvalidInputError, MissingRuntimeError
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.groups import Grouped
+
+GROUPS = {
+    "Addresses": ("host", "port", "grpc_port", "no_grpc", "tls_certificate", "tls_key", "api_key_file"),
+    "Files": ("target", "precision", "all_targets", "threads", "device"),
+    "Batching": ("max_batch", "queue_size", "queue_delay", "queue_timeout"),
+    "Limits": ("max_body", "body_timeout", "answer_timeout"),
+    "Ending": ("drain_delay", "drain_timeout"),
+    "Logs": ("log_level", "log_requests"),
+}
 
 
-@click.command()
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("bundles", nargs=-1, required=True, metavar="[NAME[:VERSION]=]BUNDLE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 for every network.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
-@click.option("--grpc-port", type=click.IntRange(0, 65535), default=8001, show_default=True)
+@click.option(
+    "--grpc-port",
+    type=click.IntRange(0, 65535),
+    default=8001,
+    show_default=True,
+    help="Port of gRPC; 0: a free one.",
+)
 @click.option("--no-grpc", is_flag=True, help="HTTP only.")
 @click.option("--target", help="Runtime, instead of the one that the manifest recommends.")
 @click.option("--precision", help="Precision of the file, for example int8.")
@@ -24,7 +40,7 @@ from smash_export.cli.console import Output, common_options
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    help="For one inference. Default: one less than the cores, which is left for the network.",
+    help="Threads of one inference.  [default: one less than the cores, which is left for the network]",
 )
 @click.option("--device", help="cpu, cuda:0, ...")
 @click.option(
@@ -117,6 +133,7 @@ from smash_export.cli.console import Output, common_options
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
+    help="Least important lines that are logged.",
 )
 @click.option("--log-requests", is_flag=True, help="Log answered requests too, not only refused ones.")
 @common_options(writes=False)

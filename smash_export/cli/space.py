@@ -15,7 +15,9 @@ from smash_export.device_search.search import PRESETS
 @click.option("--data", metavar="NAME[:PATH]", help="Take size, channels and classes from these images.")
 @click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
 @click.option("--size", default=28, show_default=True, type=click.IntRange(1, 4096), help="Pixels a side.")
-@click.option("--channels", default=1, show_default=True, type=click.IntRange(1, 4096), help="Of an image.")
+@click.option(
+    "--channels", default=1, show_default=True, type=click.IntRange(1, 4096), help="Channels of an image."
+)
 @click.option("--classes", default=10, show_default=True, type=click.IntRange(2), help="Labels.")
 @click.option("--samples", default=500, show_default=True, type=click.IntRange(10), help="Draws to look at.")
 @click.option("--max-parameters", type=click.IntRange(1), help="Limit on stored numbers.")

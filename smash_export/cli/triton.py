@@ -7,9 +7,16 @@ from pathlib import Path
 import click
 
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.groups import Grouped
+
+GROUPS = {
+    "Files": ("variants", "name", "precision", "version", "force"),
+    "Batching": ("max_batch", "queue_delay_us", "queue_size"),
+    "Running": ("instances", "threads", "gpu"),
+}
 
 
-@click.command()
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -21,14 +28,38 @@ from smash_export.cli.console import Output, common_options
     show_default=True,
     help="Kind of file; several give several models.",
 )
-@click.option("--name", help="Of the model. Default: that of the bundle's folder.")
-@click.option("--precision", default="fp32", show_default=True, help="Which file of the bundle.")
-@click.option("--version", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--name", help="Name of the model.  [default: that of the bundle's folder]")
+@click.option("--precision", default="fp32", show_default=True, help="Precision of the file.")
+@click.option(
+    "--version",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Version of the model in the repository.",
+)
 @click.option("--max-batch", type=click.IntRange(1), help="Default: the largest that the file takes.")
-@click.option("--queue-delay-us", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--queue-size", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--instances", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="Of one inference on the CPU.")
+@click.option(
+    "--queue-delay-us",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Microseconds to wait for a fuller batch.",
+)
+@click.option(
+    "--queue-size",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Requests that may wait; more are refused.",
+)
+@click.option(
+    "--instances",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Copies of the model that run side by side.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads of one inference on the CPU.")
 @click.option("--gpu", is_flag=True, help="Run on GPUs; a plan always does.")
 @click.option("--force", is_flag=True, help="Replace models that are there.")
 @common_options(writes=True)

@@ -20,14 +20,28 @@ from smash_export.cli.console import Output, common_options
     default="fp32",
     show_default=True,
     type=click.Choice(["fp32", "tf32", "fp16", "int8"]),
+    help="Precision of the engine.",
 )
-@click.option("--for", "release", default="10", show_default=True, type=click.Choice(["8.6", "10", "11"]))
+@click.option(
+    "--for",
+    "release",
+    default="10",
+    show_default=True,
+    type=click.Choice(["8.6", "10", "11"]),
+    help="Release of TensorRT on the device.",
+)
 @click.option(
     "--batch",
     metavar="N[,N...]",
     help="Batch sizes to measure. [default: the smallest that the bundle takes]",
 )
-@click.option("--device", default="dgpu", show_default=True, type=click.Choice(["dgpu", "jetson-orin"]))
+@click.option(
+    "--device",
+    default="dgpu",
+    show_default=True,
+    type=click.Choice(["dgpu", "jetson-orin"]),
+    help="Kind of device: a discrete GPU or a Jetson Orin.",
+)
 @click.option("--dla", type=click.IntRange(0, 1), help="DLA core of an Orin; fp16 or int8, one batch size.")
 @click.option(
     "--gpu-fallback",

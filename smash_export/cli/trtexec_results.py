@@ -25,7 +25,7 @@ SLOWEST = 10
     default="fp32",
     show_default=True,
     type=click.Choice(["fp32", "tf32", "fp16", "int8"]),
-    help="Whose gates the answers are held to.",
+    help="Precision of the engine, whose gates the answers are held to.",
 )
 @common_options(writes=False)
 def command(files: tuple[Path, ...], bundle: Path | None, precision: str, output: Output) -> None:

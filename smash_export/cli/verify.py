@@ -11,6 +11,7 @@ import click
 from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
+from smash_export.cli.groups import Grouped
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 MAX_SHOWN_STRANGERS = 20
 
 
-@click.command()
+GROUPS = {
+    "Files": ("target", "precision", "signer", "strict"),
+    "Images": ("data", "split", "save_worst"),
+    "This machine": ("threads", "in_process"),
+    "Device": NAMES,
+}
+
+
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", "-t", metavar="NAME", help="Only this runtime.")
 @click.option(

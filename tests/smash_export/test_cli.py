@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import pytest
 
 from smash_base import errors
 from smash_export import cli
+from smash_export.cli.groups import Grouped
 
 HEAVY = {
     "torch",
@@ -80,6 +82,39 @@ def test_every_command_has_help_json_and_a_description(name: str) -> None:
         options = {option for parameter in leaf.params for option in parameter.opts}
         assert {"--json", "--quiet", "--config", "--print-config"} <= options, leaf.name
     assert cli.run([name, "--help"]) == 0
+
+
+MANY = 16  # options, with the six of every command
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_the_help_of_a_command_with_many_options_groups_them(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    assert command is not None
+    if sum(isinstance(parameter, click.Option) for parameter in command.params) < MANY:
+        return
+    assert isinstance(command, Grouped)
+    assert cli.run([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    for heading in command.groups:
+        assert f"\n{heading}:\n" in text
+
+
+RIDDLE = re.compile(r"(Of|For|At|In|By|From|With|On|To|As|How|Where|Which|When|Whose)\b")
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_the_help_of_every_option_names_the_thing(name: str) -> None:
+    """A noun phrase or a sentence: "Random seed of the search", not "Of everything random"."""
+    command = cli.cli.get_command(click.Context(cli.cli), name)
+    assert command is not None
+    for leaf in command.commands.values() if isinstance(command, click.Group) else [command]:
+        for option in leaf.params:
+            if isinstance(option, click.Option):
+                assert option.help, f"{leaf.name} {option.opts} has no help"
+                assert not RIDDLE.match(option.help), f"{leaf.name} {option.opts}: {option.help}"
 
 
 # A command that writes can be asked what it would do.
