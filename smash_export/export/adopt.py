@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,33 +189,21 @@ def images_from_data(
     Raises:
         InvalidInputError: the data set has a class that is no label.
     """
+    from smash_export.measure.labelled import as_files, class_numbers
     from smash_search.data import load_dataset
 
     dataset = load_dataset(spec, seed=seed)
-    outputs = {name: index for index, name in enumerate(labels)}
-    unknown = [name for name in dataset.classes if name not in outputs]
-    if unknown:
-        raise InvalidInputError(
-            f"{spec} has classes that are none of the labels",
-            expected=_shortened(labels),
-            received=_shortened(unknown),
-            hint="Name the labels as the data set does, in the order of the network's outputs.",
-        )
-    numbers = np.array([outputs[name] for name in dataset.classes], np.int64)
+    numbers = class_numbers(spec, dataset.classes, labels)
 
     def pick(split: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:count])
-        images = [preprocessing.decode(np.asarray(split.images[int(index)])) for index in chosen]
-        return np.stack(images), numbers[np.asarray(split.labels)[chosen]]
+        images = as_files(np.asarray(split.images[chosen]), preprocessing)
+        return images, numbers[np.asarray(split.labels)[chosen]]
 
     test, truth = pick(dataset.test, test_count)
     calibration, _ = pick(dataset.train, calibration_count)
     facts = {"data": {"spec": spec, "seed": seed, "fingerprint": dataset.fingerprint}}
     return Images(test, truth, calibration, facts)
-
-
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
 
 
 def _check_labels(labels: np.ndarray, count: int, classes: int) -> None:

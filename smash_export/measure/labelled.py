@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle
 
 SPLITS = ("train", "validation", "test")
@@ -39,7 +42,7 @@ def bundled(bundle: Bundle) -> Labelled:
 
 
 def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None = None) -> Labelled:
-    """A split of a data set, for a bundle that has the same classes in the same order.
+    """A split of a data set, for a bundle that has its classes, in whatever order.
 
     Images of another size go through the bundle's own preprocessing, as single files would.
 
@@ -49,7 +52,7 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
 
     Raises:
         UsageError: no such split.
-        InvalidInputError: other classes, or channels that do not fit.
+        InvalidInputError: a class that the bundle has not, or channels that do not fit.
     """
     from smash_search.data import load_dataset
 
@@ -61,17 +64,9 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
         recorded_seed = recorded.get("seed")
         seed = recorded_seed if type(recorded_seed) is int else 0
     dataset = load_dataset(spec, seed=seed)
-    if tuple(dataset.classes) != bundle.labels:
-        raise InvalidInputError(
-            f"{spec} has other classes than the bundle {bundle.path}",
-            expected=_listed(bundle.labels),
-            received=_listed(dataset.classes),
-            hint="The order counts: the logits are in the order of the bundle's labels.",
-        )
+    numbers = class_numbers(spec, dataset.classes, bundle.labels)
     part = getattr(dataset, split)
-    images = part.images
-    if images.shape[1:] != bundle.preprocessing.sample_shape:
-        images = np.stack([bundle.preprocessing.decode(np.asarray(image)) for image in images])
+    images = as_files(part.images, bundle.preprocessing)
     warnings = []
     if dataset.fingerprint != recorded.get("fingerprint"):
         warnings.append(
@@ -79,9 +74,46 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
         )
     if split != "test":
         warnings.append(f"{split} images say nothing about new images")
-    return Labelled(f"{spec}, {split} split", images, part.labels, tuple(warnings))
+    return Labelled(f"{spec}, {split} split", images, numbers[np.asarray(part.labels)], tuple(warnings))
 
 
-def _listed(labels: tuple[str, ...]) -> str:
+def class_numbers(spec: str, classes: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """For each class of a data set, in its order, the output that has its name: int64 [classes].
+
+    Raises:
+        InvalidInputError: a class that is no label.
+    """
+    outputs = {name: index for index, name in enumerate(labels)}
+    unknown = [name for name in classes if name not in outputs]
+    if unknown:
+        raise InvalidInputError(
+            f"{spec} has other classes: some are none of the labels",
+            expected=_listed(labels),
+            received=_listed(unknown),
+            hint="Name the labels as the data set does, in the order of the network's outputs.",
+        )
+    return np.array([outputs[name] for name in classes], np.int64)
+
+
+def as_files(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Images of a data set, uint8 [N, H, W, C], as the network would see them in files: [N, *sample_shape].
+
+    An array of the network's size is a sample already; where the preprocessing cuts the centre out, an image
+    of that size is none.
+    """
+    if preprocessing.short_side is None:
+        if images.shape[1:] == preprocessing.sample_shape:
+            return images
+        return np.stack([preprocessing.decode(np.asarray(image)) for image in images])
+    pictures = (np.asarray(image) for image in images)
+    return np.stack(
+        [
+            preprocessing.decode(Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture))
+            for picture in pictures
+        ]
+    )
+
+
+def _listed(labels: Sequence[str]) -> str:
     shown = ", ".join(labels[:12])
     return shown if len(labels) <= 12 else f"{shown}, ... ({len(labels)} classes)"

@@ -12,10 +12,11 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
 from smash_export.measure.evaluate import calibration_error, evaluate, score, wilson_interval
-from smash_export.measure.labelled import bundled, from_data
+from smash_export.measure.labelled import as_files, bundled, from_data
 from smash_export.prediction.classifier import load
 from smash_export.prediction.pictures import confusion_picture, to_picture
 
@@ -113,6 +114,24 @@ def test_a_data_set_by_name(digits_bundle: Path, capsys: Capture) -> None:
     assert document["accuracy"] > 0.9
     assert "trained on" in captured.err  # the fixture was made from other splits
     assert document["warnings"]
+
+
+def test_classes_in_another_order_are_matched_by_name(digits_bundle_copy: Path) -> None:
+    plain = from_data(Bundle.open(digits_bundle_copy), "digits")
+    path = digits_bundle_copy / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["digest"]
+    path.write_text(json.dumps({**document, "labels": document["labels"][::-1]}))
+    turned = from_data(Bundle.open(digits_bundle_copy), "digits")
+    np.testing.assert_array_equal(turned.labels, 9 - plain.labels)
+
+
+def test_images_of_the_size_of_the_network_are_cut_as_files_are() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
+    cutting = Preprocessing(8, 8, 1, (0.5,), (0.5,), short_side=10)
+    files = [cutting.decode(Image.fromarray(image[:, :, 0])) for image in images]
+    np.testing.assert_array_equal(as_files(images, cutting), np.stack(files))
+    assert as_files(images, Preprocessing(8, 8, 1, (0.5,), (0.5,))) is images
 
 
 def test_other_classes_are_refused(digits_bundle_copy: Path) -> None:
