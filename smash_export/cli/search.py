@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from smash_base import files
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from smash_search.run import SearchConfig, SearchResult
 
 GROUPS = {
-    "Images and run": ("data", "validation", "run", "resume", "seed", "track"),
+    "Images and run": ("data", "validation", "run", "resume", "seed", "duration", "track"),
     "What is searched": ("space", "strategy", "strategy_option", "candidates", "known", "require"),
     "HyperNet": (
         "epochs", "steps", "batch", "archs_per_step", "learning_rate", "average", "halve_batch",
@@ -166,6 +167,12 @@ def _words(value: object) -> str:
     show_default=True,
     help="Place where candidates are scored and finalists trained: here, more processes, or Ray actors.",
 )
+@click.option(
+    "--time",
+    "duration",
+    metavar="TIME",
+    help="Fit updates, candidates and finalists into this time, such as 45m, by a few measured steps.",
+)
 @click.option("--track", metavar="NAME[:FOLDER]", help="Curves for tensorboard or mlflow, on this machine.")
 @click.option("--workers", type=click.IntRange(1), help="Workers of the executor.  [one per GPU or core]")
 @click.option("--ray-address", help="Address of a Ray cluster, such as auto.  [default: one on this machine]")
@@ -218,6 +225,8 @@ def _search(
         elsewhere=device,
     )
     config = _configuration(dataset, measurement, values)
+    if values["duration"] is not None:
+        config = _fitted(config, dataset, measurement, folder, values, output)
     if output.dry_run:
         plan = config.to_json()
         output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
@@ -238,6 +247,39 @@ def _search(
             tracker=tracker,
         )
     return None if result is None else (result, config)
+
+
+def _fitted(
+    config: SearchConfig,
+    dataset: Dataset,
+    measurement: DeviceLatency | None,
+    folder: Path,
+    values: dict[str, Any],
+    output: Output,
+) -> SearchConfig:
+    """As much of the search as fits the time; one that was begun keeps the size that it was given then."""
+    from smash_export.device_search.plan import (
+        duration_words,
+        fitting,
+        parse_duration,
+        rehearse,
+        scaled,
+        search_parts,
+        sized_like,
+    )
+
+    seconds = parse_duration(values["duration"])
+    if (folder / "config.json").exists():
+        return sized_like(config, files.read_json(folder / "config.json", what="search configuration"))
+    with output.progress("measuring a few steps", None) as advance:
+        units = rehearse(config, dataset, measurement=measurement, device=values["device"], advance=advance)
+
+    def expected(factor: float) -> float:
+        return sum(part.seconds for part in search_parts(scaled(config, factor), dataset, units))
+
+    factor = fitting(expected, seconds)
+    output.note(f"{factor:.2g} times the default search: about {duration_words(expected(factor))}")
+    return scaled(config, factor)
 
 
 def device_table(

@@ -13,14 +13,14 @@ import itertools
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smash_base.errors import GateError, UsageError
+from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_export.display import Advance, Part
 
 if TYPE_CHECKING:
@@ -289,6 +289,22 @@ def scaled(config: SearchConfig, factor: float) -> SearchConfig:
             finalists, count=count, random=random, known=min(finalists.known, known, count - random)
         ),
     )
+
+
+def sized_like(config: SearchConfig, document: Mapping[str, Any]) -> SearchConfig:
+    """The search with the updates, candidates and finalists of a config.json; raises InvalidInputError."""
+    try:
+        held = document["identity"]
+        finalists = {name: held["finalists"][name] for name in ("count", "random", "known")}
+        return replace(
+            config,
+            candidates=held["candidates"],
+            known=held["known"],
+            training=replace(config.training, steps=held["training"]["steps"]),
+            finalists=replace(config.finalists, **finalists),
+        )
+    except (KeyError, TypeError) as error:
+        raise InvalidInputError("config.json is not of this version", received=error) from None
 
 
 def _scaled(value: int, factor: float, name: str) -> int:

@@ -82,6 +82,7 @@ def test_logs_say_what_is_left_of_all(
     assert clock(3723) == "1:02:03"
 
 
+@pytest.mark.slow
 def test_a_terminal_is_never_still_and_bars_share_one_display() -> None:
     """Two seconds of work that reports nothing, in a real terminal."""
     script = (

@@ -24,6 +24,7 @@ def test_what_a_bar_shows_becomes_a_number() -> None:
     assert [as_number(value) for value in ("loss", None, True, "nan", "inf%")] == [None] * 5
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_curves_of_a_search_and_of_a_training(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -46,6 +47,7 @@ def test_tensorboard_gets_the_curves_of_a_search_and_of_a_training(tmp_path: Pat
     assert tag.startswith("retrain ")
 
 
+@pytest.mark.slow
 def test_mlflow_gets_the_curves_of_a_search(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is an extra of its own")
     folder = tmp_path / "run"

@@ -77,6 +77,7 @@ def test_one_command_makes_a_bundle_and_a_page_and_goes_on_where_it_stopped(
     assert "another seed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_dry_run_says_everything_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -96,6 +97,7 @@ def test_a_dry_run_says_everything_and_writes_nothing(
     assert "other files" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("words", "code", "text"),
@@ -114,6 +116,22 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
     assert run(["run", "--data", "digits", "--out", str(folder), "--quiet", *words]) == code
     assert text in capsys.readouterr().err
     assert not folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_a_search_fits_its_time_and_keeps_its_size_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    words = ["search", "--data", "digits", "--time", "1h", "--run", str(folder), "--device", "cpu"]
+    monkeypatch.setattr("smash_export.device_search.plan.WHOLE", 2.0)
+    assert run([*words, "--baseline", "none"]) == 0
+    assert "2 times the default search" in capsys.readouterr().err
+    identity = json.loads((folder / "config.json").read_text())["identity"]
+    assert identity["training"]["steps"] == 12, "an hour is more than twice the default, which is the most"
+    monkeypatch.setattr("smash_export.device_search.plan.WHOLE", 1.0)
+    assert run([*words, "--baseline", "none", "--quiet"]) == 0, "nothing is measured anew"
 
 
 def test_a_plan_uses_the_time_it_is_given_and_no_more() -> None:

@@ -15,6 +15,8 @@ from smash_export.cli import run
 from smash_export.remote.adb import AdbTransport
 from smash_export.remote.device import DeviceError
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = Path(__file__).with_name("adb_stand_in.py")
 
 

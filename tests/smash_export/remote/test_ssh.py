@@ -15,13 +15,10 @@ from smash_export.device_search.latency import LatencyTable
 from smash_export.remote.device import ReachedDevice, task_id
 from smash_export.remote.ssh import SshTransport
 from smash_search.space.architecture import read_best
+from tests.smash_export.job.test_job import small  # noqa: F401 - a fixture
 from tests.smash_export.remote.conftest import Sshd
 
-SMALL = [
-    *("--data", "digits", "--steps", "2", "--batch", "16", "--candidates", "4", "--images", "20"),
-    *("--device", "cpu", "--finalists", "2", "--rungs", "1", "--finalist-batch", "128"),
-    *("--max-parameters", "20000", "--baseline", "none", "--quiet"),
-]
+pytestmark = pytest.mark.slow
 
 
 def test_the_device_has_no_torch(edge: Path) -> None:
@@ -87,20 +84,32 @@ def test_what_the_device_says_is_said_here_with_its_exit_code(
     assert "Traceback" not in error
 
 
-@pytest.mark.slow
-def test_a_search_keeps_the_limit_on_the_device(
-    sshd: Sshd, edge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("small")
+def test_one_command_from_images_to_files_measured_on_the_device(
+    sshd: Sshd,
+    edge: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = tmp_path / "run"
-    words = ["search", *SMALL, "--run", str(folder), "--max-latency", "200ms", "--device-networks", "10"]
+    monkeypatch.setenv("SMASH_EXPORT_SEARCH_DEVICE_NETWORKS", "10")
+    folder = tmp_path / "out"
+    words = ["run", "--data", "digits", "--max-latency", "200ms", "--out", str(folder), "--device", "cpu"]
     assert run([*words, *sshd.options(edge), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert len(json.loads((folder / "device-table.json").read_text())["networks"]) == 10
-    measures = read_best(folder / "best.json").search["measures"]
+    stages = {stage["stage"]["name"]: stage["result"] for stage in result["stages"]}
+    search = folder / "search"
+    assert len(json.loads((search / "device-table.json").read_text())["networks"]) == 10
+    measures = read_best(search / "best.json").search["measures"]
     assert 0 < measures["latency_low_ms"] <= measures["latency_ms"] < 200
-    assert result["latency"]["predicted"] is False, "the pick was measured on the device"
-    config = json.loads((folder / "config.json").read_text())
+    assert stages["search"]["latency"]["predicted"] is False, "the pick was measured on the device"
+    config = json.loads((search / "config.json").read_text())
     assert config["identity"]["measured"]["device"] == sshd.host
+    assert stages["bench"]["machine"]["device"] == sshd.host
+    assert stages["compare"]["device"] == sshd.host
+    assert result["recommendation"]["target"] == "onnxruntime"
+    assert (folder / "report.html").is_file()
+    assert run([*words, *sshd.options(edge.with_name("nothing")), "--quiet"]) == 3, "it is asked first"
 
 
 def test_every_step_that_fails_says_so(
