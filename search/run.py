@@ -21,6 +21,8 @@ work was spread over several workers (:mod:`smash_search.executors`).
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import math
 import platform
@@ -46,15 +48,19 @@ from smash_search.rank.evaluation import CONFIRMED, MEASURES, SCORES, Judge
 from smash_search.rank.finalists import (
     Finalist,
     FinalistsConfig,
+    Propose,
     Rung,
     Trained,
     choose,
     input_spec_of,
     pick,
+    proposed_finalist,
     run_rungs,
 )
+from smash_search.rank.latency_model import LEAST, LatencyModel, fit_latency
 from smash_search.rank.measurement import Measurement
 from smash_search.rank.pareto import LATENCY, Limit, class_of, entries_of, pick_that_keeps
+from smash_search.rank.proposals import Observation, propose
 from smash_search.rank.records import close_torn_line, settle
 from smash_search.rank.scoring import (
     Score,
@@ -65,6 +71,7 @@ from smash_search.rank.scoring import (
     split_half,
     survivors,
 )
+from smash_search.rank.trust import origins_of, trust
 from smash_search.space.architecture import Architecture, BestFile, InputSpec, write_best
 from smash_search.space.cost import Cost, cost_of
 from smash_search.space.encoding import Layout
@@ -82,7 +89,11 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 BASELINE_ROUNDS = 50  # of draws, to find random networks within the limit of latency
-ENCODING_CHECKS = 8  # architectures whose weights are also generated from a corrupted c
+PROBES = 64  # networks measured before a search, to predict the latency of others
+LEAST_SHARE = 0.65  # of a latency limit that a draw has to use, by prediction
+MOST_UNUSED = 0.2  # of a latency limit, before the result says why
+LEAST_TRUSTED = 8  # trained networks that say something of the score
+ENCODING_CHECKS = 12  # architectures whose weights are also generated from a corrupted c
 
 
 class Advance(Protocol):
@@ -239,8 +250,24 @@ def join_training(config: SearchConfig, dataset: Dataset, *, device: str, ranks:
     spec = input_spec_of(dataset)
     space = config.space_for(spec)
     supernet = new_supernet(space, spec, len(dataset.classes), config.hypernet, seed=config.seed)
-    train(supernet, dataset, config.training, device=pick_device(device), ranks=ranks)
+    latency: LatencyModel | None = ranks.from_first(None)
+    accept = None if latency is None else functools.partial(near_a_limit, latency, config.latency_limits)
+    train(supernet, dataset, config.training, device=pick_device(device), ranks=ranks, accept=accept)
     ranks.leave()
+
+
+def near_a_limit(latency: LatencyModel, limits: Sequence[Limit], architecture: Architecture) -> bool:
+    """Whether a network uses most of a latency limit by prediction: what leaves much unused is rarely best.
+
+    Where a limit is looser than most networks of the space need, the largest quarter of them counts.
+    """
+    predicted = latency.predict(architecture)
+    return any(
+        min(LEAST_SHARE * limit.milliseconds, latency.usual)
+        <= predicted * (1 + latency.error)
+        <= limit.milliseconds * (1 + latency.error) ** 2
+        for limit in limits
+    )
 
 
 class _Search:
@@ -259,6 +286,9 @@ class _Search:
         self.space: Space = config.space_for(self.spec)
         self.classes = len(dataset.classes)
         self._here: Worker | None = None  # from the end of training on
+        self._judge: Judge | None = None  # likewise
+        self._latency: LatencyModel | None = None  # where there are limits on it
+        self._probes: list[Architecture] = []
 
     def claim(self, resume: bool) -> None:
         """Write config.json, or check that the one there is of this very search."""
@@ -308,9 +338,10 @@ class _Search:
         self.config.limits.check_possible(
             survey(self.space, self.spec, self.classes, seed=self.config.seed), self.space.name
         )
-        strategy = make_strategy(self.config.strategy, context)  # a wrong name must not cost a training
-        with self._timed("hypernet"):
-            supernet = self._train(ranks)
+        make_strategy(self.config.strategy, context)  # a wrong name must not cost a training
+        supernet = new_supernet(
+            self.space, self.spec, self.classes, self.config.hypernet, seed=self.config.seed
+        )
         equipment = Equipment(
             supernet,
             self.dataset,
@@ -320,24 +351,36 @@ class _Search:
             self.folder,
             self.device.type if ranks.world > 1 else str(self.device),  # all GPUs, not this rank's own
         )
+        if self._limits_latency:
+            with self._timed("device"):
+                self._survey_device(context, Worker(equipment))
+            context = self._context()  # known networks within the limits, now that latency can be predicted
+        ranks.from_first(self._latency)
+        with self._timed("hypernet"):
+            self._train(supernet, ranks)
         self._here = here = Worker(equipment)
         with contextlib.closing(make_executor(executor, equipment, here)) as workers:
             judge = Judge(self.folder, context.images, self._cost, self.measurement, workers)
+            judge.measure(self._probes if self._limits_latency else [])  # read back, first in their file
+            self._judge = judge
+            strategy = make_strategy(self.config.strategy, context)
             with self._timed("scoring"):
                 scored, ranking = self._race(self._score_all(strategy, judge), here.scorer, judge)
             with self._timed("finalists"):
-                finalists = choose(scored, self.config.finalists, *self._by_latency(scored))
-                trained = self._rungs(finalists, "finalists", workers, self._latencies(scored))
+                trained = self._train_finalists(scored, workers, judge)
             with self._timed("random search"):
-                baseline = self._rungs(self._random_finalists(context, judge), "random search", workers)
+                drawn = self._random_finalists(context, judge)
+                baseline = self._rungs(drawn, "random search", workers)
+            ranking = self._add_trained(ranking, scored, trained, here.scorer)
             judge.settle()
             self._settle_finalists(trained + baseline)
-            front = entries_of(trained, scored)
+            scored += [self._unscored(finalist, judge) for finalist in drawn]
+            front = entries_of(trained + baseline, scored)
             files.write_json(self.folder / "pareto.json", {"schema": SCHEMA, "networks": front})
-            winner, picks = self._picks(trained, scored, baseline, judge)
+            winner, picks = self._picks(trained + baseline, scored, baseline, judge)
         for label, pick_within_limit in picks.items():
             write_best(self.folder / f"best-{label}.json", pick_within_limit)
-        best = self._best_file(winner, scored, baseline)
+        best = self._best_file(winner, scored, trained + baseline, baseline)
         write_best(self.folder / "best.json", best)
         shutil.rmtree(self.folder / "finalists", ignore_errors=True)
         return SearchResult(
@@ -365,8 +408,18 @@ class _Search:
             self.config.scoring.stages(len(self.dataset.validation.labels))[0],
             self.folder,
             self._encoding_gradient,
-            known_networks(self.space)[: self.config.known],
+            self._known(),
+            self._worthwhile,
         )
+
+    def _known(self) -> tuple[Architecture, ...]:
+        """The first known networks within the limits on cost, and on latency by prediction."""
+        inside = (
+            entry
+            for entry in known_networks(self.space)
+            if self._within_cost(entry) and self._predicted_refusal(entry) is None
+        )
+        return tuple(itertools.islice(inside, self.config.known))
 
     def _encoding_gradient(self, architecture: Architecture, images: int) -> tuple[Layout, np.ndarray]:
         assert self._here is not None  # candidates are asked for after training
@@ -374,9 +427,26 @@ class _Search:
 
     # ------------------------------------------------------------------------------------- stages
 
-    def _train(self, ranks: Ranks) -> Supernet:
+    def _survey_device(self, context: Context, here: Worker) -> None:
+        """Measure some networks of the space, from small to large, to predict the latency of all others."""
+        drawn = [context.space.draw(seed_of(context.seed, 0x9806), slot) for slot in range(4 * PROBES)]
+        drawn = [entry for entry in drawn if self._within_cost(entry)]
+        by_size = sorted(drawn, key=lambda entry: (self._cost(entry).macs, entry.key))
+        usual = by_size[: max(PROBES, 3 * len(by_size) // 4)]  # the largest take long and keep no limit
+        places = np.unique(np.linspace(0, len(usual) - 1, min(PROBES, len(usual))).round().astype(int))
+        self._probes = [usual[place] for place in places]
+        workers = make_executor(ExecutorConfig(), here.equipment, here)
+        judge = Judge(self.folder, context.images, self._cost, self.measurement, workers)
+        with self.progress("device", len(self._probes)) as advance:
+            for probe in self._probes:
+                judge.measure([probe])
+                advance(1)
+        measured = [judge.measures[probe.key][LATENCY] for probe in self._probes]
+        if len(measured) >= LEAST:
+            self._latency = fit_latency(self._probes, measured, self.spec, self.classes)
+
+    def _train(self, supernet: Supernet, ranks: Ranks) -> None:
         config = self.config
-        supernet = new_supernet(self.space, self.spec, self.classes, config.hypernet, seed=config.seed)
         with self.progress("HyperNet", config.training.steps) as advance:
             shown = 0
 
@@ -394,11 +464,11 @@ class _Search:
                 checkpoint_seconds=10.0,
                 on_step=on_step,
                 ranks=ranks,
+                accept=self._worthwhile if self._latency else None,
             )
         ranks.leave()
         record = {"history": result.history, "skipped": result.skipped, "counts": result.counts}
         files.write_json(self.folder / "training.json", record)
-        return supernet
 
     def _score_all(self, strategy: Strategy, judge: Judge) -> list[Scored]:
         """Every candidate on as many images as the strategy asks for; one entry per architecture."""
@@ -454,28 +524,134 @@ class _Search:
                 stage["kept"] = len(entered)
             stages.append(stage)
         ranking = {"stages": stages, "encoding": self._encoding_check(latest, scorer)}
-        files.write_json(self.folder / "ranking.json", ranking)
         ordered = [latest[entry.score.key] if entry.score is not None else entry for entry in scored]
         return ordered, ranking
 
     def _encoding_check(self, latest: dict[str, Scored], scorer: Scorer) -> dict[str, Any] | None:
-        """Mean error with the right c and with a corrupted one: whether the HyperNet reads c at all."""
+        """Mean error with the right c, with a corrupted one, and with all generated filters set to zero.
+
+        The second one says whether the HyperNet reads c; the third one is *op contribution*: whether what it
+        generates is used at all.
+        """
         path = self.folder / "ranking.json"
         if path.exists():
             held: dict[str, Any] | None = files.read_json(path)["encoding"]
             return held
-        chosen = sorted(latest)[:ENCODING_CHECKS]
-        right, wrong = [], []
+        chosen = [latest[key].candidate.architecture for key in sorted(latest)]
+        chosen = [entry for entry in chosen if scorer.supernet.hypernet.layout.tiles(entry)]
         images = scorer.stages[0]
-        for key in chosen:
-            architecture = latest[key].candidate.architecture
-            right.append(scorer.score(architecture, images).error)
-            wrong.append(scorer.score(architecture, images, corrupt=corrupted).error)
+        rows = []
+        for architecture in chosen[:ENCODING_CHECKS]:
+            right = scorer.score(architecture, images).error
+            shuffled = scorer.score(architecture, images, corrupt=corrupted).error
+            rows.append((right, shuffled, scorer.score(architecture, images, zeroed=True).error))
+        if not rows:
+            return None
+        errors = np.asarray(rows)
+        right, shuffled, zeroed = (float(value) for value in errors.mean(0))
+        deviation = float((errors[:, 2] - errors[:, 0]).std(ddof=1)) if len(rows) > 1 else 0.0
         return {
-            "architectures": len(chosen),
-            "error": float(np.mean(right)),
-            "error_corrupted": float(np.mean(wrong)),
+            "architectures": len(rows),
+            "error": right,
+            "error_corrupted": shuffled,
+            "error_zeroed": zeroed,
+            "op_contribution": zeroed - right,
+            "op_contribution_se": deviation / math.sqrt(len(rows)),
         }
+
+    def _add_trained(
+        self, ranking: dict[str, Any], scored: list[Scored], trained: list[Trained], scorer: Scorer
+    ) -> dict[str, Any]:
+        """Complete ranking.json by what the trained networks say of the score, and of each other's origin."""
+        path = self.folder / "ranking.json"
+        if path.exists():
+            held: dict[str, Any] = files.read_json(path)
+            return held
+        by_key = {entry.candidate.architecture.key: entry for entry in scored}
+        first = [entry for entry in trained if entry.rung == 0 and entry.diverged is None]
+        images = scorer.stages[0]
+        right, zeroed = [], []
+        for entry in first:
+            architecture = by_key[entry.key].candidate.architecture
+            right.append(scorer.score(architecture, images).error)
+            zeroed.append(scorer.score(architecture, images, zeroed=True).error)
+        errors = [entry.error for entry in first]
+        ranking = {
+            **ranking,
+            "trust": asdict(trust(right, zeroed, errors)) if len(first) >= LEAST_TRUSTED else None,
+            "origins": [
+                asdict(origin)
+                for origin in origins_of(
+                    trained, {key: entry.candidate.origin for key, entry in by_key.items()}
+                )
+            ],
+        }
+        files.write_json(path, ranking)
+        return ranking
+
+    def _train_finalists(self, scored: list[Scored], workers: Executor, judge: Judge) -> list[Trained]:
+        """The race of the search's own networks; what a round proposes is added to ``scored``."""
+        config = self.config.finalists
+        latencies = self._latencies(scored)
+        finalists = choose(scored, config, *self._by_latency(scored))
+
+        def propose(number: int, results: Sequence[tuple[Finalist, Trained]]) -> list[Finalist]:
+            added = self._propose(number, results, scored, judge)
+            scored.extend(added)
+            latencies.update(self._latencies(added))
+            return [proposed_finalist(entry, number + 1) for entry in added]
+
+        entering = len(finalists) + config.rounds * config.per_round
+        return self._rungs(finalists, "finalists", workers, latencies, propose, entering)
+
+    def _propose(
+        self,
+        number: int,
+        results: Sequence[tuple[Finalist, Trained]],
+        scored: Sequence[Scored],
+        judge: Judge,
+    ) -> list[Scored]:
+        """New networks within the limits for the next round of the first rung, measured and scored."""
+        seen = {entry.candidate.architecture.key for entry in scored}
+        observations = [
+            Observation(finalist.architecture, self._cost(finalist.architecture), trained.error)
+            for finalist, trained in results
+            if trained.diverged is None
+        ]
+        wanted = self.config.finalists.per_round
+        if len(observations) < 2 or not wanted:
+            return []
+
+        def fits(architecture: Architecture) -> bool:
+            return (
+                architecture.key not in seen
+                and self._within_cost(architecture)
+                and self._predicted_refusal(architecture) is None
+            )
+
+        candidates = propose(
+            observations,
+            2 * wanted if self._limits_latency else wanted,
+            space=self.space,
+            seed=seed_of(self.config.seed, 0x920, number),
+            fits=fits,
+            cost=self._cost,
+        )
+        kept: list[Candidate] = []
+        for candidate in candidates:  # the model predicts latency; measurement decides
+            if len(kept) < wanted and self._refusal(candidate.architecture) is None:
+                kept.append(candidate)
+        return [entry for entry in judge.judge(kept) if entry.refused is None]
+
+    def _unscored(self, finalist: Finalist, judge: Judge) -> Scored:
+        """A network of the baseline among the candidates: trained, and so it may be picked."""
+        architecture = finalist.architecture
+        return Scored(
+            Candidate(architecture, "random search"),
+            None,
+            self._cost(architecture),
+            judge.measures.get(architecture.key, {}),
+        )
 
     def _rungs(
         self,
@@ -483,6 +659,8 @@ class _Search:
         label: str,
         workers: Executor,
         latencies: dict[str, float] | None = None,
+        propose: Propose | None = None,
+        entering: int | None = None,
     ) -> list[Trained]:
         """Train finalists in rungs, several at a time where there are workers."""
         if not finalists:
@@ -493,7 +671,7 @@ class _Search:
         def keep(entry: Trained) -> int:
             return of_latency(latencies[entry.key]) if latencies else 0
 
-        with self.progress(label, config.epochs(len(finalists))) as advance:
+        with self.progress(label, config.epochs(entering or len(finalists))) as advance:
             seen = 0  # epochs of the present network, when this process trains it
 
             def on_epoch(entry: dict[str, Any]) -> None:
@@ -514,7 +692,7 @@ class _Search:
             self._here.on_epoch = on_epoch
 
             path = self.folder / "finalists.jsonl"
-            return run_rungs(finalists, config, records=path, work=work, keep=keep)
+            return run_rungs(finalists, config, records=path, work=work, keep=keep, propose=propose)
 
     def _settle_finalists(self, trained: list[Trained]) -> None:
         settle(
@@ -531,7 +709,7 @@ class _Search:
         config = self.config.finalists
         if config.baseline == "none":
             return []
-        count = min(config.count, self.config.candidates)
+        count = min(config.entering, self.config.candidates)
         if config.baseline == "total":
             count = self._count_of_equal_total(count)
         own = replace(context, seed=seed_of(context.seed, 0xBA5E), options={}, known=())
@@ -592,7 +770,7 @@ class _Search:
                 if limit is limits[-1]:
                     raise
         best = {
-            label: self._best_file(winner, scored, baseline, limit=label)
+            label: self._best_file(winner, scored, trained, baseline, limit=label)
             for label, winner in winners.items()
             if len(limits) > 1
         }
@@ -619,6 +797,7 @@ class _Search:
         self,
         winner: Trained,
         scored: list[Scored],
+        trained: list[Trained],
         baseline: list[Trained],
         limit: str | None = None,
     ) -> BestFile:
@@ -628,13 +807,17 @@ class _Search:
             (other.score for other in scored if other.score is not None),
             key=lambda score: (-score.images, score.error, score.loss, score.key),
         )
-        assert entry.score is not None  # finalists are scored
-        search: dict[str, Any] = {
-            "score": entry.score.error,
-            "score_images": entry.score.images,
-            "rank": [score.key for score in ranked].index(winner.key) + 1,
+        search: dict[str, Any] = {}
+        if entry.score is not None:  # networks of the baseline have none
+            search |= {
+                "score": entry.score.error,
+                "score_images": entry.score.images,
+                "rank": [score.key for score in ranked].index(winner.key) + 1,
+            }
+        search |= {
             "candidates": len(scored),
             "origin": entry.candidate.origin,
+            "reason": winner.reason,
             "error": winner.error,
             "epochs": winner.epochs,
             "cost": asdict(entry.cost),
@@ -653,11 +836,49 @@ class _Search:
                 (record["measures"] for record in confirmed if record["key"] == winner.key), {}
             )
             search["measures"] = {**entry.measures, **again}
+            search |= self._use_of_limit(winner, scored, trained, search["measures"], limit)
         if limit is not None:
             search["limit"] = limit
         if baseline:
             search["random_search_error"] = pick(baseline).error
         return BestFile(entry.candidate.architecture, self.spec, tuple(self.dataset.classes), search)
+
+    def _use_of_limit(
+        self,
+        winner: Trained,
+        scored: Sequence[Scored],
+        trained: Sequence[Trained],
+        measures: dict[str, float],
+        label: str | None,
+    ) -> dict[str, Any]:
+        """Which share of the limit the pick uses, and why not more where that is little."""
+        limits = {limit.label: limit.milliseconds for limit in self.config.latency_limits}
+        if not limits:
+            return {}
+        limit = limits[label] if label is not None else max(limits.values())
+        share = measures[LATENCY] / limit
+        if share >= 1 - MOST_UNUSED:
+            return {"limit_ms": limit, "limit_used": share}
+        latencies = {other.candidate.architecture.key: other.measures.get(LATENCY) for other in scored}
+        near = [
+            other
+            for other in trained
+            if (latency := latencies.get(other.key)) and (1 - MOST_UNUSED) * limit <= latency <= limit
+        ]
+        best = min(near, key=lambda other: (-other.rung, other.error), default=None)
+        if best is None:
+            why = "no network that was trained uses more"
+        else:
+            why = (
+                f"the best of {len({other.key for other in near})} trained networks that use more had "
+                f"an error of {best.error:.2%} after {best.epochs} epochs, the pick {winner.error:.2%} after "
+                f"{winner.epochs}"
+            )
+        return {
+            "limit_ms": limit,
+            "limit_used": share,
+            "unused": f"The pick uses {share:.0%} of the limit: {why}.",
+        }
 
     # -------------------------------------------------------------------------------------- helpers
 
@@ -667,8 +888,38 @@ class _Search:
     def _macs(self, candidate: Candidate) -> int:
         return self._cost(candidate.architecture).macs
 
+    def _within_cost(self, architecture: Architecture) -> bool:
+        return self.config.limits.refusal(self._cost(architecture)) is None
+
+    @property
+    def _limits_latency(self) -> bool:
+        return bool(self.config.latency_limits) and self.measurement is not None
+
     def _refusal(self, architecture: Architecture) -> str | None:
-        return self.config.limits.refusal(self._cost(architecture))
+        """Why a network may not be proposed, or None. What is near a latency limit is measured to know it.
+
+        So candidates count within the limits, whatever the strategy.
+        """
+        reason = self.config.limits.refusal(self._cost(architecture))
+        if reason is None:
+            reason = self._predicted_refusal(architecture)
+        if reason is None and self._limits_latency and self._judge is not None:
+            self._judge.measure([architecture])
+            reason = self._judge.refusal(architecture)
+        return reason
+
+    def _predicted_refusal(self, architecture: Architecture) -> str | None:
+        if self._latency is None:
+            return None
+        limit = max(limit.milliseconds for limit in self.config.latency_limits)
+        predicted = self._latency.predict(architecture)
+        if predicted <= limit * (1 + 2 * self._latency.error):
+            return None
+        return f"about {predicted:.3g} ms by prediction, where at most {limit:g} ms are allowed"
+
+    def _worthwhile(self, architecture: Architecture) -> bool:
+        """Whether a draw is worth a proposal: near a latency limit, where there is one."""
+        return self._latency is None or near_a_limit(self._latency, self.config.latency_limits, architecture)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

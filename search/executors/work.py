@@ -83,7 +83,7 @@ class Worker:
     """
 
     def __init__(self, equipment: Equipment, number: int = 0) -> None:
-        self._equipment = equipment
+        self.equipment = equipment
         self.on_epoch: Callable[[dict[str, Any]], None] | None = None  # of training, for who sits beside
         if equipment.threads is not None:
             torch.set_num_threads(equipment.threads)
@@ -95,7 +95,7 @@ class Worker:
     @cached_property
     def scorer(self) -> Scorer:
         """Holds HyperNet and images on the device."""
-        equipment = self._equipment
+        equipment = self.equipment
         return Scorer(equipment.supernet, equipment.dataset, equipment.scoring, self._device)
 
     def score(self, architecture: Architecture, images: int, known: Score | None) -> Score:
@@ -104,13 +104,13 @@ class Worker:
 
     def measure(self, architecture: Architecture) -> dict[str, float]:
         """Measure on the device that the search is for."""
-        assert self._equipment.measurement is not None  # nobody asks otherwise
-        return self._equipment.measurement.measure(architecture)
+        assert self.equipment.measurement is not None  # nobody asks otherwise
+        return self.equipment.measurement.measure(architecture)
 
     def confirm(self, architecture: Architecture) -> dict[str, float]:
         """Measure longer."""
-        assert self._equipment.measurement is not None
-        return self._equipment.measurement.confirm(architecture)
+        assert self.equipment.measurement is not None
+        return self.equipment.measurement.confirm(architecture)
 
     def train(self, finalist: Finalist, rung: int) -> Trained:
         """Train a finalist through one rung.
@@ -118,7 +118,7 @@ class Worker:
         Raises:
             UsageError: the folder of the run is not there (a machine without the shared file system).
         """
-        equipment = self._equipment
+        equipment = self.equipment
         if not equipment.folder.is_dir():
             raise UsageError(
                 f"the folder of the run is not there for a worker: {equipment.folder}",

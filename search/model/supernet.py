@@ -186,6 +186,7 @@ class Supernet(nn.Module):
         *,
         c: Tensor | None = None,
         noise_seed: int | None = None,
+        zeroed: bool = False,
     ) -> Generated:
         """Weights of one architecture, ready for :func:`smash_search.model.interpreter.forward`.
 
@@ -194,9 +195,13 @@ class Supernet(nn.Module):
             statistics: of its norms; None normalises by each batch's own, as in training.
             c: in place of its own encoding (see :meth:`HyperNet.generate`).
             noise_seed: of c's noise channel; None takes the architecture's own fixed one.
+            zeroed: zeros in place of all generated filters, to see what they contribute.
         """
         seed = int(architecture.key, 16) if noise_seed is None else noise_seed
-        return Generated(self, architecture, self.hypernet.generate(architecture, c, seed), statistics)
+        filters = self.hypernet.generate(architecture, c, seed)
+        if zeroed:
+            filters = {name: torch.zeros_like(value) for name, value in filters.items()}
+        return Generated(self, architecture, filters, statistics)
 
     def forward(
         self, architecture: Architecture, images: Tensor, statistics: Statistics | None = None

@@ -2,8 +2,9 @@
 
 Scores of generated weights weed out bad networks but do not pick the best one; short training does. The
 finalists therefore are not the top by score (those look alike) but the best of each cost bin among all that
-passed a mild filter, some known networks, and a few drawn regardless of score. The same rungs over networks
-that were drawn at random, without HyperNet or score, stand beside as the baseline.
+passed a mild filter, some known networks, and a few drawn regardless of score. What the first trainings teach
+proposes further ones. The same rungs over networks that were drawn at random, without HyperNet or score, may
+stand beside as the baseline. Whatever was trained through the last rung may be picked.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class FinalistsConfig:
     """How finalists are chosen and trained.
 
     Attributes:
-        count: finalists that enter the first rung.
+        count: finalists that enter the first rung at first.
+        rounds, per_round: further rounds of the first rung, and networks that enter in each: those that a
+        model
+            of the trained ones proposes (:mod:`smash_search.rank.proposals`).
         rungs: epochs that a network has trained at the end of each rung, ascending. Each rung has a whole
             cosine of its own, so that networks are compared after annealing.
         epoch_images: most training images of such an epoch, or 0 for all of them (:class:`Recipe`).
@@ -53,6 +57,8 @@ class FinalistsConfig:
     """
 
     count: int = 16
+    rounds: int = 0
+    per_round: int = 0
     rungs: tuple[int, ...] = (1, 2, 4)
     epoch_images: int = 0
     random: int = 3
@@ -78,6 +84,12 @@ class FinalistsConfig:
                 "finalists",
                 expected="1 to 10000, of which 0 to all are random or known",
                 received=f"{self.count}, {self.random} random, {self.known} known",
+            )
+        if not 0 <= self.rounds <= 1000 or not 0 <= self.per_round <= 10_000:
+            raise InvalidInputError(
+                "finalists",
+                expected="0 to 1000 rounds of 0 to 10000 networks",
+                received=f"{self.rounds} of {self.per_round}",
             )
         if not 0 <= self.drop < 1 or not 0 < self.keep < 1:
             raise InvalidInputError(
@@ -108,6 +120,11 @@ class FinalistsConfig:
             augmentation=self.augmentation,
             seed=seed_of(self.seed, int(key, 16), rung),
         )
+
+    @property
+    def entering(self) -> int:
+        """Networks that enter the first rung over all rounds."""
+        return self.count + self.rounds * self.per_round
 
     def schedule(self, count: int) -> list[int]:
         """Networks in each rung when ``count`` enter the first."""
@@ -236,6 +253,14 @@ def _finalist(entry: Scored, reason: str) -> Finalist:
     return Finalist(entry.candidate.architecture, "search", reason, entry.score.error, entry.cost.macs)
 
 
+def proposed_finalist(entry: Scored, number: int) -> Finalist:
+    """A network that a model of the trained ones proposed, in the round of that number."""
+    return _finalist(entry, f"proposed in round {number}: {entry.candidate.origin}")
+
+
+Propose = Callable[[int, "Sequence[tuple[Finalist, Trained]]"], list[Finalist]]
+"""Number of the round and what was trained so far -> networks to train next."""
+
 Rung = tuple[Finalist, int]
 """A finalist and the number of the rung to train it through."""
 
@@ -247,6 +272,7 @@ def run_rungs(
     records: Path,
     work: Callable[[Sequence[Rung]], Iterable[tuple[int, Trained]]],
     keep: Callable[[Trained], Hashable] | None = None,
+    propose: Propose | None = None,
 ) -> list[Trained]:
     """Train finalists of one group in rungs; what is recorded already is not trained again.
 
@@ -257,6 +283,7 @@ def run_rungs(
         work: trains; gives the number of a pair and its result as results come (:func:`train_rung`).
         keep: sorts networks into classes; the best of each class goes on to the next rung, so that every
             latency limit keeps a network. None stands for one class.
+        propose: further networks for the first rung, by round and by what was trained so far.
 
     Returns:
         One entry per network and rung, in the order of the finalists.
@@ -265,20 +292,28 @@ def run_rungs(
         (record["group"], record["key"], record["rung"]): Trained.from_json(record)
         for record in files.read_jsonl(records)
     }
-    entered = list(finalists)
-    results: list[Trained] = []
-    for rung, wanted in enumerate(config.schedule(len(finalists))):
-        if rung:
-            entered = _go_on(_best(entered, results, rung - 1), wanted, keep)
-        names = [(finalist.group, finalist.architecture.key, rung) for finalist in entered]
-        missing = [finalist for finalist, name in zip(entered, names, strict=True) if name not in done]
+
+    def train(finalists: Sequence[Finalist], rung: int) -> list[Trained]:
+        names = [(finalist.group, finalist.architecture.key, rung) for finalist in finalists]
+        missing = [finalist for finalist, name in zip(finalists, names, strict=True) if name not in done]
         for index, trained in work([(finalist, rung) for finalist in missing]):
             done[trained.group, trained.key, rung] = trained
             record = trained.to_json()
             if rung == 0:
                 record["architecture"] = missing[index].architecture.to_json()
             files.append_jsonl(records, record)
-        results += [done[name] for name in names]
+        return [done[name] for name in names]
+
+    entered = list(finalists)
+    results = train(entered, 0)
+    for number in range(config.rounds if propose else 0):
+        assert propose is not None
+        proposed = propose(number, list(zip(entered, results, strict=True)))
+        results += train(proposed, 0)
+        entered += proposed
+    for rung, wanted in enumerate(config.schedule(len(entered))[1:], start=1):
+        entered = _go_on(_best(entered, results, rung - 1), wanted, keep)
+        results += train(entered, rung)
     return results
 
 

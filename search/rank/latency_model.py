@@ -29,12 +29,14 @@ class LatencyModel:
     Attributes:
         input_spec, classes: of the networks.
         prices: milliseconds by feature (:func:`parts_of`).
+        usual: milliseconds that a quarter of the measured networks exceeds.
         error: median relative error on measurements that were left out while it was fitted, 0.05 for 5 %.
     """
 
     input_spec: InputSpec
     classes: int
     prices: dict[str, float]
+    usual: float
     error: float
 
     def predict(self, architecture: Architecture) -> float:
@@ -71,7 +73,8 @@ def fit_latency(
         left_out[folds == fold] = matrix[folds == fold] @ prices
     prices = _prices(matrix, wanted)
     error = float(np.median(np.abs(left_out / wanted - 1)))
-    return LatencyModel(input_spec, classes, dict(zip(names, prices.tolist(), strict=True)), error)
+    usual = float(np.quantile(wanted, 0.75))
+    return LatencyModel(input_spec, classes, dict(zip(names, prices.tolist(), strict=True)), usual, error)
 
 
 def _prices(matrix: np.ndarray, milliseconds: np.ndarray) -> np.ndarray:

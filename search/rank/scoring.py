@@ -167,12 +167,14 @@ class Scorer:
         images: int,
         known: Score | None = None,
         corrupt: Corruption | None = None,
+        zeroed: bool = False,
     ) -> Score:
         """Score one architecture on the first ``images`` validation images.
 
         Args:
             known: its score on fewer images; only the others are looked at.
             corrupt: applied to its encoding c before weights are generated, to test the HyperNet.
+            zeroed: set every generated filter to zero, to see what they contribute.
         """
         start = 0 if known is None else known.images
         masks = [] if known is None else [known.mask()]
@@ -183,7 +185,7 @@ class Scorer:
                 seed = int(architecture.key, 16)
                 layout = self.supernet.hypernet.layout
                 c = corrupt(torch.from_numpy(layout.encode(architecture, seed)), seed)
-            source = self.supernet.source(architecture, c=c)
+            source = self.supernet.source(architecture, c=c, zeroed=zeroed)
             if self._config.statistics == "training":
                 source.fixed = self.supernet.statistics(architecture, self._statistics_images, source)
             for chosen in _equal_parts(self._order[start:images], self._config.batch):

@@ -80,6 +80,7 @@ class Context:
         folder: of the search, for what a strategy shows to people; it must not read it back.
         gradient: dE/dc of the trained HyperNet, once candidates are asked for.
         known: networks that are proposed before any draw, where they keep the limits.
+        worthwhile: whether a draw is worth a proposal, for example near enough to the latency limit.
     """
 
     space: Space
@@ -92,6 +93,7 @@ class Context:
     folder: Path | None = None
     gradient: EncodingGradient | None = None
     known: tuple[Architecture, ...] = ()
+    worthwhile: Callable[[Architecture], bool] = lambda architecture: True
 
 
 class Strategy(Protocol):

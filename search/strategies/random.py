@@ -12,7 +12,7 @@ from smash_search.strategies import Candidate, Context, Scored
 from smash_search.train.compute import seed_of
 
 CHUNK = 32  # candidates per ask
-TRIES = 200  # draws per wanted candidate before the limits count as too tight
+TRIES = 2000  # draws per wanted candidate before the limits count as too tight
 
 
 class Random:
@@ -51,7 +51,7 @@ def draws(context: Context, wanted: int, seen: set[str], first: int = 0) -> list
     The first slots are the known networks of the context; the draws of the space follow.
 
     Raises:
-        GateError: not found within 200 draws per candidate; the message has the last reason.
+        GateError: not found within 2,000 draws per candidate; the message has the last reason.
     """
     seed = seed_of(context.seed, 0xCA4D)
     chosen: list[tuple[int, Candidate]] = []
@@ -64,7 +64,7 @@ def draws(context: Context, wanted: int, seen: set[str], first: int = 0) -> list
             architecture = context.known[slot]
         else:
             architecture = context.space.draw(seed, slot - len(context.known))
-        if architecture.key in seen:
+        if architecture.key in seen or not (known or context.worthwhile(architecture)):
             continue
         refusal = context.refusal(architecture)
         if refusal is not None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 HISTORY_POINTS = 100  # of the loss over a whole training
 WARMUP = 0.02  # share of the steps
+ATTEMPTS = 200  # draws for one slot, where only some are acceptable
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     on_step: Callable[[int, float], None] | None = None,
     ranks: Ranks = ALONE,
+    accept: Callable[[Architecture], bool] | None = None,
 ) -> TrainingResult:
     """Train a HyperNet and the shared filters in place; they end as the moving average, if there is one.
 
@@ -148,6 +150,7 @@ def train(
         checkpoint: file that is written every ``checkpoint_seconds`` and at the end, and continued from.
         on_step: called after each step with its number from 1 and its loss.
         ranks: processes that train together, all of them in this call; rank 0 alone uses the checkpoint.
+        accept: which draws to train on, for example those near a latency limit; the same in every process.
 
     Raises:
         DivergedError: too many steps in a row gave NaN or infinity; the last good checkpoint stays.
@@ -158,7 +161,7 @@ def train(
     checkpoint = checkpoint if ranks.is_first else None
     device = torch.device(device)
     supernet.to(device)
-    loop = _Loop(supernet, dataset, config, device, ranks)
+    loop = _Loop(supernet, dataset, config, device, ranks, accept)
     identity = {
         "training": config.to_json(),
         "data": dataset.fingerprint,
@@ -191,7 +194,9 @@ class _Loop(Loop):
         config: TrainingConfig,
         device: torch.device,
         ranks: Ranks = ALONE,
+        accept: Callable[[Architecture], bool] | None = None,
     ) -> None:
+        self._accept = accept
         self._supernet, self._config, self._device, self._ranks = supernet, config, device, ranks
         self._feed = Feed(dataset.train, dataset.preprocessing, device)
         self._format = memory_format(supernet.space.dims, device)
@@ -244,7 +249,18 @@ class _Loop(Loop):
         config, space = self._config, self._supernet.space
         first, progress = self.step * config.architectures, self.step / config.steps
         slots = range(first, first + config.architectures)
-        return [(slot, space.draw(config.seed, slot, progress)) for slot in slots]
+        if self._accept is None:
+            return [(slot, space.draw(config.seed, slot, progress)) for slot in slots]
+        return [(slot, self._accepted(slot, progress)) for slot in slots]
+
+    def _accepted(self, slot: int, progress: float) -> Architecture:
+        """The first acceptable one of the draws that belong to a slot; the last one where none is."""
+        assert self._accept is not None
+        for attempt in range(ATTEMPTS):
+            drawn = self._supernet.space.draw(self._config.seed, slot * ATTEMPTS + attempt, progress)
+            if self._accept(drawn):
+                break
+        return drawn
 
     def _gradients(self, drawn: list[tuple[int, Architecture]], share: int) -> Tensor:
         """Fill in gradients of the loss, divided by ``share``: the architectures of all ranks.

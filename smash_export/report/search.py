@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from smash_export.report.chart import Axis, Chart, Point, scatter
 from smash_export.report.images import class_counts, sample_images
@@ -64,6 +65,7 @@ def search_page(
         ),
         rung_curves(result.trained),
         _finalists_table(result),
+        *([heading("What each origin added"), *_origins(result)] if result.ranking.get("origins") else []),
         heading("Score against error after training"),
         _score_against_trained(result),
         heading("Accuracy with generated weights against MACs"),
@@ -121,6 +123,11 @@ def verdicts(result: SearchResult) -> list[str]:
         said.append(
             f"{len(first)} networks were scored and trained: too few to say whether the score ranks them."
         )
+    trusted = result.ranking.get("trust")
+    if trusted:
+        said.append(trusted["claim"])
+    if unused := result.best.search.get("unused"):
+        said.append(unused)
     reliability = result.ranking["stages"][-1]["split_half"]
     if reliability is not None:
         words = (
@@ -214,11 +221,49 @@ def _trust(result: SearchResult) -> list[Html]:
             paragraph(
                 f"Mean error of {encoding['architectures']} networks with their own description c: "
                 f"{encoding['error']:.2%}; with shuffled columns of c: {encoding['error_corrupted']:.2%}. "
-                "If the two are equal, the HyperNet does not read c.",
+                "If the two are equal, the HyperNet does not read c." + _contribution(encoding),
+                "note",
+            )
+        )
+    trusted = result.ranking.get("trust")
+    if trusted and trusted["tau"] is not None:
+        zeroed = "none" if trusted["tau_zeroed"] is None else f"{trusted['tau_zeroed']:.2f}"
+        parts.append(
+            paragraph(
+                f"Kendall's tau of score and error after the first rung, {trusted['networks']} networks: "
+                f"{trusted['tau']:.2f} ({trusted['low']:.2f} to {trusted['high']:.2f}); with every generated "
+                f"filter zero: {zeroed}.",
                 "note",
             )
         )
     return parts
+
+
+def _contribution(encoding: Mapping[str, Any]) -> str:
+    """Op contribution in words; runs of earlier versions have none."""
+    if "op_contribution" not in encoding:
+        return ""
+    return (
+        f" With every generated filter set to zero: {encoding['error_zeroed']:.2%}; op contribution "
+        f"{100 * encoding['op_contribution']:.1f} points (standard error "
+        f"{100 * encoding['op_contribution_se']:.1f})."
+    )
+
+
+def _origins(result: SearchResult) -> list[Html]:
+    """What presets, random draws, the score and each round of proposals added."""
+    rows: list[list[Cell]] = [
+        [
+            origin["origin"],
+            origin["trained"],
+            f"{origin['best_first']:.2%}",
+            origin["reached_last"],
+            None if origin["best_last"] is None else f"{origin['best_last']:.2%}",
+        ]
+        for origin in result.ranking["origins"]
+    ]
+    columns = ["origin", "trained", "best after the first rung", "reached the last", "best there"]
+    return [table(columns, rows)]
 
 
 def _score_points(result: SearchResult) -> list[Point]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import pytest
 
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_search.rank.finalists import FinalistsConfig
 from smash_search.rank.pareto import Limit
 from smash_search.run import load_supernet, run_search
-from smash_search.space.architecture import Architecture, read_best
+from smash_search.space.architecture import Architecture, InputSpec, read_best
+from smash_search.space.cost import cost_of
 from smash_search.space.limits import Limits
 from smash_search.train.hypernet import TrainingConfig
 from tests.search.run_small_search import RESULTS, config, contents, search
@@ -203,3 +206,51 @@ def test_a_pick_must_keep_its_limit_when_it_is_measured_again(tmp_path: Path) ->
     assert result.pick.key == confirmed[1]["key"]
     again = run_search(changed, data, tmp_path / "run", device="cpu", measurement=device)
     assert (again.pick.key, device.calls) == (result.pick.key, 2)
+
+
+class _ByMacs(_ByKey):
+    """Stands for a device whose time is that of the multiply-accumulates; somebody may press Ctrl-C."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        super().__init__()
+        self.stop = stop
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        self.calls += 1
+        if self.calls == self.stop:
+            raise KeyboardInterrupt
+        return {"latency_ms": cost_of(architecture, InputSpec(1, (8, 8)), 10).macs / 1e5}
+
+    confirm = measure
+
+    def refusal(self, measures: dict[str, float]) -> str | None:
+        return None if measures["latency_ms"] <= 4.0 else "too slow"
+
+
+def test_candidates_count_within_the_limit_and_rounds_propose_more_networks(tmp_path: Path) -> None:
+    changed = {
+        "measured": {"target": "test"},
+        "latency_limits": (Limit("4ms", 4.0),),
+        "limits": Limits(),
+        "known": 2,
+        "finalists": FinalistsConfig(count=3, rounds=2, per_round=2, rungs=(1, 2), random=1, batch=32),
+    }
+    data = small_digits(train=64, validation=48)
+    folder, other, kept = (tmp_path / name / "run" for name in ("whole", "stopped", "resumed"))
+    result = run_search(config(**changed), data, folder, device="cpu", measurement=_ByMacs())
+    judged = [entry for entry in result.scored if entry.candidate.origin != "random search"]
+    assert all(entry.refused is None and entry.measures["latency_ms"] <= 4.0 for entry in judged)
+    assert len(judged) == 6 + 4
+    first = [entry for entry in result.trained if entry.rung == 0 and entry.group == "search"]
+    assert sum(entry.reason.startswith("proposed in round") for entry in first) == 4
+    assert result.best.search["measures"]["latency_ms"] <= 4.0
+    assert sum(origin["trained"] for origin in result.ranking["origins"]) == 7
+    total = len(files.read_jsonl(folder / "measures.jsonl"))
+    for stop in (total - 1, total - 3):  # interrupted while the last round is measured, and before
+        with pytest.raises(KeyboardInterrupt):
+            run_search(config(**changed), data, other, device="cpu", measurement=_ByMacs(stop))
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(other, kept)
+        run_search(config(**changed), data, kept, device="cpu", measurement=_ByMacs())
+        assert contents(kept) == contents(folder)
+        shutil.rmtree(other)

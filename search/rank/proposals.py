@@ -1,0 +1,141 @@
+"""Further networks to train, proposed by a model of those that were trained already.
+
+After each round of short trainings a Gaussian process is fitted to the errors, over features of
+architectures:
+sizes, widths, depths and forms. It then ranks mutations and crossovers of the best networks and fresh
+draws, optimistically about what it knows little of
+(lower confidence bound; Srinivas et al. 2010). Every trained network teaches it. Proposals are a pure
+function
+of seed, round and results, so that a resumed search proposes the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from smash_search.space.architecture import Architecture
+from smash_search.space.cost import Cost
+from smash_search.space.space import Space
+from smash_search.strategies import Candidate
+from smash_search.strategies.features import features
+from smash_search.train.compute import seed_of
+
+PARENTS = 6
+POOL = 120  # architectures that the model chooses from, for each one wanted at most
+OPTIMISM = 1.0  # standard deviations
+SHARES = (("mutation", 0.5), ("crossover", 0.25), ("random", 0.25))
+MUTATION_RATES = (0.02, 0.05, 0.15)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A network that was trained.
+
+    Attributes:
+        architecture, cost: what it is.
+        error: on validation images after the first rung.
+    """
+
+    architecture: Architecture
+    cost: Cost
+    error: float
+
+
+class ErrorModel:
+    """Error after a short training, predicted from what an architecture is.
+
+    Args:
+        observations: two or more.
+    """
+
+    def __init__(self, observations: Sequence[Observation]) -> None:
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        rows = [features(entry.architecture, entry.cost) for entry in observations]
+        self._names = sorted({name for row in rows for name in row})
+        matrix = self._matrix(rows)
+        self._mean, deviation = matrix.mean(0), matrix.std(0)
+        self._deviation = np.where(deviation > 0, deviation, 1.0)
+        dims = math.sqrt(len(self._names))
+        kernel = ConstantKernel(1.0) * Matern(dims, (0.2 * dims, 20 * dims), nu=2.5) + WhiteKernel(0.2)
+        self._process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a bound that was reached: few networks, nothing to be done
+            self._process.fit(self._scaled(matrix), [entry.error for entry in observations])
+
+    def bound(self, architectures: Sequence[tuple[Architecture, Cost]]) -> np.ndarray:
+        """Optimistic error of each: mean minus :data:`OPTIMISM` standard deviations."""
+        matrix = self._matrix([features(architecture, cost) for architecture, cost in architectures])
+        mean, deviation = self._process.predict(self._scaled(matrix), return_std=True)
+        return np.asarray(mean - OPTIMISM * deviation)
+
+    def _matrix(self, rows: Sequence[dict[str, float]]) -> np.ndarray:
+        return np.asarray([[row.get(name, 0.0) for name in self._names] for row in rows], np.float64)
+
+    def _scaled(self, matrix: np.ndarray) -> np.ndarray:
+        scaled: np.ndarray = (matrix - self._mean) / self._deviation
+        return scaled
+
+
+def propose(
+    observations: Sequence[Observation],
+    wanted: int,
+    *,
+    space: Space,
+    seed: int,
+    fits: Callable[[Architecture], bool],
+    cost: Callable[[Architecture], Cost],
+) -> list[Candidate]:
+    """New architectures, the most promising first; no more than ``wanted``, fewer where limits leave few.
+
+    Args:
+        observations: what was trained so far.
+        wanted: how many.
+        space: to move and draw in.
+        seed: of this round.
+        fits: whether an architecture may be proposed: new, within all limits that cost nothing to check.
+        cost: of an architecture.
+    """
+    pool = _pool(observations, wanted * POOL // 10, space, seed, fits)
+    if not pool:
+        return []
+    model = ErrorModel(observations)
+    bounds = model.bound([(candidate.architecture, cost(candidate.architecture)) for candidate in pool])
+    order = sorted(range(len(pool)), key=lambda index: (bounds[index], pool[index].architecture.key))
+    return [pool[index] for index in order[:wanted]]
+
+
+def _pool(
+    observations: Sequence[Observation],
+    size: int,
+    space: Space,
+    seed: int,
+    fits: Callable[[Architecture], bool],
+) -> list[Candidate]:
+    ranked = sorted(observations, key=lambda entry: (entry.error, entry.architecture.key))
+    parents = [entry.architecture for entry in ranked[:PARENTS]]
+    random = np.random.default_rng(seed_of(seed, 0x9A3))
+    origins = [origin for origin, _ in SHARES]
+    shares = [share for _, share in SHARES]
+    pool: dict[str, Candidate] = {}
+    for slot in range(20 * size):
+        if len(pool) == size:
+            break
+        origin = origins[int(random.choice(len(origins), p=shares))]
+        first, second = (parents[int(index)] for index in random.integers(len(parents), size=2))
+        if origin == "mutation":
+            rate = MUTATION_RATES[int(random.integers(len(MUTATION_RATES)))]
+            proposed = space.mutate(first, seed, slot, rate)
+        elif origin == "crossover":
+            proposed = space.crossover(first, second, seed, slot)
+        else:
+            proposed = space.draw(seed, slot)
+        if proposed.key not in pool and fits(proposed):
+            pool[proposed.key] = Candidate(proposed, origin)
+    return list(pool.values())

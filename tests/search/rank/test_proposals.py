@@ -1,0 +1,55 @@
+"""Proposals learn from trained networks, keep the limits, and are the same when they are made again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from smash_search.rank.proposals import ErrorModel, Observation, propose
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.cost import Cost, cost_of
+from smash_search.space.space import space_for
+
+SPEC = InputSpec(3, (32, 32))
+SPACE = space_for(SPEC, "edge")
+
+
+def cost(architecture: Architecture) -> Cost:
+    return cost_of(architecture, SPEC, 10)
+
+
+def error(architecture: Architecture) -> float:
+    """A made-up truth: wide last blocks and small stems are good."""
+    width = architecture.blocks[-1].channels_in
+    return 0.6 - 0.1 * np.log2(width / 32) + 0.05 * np.log2(architecture.stem.stride[0])
+
+
+def observed(count: int) -> list[Observation]:
+    drawn = [SPACE.draw(0, slot) for slot in range(count)]
+    return [Observation(entry, cost(entry), error(entry)) for entry in drawn]
+
+
+def test_the_model_orders_networks_that_it_has_not_seen() -> None:
+    model = ErrorModel(observed(40))
+    unseen = [SPACE.draw(1, slot) for slot in range(60)]
+    predicted = model.bound([(entry, cost(entry)) for entry in unseen])
+    assert np.corrcoef(predicted, [error(entry) for entry in unseen])[0, 1] > 0.6
+
+
+def test_proposals_are_better_than_draws_new_within_limits_and_reproducible() -> None:
+    observations = observed(30)
+    seen = {entry.architecture.key for entry in observations}
+
+    def fits(architecture: Architecture) -> bool:
+        return architecture.key not in seen and cost(architecture).macs < 60_000_000
+
+    made = [propose(observations, 8, space=SPACE, seed=5, fits=fits, cost=cost) for _ in range(2)]
+    assert made[0] == made[1]
+    assert len({candidate.architecture.key for candidate in made[0]} - seen) == 8
+    assert all(fits(candidate.architecture) for candidate in made[0])
+    proposed = np.mean([error(candidate.architecture) for candidate in made[0]])
+    assert proposed < np.mean([entry.error for entry in observations]) - 0.05
+    assert {candidate.origin for candidate in made[0]} <= {"mutation", "crossover", "random"}
+
+
+def test_nothing_is_proposed_where_nothing_fits() -> None:
+    assert propose(observed(4), 3, space=SPACE, seed=0, fits=lambda _: False, cost=cost) == []
