@@ -91,6 +91,7 @@ SCHEMA = 1
 BASELINE_ROUNDS = 50  # of draws, to find random networks within the limit of latency
 PROBES = 64  # networks measured before a search, to predict the latency of others
 LEAST_SHARE = 0.65  # of a latency limit that a draw has to use, by prediction
+BASELINE = "random search"  # origin of networks that were trained beside the search
 MOST_UNUSED = 0.2  # of a latency limit, before the result says why
 LEAST_TRUSTED = 8  # trained networks that say something of the score
 ENCODING_CHECKS = 12  # architectures whose weights are also generated from a corrupted c
@@ -647,7 +648,7 @@ class _Search:
         """A network of the baseline among the candidates: trained, and so it may be picked."""
         architecture = finalist.architecture
         return Scored(
-            Candidate(architecture, "random search"),
+            Candidate(architecture, BASELINE),
             None,
             self._cost(architecture),
             judge.measures.get(architecture.key, {}),
@@ -815,7 +816,7 @@ class _Search:
                 "rank": [score.key for score in ranked].index(winner.key) + 1,
             }
         search |= {
-            "candidates": len(scored),
+            "candidates": sum(entry.candidate.origin != BASELINE for entry in scored),
             "origin": entry.candidate.origin,
             "reason": winner.reason,
             "error": winner.error,

@@ -111,6 +111,7 @@ class Strategy(Protocol):
 
 STRATEGIES: dict[str, str] = {
     "random": "smash_search.strategies.random:Random",
+    "smash": "smash_search.strategies.random:Random",  # the paper's: draws alone, and the rest of it set so
     "perturb": "smash_search.strategies.perturb:Perturb",
     "evolution": "smash_search.strategies.evolution:Evolution",
     "bayesian": "smash_search.strategies.bayesian:Bayesian",

@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "Images and run": ("data", "validation", "run", "resume", "seed", "duration", "track"),
-    "What is searched": ("space", "strategy", "strategy_option", "candidates", "known", "require"),
+    "What is searched": (
+        "space", "prior", "strategy", "strategy_option", "candidates", "known", "require",
+    ),
     "HyperNet": (
         "epochs", "steps", "batch", "archs_per_step", "learning_rate", "average", "halve_batch",
     ),
     "Scoring": ("images", "keep"),
-    "Finalists": ("finalists", "rungs", "finalist_batch", "finalist_images", "start", "baseline"),
+    "Finalists": (
+        "finalists", "rounds", "per_round", "rungs", "finalist_batch", "finalist_images", "start", "baseline",
+    ),
     "Limits": ("max_latency", "max_parameters", "max_macs", "max_memory"),
     "Device": (
         "target", "precision", "latency_batch", "latency_threads", "latency_table", *NAMES,
@@ -59,6 +63,9 @@ def _words(value: object) -> str:
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME]")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with the search in --run.")
 @click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
+@click.option(
+    "--prior", metavar="NAME|FILE", help="How likely each network is drawn: regular, paper, or a TOML file."
+)
 @click.option(
     "--strategy",
     type=click.Choice(STRATEGIES),
@@ -117,6 +124,17 @@ def _words(value: object) -> str:
     "--rungs",
     metavar="N,N,..",
     help="Epochs at the end of each rung; the better half goes on.  " + _by_space("finalists", "rungs"),
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(0),
+    help="Rounds in which a model of the trained networks proposes further ones.  "
+    + _by_space("finalists", "rounds"),
+)
+@click.option(
+    "--per-round",
+    type=click.IntRange(1),
+    help="Networks proposed in each.  " + _by_space("finalists", "per_round"),
 )
 @click.option("--finalist-batch", type=click.IntRange(1), help="Images per step.")
 @click.option("--finalist-images", type=click.IntRange(0), help="Most training images of an epoch; 0 is all.")
@@ -326,6 +344,7 @@ def _configuration(
         strategy_options=options(values["strategy_option"]),
         latency_limits=latency_limits(values["max_latency"]),
         require=values["require"],
+        prior=values["prior"],
         candidates=values["candidates"],
         known=values["known"],
         limits={
@@ -345,6 +364,8 @@ def _configuration(
         scoring={"images": numbers("--images", values["images"]), "keep": values["keep"]},
         finalists={
             "count": values["finalists"],
+            "rounds": values["rounds"],
+            "per_round": values["per_round"],
             "rungs": numbers("--rungs", values["rungs"]),
             "batch": values["finalist_batch"],
             "epoch_images": values["finalist_images"],
@@ -378,8 +399,8 @@ def _show(output: Output, result: SearchResult, config: SearchConfig) -> None:
             "report": str(folder / "report.html"),
             "architecture": result.best.architecture.key,
             "origin": best["origin"],
-            "score": best["score"],
-            "rank": best["rank"],
+            "score": best.get("score"),
+            "rank": best.get("rank"),
             "candidates": best["candidates"],
             "refused_by_latency": facts.refused,
             "latency": facts.latency,

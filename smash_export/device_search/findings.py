@@ -99,7 +99,9 @@ class Findings:
         rows += [
             (
                 "SMASH score (error with generated weights)",
-                f"{search['score']:.2%}, rank {search['rank']} of {search['candidates']}",
+                f"{search['score']:.2%}, rank {search['rank']} of {search['candidates']}"
+                if "score" in search
+                else "not scored: from the random search beside",
             ),
             ("parameters", f"{cost['parameters']:,}"),
             ("MACs", f"{cost['macs']:,}"),

@@ -90,8 +90,18 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-STRATEGIES = ("random", "perturb", "evolution", "bayesian", "hyperband", "gradient")
+STRATEGIES = ("random", "smash", "perturb", "evolution", "bayesian", "hyperband", "gradient")
 """Names in :data:`smash_search.strategies.STRATEGIES`, for a command line that must not import torch."""
+
+# --strategy smash: the paper's way whole. Its sampler, norms and shared filters, a HyperNet that takes
+# most of the
+# time, no known networks and no proposals; the best by score are trained.
+SMASH: dict[str, dict[str, Any]] = {
+    "search": {"known": 0},
+    "hypernet": {"norm": "none", "sharing": "block", "centred": False, "depths": (8, 10, 4)},
+    "training": {"steps": 6000},
+    "finalists": {"count": 6, "rounds": 0, "per_round": 0, "random": 0, "known": 0, "drop": 0.9},
+}
 
 _CLAIM = {".lock", "config.json", "timings.json"}  # of a folder that holds no result yet
 FASTEST = 12  # networks measured to see whether a latency limit can be kept
@@ -119,6 +129,7 @@ def configure(
     measured: dict[str, Any] | None = None,
     latency_limits: dict[str, float] | None = None,
     require: str | None = None,
+    prior: str | None = None,
 ) -> SearchConfig:
     """The configuration of a search: the preset of the space, changed by what is given.
 
@@ -133,6 +144,8 @@ def configure(
         latency_limits: milliseconds by label (:meth:`DeviceLatency.limits`); there is a pick within each.
         require: a device that must be able to do everything: see
         :mod:`smash_export.device_search.device_limits`.
+        prior: how likely each network is drawn: "regular", "paper" or a TOML file
+            (:func:`smash_search.space.prior.prior_named`); the space's own unless given.
     """
     from smash_search.model.hypernet import HyperNetConfig
     from smash_search.rank.finalists import FinalistsConfig, input_spec_of
@@ -140,18 +153,25 @@ def configure(
     from smash_search.rank.scoring import ScoringConfig
     from smash_search.run import SearchConfig
     from smash_search.space.limits import Limits
+    from smash_search.space.prior import prior_named
     from smash_search.space.space import space_for
     from smash_search.train.hypernet import TrainingConfig
 
     spec = input_spec_of(dataset)
-    chosen_space = space_for(spec, space)
+    if prior is None and strategy == "smash":
+        prior = "paper"
+    chosen_space = space_for(spec, space, prior_named(prior) if prior else None)
     name = chosen_space.name
     narrower: dict[str, Any] = {}
     if require is not None:
         from smash_export.device_search.device_limits import narrowed
 
         narrower = narrowed(chosen_space, spec, require)
+    if prior is not None:
+        narrower["prior"] = chosen_space.prior
     preset = PRESETS[name]
+    if strategy == "smash":
+        preset = {part: {**values, **SMASH.get(part, {})} for part, values in preset.items()}
 
     def merged(part: str, given: dict[str, Any] | None) -> dict[str, Any]:
         chosen = {key: value for key, value in (given or {}).items() if value is not None}

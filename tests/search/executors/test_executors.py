@@ -156,7 +156,7 @@ def test_memory_mapped_images_travel_as_the_path_of_their_file(tmp_path: Path) -
     packed = replace(equipment, dataset=replace(data, train=part)).packed(1)
     assert len(packed) < len(replace(equipment, dataset=data).packed(1)) + 15_000
     remote = Remote(packed, 0)
-    travelled = remote._worker._equipment.dataset.train.images
+    travelled = remote._worker.equipment.dataset.train.images
     assert isinstance(travelled, np.memmap)
     assert np.array_equal(travelled, images[700:1900])
     assert _place(mapped[700:1900]) - _place(mapped) == 700 * 64
