@@ -21,7 +21,7 @@ from smash_export.bundle.bundle import Bundle, CompiledFile
 from smash_export.bundle.manifest import plain
 from smash_export.compiling.precision import check_quantisable
 from smash_export.measure.machine import describe_machine
-from smash_export.measure.verify import GATES, Parity, measure_parity, open_session
+from smash_export.measure.verify import GATES, Parity, measure_parity, open_session, reference_of
 from smash_targets.base import (
     CompileRequest,
     CompileResult,
@@ -185,7 +185,11 @@ def _verify(
         with open_session(target, main, bundle.signature, options, isolated) as session:
             evidence["runtime"] = asdict(session.info)
             parity: Parity = measure_parity(
-                session, bundle.samples(), bundle.preprocessing, bundle.signature.batch
+                session,
+                bundle.samples(),
+                bundle.preprocessing,
+                bundle.signature.batch,
+                reference=reference_of(bundle),
             )
     except MissingRuntimeError:
         raise

@@ -1,8 +1,8 @@
 """Does a file do what the network does? Measured on real images, through the session that predicts.
 
-The reference is eager PyTorch, whose logits travel in the bundle; with another data set it is the
-TorchScript file (or model.onnx where torch is missing). Every image is compared; batch 1, the usual
-and the largest batch are all run, as some runtimes choose other code for each.
+The reference is eager PyTorch, or the file that was adopted; its logits travel in the bundle. With another
+data set it is the TorchScript file (or model.onnx where torch is missing). Every image is compared; batch 1,
+the usual and the largest batch are all run, as some runtimes choose other code for each.
 
 The gates are this project's own: fp32 files must agree to rounding; for the others the verdict is by
 what a classifier is for (labels and accuracy), not by a tolerance on logits.
@@ -310,7 +310,7 @@ def verify(
         UsageError, MissingRuntimeError: see :func:`verify_bundle`.
     """
     bundle = opened(bundle)
-    samples, reference = bundle.samples(), "eager PyTorch"
+    samples, reference = bundle.samples(), reference_of(bundle)
     if data is not None:
         from smash_export.measure.labelled import from_data
 
@@ -329,6 +329,13 @@ def verify(
         reports.append(report)
         on_report(report)
     return Verification(reference, samples, tuple(reports))
+
+
+def reference_of(bundle: Bundle) -> str:
+    """Whose logits travel in the bundle: those of eager PyTorch, or of the file that was adopted."""
+    adopted = bundle.manifest.provenance.get("adopted")
+    engine = adopted.get("reference") if isinstance(adopted, dict) else None
+    return f"the adopted file in {engine}" if isinstance(engine, str) else "eager PyTorch"
 
 
 def verify_bundle(
