@@ -14,6 +14,7 @@ import pytest
 
 STAYS = (
     r"^(tensorrt|tensorrt_rtx|trtexec) is not here$",  # engines run on an NVIDIA GPU only
+    r"^(executorch|litert) is not here$",  # test_own_environments.py runs them
     r"^no GPU here$",
     r"^there is a GPU$",
     r"^onnxruntime-gpu is (installed|not here)$",  # excludes onnxruntime, which the other tests need
