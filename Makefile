@@ -7,7 +7,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-EXTRAS := search,cpu,openvino,ncnn,litert,mnn,serve,grpc,loadgen,optuna,tensorboard,mlflow,ray,dev
+EXTRAS := search,cpu,openvino,ncnn,litert,mnn,serve,grpc,loadgen,optuna,tensorboard,mlflow,ray,data,dev
 
 # Two processes of one thread each use two cores better than one of two.
 test check: export OMP_NUM_THREADS ?= 1

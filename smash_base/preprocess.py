@@ -13,36 +13,24 @@ Two steps, kept apart because the first runs once per file and the second on eve
 from __future__ import annotations
 
 import functools
-import io
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from smash_base.errors import InvalidInputError
+from smash_base.images import load_picture, open_image, shown, upright
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 Outputs = Literal["logits", "probabilities", "sigmoid"]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # an allow-list: exotic decoders are attack surface
-MAX_FILE_BYTES = 64 * 2**20
 PRESENT = 0.5
-MAX_PIXELS = 16 * 10**6
 MAX_RESIZED_SIDE = (
     65_536  # of an image whose shorter side was resized: a strip of 1 pixel would fill the memory
 )
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
-_MODE_NAMES = {  # conversions that need a decision (profile, range) are left to the owner of the image
-    "CMYK": "a CMYK image",
-    "I;16": "a 16-bit image",
-    "I;16B": "a 16-bit image",
-    "I": "a 16- or 32-bit image",
-    "F": "a floating-point image",
-}
 _RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -64,6 +52,8 @@ class Preprocessing:
         short_side: pixels that the shorter side is resized to, aspect kept, before the centre of
             height x width is cut out (what it lacks is black), as torchvision and timm evaluate; None: the
             whole image is resized to height x width.
+        exif: whether image files and pictures are turned upright as their EXIF orientation says; what was
+            trained before this existed is not.
         order: of the network's three channels. Images and samples are always RGB; mean and std belong to
             the channels of the network.
     """
@@ -77,6 +67,7 @@ class Preprocessing:
     depth: int | None = None
     short_side: int | None = None
     order: Literal["RGB", "BGR"] = "RGB"
+    exif: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
@@ -87,6 +78,10 @@ class Preprocessing:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096:
                 raise InvalidInputError(f"preprocessing field {name!r}", expected="1 to 4096", received=value)
+        if not isinstance(self.exif, bool):
+            raise InvalidInputError(
+                "preprocessing field 'exif'", expected="true or false", received=self.exif
+            )
         if not isinstance(self.resize, str) or self.resize not in _RESAMPLING:
             raise InvalidInputError(
                 "preprocessing field 'resize'",
@@ -130,8 +125,10 @@ class Preprocessing:
     def decode(self, image: ImageLike) -> np.ndarray:
         """Turn one image into uint8 [height, width, channels].
 
-        A path or bytes is decoded under the limits of this module; transparency is put on black;
-        EXIF orientation is ignored, as training data has none. CMYK and 16-bit images are refused.
+        A path or bytes is decoded under the limits of :mod:`smash_base.images`; transparency is put on black,
+        CMYK becomes RGB without a profile, and with :attr:`exif` the image is turned upright. 16-bit images
+        are
+        refused: what white is in them is not known.
         An array is taken as uint8 [height, width], [height, width, channels] or, for any channel
         count and for volumes, exactly :attr:`sample_shape`.
 
@@ -152,17 +149,13 @@ class Preprocessing:
                 expected=f"a uint8 array of shape {self.sample_shape}",
                 received=type(image).__name__,
             )
-        picture = image if isinstance(image, Image.Image) else open_image(image)
-        return self._from_picture(picture)
+        if isinstance(image, Image.Image):
+            picture = load_picture(image, shown(getattr(image, "filename", "")) or "the picture")
+        else:
+            picture = open_image(image)
+        return self._from_picture(upright(picture) if self.exif else picture)
 
     def _from_picture(self, picture: Image.Image) -> np.ndarray:
-        if picture.mode not in MODES:
-            raise InvalidInputError(
-                f"an image has colour mode {picture.mode}",
-                expected="8-bit grey, palette or RGB, with or without transparency",
-                received=_MODE_NAMES.get(picture.mode, picture.mode),
-                hint="Convert it first, for example with Pillow's convert() or ImageMagick.",
-            )
         if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
             picture = picture.convert("RGBA")
             black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
@@ -240,14 +233,14 @@ class Preprocessing:
         """The block that stands in manifests and in the ONNX metadata."""
         block = asdict(self)
         block["mean"], block["std"] = list(self.mean), list(self.std)
-        for name, usual in (("short_side", None), ("order", "RGB")):
+        for name, usual in (("short_side", None), ("order", "RGB"), ("exif", False)):
             if block[name] == usual:  # as blocks were before these fields: same network, same bytes
                 del block[name]
         return block
 
     @classmethod
     def from_json(cls, block: Any) -> Preprocessing:
-        """Read the block back.
+        """Read the block back; one without ``exif`` was made when orientation was not heeded.
 
         Raises:
             InvalidInputError: unknown or missing keys, or values out of range.
@@ -255,7 +248,7 @@ class Preprocessing:
         if not isinstance(block, Mapping):
             raise InvalidInputError("preprocessing", expected="an object", received=block)
         names = {field.name for field in fields(cls)}
-        required = names - {"resize", "depth", "short_side", "order"}
+        required = names - {"resize", "depth", "short_side", "order", "exif"}
         unknown, missing = set(block) - names, required - set(block)
         if unknown or missing:
             raise InvalidInputError(
@@ -272,7 +265,7 @@ class Preprocessing:
                 raise InvalidInputError(
                     f"preprocessing field {name!r}", expected="a list of numbers", received=values
                 )
-        return cls(**{**block, "mean": tuple(block["mean"]), "std": tuple(block["std"])})
+        return cls(**{"exif": False, **block, "mean": tuple(block["mean"]), "std": tuple(block["std"])})
 
 
 @functools.lru_cache(maxsize=64)
@@ -282,68 +275,6 @@ def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np
     shift = np.asarray([-a / b for a, b in zip(mean, std, strict=True)], dtype=np.float32)
     scale.flags.writeable = shift.flags.writeable = False
     return scale, shift
-
-
-def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
-    """Open and fully decode one still image from a path or from bytes.
-
-    Raises:
-        InvalidInputError: missing, empty, larger than 64 MiB or 16 million pixels, of a format other
-            than JPEG, PNG, WebP and BMP, animated, truncated or damaged.
-    """
-    if isinstance(source, bytes):
-        name, data = f"image of {len(source)} bytes", source
-    else:
-        name = os.fspath(source)
-        try:
-            with open(name, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > MAX_FILE_BYTES:
-                    raise InvalidInputError(
-                        f"{name} is too large", expected=f"at most {MAX_FILE_BYTES} bytes", received=size
-                    )
-                data = file.read()
-        except FileNotFoundError:
-            raise InvalidInputError(f"{name} does not exist", expected="an image file") from None
-        except IsADirectoryError:
-            raise InvalidInputError(f"{name} is a folder", expected="an image file") from None
-        except PermissionError:
-            raise InvalidInputError(f"{name} may not be read", expected="an image file") from None
-    if not data:
-        raise InvalidInputError(f"{name} is empty", expected="an image file")
-    if len(data) > MAX_FILE_BYTES:
-        raise InvalidInputError(f"{name} is too large", expected=f"at most {MAX_FILE_BYTES} bytes")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise InvalidInputError(
-                    f"{name} has too many pixels",
-                    expected=f"at most {MAX_PIXELS}",
-                    received=f"{width}x{height}",
-                )
-            if getattr(picture, "n_frames", 1) != 1:
-                raise InvalidInputError(
-                    f"{name} is animated",
-                    expected="one still image",
-                    received=f"{picture.n_frames} frames",  # type: ignore[attr-defined]
-                )
-            picture.load()
-    except UnidentifiedImageError:
-        raise InvalidInputError(
-            f"{name} is not an image this program reads", expected=", ".join(FORMATS)
-        ) from None
-    except Image.DecompressionBombError as error:
-        raise InvalidInputError(
-            f"{name} has too many pixels", expected=f"at most {MAX_PIXELS}", received=error
-        ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
-        raise InvalidInputError(
-            f"{name} is damaged or truncated", expected="a whole image", received=error
-        ) from None
-    return picture
 
 
 def probabilities_of(answers: np.ndarray, outputs: Outputs = "logits") -> np.ndarray:

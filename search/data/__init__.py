@@ -14,16 +14,21 @@ from dataclasses import dataclass
 from smash_base.errors import InvalidInputError, UsageError
 from smash_search.data import function
 from smash_search.data.dataset import Dataset, Parts, Split, assemble, average_views
-from smash_search.data.spec import parse_spec
+from smash_search.data.spec import parse_spec, with_option
+from smash_search.data.summary import DatasetSummary, summarise
 
 __all__ = [
     "Dataset",
+    "DatasetSummary",
     "Parts",
     "Split",
+    "as_it_lies",
     "average_views",
     "dataset_names",
     "describe",
     "load_dataset",
+    "summarise",
+    "with_option",
 ]
 
 
@@ -35,11 +40,13 @@ class Reader:
         module: holds ``read(spec) -> Parts``; imported when used.
         usage: the shortest specification.
         summary: one line for ``smash-export datasets``.
+        image_files: whether it decodes image files, with the options of :mod:`smash_search.data.files`.
     """
 
     module: str
     usage: str
     summary: str
+    image_files: bool = False
 
 
 READERS: dict[str, Reader] = {
@@ -50,7 +57,11 @@ READERS: dict[str, Reader] = {
         "70,000 garments, 28x28 grey; the folder of Debian's dataset-fashion-mnist is found by itself",
     ),
     "mnist": Reader("smash_search.data.idx", "mnist:FOLDER", "70,000 handwritten digits, 28x28, IDX files"),
-    "idx": Reader("smash_search.data.idx", "idx:FOLDER", "any folder of IDX files: KMNIST, EMNIST, your own"),
+    "idx": Reader(
+        "smash_search.data.idx",
+        "idx:FOLDER[?set=NAME]",
+        "any IDX files: KMNIST, EMNIST (?set=letters), your own",
+    ),
     "cifar10": Reader(
         "smash_search.data.cifar",
         "cifar10:PATH",
@@ -80,7 +91,31 @@ READERS: dict[str, Reader] = {
         "12,311 objects as 32x32x32 volumes, 40 classes; OFF meshes or npz",
     ),
     "folder": Reader(
-        "smash_search.data.folder", "folder:PATH[?size=32&channels=3]", "your images, one folder per class"
+        "smash_search.data.folder",
+        "folder:PATH[?size=32&channels=3]",
+        "your images, one folder per class",
+        True,
+    ),
+    "csv": Reader(
+        "smash_search.data.table_of_paths",
+        "csv:FILE[?image=COLUMN&label=COLUMN&split=COLUMN]",
+        "a table of paths and labels",
+        True,
+    ),
+    "parquet": Reader(
+        "smash_search.data.tables",
+        "parquet:PATH",
+        "Parquet files in the layout of Hugging Face, extra data",
+        True,
+    ),
+    "arrow": Reader(
+        "smash_search.data.tables",
+        "arrow:PATH",
+        "Arrow files of Hugging Face's save_to_disk, extra data",
+        True,
+    ),
+    "webdataset": Reader(
+        "smash_search.data.webdataset", "webdataset:PATH", "tar archives of images and labels", True
     ),
     "arrays": Reader(
         "smash_search.data.arrays",
@@ -100,6 +135,12 @@ def describe() -> list[dict[str, str]]:
     return [
         {"name": name, "usage": reader.usage, "summary": reader.summary} for name, reader in READERS.items()
     ]
+
+
+def as_it_lies(spec: str) -> str:
+    """The specification for images as they lie in their files, whatever EXIF says, where that differs."""
+    reader = READERS.get(parse_spec(spec).name)
+    return with_option(spec, "exif", "no") if reader and reader.image_files else spec
 
 
 def load_dataset(

@@ -6,6 +6,7 @@ and modification time of its sources and is made again when one of them changes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 
 FOLDER = ".smash-export-cache"
-SCHEMA = 1
+SCHEMA = 2
+
+
+class Incomplete(Exception):
+    """Raised by ``fill``: the copy is not to be kept."""
 
 
 def mapped(
@@ -23,24 +28,28 @@ def mapped(
     key: str,
     sources: Sequence[Path],
     shape: tuple[int, ...],
-    fill: Callable[[np.ndarray], None],
-) -> np.ndarray:
+    fill: Callable[[np.ndarray], list[int] | None],
+) -> tuple[np.ndarray, list[int] | None]:
     """uint8 array of ``shape``, mapped copy-on-write (changes stay in memory, the file stays as it is).
 
     Args:
         folder: where the cache is kept, normally the folder of the data.
         key: name of this array, with every option that changes its content.
         sources: the files that it is made from.
-        fill: writes the whole array; called only when there is no valid copy.
+        fill: writes the whole array; called only when there is no valid copy. Numbers that it returns are
+            kept with the copy.
+
+    Returns:
+        The array, and what ``fill`` returned when the copy was made.
 
     Raises:
         UsageError: the folder cannot be written; the hint names the ``cache=`` option.
     """
-    stamp = {
-        "schema": SCHEMA,
-        "shape": list(shape),
-        "sources": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources],
-    }
+    digest = hashlib.sha256()
+    for path in sources:
+        facts = path.stat()
+        digest.update(f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    stamp = {"schema": SCHEMA, "shape": list(shape), "sources": digest.hexdigest()}
     place = folder / FOLDER / key
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -50,10 +59,12 @@ def mapped(
                     array = np.lib.format.open_memmap(
                         temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape
                     )
-                    fill(array)
+                    rows = fill(array)
                     array.flush()
                     del array
                     files.write_json(temporary / "source.json", stamp)
+                    if rows is not None:
+                        np.save(temporary / "rows.npy", np.array(rows, dtype=np.int64))
     except PermissionError as error:
         raise UsageError(
             f"no converted copy of the data can be written to {place.parent}",
@@ -61,7 +72,8 @@ def mapped(
             hint="Name a folder for it: add ?cache=FOLDER to the data set.",
         ) from None
     images: np.ndarray = np.load(place / "images.npy", mmap_mode="c", allow_pickle=False)
-    return images
+    kept = place / "rows.npy"
+    return images, np.load(kept, allow_pickle=False).tolist() if kept.exists() else None
 
 
 def _valid(place: Path, stamp: dict[str, object], shape: tuple[int, ...]) -> bool:

@@ -40,7 +40,7 @@ def read(spec: Spec) -> Parts:
     train, test = (("train",), ("test",)) if hundred else (TEN, ("test_batch",))
     meta = "meta" if hundred else "batches.meta"
     stems = (*train, *test, meta)
-    found = _archive(path, stems) if path.is_file() else _folder(path, stems)
+    found = _archive(path, stems) if path.is_file() else _folder(path, stems, (*train, *test))
     binary = f"{test[0]}.bin" in found
     missing = [stem for stem in (*train, *test) if (f"{stem}.bin" if binary else stem) not in found]
     if missing:
@@ -59,21 +59,23 @@ def read(spec: Spec) -> Parts:
     return Parts(_classes(spec, found, meta, which, count), train=splits[0], test=splits[1])
 
 
-def _folder(path: Path, stems: Sequence[str]) -> dict[str, bytes]:
-    """Content of the wanted files, from ``path`` or the only folder in it that has some."""
-    names = _wanted(stems)
-    for folder in (path, *sorted(item for item in path.iterdir() if item.is_dir())):
-        present = [folder / name for name in names if (folder / name).is_file()]
-        if present:
-            found = {}
-            for file in present:
-                if file.stat().st_size > MAX_FILE_BYTES:
-                    raise InvalidInputError(
-                        f"{file} is too large", expected=f"at most {MAX_FILE_BYTES} bytes"
-                    )
-                found[file.name] = file.read_bytes()
-            return found
-    return {}
+def _folder(path: Path, stems: Sequence[str], deciding: Sequence[str]) -> dict[str, bytes]:
+    """Content of the wanted files, from ``path`` or the folder in it with most of the files that decide.
+
+    Lists of class names do not decide: CIFAR-10 and CIFAR-100 may lie side by side.
+    """
+    folders = (path, *sorted(item for item in path.iterdir() if item.is_dir()))
+    images = [name for stem in deciding for name in (stem, f"{stem}.bin")]
+    counts = [sum((folder / name).is_file() for name in images) for folder in folders]
+    if not max(counts):
+        return {}
+    folder = folders[counts.index(max(counts))]
+    found = {}
+    for file in (folder / name for name in _wanted(stems) if (folder / name).is_file()):
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise InvalidInputError(f"{file} is too large", expected=f"at most {MAX_FILE_BYTES} bytes")
+        found[file.name] = file.read_bytes()
+    return found
 
 
 def _archive(path: Path, stems: Sequence[str]) -> dict[str, bytes]:

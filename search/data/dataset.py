@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.images import Omission
 from smash_base.preprocess import Preprocessing
 
 CHUNK_BYTES = 2**24  # what one step of a pass over the images touches; keeps mapped arrays out of memory
@@ -53,7 +54,9 @@ class Parts:
         validation, test: parts that came with the data, or None.
         views: consecutive samples that show the same object (rotations of a volume); a split never
             separates them.
-        resize: filter for images of another size, see :class:`Preprocessing`.
+        resize, exif: of images that are not in this form yet, see :class:`Preprocessing`.
+        left_out: what the reader did not use, by reason.
+        notes: sentences on how the files were understood, for people.
     """
 
     classes: tuple[str, ...]
@@ -62,6 +65,9 @@ class Parts:
     test: Split | None = None
     views: int = 1
     resize: Literal["bilinear", "bicubic", "nearest", "box"] = "bilinear"
+    exif: bool = True
+    left_out: tuple[Omission, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class Dataset:
         fingerprint: SHA-256 (hexadecimal) over all images, labels, class names and split indices.
         seed: of the splits.
         views: consecutive samples that show the same object; average predictions over them.
+        left_out, notes: see :class:`Parts`; :func:`smash_search.data.summarise` shows them.
     """
 
     name: str
@@ -89,6 +96,8 @@ class Dataset:
     fingerprint: str
     seed: int
     views: int = 1
+    left_out: tuple[Omission, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float | None) -> Dataset:
@@ -158,13 +167,15 @@ def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float
         name=name,
         spec=spec,
         classes=parts.classes,
-        preprocessing=_preprocessing(spec, train.images, parts.resize),
+        preprocessing=_preprocessing(spec, train.images, parts.resize, parts.exif),
         train=train,
         validation=validation_split,
         test=test_split,
         fingerprint=digest.hexdigest(),
         seed=seed,
         views=parts.views,
+        left_out=parts.left_out,
+        notes=parts.notes,
     )
 
 
@@ -228,7 +239,7 @@ def average_views(logits: np.ndarray, views: int) -> np.ndarray:
     return mean
 
 
-def _preprocessing(spec: str, images: np.ndarray, resize: str) -> Preprocessing:
+def _preprocessing(spec: str, images: np.ndarray, resize: str, exif: bool) -> Preprocessing:
     mean, std = mean_and_std(images)
     if all(value == 1.0 for value in std) and images.size:
         raise InvalidInputError(
@@ -243,6 +254,7 @@ def _preprocessing(spec: str, images: np.ndarray, resize: str) -> Preprocessing:
         std=std,
         resize=resize,  # type: ignore[arg-type]
         depth=depth[0] if depth else None,
+        exif=exif,
     )
 
 

@@ -7,9 +7,11 @@ with the file before anything is allocated, and a gzip stream is never inflated 
 
 from __future__ import annotations
 
+import glob
 import gzip
 import io
 import math
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -24,16 +26,27 @@ FASHION_MNIST = "/usr/share/datasets/fashion-mnist"  # Debian's package dataset-
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
+EMNIST = re.compile(r"emnist-(byclass|bymerge|balanced|letters|digits|mnist)-")
+_MERGED = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"
+EMNIST_CHARACTERS = {  # by label; of "letters" see _emnist_names
+    "byclass": "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",
+    "bymerge": _MERGED,
+    "balanced": _MERGED,
+    "digits": "0123456789",
+    "mnist": "0123456789",
+}
 MAX_BYTES = 2**32
 UNSIGNED_BYTE = 8
 
 
 def read(spec: Spec) -> Parts:
-    """Read a folder with the four files ``[*]train-images-idx3-ubyte[.gz]`` and so on.
+    """Read a folder with the four files ``[*]train-images-idx3-ubyte[.gz]`` and so on, or one above it.
 
-    ``mnist`` and ``fashion-mnist`` have ten classes; with ``idx`` the classes are 0 to the largest label.
+    ``mnist`` and ``fashion-mnist`` have ten classes; with ``idx`` the classes are the labels that occur.
+    Options: ``set=letters`` where several sets lie in one folder, ``transpose=yes|no`` (default: yes for
+    EMNIST, whose images lie on their side).
     """
-    spec.options_known()
+    spec.options_known("set", "transpose")
     if spec.name == "fashion-mnist":
         folder = spec.folder(
             FASHION_MNIST,
@@ -43,25 +56,99 @@ def read(spec: Spec) -> Parts:
         folder = spec.folder(hint="Give the folder of the four *-ubyte or *-ubyte.gz files.")
     if not folder.is_dir():
         raise InvalidInputError(f"data path {folder}", expected="a folder of IDX files", received="a file")
-    train = _split(folder, "train")
-    test = _split(folder, "t10k" if _find(folder, "t10k", "images") else "test")
-    classes: tuple[str, ...]
+    folder = _folder_with_files(folder)
+    prefix = _set(spec, folder)
+    train = _split(folder, prefix, "train")
+    test = _split(folder, prefix, "t10k" if _find(folder, prefix, "t10k", "images") else "test")
+    emnist = EMNIST.fullmatch(prefix)
+    notes: tuple[str, ...] = ()
+    if spec.flag("transpose", emnist is not None):
+        train, test = (Split(split.images.swapaxes(1, 2).copy(), split.labels) for split in (train, test))
+        notes = ("images of these files lie on their side and were transposed (?transpose=no leaves them)",)
     if spec.name == "fashion-mnist":
-        classes = FASHION_CLASSES
-    else:
-        count = 10 if spec.name == "mnist" else int(train.labels.max(initial=0)) + 1
-        classes = tuple(str(label) for label in range(count))
-    return Parts(classes, train=train, test=test)
+        return Parts(FASHION_CLASSES, train=train, test=test, notes=notes)
+    if spec.name == "mnist":
+        return Parts(tuple("0123456789"), train=train, test=test, notes=notes)
+    present = np.unique(train.labels)
+    names = _emnist_names(emnist[1]) if emnist else {}
+    classes = tuple(names.get(label, str(label)) for label in present.tolist())
+    train, test = (_numbered(spec, split, present) for split in (train, test))
+    return Parts(classes, train=train, test=test, notes=notes)
 
 
-def _split(folder: Path, part: str) -> Split:
+def _folder_with_files(folder: Path) -> Path:
+    """``folder``, or the only folder below it with IDX files: torchvision writes NAME/raw."""
+    patterns = ("*-ubyte", "*-ubyte.gz")
+    if any(any(folder.glob(pattern)) for pattern in patterns):
+        return folder
+    below = sorted({path.parent for pattern in patterns for path in folder.rglob(pattern)})
+    if len(below) > 1:
+        raise InvalidInputError(
+            f"{folder} has several folders of IDX files",
+            expected="one of them",
+            received=", ".join(map(str, below)),
+        )
+    return below[0] if below else folder
+
+
+def _set(spec: Spec, folder: Path) -> str:
+    """What the names of the wanted files begin with, such as "emnist-letters-".
+
+    Raises:
+        InvalidInputError: several sets, and no option says which.
+    """
+    images = _find(folder, "", "train", "images")
+    prefixes = sorted({path.name.partition("train-images")[0] for path in images})
+    names = {_set_name(prefix): prefix for prefix in prefixes}
+    wanted = spec.options.get("set")
+    if wanted is not None:
+        if wanted not in names:
+            raise InvalidInputError(
+                f"{folder} has no set {wanted!r}", expected=", ".join(names), received=wanted
+            )
+        return names[wanted]
+    if len(prefixes) > 1:
+        raise InvalidInputError(
+            f"{folder} holds {len(prefixes)} sets of images",
+            expected="the option set",
+            received=", ".join(names),
+            hint=f"For example {spec.name}:{spec.path}?set={next(iter(names))}",
+        )
+    return prefixes[0] if prefixes else ""
+
+
+def _set_name(prefix: str) -> str:
+    return prefix.strip("-_.").removeprefix("emnist-") or "unnamed"
+
+
+def _emnist_names(name: str) -> dict[int, str]:
+    """Class names of a set of EMNIST by label; the numbers of letters begin with 1."""
+    if name == "letters":
+        return {number: chr(96 + number) for number in range(1, 27)}
+    return dict(enumerate(EMNIST_CHARACTERS.get(name, "")))
+
+
+def _numbered(spec: Spec, split: Split, present: np.ndarray) -> Split:
+    """Labels as positions in ``present``, the sorted labels of the training images."""
+    places = np.searchsorted(present, split.labels)
+    known = present[np.minimum(places, len(present) - 1)] == split.labels
+    if not known.all():
+        raise InvalidInputError(
+            f"test images of {spec.text} have labels that training has not",
+            expected=", ".join(map(str, present[:20])),
+            received=", ".join(map(str, np.unique(split.labels[~known])[:20])),
+        )
+    return Split(split.images, places.astype(np.int64))
+
+
+def _split(folder: Path, prefix: str, part: str) -> Split:
     paths = {}
     for kind in ("images", "labels"):
-        found = _find(folder, part, kind)
+        found = _find(folder, prefix, part, kind)
         if len(found) != 1:
             raise InvalidInputError(
                 f"IDX folder {folder}",
-                expected=f"one file *{part}-{kind}-idx*-ubyte, plain or .gz",
+                expected=f"one file {prefix or '*'}{part}-{kind}-idx*-ubyte, plain or .gz",
                 received=", ".join(path.name for path in found) or "none",
             )
         paths[kind] = found[0]
@@ -72,14 +159,17 @@ def _split(folder: Path, part: str) -> Split:
             expected=f"{len(images)} as in {paths['images'].name}",
             received=len(labels),
         )
+    if not len(labels):
+        raise InvalidInputError(f"{paths['labels']}: number of labels", expected="at least 1", received=0)
     return Split(images if images.ndim == 4 else images[..., None], labels.astype(np.int64))
 
 
-def _find(folder: Path, part: str, kind: str) -> list[Path]:
-    """Files of one part and kind; of a plain file and its own .gz only the plain one."""
-    found = [path for mark in "-." for path in folder.glob(f"*{part}-{kind}{mark}idx*-ubyte")]
+def _find(folder: Path, prefix: str, part: str, kind: str) -> list[Path]:
+    """Files of one part and kind, of any set without a prefix; of a file and its own .gz only the file."""
+    start = f"{glob.escape(prefix) or '*'}{part}-{kind}"
+    found = [path for mark in "-." for path in folder.glob(f"{start}{mark}idx*-ubyte")]
     plain = {path.name for path in found}
-    packed = [path for mark in "-." for path in folder.glob(f"*{part}-{kind}{mark}idx*-ubyte.gz")]
+    packed = [path for mark in "-." for path in folder.glob(f"{start}{mark}idx*-ubyte.gz")]
     return sorted(found + [path for path in packed if path.name[:-3] not in plain])
 
 

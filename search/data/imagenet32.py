@@ -69,7 +69,7 @@ def _convert(place: Path, key: str, sources: list[Path], classes: int) -> Split:
             target[start : start + len(pixels)] = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
             start += len(pixels)
 
-    return Split(cache.mapped(place, key, sources, shape, fill), np.concatenate(checked))
+    return Split(cache.mapped(place, key, sources, shape, fill)[0], np.concatenate(checked))
 
 
 def _batch(path: Path) -> tuple[object, object]:

@@ -95,7 +95,7 @@ def _meshes(
                 target[index * rotations + turn] = volume[..., None]
 
     shape = (len(sources) * rotations, SIZE, SIZE, SIZE, 1)
-    images = cache.mapped(place, f"{name}-{part}-{rotations}", sources, shape, fill)
+    images = cache.mapped(place, f"{name}-{part}-{rotations}", sources, shape, fill)[0]
     return Split(images, np.repeat(np.array(labels, dtype=np.int64), rotations))
 
 

@@ -75,6 +75,10 @@ class Spec:
             )
         return value
 
+    def flag(self, option: str, default: bool) -> bool:
+        """``yes`` or ``no``."""
+        return self.choice(option, ("yes", "no"), "yes" if default else "no") == "yes"
+
     def integer(self, option: str, low: int, high: int, default: int | None = None) -> int | None:
         """A whole number from ``low`` to ``high``."""
         text = self.options.get(option)
@@ -85,6 +89,13 @@ class Spec:
                 f"option {option} of data set {self.name}", expected=f"{low} to {high}", received=text
             )
         return int(text)
+
+
+def with_option(text: str, option: str, value: str) -> str:
+    """A specification with one more option; unchanged if it names the option itself."""
+    if option in parse_spec(text).options:
+        return text
+    return f"{text}{'&' if '?' in text else '?'}{option}={value}"
 
 
 def parse_spec(text: str) -> Spec:

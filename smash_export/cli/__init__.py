@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -59,6 +60,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # Top-level module -> extra of pyproject.toml, for the message when an import fails; targets name their own.
 EXTRA_OF_MODULE = {
+    "pyarrow": "data",
     "torch": "search",
     "onnx": "search",
     "onnxscript": "search",
@@ -164,6 +166,9 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with the documented exit code."""
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that no encoding writes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 

@@ -11,9 +11,10 @@ import click
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.groups import Grouped
+from smash_export.cli.images import data_words, skip_bad_option, tell_images
 
 GROUPS = {
-    "Network and images": ("arch", "weights", "run", "data", "out", "force"),
+    "Network and images": ("arch", "weights", "run", "data", "skip_bad", "out", "force"),
     "Training": (
         "epochs",
         "batch",
@@ -45,6 +46,7 @@ GROUPS = {
     help="Train from scratch, train on from the generated weights, or keep them.",
 )
 @click.option("--data", metavar="NAME[:PATH]", help="Images; those of the search when the file names them.")
+@skip_bad_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the bundle.  [default: ARCH-bundle]")
 @click.option("--run", type=click.Path(path_type=Path), help="Run folder of the search.  [default: ARCH's]")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
@@ -98,7 +100,9 @@ def command(arch: Path, output: Output, **values: Any) -> None:
 
         torch.set_num_threads(values["threads"])
     # A file must not choose which code is imported; a person may.
+    spec = data_words(spec, values["skip_bad"])
     dataset = load_dataset(spec, seed=_data_seed(best.search), allow_code=values["data"] is not None)
+    summary = tell_images(output, dataset)
     check_fit(best, dataset)
     searched = best.search.get("fingerprint")
     if searched not in (None, dataset.fingerprint):
@@ -126,7 +130,7 @@ def command(arch: Path, output: Output, **values: Any) -> None:
             "recipe": recipe.to_json(),
         }
         output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in steps.items()])
-        output.result({"dry_run": True, **steps})
+        output.result({"dry_run": True, "images": summary.to_json(), **steps})
         return
     supernet = None
     if values["weights"] != "retrain":
@@ -187,6 +191,7 @@ def command(arch: Path, output: Output, **values: Any) -> None:
             "bundle": str(destination),
             "architecture": best.architecture.key,
             "weights": report.weights,
+            "images": summary.to_json(),
             "test_accuracy": report.test_accuracy,
             "test_images": report.test_images,
             "cost": asdict(report.cost),

@@ -14,6 +14,7 @@ import click
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
 from smash_export.cli.groups import Grouped
+from smash_export.cli.images import data_words, skip_bad_option
 from smash_export.device_search.search import PRESETS
 from smash_targets.base import target_names
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 GROUPS = {
-    "Images and run": ("data", "duration", "out", "seed"),
+    "Images and run": ("data", "skip_bad", "duration", "out", "seed"),
     "Network": ("space", "max_latency"),
     "Target": ("target", "precision"),
     "This machine": ("device",),
@@ -34,6 +35,7 @@ GROUPS = {
 
 @click.command(cls=Grouped, groups=GROUPS)
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
+@skip_bad_option
 @click.option("--max-latency", metavar="TIME", help="Limit on measured latency, such as 2ms or 800us.")
 @click.option(
     "--target",
@@ -58,7 +60,14 @@ GROUPS = {
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda: where to train.")
 @device_options
 @common_options(writes=True)
-def command(data: str, out: Path | None, duration: str | None, output: Output, **values: Any) -> None:
+def command(
+    data: str,
+    skip_bad: bool,
+    out: Path | None,
+    duration: str | None,
+    output: Output,
+    **values: Any,
+) -> None:
     """Search, freeze, compile, verify, measure and compare: images in, a bundle and one page out.
 
     Says first what the images are, what will be searched and how long each stage takes here, from a few
@@ -70,7 +79,9 @@ def command(data: str, out: Path | None, duration: str | None, output: Output, *
     from smash_export.device_search.search import load_data
     from smash_export.job.plan import Request, make_plan
     from smash_export.job.stages import Job
+    from smash_search.data import summarise
 
+    data = data_words(data, skip_bad)
     elsewhere = _elsewhere(values)
     seconds = parse_duration(duration) if duration else None
     request = Request(data, seconds=seconds, elsewhere=elsewhere, **values)
@@ -78,12 +89,14 @@ def command(data: str, out: Path | None, duration: str | None, output: Output, *
         request.check()
         with output.progress("reading images", None):
             dataset = load_data(data)
+        summary = summarise(dataset)
         folder = out or Path(f"{_file_name(dataset.name)}-run")
         job = Job.find(folder, request)
-        plan = job.plan if job else make_plan(request, dataset, folder, output)
+        plan = job.plan if job else make_plan(request, dataset, summary, folder, output)
     _tell(output, plan, folder, job)
     if output.dry_run:
-        output.result({"dry_run": True, "writes": str(folder), **plan.to_json()})
+        images = summary.to_json()
+        output.result({"dry_run": True, "writes": str(folder), **plan.to_json(), "data": images})
         return
     with files.exclusive(folder, purpose="run"):
         job = Job.find(folder, request) or Job(folder, request, plan, [])

@@ -18,6 +18,7 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_export.cli.console import Output, common_options
 
 if TYPE_CHECKING:
+    from smash_base.images import Omission
     from smash_export.prediction.classifier import Classifier, Failure, Prediction
 
 UNCERTAIN = "uncertain"
@@ -40,6 +41,7 @@ MAX_SHOWN_LABELS = 5
     metavar="DIR",
     help="Write a PNG of each image with its labels.",
 )
+@click.option("--skip-bad", is_flag=True, help="Images that cannot be read do not change the exit code.")
 @click.option("--target", "-t", metavar="NAME", help="Runtime; the recommended one if left out.")
 @click.option(
     "--precision",
@@ -57,6 +59,7 @@ def command(
     as_csv: bool,
     threshold: float | None,
     save_annotated: Path | None,
+    skip_bad: bool,
     target: str | None,
     precision: str | None,
     threads: int | None,
@@ -66,8 +69,9 @@ def command(
     """Classify images with BUNDLE. A PATH is an image, a folder, or a quoted pattern like 'photos/*.png'.
 
     An image that cannot be read gets an error line of its own, the others are answered, and the exit
-    code is 6.
+    code is 6. What is no image file in a folder is counted and named at the end.
     """
+    from smash_base.images import LeftOut
     from smash_export.prediction.classifier import Failure
     from smash_export.prediction.predict import predict
 
@@ -82,6 +86,7 @@ def command(
         writers[0].start()
 
     failures = count = 0
+    left_out = LeftOut()
     for result in predict(
         bundle,
         paths,
@@ -92,6 +97,7 @@ def command(
         device=device,
         on_error="yield",
         on_open=on_open,
+        left_out=left_out,
     ):
         if isinstance(result, Failure):
             failures += 1
@@ -100,8 +106,11 @@ def command(
             count += 1
         writers[0].show(result)
         annotate(result)
-    writers[0].end(count, failures)
-    if failures:
+    omissions = left_out.omissions()
+    writers[0].end(count, failures, omissions)
+    for omission in omissions:
+        output.note(f"left out: {omission}")
+    if failures and not skip_bad:
         raise InvalidInputError(
             f"{failures} of {failures + count} images could not be read; the others were answered"
         )
@@ -110,7 +119,7 @@ def command(
 class _Writer(NamedTuple):
     start: Callable[[], None]
     show: Callable[[Prediction | Failure], None]
-    end: Callable[[int, int], None]
+    end: Callable[[int, int, tuple[Omission, ...]], None]
 
 
 def _writer(
@@ -167,8 +176,13 @@ def _json_writer(classifier: Classifier, threshold: float | None) -> _Writer:
         click.echo(("" if first else ",\n") + json.dumps(item, ensure_ascii=False), nl=False)
         first = False
 
-    def end(count: int, failures: int) -> None:
-        click.echo(f'\n], "answered": {count}, "failed": {failures}}}')
+    def end(count: int, failures: int, omissions: tuple[Omission, ...]) -> None:
+        tail = {
+            "answered": count,
+            "failed": failures,
+            "left_out": [omission.to_json() for omission in omissions],
+        }
+        click.echo("\n], " + json.dumps(tail, ensure_ascii=False)[1:])
 
     return _Writer(start, show, end)
 
@@ -202,7 +216,7 @@ def _csv_writer(top_k: int, threshold: float | None) -> _Writer:
             ]
         )
 
-    return _Writer(start, show, lambda count, failures: None)
+    return _Writer(start, show, lambda count, failures, omissions: None)
 
 
 def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _Writer:
@@ -232,7 +246,7 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
             line(held.pop())
         line(result)
 
-    def end(count: int, failures: int) -> None:
+    def end(count: int, failures: int, omissions: tuple[Omission, ...]) -> None:
         for result in held:
             label = _shown(result, threshold)
             output.text(f"{result.source}: {label or UNCERTAIN} ({result.milliseconds:.2f} ms)")
@@ -254,20 +268,15 @@ def _annotator(folder: Path | None, output: Output) -> Callable[[Prediction | Fa
     def annotate(result: Prediction | Failure) -> None:
         if folder is None or isinstance(result, Failure):
             return
-        from smash_base.preprocess import open_image
-        from smash_export.prediction.pictures import captioned, save_png
+        from smash_base.images import open_image, upright
+        from smash_export.prediction.pictures import captioned, enlarged, save_png
         from smash_export.prediction.sources import Source, file_name
 
         path = folder / file_name(Source(result.source, result.source), taken)
         if output.dry_run:
             output.note(f"would write {path}")
             return
-        picture = open_image(result.source).convert("RGB")
-        side = min(picture.size)
-        if side < 192:
-            factor = -(-192 // side)
-            picture = picture.resize((picture.width * factor, picture.height * factor), resample=0)
-        picture.thumbnail((1024, 1024))
+        picture = enlarged(upright(open_image(result.source)).convert("RGB"), 192)
         lines = [f"{item.label} {item.probability:.1%}" for item in result.top[:3]]
         save_png(path, captioned(picture, lines))
 

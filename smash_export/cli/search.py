@@ -14,17 +14,18 @@ from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
 from smash_export.cli.groups import Grouped
+from smash_export.cli.images import data_words, skip_bad_option, tell_images
 from smash_export.device_search.search import PRESETS, STRATEGIES
 from smash_targets.base import target_names
 
 if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency
     from smash_export.remote.device import Device
-    from smash_search.data import Dataset
+    from smash_search.data import Dataset, DatasetSummary
     from smash_search.run import SearchConfig, SearchResult
 
 GROUPS = {
-    "Images and run": ("data", "validation", "run", "resume", "seed", "duration", "track"),
+    "Images and run": ("data", "skip_bad", "validation", "run", "resume", "seed", "duration", "track"),
     "What is searched": (
         "space", "prior", "strategy", "strategy_option", "candidates", "known", "require",
     ),
@@ -60,6 +61,7 @@ def _words(value: object) -> str:
 
 @click.command(cls=Grouped, groups=GROUPS)
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
+@skip_bad_option
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME]")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with the search in --run.")
 @click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
@@ -216,7 +218,7 @@ def _set_threads(count: int) -> None:
 
 def _search(
     data: str, run: Path | None, output: Output, values: dict[str, Any]
-) -> tuple[SearchResult, SearchConfig] | None:
+) -> tuple[SearchResult, SearchConfig, DatasetSummary] | None:
     """None after a dry run, and in all but the first of the processes that torchrun started."""
     from smash_export.device_search.search import default_folder, device_latency, load_data, search
     from smash_export.tracking import tracked
@@ -226,7 +228,8 @@ def _search(
         values["executor"], workers=values["workers"], ray_address=values["ray_address"]
     )
     with output.progress("reading images", None):
-        dataset = load_data(data, validation=values["validation"])
+        dataset = load_data(data_words(data, values["skip_bad"]), validation=values["validation"])
+    summary = tell_images(output, dataset)
     folder = run or default_folder(dataset.name)
     device = device_of(values)
     if device is not None and not output.dry_run:
@@ -248,7 +251,7 @@ def _search(
     if output.dry_run:
         plan = config.to_json()
         output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
-        output.result({"dry_run": True, "writes": str(folder), **plan})
+        output.result({"dry_run": True, "writes": str(folder), **plan, "images": summary.to_json()})
         return None
     command = ["smash-export", "search", *given_words(click.get_current_context())]
     with tracked(values["track"], folder, {"command": shlex.join(command), **config.to_json()}) as tracker:
@@ -264,7 +267,7 @@ def _search(
             output=output,
             tracker=tracker,
         )
-    return None if result is None else (result, config)
+    return None if result is None else (result, config, summary)
 
 
 def _fitted(
@@ -375,7 +378,7 @@ def _configuration(
     )
 
 
-def _show(output: Output, result: SearchResult, config: SearchConfig) -> None:
+def _show(output: Output, result: SearchResult, config: SearchConfig, images: DatasetSummary) -> None:
     """The table and the JSON of what was found."""
     from smash_export.device_search.findings import findings
 
@@ -395,6 +398,7 @@ def _show(output: Output, result: SearchResult, config: SearchConfig) -> None:
     output.result(
         {
             "run": str(folder),
+            "images": images.to_json(),
             "best": str(folder / "best.json"),
             "report": str(folder / "report.html"),
             "architecture": result.best.architecture.key,

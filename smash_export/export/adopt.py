@@ -456,12 +456,12 @@ def read_preprocessing(path: Path | None, overrides: Mapping[str, Any], model: P
         UsageError: values are missing that neither file has.
         InvalidInputError: values that no preprocessing can have.
     """
-    block: dict[str, Any] = {}
+    block: dict[str, Any] = {"exif": True}
     if path is not None:
         value = files.read_json(path, what="preprocessing")
         if not isinstance(value, dict):
             raise InvalidInputError(f"preprocessing {path}", expected="an object", received=value)
-        block = value
+        block |= value
     elif model.suffix == ".onnx":
         from smash_export.bundle.inspection import inspect
 
@@ -469,7 +469,7 @@ def read_preprocessing(path: Path | None, overrides: Mapping[str, Any], model: P
         text = metadata.get("preprocessing") if isinstance(metadata, Mapping) else None
         if isinstance(text, str) and text:
             parsed = files.parse_json(text, what=f"preprocessing in {model}")
-            block = parsed if isinstance(parsed, dict) else {}
+            block = {"exif": False, **parsed} if isinstance(parsed, dict) else block
     block |= overrides
     missing = [name for name in ("height", "width", "channels", "mean", "std") if name not in block]
     if missing:

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from smash_base.errors import InvalidInputError, UsageError
 from smash_export.device_search.plan import (
     Units,
@@ -28,7 +26,7 @@ from smash_export.display import Part
 if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency
     from smash_export.progress import Output
-    from smash_search.data import Dataset
+    from smash_search.data import Dataset, DatasetSummary
     from smash_search.run import SearchConfig
     from smash_search.train.network import Recipe
 
@@ -147,12 +145,15 @@ class Plan:
             raise InvalidInputError("the plan of a run is malformed", received=error) from None
 
 
-def make_plan(request: Request, dataset: Dataset, folder: Path, output: Output) -> Plan:
+def make_plan(
+    request: Request, dataset: Dataset, images: DatasetSummary, folder: Path, output: Output
+) -> Plan:
     """Measure a few steps and plan a job that fits its time.
 
     Args:
         request: checked.
         dataset: of the request.
+        images: what it holds.
         folder: where everything will be written; only named here.
         output: shows what is being measured.
 
@@ -181,7 +182,8 @@ def make_plan(request: Request, dataset: Dataset, folder: Path, output: Output) 
     recipe = default_recipe(dataset, "retrain", request.seed)
 
     def planned(factor: float) -> Plan:
-        return _plan(request, dataset, folder, units, scaled(config, factor), _sized(recipe, factor))
+        stages = _stages(request, dataset, folder, units, scaled(config, factor), _sized(recipe, factor))
+        return Plan(images.facts(), _searched(scaled(config, factor), _sized(recipe, factor), units), stages)
 
     if request.seconds is None:
         return planned(1.0)
@@ -192,16 +194,16 @@ def _sized(recipe: Recipe, factor: float) -> Recipe:
     return replace(recipe, epochs=scaled_epochs(recipe.epochs, factor))
 
 
-def _plan(
+def _stages(
     request: Request, dataset: Dataset, folder: Path, units: Units, config: SearchConfig, recipe: Recipe
-) -> Plan:
+) -> tuple[Stage, ...]:
     bundle = folder / "bundle"
     files = 2 + len(_precisions(request)) - (request.target in ("torchscript", "onnxruntime"))
     search = search_parts(config, dataset, units)
     if request.elsewhere:
         search.insert(0, Part("latency on", TABLE_NETWORKS * ELSEWHERE))
     there = request.elsewhere
-    stages = [
+    return (
         Stage("search", _search_words(request, folder, config), tuple(search)),
         Stage(
             "freeze",
@@ -227,8 +229,7 @@ def _plan(
             ("compare", str(bundle), "--html", str(folder / "compare.html"), *there),
             (Part("compar", (BENCH + MEASURED) * files),),
         ),
-    ]
-    return Plan(image_facts(dataset), _searched(config, recipe, units), tuple(stages))
+    )
 
 
 def _precisions(request: Request) -> tuple[str, ...]:
@@ -252,23 +253,6 @@ def _freeze_words(request: Request, folder: Path, recipe: Recipe) -> tuple[str, 
     words = ["freeze", "--arch", str(folder / "search" / "best.json"), "--weights", "retrain"]
     words += ["--data", request.data, "--out", str(folder / "bundle"), "--epochs", str(recipe.epochs)]
     return (*words, "--seed", str(request.seed), "--device", request.device, "--force")
-
-
-def image_facts(dataset: Dataset) -> dict[str, str]:
-    """Numbers of images and classes, sizes and splits, in words."""
-    parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    counts = np.sum(
-        [np.bincount(part.labels, minlength=len(dataset.classes)) for part in parts.values()], axis=0
-    )
-    listed = [f"{name} {count:,}" for name, count in zip(dataset.classes, counts, strict=True)]
-    shown = ", ".join(listed[:20]) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")
-    shape = dataset.train.images.shape[1:]
-    return {
-        "images": f"{int(counts.sum()):,}",
-        "splits": ", ".join(f"{name} {len(part):,}" for name, part in parts.items()),
-        "size": f"{'x'.join(map(str, shape[:-1]))}, {shape[-1]} channel{'s' * (shape[-1] > 1)}",
-        "classes": f"{len(listed)}: {shown}",
-    }
 
 
 def _searched(config: SearchConfig, recipe: Recipe, units: Units) -> dict[str, str]:

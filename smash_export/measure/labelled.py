@@ -54,7 +54,7 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
         UsageError: no such split.
         InvalidInputError: a class that the bundle has not, or channels that do not fit.
     """
-    from smash_search.data import load_dataset
+    from smash_search.data import as_it_lies, load_dataset
 
     if split not in SPLITS:
         raise UsageError("no such split", expected=" or ".join(SPLITS), received=split)
@@ -63,6 +63,8 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
     if seed is None:
         recorded_seed = recorded.get("seed")
         seed = recorded_seed if type(recorded_seed) is int else 0
+    if not bundle.preprocessing.exif:  # trained before orientation was heeded
+        spec = as_it_lies(spec)
     dataset = load_dataset(spec, seed=seed)
     numbers = class_numbers(spec, dataset.classes, bundle.labels)
     part = getattr(dataset, split)

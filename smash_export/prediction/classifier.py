@@ -31,6 +31,7 @@ from smash_base.errors import (
     UsageError,
     VerificationError,
 )
+from smash_base.images import LeftOut
 from smash_base.preprocess import Preprocessing, present_classes, probabilities_of
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import RunnableFile, runnable_files
@@ -231,6 +232,7 @@ class Classifier:
         batch: int | None = None,
         on_error: Literal["raise", "yield"] = "raise",
         workers: int | None = None,
+        left_out: LeftOut | None = None,
     ) -> Iterator[Any]:
         """Classify any number of images in bounded memory, in order.
 
@@ -240,6 +242,7 @@ class Classifier:
                 is read ahead, which suits a live source.
             on_error: "yield" gives a :class:`Failure` in place of an image that cannot be read, and goes on.
             workers: threads that read and decode; by default one less than the cores, 1 to 4.
+            left_out: collects what of the folders is no image file or cannot be read.
 
         Yields:
             :class:`Prediction`, or :class:`Failure`.
@@ -247,7 +250,8 @@ class Classifier:
         count = self._checked_top(top_k)
         size = max(1, min(batch or MAX_STREAM_BATCH, self._batch[2]))
         workers = workers or max(1, min(4, len(os.sched_getaffinity(0)) - 1))
-        return self._stream(sources(images, self.preprocessing), count, size, on_error == "yield", workers)
+        found = sources(images, self.preprocessing, left_out)
+        return self._stream(found, count, size, on_error == "yield", workers)
 
     def logits(self, tensor: np.ndarray) -> np.ndarray:
         """Logits of tensors that are normalised already (:meth:`Preprocessing.normalise`).

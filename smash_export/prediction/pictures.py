@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from smash_base import files
 
 INK, PAPER, GOOD, BAD = (20, 24, 32), (255, 255, 255), (24, 120, 60), (178, 34, 34)
+LARGEST_SIDE = 1024  # pixels of a picture that is shown
 _LINE = 16  # height of a line of text in pixels
 
 
@@ -18,14 +19,23 @@ def to_picture(sample: np.ndarray, smallest_side: int = 0) -> Image.Image:
     """One uint8 sample [H, W, C] or [D, H, W, C] as an RGB picture.
 
     Volumes are shown by their brightest plane along depth, channels beyond RGB by their mean.
-    Pictures smaller than ``smallest_side`` are enlarged by whole pixels.
+    See :func:`enlarged` for ``smallest_side``.
     """
     if sample.ndim == 4:
         sample = sample.max(axis=0)
     if sample.shape[2] not in (1, 3):
         sample = sample.mean(axis=2, keepdims=True).astype(np.uint8)
     picture = Image.fromarray(np.repeat(sample, 3, axis=2) if sample.shape[2] == 1 else sample)
-    factor = -(-smallest_side // min(picture.size)) if smallest_side else 1
+    return enlarged(picture, smallest_side)
+
+
+def enlarged(picture: Image.Image, smallest_side: int) -> Image.Image:
+    """A picture whose sides are at least ``smallest_side``, by whole pixels, and at most ``LARGEST_SIDE``:
+    of a strip that is one pixel wide the longer side counts, or it would fill the memory."""
+    if max(picture.size) > LARGEST_SIDE:
+        picture = picture.copy()
+        picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    factor = min(-(-smallest_side // min(picture.size)), LARGEST_SIDE // max(picture.size))
     if factor > 1:
         picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     return picture

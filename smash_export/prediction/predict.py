@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smash_base.errors import SmashError
+from smash_base.images import LeftOut
 from smash_export.bundle.bundle import Bundle
 from smash_export.prediction.classifier import Classifier, Failure, Prediction, load
 from smash_export.prediction.sources import sources
@@ -23,6 +24,7 @@ def predict(
     device: str | None = None,
     on_error: Literal["raise", "yield"] = "raise",
     on_open: Callable[[Classifier], None] = lambda classifier: None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Prediction | Failure]:
     """Classify any number of images in bounded memory; to classify again and again, :func:`load` once.
 
@@ -35,6 +37,7 @@ def predict(
         on_error: "yield" gives a :class:`Failure` in place of an image or folder that cannot be read, and
             goes on.
         on_open: called with the classifier before the first image.
+        left_out: collects what of the folders is no image file or cannot be read.
 
     Yields:
         one :class:`Prediction` per image, in order; failures of whole folders come last.
@@ -51,16 +54,18 @@ def predict(
         on_open(classifier)
         missing: list[Failure] = []
         if on_error == "yield" and isinstance(images, list | tuple):
-            images = _every(images, classifier, missing)
-        yield from classifier.stream(images, top_k, on_error=on_error)
+            images = _every(images, classifier, missing, left_out)
+        yield from classifier.stream(images, top_k, on_error=on_error, left_out=left_out)
         yield from missing
 
 
-def _every(images: Sequence[Any], classifier: Classifier, missing: list[Failure]) -> Iterator[Any]:
+def _every(
+    images: Sequence[Any], classifier: Classifier, missing: list[Failure], left_out: LeftOut | None
+) -> Iterator[Any]:
     """Every image; a folder or pattern without any goes to ``missing``, and the next one follows."""
     for item in images:
         try:
-            for source in sources(item, classifier.preprocessing):
+            for source in sources(item, classifier.preprocessing, left_out):
                 yield source.image
         except SmashError as error:
             missing.append(Failure(str(item), error))

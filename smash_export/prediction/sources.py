@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image
 
 from smash_base.errors import InvalidInputError
-from smash_base.preprocess import MAX_FILE_BYTES, Preprocessing
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+from smash_base.images import MAX_FILE_BYTES, SUFFIXES, LeftOut, image_files
+from smash_base.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,14 @@ def read_stream(stream: Any, name: str) -> bytes:
     return bytes(data)
 
 
-def sources(images: Any, preprocessing: Preprocessing) -> Iterator[Source]:
+def sources(images: Any, preprocessing: Preprocessing, left_out: LeftOut | None = None) -> Iterator[Source]:
     """Every image in ``images``, in order, nothing read or decoded yet.
 
     A folder gives its image files (by suffix, recursively, sorted), a pattern (``*``, ``?``, ``[]``) the
     files that match it, sorted; sequences and generators may mix everything.
+
+    Args:
+        left_out: collects what of the folders is no image file or cannot be read.
 
     Raises:
         InvalidInputError: a folder or pattern without images, or something that is no image at all.
@@ -89,16 +91,16 @@ def sources(images: Any, preprocessing: Preprocessing) -> Iterator[Source]:
         )
     for index, image in enumerate(images):
         if isinstance(image, str | os.PathLike):
-            yield from _files(os.fspath(image))
+            yield from _files(os.fspath(image), left_out or LeftOut())
         else:
             name = getattr(image, "name", None) if is_stream(image) else None
             name = name if isinstance(name, str) else f"image {index}"
             yield Source(name, bytes(image) if isinstance(image, bytearray) else image)
 
 
-def _files(path: str) -> Iterator[Source]:
+def _files(path: str, left_out: LeftOut) -> Iterator[Source]:
     if os.path.isdir(path):
-        found = _walk(path)
+        found = image_files(path, left_out)
     elif _is_pattern(path):
         found = (name for name in sorted(glob.glob(path, recursive=True)) if os.path.isfile(name))
     else:
@@ -107,23 +109,13 @@ def _files(path: str) -> Iterator[Source]:
     first = next(found, None)
     if first is None:
         raise InvalidInputError(
-            f"{path} holds no images", expected=f"files that end with {', '.join(SUFFIXES)}"
+            f"{path} holds no images",
+            expected=f"files that end with {', '.join(SUFFIXES)}",
+            received="; ".join(map(str, left_out.omissions())) or None,
         )
     yield Source(first, first)
     for name in found:
         yield Source(name, name)
-
-
-def _walk(folder: str) -> Iterator[str]:
-    """Image files of a folder, depth first in sorted order; one directory's names in memory at a time."""
-    with os.scandir(folder) as entries:
-        names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
-    for name, is_folder in names:
-        path = os.path.join(folder, name)
-        if is_folder:
-            yield from _walk(path)
-        elif name.lower().endswith(SUFFIXES):
-            yield path
 
 
 def _is_pattern(path: str) -> bool:

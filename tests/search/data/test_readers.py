@@ -58,6 +58,52 @@ def test_idx(tmp_path, packed, name):
     assert np.array_equal(data.test.labels, np.arange(10))
 
 
+def write_emnist(folder: Path, *sets: str) -> np.ndarray:
+    """As torchvision leaves them: the sets of the published archive side by side, letters numbered from 1."""
+    folder.mkdir(parents=True)
+    images = pixels(260, 5, 4)
+    for name in sets:
+        numbers = labels(260, 26, 1) if name == "letters" else labels(260, 10)
+        for part in ("train", "test"):
+            for kind, values in (("images-idx3", images), ("labels-idx1", numbers)):
+                (folder / f"emnist-{name}-{part}-{kind}-ubyte").write_bytes(idx_bytes(values))
+    return images
+
+
+def test_emnist_is_upright_and_its_letters_have_names(tmp_path):
+    images = write_emnist(tmp_path / "EMNIST/raw", "letters")
+    data = load_dataset(f"idx:{tmp_path}")
+    assert data.classes == tuple("abcdefghijklmnopqrstuvwxyz")
+    assert np.array_equal(data.test.images[..., 0], images.transpose(0, 2, 1))
+    assert np.array_equal(data.test.labels, np.arange(260) % 26)
+    assert "lie on their side" in data.notes[0]
+    lying = load_dataset(f"idx:{tmp_path}?transpose=no")
+    assert np.array_equal(lying.test.images[..., 0], images)
+    assert lying.notes == ()
+
+
+def test_one_set_of_several_is_chosen(tmp_path):
+    write_emnist(tmp_path / "raw", "letters", "digits", "balanced")
+    with pytest.raises(InvalidInputError, match=r"balanced, digits, letters.*set="):
+        load_dataset(f"idx:{tmp_path / 'raw'}")
+    assert load_dataset(f"idx:{tmp_path / 'raw'}?set=digits").classes == tuple("0123456789")
+    assert load_dataset(f"idx:{tmp_path / 'raw'}?set=balanced").classes == tuple("0123456789")
+    with pytest.raises(InvalidInputError, match="no set 'byclass'"):
+        load_dataset(f"idx:{tmp_path / 'raw'}?set=byclass")
+
+
+def test_labels_of_idx_files_need_not_begin_with_zero_but_must_be_trained(tmp_path):
+    write_idx(tmp_path)
+    path = tmp_path / "train-labels-idx1-ubyte"
+    path.write_bytes(idx_bytes(labels(30, 10, 1)))
+    with pytest.raises(InvalidInputError, match="labels that training has not"):
+        load_dataset(f"idx:{tmp_path}")
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(labels(10, 10, 1)))
+    data = load_dataset(f"idx:{tmp_path}")
+    assert data.classes == tuple(map(str, range(1, 11)))
+    assert np.array_equal(data.test.labels, np.arange(10))
+
+
 def damage_idx(path: Path, change: str) -> None:
     data = path.read_bytes()
     path.write_bytes(
@@ -151,6 +197,16 @@ def test_cifar100(tmp_path, kind, which, classes):
     assert len(data.classes) == classes
     assert np.array_equal(data.test.images, images)
     assert data.test.labels.max() == classes - 1
+
+
+def test_both_cifar_sets_may_lie_in_one_folder(tmp_path):
+    names = "".join(f"class {number}\n" for number in range(10))
+    for name, place in (("cifar10", "cifar-10-batches-bin"), ("cifar100", "cifar-100-binary")):
+        (tmp_path / place).mkdir()
+        write_cifar(tmp_path / place, name, "binary", count=200)
+    (tmp_path / "cifar-10-batches-bin/batches.meta.txt").write_text(names)
+    assert len(load_dataset(f"cifar10:{tmp_path}").classes) == 10
+    assert len(load_dataset(f"cifar100:{tmp_path}").classes) == 100
 
 
 def test_damaged_cifar(tmp_path):

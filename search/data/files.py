@@ -1,0 +1,280 @@
+"""Image files become arrays: what folders, tables and archives of images have in common.
+
+Options: ``size=32`` or ``size=HEIGHTxWIDTH`` (needed when the images are of different sizes),
+``channels=1|3`` (default: 1 if every image is grey), ``resize=bilinear|bicubic|nearest|box``,
+``exif=no`` for images as they lie in their files, ``skip-bad=yes`` to go on without files that cannot be
+read, ``cache=FOLDER`` for the converted copy of large data.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from smash_base.errors import InvalidInputError, SmashError, UsageError
+from smash_base.images import Header, LeftOut, read_header, shown
+from smash_base.preprocess import Preprocessing
+from smash_search.data import cache
+from smash_search.data.dataset import Parts, Split
+from smash_search.data.spec import Spec
+
+OPTIONS = ("size", "channels", "resize", "exif", "skip-bad", "cache")
+MAPPED_ABOVE = 2**29  # bytes of pixels above which a converted copy is mapped instead of held in memory
+MOST_NAMED = 50  # bad files in one message
+THREADS = 4
+AHEAD = 256  # images in memory, encoded
+BAD = "files that cannot be read"
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class EncodedImages(Protocol):
+    """Image files of one part, wherever they lie.
+
+    Attributes:
+        labels: int64 [N].
+        sources: files that they come from; a converted copy is made again when one of them changes.
+    """
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def sources(self) -> Sequence[Path]: ...
+
+    def __iter__(self) -> Iterator[tuple[str, Path | bytes]]:
+        """Name and file, or its content, of each image in the order of the labels."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Image files by their paths; see :class:`EncodedImages`."""
+
+    sources: Sequence[Path]
+    labels: np.ndarray
+
+    def __iter__(self) -> Iterator[tuple[str, Path | bytes]]:
+        return ((shown(path), path) for path in self.sources)
+
+
+def read_files(
+    spec: Spec, parts: Mapping[str, EncodedImages], classes: tuple[str, ...], root: Path, left_out: LeftOut
+) -> Parts:
+    """Decode every image of every part.
+
+    Args:
+        spec: whose options are those of this module.
+        parts: "train" is needed, "validation" and "test" are not.
+        root: where the converted copy of large data is kept unless ``cache`` says otherwise.
+
+    Raises:
+        InvalidInputError: images of different sizes without ``size``; images that cannot be read, all in one
+            message, without ``skip-bad=yes``.
+    """
+    bad = Bad(spec)
+    headers = _headers(spec, parts.values(), bad)
+    preprocessing = target_of(spec, headers)
+    place = Path(spec.options.get("cache", root)).expanduser()
+    splits = {}
+    for name, images in parts.items():
+        pixels, kept = _pixels(images, preprocessing, place, name, bad)
+        splits[name] = Split(pixels, images.labels[kept])
+    bad.settle(left_out, sum(len(images.labels) for images in parts.values()))
+    return Parts(
+        classes,
+        train=splits["train"],
+        validation=splits.get("validation"),
+        test=splits.get("test"),
+        resize=preprocessing.resize,
+        exif=preprocessing.exif,
+        left_out=left_out.omissions(),
+        notes=_sizes(headers),
+    )
+
+
+class Bad:
+    """Images that cannot be used: collected, so that one message names them all."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.skip = spec.flag("skip-bad", False)
+        self._spec = spec
+        self._errors: dict[str, SmashError] = {}
+
+    def add(self, name: str, error: SmashError) -> None:
+        """One more, under the name that it is known by."""
+        self._errors.setdefault(name, error)
+
+    def __len__(self) -> int:
+        return len(self._errors)
+
+    def settle(self, left_out: LeftOut, total: int) -> None:
+        """Leave them out, or refuse.
+
+        Raises:
+            InvalidInputError: there are some and ``skip-bad`` is not given, or all are bad.
+        """
+        for name in self._errors:
+            left_out.add(BAD, name)
+        if self._errors and (not self.skip or len(self._errors) == total):
+            reasons = [_briefly(*item) for item in list(self._errors.items())[:MOST_NAMED]]
+            more = len(self._errors) - len(reasons)
+            raise InvalidInputError(
+                f"{len(self._errors)} of {total} images of {self._spec.text} cannot be used: "
+                + "; ".join([*reasons, *([f"and {more} more"] if more else [])]),
+                hint="Go on without them: add ?skip-bad=yes (search, freeze, run: --skip-bad).",
+            )
+
+
+def _briefly(name: str, error: SmashError) -> str:
+    text = error.what if name in error.what else f"{name}: {error.what}"
+    return text if error.received is None else f"{text} ({error.received})"
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Results in order, at most ``AHEAD`` items in memory; Pillow decodes without Python's lock."""
+    waiting = iter(items)
+    with ThreadPoolExecutor(THREADS) as pool:
+        while chunk := list(itertools.islice(waiting, AHEAD)):
+            yield from pool.map(work, chunk)
+
+
+def _headers(spec: Spec, parts: Iterable[EncodedImages], bad: Bad) -> list[tuple[str, Header]]:
+    """Size and kind of every image that has a readable head; empty when both are given."""
+    if "size" in spec.options and "channels" in spec.options:
+        return []
+    exif = spec.flag("exif", True)
+
+    def head(item: tuple[str, Path | bytes]) -> tuple[str, Header | SmashError]:
+        try:
+            return item[0], read_header(item[1], exif=exif)
+        except InvalidInputError as error:
+            return item[0], error
+
+    headers = []
+    for name, header in in_threads(head, itertools.chain.from_iterable(parts)):
+        if isinstance(header, SmashError):
+            bad.add(name, header)
+        else:
+            headers.append((name, header))
+    return headers
+
+
+def target_of(spec: Spec, headers: Sequence[tuple[str, Header]]) -> Preprocessing:
+    """What the images are decoded to: the options, and for those that are missing the images themselves.
+
+    Args:
+        headers: name and header of every image, unless both ``size`` and ``channels`` are given.
+
+    Raises:
+        UsageError: an option that is none.
+        InvalidInputError: images of different sizes without the option ``size``.
+    """
+    size, channels = spec.options.get("size"), spec.integer("channels", 1, 3)
+    if channels == 2:
+        raise UsageError("option channels of images", expected="1 or 3", received=2)
+    resize = spec.choice("resize", ("bilinear", "bicubic", "nearest", "box"), "bilinear")
+    exif = spec.flag("exif", True)
+    if channels is None:
+        channels = 1 if headers and all(header.grey for _, header in headers) else 3
+    height, width = _sides(size) if size is not None else _one_size(spec, headers)
+    plain = (0.0,) * channels, (1.0,) * channels
+    return Preprocessing(height, width, channels, *plain, resize, exif=exif)  # type: ignore[arg-type]
+
+
+def _sides(size: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", size)
+    if not found or not all(1 <= int(side) <= 4096 for side in found.groups() if side is not None):
+        raise UsageError("option size of images", expected="32 or 32x48", received=size)
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _one_size(spec: Spec, headers: Sequence[tuple[str, Header]]) -> tuple[int, int]:
+    """Height and width that all images have."""
+    first: dict[tuple[int, int], str] = {}
+    for name, header in headers:
+        first.setdefault((header.width, header.height), name)
+    if len(first) > 1:
+        (one, one_name), (two, two_name) = list(first.items())[:2]
+        raise InvalidInputError(
+            f"images of different sizes, {one_name} and {two_name}",
+            expected=f"{one[0]}x{one[1]} pixels each, or the option size",
+            received=f"{two[0]}x{two[1]}",
+            hint=f"Name the size that all are scaled to, for example {spec.name}:{spec.path}?size=32",
+        )
+    if not first:
+        return 1, 1  # every image is bad, which is said with their names
+    ((width, height),) = first
+    return height, width
+
+
+def _sizes(headers: Sequence[tuple[str, Header]]) -> tuple[str, ...]:
+    """A sentence on the sizes of the images in their files, where there are several."""
+    sizes = sorted(
+        {(header.width, header.height) for _, header in headers}, key=lambda size: size[0] * size[1]
+    )
+    if len(sizes) < 2:
+        return ()
+    (left, top), (right, bottom) = sizes[0], sizes[-1]
+    return (f"images of {len(sizes)} sizes, {left}x{top} to {right}x{bottom} pixels, are scaled to one",)
+
+
+def _fill(target: np.ndarray, images: EncodedImages, preprocessing: Preprocessing, bad: Bad) -> list[int]:
+    """Decode images into the first rows of ``target``; bad ones go to ``bad`` and take no row.
+
+    Returns:
+        Indices of the images that have a row.
+    """
+    kept: list[int] = []
+
+    def decode(item: tuple[str, Path | bytes]) -> tuple[str, np.ndarray | SmashError]:
+        try:
+            return item[0], preprocessing.decode(item[1])
+        except InvalidInputError as error:
+            return item[0], error
+
+    for index, (name, pixels) in enumerate(in_threads(decode, images)):
+        if isinstance(pixels, SmashError):
+            bad.add(name, pixels)
+        else:
+            target[len(kept)] = pixels
+            kept.append(index)
+    return kept
+
+
+def _pixels(
+    encoded: EncodedImages, preprocessing: Preprocessing, place: Path, part: str, bad: Bad
+) -> tuple[np.ndarray, list[int]]:
+    """Pixels of the images that can be read, and their indices."""
+    shape = (len(encoded.labels), *preprocessing.sample_shape)
+    if int(np.prod(shape, dtype=np.int64)) <= MAPPED_ABOVE:
+        images = np.empty(shape, dtype=np.uint8)
+        kept = _fill(images, encoded, preprocessing, bad)
+        return images[: len(kept)], kept
+    sides = "x".join(map(str, preprocessing.sample_shape))
+    key = f"{part}-{sides}-{preprocessing.resize}" + ("-upright" if preprocessing.exif else "")
+
+    def make(target: np.ndarray) -> list[int]:
+        known = len(bad)
+        rows = _fill(target, encoded, preprocessing, bad)
+        if len(bad) > known and not bad.skip:
+            raise cache.Incomplete  # the other parts are looked through before all bad files are named
+        return rows
+
+    try:
+        images, rows = cache.mapped(place, key, encoded.sources, shape, make)
+    except cache.Incomplete:
+        return np.empty((0, *shape[1:]), np.uint8), []
+    kept = rows or []
+    if len(kept) < len(encoded.labels):  # known to be bad since the copy was made
+        whole = set(kept)
+        for index, (name, _) in enumerate(encoded):
+            if index not in whole:
+                bad.add(name, InvalidInputError(f"{name} cannot be read", expected="an image"))
+    return images[: len(kept)], kept

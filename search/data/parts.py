@@ -1,0 +1,95 @@
+"""Which folders of a data set are its training, validation and test part.
+
+People name them in many ways: ``train``, ``Train``, ``training_set``, ``val``, ``Validation``,
+    ``test-images``. A folder is a part only if it holds folders, so that a class may be called ``train``
+    too.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_base.images import LeftOut
+from smash_search.data.spec import Spec
+
+NAMES = {
+    "train": ("train", "training", "trn"),
+    "validation": ("val", "valid", "validate", "validation", "dev", "development"),
+    "test": ("test", "testing", "tst", "eval", "evaluation"),
+}
+_WHAT = r"(set|split|part|data|dataset|images?|imgs?|folder)?"
+_PATTERNS = {part: re.compile(f"(?:{'|'.join(names)}){_WHAT}") for part, names in NAMES.items()}
+OPTIONS = tuple(NAMES)
+
+
+def part_of(name: str) -> str | None:
+    """The part that a usual name means, in any case: "train", "validation", "test", or None."""
+    letters = re.sub(r"[^a-z]", "", name.lower())
+    return next((part for part, pattern in _PATTERNS.items() if pattern.fullmatch(letters)), None)
+
+
+def folders_in(place: Path) -> list[Path]:
+    """Folders and linked folders, sorted by name, without hidden ones."""
+    return sorted(item for item in place.iterdir() if not item.name.startswith(".") and item.is_dir())
+
+
+def find_parts(spec: Spec, root: Path, left_out: LeftOut) -> dict[str, Path]:
+    """Folder of every part that is there; "train" always is.
+
+    The options ``train``, ``validation`` and ``test``, relative to the root, say it where the names do not.
+
+    Raises:
+        UsageError: an option names no folder.
+        InvalidInputError: two folders for one part, or parts without training images.
+    """
+    named = {part: _named(spec, root, part) for part in OPTIONS if part in spec.options}
+    if named:
+        if "train" not in named:
+            raise UsageError(
+                f"data set {spec.text} has no training part",
+                expected="?train=FOLDER with ?validation= and ?test=; ?train=. is the folder itself",
+                received=", ".join(named),
+            )
+        return named
+    folders = folders_in(root)
+    usual = [folder for folder in folders if part_of(folder.name)]
+    found: dict[str, Path] = {}
+    for folder in usual:
+        if not folders_in(folder):
+            continue
+        part = part_of(folder.name) or ""
+        if part in found:
+            raise InvalidInputError(
+                f"{root} has two folders for the {part} part",
+                expected="one",
+                received=f"{found[part].name} and {folder.name}",
+                hint=f"Say which: {spec.name}:{spec.path}?{part}={folder.name}",
+            )
+        found[part] = folder
+    if "train" in found:
+        for folder in folders:
+            if folder not in found.values():
+                left_out.add("folders that are no part", folder)
+        return found
+    if found or (usual and len(usual) == len(folders)):
+        raise InvalidInputError(
+            f"{root} has parts but none for training",
+            expected="a folder train with one folder per class",
+            received=", ".join(folder.name for folder in folders),
+            hint=f"Say what they are: {spec.name}:{spec.path}?train=FOLDER&test=FOLDER. "
+            "If they are the classes: ?train=.",
+        )
+    return {"train": root}
+
+
+def _named(spec: Spec, root: Path, part: str) -> Path:
+    folder = root / spec.options[part]
+    if not folder.is_dir():
+        raise UsageError(
+            f"option {part} of data set {spec.text}",
+            expected=f"a folder in {root}",
+            received=spec.options[part],
+        )
+    return folder

@@ -1,0 +1,131 @@
+"""Data sets in several files of one kind (Parquet, Arrow, tar): which part each file belongs to.
+
+The part stands in a file's name (``train-00000-of-00002.parquet``, ``train-000001.tar``) or in the name of
+its folder (``train/0000.parquet``); files that say nothing are training images.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_base.images import LeftOut
+from smash_search.data import parts
+from smash_search.data.spec import Spec
+
+
+def find_shards(
+    spec: Spec, path: Path, suffixes: tuple[str, ...], left_out: LeftOut
+) -> dict[str, list[Path]]:
+    """Files by part, each sorted; "train" is always there.
+
+    The options ``train``, ``validation`` and ``test`` name parts otherwise: the beginning of file names, or a
+    folder.
+
+    Raises:
+        InvalidInputError: no such file, or none for training.
+    """
+    if path.is_file():
+        return {"train": [path]}
+    files = sorted(file for file in path.rglob("*") if file.name.endswith(suffixes) and file.is_file())
+    named = {spec.options[part]: part for part in parts.OPTIONS if part in spec.options}
+    found: dict[str, list[Path]] = {}
+    silent = []
+    for file in files:
+        words = _words(path, file)
+        part = next((named[word] for word in words if word in named), None) if named else _usual(words)
+        if part is None:
+            silent.append(file)
+        else:
+            found.setdefault(part, []).append(file)
+    if not found and not named:
+        found, silent = {"train": silent}, []
+    for file in silent:
+        left_out.add("files that are no part", file)
+    if not found.get("train"):
+        raise InvalidInputError(
+            f"{path} has no training images",
+            expected=f"files that end with {' or '.join(suffixes)}, such as train-00000{suffixes[0]}",
+            received=", ".join(file.name for file in files[:10]) or "none",
+            hint=f"Say which they are: {spec.name}:{spec.path}?train=NAME&test=NAME",
+        )
+    return found
+
+
+def _words(root: Path, file: Path) -> list[str]:
+    """What may name the part: the beginning of the file's name, then the folders above it."""
+    begin = re.split(r"[-_.]?\d", file.name.partition(".")[0], maxsplit=1)[0]
+    return [begin, file.name.partition(".")[0], *(folder.name for folder in file.relative_to(root).parents)]
+
+
+def _usual(words: list[str]) -> str | None:
+    return next((part for word in words if (part := parts.part_of(word))), None)
+
+
+def numbered(
+    spec: Spec, values: dict[str, list[object]], names: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Class names, and labels as int64 [N] by part.
+
+    Args:
+        values: of each image: a class name, or a number; None is not allowed.
+        names: of numbered classes in their order, where the data say it; else the values that occur in
+            training are the classes, sorted.
+
+    Raises:
+        InvalidInputError: values of several kinds, or one that training has not.
+    """
+    kinds = {type(value) for part in values.values() for value in part}
+    if len(kinds) > 1 or not kinds <= {int, str}:
+        raise InvalidInputError(
+            f"labels of {spec.text}",
+            expected="one whole number or one name for each image",
+            received=", ".join(sorted(kind.__name__ for kind in kinds)) or "none",
+            hint="Classes that do not exclude each other cannot be trained here.",
+        )
+    if names is not None and kinds == {int}:
+        return names, {part: np.array(found, dtype=np.int64) for part, found in values.items()}
+    known = sorted(set(values["train"]))  # type: ignore[type-var]
+    place = {value: label for label, value in enumerate(known)}
+    labels = {}
+    for part, found in values.items():
+        strange = sorted({str(value) for value in found if value not in place})
+        if strange:
+            raise InvalidInputError(
+                f"{part} images of {spec.text} have labels that training has not",
+                expected=", ".join(map(str, known[:20])),
+                received=", ".join(strange[:20]),
+            )
+        labels[part] = np.array([place[value] for value in found], dtype=np.int64)
+    return tuple(map(str, known)), labels
+
+
+def column(
+    spec: Spec, option: str, names: list[str], usual: tuple[str, ...], *, needed: bool = True
+) -> str | None:
+    """The name of a column: the option, or the first usual one that is there, in any case.
+
+    Raises:
+        UsageError: the option names no column.
+        InvalidInputError: none of the usual ones is there, and one is needed.
+    """
+    wanted = spec.options.get(option)
+    if wanted is not None:
+        if wanted not in names:
+            raise UsageError(
+                f"option {option} of data set {spec.text}", expected=", ".join(names), received=wanted
+            )
+        return wanted
+    lower = {name.lower(): name for name in reversed(names)}
+    found = next((lower[name] for name in usual if name in lower), None)
+    if found is None and needed:
+        raise InvalidInputError(
+            f"{spec.text} has no column {option}",
+            expected=" or ".join(usual),
+            received=", ".join(names),
+            hint=f"Say which: ?{option}=COLUMN",
+        )
+    return found

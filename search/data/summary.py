@@ -1,0 +1,178 @@
+"""What a data set holds, told before anything is trained on it: one function, one result, text and JSON."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from smash_base.images import Omission
+from smash_search.data.dataset import Dataset, Split
+
+HASHED_BYTES = 2**31  # of pixels; larger data are not searched for duplicates
+SHOWN_CLASSES = 20
+FEW_IMAGES = 20  # training images of a class below which the summary warns
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """Images of one class in each split."""
+
+    name: str
+    train: int
+    validation: int
+    test: int
+
+    @property
+    def total(self) -> int:
+        """In all splits together."""
+        return self.train + self.validation + self.test
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Images that are equal pixel by pixel, after decoding and scaling.
+
+    Attributes:
+        images: that equal an earlier one.
+        across_splits: images of validation and test that stand in training (or test, in validation) as well;
+            what is measured on them is memory, not skill.
+        other_class: images that equal one of another class.
+    """
+
+    images: int
+    across_splits: int
+    other_class: int
+
+    def __str__(self) -> str:
+        if not self.images:
+            return "none"
+        return f"{self.images:,}, {self.across_splits:,} across splits, {self.other_class:,} in another class"
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """See :func:`summarise`.
+
+    Attributes:
+        spec: what was read.
+        images: in all splits.
+        splits: images by split.
+        classes: in the order of the labels.
+        height, width, channels: of one stored image; depth: planes of a volume, or None.
+        duplicates: None where the data are too large to look.
+        left_out: what the reader did not use, by reason.
+        notes: how the files were understood, and what to look at.
+        fingerprint: see :class:`Dataset`.
+    """
+
+    spec: str
+    images: int
+    splits: dict[str, int]
+    classes: tuple[ClassCount, ...]
+    height: int
+    width: int
+    channels: int
+    depth: int | None
+    duplicates: Duplicates | None
+    left_out: tuple[Omission, ...]
+    notes: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def omitted(self) -> int:
+        """Files and folders that were left out."""
+        return sum(omission.count for omission in self.left_out)
+
+    def facts(self) -> dict[str, str]:
+        """In words, by name, for a table."""
+        size = f"{self.width}x{self.height}" + (f"x{self.depth}" if self.depth else "")
+        facts = {
+            "images": f"{self.images:,}",
+            "splits": ", ".join(f"{name} {count:,}" for name, count in self.splits.items()),
+            "size": f"{size}, {self.channels} channel{'s' * (self.channels > 1)}",
+            "classes": f"{len(self.classes)}: {self._listed()}",
+            "duplicates": "not looked for in data this large",
+        }
+        if self.duplicates is not None:
+            facts["duplicates"] = str(self.duplicates)
+        facts["left out"] = "; ".join(map(str, self.left_out)) or "nothing"
+        return facts | ({"notes": "; ".join(self.notes)} if self.notes else {})
+
+    def _listed(self) -> str:
+        listed = ", ".join(f"{item.name} {item.total:,}" for item in self.classes[:SHOWN_CLASSES])
+        more = len(self.classes) - SHOWN_CLASSES
+        return listed + (f" and {more} more" if more > 0 else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            **asdict(self),
+            "classes": [{**asdict(item), "total": item.total} for item in self.classes],
+            "left_out": [omission.to_json() for omission in self.left_out],
+            "notes": list(self.notes),
+            "omitted": self.omitted,
+        }
+
+
+def summarise(dataset: Dataset) -> DatasetSummary:
+    """Images, classes with their counts, size, splits, duplicates, and what was left out."""
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    classes = len(dataset.classes)
+    counts = {name: np.bincount(split.labels, minlength=classes) for name, split in splits.items()}
+    table = tuple(
+        ClassCount(name, *(int(counts[split][label]) for split in splits))
+        for label, name in enumerate(dataset.classes)
+    )
+    pixels = sum(split.images.nbytes for split in splits.values())
+    duplicates = _duplicates(splits) if pixels <= HASHED_BYTES else None
+    form = dataset.preprocessing
+    return DatasetSummary(
+        spec=dataset.spec,
+        images=sum(map(len, splits.values())),
+        splits={name: len(split) for name, split in splits.items()},
+        classes=table,
+        height=form.height,
+        width=form.width,
+        channels=form.channels,
+        depth=form.depth,
+        duplicates=duplicates,
+        left_out=dataset.left_out,
+        notes=(*dataset.notes, *_warnings(table, duplicates, splits)),
+        fingerprint=dataset.fingerprint,
+    )
+
+
+def _warnings(
+    classes: tuple[ClassCount, ...], duplicates: Duplicates | None, splits: dict[str, Split]
+) -> Iterator[str]:
+    scarce = [item for item in classes if item.train < FEW_IMAGES]
+    if scarce:
+        names = ", ".join(f"{item.name} {item.train}" for item in scarce[:5])
+        yield f"{len(scarce)} classes have fewer than {FEW_IMAGES} training images: {names}"
+    missing = [item.name for item in classes if not item.test]
+    if missing:
+        yield f"{len(missing)} classes have no test image: {', '.join(missing[:5])}"
+    judged = len(splits["validation"]) + len(splits["test"])
+    if duplicates and duplicates.across_splits > 0.01 * judged:
+        yield f"{duplicates.across_splits} of {judged} validation and test images stand in another split too"
+
+
+def _duplicates(splits: dict[str, Split]) -> Duplicates:
+    seen: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
+    repeated = across = other = 0
+    for name, split in splits.items():
+        for image, label in zip(split.images, split.labels.tolist(), strict=True):
+            digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+            before = seen[digest]
+            if before:
+                repeated += 1
+                across += any(split_name != name for split_name, _ in before)
+                other += any(known != label for _, known in before)
+            if (name, label) not in before:
+                before.append((name, label))
+    return Duplicates(repeated, across, other)

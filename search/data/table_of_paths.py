@@ -1,0 +1,87 @@
+"""A CSV of paths and labels, with a column for the part if there is one.
+
+The first row names the columns; comma, semicolon and tab separate them. Paths are relative to the folder of
+the file.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_base.images import LeftOut
+from smash_search.data import files
+from smash_search.data.dataset import Parts
+from smash_search.data.parts import part_of
+from smash_search.data.shards import column, numbered
+from smash_search.data.spec import Spec
+
+PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img", "image_id")
+LABELS = ("label", "class", "category", "target", "label_name", "class_name", "y")
+SPLITS = ("split", "part", "subset", "set", "fold", "partition")
+MAX_ROWS = 10**8
+
+
+def read(spec: Spec) -> Parts:
+    """Read ``csv:FILE``.
+
+    Options: ``image``, ``label`` and ``split``, columns; ``root``, the folder that paths are relative to;
+        and those of :mod:`smash_search.data.files`.
+    """
+    spec.options_known("image", "label", "split", "root", *files.OPTIONS)
+    path = spec.folder(hint="Give a .csv file with a column of paths and one of labels.")
+    if not path.is_file():
+        raise InvalidInputError(f"data path {path}", expected="a .csv file", received="a folder")
+    root = Path(spec.options["root"]).expanduser() if "root" in spec.options else path.parent
+    if not root.is_dir():
+        raise UsageError(f"option root of data set {spec.text}", expected="a folder", received=root)
+    left_out = LeftOut()
+    paths: dict[str, list[Path]] = {"train": []}
+    values: dict[str, list[object]] = {"train": []}
+    for part, image, label in _rows(spec, path, left_out):
+        paths.setdefault(part, []).append(root / image)
+        values.setdefault(part, []).append(label)
+    if not values["train"]:
+        raise InvalidInputError(
+            f"{path} has no training images",
+            expected="rows, whose split (if there is one) is train",
+            received=f"rows of {', '.join(part for part in values if values[part])}"
+            if len(values) > 1
+            else "no rows",
+        )
+    classes, labels = numbered(spec, values, None)
+    listed = {part: files.Listed(tuple(paths[part]), labels[part]) for part in values}
+    return files.read_files(spec, listed, classes, path.parent, left_out)
+
+
+def _rows(spec: Spec, path: Path, left_out: LeftOut) -> Iterator[tuple[str, str, object]]:
+    """Part, path and label of each row."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            head = stream.readline()
+            stream.seek(0)
+            marks = {mark: head.count(mark) for mark in ",;\t"}
+            reader = csv.DictReader(stream, delimiter=max(marks, key=marks.__getitem__), strict=True)
+            names = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = names
+            image = column(spec, "image", names, PATHS) or ""
+            label = column(spec, "label", names, LABELS) or ""
+            split = column(spec, "split", names, SPLITS, needed=False)
+            for row in reader:
+                where = f"{path}: row {reader.line_num}"
+                part = _part(row[split] or "", where) if split else "train"
+                if not row[image] or not row[label]:
+                    left_out.add("rows without a path or a label", where)
+                else:
+                    yield part, row[image].strip(), row[label].strip()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError(f"{path} cannot be read", expected="CSV in UTF-8", received=error) from None
+
+
+def _part(text: str, where: str) -> str:
+    part = part_of(text)
+    if part is None:
+        raise InvalidInputError(f"{where}: split", expected="train, validation or test", received=text)
+    return part

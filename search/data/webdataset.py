@@ -1,0 +1,163 @@
+"""WebDataset: tar archives whose neighbours of one name are a sample, ``0001.jpg`` and ``0001.cls``.
+
+The label is a number or a class name in ``.cls`` (or ``.txt``, ``.label``), or a key of ``.json``. Archives
+are read as streams, nothing is unpacked to the disk; the names of numbered classes stand in
+``classnames.txt`` beside them, if at all.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from smash_base.errors import InvalidInputError
+from smash_base.images import MAX_FILE_BYTES, SUFFIXES, LeftOut, shown
+from smash_search.data import files, parts
+from smash_search.data.dataset import Parts
+from smash_search.data.shards import find_shards, numbered
+from smash_search.data.spec import Spec
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+LABELS = ("cls", "label", "class", "target", "txt")
+JSON_KEYS = ("label", "class", "cls", "target", "category")
+NAMES = ("classnames.txt", "classes.txt", "labels.txt")
+MAX_LABEL_BYTES = 2**20
+
+
+def read(spec: Spec) -> Parts:
+    """Read ``webdataset:PATH``, an archive or a folder of archives.
+
+    Options: ``label``, the ending that holds the label, or a key of the JSON member; ``train``,
+        ``validation`` and ``test``, beginnings of file names or folders; and those of
+        :mod:`smash_search.data.files`.
+    """
+    spec.options_known("label", *parts.OPTIONS, *files.OPTIONS)
+    path = spec.folder(hint="Give a .tar file, or the folder that holds them.")
+    left_out = LeftOut()
+    found = find_shards(spec, path, ARCHIVES, left_out)
+    root = path if path.is_dir() else path.parent
+    archives = {part: _Archives(tuple(shards)) for part, shards in found.items()}
+    values = {part: archive.look(spec, left_out) for part, archive in archives.items()}
+    classes, labels = numbered(spec, values, _class_names(root))
+    for part, archive in archives.items():
+        archive.labels = labels[part]
+    return files.read_files(spec, archives, classes, root, left_out)
+
+
+@dataclass
+class _Archives:
+    """Samples of one part; see :class:`smash_search.data.files.EncodedImages`."""
+
+    sources: Sequence[Path]
+    labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    _wanted: set[tuple[Path, str]] = field(default_factory=set)
+
+    def look(self, spec: Spec, left_out: LeftOut) -> list[object]:
+        """Labels of the samples that have an image and a label, in order; the others are left out."""
+        values: list[object] = []
+        for path in self.sources:
+            for sample in _samples(path):
+                label = sample.label(spec.options.get("label"))
+                where = f"{shown(path)}: {shown(sample.key)}"
+                if sample.image is None:
+                    left_out.add("samples without an image", where)
+                elif label is None:
+                    left_out.add("samples without a label", where)
+                else:
+                    values.append(label)
+                    self._wanted.add((path, sample.key))
+        return values
+
+    def __iter__(self) -> Iterator[tuple[str, Path | bytes]]:
+        for path in self.sources:
+            for sample in _samples(path):
+                if (path, sample.key) in self._wanted:
+                    yield f"{shown(path)}: {shown(sample.key)}", sample.image or b""
+
+
+@dataclass
+class _Sample:
+    """Members of one name: the first that is an image, and short ones by ending."""
+
+    key: str
+    image: bytes | None = None
+    texts: dict[str, bytes] = field(default_factory=dict)
+
+    def label(self, wanted: str | None) -> int | str | None:
+        """A number, a name, or None where there is none."""
+        for ending in (wanted,) if wanted else LABELS:
+            if ending in self.texts:
+                return _value(self.texts[ending].decode("utf-8", "replace").strip())
+        try:
+            record = json.loads(self.texts["json"])
+            found = next(record[key] for key in ((wanted,) if wanted else JSON_KEYS) if key in record)
+        except (KeyError, StopIteration, ValueError, TypeError, RecursionError):
+            return None
+        return found if isinstance(found, int | str) and not isinstance(found, bool) else None
+
+
+def _value(text: str) -> int | str | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text or None
+
+
+def _samples(path: Path) -> Iterator[_Sample]:
+    sample: _Sample | None = None
+    _check_end(path)
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                folder, slash, base = member.name.rpartition("/")
+                stem, dot, ending = base.partition(".")
+                if not member.isfile() or not dot or not stem:
+                    continue
+                key = f"{folder}{slash}{stem}"
+                if sample is None or sample.key != key:
+                    if sample is not None:
+                        yield sample
+                    sample = _Sample(key)
+                _add(sample, ending.lower(), member, archive)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise InvalidInputError(
+            f"{path} is damaged or no archive", expected="a whole .tar", received=error
+        ) from None
+    if sample is not None:
+        yield sample
+
+
+def _check_end(path: Path) -> None:
+    """Raise InvalidInputError for a plain archive without its end, which tarfile reads as a shorter one."""
+    if path.suffix != ".tar":
+        return  # the end of a compressed one is checked by decompressing it
+    with open(path, "rb") as stream:
+        stream.seek(max(0, path.stat().st_size - tarfile.BLOCKSIZE))
+        end = stream.read()
+    if end != bytes(tarfile.BLOCKSIZE):
+        raise InvalidInputError(
+            f"{path} is truncated or no archive", expected="a whole .tar, two empty blocks last"
+        )
+
+
+def _add(sample: _Sample, ending: str, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
+    image = f".{ending}".endswith(SUFFIXES)
+    if member.size > (MAX_FILE_BYTES if image else MAX_LABEL_BYTES) or (image and sample.image is not None):
+        return
+    stream = archive.extractfile(member)
+    content = stream.read() if stream else b""
+    if image:
+        sample.image = content
+    else:
+        sample.texts[ending] = content
+
+
+def _class_names(root: Path) -> tuple[str, ...] | None:
+    for name in NAMES:
+        if (root / name).is_file():
+            lines = (root / name).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            return tuple(line.strip() for line in lines if line.strip())
+    return None

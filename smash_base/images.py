@@ -1,0 +1,350 @@
+"""Image files: which a folder holds, which are read, and the limits under which they are decoded.
+
+The memory of decoding is bounded by pixels, not by the size of a file: :func:`pixel_limit`, 16 million unless
+``SMASH_EXPORT_MAX_PIXELS`` says otherwise. A JPEG above it is decoded at a half, a quarter or an eighth of
+its sides, as its format allows, so that a photo of 48 megapixels needs no more memory than one of 16; a
+progressive one keeps two bytes for each of its samples besides, at most ``PROGRESSIVE_BYTES`` for each pixel
+of the limit.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from smash_base.errors import InvalidInputError, UsageError
+
+# Allow-lists: exotic decoders are attack surface. Bytes may come from a network, where TIFF is not needed:
+# its decoder is the one with most holes.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+FILE_FORMATS = (*FORMATS, "TIFF")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+)  # fmt: skip
+ANIMATED = ("PNG", "WEBP")  # refused when they move; of MPO, GIF and TIFF the first picture is the image
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_MODE_NAMES = {  # what black and white are is known to the owner of the image only
+    "I;16": "a 16-bit image",
+    "I;16B": "a 16-bit image",
+    "I": "a 16- or 32-bit image",
+    "F": "a floating-point image",
+}
+MAX_FILE_BYTES = 64 * 2**20
+MAX_PIXELS = 16 * 10**6
+LARGEST_LIMIT = 178_956_970  # above it Pillow refuses by itself
+PROGRESSIVE_BYTES = 18
+LIMIT_VARIABLE = "SMASH_EXPORT_MAX_PIXELS"
+MAX_NAMES = 1000  # of files left out for one reason; the rest is only counted
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Omission:
+    """Files or folders that were left out for one reason.
+
+    Attributes:
+        reason: a noun phrase that follows the count, such as "hidden files".
+        count: how many.
+        names: their paths, the first ``MAX_NAMES``.
+    """
+
+    reason: str
+    count: int
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.names[:3])
+        return f"{self.count} {self.reason}: {shown}" + (", ..." if self.count > 3 else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"reason": self.reason, "count": self.count, "names": list(self.names)}
+
+
+@dataclass
+class LeftOut:
+    """Collects what a reader leaves out; nothing is left out without a word."""
+
+    _found: dict[str, list[str]] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, reason: str, name: str | os.PathLike[str]) -> None:
+        """One more file or folder, see :class:`Omission`."""
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        names = self._found.setdefault(reason, [])
+        if len(names) < MAX_NAMES:
+            names.append(shown(name))
+
+    def join(self, other: LeftOut) -> None:
+        """Everything that ``other`` collected as well."""
+        for omission in other.omissions():
+            self._counts[omission.reason] = self._counts.get(omission.reason, 0) + omission.count
+            self._found.setdefault(omission.reason, []).extend(omission.names)
+
+    def omissions(self) -> tuple[Omission, ...]:
+        """What was left out so far, by reason."""
+        return tuple(
+            Omission(reason, self._counts[reason], tuple(names[:MAX_NAMES]))
+            for reason, names in self._found.items()
+        )
+
+
+def shown(name: str | os.PathLike[str]) -> str:
+    """A file name as text that every encoding can write: bytes that are no UTF-8 become ``\\udcNN``."""
+    return os.fspath(name).encode("utf-8", "backslashreplace").decode()
+
+
+def image_files(folder: str | os.PathLike[str], left_out: LeftOut) -> Iterator[str]:
+    """Paths of the image files below a folder, by suffix, depth first, sorted; linked folders are followed.
+
+    The names of one folder at a time are in memory. What is no image file goes to ``left_out``.
+    """
+    yield from _image_files(os.fspath(folder), left_out, ())
+
+
+def _image_files(folder: str, left_out: LeftOut, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    try:
+        facts = os.stat(folder)
+        here = (facts.st_dev, facts.st_ino)
+        if here in above:
+            left_out.add("links back to a folder above", folder)
+            return
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        left_out.add("folders that cannot be read", folder)
+        return
+    for entry in found:
+        if entry.name.startswith("."):
+            left_out.add("hidden files or folders", entry.path)
+        elif _kind(entry) == "folder":
+            yield from _image_files(entry.path, left_out, (*above, here))
+        elif not entry.name.lower().endswith(SUFFIXES):
+            left_out.add("files of other formats", entry.path)
+        elif _kind(entry) == "file":
+            yield entry.path
+        else:
+            left_out.add("names that lead to no file", entry.path)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """What an entry is, links followed: a pipe called x.jpg would block whoever opens it."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:
+        return "other"
+
+
+def pixel_limit() -> int:
+    """Pixels of the largest image that is decoded whole.
+
+    Raises:
+        UsageError: ``SMASH_EXPORT_MAX_PIXELS`` is no number that Pillow decodes.
+    """
+    text = os.environ.get(LIMIT_VARIABLE, "")
+    if not text:
+        return MAX_PIXELS
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= LARGEST_LIMIT:
+        raise UsageError(LIMIT_VARIABLE, expected=f"pixels, 1 to {LARGEST_LIMIT}", received=text)
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the head of an image file says, without decoding it.
+
+    Attributes:
+        width, height: in pixels, of the upright image.
+        grey: whether it has no colour.
+    """
+
+    width: int
+    height: int
+    grey: bool
+
+
+def read_header(source: str | os.PathLike[str] | bytes, *, exif: bool = True) -> Header:
+    """Size and kind of an image.
+
+    Args:
+        exif: whether its orientation counts.
+
+    Raises:
+        InvalidInputError: as :func:`open_image`, as far as the head of the file tells.
+    """
+    name, data = _content(source)
+    with _named_errors(name):
+        picture = _open(name, data, FORMATS if isinstance(source, bytes) else FILE_FORMATS)
+        width, height = picture.size
+        if exif and orientation(picture) >= 5:
+            width, height = height, width
+        return Header(width, height, picture.mode in ("1", "L", "LA"))
+
+
+def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    """Open and fully decode one still image from a path or from bytes; a JPEG above the limit smaller.
+
+    Raises:
+        InvalidInputError: missing, empty, larger than 64 MiB or :func:`pixel_limit`, of a format other than
+            JPEG, PNG, WebP, BMP, GIF and (files only) TIFF, of 16 bits or more, animated or damaged.
+    """
+    name, data = _content(source)
+    with _named_errors(name):
+        picture = _open(name, data, FORMATS if isinstance(source, bytes) else FILE_FORMATS)
+        if picture.format in ANIMATED and getattr(picture, "n_frames", 1) != 1:
+            raise InvalidInputError(
+                f"{name} is animated",
+                expected="one still image",
+                received=f"{picture.n_frames} frames",  # type: ignore[attr-defined]
+            )
+        picture.load()
+    return picture
+
+
+def load_picture(picture: Image.Image, name: str = "the picture") -> Image.Image:
+    """Decode what a picture that somebody else opened has not decoded yet, and check what it is.
+
+    Raises:
+        InvalidInputError: truncated, damaged, or of 16 bits or more.
+    """
+    with _named_errors(name):
+        picture.load()
+        check_mode(picture, name)
+    return picture
+
+
+def check_mode(picture: Image.Image, name: str) -> None:
+    """Raise InvalidInputError for a picture whose values have no known range."""
+    if picture.mode not in MODES:
+        raise InvalidInputError(
+            f"{name} has colour mode {picture.mode}",
+            expected="8-bit grey, palette, RGB or CMYK, with or without transparency",
+            received=_MODE_NAMES.get(picture.mode, picture.mode),
+            hint="Convert it first, with the range that its values have.",
+        )
+
+
+def orientation(picture: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 (upright) where there is none or it cannot be read."""
+    try:
+        with _quiet():
+            value = picture.getexif().get(_ORIENTATION)
+    except (*_DAMAGE, AttributeError, UnicodeError):
+        return 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The picture as its EXIF orientation says that it is to be seen."""
+    turn = orientation(picture)
+    return picture if turn == 1 else picture.transpose(_UPRIGHT[turn])
+
+
+def _content(source: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
+    """A name for messages, and the bytes."""
+    if isinstance(source, bytes):
+        name, data = f"image of {len(source)} bytes", source
+    else:
+        name = shown(source)
+        try:
+            with open(source, "rb") as file:
+                if stat.S_ISDIR(os.fstat(file.fileno()).st_mode):
+                    raise IsADirectoryError
+                data = file.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            raise InvalidInputError(f"{name} does not exist", expected="an image file") from None
+        except IsADirectoryError:
+            raise InvalidInputError(f"{name} is a folder", expected="an image file") from None
+        except PermissionError:
+            raise InvalidInputError(f"{name} may not be read", expected="an image file") from None
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(
+                f"{name} cannot be read", expected="an image file", received=error
+            ) from None
+    if not data:
+        raise InvalidInputError(f"{name} is empty", expected="an image file")
+    if len(data) > MAX_FILE_BYTES:
+        raise InvalidInputError(f"{name} is too large", expected=f"at most {MAX_FILE_BYTES} bytes")
+    return name, data
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Pillow's warnings of size, below our limits, and of odd metadata."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+@contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Pillow's many errors as one of ours that names the image."""
+    try:
+        with _quiet():
+            yield
+    except UnidentifiedImageError:
+        raise InvalidInputError(
+            f"{name} is not an image this program reads", expected=", ".join(FILE_FORMATS)
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels(name, error) from None
+    except _DAMAGE as error:
+        raise InvalidInputError(
+            f"{name} is damaged or truncated", expected="a whole image", received=error
+        ) from None
+
+
+def _open(name: str, data: bytes, formats: tuple[str, ...]) -> Image.Image:
+    """An image that is not decoded yet but may be: its mode and size are checked."""
+    picture = Image.open(io.BytesIO(data), formats=formats)
+    check_mode(picture, name)
+    limit = pixel_limit()
+    width, height = picture.size
+    if width * height <= limit:
+        return picture
+    if picture.format in ("JPEG", "MPO") and _coefficient_bytes(picture) <= PROGRESSIVE_BYTES * limit:
+        for scale in (2, 4, 8):
+            if -(-width // scale) * -(-height // scale) <= limit and min(width, height) >= scale:
+                picture.draft(None, (width // scale, height // scale))
+                return picture
+    raise _too_many_pixels(name, f"{width}x{height}")
+
+
+def _too_many_pixels(name: str, received: object) -> InvalidInputError:
+    return InvalidInputError(
+        f"{name} has too many pixels",
+        expected=f"at most {pixel_limit()}, of a JPEG {min(64 * pixel_limit(), LARGEST_LIMIT)}",
+        received=received,
+        hint=f"Make it smaller, or allow more: {LIMIT_VARIABLE}=NUMBER (three bytes of memory each).",
+    )
+
+
+def _coefficient_bytes(picture: Image.Image) -> float:
+    """Memory that libjpeg needs beside the pixels: a progressive file is read whole before it is scaled."""
+    if "progressive" not in picture.info:
+        return 0
+    layers: list[tuple[int, int, int, int]] = picture.layer  # type: ignore[attr-defined]
+    full = max((layer[1] * layer[2] for layer in layers), default=1)
+    samples = sum(layer[1] * layer[2] for layer in layers) / max(1, full)
+    return 2 * samples * picture.width * picture.height

@@ -1,0 +1,270 @@
+"""Data as others keep them: Parquet and Arrow of Hugging Face, WebDataset archives, tables of paths."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.data import Dataset, load_dataset, summarise
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def picture(number: int) -> np.ndarray:
+    """An image that tells its number and its class."""
+    return np.full((6, 5, 3), (number, 80 * (number % 3), 255 - number), np.uint8)
+
+
+def png(number: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture(number)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def whole(data: Dataset) -> bool:
+    """Whether every image is where its label says."""
+    parts = (data.train, data.validation, data.test)
+    return all(
+        np.array_equal(image, picture(int(image[0, 0, 0]))) and int(image[0, 0, 0]) % 3 == label
+        for part in parts
+        for image, label in zip(part.images, part.labels, strict=True)
+    )
+
+
+# Parquet and Arrow --------------------------------------------------------------------------------
+
+pyarrow = pytest.importorskip("pyarrow", reason="the extra data is not installed")
+
+
+def table(numbers: range, label: str = "label", *, named: bool = True, texts: bool = False) -> object:
+    """Rows as ``datasets`` writes them: a struct of bytes and path, names of classes in the metadata."""
+    rows = {
+        "image": [{"bytes": png(number), "path": f"{number}.png"} for number in numbers],
+        label: [CLASSES[number % 3] if texts else number % 3 for number in numbers],
+    }
+    found = pyarrow.table(rows)
+    features = {"image": {"_type": "Image"}, label: {"_type": "ClassLabel", "names": list(CLASSES)}}
+    return found.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})} if named else {}
+    )
+
+
+def write_parquet(path: Path, rows: object) -> None:
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(rows, path)
+
+
+def test_parquet_of_the_hub(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data/train-00000-of-00002.parquet", table(range(60)))
+    write_parquet(tmp_path / "data/train-00001-of-00002.parquet", table(range(60, 120)))
+    write_parquet(tmp_path / "data/test-00000-of-00001.parquet", table(range(120, 150)))
+    data = load_dataset(f"parquet:{tmp_path}")
+    assert data.classes == CLASSES
+    assert (len(data.train) + len(data.validation), len(data.test)) == (120, 30)
+    assert whole(data)
+
+
+def test_names_of_other_columns_and_parts_are_said(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "first.parquet", table(range(60), "fine"))
+    write_parquet(tmp_path / "second.parquet", table(range(60, 90), "fine"))
+    with pytest.raises(InvalidInputError, match="no column label"):
+        load_dataset(f"parquet:{tmp_path}")
+    data = load_dataset(f"parquet:{tmp_path}?label=fine&train=first&test=second")
+    assert len(data.test) == 30
+    assert whole(data)
+    with pytest.raises(UsageError, match="option label"):
+        load_dataset(f"parquet:{tmp_path}?label=coarse")
+
+
+def test_labels_without_names_and_as_texts(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "n.parquet", table(range(60), named=False))
+    write_parquet(tmp_path / "t.parquet", table(range(60), named=False, texts=True))
+    assert load_dataset(f"parquet:{tmp_path / 'n.parquet'}").classes == ("0", "1", "2")
+    texts = load_dataset(f"parquet:{tmp_path / 't.parquet'}")
+    assert texts.classes == CLASSES
+    assert whole(texts)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_arrow_of_save_to_disk(tmp_path: Path, stream: bool) -> None:
+    for part, numbers in (("train", range(90)), ("test", range(90, 120))):
+        folder = tmp_path / part
+        folder.mkdir()
+        rows = table(numbers)
+        kind = pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file
+        with kind(folder / "data-00000-of-00001.arrow", rows.schema) as writer:  # type: ignore[attr-defined]
+            writer.write_table(rows, max_chunksize=25)
+    data = load_dataset(f"arrow:{tmp_path}")
+    assert data.classes == CLASSES
+    assert len(data.test) == 30
+    assert whole(data)
+
+
+def test_rows_without_labels_are_left_out_and_bad_images_named(tmp_path: Path) -> None:
+    rows = {
+        "image": [{"bytes": png(n) if n != 7 else b"x", "path": f"{n}.png"} for n in range(60)],
+        "label": [number % 3 if number % 10 else -1 for number in range(60)],
+    }  # fmt: skip
+    write_parquet(tmp_path / "a.parquet", pyarrow.table(rows))
+    with pytest.raises(InvalidInputError, match=r"1 of 54.*row 7 \(7.png\)"):
+        load_dataset(f"parquet:{tmp_path}")
+    data = load_dataset(f"parquet:{tmp_path}?skip-bad=yes")
+    left_out = {item.reason: item.count for item in summarise(data).left_out}
+    assert left_out == {"rows without a label": 6, "files that cannot be read": 1}
+    assert whole(data)
+
+
+def test_a_path_in_a_table_leads_to_no_file_outside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    for number in range(60):
+        (tmp_path / f"inside/{number}.png").write_bytes(png(number))
+    (tmp_path / "outside.png").write_bytes(png(3))
+    paths = [f"{number}.png" for number in range(60)]
+    for kind, names in (("good", paths), ("bad", [*paths[:-1], "../outside.png"])):
+        rows = {
+            "image": [{"bytes": None, "path": name} for name in names],
+            "label": [n % 3 for n in range(60)],
+        }
+        write_parquet(tmp_path / f"inside/{kind}.parquet", pyarrow.table(rows))
+    assert whole(load_dataset(f"parquet:{tmp_path / 'inside/good.parquet'}"))
+    with pytest.raises(InvalidInputError, match="1 of 60"):
+        load_dataset(f"parquet:{tmp_path / 'inside/bad.parquet'}")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_damaged_tables(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    rows = table(range(30))
+    if kind == "parquet":
+        write_parquet(path, rows)
+    else:
+        with pyarrow.ipc.new_file(path, rows.schema) as writer:  # type: ignore[attr-defined]
+            writer.write_table(rows)
+    content = path.read_bytes()
+    for damaged in (b"", b"text", content[: len(content) // 2], content[:-9]):
+        path.write_bytes(damaged)
+        with pytest.raises(InvalidInputError):
+            load_dataset(f"{kind}:{path}")
+
+
+# WebDataset ---------------------------------------------------------------------------------------
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> None:
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            facts = tarfile.TarInfo(name)
+            facts.size = len(content)
+            archive.addfile(facts, io.BytesIO(content))
+
+
+def samples(numbers: range, ending: str = "cls", names: bool = False) -> dict[str, bytes]:
+    members = {}
+    for number in numbers:
+        members[f"some/{number:05}.png"] = png(number)
+        value = CLASSES[number % 3] if names else number % 3
+        text = json.dumps({"label": value}) if ending == "json" else str(value)
+        members[f"some/{number:05}.{ending}"] = text.encode()
+    return members
+
+
+@pytest.mark.parametrize("ending", ["cls", "json", "txt"])
+@pytest.mark.parametrize("names", [True, False])
+def test_webdataset(tmp_path: Path, ending: str, names: bool) -> None:
+    write_tar(tmp_path / "train-000000.tar", samples(range(60), ending, names))
+    write_tar(tmp_path / "train-000001.tar.gz", samples(range(60, 90), ending, names), "w:gz")
+    write_tar(tmp_path / "val-000000.tar", samples(range(90, 120), ending, names))
+    if not names:
+        (tmp_path / "classnames.txt").write_text("\n".join(CLASSES))
+    data = load_dataset(f"webdataset:{tmp_path}")
+    assert data.classes == CLASSES
+    assert len(data.validation) == 30
+    assert len(data.train) + len(data.test) == 90
+    assert whole(data)
+
+
+def test_samples_that_lack_something_are_named(tmp_path: Path) -> None:
+    members = samples(range(60))
+    del members["some/00007.cls"], members["some/00009.png"]
+    write_tar(tmp_path / "a.tar", members)
+    left_out = {item.reason: item.names[0][-10:] for item in load_dataset(f"webdataset:{tmp_path}").left_out}
+    assert left_out == {"samples without a label": "some/00007", "samples without an image": "some/00009"}
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", samples(range(30)))
+    content = (tmp_path / "a.tar").read_bytes()
+    for damaged in (b"", b"text" * 200, content[: len(content) // 2 + 100]):
+        (tmp_path / "a.tar").write_bytes(damaged)
+        with pytest.raises(InvalidInputError):
+            load_dataset(f"webdataset:{tmp_path / 'a.tar'}")
+
+
+# Tables of paths ----------------------------------------------------------------------------------
+
+
+def write_table(folder: Path, head: str, mark: str = ",", split: bool = True, start: str = "") -> Path:
+    (folder / "pictures").mkdir(exist_ok=True)
+    lines = [start + mark.join(head.split(","))]
+    for number in range(60):
+        (folder / f"pictures/{number}.png").write_bytes(png(number))
+        fields = [f"pictures/{number}.png", CLASSES[number % 3]]
+        part = "Training" if number < 30 else "val" if number < 45 else "TEST"
+        lines.append(mark.join([*fields, *([part] if split else [])]))
+    path = folder / "labels.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("head", "mark", "start"),
+    [
+        ("path,label,split", ",", ""),
+        ("Filename,Class,subset", ";", "\ufeff"),
+        ("image,category,fold", "\t", ""),
+    ],
+)
+def test_csv_of_paths_and_labels_with_splits(tmp_path: Path, head: str, mark: str, start: str) -> None:
+    data = load_dataset(f"csv:{write_table(tmp_path, head, mark, start=start)}")
+    assert data.classes == CLASSES
+    assert (len(data.train), len(data.validation), len(data.test)) == (30, 15, 15)
+    assert whole(data)
+
+
+def test_csv_without_splits_and_with_other_columns(tmp_path: Path) -> None:
+    path = write_table(tmp_path, "where,what", split=False)
+    with pytest.raises(InvalidInputError, match="no column image"):
+        load_dataset(f"csv:{path}")
+    data = load_dataset(f"csv:{path}?image=where&label=what")
+    assert len(data.train) + len(data.validation) + len(data.test) == 60
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    path.rename(moved / "labels.csv")
+    assert whole(load_dataset(f"csv:{moved / 'labels.csv'}?image=where&label=what&root={tmp_path}"))
+
+
+def test_wrong_tables_of_paths(tmp_path: Path) -> None:
+    path = write_table(tmp_path, "path,label,split")
+    text = path.read_text()
+    for wrong, words in (
+        (text.replace("Training", "Monday"), "row 2: split"),
+        (text.replace("pictures/3.png", "pictures/none.png"), "none.png does not exist"),
+        (text.replace("Training", "test"), "no training images"),
+        (text.replace("owl,TEST", "bat,TEST"), "labels that training has not"),
+        ("", "no column"),
+    ):
+        path.write_text(wrong)
+        with pytest.raises(InvalidInputError, match=words):
+            load_dataset(f"csv:{path}")
+    path.write_bytes(b"path,label\n\xff\xfe,cat\n")
+    with pytest.raises(InvalidInputError, match="UTF-8"):
+        load_dataset(f"csv:{path}")

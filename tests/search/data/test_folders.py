@@ -1,0 +1,199 @@
+"""Image folders as people have them: names of parts, odd files, bad files, and what is said about them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.data import files as image_reader
+from smash_search.data import load_dataset, summarise
+from smash_search.data.parts import part_of
+
+RANDOM = np.random.default_rng(0)
+
+
+def fill(folder: Path, count: int = 8, end: str = "png", kind: str = "PNG") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        pixels = RANDOM.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.{end}", kind)
+
+
+def photos(root: Path, *parts: str) -> Path:
+    for part in parts or (".",):
+        for name in ("cat", "dog"):
+            fill(root / part / name)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"), ("Train", "Test"), ("TRAIN", "TEST"), ("Training", "Testing"),
+        ("training_set", "test_set"), ("train-images", "test-images"), ("Train Data", "Test Data"),
+        ("trainset", "evaluation"),
+    ],
+)  # fmt: skip
+def test_usual_names_of_parts_in_any_case(tmp_path: Path, train: str, test: str) -> None:
+    data = load_dataset(f"folder:{photos(tmp_path, train, test)}")
+    assert data.classes == ("cat", "dog")
+    assert len(data.test) == 16
+    assert len(data.train) + len(data.validation) == 16
+
+
+def test_words_that_are_no_parts() -> None:
+    assert [part_of(name) for name in ("trainer", "tests", "bus", "value", "contest")] == [None] * 5
+    assert [part_of(name) for name in ("Val", "validation_set", "dev")] == ["validation"] * 3
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("bus", "car", "train"):
+        fill(tmp_path / name)
+    assert load_dataset(f"folder:{tmp_path}").classes == ("bus", "car", "train")
+
+
+def test_parts_without_training_are_refused_and_can_be_said(tmp_path: Path) -> None:
+    photos(tmp_path, "val", "test")
+    with pytest.raises(InvalidInputError, match=r"none for training.*train=FOLDER"):
+        load_dataset(f"folder:{tmp_path}")
+    data = load_dataset(f"folder:{tmp_path}?train=val&test=test")
+    assert data.classes == ("cat", "dog")
+    assert len(data.test) == 16
+    with pytest.raises(UsageError, match="no training part"):
+        load_dataset(f"folder:{tmp_path}?test=test")
+    with pytest.raises(UsageError, match="option train"):
+        load_dataset(f"folder:{tmp_path}?train=nosuch")
+
+
+def test_folders_that_all_look_like_parts_are_no_classes_unless_said(tmp_path: Path) -> None:
+    for name in ("Train", "Test"):
+        fill(tmp_path / name)
+    with pytest.raises(InvalidInputError, match="none for training"):
+        load_dataset(f"folder:{tmp_path}")
+    assert load_dataset(f"folder:{tmp_path}?train=.").classes == ("Test", "Train")
+
+
+def test_two_folders_for_one_part_are_refused(tmp_path: Path) -> None:
+    photos(tmp_path, "train", "training")
+    with pytest.raises(InvalidInputError, match=r"two folders.*\?train=training"):
+        load_dataset(f"folder:{tmp_path}")
+    assert len(load_dataset(f"folder:{tmp_path}?train=training").train) < 16
+
+
+def test_nothing_is_left_out_without_a_word(tmp_path: Path) -> None:
+    photos(tmp_path, "train", "test")
+    fill(tmp_path / "train/cat", 5, "jfif", "JPEG")
+    fill(tmp_path / "train/dog", 5, "gif", "GIF")
+    fill(tmp_path / "elsewhere", 3, "tif", "TIFF")
+    fill(tmp_path / "unlabelled")
+    (tmp_path / "train/dog/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "train/cat/raw.cr2").write_bytes(b"x")
+    (tmp_path / "train/labels.csv").write_text("a,b")
+    summary = summarise(load_dataset(f"folder:{tmp_path}?channels=3"))
+    assert summary.images == 16 + 16 + 5 + 5 + 3
+    assert {item.name: item.total for item in summary.classes} == {"cat": 21, "dog": 24}
+    left_out = {item["reason"]: (item["count"], item["names"]) for item in summary.to_json()["left_out"]}
+    assert left_out == {
+        "folders that are no part": (2, [str(tmp_path / "elsewhere"), str(tmp_path / "unlabelled")]),
+        "files beside the class folders": (1, [str(tmp_path / "train/labels.csv")]),
+        "files of other formats": (1, [str(tmp_path / "train/cat/raw.cr2")]),
+    }
+    assert "raw.cr2" in summary.facts()["left out"]
+
+
+def spoil(root: Path) -> list[str]:
+    """Bad files of four kinds, as names."""
+    Image.fromarray(np.full((8, 8), 999, np.uint16)).save(root / "cat/deep.png")
+    (root / "dog/page.jpg").write_bytes(b"<html>404</html>")
+    whole = (root / "dog/0.png").read_bytes()
+    (root / "dog/half.png").write_bytes(whole[: len(whole) // 2])
+    (root / "cat/empty.png").write_bytes(b"")
+    return ["deep.png", "page.jpg", "half.png", "empty.png"]
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("options", ["", "size=8", "size=8&channels=3"])
+def test_all_bad_files_stand_in_one_message_and_can_be_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, mapped: bool
+) -> None:
+    if mapped:
+        monkeypatch.setattr(image_reader, "MAPPED_ABOVE", 10)
+    bad = spoil(photos(tmp_path))
+    spec = f"folder:{tmp_path}?{options}&".replace("?&", "?")
+    with pytest.raises(InvalidInputError, match="4 of 20 images") as caught:
+        load_dataset(spec.rstrip("?&"))
+    assert all(name in str(caught.value) for name in bad)
+    assert "skip-bad=yes" in str(caught.value)
+    for _ in range(2):  # the second time from the converted copy
+        summary = summarise(load_dataset(f"{spec}skip-bad=yes"))
+        assert summary.images == 16
+        assert summary.omitted == 4
+        assert {os.path.basename(name) for name in summary.left_out[0].names} == set(bad)
+
+
+def test_labels_stay_with_their_images_when_bad_files_are_left_out(tmp_path: Path) -> None:
+    for label, name in enumerate(("black", "white")):
+        for index in range(20):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("L", (4, 4), 200 * label + index).save(tmp_path / name / f"{index}.png")
+    (tmp_path / "black/05.png").write_bytes(b"x")
+    data = load_dataset(f"folder:{tmp_path}?skip-bad=yes")
+    for split in (data.train, data.validation, data.test):
+        assert np.array_equal(split.images[:, 0, 0, 0] >= 200, split.labels == 1)
+
+
+def test_orientation_is_applied_in_training_and_stands_in_the_preprocessing(tmp_path: Path) -> None:
+    photos(tmp_path)
+    pixels = np.asarray(Image.open(tmp_path / "cat/0.png"))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.ascontiguousarray(pixels[::-1, ::-1])).save(tmp_path / "cat/0.png", exif=exif)
+    upright, lying = (load_dataset(f"folder:{tmp_path}{option}") for option in ("", "?exif=no"))
+    assert upright.preprocessing.exif
+    assert not lying.preprocessing.exif
+
+    def holds(data: object) -> bool:
+        parts = (data.train, data.validation, data.test)  # type: ignore[attr-defined]
+        return any((image == pixels).all() for part in parts for image in part.images)
+
+    assert holds(upright)
+    assert not holds(lying)
+
+
+def test_class_names_that_are_not_utf8_are_refused_in_words(tmp_path: Path) -> None:
+    photos(tmp_path)
+    os.rename(tmp_path / "cat", os.path.join(os.fsencode(tmp_path), b"caf\xe9"))
+    with pytest.raises(InvalidInputError, match=r"not UTF-8.*caf\\udce9"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_duplicates_are_counted_across_splits_and_classes(tmp_path: Path) -> None:
+    photos(tmp_path, "train", "test")
+    picture = (tmp_path / "train/cat/0.png").read_bytes()
+    for copy in ("train/cat/copy.png", "train/dog/copy.png", "test/cat/copy.png"):
+        (tmp_path / copy).write_bytes(picture)
+    summary = summarise(load_dataset(f"folder:{tmp_path}?validation=test&train=train&test=test"))
+    assert summary.duplicates is not None
+    assert summary.duplicates.other_class >= 1
+    assert summary.duplicates.across_splits == 17 + 17 - 16  # the test part twice, and the copy in it
+    assert any("stand in another split" in note for note in summary.notes)
+    clean = summarise(load_dataset("digits"))
+    assert str(clean.duplicates) == "none"
+
+
+def test_a_summary_counts_every_image_once() -> None:
+    data = load_dataset("digits")
+    summary = summarise(data)
+    assert summary.images == 1797 == sum(item.total for item in summary.classes)
+    assert summary.splits == {
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+    }
+    assert (summary.height, summary.width, summary.channels) == (8, 8, 1)
+    assert summary.facts()["left out"] == "nothing"

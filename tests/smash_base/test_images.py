@@ -1,0 +1,309 @@
+"""A zoo of odd pictures as people bring them: each is read as a viewer shows it, or refused by its name."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_base.images import MAX_PIXELS, LeftOut, image_files, open_image, orientation, read_header
+from smash_base.preprocess import Preprocessing
+
+WIDTH, HEIGHT = 40, 24
+TARGET = Preprocessing(HEIGHT, WIDTH, 3, (0.0,) * 3, (1.0,) * 3)
+ROOT = Path(__file__).parents[2]
+
+
+def scene(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
+    """Four plain quarters, so that a turn, a flip and a colour are seen: red, green over blue, white."""
+    picture = Image.new("RGB", (width, height), (200, 30, 30))
+    picture.paste((30, 160, 30), (width // 2, 0, width, height // 2))
+    picture.paste((30, 30, 200), (0, height // 2, width // 2, height))
+    picture.paste((240, 240, 240), (width // 2, height // 2, width, height))
+    return picture
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def turned(kind: str, turn: int) -> bytes:
+    """The scene as a camera stores it that was held another way."""
+    undone = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # transpositions of Pillow
+    stored = scene() if turn == 1 else scene().transpose(Image.Transpose(undone[turn]))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    return encoded(stored, kind, exif=exif, **({"quality": 95} if kind != "PNG" else {}))
+
+
+def quarters(pixels: np.ndarray) -> np.ndarray:
+    """The colours in the middle of the four quarters, int [4, 3]."""
+    height, width = pixels.shape[:2]
+    rows, columns = (height // 4, 3 * height // 4), (width // 4, 3 * width // 4)
+    return np.array([pixels[row, column] for row in rows for column in columns], int)
+
+
+COLOURS = quarters(np.asarray(scene()))
+GREYS = quarters(np.asarray(scene().convert("L").convert("RGB")))
+
+
+def moving() -> dict[str, object]:
+    """Options that add a black picture of the same size."""
+    return {"save_all": True, "append_images": [Image.new("RGB", (WIDTH, HEIGHT))]}
+
+
+EXIF_99 = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0c\0\0"  # orientation 99
+READ = {
+    "jpeg": encoded(scene(), "JPEG", quality=95),
+    "progressive": encoded(scene(), "JPEG", quality=95, progressive=True),
+    "whole chroma": encoded(scene(), "JPEG", quality=95, subsampling=0),
+    "two pictures": encoded(scene(), "MPO", quality=95, **moving()),
+    "png": encoded(scene(), "PNG"),
+    "opaque": encoded(scene().convert("RGBA"), "PNG"),
+    "palette": encoded(scene().convert("P", palette=Image.Palette.ADAPTIVE), "PNG"),
+    "palette of 2 bits": encoded(scene().quantize(4), "PNG", bits=2),
+    "webp": encoded(scene(), "WEBP", lossless=True),
+    "bmp": encoded(scene(), "BMP"),
+    "gif": encoded(scene(), "GIF"),
+    "gif that moves": encoded(scene(), "GIF", **moving()),
+    "exif of nonsense": encoded(scene(), "JPEG", quality=95, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"),
+    "orientation 99": encoded(scene(), "JPEG", quality=95, exif=EXIF_99),
+}
+TURNED = {f"{kind} {turn}": turned(kind, turn) for kind in ("JPEG", "PNG", "WEBP") for turn in range(1, 9)}
+READ |= TURNED
+READ_FROM_FILES = {
+    "tiff": encoded(scene(), "TIFF"),
+    "tiff, lzw": encoded(scene(), "TIFF", compression="tiff_lzw"),
+    "tiff, jpeg": encoded(scene(), "TIFF", compression="jpeg", quality=95),
+    "tiff of two pages": encoded(scene(), "TIFF", **moving()),
+}
+REFUSED = {
+    "16 bits": (encoded(Image.fromarray(np.full((8, 8), 999, np.uint16)), "PNG"), "16-bit"),
+    "32 bits": (encoded(Image.new("I", (8, 8), 70000), "TIFF"), "16- or 32-bit"),
+    "floating point": (encoded(Image.new("F", (8, 8), 0.5), "TIFF"), "floating-point"),
+    "lab": (encoded(Image.new("LAB", (8, 8)), "TIFF"), "LAB"),
+    "moving png": (encoded(scene(), "PNG", **moving()), "animated"),
+    "moving webp": (encoded(scene(), "WEBP", **moving()), "animated"),
+    "text": (b"a page that says 404", "not an image"),
+    "nothing": (b"", "empty"),
+    "half a jpeg": (READ["jpeg"][:-60], "damaged"),
+    "half a png": (READ["png"][:-60], "damaged"),
+    "half a webp": (READ["webp"][:-60], "damaged|not an image"),
+}
+
+
+def test_the_undone_turns_are_the_tested_ones() -> None:
+    """The scene of the tests itself: stored and turned it is the scene again."""
+    for turn in range(1, 9):
+        assert orientation(Image.open(io.BytesIO(turned("PNG", turn)))) == turn
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # of the test's own Image.open
+@pytest.mark.parametrize("name", READ)
+def test_read_as_viewers_show_it(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"  # a name says nothing about what is inside
+    path.write_bytes(READ[name])
+    for image in (path, READ[name], Image.open(path)):
+        assert np.abs(quarters(TARGET.decode(image)) - COLOURS).max() <= 12
+    header = read_header(path)
+    assert (header.width, header.height, header.grey) == (WIDTH, HEIGHT, False)
+
+
+@pytest.mark.parametrize("name", READ_FROM_FILES)
+def test_tiff_is_read_from_files_and_not_from_a_network(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.tif"
+    path.write_bytes(READ_FROM_FILES[name])
+    assert np.abs(quarters(TARGET.decode(path)) - COLOURS).max() <= 12
+    with pytest.raises(InvalidInputError, match="not an image this program reads"):
+        TARGET.decode(READ_FROM_FILES[name])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_the_name_of_the_file(name: str, tmp_path: Path) -> None:
+    data, words = REFUSED[name]
+    path = tmp_path / "holiday.png"
+    path.write_bytes(data)
+    with pytest.raises(InvalidInputError, match=words) as caught:
+        TARGET.decode(path)
+    assert "holiday.png" in str(caught.value)
+
+
+def test_cmyk_becomes_the_colours_that_it_prints(tmp_path: Path) -> None:
+    path = tmp_path / "print.jpg"
+    path.write_bytes(encoded(scene().convert("CMYK"), "JPEG", quality=95))
+    assert Image.open(path).mode == "CMYK"
+    assert np.abs(quarters(TARGET.decode(path)) - COLOURS).max() <= 12
+
+
+def test_grey_pictures_of_every_depth(tmp_path: Path) -> None:
+    grey = scene().convert("L")
+    for picture in (grey, grey.convert("LA")):
+        path = tmp_path / "grey.png"
+        path.write_bytes(encoded(picture, "PNG"))
+        assert np.array_equal(quarters(TARGET.decode(path)), GREYS)
+        assert read_header(path).grey
+
+
+def test_orientation_is_unheeded_by_what_was_trained_before_it_was() -> None:
+    block = TARGET.to_json()
+    assert block["exif"] is True
+    del block["exif"]
+    before = Preprocessing.from_json(block)
+    assert not before.exif
+    assert "exif" not in before.to_json()
+    assert np.array_equal(quarters(before.decode(turned("PNG", 3))), COLOURS[::-1])
+
+
+def test_a_picture_of_24_megapixels_needs_no_more_memory_than_one_of_16(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    scene(6000, 4000).save(path, quality=60)
+    assert MAX_PIXELS < 6000 * 4000
+    code = (
+        "import resource, sys; from smash_base.images import open_image; import PIL.JpegImagePlugin;"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; picture = open_image(sys.argv[1]);"
+        "print(*picture.size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    words = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=True)
+    width, height, megabytes = map(int, done.stdout.split())
+    assert (width, height) == (3000, 2000)
+    assert megabytes < MAX_PIXELS * 3 / 2**20
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_large_photos_are_scaled_and_turned(
+    turn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMASH_EXPORT_MAX_PIXELS", "200")
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(turned("JPEG", turn))
+    picture = open_image(path)
+    assert picture.width * picture.height <= 200
+    assert np.abs(quarters(TARGET.decode(path)) - COLOURS).max() <= 40
+
+
+def test_the_limit_is_settable_and_named_where_it_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    png = encoded(scene(), "PNG")
+    monkeypatch.setenv("SMASH_EXPORT_MAX_PIXELS", "900")
+    with pytest.raises(InvalidInputError, match="SMASH_EXPORT_MAX_PIXELS"):
+        open_image(png)
+    monkeypatch.setenv("SMASH_EXPORT_MAX_PIXELS", "960")
+    assert open_image(png).size == (WIDTH, HEIGHT)
+    for wrong in ("0", "-1", "16M", "9" * 30):
+        monkeypatch.setenv("SMASH_EXPORT_MAX_PIXELS", wrong)
+        with pytest.raises(UsageError, match="SMASH_EXPORT_MAX_PIXELS"):
+            open_image(png)
+
+
+def test_a_progressive_jpeg_whose_coefficients_would_fill_the_memory_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SMASH_EXPORT_MAX_PIXELS", "150")
+    plain, progressive = (encoded(scene(), "JPEG", subsampling=0, progressive=on) for on in (False, True))
+    assert open_image(plain).size == (WIDTH // 4, HEIGHT // 4)
+    with pytest.raises(InvalidInputError, match="too many pixels"):
+        open_image(progressive)
+
+
+def test_a_strip_of_one_pixel_is_no_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "strip.png"
+    Image.new("RGB", (1, 60_000), (9, 90, 9)).save(path)
+    assert (TARGET.decode(path)[..., 1] == 90).all()
+
+
+def test_truncated_lazy_picture_is_a_clean_error() -> None:
+    with pytest.raises(InvalidInputError, match="damaged or truncated"):
+        TARGET.decode(Image.open(io.BytesIO(encoded(scene(200, 200), "JPEG")[:-300])))
+
+
+@pytest.mark.parametrize("name", ["none.png", "", "nul\0byte.png", "x" * 300])
+def test_paths_that_lead_nowhere(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError):
+        open_image(os.path.join(tmp_path, name))
+
+
+def test_a_header_of_many_pixels_is_refused_before_anything_is_allocated() -> None:
+    data = bytearray(encoded(Image.new("L", (8, 8)), "BMP"))
+    data[18:26] = struct.pack("<ii", 200_000, 200_000)
+    with pytest.raises(InvalidInputError, match="too many pixels"):
+        open_image(bytes(data))
+
+
+# Folders ---------------------------------------------------------------------------------------
+
+
+def listed(folder: Path) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    left_out = LeftOut()
+    names = [os.path.relpath(path, folder) for path in image_files(folder, left_out)]
+    return names, {
+        item.reason: tuple(os.path.relpath(name, folder) for name in item.names)
+        for item in left_out.omissions()
+    }
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def test_every_suffix_of_a_photo_is_listed_and_the_rest_is_named(tmp_path: Path) -> None:
+    photos = ["a.JPG", "b.jfif", "c.jpe", "d.gif", "e.tif", "f.TIFF", "g.webp", "h/i.png"]
+    touch(*(tmp_path / name for name in (*photos, "notes.txt", "raw.cr2", ".hidden.png", "h/.DS_Store")))
+    found, left_out = listed(tmp_path)
+    assert found == photos
+    assert left_out == {
+        "files of other formats": ("notes.txt", "raw.cr2"),
+        "hidden files or folders": (".hidden.png", "h/.DS_Store"),
+    }
+
+
+def test_linked_folders_are_followed_and_circles_are_not(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere/1.png", tmp_path / "photos/2.png")
+    (tmp_path / "photos/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos/circle").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos/broken.png").symlink_to(tmp_path / "gone.png")
+    os.mkfifo(tmp_path / "photos/pipe.png")  # whoever opens it waits for ever
+    found, left_out = listed(tmp_path / "photos")
+    assert found == ["2.png", "linked/1.png"]
+    assert left_out == {
+        "links back to a folder above": ("circle",),
+        "names that lead to no file": ("broken.png", "pipe.png"),
+    }
+
+
+def test_a_folder_that_may_not_be_read_is_named() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder may be entered by its user only
+        folder = Path(name)
+        folder.chmod(0o755)
+        touch(folder / "open/1.png", folder / "shut/2.png")
+        (folder / "shut").chmod(0)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)  # root may read everything
+        try:
+            found, left_out = listed(folder)
+        finally:
+            if root:
+                os.seteuid(0)
+            (folder / "shut").chmod(0o755)
+    assert found == ["open/1.png"]
+    assert left_out == {"folders that cannot be read": ("shut",)}
+
+
+def test_names_that_are_not_utf8_can_be_written(tmp_path: Path) -> None:
+    with open(os.path.join(os.fsencode(tmp_path), b"caf\xe9.txt"), "wb"):
+        pass
+    _, left_out = listed(tmp_path)
+    assert left_out["files of other formats"] == ("caf\\udce9.txt",)
