@@ -8,7 +8,9 @@ time.)
 
 from __future__ import annotations
 
+import functools
 import hmac
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,20 +18,28 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError
 from smash_export import __version__
 from smash_export.server import protocol
 from smash_export.server.app import EXTENSIONS
 from smash_export.server.batching import BusyError, ThreadJob
-from smash_export.server.gate import Limits, State
-from smash_export.server.logs import log
+from smash_export.server.gate import Limits, State, bearer_token
+from smash_export.server.logs import Throttle
 from smash_export.server.messages import METHODS, SERVICE, message
 from smash_export.server.metrics import Metrics
 from smash_export.server.models import Model, Repository, UnknownModelError
+from smash_export.server.wire import INFER_TENSORS, check_small
 
 _PUBLIC = ("ServerLive", "ServerReady")
 _InferResponse = message("ModelInferResponse")
+_HEALTH_METHOD = "/grpc.health.v1.Health/Check"
+_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # HealthCheckResponse.status
+_NO_KEY = "this server needs an API key, in the metadata authorization: Bearer KEY or x-api-key"
+_FEWEST_THREADS = 4
+_GOODBYE_S = 2.0  # calls are refused for so long before the port closes, at most
+_QUIET_S = 0.25
 
 
 class GrpcServer:
@@ -37,7 +47,8 @@ class GrpcServer:
 
     Args:
         repository, metrics, state, limits, api_key, administration: as for the HTTP application.
-        threads: calls at once.
+        largest: bytes of the largest message that a model can take; longer ones are not received.
+        threads: calls at once, fewer if their messages together would exceed the limit of all bodies.
     """
 
     def __init__(
@@ -48,29 +59,23 @@ class GrpcServer:
         limits: Limits,
         api_key: str | None = None,
         administration: bool = True,
+        largest: int | None = None,
         threads: int = 64,
     ) -> None:
-        self._servicer = _Servicer(repository, state, limits, administration)
-        self._metrics = metrics
-        self._key = api_key.encode() if api_key else None
+        largest = min(largest or limits.body_bytes, limits.body_bytes)
+        threads = max(_FEWEST_THREADS, min(threads, limits.all_bodies_bytes // largest))
+        servicer = _Servicer(repository, state, limits, administration)
+        self._calls = _Calls(servicer, repository, metrics, state, limits, api_key)
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
             maximum_concurrent_rpcs=4 * threads,
             options=[
-                ("grpc.max_receive_message_length", limits.body_bytes),
+                ("grpc.max_receive_message_length", largest),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
             ],
         )
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._wrap(name, getattr(self._servicer, name)),
-                request_deserializer=message(f"{name}Request").FromString,
-                response_serializer=message(f"{name}Response").SerializeToString,
-            )
-            for name in METHODS
-        }
-        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
+        self._server.add_generic_rpc_handlers([self._calls])
 
     def bind(self, host: str, port: int, tls: tuple[bytes, bytes] | None = None) -> int:
         """Take the port; with ``tls`` (private key, certificate chain) encrypted. Returns the port.
@@ -95,48 +100,184 @@ class GrpcServer:
         self._server.start()
 
     def stop(self, grace: float) -> None:
-        """Refuse new calls, give those in progress ``grace`` seconds."""
+        """Refuse new calls with UNAVAILABLE until none has come for a moment, so that clients look for
+        another server and no call is cut off; then end, giving those in progress ``grace`` seconds."""
+        deadline = time.monotonic() + _GOODBYE_S
+        while self._calls.busy(_QUIET_S) and time.monotonic() < deadline:
+            time.sleep(0.02)
         self._server.stop(grace).wait(grace + 1)
+        self._calls.close()
 
-    def _wrap(self, name: str, method: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-        def call(request: Any, context: Any) -> Any:
+
+class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """From a call's name and metadata to its answer.
+
+    gRPC asks for a handler when the metadata is there and before the message is: what has no key, or comes
+    while the server leaves, is refused with its message unread. All methods are handled as streams of
+    requests, which are the same on the wire: only so is the moment known in which a message is waited for,
+    and one that does not come in time is given up.
+    """
+
+    def __init__(
+        self,
+        servicer: _Servicer,
+        repository: Repository,
+        metrics: Metrics,
+        state: State,
+        limits: Limits,
+        api_key: str | None,
+    ) -> None:
+        self._repository, self._metrics, self._state, self._limits = repository, metrics, state, limits
+        self._key = api_key.encode() if api_key else None
+        self._throttle = Throttle(1, 60.0)
+        self._active = 0
+        self._last = 0.0
+        self._lock = threading.Lock()
+        self._waiting: dict[Any, float] = {}  # context -> until when its message must be there
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="grpc-deadlines", daemon=True).start()
+        health_threads = ThreadPoolExecutor(2, thread_name_prefix="grpc-health")
+        self._handlers = {_HEALTH_METHOD: self._handler(self._health, health_threads)}
+        for name in METHODS:
+            behaviour = self._behaviour(name, getattr(servicer, name))
+            threads = health_threads if name in _PUBLIC else None
+            self._handlers[f"/{SERVICE}/{name}"] = self._handler(behaviour, threads)
+
+    @staticmethod
+    def _handler(behaviour: Any, threads: ThreadPoolExecutor | None = None) -> Any:
+        if threads is not None:
+            behaviour = functools.partial(behaviour)
+            behaviour.experimental_thread_pool = threads
+        return grpc.stream_unary_rpc_method_handler(behaviour)
+
+    def service(self, handler_call_details: Any) -> Any:
+        """Called by gRPC for each call, before its message is received."""
+        method = handler_call_details.method
+        handler = self._handlers.get(method)
+        if handler is None:
+            return None
+        self._last = time.monotonic()
+        if self._state.leaving:
+            return self._refusal(method, grpc.StatusCode.UNAVAILABLE, "this server is being stopped")
+        public = method == _HEALTH_METHOD or method.rpartition("/")[2] in _PUBLIC
+        if not public and not self._has_key(handler_call_details.invocation_metadata):
+            return self._refusal(method, grpc.StatusCode.UNAUTHENTICATED, _NO_KEY)
+        return handler
+
+    def busy(self, seconds: float) -> bool:
+        """Whether a call is in progress or came within the last ``seconds``."""
+        return self._active > 0 or time.monotonic() - self._last < seconds
+
+    def close(self) -> None:
+        """End the thread that watches deadlines."""
+        self._closed.set()
+
+    def _refusal(self, method: str, code: grpc.StatusCode, sentence: str) -> Any:
+        def refuse(messages: Any, context: Any) -> bytes:
+            context.set_code(code)
+            context.set_details(sentence)
+            self._metrics.answered("grpc", method.rpartition("/")[2], code.name, 0.0)
+            return b""
+
+        return grpc.stream_unary_rpc_method_handler(refuse)
+
+    def _has_key(self, metadata: Any) -> bool:
+        if self._key is None:
+            return True
+        given = {name: value if isinstance(value, bytes) else value.encode() for name, value in metadata}
+        key = given.get("x-api-key") or bearer_token(given.get("authorization", b""))
+        return hmac.compare_digest(key, self._key)
+
+    def _behaviour(self, name: str, method: Callable[[Any], Any]) -> Callable[[Any, Any], bytes]:
+        request_class, response_class = message(f"{name}Request"), message(f"{name}Response")
+        tensors = INFER_TENSORS if name == "ModelInfer" else {}
+
+        def answer(messages: Any, context: Any) -> bytes:
             started = time.perf_counter()
             code = grpc.StatusCode.OK
+            with self._lock:
+                self._active += 1
             try:
-                self._check_key(name, context)
-                return method(request)
+                data = self._receive(messages, context)
+                check_small(data, tensors)
+                response: bytes = method(_decode(request_class, data)).SerializeToString()
+                return response
             except Exception as error:  # noqa: BLE001 - the one place where errors become answers
                 code, sentence = _to_grpc(error)
                 context.set_code(code)
                 context.set_details(sentence)
-                if code is grpc.StatusCode.INTERNAL:
-                    log(40, "internal error", kind=type(error).__name__, error=str(error)[:500])
-                return message(f"{name}Response")()
+                self._report(code, error)
+                return response_class().SerializeToString()  # type: ignore[no-any-return]
             finally:
+                with self._lock:
+                    self._active -= 1
                 self._metrics.answered("grpc", name, code.name, time.perf_counter() - started)
 
-        return call
+        return answer
 
-    def _check_key(self, name: str, context: Any) -> None:
-        if self._key is None or name in _PUBLIC:
-            return
-        given = dict(context.invocation_metadata())
-        key = given.get("x-api-key") or given.get("authorization", "").removeprefix("Bearer ")
-        key = key if isinstance(key, bytes) else key.encode()
-        if not hmac.compare_digest(key, self._key):
-            raise _WrongKeyError(
-                "this server needs an API key, in the metadata authorization: Bearer KEY or x-api-key"
-            )
+    def _report(self, code: grpc.StatusCode, error: Exception) -> None:
+        if code is grpc.StatusCode.INTERNAL:
+            self._throttle.log(40, "internal error", kind=type(error).__name__, error=str(error)[:500])
+        elif code is grpc.StatusCode.INVALID_ARGUMENT:
+            self._throttle.log(30, "refused gRPC calls", error=str(error)[:500])
+
+    def _receive(self, messages: Any, context: Any) -> bytes:
+        with self._lock:
+            self._waiting[context] = time.monotonic() + self._limits.body_seconds
+        try:
+            data: bytes = next(messages)
+            return data
+        except StopIteration:
+            raise InvalidInputError("the call holds no message", expected="one") from None
+        finally:
+            with self._lock:
+                self._waiting.pop(context, None)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(0.25):
+            now = time.monotonic()
+            with self._lock:
+                late = [context for context, until in self._waiting.items() if until < now]
+            for context in late:
+                context.cancel()
+
+    def _health(self, messages: Any, context: Any) -> bytes:
+        """``grpc.health.v1.Health/Check``: the whole server, the service of the protocol, or one model."""
+        try:
+            service = _service_name(self._receive(messages, context))
+        except InvalidInputError as error:
+            context.set_code(grpc.StatusCode.INVALID_ARGUMENT)
+            context.set_details(str(error))
+            return b""
+        if service not in ("", SERVICE, *self._repository.names()):
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+            context.set_details("no such service")
+            return b""
+        whole = service in ("", SERVICE)
+        ready = self._repository.ready() if whole else bool(self._repository.versions(service))
+        return _SERVING if ready and not self._state.draining else _NOT_SERVING
 
 
-class _WrongKeyError(Exception):
-    pass
+def _decode(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise InvalidInputError(
+            "the message cannot be read", expected="a protobuf message of the protocol"
+        ) from None
+
+
+def _service_name(data: bytes) -> str:
+    """``HealthCheckRequest.service``, its one field: a text of at most 127 bytes here."""
+    if not data:
+        return ""
+    if data[0] != 0x0A or len(data) < 2 or data[1] != len(data) - 2 or data[1] > 127:
+        raise InvalidInputError("the health check cannot be read", expected="a HealthCheckRequest")
+    return data[2:].decode(errors="replace")
 
 
 def _to_grpc(error: Exception) -> tuple[grpc.StatusCode, str]:
     codes = grpc.StatusCode
-    if isinstance(error, _WrongKeyError):
-        return codes.UNAUTHENTICATED, str(error)
     if isinstance(error, BusyError):
         return codes.UNAVAILABLE, str(error)
     if isinstance(error, UnknownModelError):

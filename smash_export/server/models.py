@@ -11,6 +11,7 @@ every hash again.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import shlex
 import threading
@@ -34,6 +35,7 @@ from smash_export.server.sizing import Batching, Sizes, choose_sizes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+_MESSAGE_BYTES = 2**16  # of a request beside its tensor
 _WARM_SAMPLES = 32
 _WARM_AGREEMENT = 0.9
 
@@ -352,6 +354,14 @@ class Repository:
     def default_name(self) -> str:
         """The first model that the server was started with."""
         return next(iter(self._specs))
+
+    def largest_message(self) -> int:
+        """Bytes of the largest binary request that a served model takes."""
+        with self._lock:
+            models = [model for versions in self._models.values() for model in versions.values()]
+        return _MESSAGE_BYTES + max(
+            4 * model.max_images * math.prod(model.signature.input_shape) for model in models
+        )
 
     def ready(self) -> bool:
         """Whether every model is open."""

@@ -111,16 +111,25 @@ def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses
     listener = _listen(settings.host, settings.port)
     grpc_server = grpc_address = None
     try:
+        reserved = _reserve_grpc(settings)
+        Image.preinit()  # image formats; else the first picture waits for their import
+        repository.load_all()
         if settings.grpc_port is not None:
             from smash_export.server.grpc_service import GrpcServer
 
             grpc_server = GrpcServer(
-                repository, metrics, state, settings.limits, settings.api_key, administration
+                repository,
+                metrics,
+                state,
+                settings.limits,
+                settings.api_key,
+                administration,
+                repository.largest_message(),
             )
+            if reserved is not None:
+                reserved.close()
             port = grpc_server.bind(settings.host, settings.grpc_port, tls)
             grpc_address = f"{_host(settings.host)}:{port}"
-        Image.preinit()  # image formats; else the first picture waits for their import
-        repository.load_all()
         app = build_app(
             repository,
             metrics,
@@ -293,7 +302,15 @@ def _uvicorn(app: Gate, repository: Repository, settings: Settings, places: Conn
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _reserve_grpc(settings: Settings) -> socket.socket | None:
+    """Hold gRPC's port while the models open: a port in use is said at once, and gRPC wants to know the
+    largest message before it takes it."""
+    if not settings.grpc_port:
+        return None
+    return _listen(settings.host, settings.grpc_port, "--grpc-port")
+
+
+def _listen(host: str, port: int, option: str = "--port") -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
@@ -302,7 +319,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UsageError(
             f"port {port} of {host} cannot be used",
             received=reason,
-            hint="Another program has it? Choose another: --port PORT (0 takes a free one).",
+            hint=f"Another program has it? Choose another: {option} PORT (0 takes a free one).",
         ) from None
 
 

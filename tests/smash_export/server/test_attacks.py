@@ -319,3 +319,68 @@ def test_out_of_files_is_said_and_survived(digits_bundle: Path, start: Any) -> N
                 break
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_grpc_reads_nothing_before_the_key_and_little_after(
+    digits_bundle: Path, tmp_path: Path, start: Any
+) -> None:
+    grpc = pytest.importorskip("grpc")
+    key = tmp_path / "key"
+    key.write_text("correct horse")
+    method = "/inference.GRPCInferenceService/ModelInfer"
+    empties = b"\x2a\x00" * (15 * 2**20)  # 30 MiB of empty inputs
+    with start(f"digits={digits_bundle}", "--api-key-file", str(key), "--drain-delay", "0") as server:
+        before = server.memory()
+        with grpc.insecure_channel(server.addresses["grpc"]) as channel, Probe(server) as probe:
+            infer = channel.unary_unary(method)
+            with pytest.raises(grpc.RpcError) as caught:
+                infer(empties)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            metadata = [("authorization", "bearer correct horse")]
+            for data, code in (
+                (empties, grpc.StatusCode.RESOURCE_EXHAUSTED),  # the model's largest input is smaller
+                (empties[:40_000], grpc.StatusCode.INVALID_ARGUMENT),
+                (b"\xff" * 50, grpc.StatusCode.INVALID_ARGUMENT),
+            ):
+                with pytest.raises(grpc.RpcError) as caught:
+                    infer(data, metadata=metadata)
+                assert caught.value.code() is code
+            for _ in range(20):
+                with pytest.raises(grpc.RpcError):
+                    infer(b"\xff" * 50, metadata=metadata)
+        probe.check()
+        assert server.memory() - before < 16 * 2**20
+        assert sum("refused gRPC calls" in line for line in server.log) <= 1
+
+
+def test_grpc_messages_that_do_not_come_are_given_up(digits_bundle: Path, start: Any) -> None:
+    grpc = pytest.importorskip("grpc")
+    method = "/inference.GRPCInferenceService/ModelInfer"
+    release = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        release.wait(20)
+        yield b""
+
+    with (
+        start(f"digits={digits_bundle}", "--body-timeout", "0.5", "--drain-delay", "0") as server,
+        grpc.insecure_channel(server.addresses["grpc"]) as channel,
+    ):
+        calls = [channel.stream_unary(method).future(nothing()) for _ in range(70)]
+        health = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert health(b"", timeout=5) == b"\x08\x01"
+        for call in calls:
+            with pytest.raises(grpc.RpcError):
+                call.result(timeout=15)
+        release.set()
+
+
+def test_health_of_grpc_is_the_usual_one(server: Any) -> None:
+    grpc = pytest.importorskip("grpc")
+    with grpc.insecure_channel(server.addresses["grpc"]) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert check(b"") == b"\x08\x01"
+        assert check(b"\x0a\x06digits") == b"\x08\x01"
+        with pytest.raises(grpc.RpcError) as caught:
+            check(b"\x0a\x04none")
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND

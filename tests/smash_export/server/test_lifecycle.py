@@ -182,6 +182,41 @@ def test_sigterm_under_load_answers_everything_that_was_sent(
         assert server.process.wait(20) == 0
 
 
+def test_sigterm_cuts_off_no_grpc_call(digits_bundle: Path, start: Any, tensor: np.ndarray) -> None:
+    """Calls are answered, or refused with the code after which clients look for another server."""
+    grpc = pytest.importorskip("grpc")
+    from smash_export.server.messages import SERVICE, message
+
+    request = message("ModelInferRequest")(model_name="digits", raw_input_contents=[tensor[:1].tobytes()])
+    request.inputs.add(name="input", datatype="FP32", shape=[1, 1, 8, 8])
+    data = request.SerializeToString()
+    outcomes: Counter[str] = Counter()
+
+    def ask(address: str) -> None:
+        with grpc.insecure_channel(address) as channel:
+            infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+            while True:
+                try:
+                    infer(data, timeout=20)
+                    outcomes["OK"] += 1
+                except grpc.RpcError as error:
+                    outcomes[error.code().name] += 1
+                    return
+
+    with start(f"digits={digits_bundle}", "--drain-delay", "0.3", *PATIENT) as server:
+        threads = [threading.Thread(target=ask, args=(server.addresses["grpc"],)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 20
+        while outcomes["OK"] < 100:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert server.stop() == 0
+        for thread in threads:
+            thread.join(30)
+    assert set(outcomes) == {"OK", "UNAVAILABLE"}, outcomes
+
+
 def test_sigterm_with_nothing_to_do_ends_at_once(digits_bundle: Path, start: Any) -> None:
     with start(f"digits={digits_bundle}", "--no-grpc", "--drain-delay", "20") as server:
         started = time.monotonic()
