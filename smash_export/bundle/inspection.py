@@ -59,9 +59,11 @@ def _folder(path: Path) -> JsonObject:
 
 def _bundle(path: Path) -> JsonObject:
     from smash_export.bundle.bundle import Bundle
+    from smash_export.bundle.rejected import rejected_files
 
     bundle = Bundle.open(path)
     facts = _manifest(bundle.manifest)
+    facts["rejected"] = {file.name: "; ".join(file.problems) for file in rejected_files(bundle)}
     facts["bytes"] = sum(entry.size for entry in bundle.manifest.files.values())
     if bundle.architecture is not None:
         facts.update(

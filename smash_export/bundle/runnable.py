@@ -26,6 +26,7 @@ class RunnableFile:
         size: bytes of all that belongs to it.
         source: whether it is model.onnx or model.torchscript.pt itself, not a compiled file.
         notes: what the target said while compiling; empty for a source file.
+        max_drop: points of accuracy that it was allowed to lose when it was compiled; None for the usual.
     """
 
     target: str
@@ -34,6 +35,7 @@ class RunnableFile:
     size: int
     source: bool
     notes: Mapping[str, Any] = field(default_factory=dict)
+    max_drop: float | None = None
 
     @property
     def name(self) -> str:
@@ -87,7 +89,9 @@ def missing_file(bundle: Bundle, target: str | None, precision: str | None) -> U
 
 def _all(bundle: Bundle) -> list[RunnableFile]:
     compiled = [
-        RunnableFile(file.target, file.precision, file.main, file.size, False, file.notes)
+        RunnableFile(
+            file.target, file.precision, file.main, file.size, False, file.notes, _max_drop(file.evidence)
+        )
         for file in bundle.compiled
     ]
     there = {file.name for file in compiled}
@@ -97,3 +101,9 @@ def _all(bundle: Bundle) -> list[RunnableFile]:
         if path is not None
     ]
     return [*(file for file in sources if file.name not in there), *compiled]
+
+
+def _max_drop(evidence: Mapping[str, Any]) -> float | None:
+    gate = evidence.get("gate")
+    drop = gate.get("drop") if isinstance(gate, dict) else None
+    return drop if isinstance(drop, float) else None

@@ -79,7 +79,7 @@ def command(
     from smash_export.bundle.bundle import Bundle
     from smash_export.bundle.runnable import selected_files
     from smash_export.measure.bench import steps
-    from smash_export.report.compare import COLUMNS, cells, compare, default_page, title_of
+    from smash_export.report.compare import COLUMNS, cells, compare, default_page, rejections, title_of
 
     opened, device = Bundle.open(bundle), device_of(values)
     files = selected_files(opened, targets)
@@ -112,6 +112,8 @@ def command(
     for row in comparison.rows:
         if row.reason and row.verdict != "recommended":
             output.text(f"{row.name}: {row.verdict}: {row.reason}")
+    for line in rejections(comparison):
+        output.text(line)
     advice = comparison.recommendation
     if advice is None:
         output.warn("no file qualifies; nothing is recommended")

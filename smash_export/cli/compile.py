@@ -38,6 +38,22 @@ SHOWN_LINES = 12  # of a note that is a table, such as the noise by layer: the w
     metavar="NAME=VALUE",
     help="Setting of the target or of the precision; several times for several.",
 )
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 100),
+    metavar="POINTS",
+    help="Percentage points of accuracy that an int8 file may lose.  [default: 0.5]",
+)
+@click.option(
+    "--data", metavar="NAME[:PATH]", help="Judge on these labelled images instead of those in the bundle."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="test",
+    show_default=True,
+    help="Part of --data.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads of the verification run.")
 @click.option(
     "--in-process",
@@ -50,6 +66,9 @@ def command(
     target: str,
     precision: str,
     options: tuple[str, ...],
+    max_drop: float | None,
+    data: str | None,
+    split: str,
     threads: int | None,
     in_process: bool,
     output: Output,
@@ -75,6 +94,9 @@ def command(
             target,
             precision,
             settings,
+            max_drop=max_drop,
+            data=data,
+            split=split,
             threads=threads,
             isolated=not in_process,
             on_progress=lambda phase, done, steps: advance(0, step=f"{phase} {done}/{steps}"),
@@ -85,7 +107,7 @@ def command(
 
 def _tell(output: Output, bundle: Bundle, target: Target, precision: str, settings: dict[str, Any]) -> None:
     """What would be done."""
-    from smash_export.measure.verify import GATES
+    from smash_export.measure.gates import GATES
 
     state = target.availability()
     steps = {
@@ -108,7 +130,7 @@ def _show(output: Output, file: CompiledFile) -> None:
     parity = file.evidence["parity"]
     output.table(
         f"{file.target} {file.precision}: verified on {parity['images']} real images",
-        ["file", "bytes", "max difference", "same label", "accuracy", "points lost", "seconds"],
+        ["file", "bytes", "max difference", "same label", "accuracy", "points lost", "at most", "seconds"],
         [
             [
                 str(file.main),
@@ -116,7 +138,8 @@ def _show(output: Output, file: CompiledFile) -> None:
                 parity["max_difference"],
                 f"{parity['agreement']:.2%}",
                 f"{parity['accuracy']:.2%}",
-                parity["drop"],
+                round(parity["drop"], 3),
+                _at_most(parity),
                 file.evidence["seconds"],
             ]
         ],
@@ -137,6 +160,12 @@ def _show(output: Output, file: CompiledFile) -> None:
             "evidence": dict(file.evidence),
         }
     )
+
+
+def _at_most(parity: dict[str, Any]) -> float | None:
+    """End of the interval that the verdict stands on: by the labels or by the margins."""
+    loss = parity.get("loss")
+    return None if loss is None else round(min(loss["high"], loss["expected_high"]), 3)
 
 
 def read_options(words: tuple[str, ...]) -> dict[str, Any]:

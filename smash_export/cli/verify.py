@@ -15,7 +15,7 @@ from smash_export.cli.groups import Grouped
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
-    from smash_export.measure.verify import FileReport, Verification
+    from smash_export.measure.verify import FileReport, Parity, Verification
     from smash_export.remote.device import Device
 
 MAX_SHOWN_STRANGERS = 20
@@ -121,12 +121,24 @@ def _show(output: Output, verification: Verification) -> None:
     reports = verification.files
     output.table(
         f"Against {verification.reference} on {len(verification.samples)} real images",
-        ["target", "precision", "verdict", "max diff", "mean diff", "same label", "accuracy", "reference"],
+        [
+            "target",
+            "precision",
+            "verdict",
+            "max diff",
+            "error",
+            "same label",
+            "accuracy",
+            "reference",
+            "points lost",
+        ],
         [_row(report) for report in reports],
     )
     for report in reports:
         for problem in report.problems:
             output.warn(f"{report.target} {report.precision} {report.status}: {problem}")
+    for file in verification.rejected:
+        output.text(f"{file.target} {file.precision} was rejected by compile: {'; '.join(file.problems)}")
 
 
 def _end(bundle: Path, verification: Verification, strict: bool) -> None:
@@ -185,15 +197,21 @@ def _row(report: FileReport) -> list[Any]:
     names = [report.target, report.precision + (" (source)" if report.source else ""), report.status]
     parity = report.parity
     if parity is None:
-        return [*names, None, None, None, None, None]
+        return [*names, None, None, None, None, None, None]
     return [
         *names,
         parity.max_difference,
-        parity.mean_difference,
+        f"{parity.relative_error:.2%}",
         f"{parity.agreement:.2%}",
         f"{parity.accuracy:.2%}",
         f"{parity.accuracy_reference:.2%}",
+        _lost(parity),
     ]
+
+
+def _lost(parity: Parity) -> str:
+    loss = parity.loss
+    return f"{parity.drop:.2f}" if loss is None else f"{loss.points:.2f} ({loss.low:.2f} to {loss.high:.2f})"
 
 
 def _save_worst(folder: Path, verification: Verification, labels: tuple[str, ...], output: Output) -> None:

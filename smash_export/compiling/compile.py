@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -19,9 +19,17 @@ from smash_base import files
 from smash_base.errors import MissingRuntimeError, SmashError, UsageError, VerificationError
 from smash_export.bundle.bundle import Bundle, CompiledFile
 from smash_export.bundle.manifest import plain
+from smash_export.bundle.samples import Samples
 from smash_export.compiling.precision import check_quantisable
+from smash_export.measure.gates import GATES
 from smash_export.measure.machine import describe_machine
-from smash_export.measure.verify import GATES, Parity, measure_parity, open_session, reference_of
+from smash_export.measure.verify import (
+    Parity,
+    measure_parity,
+    open_session,
+    reference_of,
+    reference_samples,
+)
 from smash_targets.base import (
     CompileRequest,
     CompileResult,
@@ -44,6 +52,9 @@ def compile_bundle(
     precision: str = "fp32",
     options: Mapping[str, Any] | None = None,
     *,
+    max_drop: float | None = None,
+    data: str | None = None,
+    split: str = "test",
     threads: int | None = None,
     isolated: bool = True,
     on_progress: Progress | None = None,
@@ -56,6 +67,9 @@ def compile_bundle(
         precision: one of that target's precisions.
         options: settings by name, of the target and of the precision
             (:data:`smash_export.compiling.precision.OPTIONS`).
+        max_drop: points of accuracy that an int8 file may lose; 0.5 if None.
+        data: labelled images to judge on (NAME or NAME:PATH) instead of those in the bundle.
+        split: "train", "validation" or "test"; part of ``data``.
         threads: for the verification run.
         isolated: compile and verify in processes of their own: a runtime that crashes or hangs is then an
             error like any other.
@@ -73,17 +87,19 @@ def compile_bundle(
         bundle = Bundle.open(bundle)
     runtime = plan(bundle, target, precision)
     runtime.require()
+    judged = _judged(bundle, precision, max_drop, data, split, threads)
+    options = {**(options or {}), **({} if max_drop is None else {"max_drop": max_drop})}
     started = time.monotonic()
     staging = bundle.staging(target, precision)
     try:
         with files.temporary_folder() as work:
-            request, notes = _request(bundle, runtime, precision, options or {}, work)
+            request, notes = _request(bundle, runtime, precision, options, work)
             if isolated:
                 result = compile_isolated(target, request, staging, on_progress=on_progress)
             else:
                 runtime.on_progress = on_progress
                 result = runtime.compile(request, staging)
-        evidence, problems = _verify(bundle, target, precision, staging, result, threads, isolated)
+        evidence, problems = _verify(bundle, target, precision, staging, result, judged, threads, isolated)
         evidence["seconds"] = round(time.monotonic() - started, 3)
         notes = {**notes, **result.notes}
         if problems:
@@ -130,6 +146,35 @@ def _check_source(bundle: Bundle, runtime: Target, precision: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What a file is held against, and how much of it may be lost."""
+
+    samples: Samples
+    reference: str
+    max_drop: float | None
+
+
+def _judged(
+    bundle: Bundle, precision: str, max_drop: float | None, data: str | None, split: str, threads: int | None
+) -> _Judged:
+    if max_drop is not None and precision != "int8":
+        raise UsageError(
+            f"{precision} files are held to rounding, not to a loss of accuracy",
+            expected="max_drop with precision int8",
+            received=precision,
+        )
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise UsageError("max_drop", expected="0 to 100 points of accuracy", received=max_drop)
+    if data is None:
+        return _Judged(bundle.samples(), reference_of(bundle), max_drop)
+    from smash_export.measure.labelled import from_data
+
+    labelled = from_data(bundle, data, split)
+    samples, reference = reference_samples(bundle, labelled.images, labelled.labels, threads)
+    return _Judged(samples, reference, max_drop)
+
+
 def _request(
     bundle: Bundle,
     runtime: Target,
@@ -172,11 +217,15 @@ def _verify(
     precision: str,
     folder: Path,
     result: CompileResult,
+    judged: _Judged,
     threads: int | None,
     isolated: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Evidence for the manifest, and what is wrong with the file (nothing: it passed)."""
-    evidence: dict[str, Any] = {"gate": asdict(GATES[precision]), "machine": describe_machine()}
+    gate = GATES[precision]
+    if judged.max_drop is not None:
+        gate = replace(gate, drop=judged.max_drop)
+    evidence: dict[str, Any] = {"gate": asdict(gate), "machine": describe_machine()}
     main = folder / result.main
     if not main.exists():
         return evidence, [f"expected the file {result.main}, received nothing from {target}"]
@@ -186,17 +235,17 @@ def _verify(
             evidence["runtime"] = asdict(session.info)
             parity: Parity = measure_parity(
                 session,
-                bundle.samples(),
+                judged.samples,
                 bundle.preprocessing,
                 bundle.signature.batch,
-                reference=reference_of(bundle),
+                reference=judged.reference,
             )
     except MissingRuntimeError:
         raise
     except SmashError as error:  # the runtime refuses the file that it was given to write
         return evidence, [str(error)]
     evidence["parity"] = parity.to_json()
-    return evidence, parity.problems(precision)
+    return evidence, parity.problems(precision, judged.max_drop)
 
 
 def _reject(
@@ -222,5 +271,16 @@ def _reject(
     os.rename(staging, rejected)
     return VerificationError(
         f"{target} {precision} does not do what the network does: {'; '.join(problems)}",
-        hint=f"The file and the measurements are in {rejected}",
+        hint=f"{_next(bundle, target, precision)}The file and the measurements are in {rejected}",
+    )
+
+
+def _next(bundle: Bundle, target: str, precision: str) -> str:
+    """Commands that may help an int8 file."""
+    if precision != "int8":
+        return ""
+    command = f"smash-export compile {bundle.path} --target {target} --precision int8"
+    return (
+        f"Judge it on more images: {command} --data NAME:PATH. "
+        f"Allow a larger loss: {command} --max-drop POINTS. Train for int8: smash-export freeze --qat. "
     )

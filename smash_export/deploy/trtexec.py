@@ -30,8 +30,9 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_export.bundle.bundle import Bundle, CompiledFile
+from smash_export.measure.gates import GATES, Gate
 from smash_export.measure.machine import describe_machine
-from smash_export.measure.verify import GATES, Gate, Parity, check_parity, compare_logits, measure_parity
+from smash_export.measure.verify import Parity, check_parity, compare_logits, measure_parity
 from smash_targets.base import ModelSignature, SessionOptions, get_target
 from smash_targets.tensorrt.trtexec import EngineCommand, Release, bench_words, build_words, check_words
 

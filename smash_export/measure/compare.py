@@ -21,6 +21,7 @@ import numpy as np
 from smash_base.errors import VerificationError
 from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle
+from smash_export.bundle.rejected import RejectedFile, rejected_files
 from smash_export.bundle.runnable import runnable_files
 from smash_export.bundle.samples import Samples
 from smash_export.measure.bench import Measurement, bench_bundle
@@ -100,6 +101,7 @@ class Comparison:
         recommendation: ``target``, ``precision`` and ``reason``; None when no file qualifies.
         machine, versions, date, settings: where and how it was measured.
         problems: what could not be written: the report, or the recommendation in the bundle.
+        rejected: files that failed when they were compiled, with the reason; they are not measured.
     """
 
     rows: tuple[Row, ...]
@@ -110,6 +112,7 @@ class Comparison:
     date: str
     settings: dict[str, Any]
     problems: tuple[str, ...] = ()
+    rejected: tuple[RejectedFile, ...] = ()
 
     def to_json(self) -> JsonObject:
         """JSON values."""
@@ -121,6 +124,7 @@ class Comparison:
             "versions": self.versions,
             "date": self.date,
             "settings": self.settings,
+            "rejected": [asdict(file) for file in self.rejected],
         }
 
 
@@ -159,11 +163,12 @@ def compare_bundle(
             if row.status == "measured"
             and (path := Path(folder) / f"{row.target}-{row.precision}.npy").exists()
         }
-    notes = {file.name: file.notes for file in runnable_files(bundle)}
+    files = {file.name: file for file in runnable_files(bundle)}
     rows = []
     for row in measured:
-        noise = notes[row.name].get("noise_by_node", ())
-        rows.append(replace(judge(row, logits.get(row.name), samples), noise=tuple(noise)))
+        noise = files[row.name].notes.get("noise_by_node", ())
+        judged = judge(row, logits.get(row.name), samples, files[row.name].max_drop)
+        rows.append(replace(judged, noise=tuple(noise)))
     rows, recommendation = recommend(rows)
     return Comparison(
         rows=tuple(rows),
@@ -173,14 +178,18 @@ def compare_bundle(
         versions=versions(),
         date=now(),
         settings={"threads": threads, "batches": list(batches), "seconds": seconds, "rounds": rounds},
+        rejected=tuple(rejected_files(bundle)),
     )
 
 
-def judge(measurement: Measurement, logits: np.ndarray | None, samples: Samples) -> Row:
+def judge(
+    measurement: Measurement, logits: np.ndarray | None, samples: Samples, max_drop: float | None = None
+) -> Row:
     """A row with its verdict, before one is recommended.
 
     Args:
         logits: float32 [N, K] of this file for ``samples``; None when it could not be run.
+        max_drop: points of accuracy that the file may lose, if it is int8; None for the usual ones.
     """
     if logits is None or not measurement.latency:
         status: Verdict = "skipped" if measurement.status == "skipped" else "failed"
@@ -189,7 +198,7 @@ def judge(measurement: Measurement, logits: np.ndarray | None, samples: Samples)
         parity = compare_logits(samples.logits, logits, samples.labels)
     except VerificationError as error:
         return Row(measurement, None, "failed", str(error))
-    problems = parity.problems(measurement.precision)
+    problems = parity.problems(measurement.precision, max_drop)
     if problems:
         return Row(measurement, parity, "failed", "; ".join(problems))
     if measurement.slower_than_fp32:

@@ -4,8 +4,7 @@ The reference is eager PyTorch, or the file that was adopted; its logits travel 
 data set it is the TorchScript file (or model.onnx where torch is missing). Every image is compared; batch 1,
 the usual and the largest batch are all run, as some runtimes choose other code for each.
 
-The gates are this project's own: fp32 files must agree to rounding; for the others the verdict is by
-what a classifier is for (labels and accuracy), not by a tolerance on logits.
+What a file must reach stands in :mod:`smash_export.measure.gates`.
 """
 
 from __future__ import annotations
@@ -22,37 +21,16 @@ from smash_base.errors import MissingRuntimeError, SmashError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle, Samples, opened
+from smash_export.bundle.rejected import RejectedFile, rejected_files
 from smash_export.bundle.runnable import RunnableFile, runnable_files
+from smash_export.measure.gates import GATES, Gate, Loss, accuracy_loss, too_many
 from smash_export.prediction.batches import run_images
 from smash_targets.base import ModelSignature, Session, SessionOptions, get_target
 
 MAX_SHOWN_FLIPS = 20
 Status = Literal["passed", "failed", "skipped"]
+_MAY_BE_NONE = ("max_difference", "mean_difference", "cosine", "relative_error")
 SMALL_BATCH_IMAGES = 512  # images run at batch 1 and at the usual batch; the largest batch runs all
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What a file of one precision must reach.
-
-    Attributes:
-        max_difference: largest absolute difference of any logit, None where rounding makes it moot.
-        agreement: smallest share of images with the same first label.
-        drop: largest loss of accuracy in percentage points.
-    """
-
-    max_difference: float | None
-    agreement: float
-    drop: float
-
-
-GATES: dict[str, Gate] = {
-    "fp32": Gate(1e-4, 1.0, 0.0),
-    "tf32": Gate(None, 0.999, 0.1),
-    "bf16": Gate(None, 0.999, 0.1),
-    "fp16": Gate(None, 0.999, 0.1),
-    "int8": Gate(None, 0.985, 0.5),
-}
 
 
 @dataclass(frozen=True)
@@ -90,6 +68,8 @@ class Parity:
         worst_image: index of the image with the largest difference.
         finite: whether every logit is a number.
         by_batch: largest difference by batch size run.
+        relative_error: of the logits: error over spread around their mean, root mean squares.
+        loss: accuracy lost with its interval; None in evidence of versions that did not measure it.
     """
 
     reference: str
@@ -105,29 +85,68 @@ class Parity:
     worst_image: int
     finite: bool
     by_batch: dict[int, float] = field(default_factory=dict)
+    relative_error: float = math.nan
+    loss: Loss | None = None
 
     @property
     def drop(self) -> float:
         """Accuracy lost, in percentage points; negative when the file is better."""
         return 100 * (self.accuracy_reference - self.accuracy)
 
-    def problems(self, precision: str) -> list[str]:
-        """Each gate of that precision which is not met, as "expected ..., received ..."; empty: passed."""
+    def problems(self, precision: str, max_drop: float | None = None) -> list[str]:
+        """Each gate of that precision which is not met: its question, the number and the limit.
+
+        Args:
+            max_drop: points of accuracy that an int8 file may lose; None for the usual ones.
+
+        Returns:
+            nothing when the file passed.
+        """
         gate = GATES[precision]
         if not self.finite:
             return ["expected finite logits, received NaN or infinity"]
-        found = []
+        if gate.max_difference is not None:
+            return self._differing(gate.max_difference)
+        if gate.relative_error is not None:
+            return self._inexact(gate, gate.relative_error)
+        return self._losing(gate.drop if max_drop is None else max_drop)
+
+    def _differing(self, limit: float) -> list[str]:
         largest = max([self.max_difference, *self.by_batch.values()])
-        if gate.max_difference is not None and largest > gate.max_difference:
-            found.append(f"expected a difference of at most {gate.max_difference:g}, received {largest:.3g}")
-        if self.agreement < gate.agreement:
+        found = []
+        if largest > limit:
+            found.append(f"expected a difference of at most {limit:g}, received {largest:.3g}")
+        if any(flip.margin > 2 * limit for flip in self.flips):  # else ties within rounding
             found.append(
-                f"expected the same label for at least {gate.agreement:.1%} of the images, "
-                f"received {self.agreement:.2%} ({self.flip_count} of {self.images} changed)"
+                f"expected the same label for all images, received {self.agreement:.2%} "
+                f"({self.flip_count} of {self.images} changed)"
             )
-        if self.drop > gate.drop + 1e-9:
-            found.append(f"expected to lose at most {gate.drop:g} points, received {self.drop:.2f}")
         return found
+
+    def _inexact(self, gate: Gate, limit: float) -> list[str]:
+        found = []
+        if self.relative_error > limit:
+            found.append(
+                f"is it exact to rounding? expected an error of the logits of at most {limit:.1%} of their "
+                f"spread, received {self.relative_error:.2%}"
+            )
+        if too_many(self.flip_count, self.images, 1 - gate.agreement):
+            found.append(
+                f"does it keep the labels? expected the same label for {gate.agreement:.1%} of the images, "
+                f"received {self.agreement:.2%} ({self.flip_count} of {self.images} changed), which chance "
+                "does not explain"
+            )
+        return found
+
+    def _losing(self, limit: float) -> list[str]:
+        if self.loss is None:
+            lost = f"expected to lose at most {limit:g} points of accuracy, received {self.drop:.2f}"
+            return [lost] if self.drop > limit + 1e-9 else []
+        if self.loss.keeps(limit):
+            return []
+        answer = "No" if self.loss.low > limit else "Not shown"
+        measured = self.loss.text(self.images, self.flip_count)
+        return [f"does it lose at most {limit:g} points of accuracy? {answer}: {measured}"]
 
     def to_json(self) -> JsonObject:
         """JSON values for manifests, reports and ``--json``; a number that is none becomes null."""
@@ -135,16 +154,17 @@ class Parity:
         document["flips"] = [asdict(flip) for flip in self.flips]
         document["by_batch"] = {str(size): _number(value) for size, value in self.by_batch.items()}
         document["drop"] = self.drop
-        for name in ("max_difference", "mean_difference", "cosine"):
+        for name in _MAY_BE_NONE:
             document[name] = _number(document[name])
         return document
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Parity:
         """Read :meth:`to_json` back; null becomes NaN."""
-        known = {name: value[name] for name in cls.__dataclass_fields__}
-        for name in ("max_difference", "mean_difference", "cosine"):
-            known[name] = math.nan if known[name] is None else known[name]
+        known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        for name in _MAY_BE_NONE:
+            known[name] = math.nan if known.get(name) is None else known[name]
+        known["loss"] = Loss(**known["loss"]) if known.get("loss") else None
         known["flips"] = tuple(Flip(**flip) for flip in known["flips"])
         known["by_batch"] = {int(size): difference for size, difference in known["by_batch"].items()}
         return cls(**known)
@@ -195,7 +215,15 @@ def compare_logits(
         worst_image=int(per_image.argmax()),
         finite=finite,
         by_batch=by_batch or {},
+        relative_error=_relative_error(a, b) if finite else math.nan,
+        loss=accuracy_loss(a, b, np.asarray(labels)) if finite else None,
     )
+
+
+def _relative_error(expected: np.ndarray, received: np.ndarray) -> float:
+    spread = float(np.sqrt(np.square(expected - expected.mean(axis=1, keepdims=True)).mean()))
+    error = float(np.sqrt(np.square(received - expected).mean()))
+    return error / spread if spread > 0 else (0.0 if error == 0 else math.inf)
 
 
 def measure_parity(
@@ -268,11 +296,13 @@ class Verification:
         reference: where the logits come from that every file is held against.
         samples: the images, their classes and those logits.
         files: one report per file.
+        rejected: files that failed when they were compiled, with the reason; they are not run again.
     """
 
     reference: str
     samples: Samples
     files: tuple[FileReport, ...]
+    rejected: tuple[RejectedFile, ...] = ()
 
     def having(self, status: Status) -> tuple[FileReport, ...]:
         """The reports with that status."""
@@ -281,7 +311,13 @@ class Verification:
     def to_json(self) -> JsonObject:
         """JSON values."""
         files = [report.to_json() for report in self.files]
-        return {"reference": self.reference, "images": len(self.samples), "files": files}
+        rejected = [asdict(file) for file in self.rejected]
+        return {
+            "reference": self.reference,
+            "images": len(self.samples),
+            "files": files,
+            "rejected": rejected,
+        }
 
 
 def verify(
@@ -328,7 +364,7 @@ def verify(
     ):
         reports.append(report)
         on_report(report)
-    return Verification(reference, samples, tuple(reports))
+    return Verification(reference, samples, tuple(reports), tuple(rejected_files(bundle, target, precision)))
 
 
 def reference_of(bundle: Bundle) -> str:
@@ -441,7 +477,7 @@ def _verify_file(
         return _report(file, "skipped", str(error))
     except SmashError as error:
         return _report(file, "failed", str(error))
-    problems = parity.problems(file.precision)
+    problems = parity.problems(file.precision, file.max_drop)
     return _report(file, "failed" if problems else "passed", *problems, parity=parity, runtime=runtime)
 
 

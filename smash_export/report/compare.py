@@ -130,6 +130,7 @@ def compare_page(comparison: Comparison, images: np.ndarray, labels: tuple[str, 
             [_kind(row) for row in comparison.rows],
         ),
         *(paragraph(f"{row.name}: {row.verdict}: {row.reason}.", "note") for row in _explained(comparison)),
+        *(paragraph(line, "note") for line in rejections(comparison)),
         heading("Accuracy against latency"),
         scatter(
             _points(comparison.rows),
@@ -153,6 +154,11 @@ def compare_page(comparison: Comparison, images: np.ndarray, labels: tuple[str, 
     ]
     parts += [paragraph(warning, "note") for warning in warnings]
     return page(title, parts)
+
+
+def rejections(comparison: Comparison) -> list[str]:
+    """One sentence for each file that compile refused."""
+    return [f"{file.name}: rejected by compile: {'; '.join(file.problems)}." for file in comparison.rejected]
 
 
 def _line(row: Row) -> list[Cell]:

@@ -17,7 +17,7 @@ from smash_export import cli
 from smash_export.bundle.bundle import Bundle
 from smash_export.deploy.dla import read_calibration_cache
 from smash_export.deploy.trtexec import ScriptSettings, scripts
-from smash_export.measure.verify import GATES
+from smash_export.measure.gates import GATES
 from smash_targets.base import ModelSignature
 from smash_targets.tensorrt.trtexec import EngineCommand, Release
 

@@ -44,7 +44,7 @@ OPTIONS: dict[str, dict[str, tuple[str, Callable[[Any], bool], Any]]] = {
             "auto",
         ),
         "calibration_minimum": ("1 to 100000 images", _number(1, 100_000, whole=True), 512),
-        "max_drop": ("0 to 100 percent of the labels", _number(0, 100), 0.5),
+        "max_drop": ("0 to 100 points of accuracy", _number(0, 100), 0.5),
         "boundary": ("auto, int8 or fp32", _one_of("auto", "int8", "fp32"), "auto"),
         "activations": ("auto, u8 or s8", _one_of("auto", "u8", "s8"), "auto"),
         "reduce_range": ("auto, true or false", lambda value: value in ("auto", True, False), "auto"),

@@ -6,10 +6,9 @@ ONNX Runtime's quantiser places the nodes and its calibrators measure ranges. Wh
   runtimes copy bytes there instead of rescaling them;
 * first and last layer in int8 or not, as measured; logits are never rounded;
 * the noise that every single layer brings (:mod:`smash_export.compiling.precision.noise`), and a loop that
-puts
-  the worst layers back to fp32 until no more than ``max_drop`` of the calibration images change their
-  label. Those labels come from the fp32 network, so the share that changes bounds the loss of accuracy
-  on these images, and test images stay unseen until verification;
+puts the worst layers back to fp32 until the changed labels of the calibration images cost no more than
+  ``max_drop`` points by their margins (:mod:`smash_export.measure.gates`), and test images stay unseen until
+  verification;
 * Q/DQ as TensorRT wants it: symmetric, zero point 0, no int32 bias, the convolution's side of an
   addition left to be fused and only the other side quantised.
 
@@ -40,6 +39,7 @@ from smash_export.export.onnx_graphs import (
     require_onnxruntime,
     sqnr_db,
 )
+from smash_export.measure.gates import margin_costs
 from smash_targets.base import get_target
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def quantise(
         scheme: how numbers are rounded.
         method: how ranges are chosen; "auto" takes the one with the least noise at the logits.
         boundary: first and last layer: in int8, in fp32, or as measured.
-        max_drop: share of the calibration images, in percent, that may change their label.
+        max_drop: points of accuracy that changed labels of the calibration images may cost by their margins.
 
     Returns:
         the graph, and notes for the manifest: scheme, method, layers kept in fp32 with the reason, the
@@ -123,16 +123,18 @@ def quantise(
     table = graph.noise_by_node()
     outcome = graph.outcome(kept)
     for names in _batches([row["node"] for row in table if row["node"] not in kept]):
-        if outcome.changed <= max_drop:
+        if outcome.cost <= max_drop:
             break
-        kept.update(dict.fromkeys(names, f"noise; more than {max_drop:g} % of the labels changed with it"))
+        kept.update(
+            dict.fromkeys(names, f"noise; labels that change with it cost more than {max_drop:g} points")
+        )
         outcome = graph.outcome(kept)
     if not any(node.op_type in WEIGHTED and node.name not in kept for node in graph.nodes):
         raise VerificationError(
-            "int8 changes too many labels whichever layers it is kept away from",
-            expected=f"at most {max_drop:g} % of the calibration images",
-            received=f"{graph.outcome(()).changed:.2f} % with all layers in int8",
-            hint="Allow more (--option max_drop=2) or train for it (smash-export freeze --qat).",
+            "int8 costs too much accuracy whichever layers it is kept away from",
+            expected=f"changed labels of the calibration images that cost at most {max_drop:g} points",
+            received=f"{graph.outcome(()).cost:.2f} points with all layers in int8",
+            hint="Allow more (--max-drop 2) or train for it (smash-export freeze --qat).",
         )
     for row in table:
         row["precision"] = "fp32" if row["node"] in kept else "int8"
@@ -143,6 +145,7 @@ def quantise(
         "calibration_method": graph.method,
         "kept_fp32": [{"node": name, "reason": reason} for name, reason in kept.items()],
         "labels_changed_percent": round(outcome.changed, 4),
+        "expected_points_lost": round(outcome.cost, 4),
         "logits_sqnr_db": outcome.sqnr,
         "noise_by_node": table,
     }
@@ -160,6 +163,7 @@ def quantise_untrained(model: onnx.ModelProto, tensors: np.ndarray, scheme: Sche
 @dataclass(frozen=True)
 class _Outcome:
     changed: float  # percent of the images
+    cost: float  # percentage points of accuracy, by the margins of the changed labels
     sqnr: float  # of the logits, in decibels
 
 
@@ -176,7 +180,7 @@ class _Quantiser:
         self.ranges: Ranges = {}
 
     def choose_ranges(self, methods: tuple[Method, ...]) -> None:
-        """Measure ranges by each method; keep those that change the fewest labels, then the least noisy."""
+        """Measure ranges by each method; keep those whose changed labels cost least, then the least noisy."""
         best: tuple[float, float] | None = None
         for method in methods:
             ranges = tensor_ranges(self.model, self.calibration, method, self.op_types)
@@ -185,7 +189,7 @@ class _Quantiser:
             if len(methods) == 1:
                 return
             outcome = self.outcome((), NOISE_IMAGES)
-            rank = (outcome.changed, -outcome.sqnr)
+            rank = (outcome.cost, -outcome.sqnr)
             if best is None or rank < best:
                 best = rank
             else:
@@ -211,8 +215,10 @@ class _Quantiser:
         """What the graph with these nodes in fp32 does on so many of the calibration images."""
         expected = _evenly(self.expected, images)
         received = logits_of(self.build(kept), _evenly(self.calibration, images))
-        changed = float((received.argmax(1) != expected.argmax(1)).mean() * 100)
-        return _Outcome(changed, sqnr_db(expected, received))
+        answers = received.argmax(1)
+        changed = float((answers != expected.argmax(1)).mean() * 100)
+        cost = float(margin_costs(expected, answers, 1.0).mean() * 100)
+        return _Outcome(changed, cost, sqnr_db(expected, received))
 
     def build(self, kept: Iterable[str]) -> onnx.ModelProto:
         """The graph with Q/DQ nodes on all operators but ``kept``."""
