@@ -25,8 +25,9 @@ from smash_base.errors import MissingRuntimeError, UsageError
 from smash_base.preprocess import Preprocessing, probabilities_of, scale_and_shift
 from smash_export.bundle.bundle import Bundle, CompiledFile, opened
 from smash_export.deploy.trtexec import graph_for_tensorrt
+from smash_export.measure.gates import GATES
 from smash_export.measure.machine import describe_machine
-from smash_export.measure.verify import GATES, Parity, check_parity, compare_logits
+from smash_export.measure.verify import Parity, check_parity, compare_logits
 from smash_targets.base import CompileRequest, ModelSignature, Precision, get_target
 from smash_targets.tensorrt.check import check_onnx
 from smash_targets.tensorrt.rtx import build_without_gpu
