@@ -272,18 +272,10 @@ def goals_of(results: dict[str, Any], note: str = NOT_HERE) -> list[dict[str, An
     eager = value("latency", "1", "torch eager fp16", "p50_ms")
     for precision, limit in (("fp16", 0.5), ("int8", 0.4)):
         own = value("latency", "1", f"tensorrt {precision}", "p50_ms")
-        goal(
-            f"{precision} engine over torch eager fp16, batch 1",
-            limit,
-            own / eager if own and eager else None,
-        )
+        goal(f"{precision} engine over torch eager fp16, batch 1", limit, _ratio(own, eager))
     for precision, limit in (("fp16", 0.1), ("int8", 0.5)):
-        goal(
-            f"{precision} engine: accuracy lost",
-            limit,
-            value("engines", precision, "parity", "drop"),
-            " points",
-        )
+        drop = value("engines", precision, "parity", "drop")
+        goal(f"{precision} engine: accuracy lost", limit, drop, " points")
     pairs = {
         "GPU time of the Python session over trtexec's, fp16, batch 1": (
             value("gpu_ms", "tensorrt fp16"),
@@ -295,14 +287,14 @@ def goals_of(results: dict[str, Any], note: str = NOT_HERE) -> list[dict[str, An
         ),
     }
     for what, (own, trtexec) in pairs.items():
-        goal(what, 1.05, own / trtexec if own and trtexec else None)
+        goal(what, 1.05, _ratio(own, trtexec))
     first, again = value("engines", "fp16", "build_s"), value("engines", "fp16", "rebuild_s")
-    goal(
-        "rebuild with a warm timing cache over the first build",
-        0.3,
-        again / first if first and again else None,
-    )
+    goal("rebuild with a warm timing cache over the first build", 0.3, _ratio(again, first))
     return goals
+
+
+def _ratio(value: float | None, other: float | None) -> float | None:
+    return value / other if value and other else None
 
 
 def measure(bundle: Bundle, sessions: dict[str, Session], seconds: float) -> dict[str, Any]:

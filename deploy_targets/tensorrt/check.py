@@ -371,7 +371,6 @@ class _Checker:
         return []
 
     def _dla_node(self, node: Any) -> list[tuple[str, str, str]]:
-        limits = Limits()
         off = self._off_dla
         if node.op_type == "Constant":
             return []
@@ -381,40 +380,17 @@ class _Checker:
                     (off, "not for a DLA: it runs on the GPU", "avoid it, or accept the change of processor")
                 ]
             return [(off, "not for a DLA", "avoid it, or let the GPU take it: --gpu-fallback")]
+        limits = Limits()
         attributes = {item.name: self._attribute(item) for item in node.attribute}
         found: list[tuple[str, str, str]] = []
-
-        def within(what: str, values: Any, bounds: tuple[int, int]) -> None:
-            for value in values if isinstance(values, list | tuple) else [values]:
-                if not bounds[0] <= value <= bounds[1]:
-                    found.append((off, f"DLA: {what} {value}", f"{what} {bounds[0]} to {bounds[1]}"))
-
         if node.op_type == "Conv":
-            shape = self._weight_shape(node.input[1])
-            if shape is not None and len(shape) != limits.dimensions + 2:
-                return [(off, f"DLA: convolution of {len(shape) - 2} axes", "2 axes")]
-            kernel = attributes.get("kernel_shape") or (list(shape[2:]) if shape is not None else [])
-            pads = attributes.get("pads", [])
-            within("kernel", kernel, limits.kernel)
-            within("stride", attributes.get("strides", 1), limits.stride)
-            within("dilation", attributes.get("dilations", 1), limits.dilation)
-            within("padding", pads, limits.padding)
-            within("groups", attributes.get("group", 1), limits.groups)
-            if shape is not None:
-                within("units", shape[0], limits.units)
-            if any(pad >= size for pad, size in zip(pads, [*kernel, *kernel], strict=False)):
-                found.append(
-                    (off, "DLA: padding not below the kernel", "a smaller dilation, or less padding")
-                )
+            found += self._dla_conv(node, attributes)
         elif node.op_type in ("AveragePool", "MaxPool"):
-            within("pooling window", attributes.get("kernel_shape", 1), limits.pool)
-            within("pooling stride", attributes.get("strides", 1), limits.pool_stride)
+            found += self._within("pooling window", attributes.get("kernel_shape", 1), limits.pool)
+            found += self._within("pooling stride", attributes.get("strides", 1), limits.pool_stride)
         elif node.op_type == "GlobalAveragePool":
-            within(
-                "pooling window",
-                [size for size in self._shapes.get(node.input[0], [])[2:] if size],
-                limits.pool,
-            )
+            window = [size for size in self._shapes.get(node.input[0], [])[2:] if size]
+            found += self._within("pooling window", window, limits.pool)
         elif node.op_type == "Concat" and attributes.get("axis") != 1:
             found.append((off, "DLA: concatenation along another axis than channels", "axis 1"))
         elif node.op_type == "PRelu" and self._weight_shape(node.input[1]) is None:
@@ -426,8 +402,37 @@ class _Checker:
             ):
                 found.append((off, f"DLA: softmax over {max(sizes)}", f"at most {limits.softmax[1]}"))
         for name in node.output:
-            within("dimension", [size for size in self._shapes.get(name, [])[1:] if size], limits.dimension)
+            sizes = [size for size in self._shapes.get(name, [])[1:] if size]
+            found += self._within("dimension", sizes, limits.dimension)
         return found
+
+    def _dla_conv(self, node: Any, attributes: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        limits, off = Limits(), self._off_dla
+        shape = self._weight_shape(node.input[1])
+        if shape is not None and len(shape) != limits.dimensions + 2:
+            return [(off, f"DLA: convolution of {len(shape) - 2} axes", "2 axes")]
+        kernel = attributes.get("kernel_shape") or (list(shape[2:]) if shape is not None else [])
+        pads = attributes.get("pads", [])
+        found = [
+            *self._within("kernel", kernel, limits.kernel),
+            *self._within("stride", attributes.get("strides", 1), limits.stride),
+            *self._within("dilation", attributes.get("dilations", 1), limits.dilation),
+            *self._within("padding", pads, limits.padding),
+            *self._within("groups", attributes.get("group", 1), limits.groups),
+        ]
+        if shape is not None:
+            found += self._within("units", shape[0], limits.units)
+        if any(pad >= size for pad, size in zip(pads, [*kernel, *kernel], strict=False)):
+            found.append((off, "DLA: padding not below the kernel", "a smaller dilation, or less padding"))
+        return found
+
+    def _within(self, what: str, values: Any, bounds: tuple[int, int]) -> list[tuple[str, str, str]]:
+        """A finding for each value outside of the bounds of a DLA."""
+        return [
+            (self._off_dla, f"DLA: {what} {value}", f"{what} {bounds[0]} to {bounds[1]}")
+            for value in (values if isinstance(values, list | tuple) else [values])
+            if not bounds[0] <= value <= bounds[1]
+        ]
 
     def _maker(self, name: str) -> str:
         node = self._makers.get(name)

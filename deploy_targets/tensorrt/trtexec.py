@@ -340,15 +340,8 @@ def bench_words(
         words.append(f"--shapes={shape_of(command, batch)}")
     if command.version_compatible:
         words.append("--versionCompatible")  # lets the engine bring its own runtime
-    measurement = list(EQUAL_MEASUREMENT)
-    if command.dla is not None:  # a CUDA graph is not possible with DLA
-        words.append(f"--useDLACore={command.dla}")
-        measurement[0:1] = ["--noCudaGraph"] if command.release == "11" else []
-    if transfers:
-        measurement.remove("--noDataTransfers")
-        measurement += ["--includeDataTransfers"] if command.release == "11" else []
     words += [
-        *measurement,
+        *_measurement(command, transfers),
         "--warmUp=500",
         f"--duration={duration_s}",
         "--iterations=100",
@@ -364,6 +357,18 @@ def bench_words(
             f"--exportLayerInfo={results}.layers.json",
         ]
     return _checked(words, command)
+
+
+def _measurement(command: EngineCommand, transfers: bool) -> list[str]:
+    """The options whose defaults differ between 10 and 11, written out."""
+    words = list(EQUAL_MEASUREMENT)
+    if command.dla is not None:  # a CUDA graph is not possible with DLA
+        words[0:1] = ["--noCudaGraph"] if command.release == "11" else []
+        words.insert(0, f"--useDLACore={command.dla}")
+    if transfers:
+        words.remove("--noDataTransfers")
+        words += ["--includeDataTransfers"] if command.release == "11" else []
+    return words
 
 
 def check_words(command: EngineCommand, batch: int, inputs: str, outputs: str) -> list[str]:

@@ -54,14 +54,7 @@ def command(
     from smash_export.deploy.trtexec import emulate, graph_for_tensorrt
     from smash_targets.tensorrt.check import check_onnx
 
-    name, _, release = target.partition(":")
-    if name not in ("tensorrt", "tensorrt_rtx") or (name == "tensorrt_rtx" and release):
-        raise UsageError(
-            "target to check",
-            expected="tensorrt, tensorrt:10, tensorrt:11 or tensorrt_rtx",
-            received=target,
-        )
-    release = "rtx" if name == "tensorrt_rtx" else release or "10"
+    release = _release(target)
     if gpu_fallback and dla is None:
         raise UsageError("a fallback to the GPU is for a DLA", expected="--dla orin with --gpu-fallback")
     opened = Bundle.open(bundle)
@@ -96,6 +89,17 @@ def command(
     )
     if counts["error"]:
         raise VerificationError(f"TensorRT would refuse {counts['error']} parts of the {precision} graph")
+
+
+def _release(target: str) -> str:
+    """The release behind ``tensorrt:RELEASE``, and "rtx" for ``tensorrt_rtx``."""
+    name, _, release = target.partition(":")
+    if name == "tensorrt":
+        return release or "10"
+    if target != "tensorrt_rtx":
+        expected = "tensorrt, tensorrt:10, tensorrt:11 or tensorrt_rtx"
+        raise UsageError("target to check", expected=expected, received=target)
+    return "rtx"
 
 
 def _build(bundle: Bundle, onnx: Path, precision: str) -> int | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
+
+if TYPE_CHECKING:
+    from smash_targets.tensorrt.trtexec import EngineCommand
 
 
 @click.command()
@@ -79,7 +82,6 @@ def command(
     """
     from smash_export.bundle.bundle import Bundle
     from smash_export.deploy.trtexec import NOT_RUN, ScriptSettings, engine_command, opset_note, write_scripts
-    from smash_targets.tensorrt.trtexec import bench_words, build_words, check_words
 
     opened = Bundle.open(bundle)
     parts = (batch or str(opened.signature.batch[0])).split(",")
@@ -99,11 +101,7 @@ def command(
     facts = opset_note(opened.onnx, release)
     if facts:
         output.warn(facts)
-    lines = [["trtexec", *build_words(engine)]]
-    lines += [["trtexec", *bench_words(engine, size)] for size in settings.batches]
-    most = max(settings.batches)
-    lines.append(["trtexec", *check_words(engine, most, "images_000000.bin", "check_000000.output.json")])
-    result: dict[str, Any] = {"commands": [shlex.join(line) for line in lines], "status": NOT_RUN}
+    result: dict[str, Any] = {"commands": _lines(engine, settings.batches), "status": NOT_RUN}
     for line in result["commands"]:
         output.text(line)
     if output.dry_run:
@@ -116,3 +114,12 @@ def command(
         output.note(f"{len(where['on_the_gpu'])} of {where['nodes']} nodes run on the GPU instead of the DLA")
     output.note(f"the graph, run by ONNX Runtime on the CPU: {parity.agreement:.2%} same label as PyTorch")
     output.result({**result, "folder": file.folder, "parity": parity.to_json()})
+
+
+def _lines(engine: EngineCommand, batches: tuple[int, ...]) -> list[str]:
+    """What builds the engine, measures it at each batch size, and checks its answers."""
+    from smash_targets.tensorrt.trtexec import bench_words, build_words, check_words
+
+    check = check_words(engine, max(batches), "images_000000.bin", "check_000000.output.json")
+    lines = [build_words(engine), *(bench_words(engine, size) for size in batches), check]
+    return [shlex.join(["trtexec", *words]) for words in lines]

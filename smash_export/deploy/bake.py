@@ -80,37 +80,38 @@ def bake(
         raise UsageError("precision", expected="fp32, fp16 or int8", received=precision)
     if output == "top-k" and not 1 <= top_k <= bundle.signature.classes:
         raise UsageError("top-k", expected=f"1 to {bundle.signature.classes}", received=top_k)
-    import onnx
-
     staging = bundle.staging(TARGET, precision)
     try:
-        with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
-            source, notes = graph_for_tensorrt(bundle, precision, Path(work))
-            model = onnx.load_model_from_string(source.read_bytes())
-        baked = bake_graph(
-            model, bundle.preprocessing, bundle.signature, top_k if output == "top-k" else None
-        )
-        main = staging / "model.onnx"
-        files.write_bytes(main, baked.SerializeToString(deterministic=True))
-        files.write_text(staging / "labels.txt", "".join(f"{label}\n" for label in bundle.labels))
-        parity = _verify(bundle, precision, "onnxruntime", onnxruntime_run(main))
-        taken = [Taken("onnxruntime", "verified", "model.onnx", parity.agreement)]
-        taken += _compile(bundle, precision, staging)
-        return bundle.add_compiled(
-            TARGET,
-            precision,
-            staging,
-            "model.onnx",
-            {**notes, "output": output, "top_k": top_k, "taken_by": [asdict(item) for item in taken]},
-            {
-                "parity": parity.to_json(),
-                "gate": asdict(GATES[precision]),
-                "machine": describe_machine(),
-                "runtime": {"target": "onnxruntime", "device": "cpu"},
-            },
-        )
+        notes, evidence = _write(bundle, precision, top_k if output == "top-k" else None, staging)
+        notes |= {"output": output, "top_k": top_k}
+        return bundle.add_compiled(TARGET, precision, staging, "model.onnx", notes, evidence)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write(
+    bundle: Bundle, precision: str, top_k: int | None, folder: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The file, and those that other runtimes make of it; notes and evidence for the manifest."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
+        source, notes = graph_for_tensorrt(bundle, precision, Path(work))
+        model = onnx.load_model_from_string(source.read_bytes())
+    baked = bake_graph(model, bundle.preprocessing, bundle.signature, top_k)
+    main = folder / "model.onnx"
+    files.write_bytes(main, baked.SerializeToString(deterministic=True))
+    files.write_text(folder / "labels.txt", "".join(f"{label}\n" for label in bundle.labels))
+    parity = _verify(bundle, precision, "onnxruntime", onnxruntime_run(main))
+    taken = [Taken("onnxruntime", "verified", "model.onnx", parity.agreement)]
+    taken += _compile(bundle, precision, folder)
+    evidence = {
+        "parity": parity.to_json(),
+        "gate": asdict(GATES[precision]),
+        "machine": describe_machine(),
+        "runtime": {"target": "onnxruntime", "device": "cpu"},
+    }
+    return {**notes, "taken_by": [asdict(item) for item in taken]}, evidence
 
 
 def bake_graph(

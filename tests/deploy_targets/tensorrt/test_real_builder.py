@@ -35,7 +35,8 @@ from tests.deploy_targets.tensorrt.test_check import RULES, graph
 
 ROOT = Path(__file__).resolve().parents[3]
 GPU = Gpu("none", "0.0", "12.9", "none")
-SPECS = (InputSpec(1, (8, 8)), InputSpec(3, (12, 12)), InputSpec(1, (4, 6, 6)))
+# Images and voxels, in the space that their size chooses and in that for edge devices.
+SPACES = ((InputSpec(1, (8, 8)), None), (InputSpec(3, (12, 12)), "edge"), (InputSpec(1, (4, 6, 6)), None))
 NETWORKS = 40
 # Cases of ONNX's own tests whose shapes alone decide, which check does not weigh.
 SHAPES_DECIDE = {"test_matmul_1d_3d"}
@@ -62,15 +63,15 @@ def settings(**values: Any) -> BuildSettings:
     return BuildSettings(**{"batch": (1, 8, 32), "timing_cache": False, **values})
 
 
-def request_for(path: Path, precision: str = "fp32", spec: InputSpec = SPECS[0]) -> CompileRequest:
+def request_for(path: Path, precision: str = "fp32", spec: InputSpec = SPACES[0][0]) -> CompileRequest:
     return CompileRequest(path, None, signature_of(spec), precision)  # type: ignore[arg-type]
 
 
 def write(folder: Path, slot: int, precision: str) -> CompileRequest:
-    spec = SPECS[slot % len(SPECS)]
+    spec, name = SPACES[slot % len(SPACES)]
     path = folder / f"{slot}-{precision}.onnx"
     path.write_bytes(
-        candidate_graph(space_for(spec).draw(19, slot), spec, 10, Setting("tensorrt", precision))
+        candidate_graph(space_for(spec, name).draw(19, slot), spec, 10, Setting("tensorrt", precision))
     )
     return request_for(path, precision, spec)
 
