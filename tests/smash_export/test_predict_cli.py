@@ -172,3 +172,104 @@ def test_a_real_process_answers_and_leaves_with_the_documented_code(
     assert [item["label"] for item in document["predictions"] if "label" in item] == expected
     assert "bomb.png" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_no_image_is_counted_and_named(
+    digits_bundle: Path, images: Path, expected: list[str], capsys: Capture
+) -> None:
+    (images / "notes.txt").write_text("no image")
+    (images / ".DS_Store").write_bytes(b"x")
+    (images / "linked").symlink_to(images / "more")
+    assert run(["predict", str(digits_bundle), str(images)]) == 0
+    captured = capsys.readouterr()
+    assert f"left out: 1 files of other formats: {images / 'notes.txt'}" in captured.err
+    assert f"left out: 1 hidden files or folders: {images / '.DS_Store'}" in captured.err
+    assert len(captured.out.splitlines()) == len(expected) + 1, "the linked folder is followed"
+    assert run(["predict", str(digits_bundle), str(images), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {item["reason"]: item["count"] for item in document["left_out"]} == {
+        "files of other formats": 1,
+        "hidden files or folders": 1,
+    }
+    assert document["answered"] == len(expected) + 1
+
+
+def test_bad_images_may_be_skipped(digits_bundle: Path, images: Path, capsys: Capture) -> None:
+    (images / "bad.png").write_bytes(b"x")
+    assert run(["predict", str(digits_bundle), str(images), "-q"]) == 6
+    assert run(["predict", str(digits_bundle), str(images), "-q", "--skip-bad"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("bad.png") == 2, "named both times"
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+def test_names_that_are_not_utf8_are_shown_where_the_locale_is_strict(
+    digits_bundle: Path, images: Path, expected: list[str], form: list[str]
+) -> None:
+    odd = os.path.join(os.fsencode(images), b"caf\xe9.png")
+    os.rename(images / "3.png", odd)
+    done = subprocess.run(
+        [sys.executable, "-m", "smash_export.cli", "predict", str(digits_bundle), str(images), *form],
+        capture_output=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONIOENCODING": "utf-8:strict",
+        },
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"caf\udce9.png" in done.stdout
+    if "--json" in form:
+        sources = [item["source"] for item in json.loads(done.stdout)["predictions"]]
+        assert os.fsdecode(odd) in sources, "the name leads to the file"
+        assert len(sources) == len(expected)
+
+
+def test_annotated_strips_are_not_blown_up(digits_bundle: Path, tmp_path: Path) -> None:
+    strip = tmp_path / "strip.png"
+    Image.new("L", (1, 20_000), 90).save(strip)
+    folder = tmp_path / "annotated"
+    assert run(["predict", str(digits_bundle), str(strip), "--save-annotated", str(folder), "-q"]) == 0
+    with Image.open(folder / "strip.png") as picture:
+        assert max(picture.size) < 1200
+
+
+def test_phone_photos_are_classified_upright_unless_the_bundle_is_older(
+    digits_bundle_copy: Path, images: Path, expected: list[str], capsys: Capture
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    lying = Image.open(images / "0.png").transpose(Image.Transpose.ROTATE_180)
+    lying.save(images / "phone.png", exif=exif)
+    classifier_sees = {}
+    for name in ("0.png", "phone.png"):
+        assert run(["predict", str(digits_bundle_copy), str(images / name), "--json"]) == 0
+        classifier_sees[name] = json.loads(capsys.readouterr().out)["predictions"][0]["probability"]
+    assert classifier_sees["0.png"] == pytest.approx(classifier_sees["phone.png"])
+    preprocessing = Bundle.open(digits_bundle_copy).preprocessing
+    assert preprocessing.exif
+    before = preprocessing.from_json({k: v for k, v in preprocessing.to_json().items() if k != "exif"})
+    assert np.array_equal(
+        before.decode(images / "phone.png"), preprocessing.decode(images / "0.png")[::-1, ::-1]
+    )
+
+
+def test_datasets_says_what_is_there_before_anything_is_trained(images: Path, capsys: Capture) -> None:
+    for name in ("a", "b"):
+        (images / "set" / name).mkdir(parents=True)
+        for index in range(12):
+            pixels = np.full((4, 4), 20 * index + (name == "b"), np.uint8)
+            Image.fromarray(pixels).save(images / "set" / name / f"{index}.png")
+    (images / "set/a/bad.png").write_bytes(b"x")
+    (images / "set/b/notes.txt").write_text("x")
+    spec = f"folder:{images / 'set'}"
+    assert run(["datasets", spec, "-q"]) == 6
+    assert "bad.png" in capsys.readouterr().err
+    assert run(["datasets", spec, "--skip-bad", "--json", "-q"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["images"] == 24
+    assert {item["name"]: item["total"] for item in document["classes"]} == {"a": 12, "b": 12}
+    assert document["omitted"] == 2
+    assert run(["datasets", spec, "--skip-bad", "-q"]) == 0
+    assert "notes.txt" in capsys.readouterr().out.replace("\n", "")

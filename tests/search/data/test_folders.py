@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_search.data import as_it_lies, load_dataset, summarise
 from smash_search.data import files as image_reader
-from smash_search.data import load_dataset, summarise
 from smash_search.data.parts import part_of
 
 RANDOM = np.random.default_rng(0)
@@ -163,6 +163,13 @@ def test_orientation_is_applied_in_training_and_stands_in_the_preprocessing(tmp_
 
     assert holds(upright)
     assert not holds(lying)
+
+
+def test_only_readers_of_image_files_are_told_to_leave_images_as_they_lie() -> None:
+    assert as_it_lies("folder:photos?size=32") == "folder:photos?size=32&exif=no"
+    assert as_it_lies("csv:labels.csv") == "csv:labels.csv?exif=no"
+    assert as_it_lies("folder:photos?exif=yes") == "folder:photos?exif=yes"
+    assert as_it_lies("digits") == "digits"
 
 
 def test_class_names_that_are_not_utf8_are_refused_in_words(tmp_path: Path) -> None:
