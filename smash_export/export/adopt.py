@@ -427,7 +427,7 @@ def _warnings(foreign: _Foreign, bundle: Bundle, images: Images, accuracy: float
     from smash_export.export.onnx_graphs import INT8_OPSET
 
     found = []
-    if accuracy < 1.5 / foreign.reference.classes:
+    if accuracy < min(1.5 / foreign.reference.classes, 0.55):
         found.append(
             f"accuracy {accuracy:.1%} is no better than chance: labels in another order, or another "
             "preprocessing (mean, std, RGB against BGR, size, crop) than in training"
