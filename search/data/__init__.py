@@ -12,6 +12,7 @@ import importlib
 from dataclasses import dataclass
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.preprocess import Preprocessing
 from smash_search.data import function
 from smash_search.data.dataset import Dataset, Parts, Split, assemble, average_views
 from smash_search.data.spec import parse_spec, with_option
@@ -22,7 +23,7 @@ __all__ = [
     "DatasetSummary",
     "Parts",
     "Split",
-    "as_it_lies",
+    "as_seen_by",
     "average_views",
     "dataset_names",
     "describe",
@@ -137,10 +138,24 @@ def describe() -> list[dict[str, str]]:
     ]
 
 
-def as_it_lies(spec: str) -> str:
-    """The specification for images as they lie in their files, whatever EXIF says, where that differs."""
+def as_seen_by(preprocessing: Preprocessing, spec: str) -> str:
+    """The specification for image files decoded as a network of that preprocessing takes them: its size, the
+    centre cut out or not, EXIF heeded or not. What ``spec`` says itself stays, and so does the specification
+    of data that are no image files."""
     reader = READERS.get(parse_spec(spec).name)
-    return with_option(spec, "exif", "no") if reader and reader.image_files else spec
+    if not (reader and reader.image_files) or preprocessing.depth or preprocessing.channels not in (1, 3):
+        return spec
+    wishes = {
+        "size": f"{preprocessing.height}x{preprocessing.width}",
+        "channels": str(preprocessing.channels),
+        "resize": preprocessing.resize,
+        "exif": "yes" if preprocessing.exif else "no",
+    }
+    if preprocessing.short_side is not None:
+        wishes["short-side"] = str(preprocessing.short_side)
+    for option, value in wishes.items():
+        spec = with_option(spec, option, value)
+    return spec
 
 
 def load_dataset(

@@ -54,7 +54,7 @@ class Parts:
         validation, test: parts that came with the data, or None.
         views: consecutive samples that show the same object (rotations of a volume); a split never
             separates them.
-        resize, exif: of images that are not in this form yet, see :class:`Preprocessing`.
+        resize, exif, short_side: of images that are not in this form yet, see :class:`Preprocessing`.
         left_out: what the reader did not use, by reason.
         notes: sentences on how the files were understood, for people.
     """
@@ -66,6 +66,7 @@ class Parts:
     views: int = 1
     resize: Literal["bilinear", "bicubic", "nearest", "box"] = "bilinear"
     exif: bool = True
+    short_side: int | None = None
     left_out: tuple[Omission, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -167,7 +168,7 @@ def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float
         name=name,
         spec=spec,
         classes=parts.classes,
-        preprocessing=_preprocessing(spec, train.images, parts.resize, parts.exif),
+        preprocessing=_preprocessing(spec, train.images, parts),
         train=train,
         validation=validation_split,
         test=test_split,
@@ -239,7 +240,7 @@ def average_views(logits: np.ndarray, views: int) -> np.ndarray:
     return mean
 
 
-def _preprocessing(spec: str, images: np.ndarray, resize: str, exif: bool) -> Preprocessing:
+def _preprocessing(spec: str, images: np.ndarray, parts: Parts) -> Preprocessing:
     mean, std = mean_and_std(images)
     if all(value == 1.0 for value in std) and images.size:
         raise InvalidInputError(
@@ -252,9 +253,10 @@ def _preprocessing(spec: str, images: np.ndarray, resize: str, exif: bool) -> Pr
         channels=channels,
         mean=mean,
         std=std,
-        resize=resize,  # type: ignore[arg-type]
+        resize=parts.resize,
         depth=depth[0] if depth else None,
-        exif=exif,
+        exif=parts.exif,
+        short_side=parts.short_side,
     )
 
 

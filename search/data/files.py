@@ -1,9 +1,10 @@
 """Image files become arrays: what folders, tables and archives of images have in common.
 
 Options: ``size=32`` or ``size=HEIGHTxWIDTH`` (needed when the images are of different sizes),
-``channels=1|3`` (default: 1 if every image is grey), ``resize=bilinear|bicubic|nearest|box``,
-``exif=no`` for images as they lie in their files, ``skip-bad=yes`` to go on without files that cannot be
-read, ``cache=FOLDER`` for the converted copy of large data.
+``short-side=36`` to resize the shorter side to that and cut the centre out, ``channels=1|3`` (default: 1 if
+every image is grey), ``resize=bilinear|bicubic|nearest|box``, ``exif=no`` for images as they lie in their
+files, ``skip-bad=yes`` to go on without files that cannot be read, ``cache=FOLDER`` for the converted copy of
+large data.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from smash_search.data import cache
 from smash_search.data.dataset import Parts, Split
 from smash_search.data.spec import Spec
 
-OPTIONS = ("size", "channels", "resize", "exif", "skip-bad", "cache")
+OPTIONS = ("size", "short-side", "channels", "resize", "exif", "skip-bad", "cache")
 MAPPED_ABOVE = 2**29  # bytes of pixels above which a converted copy is mapped instead of held in memory
 MOST_NAMED = 50  # bad files in one message
 THREADS = 4
@@ -94,6 +95,7 @@ def read_files(
         test=splits.get("test"),
         resize=preprocessing.resize,
         exif=preprocessing.exif,
+        short_side=preprocessing.short_side,
         left_out=left_out.omissions(),
         notes=_sizes(headers),
     )
@@ -185,7 +187,16 @@ def target_of(spec: Spec, headers: Sequence[tuple[str, Header]]) -> Preprocessin
         channels = 1 if headers and all(header.grey for _, header in headers) else 3
     height, width = _sides(size) if size is not None else _one_size(spec, headers)
     plain = (0.0,) * channels, (1.0,) * channels
-    return Preprocessing(height, width, channels, *plain, resize, exif=exif)  # type: ignore[arg-type]
+    short = spec.integer("short-side", 1, 4096)
+    return Preprocessing(
+        height,
+        width,
+        channels,
+        *plain,
+        resize,  # type: ignore[arg-type]
+        short_side=short,
+        exif=exif,
+    )
 
 
 def _sides(size: str) -> tuple[int, int]:
@@ -259,6 +270,7 @@ def _pixels(
         return images[: len(kept)], kept
     sides = "x".join(map(str, preprocessing.sample_shape))
     key = f"{part}-{sides}-{preprocessing.resize}" + ("-upright" if preprocessing.exif else "")
+    key += f"-short-{preprocessing.short_side}" if preprocessing.short_side else ""
 
     def make(target: np.ndarray) -> list[int]:
         known = len(bad)

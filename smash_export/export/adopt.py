@@ -183,21 +183,22 @@ def images_from_data(
 ) -> Images:
     """Test and training images of a data set by name (:func:`smash_search.data.load_dataset`).
 
-    Images of another size pass through the preprocessing one by one, as single files would. Classes are
+    Image files are decoded as prediction decodes them; other images of another size pass through the
+    preprocessing one by one. Classes are
     matched by name: the order of ``labels`` is that of the network's outputs, whatever the data set's is.
 
     Raises:
         InvalidInputError: the data set has a class that is no label.
     """
     from smash_export.measure.labelled import as_files, class_numbers
-    from smash_search.data import load_dataset
+    from smash_search.data import as_seen_by, load_dataset
 
-    dataset = load_dataset(spec, seed=seed)
+    dataset = load_dataset(as_seen_by(preprocessing, spec), seed=seed)
     numbers = class_numbers(spec, dataset.classes, labels)
 
     def pick(split: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:count])
-        images = as_files(np.asarray(split.images[chosen]), preprocessing)
+        images = as_files(np.asarray(split.images[chosen]), dataset.preprocessing, preprocessing)
         return images, numbers[np.asarray(split.labels)[chosen]]
 
     test, truth = pick(dataset.test, test_count)

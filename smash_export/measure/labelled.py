@@ -54,7 +54,7 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
         UsageError: no such split.
         InvalidInputError: a class that the bundle has not, or channels that do not fit.
     """
-    from smash_search.data import as_it_lies, load_dataset
+    from smash_search.data import as_seen_by, load_dataset
 
     if split not in SPLITS:
         raise UsageError("no such split", expected=" or ".join(SPLITS), received=split)
@@ -63,12 +63,10 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
     if seed is None:
         recorded_seed = recorded.get("seed")
         seed = recorded_seed if type(recorded_seed) is int else 0
-    if not bundle.preprocessing.exif:  # trained before orientation was heeded
-        spec = as_it_lies(spec)
-    dataset = load_dataset(spec, seed=seed)
+    dataset = load_dataset(as_seen_by(bundle.preprocessing, spec), seed=seed)
     numbers = class_numbers(spec, dataset.classes, bundle.labels)
     part = getattr(dataset, split)
-    images = as_files(part.images, bundle.preprocessing)
+    images = as_files(part.images, dataset.preprocessing, bundle.preprocessing)
     warnings = []
     if dataset.fingerprint != recorded.get("fingerprint"):
         warnings.append(
@@ -97,15 +95,16 @@ def class_numbers(spec: str, classes: Sequence[str], labels: Sequence[str]) -> n
     return np.array([outputs[name] for name in classes], np.int64)
 
 
-def as_files(images: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+def as_files(images: np.ndarray, made_by: Preprocessing, preprocessing: Preprocessing) -> np.ndarray:
     """Images of a data set, uint8 [N, H, W, C], as the network would see them in files: [N, *sample_shape].
 
     An array of the network's size is a sample already; where the preprocessing cuts the centre out, an image
-    of that size is none.
+    of that size is none, unless the data set (``made_by``) has cut it.
     """
+    sized = images.shape[1:] == preprocessing.sample_shape
+    if sized and preprocessing.short_side in (None, made_by.short_side):
+        return images
     if preprocessing.short_side is None:
-        if images.shape[1:] == preprocessing.sample_shape:
-            return images
         return np.stack([preprocessing.decode(np.asarray(image)) for image in images])
     pictures = (np.asarray(image) for image in images)
     return np.stack(

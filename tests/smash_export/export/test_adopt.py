@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError
 from smash_base.preprocess import Preprocessing
@@ -690,6 +691,21 @@ def test_classes_of_a_data_set_in_another_order_are_matched_by_name(preprocessin
     np.testing.assert_array_equal(9 - plain.labels, turned.labels)
     with pytest.raises(InvalidInputError, match="none of the labels"):
         images_from_data("digits", LABELS[:9], preprocessing)
+
+
+@pytest.mark.parametrize("short", [None, 12])
+def test_files_of_a_folder_are_decoded_as_prediction_does(short: int | None, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for index in range(40):
+        path = tmp_path / ("cat", "dog")[index % 2] / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20 + index % 3, 33, 3), dtype=np.uint8)).save(path)
+    block = Preprocessing(8, 8, 3, (0.5,) * 3, (0.5,) * 3, "bicubic", short_side=short)
+    found = images_from_data(f"folder:{tmp_path}", ("dog", "cat"), block, test_count=4, calibration_count=4)
+    every = {block.decode(path).tobytes(): path.parent.name for path in tmp_path.rglob("*.png")}
+    assert [every[image.tobytes()] for image in found.test] == [("dog", "cat")[i] for i in found.labels]
+    assert found.calibration is not None
+    assert all(image.tobytes() in every for image in found.calibration)
 
 
 def test_images_that_do_not_fit_are_refused(

@@ -129,9 +129,11 @@ def test_classes_in_another_order_are_matched_by_name(digits_bundle_copy: Path) 
 def test_images_of_the_size_of_the_network_are_cut_as_files_are() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
     cutting = Preprocessing(8, 8, 1, (0.5,), (0.5,), short_side=10)
+    plain = Preprocessing(8, 8, 1, (0.5,), (0.5,))
     files = [cutting.decode(Image.fromarray(image[:, :, 0])) for image in images]
-    np.testing.assert_array_equal(as_files(images, cutting), np.stack(files))
-    assert as_files(images, Preprocessing(8, 8, 1, (0.5,), (0.5,))) is images
+    np.testing.assert_array_equal(as_files(images, plain, cutting), np.stack(files))
+    assert as_files(images, plain, plain) is images
+    assert as_files(images, cutting, cutting) is images
 
 
 def test_other_classes_are_refused(digits_bundle_copy: Path) -> None:
