@@ -1,8 +1,9 @@
 """LiteRT (formerly TensorFlow Lite), with XNNPACK: a .tflite file for phones and boards.
 
 The runtime is small and installs beside the others; the converter brings 2 GB and its own pins, so it has an
-environment of its own: ``make target-litert``. The batch size is fixed when it is compiled, since its
-converter writes the example's batch size into reductions; other batches run in parts of that size.
+environment of its own: ``smash-export doctor --environment litert``. The batch size is fixed when it is
+compiled, since its converter writes the example's batch size into reductions; other batches run in parts of
+that size.
 
 int8 is quantised by Google's quantiser from calibration images, inputs and logits included; the session
 does both roundings.

@@ -1,8 +1,9 @@
 """Runtimes that cannot share an environment with the others: where theirs is, and targets that use it.
 
-``make target-NAME`` creates ``.venv-NAME`` from ``deploy_targets/environments/NAME.txt``. It
-is looked for, in this order: the interpreter named by SMASH_EXPORT_NAME_PYTHON; this interpreter, if it has
-the packages; ``.venv-NAME`` in the current folder; ``.venv-NAME`` beside this source tree.
+``smash-export doctor --environment NAME`` prints the commands that create ``.venv-NAME`` from the pins in
+``deploy_targets/environments/NAME.txt``, which is part of the package. It is looked for, in this order: the
+interpreter named by SMASH_EXPORT_NAME_PYTHON; this interpreter, if it has the packages; ``.venv-NAME`` in the
+current folder; ``.venv-NAME`` beside this source tree.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
-from smash_base.errors import MissingRuntimeError
+from smash_base.errors import MissingRuntimeError, UsageError
 from smash_targets.base import (
     Availability,
     CompileRequest,
@@ -25,6 +28,7 @@ from smash_targets.base import (
 )
 from smash_targets.common import has_module
 
+PINS = Path(__file__).resolve().parents[1] / "environments"
 _PROBE = (
     "import importlib.metadata, importlib.util, sys;"
     "sys.exit(any(importlib.util.find_spec(name) is None for name in sys.argv[2].split(','))"
@@ -67,15 +71,23 @@ class EnvironmentTarget(Target):
     def availability(self) -> Availability:
         """Whether files can be opened; compiling may need more, which it says itself."""
         if _has(self.runtime):
-            return Availability(True, version=importlib.metadata.version(self.distribution))
+            return Availability(
+                True, version=importlib.metadata.version(self.distribution), reason=self._compiling()
+            )
         found = self._elsewhere(self.runtime)
         if found:
-            return Availability(True, version=found[1])
+            return Availability(True, version=found[1], reason=self._compiling())
         return Availability(
             False,
             reason=f"neither this environment nor one of its own has {self.distribution}",
-            install=self.install or f"make target-{self.name}",
+            install=self.install or command_for(self.environment),
         )
+
+    def _compiling(self) -> str:
+        """What compiling lacks where files can be opened; "" when nothing."""
+        if _has(self.compiler) or self._elsewhere(self.compiler):
+            return ""
+        return f"runs files; compiling needs an environment: {command_for(self.environment)}"
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         self.check_request(request, self.options)
@@ -97,7 +109,7 @@ class EnvironmentTarget(Target):
         if found is None:
             raise MissingRuntimeError(
                 f"target {self.name} cannot be used here: no environment has {', '.join(modules)}",
-                hint=f"Install it: make target-{self.name}",
+                hint=f"Make it: {command_for(self.environment)} prints the commands.",
             )
         return found[0]
 
@@ -114,6 +126,29 @@ class EnvironmentTarget(Target):
                 if version:
                     return python, version
         return None
+
+
+def command_for(environment: str) -> str:
+    """What prints the commands for an environment."""
+    return f"smash-export doctor --environment {environment}"
+
+
+def environments() -> tuple[str, ...]:
+    """Names of the environments whose pins are part of this package."""
+    return tuple(sorted(path.stem for path in PINS.glob("*.txt")))
+
+
+def commands(environment: str) -> tuple[str, ...]:
+    """The exact commands that make an environment in the current folder, where it is then found.
+
+    Raises:
+        UsageError: no such environment.
+    """
+    if environment not in environments():
+        raise UsageError("no such environment", expected=", ".join(environments()), received=environment)
+    folder = f".venv-{environment}"
+    pip = shlex.join([f"{folder}/bin/python", "-m", "pip", "install", "-r", str(PINS / f"{environment}.txt")])
+    return shlex.join([sys.executable, "-m", "venv", folder]), pip
 
 
 def _has(modules: tuple[str, ...]) -> bool:

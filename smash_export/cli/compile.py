@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle, CompiledFile
     from smash_targets.base import Target
 
+_DEFAULT = click.core.ParameterSource.DEFAULT
 SHOWN_LINES = 12  # of a note that is a table, such as the noise by layer: the worst come first
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--target", "-t", required=True, metavar="NAME", help="Runtime; see: smash-export targets")
+@click.option("--target", "-t", metavar="NAME", help="Runtime; see: smash-export targets")
+@click.option("--all", "everything", is_flag=True, help="Every runtime that is here, at every precision.")
 @click.option(
     "--precision",
     "-p",
@@ -63,7 +65,8 @@ SHOWN_LINES = 12  # of a note that is a table, such as the noise by layer: the w
 @common_options(writes=True)
 def command(
     bundle: Path,
-    target: str,
+    target: str | None,
+    everything: bool,
     precision: str,
     options: tuple[str, ...],
     max_drop: float | None,
@@ -72,11 +75,23 @@ def command(
     threads: int | None,
     in_process: bool,
     output: Output,
-) -> None:
+) -> int:
     """Compile BUNDLE for a runtime, verify the file on that runtime, and add it to the bundle.
 
     A file that fails is kept as targets/NAME/PRECISION.rejected with a report, and the exit code is 4.
     """
+    if everything == (target is not None):
+        raise UsageError(
+            "which runtime?",
+            expected="either --target NAME or --all",
+            received="both" if everything else "neither",
+            hint="See: smash-export targets",
+        )
+    if target is None:
+        if options or click.get_current_context().get_parameter_source("precision") is not _DEFAULT:
+            raise UsageError("--all with --precision or --option", expected="--all alone, or --target NAME")
+        judged = {"max_drop": max_drop, "data": data, "split": split}
+        return _all(bundle, judged, threads, in_process, output)
     from smash_export.bundle.bundle import Bundle
     from smash_export.compiling.compile import compile_bundle, plan
 
@@ -87,7 +102,7 @@ def command(
         output.warn(runtime.deprecated)
     if output.dry_run:
         _tell(output, opened, runtime, precision, settings)
-        return
+        return 0
     with output.progress(f"compiling for {target} {precision}", None) as advance:
         file = compile_bundle(
             opened,
@@ -103,6 +118,47 @@ def command(
         )
         advance()
     _show(output, file)
+    return 0
+
+
+def _all(bundle: Path, judged: dict[str, Any], threads: int | None, in_process: bool, output: Output) -> int:
+    """Compile everything and show one table; 4 when a file was rejected."""
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.compiling.everything import compile_all, wishes
+
+    opened = Bundle.open(bundle)
+    if output.dry_run:
+        names = [[target.name, precision, target.availability().available] for target, precision in wishes()]
+        output.table("Would compile", ["target", "precision", "available"], names)
+        output.result({"dry_run": True, "files": names})
+        return 0
+    with output.progress("compiling", len(wishes())) as advance:
+        outcomes = compile_all(
+            opened,
+            **judged,
+            threads=threads,
+            isolated=not in_process,
+            on_outcome=lambda outcome: advance(step=f"{outcome.target} {outcome.precision}"),
+        )
+    output.table(
+        f"Files of {bundle}",
+        ["target", "precision", "status", "bytes", "accuracy", "points lost", "seconds"],
+        [
+            [
+                *(item.target, item.precision, item.status, item.bytes),
+                None if item.accuracy is None else f"{item.accuracy:.2%}",
+                None if item.points_lost is None else round(item.points_lost, 3),
+                item.seconds,
+            ]
+            for item in outcomes
+        ],
+    )
+    for item in outcomes:
+        if item.problem:
+            output.text(f"{item.target} {item.precision} {item.status}: {item.problem}")
+    output.note(f"Which one to use: smash-export compare {bundle}")
+    output.result({"files": [item.to_json() for item in outcomes]})
+    return 4 if any(item.status == "rejected" for item in outcomes) else 0
 
 
 def _tell(output: Output, bundle: Bundle, target: Target, precision: str, settings: dict[str, Any]) -> None:

@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option(
+    "--environment",
+    metavar="NAME",
+    help="Only print the commands that make the environment of a target, such as litert.",
+)
 @common_options(writes=False)
-def command(output: Output) -> int:
+def command(environment: str | None, output: Output) -> int:
     """Show what this machine can do and what is missing.
 
     Leaves with code 3 when a package of the base is missing or too old; a missing extra is only shown.
@@ -22,6 +27,8 @@ def command(output: Output) -> int:
     from smash_export.measure.doctor import diagnose
     from smash_targets.tensorrt.jetson import is_jetson
 
+    if environment is not None:
+        return _environment(environment, output)
     found = diagnose()
     output.table("This machine", ["what", "value"], _machine(found))
     output.table(
@@ -53,6 +60,17 @@ def command(output: Output) -> int:
         output.warn("this copy was never installed, so the required versions are unknown: pip install -e .")
     output.result(found)
     return 0 if found.ok else 3
+
+
+def _environment(name: str, output: Output) -> int:
+    """The commands for one environment; nothing is run."""
+    from smash_targets.isolation.environments import commands
+
+    lines = commands(name)
+    for line in lines:
+        output.text(line)
+    output.result({"environment": name, "commands": list(lines)})
+    return 0
 
 
 def _machine(found: Diagnosis) -> list[list[object]]:

@@ -22,12 +22,17 @@ def command(output: Output) -> None:
     output.table(
         "Targets",
         ["target", "available", "version", "precisions", "note"],
-        [[row.target, row.available, row.version, " ".join(row.precisions), _note(row)] for row in rows],
+        [[row.target, _available(row), row.version, " ".join(row.precisions), _note(row)] for row in rows],
     )
     output.result({"targets": rows})
 
 
+def _available(row: TargetState) -> str | bool:
+    """Whether it runs and compiles here; a runtime without its compiler is not simply there."""
+    return "needs an environment" if row.available and row.reason else row.available
+
+
 def _note(row: TargetState) -> str:
     if row.available:
-        return row.deprecated
+        return row.deprecated or row.reason
     return f"{row.reason}  {row.install}".strip()

@@ -78,7 +78,7 @@ def test_without_the_network_or_the_environment(
     with pytest.raises(UsageError, match="wrong_option"):
         target.compile(sources.request(wrong_option=1), tmp_path)
     monkeypatch.setenv(f"SMASH_EXPORT_{name.upper()}_PYTHON", str(tmp_path / "none"))
-    with pytest.raises(SmashError, match=f"make target-{name}") as caught:
+    with pytest.raises(SmashError, match=f"doctor --environment {name}") as caught:
         target.compile(sources.request(), tmp_path)
     assert caught.value.exit_code == 3
 

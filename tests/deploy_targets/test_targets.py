@@ -270,7 +270,7 @@ def test_a_missing_runtime_is_one_line_with_the_command(name: str, tmp_path: Pat
     )
     assert done.returncode == 3, done.stderr
     (line,) = done.stdout.strip().splitlines()
-    assert "pip install " in line or "make target-" in line
+    assert "pip install " in line or "smash-export doctor --environment " in line
 
 
 def test_no_target_installs_or_downloads_anything() -> None:

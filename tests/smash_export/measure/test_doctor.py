@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy
 import pytest
@@ -90,3 +91,13 @@ def test_machine_description_is_small_json_without_host_names() -> None:
     assert set(described["features"]) <= set(machine.FEATURES)
     assert machine.versions(["numpy", "not-a-package"]) == {"numpy": numpy.__version__}
     assert described["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_doctor_prints_the_commands_of_an_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["doctor", "--environment", "litert", "--json"]) == 0
+    make, install = json.loads(capsys.readouterr().out)["commands"]
+    assert make.endswith("-m venv .venv-litert")
+    program, *words, pins = install.split()
+    assert (program, words) == (".venv-litert/bin/python", ["-m", "pip", "install", "-r"])
+    assert "ai-edge-quantizer==" in Path(pins).read_text().lower().replace("_", "-")
+    assert cli.run(["doctor", "--environment", "none"]) == 2

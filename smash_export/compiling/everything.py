@@ -1,0 +1,116 @@
+"""Every runtime that is here, at every precision that it has, one after the other.
+
+A file that cannot be made or is refused costs that file only; a runtime that is missing is a line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from smash_base.errors import MissingRuntimeError, SmashError, VerificationError
+from smash_base.json_values import JsonObject
+from smash_export.bundle.bundle import Bundle, CompiledFile, opened
+from smash_export.compiling.compile import compile_bundle
+from smash_targets.base import Target
+from smash_targets.listing import described_targets
+
+Status = Literal["compiled", "rejected", "not possible", "missing"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one target at one precision.
+
+    Attributes:
+        target, precision: which file.
+        status: "compiled", "rejected" by its gates, "not possible" for this network, or "missing" runtime.
+        problem: why there is no file, with the next command; "" when there is one.
+        bytes: of the file.
+        accuracy: share of right answers on the images it was judged on.
+        points_lost: accuracy lost, in percentage points.
+        seconds: that it took.
+    """
+
+    target: str
+    precision: str
+    status: Status
+    problem: str = ""
+    bytes: int | None = None
+    accuracy: float | None = None
+    points_lost: float | None = None
+    seconds: float = 0.0
+
+    def to_json(self) -> JsonObject:
+        """JSON values."""
+        return asdict(self)
+
+
+def wishes() -> list[tuple[Target, str]]:
+    """Every target with each of its precisions, fp32 first, in the order of the registry."""
+    return [(target, precision) for target in described_targets() for precision in target.precisions]
+
+
+def compile_all(
+    bundle: Bundle | Path | str,
+    *,
+    max_drop: float | None = None,
+    data: str | None = None,
+    split: str = "test",
+    threads: int | None = None,
+    isolated: bool = True,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Compile for every target and precision; see :func:`smash_export.compiling.compile.compile_bundle`.
+
+    Args:
+        max_drop: points of accuracy that int8 files may lose; 0.5 if None.
+        data, split, threads, isolated: as there.
+        on_outcome: called with each outcome as soon as it is known.
+    """
+    bundle = opened(bundle)
+    settings = {"data": data, "split": split, "threads": threads, "isolated": isolated}
+    outcomes = []
+    for outcome in _outcomes(bundle, settings, max_drop):
+        outcomes.append(outcome)
+        on_outcome(outcome)
+    return outcomes
+
+
+def _outcomes(bundle: Bundle, settings: dict[str, Any], max_drop: float | None) -> Iterator[Outcome]:
+    for target, precision in wishes():
+        state = target.availability()
+        if not state.available:
+            yield Outcome(target.name, precision, "missing", f"{state.reason}  {state.install}".strip())
+            continue
+        began = time.monotonic()
+        allowed = max_drop if precision == "int8" else None
+        try:
+            file = compile_bundle(bundle, target.name, precision, max_drop=allowed, **settings)
+        except SmashError as error:
+            seconds = round(time.monotonic() - began, 2)
+            yield Outcome(target.name, precision, _status(error), str(error), seconds=seconds)
+        else:
+            yield _compiled(file, round(time.monotonic() - began, 2))
+
+
+def _status(error: SmashError) -> Status:
+    if isinstance(error, MissingRuntimeError):
+        return "missing"
+    return "rejected" if isinstance(error, VerificationError) else "not possible"
+
+
+def _compiled(file: CompiledFile, seconds: float) -> Outcome:
+    parity = file.evidence.get("parity", {})
+    return Outcome(
+        file.target,
+        file.precision,
+        "compiled",
+        bytes=file.size,
+        accuracy=parity.get("accuracy"),
+        points_lost=parity.get("drop"),
+        seconds=seconds,
+    )
