@@ -25,7 +25,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -345,25 +345,17 @@ def write_bundle(
     """
     destination = Path(destination)
     check_samples(samples, preprocessing, signature.classes)
+    key = None if architecture is None else architecture.key
     parts: dict[str, bytes] = {layout.ONNX: onnx}
     if torchscript is not None:
         parts[layout.TORCHSCRIPT] = torchscript
-    key = None
     if architecture is not None:
         parts[layout.ARCHITECTURE] = _architecture_bytes(architecture, preprocessing, tuple(labels))
-        key = architecture.key
     if weights is not None:
         from safetensors.numpy import save
 
         parts[layout.WEIGHTS] = save({name: np.ascontiguousarray(weights[name]) for name in sorted(weights)})
-    parts[layout.SAMPLES] = array_bytes(
-        images=samples.images,
-        labels=samples.labels.astype(np.int64),
-        logits=samples.logits.astype(np.float32),
-    )
-    if calibration is not None:
-        check_images("calibration images", calibration, preprocessing)
-        parts[layout.CALIBRATION] = array_bytes(images=calibration)
+    parts |= _image_parts(samples, calibration, preprocessing)
     parts[layout.CARD] = _card(labels, preprocessing, signature, key, plain(dict(provenance))).encode()
 
     with files.new_folder(destination, replace=force) as folder:
@@ -374,20 +366,29 @@ def write_bundle(
             "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "labels": list(labels),
             "preprocessing": preprocessing.to_json(),
-            "signature": {
-                "input_name": signature.input_name,
-                "output_name": signature.output_name,
-                "input_shape": list(signature.input_shape),
-                "classes": signature.classes,
-                "batch": list(signature.batch),
-                "outputs": signature.outputs,
-            },
+            "signature": asdict(signature),
             "architecture": key,
             "provenance": plain(dict(provenance)),
             "files": {name: integrity.file_entry(folder / name).model_dump() for name in parts},
         }
         layout.write_manifest(folder / layout.NAME, layout.parse_manifest(document))
     return Bundle.open(destination)
+
+
+def _image_parts(
+    samples: Samples, calibration: np.ndarray | None, preprocessing: Preprocessing
+) -> dict[str, bytes]:
+    parts = {
+        layout.SAMPLES: array_bytes(
+            images=samples.images,
+            labels=samples.labels.astype(np.int64),
+            logits=samples.logits.astype(np.float32),
+        )
+    }
+    if calibration is not None:
+        check_images("calibration images", calibration, preprocessing)
+        parts[layout.CALIBRATION] = array_bytes(images=calibration)
+    return parts
 
 
 def _entry(kind: type[CompiledEntry], **values: Any) -> CompiledEntry:

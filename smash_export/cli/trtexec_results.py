@@ -34,42 +34,10 @@ def command(files: tuple[Path, ...], bundle: Path | None, precision: str, output
     A log and the times of one measurement (bench_b8.log, bench_b8.times.json) make one row. Answers are those
     that check_engine.sh exports (check_*.output.json), of all test images together.
     """
-    from smash_targets.tensorrt import trtexec_results as reader
-
-    documents: list[dict[str, Any]] = []
-    rows: dict[Path, dict[str, Any]] = defaultdict(dict)
-    answers: dict[Path, dict[str, Any]] = {}
-    problems: list[str] = []
+    read = _Read(output)
     for path in files:
-        text = reader.read_text(path)
-        kind = reader.kind_of(text)
-        document: dict[str, Any] = {"file": path, "kind": kind}
-        if kind == "log":
-            log = reader.read_log(text)
-            if not log.passed:
-                why = "; ".join(log.errors[:2]) or "no PASSED line"
-                problems.append(f"{path}: trtexec did not pass: {why}")
-            document |= _of_log(log)
-            rows[_measurement(path)]["log"] = log
-        elif kind == "times":
-            document |= _of_times(reader.read_times(text)["computeMs"])
-            rows[_measurement(path)]["times"] = document
-        elif kind == "profile":
-            layers = sorted(reader.read_profile(text), key=lambda layer: -layer.average_ms)
-            shown = [[layer.name, layer.average_ms, layer.percentage] for layer in layers[:SLOWEST]]
-            output.table(f"{path.name}: slowest layers", ["layer", "ms", "%"], shown)
-            document["layers"] = layers
-        elif kind == "layers":
-            info = reader.read_layer_info(text)
-            counts = dict(info.precisions())
-            document |= {"layers": len(info.layers), "detailed": info.detailed, "precisions": counts}
-            output.table(
-                f"{path.name}: layers by type", ["type", "layers"], [list(i) for i in counts.items()]
-            )
-        else:
-            answers[path] = reader.read_outputs(text)
-            document["outputs"] = {name: list(array.shape) for name, array in answers[path].items()}
-        documents.append(document)
+        read.file(path)
+    rows, answers, problems = read.rows, read.answers, read.problems
     timings = [row for path, parts in rows.items() if (row := _row(path, **parts)) is not None]
     if timings:
         output.table("GPU compute time", COLUMNS, timings)
@@ -82,9 +50,54 @@ def command(files: tuple[Path, ...], bundle: Path | None, precision: str, output
             f"{parity['drop']:.2f} points lost, largest difference {parity['max_difference']}"
         )
     measured = [dict(zip(COLUMNS, row, strict=True)) for row in timings]
-    output.result({"files": documents, "measured": measured, "parity": parity, "problems": problems})
+    output.result({"files": read.documents, "measured": measured, "parity": parity, "problems": problems})
     if problems:
         raise VerificationError("; ".join(problems))
+
+
+class _Read:
+    """What the files hold, as they are read one after the other."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self.documents: list[dict[str, Any]] = []
+        self.rows: dict[Path, dict[str, Any]] = defaultdict(dict)
+        self.answers: dict[Path, dict[str, Any]] = {}
+        self.problems: list[str] = []
+
+    def file(self, path: Path) -> None:
+        """Read one file, whatever trtexec wrote there."""
+        from smash_targets.tensorrt import trtexec_results as reader
+
+        text = reader.read_text(path)
+        kind = reader.kind_of(text)
+        document: dict[str, Any] = {"file": path, "kind": kind}
+        if kind == "log":
+            log = reader.read_log(text)
+            if not log.passed:
+                why = "; ".join(log.errors[:2]) or "no PASSED line"
+                self.problems.append(f"{path}: trtexec did not pass: {why}")
+            document |= _of_log(log)
+            self.rows[_measurement(path)]["log"] = log
+        elif kind == "times":
+            document |= _of_times(reader.read_times(text)["computeMs"])
+            self.rows[_measurement(path)]["times"] = document
+        elif kind == "profile":
+            layers = sorted(reader.read_profile(text), key=lambda layer: -layer.average_ms)
+            shown = [[layer.name, layer.average_ms, layer.percentage] for layer in layers[:SLOWEST]]
+            self._output.table(f"{path.name}: slowest layers", ["layer", "ms", "%"], shown)
+            document["layers"] = layers
+        elif kind == "layers":
+            info = reader.read_layer_info(text)
+            counts = dict(info.precisions())
+            document |= {"layers": len(info.layers), "detailed": info.detailed, "precisions": counts}
+            rows = [list(item) for item in counts.items()]
+            self._output.table(f"{path.name}: layers by type", ["type", "layers"], rows)
+        else:
+            self.answers[path] = reader.read_outputs(text)
+            shapes = {name: list(array.shape) for name, array in self.answers[path].items()}
+            document["outputs"] = shapes
+        self.documents.append(document)
 
 
 def _measurement(path: Path) -> Path:

@@ -96,8 +96,26 @@ def run_scenario(
     if scenario not in SCENARIOS:
         raise UsageError("no such scenario", expected=", ".join(SCENARIOS), received=scenario)
     loadgen = _require()
-    single = float(np.median(time_runs(session, tensors[:1], 0.2))) / 1e9
     batch = min(largest_batch, len(tensors))
+    settings, asked = _settings(loadgen, session, tensors, scenario, seconds, batch, qps, bound_ms)
+    with tempfile.TemporaryDirectory(prefix="loadgen-") as folder:
+        _run(loadgen, settings, session, tensors, batch, scenario == "Server", Path(folder))
+        entries = _entries(Path(folder) / "mlperf_log_detail.txt")
+    return _result(scenario, entries, asked)
+
+
+def _settings(
+    loadgen: Any,
+    session: Session,
+    tensors: np.ndarray,
+    scenario: str,
+    seconds: float,
+    batch: int,
+    qps: float | None,
+    bound_ms: float | None,
+) -> tuple[Any, dict[str, float]]:
+    """LoadGen's settings, and what of them the result tells."""
+    single = float(np.median(time_runs(session, tensors[:1], 0.2))) / 1e9
     batched = float(np.median(time_runs(session, tensors[:batch], 0.2))) / 1e9
     settings = loadgen.TestSettings()
     settings.mode = loadgen.TestMode.PerformanceOnly
@@ -120,10 +138,7 @@ def run_scenario(
         settings.server_target_qps = rate
         settings.server_target_latency_ns = int(bound * 1e6)
         asked |= {"arrivals_per_second": round(rate, 2), "bound_ms": round(bound, 3)}
-    with tempfile.TemporaryDirectory(prefix="loadgen-") as folder:
-        _run(loadgen, settings, session, tensors, batch, scenario == "Server", Path(folder))
-        entries = _entries(Path(folder) / "mlperf_log_detail.txt")
-    return _result(scenario, entries, asked)
+    return settings, asked
 
 
 def _require() -> Any:

@@ -13,6 +13,7 @@ runs it on the runtime that it is for.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def _shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
 def _cast(model: onnx.ModelProto, kept: set[str]) -> tuple[onnx.ModelProto, int]:
     """The graph in fp16 but for the nodes in ``kept``, and how many weights became zero."""
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     result = onnx.ModelProto.FromString(model.SerializeToString())
     graph = result.graph
@@ -144,8 +145,22 @@ def _cast(model: onnx.ModelProto, kept: set[str]) -> tuple[onnx.ModelProto, int]
         if as_half:
             half.update(name for name in node.output if name in floats)
         nodes.append(node)
+    _keep_outputs(graph, nodes, half)
+    tensors, flushed = _cast_weights(graph, weights, used)
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+    checked: onnx.ModelProto = onnx.shape_inference.infer_shapes(result, strict_mode=True)
+    onnx.checker.check_model(checked, full_check=True)
+    return checked, flushed
+
+
+def _keep_outputs(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], half: set[str]) -> None:
+    """Outputs that are fp16 now get a cast; the name stays with the fp32 tensor."""
+    from onnx import TensorProto, helper
+
     for output in graph.output:
-        if output.name in half:  # the name stays with the fp32 tensor
+        if output.name in half:
             inner = f"{output.name}/half"
             for node in nodes:
                 node.input[:] = [inner if name == output.name else name for name in node.input]
@@ -153,6 +168,14 @@ def _cast(model: onnx.ModelProto, kept: set[str]) -> tuple[onnx.ModelProto, int]
             nodes.append(
                 helper.make_node("Cast", [inner], [output.name], f"{output.name}/cast", to=TensorProto.FLOAT)
             )
+
+
+def _cast_weights(
+    graph: onnx.GraphProto, weights: Mapping[str, onnx.TensorProto], used: set[tuple[str, bool]]
+) -> tuple[list[onnx.TensorProto], int]:
+    """Weights in the forms that are used, and how many values became zero."""
+    from onnx import numpy_helper
+
     flushed = 0
     tensors = []
     for tensor in graph.initializer:
@@ -163,12 +186,7 @@ def _cast(model: onnx.ModelProto, kept: set[str]) -> tuple[onnx.ModelProto, int]
             small = np.clip(array, -LARGEST, LARGEST).astype(np.float16)
             flushed += int(((small == 0) & (array != 0)).sum())
             tensors.append(numpy_helper.from_array(small, f"{tensor.name}/fp16"))
-    del graph.node[:], graph.initializer[:], graph.value_info[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(tensors)
-    checked: onnx.ModelProto = onnx.shape_inference.infer_shapes(result, strict_mode=True)
-    onnx.checker.check_model(checked, full_check=True)
-    return checked, flushed
+    return tensors, flushed
 
 
 def _half_forms(node: onnx.NodeProto, version: int) -> tuple[set[int], bool]:
