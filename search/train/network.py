@@ -7,6 +7,7 @@ networks are compared under the same recipe.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
@@ -29,6 +30,7 @@ from smash_search.train.compute import (
     Feed,
     augmentation_of,
     autocast,
+    load_checkpoint,
     memory_format,
     memory_guard,
     seed_of,
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from smash_search.data import Dataset, Split
 
 EVALUATION_BATCH = 512
+PROBED_STEPS = 8
+MOST_EPOCHS = 200  # that a time is filled with
 WHOLE_SIZE_FROM = 0.7  # share of a training after which images have their whole size
 
 
@@ -110,6 +114,9 @@ def fit(
         UsageError: the checkpoint belongs to another job.
     """
     device = torch.device(device)
+    if recipe.seconds and checkpoint and (held := load_checkpoint(checkpoint, None)):
+        # How many epochs fit was measured when the job began.
+        recipe = replace(recipe, epochs=held["identity"]["recipe"]["epochs"])
     split = joined(dataset.train, dataset.validation) if recipe.include_validation else dataset.train
     feed = Feed(split, dataset.preprocessing, device)
     dims = dataset.train.images.ndim - 2
@@ -144,6 +151,21 @@ def fit(
     if final is None:
         final = loop.measure()
     return FitResult(final, loop.history, loop.step, loop.skipped, time.monotonic() - start)
+
+
+def seconds_per_step(network: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device) -> float:
+    """Wall seconds of a training step on this machine: the median of a few, on a copy of the network."""
+    times = [time.monotonic()]
+    few = replace(recipe, epochs=1, epoch_images=PROBED_STEPS * recipe.batch, keep_best=False, seconds=0.0)
+    little = replace(dataset, validation=_first(dataset.validation, 1))
+    fit(copy.deepcopy(network), little, few, device=device, on_step=lambda _: times.append(time.monotonic()))
+    return float(np.median(np.diff(times)[min(2, len(times) - 2) :]))
+
+
+def within(recipe: Recipe, images: int, seconds: float, per_step: float) -> Recipe:
+    """The recipe with as many epochs as a time allows, at most 200, and an end when the time is over."""
+    per_epoch = max(1, images // recipe.batch) * per_step
+    return replace(recipe, epochs=int(np.clip(seconds / per_epoch, 1, MOST_EPOCHS)), seconds=seconds)
 
 
 def prepare(network: nn.Module, dataset: Dataset, recipe: Recipe) -> None:
@@ -382,6 +404,10 @@ def _outputs(
                 yield network(images).float(), labels
     finally:
         network.train(training)
+
+
+def _first(split: Split, count: int) -> Split:
+    return replace(split, images=split.images[:count], labels=split.labels[:count])
 
 
 def joined(first: Split, second: Split) -> Split:

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("smash_export.cli.runs:command", "List and compare searches."),
     "reproduce": ("smash_export.cli.reproduce:command", "Repeat an experiment of the SMASH paper."),
     "freeze": ("smash_export.cli.freeze:command", "Train a network and write a verified bundle."),
+    "train": ("smash_export.cli.train:command", "Train a preset or an architecture file: a bundle."),
     "adopt": ("smash_export.cli.adopt:command", "Make a bundle of a classifier that somebody else trained."),
     "compile": (
         "smash_export.cli.compile:command",
@@ -90,7 +91,7 @@ EXIT_CODES = {
     130: "interrupted",
 }
 
-RESUMING = {"run", "search", "freeze", "reproduce", "latency"}
+RESUMING = {"run", "search", "freeze", "train", "reproduce", "latency"}
 """Commands that go on where they were interrupted when they are given again."""
 
 # What a path can be refused for by the system: the user's path, not a defect of ours.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,11 @@ from smash_export.cli.images import data_words, skip_bad_option, tell_images
 GROUPS = {
     "Network and images": ("arch", "weights", "run", "data", "skip_bad", "out", "force"),
     "Training": (
+        "recipe_name",
+        "duration",
+        "balance",
+        "teacher",
+        "settings",
         "epochs",
         "batch",
         "learning_rate",
@@ -30,13 +35,21 @@ GROUPS = {
     "This machine": ("device", "threads"),
 }  # fmt: skip
 
+if TYPE_CHECKING:
+    from smash_search.data import Dataset
+    from smash_search.space.architecture import BestFile
+    from smash_search.train.loop import Progress
+    from smash_search.train.recipes import Recipe
+
+FEW_TO_DECIDE = 200  # validation images below which their figures are said to be uncertain
+
 
 @click.command(cls=Grouped, groups=GROUPS)
 @click.option(
     "--arch",
     required=True,
     type=click.Path(path_type=Path),
-    help="Architecture file: best.json of a search, or written by hand.",
+    help="Architecture file, best.json of a search or written by hand; or a preset, such as resnet.",
 )
 @click.option(
     "--weights",
@@ -49,6 +62,22 @@ GROUPS = {
 @skip_bad_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the bundle.  [default: ARCH-bundle]")
 @click.option("--run", type=click.Path(path_type=Path), help="Run folder of the search.  [default: ARCH's]")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "quick", "standard", "long"]),
+    help="How to train: docs/recipes.md.",
+)
+@click.option("--time", "duration", metavar="TIME", help="Train so long, such as 20m, and end annealed.")
+@click.option(
+    "--balance",
+    type=click.Choice(["none", "loss", "sampling"]),
+    help="Against classes of unequal size.",
+)
+@click.option("--teacher", type=click.Path(path_type=Path), help="Bundle whose answers are learned as well.")
+@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other value of the recipe.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
 @click.option("--batch", type=click.IntRange(1), help="Images per step.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
@@ -85,13 +114,14 @@ def command(arch: Path, output: Output, **values: Any) -> None:
 
     An interrupted training goes on when the same command is given again.
     """
-    from smash_export.export.freeze import check_fit, default_recipe, freeze, recipe_with
+    from smash_export.export.freeze import check_fit, freeze, input_of, teacher_logits
     from smash_export.tracking import following, tracked
     from smash_search.data import load_dataset
-    from smash_search.space.architecture import read_best
+    from smash_search.space.architecture import BestFile, read_best
+    from smash_search.space.known import preset
 
-    best = read_best(arch)
-    spec = values["data"] or best.search.get("data")
+    best = read_best(arch) if _is_file(arch) else None
+    spec = values["data"] or (best.search.get("data") if best else None)
     if not isinstance(spec, str):
         raise UsageError(f"{arch} does not say which images it is for", expected="--data NAME[:PATH]")
     destination = values["out"] or arch.with_name(f"{arch.stem}-bundle")
@@ -101,8 +131,12 @@ def command(arch: Path, output: Output, **values: Any) -> None:
         torch.set_num_threads(values["threads"])
     # A file must not choose which code is imported; a person may.
     spec = data_words(spec, values["skip_bad"])
-    dataset = load_dataset(spec, seed=_data_seed(best.search), allow_code=values["data"] is not None)
+    seed = _data_seed(best.search) if best else 0
+    dataset = load_dataset(spec, seed=seed, allow_code=values["data"] is not None)
     summary = tell_images(output, dataset)
+    if best is None:
+        shape = input_of(dataset)
+        best = BestFile(preset(str(arch), shape), shape, dataset.classes)
     check_fit(best, dataset)
     searched = best.search.get("fingerprint")
     if searched not in (None, dataset.fingerprint):
@@ -110,17 +144,7 @@ def command(arch: Path, output: Output, **values: Any) -> None:
             f"these are not the images of the search, or divided otherwise: fingerprint "
             f"{dataset.fingerprint[:16]}, the search's was {str(searched)[:16]}"
         )
-    recipe = recipe_with(
-        default_recipe(dataset, values["weights"], values["seed"]),
-        {
-            "epochs": values["epochs"],
-            "batch": values["batch"],
-            "learning_rate": values["learning_rate"],
-            "label_smoothing": values["label_smoothing"],
-            "average": values["ema"],
-            "augmentation": _augmentation(values["augment"]),
-        },
-    )
+    recipe = _recipe(dataset, values)
     if output.dry_run:
         steps = {
             "architecture": best.architecture.key,
@@ -137,6 +161,10 @@ def command(arch: Path, output: Output, **values: Any) -> None:
         from smash_search.run import load_supernet
 
         supernet = load_supernet(values["run"] or arch.parent)
+    if values["weights"] != "generated":
+        recipe = _announced(best, dataset, recipe, values, output)
+    place = destination.parent / f".{destination.name}.work" / "teacher"
+    teacher = teacher_logits(values["teacher"], dataset, place) if values["teacher"] else None
     epochs = 1 if values["weights"] == "generated" else recipe.epochs
     label = f"{values['weights']} {best.architecture.key}"
     place = destination.with_name(f"{destination.name}-curves")
@@ -146,7 +174,13 @@ def command(arch: Path, output: Output, **values: Any) -> None:
     ):
 
         def on_epoch(entry: dict[str, Any]) -> None:
-            advance(1, loss=round(entry["loss"], 4))
+            shown = {"loss": round(entry["loss"], 4)}
+            if entry["accuracy"] is not None:
+                shown["accuracy"] = round(entry["accuracy"], 4)
+            advance(0, **shown)
+
+        def on_step(progress: Progress) -> None:
+            advance(recipe.epochs / progress.steps)
 
         report = freeze(
             best,
@@ -160,6 +194,8 @@ def command(arch: Path, output: Output, **values: Any) -> None:
             quantisation_aware=values["qat"],
             force=values["force"],
             on_epoch=on_epoch,
+            on_step=on_step,
+            teacher=teacher,
         )
     output.table(
         f"{destination}: verified on {report.parity['onnx'].images} real images",
@@ -199,6 +235,65 @@ def command(arch: Path, output: Output, **values: Any) -> None:
             "recipe": None if report.fit is None else recipe.to_json(),
         }
     )
+
+
+def _is_file(arch: Path) -> bool:
+    """Whether a file is meant rather than a preset; an unknown name is looked for as a file."""
+    from smash_search.space.known import PRESETS
+
+    return arch.exists() or str(arch) not in PRESETS
+
+
+def _recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
+    """The recipe asked for, with every value that was given beside it."""
+    from smash_export.cli.compile import read_options
+    from smash_export.export.freeze import default_recipe, recipe_with
+    from smash_search.train.recipes import AUTO, Recipe, recipe_for
+
+    if values["recipe_name"] == AUTO:
+        recipe = default_recipe(dataset, values["weights"], values["seed"])
+    else:
+        recipe = recipe_for(values["recipe_name"], dataset, values["seed"])
+    recipe = recipe_with(
+        recipe,
+        {
+            "epochs": values["epochs"],
+            "batch": values["batch"],
+            "learning_rate": values["learning_rate"],
+            "label_smoothing": values["label_smoothing"],
+            "average": values["ema"],
+            "balance": values["balance"],
+            "augmentation": _augmentation(values["augment"]),
+        },
+    )
+    return Recipe.from_json({**recipe.to_json(), **read_options(values["settings"])})
+
+
+def _announced(
+    best: BestFile, dataset: Dataset, recipe: Recipe, values: dict[str, Any], output: Output
+) -> Recipe:
+    """Fit the recipe to the time, say what will be trained and how long it takes here."""
+    from smash_export.device_search.plan import parse_duration
+    from smash_search.train.compute import pick_device
+    from smash_search.train.network import new_network, seconds_per_step, within
+    from smash_search.train.recipes import Recipe
+
+    seconds = parse_duration(values["duration"]) if values["duration"] else 0.0
+    network = new_network(best.architecture, best.input, len(best.classes), recipe.seed)
+    per_step = seconds_per_step(network, dataset, recipe, pick_device(values["device"]))
+    images = len(dataset.train)
+    if seconds:
+        recipe = within(recipe, images, seconds, per_step)
+    expected = recipe.epochs * max(1, images // recipe.batch) * per_step
+    shown = {name: value for name, value in recipe.to_json().items() if value != getattr(Recipe(), name)}
+    output.note(f"recipe {values['recipe_name']}: {', '.join(f'{k} {v}' for k, v in shown.items())}")
+    output.note(f"training takes about {min(expected, seconds or expected) / 60:.1f} minutes here")
+    if len(dataset.validation) < FEW_TO_DECIDE:
+        output.warn(
+            f"{len(dataset.validation)} validation images decide about epochs and probabilities; "
+            "differences below some points mean nothing"
+        )
+    return recipe
 
 
 def _data_seed(search: Any) -> int:

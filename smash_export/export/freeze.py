@@ -32,16 +32,19 @@ from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_export import __version__
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
+from smash_export.export.calibration import Calibration, fit_calibration
 from smash_export.export.onnx_writer import INPUT, OUTPUT, onnx_from_architecture, onnx_from_trace
 from smash_export.measure.verify import Parity, measure_parity
 from smash_search.data import Dataset, load_dataset
 from smash_search.model.fake_quantisation import RoundedNetwork
 from smash_search.model.interpreter import FrozenNetwork, Network, fold
 from smash_search.model.supernet import Supernet
-from smash_search.space.architecture import BestFile, InputSpec, read_best
+from smash_search.space.architecture import Architecture, BestFile, InputSpec, read_best
 from smash_search.space.cost import Cost, cost_of
 from smash_search.train.compute import pick_device
+from smash_search.train.loop import Progress
 from smash_search.train.network import FitResult, Recipe, accuracy, fit, new_network
+from smash_search.train.recipes import AUTO, recipe_for
 from smash_targets.base import ModelSignature, SessionOptions, get_target
 
 Weights = Literal["retrain", "finetune", "generated"]
@@ -76,18 +79,16 @@ class FreezeReport:
 
 
 def default_recipe(dataset: Dataset, weights: Weights = "retrain", seed: int = 0) -> Recipe:
-    """Epochs and batch by the number of images: small data sets need more passes and smaller batches.
-
-    On digits, three architectures with three seeds each had a validation accuracy of 99.15 % with batches
-    of 32 and 98.77 % with 64.
-    """
-    images = len(dataset.train)
-    epochs = int(np.clip(round(400_000 / images), 15, 30))
-    batch = 32 if images < 5000 else 64
+    """The recipe ``auto`` (:mod:`smash_search.train.recipes`), and a short one to train on with."""
+    recipe = recipe_for(AUTO, dataset, seed)
     if weights == "finetune":
-        epochs = max(5, epochs // 4)
-        return Recipe(epochs, batch, learning_rate=0.02, include_validation=True, seed=seed)
-    return Recipe(epochs, batch, include_validation=True, seed=seed)
+        return replace(continued(recipe), epochs=max(5, recipe.epochs // 4), learning_rate=0.02)
+    return recipe
+
+
+def continued(recipe: Recipe) -> Recipe:
+    """The same recipe for weights that are trained already: nothing of them is set anew."""
+    return replace(recipe, whiten=False, identity=False)
 
 
 def freeze(
@@ -103,6 +104,8 @@ def freeze(
     quantisation_aware: bool = False,
     force: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    teacher: np.ndarray | None = None,
 ) -> FreezeReport:
     """Freeze an architecture into a bundle.
 
@@ -119,6 +122,8 @@ def freeze(
             they are only calibrated.
         force: replace an existing bundle, once the new one is verified.
         on_epoch: called with each entry of the training history.
+        on_step: called after every step of training.
+        teacher: logits of another network for the training images (:func:`teacher_logits`).
 
     Raises:
         InvalidInputError: the data have other classes or another input than the architecture.
@@ -132,15 +137,29 @@ def freeze(
     check_fit(best, dataset)
     _check_arguments(destination, weights, exporter, supernet, force)
     recipe = recipe or default_recipe(dataset, weights)
+    recipe = recipe if weights == "retrain" else continued(recipe)
     work = destination.parent / f".{destination.name}.work"
     with files.exclusive(work, purpose="bundle"):
         frozen, fitted = _make_weights(
-            best, dataset, weights, recipe, supernet, pick_device(device), work, on_epoch
+            best, dataset, weights, recipe, supernet, pick_device(device), work, on_epoch, on_step, teacher
         )
         if quantisation_aware:
             frozen = _train_rounded(best, dataset, recipe, frozen, pick_device(device), work)
+        calibration = None
+        if fitted is not None and not recipe.include_validation:
+            calibration = calibrate(best.architecture, frozen, dataset)
         report = _export(
-            best, dataset, destination, weights, recipe, frozen, fitted, exporter, quantisation_aware, force
+            best,
+            dataset,
+            destination,
+            weights,
+            recipe,
+            frozen,
+            fitted,
+            exporter,
+            quantisation_aware,
+            force,
+            calibration,
         )
     shutil.rmtree(work, ignore_errors=True)
     return report
@@ -203,6 +222,8 @@ def _make_weights(
     device: torch.device,
     work: Path,
     on_epoch: Callable[[dict[str, Any]], None] | None,
+    on_step: Callable[[Progress], None] | None,
+    teacher: np.ndarray | None,
 ) -> tuple[dict[str, np.ndarray], FitResult | None]:
     network: Network
     if weights == "retrain":
@@ -224,6 +245,8 @@ def _make_weights(
         checkpoint=checkpoint,
         checkpoint_seconds=2.0,
         on_epoch=on_epoch,
+        on_step=on_step,
+        teacher=teacher,
         evaluate=not recipe.include_validation,
     )
     return fold(network.cpu()), fitted
@@ -242,7 +265,12 @@ def _train_rounded(
     """
     network = RoundedNetwork(best.architecture, frozen)
     short = replace(
-        recipe, epochs=max(2, recipe.epochs // 10), learning_rate=recipe.learning_rate / 100, weight_decay=0.0
+        continued(recipe),
+        epochs=max(2, recipe.epochs // 10),
+        learning_rate=recipe.learning_rate / 100,
+        weight_decay=0.0,
+        precision="float32",  # bfloat16 would round again what is rounded to int8
+        seconds=0.0,
     )
     fit(
         network,
@@ -270,6 +298,64 @@ def _spread(count: int, wanted: int, seed: int = 0) -> np.ndarray:
     return np.sort(order[:wanted])
 
 
+def calibrate(architecture: Architecture, frozen: dict[str, np.ndarray], dataset: Dataset) -> Calibration:
+    """Divide the last layer by the temperature that the validation images ask for, in place.
+
+    No label changes, and softmax of the exported logits is calibrated in every runtime, baked files and
+    programs of other people included, without anybody having to know of a temperature.
+    """
+    logits = _logits(FrozenNetwork(architecture, frozen).eval(), dataset, dataset.validation.images)
+    calibration = fit_calibration(logits, dataset.validation.labels)
+    for name in ("head.weight", "head.bias"):
+        frozen[name] = (frozen[name] / calibration.temperature).astype(np.float32)
+    return calibration
+
+
+def teacher_logits(teacher: Path | str, dataset: Dataset, cache: Path | None = None) -> np.ndarray:
+    """What a bundle's network answers for the training images, float32 [N, K]; through its own preprocessing.
+
+    Args:
+        teacher: the bundle; of an ONNX or TorchScript file ``smash-export adopt`` makes one.
+        dataset: its training images are shown in their order.
+        cache: file that the answers are kept in.
+
+    Raises:
+        InvalidInputError: the bundle is for other classes or for images of another size.
+    """
+    from smash_export.prediction.classifier import load
+
+    with load(teacher) as classifier:
+        if tuple(classifier.labels) != tuple(dataset.classes):
+            raise InvalidInputError(
+                f"the teacher {teacher} is for other classes",
+                expected=", ".join(dataset.classes[:5]),
+                received=", ".join(classifier.labels[:5]),
+            )
+        if classifier.preprocessing.sample_shape != dataset.preprocessing.sample_shape:
+            raise InvalidInputError(
+                f"the teacher {teacher} is for images of another size",
+                expected=dataset.preprocessing.sample_shape,
+                received=classifier.preprocessing.sample_shape,
+            )
+        name = f"{files.sha256(classifier.bundle.onnx)[:16]}-{dataset.fingerprint[:16]}"
+        held = None if cache is None else cache.with_name(f"{cache.name}-{name}.npy")
+        if held is not None and held.exists():
+            kept: np.ndarray = np.load(held, allow_pickle=False)
+            return kept
+        images = dataset.train.images
+        parts = [
+            classifier.logits(classifier.preprocessing.normalise(np.asarray(images[start : start + 256])))
+            for start in range(0, len(images), 256)
+        ]
+    answers: np.ndarray = np.concatenate(parts).astype(np.float32)
+    if held is not None:
+        stream = io.BytesIO()
+        np.save(stream, answers, allow_pickle=False)
+        held.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(held, stream.getvalue())
+    return answers
+
+
 # ---------------------------------------------------------------------------------------------- export
 
 
@@ -284,6 +370,7 @@ def _export(
     exporter: Exporter,
     quantisation_aware: bool,
     force: bool,
+    calibration: Calibration | None,
 ) -> FreezeReport:
     reference = FrozenNetwork(best.architecture, frozen).eval()
     signature = ModelSignature(
@@ -323,6 +410,7 @@ def _export(
         provenance={
             "weights": weights,
             "recipe": None if fitted is None else recipe.to_json(),
+            "calibration": None if calibration is None else asdict(calibration),
             "exporter": exporter,
             "quantisation_aware": quantisation_aware,
             "data": {"spec": dataset.spec, "seed": dataset.seed, "fingerprint": dataset.fingerprint},

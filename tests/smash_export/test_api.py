@@ -16,7 +16,7 @@ import smash_export
 from smash_export import cli
 
 # What is several commands, a group of three, TensorRT's tools, or a script for shells.
-NOT_FUNCTIONS = {"run", "latency", "check", "trtexec", "trtexec-results", "completion"}
+NOT_FUNCTIONS = {"run", "train", "latency", "check", "trtexec", "trtexec-results", "completion"}
 # What a command shows of its own, or names otherwise because a user types it.
 OWN_OPTIONS = {"output", "config", "as_json", "quiet", "print_config", "dry_run", "executor"}
 

@@ -118,7 +118,18 @@ def test_the_help_of_every_option_names_the_thing(name: str) -> None:
 
 
 # A command that writes can be asked what it would do.
-WRITES = ["search", "freeze", "compile", "adopt", "serve", "triton", "reproduce", "trtexec", "latency"]
+WRITES = [
+    "search",
+    "freeze",
+    "train",
+    "compile",
+    "adopt",
+    "serve",
+    "triton",
+    "reproduce",
+    "trtexec",
+    "latency",
+]
 
 
 @pytest.mark.parametrize("name", [name for name in WRITES if name in cli.COMMANDS])

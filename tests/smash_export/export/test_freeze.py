@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
-from smash_export.export.freeze import default_recipe, freeze, statistics_images
+from smash_export.export.freeze import default_recipe, freeze, statistics_images, teacher_logits
 from smash_search.data import Dataset, load_dataset
 from smash_search.model.interpreter import FrozenNetwork
 from smash_search.model.supernet import Supernet
@@ -243,3 +243,22 @@ def test_freeze_bakes_when_it_is_asked_to(tmp_path: Path, best: BestFile) -> Non
     done = CliRunner().invoke(cli, command(path, out, "--epochs", "1", "--bake", "-q"))
     assert done.exit_code == 0, done.output
     assert (out / "targets" / "baked" / "fp32" / "model.onnx").is_file()
+
+
+def test_a_trained_network_is_calibrated_and_teaches_another(
+    tmp_path: Path, best: BestFile, dataset: Dataset
+) -> None:
+    recipe = Recipe(epochs=1, batch=32, learning_rate=0.05)
+    bundle = freeze(best, dataset, tmp_path / "teacher", recipe=recipe).bundle
+    calibration = bundle.manifest.provenance["calibration"]
+    assert isinstance(calibration, dict)
+    assert calibration["images"] == len(dataset.validation)
+    assert calibration["error_after"] <= calibration["error_before"] + 0.02  # type: ignore[operator]
+    cache = tmp_path / "answers"
+    answers = teacher_logits(bundle.path, dataset, cache)
+    assert answers.shape == (len(dataset.train), 10)
+    assert len(list(tmp_path.glob("answers-*.npy"))) == 1
+    assert np.array_equal(teacher_logits(bundle.path, dataset, cache), answers)
+    others = replace(dataset, classes=tuple("abcdefghij"))
+    with pytest.raises(InvalidInputError, match="other classes"):
+        teacher_logits(bundle.path, others)

@@ -1,0 +1,25 @@
+"""``smash-export train``: a preset or any architecture file is trained by a recipe and becomes a bundle."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import click
+
+from smash_export.cli.freeze import command as freeze_command
+
+assert freeze_command.callback is not None
+command = click.Command(
+    "train",
+    callback=functools.partial(freeze_command.callback, weights="retrain", run=None),
+    params=[
+        click.Argument(["arch"], metavar="NETWORK", type=click.Path(path_type=Path)),
+        *(option for option in freeze_command.params if option.name not in ("arch", "weights", "run")),
+    ],
+    help="""Train a network from scratch and write a verified bundle.
+
+    NETWORK is a preset, such as resnet-8, or an architecture file. An interrupted training goes on when
+    the same command is given again.
+    """,
+)

@@ -1,0 +1,148 @@
+"""Recipes: fitted to the images, and what their values do to a training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.space.architecture import InputSpec
+from smash_search.train.compute import Batches
+from smash_search.train.initial import begin_as_identity, first_convolution, whiten, whitening_filters
+from smash_search.train.network import Recipe, class_weights, fit, new_network, schedule, within
+from smash_search.train.recipes import NAMES, recipe_for, survives_flip
+from tests.search.small_data import same_state, small_architecture, small_digits
+
+SPEC = InputSpec(1, (8, 8))
+
+
+def _network(seed: int = 0) -> torch.nn.Module:
+    return new_network(small_architecture(), SPEC, 10, seed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_digits_are_not_flipped_by_any_recipe(name: str) -> None:
+    recipe = recipe_for(name, small_digits(train=600), seed=3)
+    assert "flip" not in recipe.augmentation
+    assert recipe.augmentation["pad_crop"] == 1
+    assert recipe.seed == 3
+
+
+def test_images_whose_mirror_image_is_of_the_same_kind_are_flipped() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 400)
+    bright = (labels * 100)[:, None, None, None] + random.integers(0, 150, (400, 8, 8, 3))
+    assert survives_flip(bright.astype(np.uint8), labels)
+    sided = random.integers(0, 100, (400, 8, 8, 3))
+    sided[labels == 0, :, :4] += 100
+    sided[labels == 1, :, 4:] += 100
+    assert not survives_flip(sided.astype(np.uint8), labels)
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_names() -> None:
+    with pytest.raises(UsageError, match="quick"):
+        recipe_for("slow", small_digits())
+
+
+def test_whitening_filters_give_patches_of_unit_variance() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 3, 12, 12)).astype(np.float32))
+    images[:, 1] = 3 * images[:, 0] + 0.5 * images[:, 1]
+    filters = whitening_filters(images, (2, 2))
+    answers = F.conv2d(images, filters, stride=2).movedim(1, -1).flatten(0, 2)
+    covariance = answers.T @ answers / len(answers)
+    assert torch.allclose(covariance, torch.eye(12), atol=0.05)
+
+
+def test_a_whitened_first_convolution_is_not_trained() -> None:
+    data, network = small_digits(), _network()
+    random = first_convolution(network).detach().clone()
+    whiten(network, data)
+    held = first_convolution(network).detach().clone()
+    assert not torch.equal(random, held)
+    fit(network, data, Recipe(epochs=1, batch=32, whiten=True), evaluate=False)
+    assert torch.equal(first_convolution(network), held)
+
+
+def test_identity_like_convolutions_pass_their_channels_on() -> None:
+    convolution = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(4, 6, 3, padding=1, bias=False)
+    )
+    begin_as_identity(convolution)
+    images = torch.rand(2, 4, 5, 5)
+    assert torch.allclose(convolution[1](images)[:, :4], images)
+
+
+def test_time_ends_a_training_annealed_before_its_epochs(tmp_path: Path) -> None:
+    data = small_digits()
+    recipe = Recipe(epochs=10_000, batch=32, seconds=0.5)
+    rates: list[float] = []
+    path = tmp_path / "checkpoint.pt"
+    result = fit(_network(), data, recipe, checkpoint=path, on_step=lambda p: rates.append(p.seconds_left))
+    assert 0 < result.steps < 30_000
+    assert rates[-1] < 0.1
+    assert result.history[-1]["accuracy"] is not None
+    again = fit(_network(), data, replace(recipe, epochs=9000), checkpoint=path)  # as measured anew
+    assert again.steps == result.steps
+
+
+def test_epochs_fill_a_time() -> None:
+    assert within(Recipe(batch=10), 1000, 50.0, 0.1).epochs == 5
+    assert within(Recipe(batch=10), 1000, 1.0, 0.1).epochs == 1
+
+
+def test_the_best_epoch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from smash_search.train import network as module
+
+    measured = iter([0.3, 0.9, 0.5])
+    states: list[dict] = []
+
+    def judged(network: torch.nn.Module, *_: object) -> float:
+        states.append({name: value.clone() for name, value in network.state_dict().items()})
+        return next(measured)
+
+    monkeypatch.setattr(module, "accuracy", judged)
+    network = _network()
+    result = fit(network, small_digits(), Recipe(epochs=3, batch=32, keep_best=True))
+    assert result.accuracy == 0.9
+    assert same_state(network.state_dict(), states[1])
+
+
+def test_balanced_sampling_shows_every_class_equally_often() -> None:
+    labels = np.repeat([0, 1, 2], [70, 20, 10])
+    order = Batches(0, 100, 100, labels)[0]
+    assert np.bincount(labels[order]).tolist() == [34, 33, 33]
+    assert len(np.unique(order[labels[order] == 1])) == 20, "all of them, before any a second time"
+
+
+def test_class_weights_are_inverse_to_images() -> None:
+    weights = class_weights(np.repeat([0, 1], [30, 10]), 2)
+    assert weights.tolist() == pytest.approx([2 / 3, 2.0])
+
+
+def test_a_teacher_is_learned_from() -> None:
+    data = small_digits()
+    wrong = (data.train.labels + 1) % 10
+    teacher = 20 * np.eye(10, dtype=np.float32)[wrong]
+    network = _network()
+    fit(network, data, Recipe(epochs=12, batch=16, distillation=1.0), evaluate=False, teacher=teacher)
+    with torch.no_grad():
+        answers = network(data.preprocessing.normalise(torch.from_numpy(data.train.images))).argmax(1).numpy()
+    assert (answers == wrong).mean() > 0.5
+
+
+def test_schedules_end_at_zero() -> None:
+    for shape in ("cosine", "linear"):
+        assert schedule(1.0, 0.1, shape) == pytest.approx(0)  # type: ignore[arg-type]
+        assert schedule(0.1, 0.1, shape) == pytest.approx(1)  # type: ignore[arg-type]
+    assert schedule(0.55, 0.1, "linear") == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("field", [{"schedule": "step"}, {"balance": "yes"}, {"first_size": 0.1}])
+def test_choices_are_checked(field: dict) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(field))):
+        Recipe(**field)

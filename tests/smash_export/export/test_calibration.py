@@ -1,0 +1,32 @@
+"""Calibration: probabilities that are as often right as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from smash_base.preprocess import softmax
+from smash_export.export.calibration import fit_calibration, fit_temperature
+
+
+def _answers(count: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are too sure by a factor, and labels drawn from what they should say."""
+    random = np.random.default_rng(0)
+    honest = random.normal(0, 2, (count, 5))
+    labels = np.array([random.choice(5, p=row / row.sum()) for row in softmax(honest).astype(np.float64)])
+    return (honest * temperature).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_the_temperature_that_logits_were_multiplied_by_is_found(temperature: float) -> None:
+    logits, labels = _answers(4000, temperature)
+    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.1)
+
+
+def test_calibration_lowers_the_error_and_bounds_false_alarms() -> None:
+    logits, labels = _answers(2000, 4.0)
+    calibration = fit_calibration(logits, labels, 0.1)
+    assert calibration.error_before > 0.1
+    assert calibration.error_after < 0.04
+    below = softmax(logits / calibration.temperature).max(1) < calibration.threshold
+    assert below.mean() == pytest.approx(0.1, abs=0.01)
