@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_search.data import as_it_lies, load_dataset, summarise
+from smash_base.preprocess import Preprocessing
+from smash_search.data import as_seen_by, load_dataset, summarise
 from smash_search.data import files as image_reader
 from smash_search.data.parts import part_of
 
@@ -165,11 +166,24 @@ def test_orientation_is_applied_in_training_and_stands_in_the_preprocessing(tmp_
     assert not holds(lying)
 
 
-def test_only_readers_of_image_files_are_told_to_leave_images_as_they_lie() -> None:
-    assert as_it_lies("folder:photos?size=32") == "folder:photos?size=32&exif=no"
-    assert as_it_lies("csv:labels.csv") == "csv:labels.csv?exif=no"
-    assert as_it_lies("folder:photos?exif=yes") == "folder:photos?exif=yes"
-    assert as_it_lies("digits") == "digits"
+def test_only_readers_of_image_files_are_told_how_a_network_takes_them() -> None:
+    old = Preprocessing(8, 9, 3, (0.5,) * 3, (0.5,) * 3, exif=False)
+    rest = "channels=3&resize=bilinear&exif=no"
+    assert as_seen_by(old, "folder:photos?size=32") == f"folder:photos?size=32&{rest}"
+    assert as_seen_by(old, "csv:labels.csv") == f"csv:labels.csv?size=8x9&{rest}"
+    assert as_seen_by(old, "folder:photos?exif=yes").endswith("?exif=yes&size=8x9&channels=3&resize=bilinear")
+    assert as_seen_by(old, "digits") == "digits"
+    cut = Preprocessing(8, 8, 1, (0.5,), (0.5,), short_side=10)
+    assert as_seen_by(cut, "folder:photos").endswith("exif=yes&short-side=10")
+
+
+def test_short_side_of_training_images_stands_in_the_preprocessing(tmp_path: Path) -> None:
+    photos(tmp_path)
+    data = load_dataset(f"folder:{tmp_path}?size=8&short-side=10")
+    assert data.preprocessing.short_side == 10
+    files = [data.preprocessing.decode(path) for path in tmp_path.rglob("*.png")]
+    seen = {image.tobytes() for part in (data.train, data.validation, data.test) for image in part.images}
+    assert seen == {image.tobytes() for image in files}
 
 
 def test_class_names_that_are_not_utf8_are_refused_in_words(tmp_path: Path) -> None:
