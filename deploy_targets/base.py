@@ -15,12 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from smash_base.errors import MissingRuntimeError, UsageError
-from smash_base.preprocess import Outputs
+
+if TYPE_CHECKING:  # Pillow comes with it, which the environment of a single runtime need not have
+    from smash_base.preprocess import Outputs
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
 Progress = Callable[[str, int, int], None]

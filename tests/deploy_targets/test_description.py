@@ -123,3 +123,18 @@ def test_one_file_and_one_line_add_a_target_to_every_command(
     predicted = answer(tree, "predict", str(bundle), str(picture), "--target", "made_up")
     assert predicted["target"] == "made_up"
     assert predicted["predictions"][0]["label"]
+
+
+def test_a_runtime_in_an_environment_of_its_own_needs_numpy_and_nothing_else_of_ours() -> None:
+    """Every target's module can be imported where neither Pillow nor torch nor onnx is."""
+    code = (
+        "import sys\n"
+        "for name in ('PIL', 'torch', 'onnx', 'pydantic', 'click', 'rich'): sys.modules[name] = None\n"
+        "import smash_targets.isolation.answers\n"
+        "from smash_targets.base import get_target, target_names\n"
+        "print(len([get_target(name) for name in target_names()]))\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert answer.stdout.strip() == str(len(target_names())), answer.stderr
