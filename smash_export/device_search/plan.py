@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 STEPS, CANDIDATES, FINALISTS, IMAGES = 8, 10, 3, 384
 EVALUATION = 1 / 3  # of the time of a trained image: there is no backward pass
 SMALLEST = {"steps": 60, "candidates": 8, "finalists": 2, "epochs": 3}
+MEASURED = 1.3  # networks measured for each that keeps the latency limit, most of which are predicted to
 WHOLE = 4.0  # a plan is never made larger than this many times the default
 
 
@@ -49,7 +50,6 @@ class Units:
         raced_image: of one candidate and one image in later stages.
         trained_image: of one training image of a finalist of middle size, forward and backward.
         random_image: the same of a network of the random search beside; draws are larger than presets.
-        within: share of the candidates that keep the latency limit.
     """
 
     start: float
@@ -59,7 +59,6 @@ class Units:
     raced_image: float
     trained_image: float
     random_image: float
-    within: float = 1.0
 
 
 @dataclass
@@ -117,13 +116,11 @@ class _Timed:
     def __init__(self, inner: DeviceLatency) -> None:
         self._inner = inner
         self.seconds: list[float] = []
-        self.latencies: list[float] = []
 
     def measure(self, architecture: Architecture) -> dict[str, float]:
         begin = time.monotonic()
         measures = self._inner.measure(architecture)
         self.seconds.append(time.monotonic() - begin)
-        self.latencies.append(measures["latency_ms"])
         return measures
 
     def confirm(self, architecture: Architecture) -> dict[str, float]:
@@ -160,7 +157,7 @@ def rehearse(
     with tempfile.TemporaryDirectory(prefix="smash-export-plan-") as folder:
         begin = time.monotonic()
         run_search(small, images, Path(folder) / "run", device=device, progress=recorder, measurement=timed)
-    return _units(small, images, recorder, timed, config, begin)
+    return _units(small, images, recorder, timed, begin)
 
 
 def _smaller(config: SearchConfig) -> SearchConfig:
@@ -174,6 +171,8 @@ def _smaller(config: SearchConfig) -> SearchConfig:
         finalists=replace(
             config.finalists,
             count=count,
+            rounds=0,
+            per_round=0,
             random=min(config.finalists.random, count),
             known=min(config.finalists.known, known, count - min(config.finalists.random, count)),
             rungs=(1,),
@@ -204,13 +203,12 @@ def _units(
     images: Dataset,
     recorder: _Recorder,
     timed: _Timed | None,
-    config: SearchConfig,
     begin: float,
 ) -> Units:
     hypernet, candidates, race = map(recorder.find, ("HyperNet", "candidates", "race"))
     assert hypernet is not None
     measuring = sum(timed.seconds) if timed else 0.0
-    stages = config.scoring.stages(len(images.validation))
+    stages = small.scoring.stages(len(images.validation))
     score = 0.0 if candidates is None else max(0.0, candidates.seconds - measuring) / CANDIDATES
     raced = score / stages[0]
     if race is not None and race.total:
@@ -220,10 +218,6 @@ def _units(
         bar.seconds / bar.total / work if bar is not None and bar.total else 0.0
         for bar in map(recorder.find, ("finalists", "random search"))
     )
-    limit = max((limit.milliseconds for limit in config.latency_limits), default=None)
-    within = 1.0
-    if timed and limit is not None:
-        within = float(np.mean([latency <= limit for latency in timed.latencies]))
     return Units(
         start=max(0.0, hypernet.begin - begin),
         step=hypernet.steady,
@@ -232,7 +226,6 @@ def _units(
         raced_image=raced,
         trained_image=trained,
         random_image=drawn or trained,
-        within=max(within, 1 / CANDIDATES),
     )
 
 
@@ -241,22 +234,25 @@ def _units(
 
 def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[Part]:
     """Expected seconds of each bar of a search, in their order."""
-    within = max(1, round(config.candidates * units.within))
+    from smash_search.run import PROBES
+
     stages = config.scoring.stages(len(dataset.validation))
-    race, kept = 0.0, float(within)
+    race, kept = 0.0, float(config.candidates)
     for before, images in itertools.pairwise(stages):
         kept = max(1.0, kept * config.scoring.keep)
         race += kept * (images - before) * units.raced_image
-    finalists = config.finalists
+    finalists, measured = config.finalists, units.measurement
     train = min(finalists.epoch_images or len(dataset.train), len(dataset.train))
     work = train + EVALUATION * len(dataset.validation)
-    trained = finalists.epochs(min(finalists.count, within)) * work
+    trained = finalists.epochs(finalists.entering) * work
+    proposed = finalists.rounds * finalists.per_round
     baseline = 0.0 if finalists.baseline == "none" else trained
     parts = [
+        Part("device", PROBES * measured * bool(config.latency_limits)),
         Part("HyperNet", units.start + config.training.steps * units.step),
-        Part("candidates", config.candidates * units.measurement + within * units.score),
+        Part("candidates", config.candidates * (MEASURED * measured + units.score)),
         Part("race", race),
-        Part("finalists", trained * units.trained_image),
+        Part("finalists", trained * units.trained_image + proposed * (MEASURED * measured + units.score)),
         Part("random search", baseline * units.random_image),
     ]
     return [part for part in parts if part.seconds > 0]
@@ -286,7 +282,11 @@ def scaled(config: SearchConfig, factor: float) -> SearchConfig:
         known=known,
         training=replace(config.training, steps=_scaled(config.training.steps, factor, "steps")),
         finalists=replace(
-            finalists, count=count, random=random, known=min(finalists.known, known, count - random)
+            finalists,
+            count=count,
+            per_round=max(min(1, finalists.per_round), round(finalists.per_round * factor)),
+            random=random,
+            known=min(finalists.known, known, count - random),
         ),
     )
 
@@ -295,7 +295,7 @@ def sized_like(config: SearchConfig, document: Mapping[str, Any]) -> SearchConfi
     """The search with the updates, candidates and finalists of a config.json; raises InvalidInputError."""
     try:
         held = document["identity"]
-        finalists = {name: held["finalists"][name] for name in ("count", "random", "known")}
+        finalists = {name: held["finalists"][name] for name in ("count", "per_round", "random", "known")}
         return replace(
             config,
             candidates=held["candidates"],

@@ -243,6 +243,8 @@ def _search_words(request: Request, folder: Path, config: SearchConfig) -> tuple
     words += ["--space", str(config.space)]
     words += ["--steps", str(config.training.steps), "--candidates", str(config.candidates)]
     words += ["--known", str(config.known), "--finalists", str(config.finalists.count)]
+    if config.finalists.per_round:
+        words += ["--per-round", str(config.finalists.per_round)]
     words += ["--target", request.target, "--precision", request.precision]
     if request.max_latency is not None:
         words += ["--max-latency", request.max_latency]
@@ -261,11 +263,11 @@ def _searched(config: SearchConfig, recipe: Recipe, units: Units) -> dict[str, s
         "space": str(config.space),
         "HyperNet": f"{config.training.steps:,} updates",
         "candidates": f"{config.candidates:,}",
-        "finalists": f"{finalists.count}, epochs {','.join(map(str, finalists.rungs))}",
+        "finalists": f"{finalists.entering}, epochs {','.join(map(str, finalists.rungs))}",
         "last training": f"{recipe.epochs} epochs",
     }
     if units.measurement:
-        facts["candidates"] += f", measured; about {units.within:.0%} of them keep the limit"
+        facts["candidates"] += ", measured"
     return facts
 
 
