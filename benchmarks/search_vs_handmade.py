@@ -1,12 +1,18 @@
-"""Picks of a search at latency limits against hand-made networks, and against random search.
+"""Picks of a search at latency limits against presets, random search and hand-made networks, at equal
+total time.
 
-    python -m benchmarks.search_vs_handmade --folder DIR [--data fashion-mnist:PATH] [--seeds 0,1,2]
-        [--epochs 10] [--size medium|small|tiny] [--networks NAME,..] [--train-images N] [--candidates N]
+    python -m benchmarks.search_vs_handmade --folder DIR [--data cifar10:PATH] [--seeds 0,1,2] [--epochs 10]
+        [--size edge] [--networks NAME,..] [--half NAME] [--train-images N] [--candidates N] [--steps N]
 
 1. Each hand-made network of benchmarks/networks.py is exported and timed (ONNX Runtime fp32, 1 thread,
-   batch 1) through the same session and measurement as candidates: its median is a latency limit.
-2. A search per seed with all these limits gives a pick within each.
-3. Hand-made networks and picks are trained from scratch with one recipe and judged on the test images.
+   batch 1) through the same session and measurement as candidates: its fastest time is a latency limit. So is
+   half of that of ``--half``.
+2. Per seed and limit, four arms with the same prior, the same rungs and the same validation images:
+   "search" (the default search), "presets" (known networks alone), "random" (draws and presets) and "macs"
+   (the draws with most multiply-accumulates within the limit, and presets). The last three train as many
+   networks as fit into the processor seconds of the search, the training of its HyperNet included.
+3. Hand-made networks and the picks of all arms are trained from scratch with one recipe and judged on the
+   test images, which nothing else looks at.
 4. Picks are timed again in a new process.
 
 Everything goes into DIR as it is done; the same command goes on. The same DIR and folder of data give the
@@ -16,11 +22,13 @@ same result; nothing else should run meanwhile, because latency is measured.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,17 +43,23 @@ from benchmarks.networks import NETWORKS
 from benchmarks.record import record
 from smash_base import files
 from smash_export.device_search.latency import DeviceLatency, Setting, measure_architecture, measure_graph
-from smash_export.device_search.search import configure, load_data, search
+from smash_export.device_search.search import PRESETS, configure, load_data, search
 from smash_export.progress import Output
 from smash_search.data import Dataset, Split
-from smash_search.rank.finalists import input_spec_of
-from smash_search.run import SearchResult
-from smash_search.space.architecture import read_best
+from smash_search.rank.finalists import Finalist, Rung, Trained, input_spec_of, pick, run_rungs, train_rung
+from smash_search.rank.latency_model import fit_latency
+from smash_search.run import SearchConfig
+from smash_search.space.architecture import Architecture, read_best
+from smash_search.space.cost import cost_of
+from smash_search.space.known import known_networks
 from smash_search.train.compute import seed_of
 from smash_search.train.network import Recipe, accuracy, fit, new_network
 
 SETTING = Setting("onnxruntime", "fp32", batch=1, threads=1)
-GOAL_LIMITS = 3  # at least so many limits at which the pick must be better
+GOAL_LIMITS = 3  # of four, at which the pick has to be better
+ARMS = ("search", "presets", "random", "macs")
+MOST_ENTRANTS = 400
+MACS_DRAWS = 2000  # looked at for those with most multiply-accumulates
 
 
 def main() -> None:
@@ -54,16 +68,13 @@ def main() -> None:
     if arguments.measure_again is not None:
         best = read_best(arguments.measure_again)
         latency = measure_architecture(best.architecture, best.input, len(best.classes), SETTING, 1.0)
-        print(json.dumps({"p50_ms": latency.p50_ms}))
+        print(json.dumps({"min_ms": latency.min_ms}))
         return
     folder = Path(arguments.folder)
     with files.exclusive(folder, purpose="benchmark"):
         bench = Bench(arguments, folder)
         limits = bench.limits()
-        rows = []
-        for seed in bench.seeds:
-            result = bench.search(seed, limits)
-            rows += bench.compare(seed, limits, result)
+        rows = [bench.compared(seed, name, limit) for seed in bench.seeds for name, limit in limits.items()]
         bench.report(limits, rows)
 
 
@@ -71,16 +82,19 @@ def parse() -> argparse.Namespace:
     """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--folder", default="runs/search-vs-handmade")
-    parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--data", default="cifar10")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--size", default="medium", choices=["tiny", "small", "medium"])
-    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--size", default="edge", choices=list(PRESETS))
+    parser.add_argument("--networks", default="resnet8,mobilenetv2-0.35,resnet20")
+    parser.add_argument("--half", default="resnet8", help="a network half of whose latency is a limit, too")
     parser.add_argument("--train-images", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--candidates", type=int)
     parser.add_argument("--finalists", type=int)
-    parser.add_argument("--baseline", default="total", choices=["finalists", "total"])
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--rungs", type=lambda text: tuple(map(int, text.split(","))))
+    parser.add_argument("--epoch-images", type=int)
     parser.add_argument("--measure-again", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -115,12 +129,17 @@ class Bench:
             return NETWORKS[name](self.spec.channels, self.classes)
 
     def limits(self) -> dict[str, float]:
-        """Measured latency of each hand-made network in milliseconds."""
+        """Measured latency of each hand-made network in milliseconds, and half of one of them."""
         names = self.arguments.networks.split(",")
-        return {name: self.once(("latency", name), lambda name=name: self.latency(name)) for name in names}
+        found = {name: self.once(("latency", name), lambda name=name: self.latency(name)) for name in names}
+        if self.arguments.half:
+            found[f"half of {self.arguments.half}"] = found[self.arguments.half] / 2
+        return found
 
     def latency(self, name: str) -> float:
-        """Milliseconds of a hand-made network, the median of three medians, through the target's session."""
+        """Milliseconds of a hand-made network, the least of three measurements, through the target's
+        session.
+        """
         network = self.hand_made(name).eval()
         example = torch.zeros(1, self.spec.channels, *self.spec.size)
         path = self.folder / "hand-made.onnx"
@@ -135,108 +154,211 @@ class Bench:
             dynamo=False,
         )
         graph = path.read_bytes()
-        measured = [measure_graph(graph, self.spec, self.classes, SETTING, 1.0).p50_ms for _ in range(3)]
-        return statistics.median(measured)
+        return min(measure_graph(graph, self.spec, self.classes, SETTING, 1.0).min_ms for _ in range(3))
 
-    def search(self, seed: int, limits: dict[str, float]) -> SearchResult:
-        """The search of a seed with every limit at once."""
+    def compared(self, seed: int, name: str, limit: float) -> dict[str, Any]:
+        """One row: the picks of all arms within one limit, and the hand-made network whose latency it is."""
+        label = f"{limit:.4g}ms"
+        found = self.once(("search", seed, name), lambda: self.search(seed, label, limit))
+        row: dict[str, Any] = {"network": name, "seed": seed, "limit_ms": limit, "arms": {"search": found}}
+        for arm in ARMS[1:]:
+            row["arms"][arm] = self.once(
+                (arm, seed, name), lambda arm=arm: self.arm(arm, seed, label, limit, found["seconds"])
+            )
+        for arm in row["arms"].values():
+            architecture = Architecture.from_json(arm["architecture"])
+            arm["test_error"] = self.once(
+                ("pick", architecture.key, seed),
+                lambda a=architecture: self.train(new_network(a, self.spec, self.classes, seed), seed),
+            )
+        again = self.once(("again", found["key"]), lambda: measure_again(self.folder / f"{label}-{seed}"))
+        hand = name.removeprefix("half of ")
+        row["hand_made_error"] = self.once(
+            ("hand-made", hand, seed), lambda: self.train(self.hand_made(hand, seed), seed)
+        )
+        return {**row, "again_ms": again}
+
+    def _config(self, seed: int, label: str, limit: float, latency: DeviceLatency) -> SearchConfig:
         arguments = self.arguments
-        milliseconds = {f"{value:.4g}ms": value for value in limits.values()}  # one label, one limit
-        latency = DeviceLatency(self.spec, self.classes, SETTING, limit_ms=max(milliseconds.values()))
-        config = configure(
+        return configure(
             self.data,
             space=arguments.size,
             seed=seed,
             candidates=arguments.candidates,
             training={"steps": arguments.steps},
-            finalists={"count": arguments.finalists, "baseline": arguments.baseline},
+            finalists={
+                "count": arguments.finalists,
+                "rounds": arguments.rounds,
+                "rungs": arguments.rungs,
+                "epoch_images": arguments.epoch_images,
+                "baseline": "none",
+            },
             measured=latency.describe(),
-            latency_limits=milliseconds,
+            latency_limits={label: limit},
         )
-        run = self.folder / f"seed-{seed}"
+
+    def search(self, seed: int, label: str, limit: float) -> dict[str, Any]:
+        """The search of a seed within one limit, and the processor seconds that it took."""
+        latency = DeviceLatency(self.spec, self.classes, SETTING, limit_ms=limit)
+        config = self._config(seed, label, limit, latency)
+        begin = time.process_time()
+        run = self.folder / f"{label}-{seed}"
         result = search(self.data, run, config=config, measurement=latency, device="cpu", output=Output())
         assert result is not None  # one process
-        return result
+        seconds = time.process_time() - begin
+        best = result.best.search
+        return {
+            "key": result.pick.key,
+            "architecture": result.best.architecture.to_json(),
+            "origin": best["origin"],
+            "validation_error": result.pick.error,
+            "latency_ms": best["measures"]["latency_ms"],
+            "limit_used": best.get("limit_used"),
+            "trained": len({entry.key for entry in result.trained}),
+            "encoding": result.ranking["encoding"],
+            "trust": result.ranking.get("trust"),
+            "seconds": seconds,
+        }
 
-    def compare(self, seed: int, limits: dict[str, float], result: SearchResult) -> list[dict[str, Any]]:
-        """One row per hand-made network: both errors, both latencies."""
-        rows = []
-        for name, limit in limits.items():
-            label = f"{limit:.4g}ms"
-            row: dict[str, Any] = {"network": name, "seed": seed, "limit_ms": limit, "pick": None}
-            hand = self.once(
-                ("hand-made", name, seed), lambda n=name: self.train(self.hand_made(n, seed), seed)
-            )
-            row["hand_made_error"] = hand
-            pick = result.picks.get(label, result.best if len(result.picks) == 0 else None)
-            if pick is not None:
-                path = result.folder / (f"best-{label}.json" if label in result.picks else "best.json")
-                key = pick.architecture.key
-                row |= {"pick": key, "measured_ms": pick.search["measures"]["latency_ms"]}
-                row["pick_error"] = self.once(
-                    ("pick", key, seed),
-                    lambda p=pick: self.train(
-                        new_network(p.architecture, self.spec, self.classes, seed), seed
-                    ),
+    def arm(self, arm: str, seed: int, label: str, limit: float, seconds: float) -> dict[str, Any]:
+        """A baseline that trains as many networks as fit into so many processor seconds."""
+        latency = DeviceLatency(self.spec, self.classes, SETTING, limit_ms=limit)
+        config = self._config(seed, label, limit, latency)
+        races = replace(config.finalists, rounds=0, per_round=0, seed=seed)
+        networks = list(itertools.islice(self.entrants(arm, seed, config, latency, limit), MOST_ENTRANTS))
+        weights = self.folder / f"{arm}-{label}-{seed}"
+        begin = time.process_time()
+        spent: list[float] = []
+
+        def work(rungs: Sequence[Rung]) -> Iterator[tuple[int, Trained]]:
+            for number, (finalist, rung) in enumerate(rungs):
+                yield number, train_rung(finalist, rung, self.data, races, weights=weights)
+
+        # One network tells the price of an epoch, so that the rest fits into what is left.
+        first = run_rungs(networks[:1], races, records=weights / "price.jsonl", work=work)
+        spent.append((time.process_time() - begin) / max(1, races.epochs(1)))
+        count = 1
+        while count < len(networks) and races.epochs(count + 1) * spent[0] <= seconds:
+            count += 1
+        trained = run_rungs(networks[:count], races, records=weights / "finalists.jsonl", work=work)
+        winner = pick(trained)
+        chosen = next(entry for entry in networks if entry.architecture.key == winner.key)
+        return {
+            "key": winner.key,
+            "architecture": chosen.architecture.to_json(),
+            "origin": chosen.reason,
+            "validation_error": winner.error,
+            "latency_ms": latency.measure(chosen.architecture)["latency_ms"],
+            "trained": count,
+            "seconds": time.process_time() - begin,
+            "price_of_an_epoch": spent[0],
+            "first": first[-1].error,
+        }
+
+    def entrants(
+        self, arm: str, seed: int, config: SearchConfig, latency: DeviceLatency, limit: float
+    ) -> Iterator[Finalist]:
+        """Networks within the limit, measured: presets first, then what the arm is about, in turns."""
+        space = config.space_for(self.spec)
+        presets = iter(known_networks(space))
+        draws: Iterator[Architecture] = (space.draw(seed_of(seed, 0xA43), slot) for slot in itertools.count())
+        if arm == "macs":
+            some = [next(draws) for _ in range(MACS_DRAWS)]
+            draws = iter(sorted(some, key=lambda entry: -self.macs(entry)))
+        sources = [("preset", presets)] if arm == "presets" else [("preset", presets), (arm, draws)]
+        probes = [space.draw(seed_of(seed, 0x9806), slot) for slot in range(64)]
+        model = fit_latency(
+            probes, [latency.measure(probe)["latency_ms"] for probe in probes], self.spec, self.classes
+        )
+        while sources:
+            for origin, source in list(sources):
+                inside = (
+                    entry
+                    for entry in source
+                    if model.predict(entry) <= limit * (1 + 2 * model.error)
+                    and latency.measure(entry)["latency_ms"] <= limit
                 )
-                row["again_ms"] = self.once(("again", key), lambda p=path: measure_again(p))
-            row["search_error"] = result.pick.error
-            row["random_search_error"] = None if result.random is None else result.random.error
-            rows.append(row)
-        return rows
+                network = next(inside, None)
+                if network is None:
+                    sources.remove((origin, source))
+                    continue
+                yield Finalist(network, "random", origin, None, self.macs(network))
+
+    def macs(self, architecture: Architecture) -> int:
+        """Multiply-accumulates of one image."""
+        return cost_of(architecture, self.spec, self.classes).macs
 
     def train(self, network: nn.Module, seed: int) -> float:
         """Test error after the one recipe."""
-        recipe = Recipe(epochs=self.arguments.epochs, seed=seed)
-        fit(network, self.data, recipe)
+        recipe = Recipe(epochs=self.arguments.epochs, seed=seed, augmentation={"flip": True, "pad_crop": 4})
+        fit(network, self.data, recipe, evaluate=False)
         return 1 - accuracy(network, self.data.test, self.data.preprocessing)
 
     def report(self, limits: dict[str, float], rows: list[dict[str, Any]]) -> None:
-        """Means over seeds, goals, file."""
-        table, better = {}, 0
-        for name, limit in limits.items():
-            mine = [row for row in rows if row["network"] == name and row["pick"] is not None]
-            hand = [row["hand_made_error"] for row in rows if row["network"] == name]
-            errors = [row["pick_error"] for row in mine]
-            table[name] = {
-                "limit_ms": limit,
-                "hand_made": spread(hand),
-                "pick": spread(errors),
-                "picks": len(mine),
+        """Goals and file."""
+        enough = len(self.seeds) >= 3 and len(limits) >= GOAL_LIMITS
+        differences = {
+            arm: [row["arms"][arm]["test_error"] - row["arms"]["search"]["test_error"] for row in rows]
+            for arm in ARMS[1:]
+        }
+        differences["hand-made"] = [
+            row["hand_made_error"] - row["arms"]["search"]["test_error"] for row in rows
+        ]
+        goals: list[dict[str, Any]] = [
+            {
+                "what": f"test error of {arm} minus that of the search's pick, {self.data.name}",
+                "goal": f"above 0 at {GOAL_LIMITS} of 4 limits in every seed, interval above 0",
+                "value": f"{np.mean(values):+.2%} {paired_interval(values)}, above 0 in "
+                f"{sum(value > 0 for value in values)} of {len(values)}",
+                "met": self.won(rows, values) if enough else None,
+                "note": f"{len(self.seeds)} seeds, {self.arguments.epochs} epochs",
             }
-            better += bool(len(errors) == len(hand) and np.mean(errors) < np.mean(hand))
-        by_seed = {row["seed"]: (row["search_error"], row["random_search_error"]) for row in rows}
-        won = [mine < other for mine, other in by_seed.values() if other is not None]
-        again = [row["again_ms"] <= row["limit_ms"] for row in rows if row["pick"] is not None]
-        enough = len(self.seeds) >= 3
-        record(
-            "search_vs_handmade",
-            {"settings": vars(self.arguments), "networks": table, "rows": rows},
-            [
-                {
-                    "what": "error of the pick at the latency of a hand-made network, same recipe and epochs",
-                    "goal": f"lower error than each at >= {GOAL_LIMITS} limits",
-                    "value": f"lower at {better} of {len(limits)} limits (mean over seeds)",
-                    "met": bool(better == len(limits) >= GOAL_LIMITS) if enough else None,
-                    "note": f"{len(self.seeds)} seeds, {self.arguments.epochs} epochs, {self.data.spec}",
-                },
-                {
-                    "what": f"against random search ({self.arguments.baseline}), validation error",
-                    "goal": "lower error in every seed",
-                    "value": f"lower in {sum(won)} of {len(won)}",
-                    "met": all(won) if enough and won else None,
-                    "note": "regret: "
-                    + ", ".join(f"{a - b:+.4f}" for a, b in by_seed.values() if b is not None),
-                },
-                {
-                    "what": "latency of the pick, measured again in a new process",
-                    "goal": "within the limit",
-                    "value": f"{sum(again)} of {len(again)}",
-                    "met": all(again) if again else None,
-                    "note": "medians; limits are the hand-made networks' own latencies",
-                },
-            ],
-        )
+            for arm, values in differences.items()
+        ]
+        searched = [row["arms"]["search"] for row in rows]
+        used = [row["arms"]["search"]["latency_ms"] / row["limit_ms"] for row in rows]
+        known = sum(entry["origin"] == "known" for entry in searched)
+        goals += [
+            {
+                "what": "pick is not a preset",
+                "goal": f"at {GOAL_LIMITS} of 4 limits in every seed",
+                "value": f"{len(searched) - known} of {len(searched)}",
+                "met": known <= len(searched) // 4 if enough else None,
+                "note": ", ".join(entry["origin"] for entry in searched),
+            },
+            {
+                "what": "share of the limit that the pick uses",
+                "goal": ">= 0.85",
+                "value": f"{np.mean(used):.2f}",
+                "met": None,
+                "note": "latency of the search over the limit",
+            },
+            {
+                "what": "latency of the pick, measured again in a new process",
+                "goal": "within the limit",
+                "value": f"{sum(row['again_ms'] <= row['limit_ms'] for row in rows)} of {len(rows)}",
+                "met": all(row["again_ms"] <= row["limit_ms"] for row in rows),
+                "note": "fastest times; limits are the hand-made networks' own",
+            },
+        ]
+        settings = {**vars(self.arguments), "folder": None, "data": self.data.name}
+        record("search_vs_handmade", {"settings": settings, "limits": limits, "rows": rows}, goals)
+
+    def won(self, rows: list[dict[str, Any]], values: list[float]) -> bool:
+        """Better at enough limits in every seed, and on average beyond chance."""
+        by_seed = [
+            sum(value > 0 for row, value in zip(rows, values, strict=True) if row["seed"] == seed)
+            for seed in self.seeds
+        ]
+        return min(by_seed) >= GOAL_LIMITS and paired_interval(values)[0] > 0
+
+
+def paired_interval(values: list[float]) -> tuple[float, float]:
+    """95 % interval of a mean, by bootstrap."""
+    random = np.random.default_rng(0)
+    means = random.choice(values, (2000, len(values))).mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return round(float(low), 4), round(float(high), 4)
 
 
 def cut(data: Dataset, images: int | None) -> Dataset:
@@ -247,19 +369,12 @@ def cut(data: Dataset, images: int | None) -> Dataset:
     return replace(data, train=train, fingerprint=f"{data.fingerprint}-{images}")
 
 
-def spread(values: list[float]) -> dict[str, float] | None:
-    """Mean and standard deviation over seeds."""
-    if not values:
-        return None
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "deviation": deviation, "seeds": len(values)}
-
-
-def measure_again(best: Path) -> float:
-    """Median milliseconds of a pick, in a process of its own."""
+def measure_again(run: Path) -> float:
+    """Milliseconds of a run's pick, in a process of its own."""
+    best = run / "best.json"
     command = [sys.executable, "-m", "benchmarks.search_vs_handmade", "--measure-again", str(best)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(json.loads(output.splitlines()[-1])["p50_ms"])
+    return float(json.loads(output.splitlines()[-1])["min_ms"])
 
 
 if __name__ == "__main__":

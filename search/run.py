@@ -91,6 +91,7 @@ SCHEMA = 1
 BASELINE_ROUNDS = 50  # of draws, to find random networks within the limit of latency
 PROBES = 64  # networks measured before a search, to predict the latency of others
 LEAST_SHARE = 0.65  # of a latency limit that a draw has to use, by prediction
+SPARE = 6  # proposals for each that is wanted, where measurement may refuse some
 BASELINE = "random search"  # origin of networks that were trained beside the search
 MOST_UNUSED = 0.2  # of a latency limit, before the result says why
 LEAST_TRUSTED = 8  # trained networks that say something of the score
@@ -632,7 +633,7 @@ class _Search:
 
         candidates = propose(
             observations,
-            2 * wanted if self._limits_latency else wanted,
+            SPARE * wanted if self._limits_latency else wanted,
             space=self.space,
             seed=seed_of(self.config.seed, 0x920, number),
             fits=fits,

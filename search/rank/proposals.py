@@ -26,7 +26,7 @@ from smash_search.strategies.features import features
 from smash_search.train.compute import seed_of
 
 PARENTS = 6
-POOL = 120  # architectures that the model chooses from, for each one wanted at most
+POOL = 120  # architectures that the model chooses from, at least
 OPTIMISM = 1.0  # standard deviations
 SHARES = (("mutation", 0.5), ("crossover", 0.25), ("random", 0.25))
 MUTATION_RATES = (0.02, 0.05, 0.15)
@@ -102,7 +102,7 @@ def propose(
         fits: whether an architecture may be proposed: new, within all limits that cost nothing to check.
         cost: of an architecture.
     """
-    pool = _pool(observations, wanted * POOL // 10, space, seed, fits)
+    pool = _pool(observations, max(POOL, 4 * wanted), space, seed, fits)
     if not pool:
         return []
     model = ErrorModel(observations)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from smash_search.space.architecture import Architecture, Block, Conv, Op
+from smash_search.space.architecture import POOL, Architecture, Block, Conv, Op
 from smash_search.space.draws import Draws
 from smash_search.space.prior import Form
 
@@ -215,6 +215,24 @@ def op_of(
 def squeeze_of(space: Space, width: int) -> int:
     """Hidden channels of squeeze-excitation at a width in units."""
     return max(1, width * space.unit // SQUEEZE_SHARE)
+
+
+def smallest(space: Space) -> Architecture:
+    """A network with next to nothing in it: one narrow op in each block, behind the largest stride."""
+    blocks: list[Block] = []
+    for choices in space.widths:
+        width = min(choices)
+        bank = bank_of(space, width)
+        banks = tuple(range(width // bank))
+        form: Form = "reduced" if "reduced" in space.forms else "plain"
+        pattern = "1000" if "1000" in dict(space.patterns) else space.patterns[0][0]
+        conv = Conv((min(space.kernels),) * space.dims, (1,) * space.dims, 1, space.activations[0])
+        convs = tuple(conv if active == "1" else None for active in pattern)
+        motif = Motif(form, 1 / width, convs, False, space.activations[0], False)
+        op = op_of(space, motif, banks, banks, bank, len(banks))
+        pool = max(space.pools) if blocks else POOL
+        blocks.append(Block(width * space.unit, bank * space.unit, len(banks), (op,), pool))
+    return Architecture(space.stem(max(space.stem_strides)), tuple(blocks))
 
 
 # -------------------------------------------------------------------------- moves that keep structure

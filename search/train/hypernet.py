@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 HISTORY_POINTS = 100  # of the loss over a whole training
 WARMUP = 0.02  # share of the steps
+MOMENTUM = 0.9  # of SGD
 ATTEMPTS = 200  # draws for one slot, where only some are acceptable
 
 
@@ -58,7 +59,9 @@ class TrainingConfig:
         steps: updates; kernels and budgets of the drawn architectures grow with step / steps.
         batch: images of each architecture.
         architectures: drawn per step.
-        learning_rate: of Adam (betas 0.5 and 0.999, epsilon 1e-4); falls as half a cosine.
+        optimiser: of the shared filters and norms: "adam" as in the original program (betas 0.5 and 0.999,
+            epsilon 1e-4), or "sgd" with Nesterov momentum. The HyperNet itself always has Adam.
+        learning_rate: of that optimiser; falls as half a cosine.
         hypernet_rate: the HyperNet's learning rate as a multiple of that of the shared filters. Its filters
             are divided by their norms, so that one step turns them the further the larger they are.
         weight_decay: on shared filters only; generated filters are normalised.
@@ -74,6 +77,7 @@ class TrainingConfig:
     steps: int = 2000
     batch: int = 64
     architectures: int = 2
+    optimiser: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 1e-3
     hypernet_rate: float = 1.0
     weight_decay: float = 1e-4
@@ -96,6 +100,8 @@ class TrainingConfig:
             "average": (0, 0.999999),
             "most_bad_steps": (0, 10**6),
         }
+        if self.optimiser not in ("adam", "sgd"):
+            raise InvalidInputError("training optimiser", expected="adam or sgd", received=self.optimiser)
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not low <= value <= high:
@@ -205,16 +211,17 @@ class _Loop(Loop):
         hypernet = list(supernet.hypernet.parameters())
         apart = {id(value) for value in (*filters, *hypernet)}
         others = [value for value in supernet.parameters() if id(value) not in apart]
-        optimiser = torch.optim.Adam(
-            [
-                {"params": filters, "weight_decay": config.weight_decay, "share": 1.0},
-                {"params": others, "weight_decay": 0.0, "share": 1.0},
-                {"params": hypernet, "weight_decay": 0.0, "share": config.hypernet_rate},
-            ],
-            lr=config.learning_rate,
-            betas=(0.5, 0.999),
-            eps=1e-4,
-        )
+        shared = [
+            {"params": filters, "weight_decay": config.weight_decay, "share": 1.0},
+            {"params": others, "weight_decay": 0.0, "share": 1.0},
+        ]
+        generating = {"params": hypernet, "weight_decay": 0.0, "share": config.hypernet_rate}
+        optimiser: torch.optim.Optimizer
+        if config.optimiser == "adam":
+            optimiser = _adam([*shared, generating], config.learning_rate)
+        else:
+            descent = torch.optim.SGD(shared, config.learning_rate, momentum=MOMENTUM, nesterov=True)
+            optimiser = Together(descent, _adam([generating], config.learning_rate))
         limits = Limits(
             config.steps, clip=config.clip, average=config.average, most_bad_steps=config.most_bad_steps
         )
@@ -315,6 +322,38 @@ class _Loop(Loop):
         """Read :meth:`state_dict` back."""
         super().load_state_dict(state)
         self._parts, self.counts = state["parts"], Counter(state["counts"])
+
+
+def _adam(groups: list[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=rate, betas=(0.5, 0.999), eps=1e-4)
+
+
+class Together(torch.optim.Optimizer):
+    """Two optimisers of different parameters as one.
+
+    Args:
+        first, second: share no parameter.
+    """
+
+    def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
+        self._both = (first, second)
+        super().__init__([*first.param_groups, *second.param_groups], {})
+        self.param_groups = [*first.param_groups, *second.param_groups]  # the very ones, for their rates
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Both steps."""
+        for one in self._both:
+            one.step(closure)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both states."""
+        return {"both": [one.state_dict() for one in self._both]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Both states back."""
+        for one, state in zip(self._both, state_dict["both"], strict=True):
+            one.load_state_dict(state)
+        self.param_groups = [group for one in self._both for group in one.param_groups]
 
 
 def cosine(step: int, steps: int) -> float:

@@ -41,12 +41,15 @@ def test_a_search_leaves_its_documented_files_and_a_best_that_can_be_read(finish
     assert {*RESULTS, "hypernet.pt", "timings.json"} <= {path.name for path in finished.iterdir()}
     assert not (finished / "finalists").exists()
     best = read_best(finished / "best.json")
-    trained = [r for r in files.read_jsonl(finished / "finalists.jsonl") if r["group"] == "search"]
-    last = [record for record in trained if record["rung"] == 1]
-    assert best.search["error"] == min(record["error"] for record in last)
+    everything = files.read_jsonl(finished / "finalists.jsonl")
+    trained = [record for record in everything if record["group"] == "search"]
+    last = [record for record in everything if record["rung"] == 1]
+    assert best.search["error"] == min(record["error"] for record in last), (
+        "whatever was trained may be picked"
+    )
     scores = files.read_jsonl(finished / "scores.jsonl")
     own = [r for r in scores if r["key"] == best.architecture.key]
-    assert best.search["score"] == own[-1]["error"]
+    assert best.search.get("score") == (own[-1]["error"] if own else None)
     assert all(Architecture.from_json(r["architecture"]).key == r["key"] for r in scores if r["images"] == 24)
     assert len([r for r in scores if r["images"] == 48]) == 3, "half of six candidates went on"
     random = [r for r in files.read_jsonl(finished / "finalists.jsonl") if r["group"] == "random"]

@@ -14,7 +14,7 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_search.space.architecture import InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.prior import PAPER, REGULAR, Prior, prior_named
-from smash_search.space.regular import is_regular
+from smash_search.space.regular import is_regular, smallest
 from smash_search.space.space import SPACES, Space, form_of, space_for
 from tests.search.legal import EVERY_FORM
 
@@ -128,3 +128,11 @@ def test_the_sampler_of_the_paper_is_the_prior_of_the_spaces_that_had_it() -> No
         "medium",
         "paper",
     }
+
+
+@pytest.mark.parametrize("name", list(SPACES))
+def test_the_smallest_network_is_inside_its_space_and_smaller_than_its_draws(name: str) -> None:
+    space = space_for(SPEC, name)
+    space.check(smallest(space))
+    least = min(cost_of(space.draw(0, slot), SPEC, 10).macs for slot in range(100))
+    assert cost_of(smallest(space), SPEC, 10).macs <= least

@@ -1,0 +1,185 @@
+"""Whether the generated filters are used: error with all of them set to zero, minus the error with the
+right ones.
+
+    python -m benchmarks.op_contribution [--data cifar10:PATH] [--steps 1500] [--networks 16] [--images 1000]
+        [--folder DIR] [--only WORDS]
+
+One HyperNet per way of training it, all on draws of the edge space within one band of multiply-accumulates,
+in which every op has a generated filter; then the errors of the same networks with the right filters, with
+zeros, and with filters generated from the description of another architecture's columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from benchmarks.record import record
+from smash_base import files
+from smash_export.device_search.search import load_data
+from smash_search.data import Dataset
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.rank.finalists import input_spec_of
+from smash_search.rank.scoring import Scorer, ScoringConfig, corrupted
+from smash_search.rank.statistics import paired
+from smash_search.space.architecture import Architecture
+from smash_search.space.cost import cost_of
+from smash_search.space.prior import REGULAR
+from smash_search.space.space import space_for
+from smash_search.train.hypernet import TrainingConfig, new_supernet, train
+
+BAND = (5e6, 15e6)  # multiply-accumulates
+GENERATED = replace(REGULAR, forms=(("reduced", 0.5), ("projected", 0.45), ("pointwise", 0.05)))
+GOAL = 0.10
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train a HyperNet."""
+
+    name: str
+    hypernet: HyperNetConfig
+    learning_rate: float = 0.03
+    hypernet_rate: float = 0.07
+    optimiser: Literal["adam", "sgd"] = "adam"
+
+
+SMALL = HyperNetConfig(depths=(4, 5, 2))
+OURS = replace(SMALL, norm="sandwich", sharing="position", centred=True)
+WAYS = (
+    Way("norms inside ops, filters by position, centred c", OURS),
+    Way("filters by position, centred c, norms at the end of blocks", replace(OURS, norm="none")),
+    Way("norms inside ops, filters by block, centred c (the preset)", replace(OURS, sharing="block")),
+    Way("as the paper: norms at the end of blocks, filters by block, plain c", SMALL),
+    Way("norms inside ops, filters by position, centred c; SGD for what is shared", OURS, 0.1, 0.01, "sgd"),
+    Way(
+        "norms inside ops, filters by position, centred c; HyperNet at a third of its rate",
+        OURS,
+        hypernet_rate=0.023,
+    ),
+    Way(
+        "norms inside ops, filters by position, centred c; all at a third of the rate",
+        OURS,
+        learning_rate=0.01,
+    ),
+)
+
+
+def main() -> None:
+    """Train, judge, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--networks", type=int, default=16)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, default=Path("runs/op-contribution"), help="of results")
+    parser.add_argument("--only", help="ways whose name holds this")
+    arguments = parser.parse_args()
+    dataset = load_data(arguments.data)
+    done = {row["way"]: row for row in files.read_jsonl(arguments.folder / "done.jsonl")}
+    for way in WAYS:
+        if way.name not in done and (arguments.only is None or arguments.only in way.name):
+            done[way.name] = judged(way, dataset, arguments)
+            files.append_jsonl(arguments.folder / "done.jsonl", done[way.name])
+    rows = list(done.values())
+    best = max(rows, key=lambda row: row["op_contribution"])
+    goals = [
+        {
+            "what": f"op contribution after {arguments.steps} steps, {dataset.name}",
+            "goal": f">= {GOAL:.0%}",
+            "value": f"{float(str(best['op_contribution'])):.1%}",
+            "met": best["op_contribution"] >= GOAL,
+            "note": f"best of {len(rows)} ways: {best['way']}",
+        }
+    ]
+    record(
+        "op_contribution",
+        {
+            "settings": {
+                "steps": arguments.steps,
+                "networks": arguments.networks,
+                "images": arguments.images,
+                "data": dataset.name,
+            },
+            "ways": rows,
+        },
+        goals,
+    )
+
+
+def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Errors of networks that no training saw, under one HyperNet."""
+    spec, classes = input_spec_of(dataset), len(dataset.classes)
+    space = space_for(spec, "edge", GENERATED)
+
+    def accept(architecture: Architecture) -> bool:
+        return BAND[0] <= cost_of(architecture, spec, classes).macs <= BAND[1]
+
+    supernet = new_supernet(space, spec, classes, way.hypernet, seed=0)
+    begin = time.process_time()
+    training = TrainingConfig(
+        arguments.steps,
+        64,
+        1,
+        optimiser=way.optimiser,
+        learning_rate=way.learning_rate,
+        hypernet_rate=way.hypernet_rate,
+    )
+    result = train(supernet, dataset, training, accept=accept)
+    seconds = time.process_time() - begin
+    scorer = Scorer(supernet, dataset, ScoringConfig(statistics="batch", images=(arguments.images,)))
+    networks = drawn(space.draw, accept, arguments.networks)
+    errors = np.asarray(
+        [
+            (
+                scorer.score(network, arguments.images).error,
+                scorer.score(network, arguments.images, zeroed=True).error,
+                scorer.score(network, arguments.images, corrupt=corrupted).error,
+            )
+            for network in networks
+        ]
+    )
+    zeroed, other = errors[:, 1] - errors[:, 0], errors[:, 2] - errors[:, 0]
+    row = {
+        "way": way.name,
+        "hypernet": asdict(way.hypernet),
+        "optimiser": way.optimiser,
+        "learning_rate": way.learning_rate,
+        "hypernet_rate": way.hypernet_rate,
+        "loss": result.history[-1]["loss"],
+        "error": float(errors[:, 0].mean()),
+        "op_contribution": float(zeroed.mean()),
+        "op_contribution_se": float(zeroed.std(ddof=1) / np.sqrt(len(zeroed))),
+        "another_c": float(other.mean()),
+        "another_c_p": paired(errors[:, 0], errors[:, 2]).p,
+        "cpu_seconds": seconds,
+    }
+    print(row, flush=True)
+    return row
+
+
+def drawn(
+    draw: Callable[[int, int], Architecture], accept: Callable[[Architecture], bool], count: int
+) -> list[Architecture]:
+    """The first acceptable draws of a seed that no training uses."""
+    found: list[Architecture] = []
+    slot = 0
+    while len(found) < count:
+        architecture = draw(99, slot)
+        slot += 1
+        if accept(architecture):
+            found.append(architecture)
+    return found
+
+
+if __name__ == "__main__":
+    main()
