@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ def command(
     if runtime.deprecated:
         output.warn(runtime.deprecated)
     if output.dry_run:
-        _tell(output, opened, runtime, precision, settings)
+        _tell(output, opened, runtime, precision, settings, max_drop)
         return 0
     with output.progress(f"compiling for {target} {precision}", None) as advance:
         file = compile_bundle(
@@ -161,11 +161,19 @@ def _all(bundle: Path, judged: dict[str, Any], threads: int | None, in_process: 
     return 4 if any(item.status == "rejected" for item in outcomes) else 0
 
 
-def _tell(output: Output, bundle: Bundle, target: Target, precision: str, settings: dict[str, Any]) -> None:
+def _tell(
+    output: Output,
+    bundle: Bundle,
+    target: Target,
+    precision: str,
+    settings: dict[str, Any],
+    max_drop: float | None,
+) -> None:
     """What would be done."""
     from smash_export.measure.gates import GATES
 
     state = target.availability()
+    gate = GATES[precision] if max_drop is None else replace(GATES[precision], drop=max_drop)
     steps = {
         "target": target.name,
         "precision": precision,
@@ -174,7 +182,7 @@ def _tell(output: Output, bundle: Bundle, target: Target, precision: str, settin
         "install": state.install,
         "replaces": bundle.find_compiled(target.name, precision) is not None,
         "writes": str(bundle.path / "targets" / target.name / precision),
-        "gate": asdict(GATES[precision]),
+        "gate": asdict(gate),
         "options": settings,
     }
     output.table("Would do", ["what", "value"], [[key, str(value)] for key, value in steps.items()])

@@ -50,6 +50,14 @@ def test_every_target_and_precision_is_meant(digits_bundle: Path, capsys: pytest
     }
 
 
+def test_a_dry_run_tells_the_loss_that_is_allowed(
+    digits_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compile", str(digits_bundle), "-t", "onnxruntime", "-p", "int8", "--max-drop", "1.25"]
+    assert cli.run([*words, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["gate"]["drop"] == 1.25
+
+
 @pytest.mark.parametrize(
     "words", [[], ["--all", "--target", "mnn"], ["--all", "-p", "int8"], ["--all", "-o", "batch=1"]]
 )
