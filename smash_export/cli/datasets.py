@@ -10,7 +10,9 @@ from smash_export.cli.images import data_words, skip_bad_option, tell_images
 
 @click.command()
 @click.argument("data", required=False, metavar="[NAME[:PATH]]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of missing splits.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of missing splits."
+)
 @skip_bad_option
 @common_options(writes=False)
 def command(data: str | None, seed: int, skip_bad: bool, output: Output) -> None:

@@ -68,7 +68,7 @@ FEW_TO_DECIDE = 200  # validation images below which their figures are said to b
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "quick", "standard", "long"]),
-    help="How to train: docs/recipes.md.",
+    help="Recipe of training: docs/recipes.md.",
 )
 @click.option("--time", "duration", metavar="TIME", help="Train so long, such as 20m, and end annealed.")
 @click.option(

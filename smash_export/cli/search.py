@@ -66,7 +66,7 @@ def _words(value: object) -> str:
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with the search in --run.")
 @click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
 @click.option(
-    "--prior", metavar="NAME|FILE", help="How likely each network is drawn: regular, paper, or a TOML file."
+    "--prior", metavar="NAME|FILE", help="Chance of each network to be drawn: regular, paper, or a TOML file."
 )
 @click.option(
     "--strategy",

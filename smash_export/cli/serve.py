@@ -110,7 +110,7 @@ GROUPS = {
     "--max-connections-per-address",
     "per_address",
     type=click.IntRange(1),
-    help="Of one client's address. Default: three quarters of all.",
+    help="Connections of one client's address. Default: three quarters of all.",
 )
 @click.option("--tls-certificate", type=click.Path(path_type=Path), help="PEM, the whole chain.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="PEM.")

@@ -7,15 +7,20 @@ from pathlib import Path
 
 import click
 
+from smash_export.cli.freeze import GROUPS
 from smash_export.cli.freeze import command as freeze_command
+from smash_export.cli.groups import Grouped
+
+NOT_HERE = ("arch", "weights", "run")  # the network is an argument, and nothing is generated
 
 assert freeze_command.callback is not None
-command = click.Command(
+command = Grouped(
     "train",
+    groups={heading: [name for name in names if name not in NOT_HERE] for heading, names in GROUPS.items()},
     callback=functools.partial(freeze_command.callback, weights="retrain", run=None),
     params=[
         click.Argument(["arch"], metavar="NETWORK", type=click.Path(path_type=Path)),
-        *(option for option in freeze_command.params if option.name not in ("arch", "weights", "run")),
+        *(option for option in freeze_command.params if option.name not in NOT_HERE),
     ],
     help="""Train a network from scratch and write a verified bundle.
 
