@@ -55,7 +55,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("smash_export.cli.inspect:command", "Say what a file or folder is."),
     "doctor": ("smash_export.cli.doctor:command", "Show what this machine can do and what is missing."),
     "targets": ("smash_export.cli.targets:command", "List the runtimes and how to get them."),
-    "datasets": ("smash_export.cli.datasets:command", "List the data sets that --data reads."),
+    "datasets": ("smash_export.cli.datasets:command", "List what --data reads; say what one data set holds."),
     "completion": ("smash_export.cli.completion:command", "Print the completion script of a shell."),
 }
 
