@@ -177,7 +177,8 @@ class Loop(abc.ABC):
             DivergedError: too many steps in a row gave NaN or infinity; the last checkpoint stays.
         """
         saved = time.monotonic()
-        while not self.is_over:
+        over = self.is_over  # asked once a step: what ends the loop is what the last checkpoint holds
+        while not over:
             begin = time.monotonic()
             loss = self.run_step()
             self._keep_pace(time.monotonic() - begin)

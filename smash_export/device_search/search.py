@@ -53,7 +53,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "hypernet_rate": 0.03,
         },
         "scoring": {"statistics_images": 128, "images": (120, 0), "keep": 0.25},
-        "finalists": {"count": 6, "rungs": (2, 6), "random": 1, "known": 3, "batch": 32},
+        "finalists": {
+            "count": 6,
+            "rounds": 2,
+            "per_round": 3,
+            "rungs": (2, 6),
+            "random": 1,
+            "known": 3,
+            "batch": 32,
+            "baseline": "none",
+        },
     },
     "small": {
         "search": {"candidates": 200, "known": 40},
