@@ -78,7 +78,8 @@ def test_the_same_command_again_resumes_and_json_is_pure(
     before = (folder / "scores.jsonl").read_bytes()
     assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["candidates"] == 4
+    finalists = PRESETS["tiny"]["finalists"]
+    assert result["candidates"] == 4 + finalists["rounds"] * finalists["per_round"]
     assert (folder / "scores.jsonl").read_bytes() == before
     assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--no-resume"]) == 2
     assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--seed", "1"]) == 2
@@ -104,7 +105,8 @@ def test_runs_lists_and_compares(folder: Path, capsys: pytest.CaptureFixture[str
     assert run(["runs", str(folder.parent), "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)["runs"]
     assert entry["state"] == "done"
-    assert entry["scored"] == 4
+    finalists = PRESETS["tiny"]["finalists"]
+    assert entry["scored"] == 4 + finalists["rounds"] * finalists["per_round"]
     assert entry["error"] is not None
     assert run(["runs", str(folder / "nothing")]) == 2
 
