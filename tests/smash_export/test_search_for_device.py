@@ -12,7 +12,7 @@ from smash_base.errors import GateError, UsageError
 from smash_export.cli import run
 from smash_export.device_search.device_limits import narrowed
 from smash_export.device_search.latency import candidate_graph
-from smash_export.device_search.search import latency_limits
+from smash_export.device_search.search import PRESETS, latency_limits
 from smash_search.space.architecture import InputSpec, read_best
 from smash_search.space.space import space_for
 from smash_targets.tensorrt.check import check_onnx
@@ -37,7 +37,8 @@ def test_several_limits_give_a_pick_each_and_a_front(
         assert best.search["limit"] == label
         assert 0 < best.search["measures"]["latency_ms"] < 2000
     networks = json.loads((folder / "pareto.json").read_text())["networks"]
-    assert len(networks) == 2
+    finalists = PRESETS["tiny"]["finalists"]
+    assert len(networks) == 2 + finalists["rounds"] * finalists["per_round"]
     assert any(network["on_front"] for network in networks)
     page = (folder / "report.html").read_text()
     assert "Pareto front of the trained networks" in page
