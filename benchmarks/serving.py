@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import multiprocessing
 import os
 import selectors
 import shutil
@@ -427,10 +428,27 @@ def batching(bundles: dict[str, Path]) -> tuple[dict[str, Any], list[Goal]]:
     ]
 
 
-def overload(bundles: dict[str, Path], seconds: float = 60) -> tuple[dict[str, Any], list[Goal]]:
-    """Ten times what the server can take, with its own choice of batch and queue."""
-    request = request_bytes(np.zeros((1, *SHAPE), np.float32))
-    with served(bundles["larger"]) as server:
+def overload(bundles: dict[str, Path], seconds: float = 20) -> tuple[dict[str, Any], list[Goal]]:
+    """Far more than the server can take, with its own choice of batch and queue: ten times of the larger
+    network, and of the fastest as much as 256 clients send that never wait."""
+    slow = _overloaded(bundles["larger"], SHAPE, seconds, 10)
+    fast = _overloaded(bundles["drawn 0"], (1, 8, 8), seconds, None)
+    goals = []
+    for name, row in (("larger", slow), ("drawn 0, 256 clients", fast)):
+        ratio, clean = row["p99_over_unloaded_p99"], set(row["statuses"]) <= {200, 503} and not row["lost"]
+        found = f"{row['statuses']}, lost {row['lost']}"
+        goals.append(goal(f"answers under overload, {name}", "every one 200 or 503, none lost", found, clean))
+        goals.append(
+            goal(f"p99 of the accepted under overload, {name}", "<= 5x unloaded p99", ratio, ratio <= 5)
+        )
+    return {"larger": slow, "fast": fast}, goals
+
+
+def _overloaded(
+    bundle: Path, shape: tuple[int, int, int], seconds: float, times: float | None
+) -> dict[str, Any]:
+    request = request_bytes(np.zeros((1, *shape), np.float32))
+    with served(bundle) as server:
         client = Client(server["address"], request, 1)
         client.run(count=50)
         client.outcome = Outcome()
@@ -439,33 +457,138 @@ def overload(bundles: dict[str, Path], seconds: float = 60) -> tuple[dict[str, A
         client = Client(server["address"], request, 3)
         capacity = client.run(seconds=5).rate
         client.close()
-        client = Client(server["address"], request, 256, rate=10 * capacity)
+        client = Client(server["address"], request, 256, rate=times and times * capacity)
+        before = cpu_seconds(server["process"].pid)
         result = client.run(seconds=seconds)
+        spent = cpu_seconds(server["process"].pid) - before
         client.close()
-        status = server["process"].poll()
-    ratio = round(result.percentile(99) / alone.percentile(99), 2)
-    clean = set(result.statuses) <= {200, 503} and result.lost == 0 and status is None
     return {
-        "network": "larger",
         "unloaded": {"p50_ms": alone.percentile(50), "p99_ms": alone.percentile(99)},
         "capacity_per_second": capacity,
         "offered_per_second": round(result.sent / result.seconds, 1),
         "seconds": round(result.seconds, 1),
         "statuses": dict(result.statuses),
         "lost": result.lost,
+        "server_cpu_ms_per_answer": round(spent / max(1, sum(result.statuses.values())) * 1e3, 4),
         "accepted": {"p50_ms": result.percentile(50), "p99_ms": result.percentile(99)},
-        "p99_over_unloaded_p99": ratio,
+        "p99_over_unloaded_p99": round(result.percentile(99) / alone.percentile(99), 2),
         "p99_over_unloaded_p50": round(result.percentile(99) / alone.percentile(50), 2),
-    }, [
+    }
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def attacks(bundles: dict[str, Path], seconds: float = 4) -> tuple[dict[str, Any], list[Goal]]:
+    """Health, beside each attack of one client, and what the attack holds in memory."""
+    live = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n"
+    infer = b"POST /v2/models/net/infer HTTP/1.1\r\nHost: localhost\r\n"
+    numbers = b",".join([b"0.1234567890123456"] * 64 * 256)
+    text = b'{"inputs":[{"name":"input","datatype":"FP32","shape":[256,1,8,8],"data":[' + numbers + b"]}]}"
+    poison = request_bytes(np.full((1, 1, 8, 8), 1e38, np.float32))
+    # Connections, what each sends at first and then again and again, and seconds between.
+    plans: dict[str, tuple[int, bytes, bytes, float]] = {
+        "none": (0, b"", b"", 1),
+        "idle connections": (1100, b"", b"", 1),
+        "bodies that nobody reads": (1100, live + b"Content-Length: 100000\r\n\r\n", b"a", 1),
+        "endless header": (4, live + b"X: ", b"a" * 65536, 0.01),
+        "pipelined, unread": (4, live + b"\r\n", (live + b"\r\n") * 200, 0.01),
+        "largest JSON": (2, b"", infer + b"Content-Length: %d\r\n\r\n" % len(text) + text, 0.01),
+        "poison": (4, b"", poison, 0.01),
+    }
+    rows = {}
+    for name, plan in plans.items():
+        with served(bundles["drawn 0"]) as server:
+            rows[name] = _attacked(server, *plan, seconds)
+    worst = max(row["longest_health_ms"] for name, row in rows.items() if name != "none")
+    memory_mib = max(row["grown_mib"] for name, row in rows.items())
+    quiet = rows["none"]["longest_health_ms"]
+    failed = _honest_beside_poison(bundles["drawn 0"], poison)
+    return {"rows": rows, "honest_beside_poison": failed}, [
         goal(
-            f"answers under overload for {seconds:g} s",
-            "every one 200 or 503, none lost",
-            f"{dict(result.statuses)}, lost {result.lost}",
-            clean,
-            f"larger network, {result.sent / result.seconds / capacity:.1f}x what it can take",
+            "longest health latency under each attack",
+            "<= 100 ms",
+            worst,
+            worst <= 100,
+            f"without attack, on the same busy machine: {quiet} ms",
         ),
-        goal("p99 of the accepted under overload", "<= 5x unloaded p99", ratio, ratio <= 5),
+        goal(
+            "memory that an attack holds", "<= 16 MiB a connection", memory_mib, memory_mib <= 16, "MiB, all"
+        ),
+        goal(
+            "honest requests that fail beside 4 poisoning clients",
+            "0",
+            failed["failed"],
+            failed["failed"] == 0,
+            f"of {failed['honest']}, {failed['busy']} of them refused as busy",
+        ),
     ]
+
+
+def _attacked(
+    server: Any, count: int, first: bytes, again: bytes, pause: float, seconds: float
+) -> dict[str, float]:
+    """The attacker is a process of its own, so that it does not hold up the probe."""
+    statm = Path(f"/proc/{server['process'].pid}/statm")
+    before = int(statm.read_text().split()[1])
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    arguments = (server["address"], count, first, again, pause, ready)
+    attacker = context.Process(target=_attack, args=arguments, daemon=True)
+    attacker.start()
+    assert ready.wait(120)
+    longest, asked, started, peak = 0.0, 0, time.perf_counter(), before
+    while time.perf_counter() - started < seconds:
+        begun = time.perf_counter()
+        probe = http.client.HTTPConnection(*server["address"], timeout=30)
+        probe.request("GET", "/v2/health/live")
+        assert probe.getresponse().status == 200
+        probe.close()
+        longest, asked = max(longest, time.perf_counter() - begun), asked + 1
+        peak = max(peak, int(statm.read_text().split()[1]))
+        time.sleep(0.005)
+    attacker.kill()
+    attacker.join()
+    grown = (peak - before) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return {"longest_health_ms": round(longest * 1e3, 1), "probes": asked, "grown_mib": round(grown, 1)}
+
+
+def _attack(
+    address: tuple[str, int], count: int, first: bytes, again: bytes, pause: float, ready: Any
+) -> None:
+    connections = []
+    for _ in range(count):
+        made = socket.create_connection(address)
+        made.settimeout(0.001)
+        with contextlib.suppress(OSError):
+            made.sendall(first)
+        connections.append(made)
+    ready.set()
+    while True:
+        for connection in connections if again else ():
+            with contextlib.suppress(OSError):
+                connection.send(again)
+        time.sleep(pause)
+
+
+def _honest_beside_poison(bundle: Path, poison: bytes, count: int = 2400) -> dict[str, int]:
+    request = request_bytes(np.zeros((1, 1, 8, 8), np.float32))
+    with served(bundle) as server:
+        bad, good = Client(server["address"], poison, 4), Client(server["address"], request, 16)
+        stop = threading.Event()
+        thread = threading.Thread(target=bad.run, kwargs={"stop": stop})
+        thread.start()
+        outcome = good.run(count=count)
+        stop.set()
+        thread.join()
+        good.close()
+        bad.close()
+    statuses = outcome.statuses
+    failed = sum(number for status, number in statuses.items() if status not in (200, 503)) + outcome.lost
+    return {"honest": count, "failed": failed, "busy": statuses[503], "poison_400": bad.outcome.statuses[400]}
 
 
 def lifecycle(bundles: dict[str, Path]) -> tuple[dict[str, Any], list[Goal]]:
@@ -645,6 +768,7 @@ PARTS = {
     "overhead": overhead,
     "batching": batching,
     "overload": overload,
+    "attacks": attacks,
     "lifecycle": lifecycle,
     "memory": memory,
     "loadgen": loadgen,

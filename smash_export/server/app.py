@@ -48,7 +48,7 @@ from smash_export.server.metrics import CONTENT_TYPE, Metrics
 from smash_export.server.models import Model, Repository, require_files
 from smash_export.server.openapi import describe_api
 
-EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
+EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "statistics"]
 MAX_TOP = 1000
 _DECODERS = 2
 _WAITING_DECODES = 32
@@ -147,6 +147,9 @@ class _Server:
             ("GET", "/v2/health/live", self.live),
             ("GET", "/v2/health/ready", self.ready),
             ("GET", "/v2", self.server_metadata),
+            ("GET", "/v2/models/stats", self.all_statistics),
+            ("GET", model + "/stats", self.statistics),
+            ("GET", version + "/stats", self.statistics),
             ("GET", model, self.model_metadata),
             ("GET", version, self.model_metadata),
             ("GET", model + "/ready", self.model_ready),
@@ -280,8 +283,21 @@ class _Server:
             await respond_json(send, {"name": model.spec.name, "ready": True})
 
     async def index(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._bodies.release(len(await self._bodies.read(scope, receive)))
-        await respond_json(send, await asyncio.to_thread(self._repository.index))
+        body = await self._bodies.read(scope, receive)
+        self._bodies.release(len(body))
+        ready = protocol.parse_object(body, "the request").get("ready") if body.strip() else None
+        if not isinstance(ready, bool | None):
+            raise InvalidInputError("ready", expected="true or false", received=repr(ready)[:40])
+        rows = await asyncio.to_thread(self._repository.index)
+        await respond_json(send, [row for row in rows if row["state"] == "READY"] if ready else rows)
+
+    async def statistics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._of_path(scope) as model:
+            await respond_json(send, {"model_stats": [self._metrics.statistics(*model.key)]})
+
+    async def all_statistics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        rows = [self._metrics.statistics(*key) for key in self._repository.open_models()]
+        await respond_json(send, {"model_stats": rows})
 
     async def load(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = await self._administer(scope, receive)

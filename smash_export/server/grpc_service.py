@@ -64,7 +64,7 @@ class GrpcServer:
     ) -> None:
         largest = min(largest or limits.body_bytes, limits.body_bytes)
         threads = max(_FEWEST_THREADS, min(threads, limits.all_bodies_bytes // largest))
-        servicer = _Servicer(repository, state, limits, administration)
+        servicer = _Servicer(repository, metrics, state, limits, administration)
         self._calls = _Calls(servicer, repository, metrics, state, limits, api_key)
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
@@ -290,8 +290,10 @@ def _to_grpc(error: Exception) -> tuple[grpc.StatusCode, str]:
 class _Servicer:
     """One method per call, from message to message."""
 
-    def __init__(self, repository: Repository, state: State, limits: Limits, administration: bool) -> None:
-        self._repository = repository
+    def __init__(
+        self, repository: Repository, metrics: Metrics, state: State, limits: Limits, administration: bool
+    ) -> None:
+        self._repository, self._metrics = repository, metrics
         self._state = state
         self._limits = limits
         self._administration = administration
@@ -336,6 +338,16 @@ class _Servicer:
             for classes in wanted:
                 _add_output(response, logits, classes, model)
             return response
+
+    def ModelStatistics(self, request: Any) -> Any:
+        keys = self._repository.open_models()
+        if request.name:
+            with self._repository.use(request.name, request.version or None) as model:
+                keys = [model.key]
+        rows = [self._metrics.statistics(*key) for key in keys]
+        for row in rows:
+            del row["batch_stats"]
+        return message("ModelStatisticsResponse")(model_stats=rows)
 
     def RepositoryIndex(self, request: Any) -> Any:
         rows = self._repository.index()

@@ -8,8 +8,10 @@ in a process do not mix.
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -54,6 +56,11 @@ class _Histogram:
         row[bisect_left(self.bounds, value)] += 1
         row[-1] += value
 
+    def total(self, key: tuple[str, ...]) -> tuple[int, int]:
+        """How many there were, and their sum in units of 1e-9."""
+        row = self.values.get(key)
+        return (0, 0) if row is None else (int(sum(row[:-1])), round(row[-1] * 1e9))
+
     def family(self) -> Metric:
         family = HistogramMetricFamily(f"{_PREFIX}_{self.name}", self.help_text, labels=self.labels)
         for key, row in self.values.items():
@@ -80,6 +87,7 @@ class Metrics:
         self._batch = _Histogram("batch_images", "Images per run.", model, _SIZES)
         self._run = _Histogram("run_seconds", "Time of a run.", model, _SECONDS)
         self._queue_time = _Histogram("queue_seconds", "Time in the queue.", model, _SECONDS)
+        self._last: dict[tuple[str, str], int] = {}  # when a model last ran, ms since 1970
         self._loads = _Counter("model_loads", "Loads of a model.", ("model", "result"))
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -125,12 +133,39 @@ class Metrics:
                     self._queue_time.add(key, job.waited)
                 if failed:
                     self._failures.add(key, failed)
+                self._last[key] = int(time.time() * 1e3)
                 if ran.batch:
                     self._images.add(key, ran.batch)
                     self._batch.add(key, ran.batch)
                     self._run.add(key, ran.ran)
 
         return observe
+
+    def statistics(self, model: str, version: str) -> dict[str, Any]:
+        """What Triton's statistics extension says about a model since it was first opened; times in ns."""
+        key = (model, version)
+        with self._lock:
+            queue, run = self._queue_time.total(key), self._run.total(key)
+            failures = int(self._failures.values.get(key, 0))
+            images, last = int(self._images.values.get(key, 0)), self._last.get(key, 0)
+        nothing = {"count": 0, "ns": 0}
+        answered = max(0, queue[0] - failures)
+        return {
+            "name": model,
+            "version": version,
+            "last_inference": last,
+            "inference_count": images,
+            "execution_count": run[0],
+            "inference_stats": {
+                "success": {"count": answered, "ns": queue[1] + run[1]},
+                "fail": {"count": failures, "ns": 0},
+                "queue": {"count": queue[0], "ns": queue[1]},
+                "compute_input": nothing,
+                "compute_infer": {"count": run[0], "ns": run[1]},
+                "compute_output": nothing,
+            },
+            "batch_stats": [],
+        }
 
     def watch_queue(self, model: str, version: str, waiting: Callable[[], int]) -> None:
         """Read the length of a queue whenever the metrics are asked for."""

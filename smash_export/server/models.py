@@ -117,6 +117,11 @@ class Model:
         self._lock = threading.Lock()
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Name and version."""
+        return self.spec.name, self.spec.version
+
+    @property
     def platform(self) -> str:
         """The name that the protocol has for the runtime."""
         target = self.classifier.choice.target
@@ -354,6 +359,11 @@ class Repository:
     def default_name(self) -> str:
         """The first model that the server was started with."""
         return next(iter(self._specs))
+
+    def open_models(self) -> list[tuple[str, str]]:
+        """Name and version of every open model."""
+        with self._lock:
+            return [(name, version) for name, versions in self._models.items() for version in versions]
 
     def largest_message(self) -> int:
         """Bytes of the largest binary request that a served model takes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from smash_base.json_values import JsonObject
 from smash_export import __version__
 
@@ -16,6 +18,8 @@ _WORDS = {
     "408": "The body came too slowly.",
     "413": "The body is too large.",
     "415": "The body is compressed.",
+    "431": "The headers are too long.",
+    "500": "The model could not run.",
     "503": "Busy or not ready; try again.",
 }
 _TENSOR: JsonObject = {
@@ -93,6 +97,12 @@ _VERSION: JsonObject = {
     "required": True,
     "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"},
 }
+_OPEN = ("/v2/health/live", "/v2/health/ready")
+_STATISTICS: JsonObject = {
+    "type": "object",
+    "required": ["model_stats"],
+    "properties": {"model_stats": {"type": "array", "items": {"type": "object"}}},
+}
 _BODY_ERRORS = ("408", "413", "415", "503")
 
 
@@ -102,11 +112,31 @@ def describe_api(root_path: str = "") -> JsonObject:
         "openapi": "3.1.0",
         "info": {"title": "smash-export", "version": __version__},
         "servers": [{"url": root_path or "/"}],
-        "paths": {**_server_paths(), **_model_paths(), **_repository_paths(), **_page_paths()},
+        "paths": _finished({**_server_paths(), **_model_paths(), **_repository_paths(), **_page_paths()}),
         "components": {
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
         },
     }
+
+
+def _finished(paths: dict[str, Any]) -> dict[str, Any]:
+    """Every operation with a name of its own, whether it wants the key, and what may happen to any."""
+    for path, operations in paths.items():
+        for method in ("get", "post"):
+            if method not in operations:
+                continue
+            operation = operations[method] = {**operations[method]}  # two paths share one
+            operation["responses"] = dict(operation["responses"])
+            words = [word.strip("{}") for word in path.split("/") if word]
+            operation["operationId"] = "_".join([method, *words]).replace(".", "_")
+            operation["security"] = [] if path in _OPEN else [{"key": []}, {"header": []}]
+            for code in ("431", "500", "503"):
+                answer = {"description": _WORDS[code], "content": _json(_ERROR)}
+                operation["responses"].setdefault(code, answer)
+    return paths
 
 
 def _server_paths() -> JsonObject:
@@ -134,11 +164,16 @@ def _model_paths() -> JsonObject:
         "summary": "Whether the model answers",
         "responses": _answers({"type": "object"}, "404"),
     }
-    paths: JsonObject = {}
+    statistics: JsonObject = {
+        "summary": "How often the model ran, and for how long",
+        "responses": _answers(_STATISTICS, "404"),
+    }
+    paths: JsonObject = {"/v2/models/stats": _get("The same of every model", _STATISTICS)}
     for place, parameters in (("", [_MODEL]), ("/versions/{version}", [_MODEL, _VERSION])):
         model = f"/v2/models/{{model}}{place}"
         paths[model] = {"parameters": parameters, "get": metadata}
         paths[f"{model}/ready"] = {"parameters": parameters, "get": ready}
+        paths[f"{model}/stats"] = {"parameters": parameters, "get": statistics}
         paths[f"{model}/infer"] = {"parameters": parameters, "post": infer}
     return paths
 
@@ -146,7 +181,11 @@ def _model_paths() -> JsonObject:
 def _repository_paths() -> JsonObject:
     index: JsonObject = {
         "summary": "Every model and its state",
-        "responses": _answers({"type": "array", "items": {"type": "object"}}, *_BODY_ERRORS),
+        "requestBody": {
+            "required": False,
+            "content": _json({"type": "object", "properties": {"ready": {"type": "boolean"}}}),
+        },
+        "responses": _answers({"type": "array", "items": {"type": "object"}}, "400", *_BODY_ERRORS),
     }
     paths: JsonObject = {"/v2/repository/index": {"post": index}}
     for name, summary in (

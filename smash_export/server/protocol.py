@@ -101,6 +101,8 @@ def parse_infer(
     Raises:
         InvalidInputError: anything that does not follow the protocol or does not fit the model.
     """
+    if header_length == "0":  # Triton's raw request: the body is the one tensor
+        return InferRequest(check_finite(_whole_body(body, signature, max_images)))
     if header_length is None:
         text, raw = body, memoryview(b"")
     else:
@@ -135,6 +137,18 @@ def parse_infer(
             )
         tensor = from_raw(raw, head.shape)
     return InferRequest(check_finite(tensor), head.id, head.outputs)
+
+
+def _whole_body(body: bytes, signature: ModelSignature, max_images: int) -> np.ndarray:
+    each = 4 * math.prod(signature.input_shape)
+    images, left = divmod(len(body), each)
+    if left or not 1 <= images <= max_images:
+        raise InvalidInputError(
+            "the raw body has the wrong length",
+            expected=f"1 to {max_images} times {each} bytes: {DATATYPE} {list(signature.input_shape)}",
+            received=f"{len(body)} bytes",
+        )
+    return from_raw(body, (images, *signature.input_shape))
 
 
 class _Head(NamedTuple):

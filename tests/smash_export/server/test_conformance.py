@@ -198,3 +198,22 @@ def test_the_guide_s_client_works(
         script = script.replace(written, real)
     exec(compile(script, str(guide), "exec"), {})
     assert f":{digits_images[1][0]}:{digits_images[1][0]}" in capsys.readouterr().out
+
+
+def test_statistics_count_what_ran(client: Any, kind: str, tensor: np.ndarray) -> None:
+    def read() -> Any:
+        (row,) = as_dict(kind, client.get_inference_statistics("other"))["model_stats"]
+        return row
+
+    client.infer("other", inputs(kind, tensor))
+    before = read()
+    for _ in range(3):
+        client.infer("other", inputs(kind, tensor))
+    after = read()
+    assert int(after["inference_count"]) - int(before["inference_count"]) == 3 * len(tensor)
+    assert int(after["execution_count"]) - int(before["execution_count"]) == 3
+    assert int(after["inference_stats"]["compute_infer"]["ns"]) > int(
+        before["inference_stats"]["compute_infer"]["ns"]
+    )
+    everything = as_dict(kind, client.get_inference_statistics())["model_stats"]
+    assert {(row["name"], row["version"]) for row in everything} >= {("digits", "2"), ("other", "1")}
