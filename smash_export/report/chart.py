@@ -13,7 +13,7 @@ from smash_export.report.page import Html
 
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 76, 24, 16, 56
-LETTER, LINE = 6.6, 15.0  # width and height of a letter at 12 px, generously
+LETTER, LINE = 7.6, 16.0  # width and height of a letter at 12 px, generously
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 

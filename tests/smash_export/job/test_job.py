@@ -89,7 +89,7 @@ def test_a_dry_run_says_everything_and_writes_nothing(
     assert 10 < told["seconds"] <= 600
     names = [stage["name"] for stage in told["stages"]]
     assert names == ["search", "freeze", "compile fp32", "verify", "bench", "compare"]
-    assert told["images"]["splits"] == "training 1,078, validation 360, test 359"
+    assert told["images"]["splits"] == "train 1,078, validation 360, test 359"
     assert not folder.exists()
     folder.mkdir()
     (folder / "notes.txt").touch()
