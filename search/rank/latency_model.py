@@ -20,6 +20,7 @@ from smash_search.space.architecture import Architecture, Convolution, InputSpec
 from smash_search.space.cost import areas_of, pixels_of
 
 LEAST = 8  # measurements
+RIDGE = 0.01  # see fit_costs
 
 
 @dataclass(frozen=True)
@@ -69,28 +70,39 @@ def fit_latency(
     folds = np.arange(len(wanted)) % 4
     left_out = np.empty(len(wanted))
     for fold in range(4):
-        prices = _prices(matrix[folds != fold], wanted[folds != fold])
+        prices = fit_costs(matrix[folds != fold], wanted[folds != fold], ridge=RIDGE)
         left_out[folds == fold] = matrix[folds == fold] @ prices
-    prices = _prices(matrix, wanted)
+    prices = fit_costs(matrix, wanted, ridge=RIDGE)
     error = float(np.median(np.abs(left_out / wanted - 1)))
     usual = float(np.quantile(wanted, 0.75))
     return LatencyModel(input_spec, classes, dict(zip(names, prices.tolist(), strict=True)), usual, error)
 
 
-def _prices(matrix: np.ndarray, milliseconds: np.ndarray) -> np.ndarray:
+def fit_costs(rows: np.ndarray, times: np.ndarray, *, ridge: float = 0.0, passes: int = 1) -> np.ndarray:
+    """Non-negative costs of parts with the least squared relative error.
+
+    Args:
+        rows: [networks, parts], how much of each part a network has.
+        times: [networks], what was measured.
+        ridge: weight that keeps costs of parts that few networks have from explaining noise.
+        passes: fits, each after the first without the outliers of the one before: a disturbed measurement is
+            slow by a factor, and must not bend the costs of everything else.
+    """
     from scipy.optimize import nnls
 
-    relative = matrix / milliseconds[:, None]
-    scale = np.maximum(relative.max(0), 1e-30)
-    ridge = RIDGE * math.sqrt(len(milliseconds)) * np.eye(len(scale))
-    left = np.concatenate([relative / scale, ridge])
-    right = np.concatenate([np.ones(len(milliseconds)), np.zeros(len(scale))])
-    solution: np.ndarray = nnls(left, right)[0]
-    prices: np.ndarray = solution / scale
-    return prices
-
-
-RIDGE = 0.01  # keeps prices of parts that few networks have from explaining noise
+    relative = rows / times[:, None]
+    largest = relative.max(0)
+    scale = np.where(largest > 0, largest, 1.0)
+    weighted = relative / scale
+    penalty = ridge * math.sqrt(len(times)) * np.eye(len(scale)) if ridge else np.empty((0, len(scale)))
+    kept = np.ones(len(times), bool)
+    for _ in range(passes):
+        wanted = np.concatenate([np.ones(int(kept.sum())), np.zeros(len(penalty))])
+        costs, _ = nnls(np.concatenate([weighted[kept], penalty]), wanted)
+        error = np.abs(weighted @ costs - 1)
+        kept = error <= max(0.05, 3 * float(np.median(error)))
+    unscaled: np.ndarray = costs / scale
+    return unscaled
 
 
 def parts_of(architecture: Architecture, input_spec: InputSpec, classes: int) -> dict[str, float]:

@@ -661,9 +661,8 @@ SPACES: dict[str, Space] = {
         budget=(0.06, 1.0),
         stem_strides=(2,),
     ),
-    # For images of 16 pixels and more and devices of a tenth to some milliseconds: every form of op, wide
-    # banks,
-    # regular networks of 1 to 60 MMACs at 32 pixels. What a search takes unless a space is named.
+    # For images of 16 pixels and more and devices of a tenth to some milliseconds: every form of op,
+    # wide banks, regular networks of 1 to 60 MMACs at 32 pixels. What a search takes unless a space is named.
     "edge": Space(
         name="edge",
         unit=8,

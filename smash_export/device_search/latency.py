@@ -35,6 +35,7 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_export.measure.timing import SPREAD_LIMIT, Latency, measure_latency
+from smash_search.rank.latency_model import fit_costs
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from smash_export.remote.device import Device
 
 SCHEMA = 1
+PASSES = 3  # of a fit, without the outliers of the one before
 FOLDS = 5
 MAX_KIT_BYTES = 2**31
 BUILD_SECONDS = 0.3  # of timing each network of a kit
@@ -417,7 +419,7 @@ class LatencyTable:
     @cached_property
     def costs(self) -> np.ndarray:
         """Milliseconds per unit of each feature, float [features]."""
-        return _fit(self._rows, self.times)
+        return fit_costs(self._rows, self.times, passes=PASSES)
 
     def predict_features(self, found: Mapping[str, float]) -> float:
         """Milliseconds of a graph with these features."""
@@ -437,7 +439,9 @@ class LatencyTable:
         for fold in range(FOLDS):
             test = order[fold::FOLDS]
             train = np.setdiff1d(order, test)
-            predicted[test] = self._rows[test] @ _fit(self._rows[train], self.times[train])
+            predicted[test] = self._rows[test] @ fit_costs(
+                self._rows[train], self.times[train], passes=PASSES
+            )
         relative = np.abs(predicted / self.times - 1)
         return {
             "networks": len(self.times),
@@ -445,24 +449,6 @@ class LatencyTable:
             "p90": float(np.percentile(relative, 90)),
             "kendall_tau": float(kendalltau(predicted, self.times).statistic),
         }
-
-
-def _fit(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Non-negative costs with the least squared relative error, then once more without outliers.
-
-    A disturbed measurement is slow by a factor; it must not bend the costs of everything else.
-    """
-    from scipy.optimize import nnls
-
-    scale = np.where(rows.max(0) > 0, rows.max(0), 1.0)
-    weighted = rows / scale / times[:, None]
-    kept = np.ones(len(times), bool)
-    for _ in range(3):
-        costs, _ = nnls(weighted[kept], np.ones(int(kept.sum())))
-        error = np.abs(weighted @ costs - 1)
-        kept = error <= max(0.05, 3 * float(np.median(error)))
-    unscaled: np.ndarray = costs / scale
-    return unscaled
 
 
 # ------------------------------------------------------------------------------------ for the search
