@@ -822,6 +822,7 @@ class _Search:
             "reason": winner.reason,
             "error": winner.error,
             "epochs": winner.epochs,
+            "recipe": self.config.finalists.recipe.to_json(),
             "cost": asdict(entry.cost),
             "strategy": self.config.strategy,
             "space": self.space.name,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +30,10 @@ from smash_search.train.network import Recipe, fit, new_network
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
+
+
+OF_THE_RUNGS = ("epochs", "epoch_images", "keep_best", "include_validation", "seconds", "seed")
+"""Fields of a recipe that finalists have from their rungs."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class FinalistsConfig:
         start: weights of the first rung: "scratch", or "generated" ones from the HyperNet.
         baseline: which random search is recorded beside: "none"; "finalists" trains as many random networks
             in the same rungs; "total" as many more as HyperNet and scoring cost in images.
-        batch, learning_rate, weight_decay, label_smoothing, augmentation: as in Recipe.
+        recipe: how each is trained (:func:`smash_search.train.recipes.recipe_for` fits one to the images).
+            Epochs, their images and seeds are those of the rungs; networks are compared at the end of a rung,
+            so that no epoch is kept as the best and nothing but the epochs ends a training.
         seed: of initial weights and order of images.
     """
 
@@ -67,11 +73,7 @@ class FinalistsConfig:
     keep: float = 0.5
     start: Literal["scratch", "generated"] = "scratch"
     baseline: Literal["none", "finalists", "total"] = "finalists"
-    batch: int = 64
-    learning_rate: float = 0.1
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    augmentation: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -101,23 +103,32 @@ class FinalistsConfig:
         ):
             if getattr(self, name) not in known:
                 raise InvalidInputError(name, expected=" or ".join(known), received=getattr(self, name))
-        self.recipe(0, "0")  # its limits
+        recipe = replace(
+            self.recipe,
+            epochs=self.rungs[-1],
+            epoch_images=self.epoch_images,
+            keep_best=False,
+            include_validation=False,
+            seconds=0.0,
+            seed=self.seed,
+        )
+        object.__setattr__(self, "recipe", recipe)
 
     def to_json(self) -> JsonObject:
         """Plain lists and numbers, as config.json holds them."""
         return {**asdict(self), "rungs": list(self.rungs)}
 
-    def recipe(self, rung: int, key: str) -> Recipe:
-        """Of one network in one rung."""
+    def recipe_of(self, rung: int, key: str) -> Recipe:
+        """Of one network in one rung; weights that are trained or generated already are not set anew.
+
+        The whitening filters depend on the images alone: each rung finds them as they are, and keeps them.
+        """
         before = self.rungs[rung - 1] if rung else 0
-        return Recipe(
+        return replace(
+            self.recipe,
             epochs=self.rungs[rung] - before,
-            epoch_images=self.epoch_images,
-            batch=self.batch,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            label_smoothing=self.label_smoothing,
-            augmentation=self.augmentation,
+            whiten=self.recipe.whiten and self.start == "scratch",
+            identity=self.recipe.identity and self.start == "scratch" and rung == 0,
             seed=seed_of(self.seed, int(key, 16), rung),
         )
 
@@ -388,7 +399,7 @@ def train_rung(
     key = architecture.key
     identity = {"key": key, "data": dataset.fingerprint, "finalists": config.to_json()}
     network = _starting_network(finalist, rung, dataset, config, folder, identity, start)
-    recipe = config.recipe(rung, key)
+    recipe = config.recipe_of(rung, key)
     partial = folder / f"{finalist.group}-{key}.{rung}.partial.pt"
     diverged = None
     try:

@@ -118,6 +118,12 @@ class Recipe:
         """Plain numbers, as provenance and checkpoints hold them."""
         return asdict(self)
 
+    def words(self) -> str:
+        """Every value that is not the default, for people."""
+        usual = Recipe()
+        values = {name: value for name, value in asdict(self).items() if value != getattr(usual, name)}
+        return ", ".join(f"{name} {value}" for name, value in values.items())
+
     @classmethod
     def from_json(cls, value: Any) -> Recipe:
         """Read :meth:`to_json` back; raises InvalidInputError for unknown fields."""

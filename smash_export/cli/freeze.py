@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from smash_search.train.loop import Progress
     from smash_search.train.recipes import Recipe
 
+AUGMENT_HELP = "Augmentation of the training images, for example pad_crop=2,flip=true,cutout=8"
+BALANCE_HELP = "Against classes of unequal size."
 FEW_TO_DECIDE = 200  # validation images below which their figures are said to be uncertain
 
 
@@ -71,11 +73,7 @@ FEW_TO_DECIDE = 200  # validation images below which their figures are said to b
     help="Recipe of training: docs/recipes.md.",
 )
 @click.option("--time", "duration", metavar="TIME", help="Train so long, such as 20m, and end annealed.")
-@click.option(
-    "--balance",
-    type=click.Choice(["none", "loss", "sampling"]),
-    help="Against classes of unequal size.",
-)
+@click.option("--balance", type=click.Choice(["none", "loss", "sampling"]), help=BALANCE_HELP)
 @click.option("--teacher", type=click.Path(path_type=Path), help="Bundle whose answers are learned as well.")
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other value of the recipe.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
@@ -83,11 +81,7 @@ FEW_TO_DECIDE = 200  # validation images below which their figures are said to b
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
 @click.option("--label-smoothing", type=click.FloatRange(0, 0.99), help="Share spread over all classes.")
 @click.option("--ema", type=click.FloatRange(0, 0.999999), help="Decay of a moving average of the weights.")
-@click.option(
-    "--augment",
-    metavar="NAME=VALUE,...",
-    help="Augmentation of the training images, for example pad_crop=2,flip=true,cutout=8",
-)
+@click.option("--augment", metavar="NAME=VALUE,...", help=AUGMENT_HELP)
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -263,7 +257,7 @@ def _recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
             "label_smoothing": values["label_smoothing"],
             "average": values["ema"],
             "balance": values["balance"],
-            "augmentation": _augmentation(values["augment"]),
+            "augmentation": augmentation(values["augment"]),
         },
     )
     return Recipe.from_json({**recipe.to_json(), **read_options(values["settings"])})
@@ -276,7 +270,6 @@ def _announced(
     from smash_export.device_search.plan import parse_duration
     from smash_search.train.compute import pick_device
     from smash_search.train.network import new_network, seconds_per_step, within
-    from smash_search.train.recipes import Recipe
 
     seconds = parse_duration(values["duration"]) if values["duration"] else 0.0
     network = new_network(best.architecture, best.input, len(best.classes), recipe.seed)
@@ -285,8 +278,7 @@ def _announced(
     if seconds:
         recipe = within(recipe, images, seconds, per_step)
     expected = recipe.epochs * max(1, images // recipe.batch) * per_step
-    shown = {name: value for name, value in recipe.to_json().items() if value != getattr(Recipe(), name)}
-    output.note(f"recipe {values['recipe_name']}: {', '.join(f'{k} {v}' for k, v in shown.items())}")
+    output.note(f"recipe {values['recipe_name']}: {recipe.words()}")
     output.note(f"training takes about {min(expected, seconds or expected) / 60:.1f} minutes here")
     if len(dataset.validation) < FEW_TO_DECIDE:
         output.warn(
@@ -301,7 +293,8 @@ def _data_seed(search: Any) -> int:
     return seed if isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 else 0
 
 
-def _augmentation(text: str | None) -> dict[str, Any] | None:
+def augmentation(text: str | None) -> dict[str, Any] | None:
+    """``"pad_crop=2,flip=true"`` as arguments; None where nothing is given."""
     if text is None:
         return None
     from smash_export.cli.compile import read_options

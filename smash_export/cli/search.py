@@ -13,6 +13,7 @@ from smash_base import files
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
+from smash_export.cli.freeze import AUGMENT_HELP, BALANCE_HELP, augmentation
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
 from smash_export.device_search.search import PRESETS, STRATEGIES
@@ -34,7 +35,8 @@ GROUPS = {
     ),
     "Scoring": ("images", "keep"),
     "Finalists": (
-        "finalists", "rounds", "per_round", "rungs", "finalist_batch", "finalist_images", "start", "baseline",
+        "finalists", "rounds", "per_round", "rungs", "recipe", "balance", "augment", "settings",
+        "finalist_batch", "finalist_images", "start", "baseline",
     ),
     "Limits": ("max_latency", "max_parameters", "max_macs", "max_memory"),
     "Device": (
@@ -138,6 +140,16 @@ def _words(value: object) -> str:
     type=click.IntRange(1),
     help="Networks proposed in each.  " + _by_space("finalists", "per_round"),
 )
+@click.option(
+    "--recipe",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "quick", "standard", "long"]),
+    help="Recipe of their training: docs/recipes.md.",
+)
+@click.option("--balance", type=click.Choice(["none", "loss", "sampling"]), help=BALANCE_HELP)
+@click.option("--augment", metavar="NAME=VALUE,...", help=AUGMENT_HELP)
+@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other value of the recipe.")
 @click.option("--finalist-batch", type=click.IntRange(1), help="Images per step.")
 @click.option("--finalist-images", type=click.IntRange(0), help="Most training images of an epoch; 0 is all.")
 @click.option("--start", type=click.Choice(["scratch", "generated"]), help="First weights.  [scratch]")
@@ -253,6 +265,7 @@ def _search(
         output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
         output.result({"dry_run": True, "writes": str(folder), **plan, "images": summary.to_json()})
         return None
+    output.note(f"finalists are trained by recipe {values['recipe']}: {config.finalists.recipe.words()}")
     command = ["smash-export", "search", *given_words(click.get_current_context())]
     with tracked(values["track"], folder, {"command": shlex.join(command), **config.to_json()}) as tracker:
         result = search(
@@ -336,6 +349,7 @@ def device_table(
 def _configuration(
     dataset: Dataset, measurement: DeviceLatency | None, values: dict[str, Any]
 ) -> SearchConfig:
+    from smash_export.cli.compile import read_options
     from smash_export.device_search.search import configure, latency_limits
 
     return configure(
@@ -370,10 +384,16 @@ def _configuration(
             "rounds": values["rounds"],
             "per_round": values["per_round"],
             "rungs": numbers("--rungs", values["rungs"]),
-            "batch": values["finalist_batch"],
             "epoch_images": values["finalist_images"],
             "start": values["start"],
             "baseline": values["baseline"],
+        },
+        recipe=values["recipe"],
+        recipe_values={
+            "batch": values["finalist_batch"],
+            "balance": values["balance"],
+            "augmentation": augmentation(values["augment"]),
+            **read_options(values["settings"]),
         },
     )
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from smash_export.tracking import Tracker
     from smash_search.data import Dataset
     from smash_search.executors import ExecutorConfig
+    from smash_search.rank.finalists import FinalistsConfig
     from smash_search.run import SearchConfig, SearchResult
+    from smash_search.train.recipes import Recipe
 
 # By space. The learning rates are higher than the original program's 1e-3, which serves trainings of a
 # hundred thousand steps, and were chosen by the training loss. "tiny" is made for searches of a minute or two
@@ -60,7 +62,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "rungs": (2, 6),
             "random": 1,
             "known": 3,
-            "batch": 32,
             "baseline": "none",
         },
     },
@@ -93,7 +94,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "random": 4,
             "known": 8,
             "baseline": "none",
-            "augmentation": {"flip": True, "pad_crop": 4},
         },
     },
     "paper": {
@@ -141,6 +141,8 @@ def configure(
     epochs: float | None = None,
     scoring: dict[str, Any] | None = None,
     finalists: dict[str, Any] | None = None,
+    recipe: str = "auto",
+    recipe_values: dict[str, Any] | None = None,
     measured: dict[str, Any] | None = None,
     latency_limits: dict[str, float] | None = None,
     require: str | None = None,
@@ -155,6 +157,9 @@ def configure(
         limits: ``parameters``, ``macs``, ``memory``.
         hypernet, training, scoring, finalists: fields of the configurations in :mod:`search`; None keeps
             the preset's value.
+        recipe: of the finalists' training, one of :data:`smash_search.train.recipes.NAMES`; each but "auto"
+            also gives the epochs at which the last rung ends, unless ``finalists["rungs"]`` does.
+        recipe_values: fields of the recipe that are not its own.
         epochs: HyperNet training in passes over the training images; in place of ``training["steps"]``.
         latency_limits: milliseconds by label (:meth:`DeviceLatency.limits`); there is a pick within each.
         require: a device that must be able to do everything: see
@@ -163,7 +168,7 @@ def configure(
             (:func:`smash_search.space.prior.prior_named`); the space's own unless given.
     """
     from smash_search.model.hypernet import HyperNetConfig
-    from smash_search.rank.finalists import FinalistsConfig, input_spec_of
+    from smash_search.rank.finalists import input_spec_of
     from smash_search.rank.pareto import Limit
     from smash_search.rank.scoring import ScoringConfig
     from smash_search.run import SearchConfig
@@ -171,6 +176,7 @@ def configure(
     from smash_search.space.prior import prior_named
     from smash_search.space.space import space_for
     from smash_search.train.hypernet import TrainingConfig
+    from smash_search.train.recipes import AUTO, RECIPES, recipe_for
 
     spec = input_spec_of(dataset)
     if prior is None and strategy == "smash":
@@ -203,6 +209,8 @@ def configure(
     entering = merged("finalists", finalists)
     entering["random"] = min(entering["random"], entering["count"])
     entering["known"] = min(entering["known"], known, entering["count"] - entering["random"])
+    if recipe != AUTO and not (finalists and finalists.get("rungs")):
+        entering["rungs"] = _rungs_until(RECIPES[recipe].epochs, entering["rungs"])
     return SearchConfig(
         space=name,
         seed=seed,
@@ -214,13 +222,38 @@ def configure(
         hypernet=HyperNetConfig(**merged("hypernet", hypernet)),
         training=TrainingConfig(**trained),
         scoring=ScoringConfig(**merged("scoring", scoring)),
-        finalists=FinalistsConfig(**entering),
+        finalists=_finalists(entering, recipe_for(recipe, dataset, seed), recipe_values or {}),
         measured=measured or {},
         latency_limits=tuple(
             sorted((Limit(*pair) for pair in (latency_limits or {}).items()), key=lambda x: x.milliseconds)
         ),
         narrowed=narrower,
     )
+
+
+def _finalists(entering: dict[str, Any], recipe: Recipe, changes: dict[str, Any]) -> FinalistsConfig:
+    """How finalists are trained: by the recipe, changed where somebody says so.
+
+    Raises:
+        UsageError: a change of what the rungs decide.
+    """
+    from smash_search.rank.finalists import OF_THE_RUNGS, FinalistsConfig
+    from smash_search.train.recipes import Recipe
+
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if refused := sorted(set(changes) & set(OF_THE_RUNGS)):
+        raise UsageError(
+            f"finalists have no {refused[0]} of their own",
+            expected="any other value of the recipe",
+            received=f"{refused[0]}={changes[refused[0]]}",
+            hint="Pass --rungs, --finalist-images or --seed.",
+        )
+    return FinalistsConfig(**entering, recipe=Recipe.from_json({**recipe.to_json(), **changes}))
+
+
+def _rungs_until(epochs: int, rungs: tuple[int, ...]) -> tuple[int, ...]:
+    """The same shares of a training of so many epochs."""
+    return tuple(sorted({max(1, round(rung * epochs / rungs[-1])) for rung in rungs}))
 
 
 def device_latency(

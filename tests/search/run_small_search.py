@@ -11,6 +11,7 @@ from smash_search.rank.scoring import ScoringConfig
 from smash_search.run import SearchConfig, SearchResult, run_search
 from smash_search.space.limits import Limits
 from smash_search.train.hypernet import TrainingConfig
+from smash_search.train.recipes import Recipe
 from tests.search.small_data import small_digits
 
 RESULTS = ("config.json", "training.json", "scores.jsonl", "ranking.json", "finalists.jsonl", "best.json")
@@ -24,7 +25,7 @@ def config(**changes: object) -> SearchConfig:
         "hypernet": HyperNetConfig(depths=(2, 2)),
         "training": TrainingConfig(steps=4, batch=32, architectures=2, learning_rate=0.01),
         "scoring": ScoringConfig(statistics_images=32, images=(24, 0), batch=32),
-        "finalists": FinalistsConfig(count=2, rungs=(1, 2), random=1, batch=32),
+        "finalists": FinalistsConfig(count=2, rungs=(1, 2), random=1, recipe=Recipe(batch=32)),
         **changes,
     }
     return SearchConfig(**values)

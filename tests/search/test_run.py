@@ -23,6 +23,7 @@ from smash_search.space.architecture import Architecture, InputSpec, read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.limits import Limits
 from smash_search.train.hypernet import TrainingConfig
+from smash_search.train.recipes import Recipe
 from tests.search.run_small_search import RESULTS, config, contents, search
 from tests.search.small_data import small_digits
 
@@ -236,7 +237,9 @@ def test_candidates_count_within_the_limit_and_rounds_propose_more_networks(tmp_
         "latency_limits": (Limit("4ms", 4.0),),
         "limits": Limits(),
         "known": 2,
-        "finalists": FinalistsConfig(count=3, rounds=2, per_round=2, rungs=(1, 2), random=1, batch=32),
+        "finalists": FinalistsConfig(
+            count=3, rounds=2, per_round=2, rungs=(1, 2), random=1, recipe=Recipe(batch=32)
+        ),
     }
     data = small_digits(train=64, validation=48)
     folder, other, kept = (tmp_path / name / "run" for name in ("whole", "stopped", "resumed"))

@@ -13,6 +13,7 @@ from smash_search.rank.evaluation import CONFIRMED, MEASURES
 from smash_search.rank.finalists import FinalistsConfig, input_spec_of
 from smash_search.rank.pareto import Limit
 from smash_search.run import SearchResult, run_search
+from smash_search.train.recipes import Recipe
 from tests.search.run_small_search import RESULTS, config
 from tests.search.small_data import small_digits
 
@@ -29,7 +30,7 @@ def search(folder: Path) -> SearchResult:
     )
     chosen = config(
         candidates=12,
-        finalists=FinalistsConfig(count=4, rungs=(1, 2), random=1, batch=32),
+        finalists=FinalistsConfig(count=4, rungs=(1, 2), random=1, recipe=Recipe(batch=32)),
         measured=latency.describe(),
         latency_limits=LIMITS,
     )

@@ -48,6 +48,23 @@ def test_the_right_command_runs_after_a_refused_one_and_keeps_foreign_files(tmp_
     assert (folder / "notes.txt").read_text() == "mine"
 
 
+def test_finalists_have_the_recipe_that_fits_the_images_and_what_is_set(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["search", "--data", "digits", "--dry-run", "--json", "--recipe", "quick"]
+    assert run([*words, "--set", "weight_decay=0.001", "--finalist-batch", "48"]) == 0
+    finalists = json.loads(capsys.readouterr().out)["finalists"]
+    recipe = finalists["recipe"]
+    assert recipe["augmentation"] == {"pad_crop": 1}, "digits are not flipped"
+    assert (recipe["whiten"], recipe["label_smoothing"]) == (True, 0.1)
+    assert (recipe["weight_decay"], recipe["batch"]) == (0.001, 48)
+    assert finalists["rungs"] == [2, 6]
+    assert run([*words, "--rungs", "1,4"]) == 0
+    assert json.loads(capsys.readouterr().out)["finalists"]["rungs"] == [1, 4]
+    assert run([*words, "--set", "epochs=9"]) == 2
+    assert "--rungs" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a finished small search on digits."""
@@ -58,6 +75,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_search_writes_best_and_a_report_that_loads_nothing(folder: Path) -> None:
     best = json.loads((folder / "best.json").read_text())
+    assert best["search"]["recipe"]["augmentation"] == {"pad_crop": 1}
+    assert best["search"]["recipe"]["batch"] == 128
     assert best["schema"] == 1
     assert best["search"]["data"] == "digits"
     assert best["search"]["cost"]["parameters"] <= 20_000

@@ -28,6 +28,7 @@ from smash_search.run import run_search
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.space import space_for
 from smash_search.train.hypernet import new_supernet
+from smash_search.train.recipes import Recipe
 from tests.search.executors.devices import Device
 from tests.search.run_small_search import config, contents, search
 from tests.search.small_data import small_digits
@@ -52,7 +53,7 @@ def _equipment(folder: Path, measurement: object = None) -> Equipment:
         supernet,
         small_digits(train=64, validation=32),
         ScoringConfig(statistics_images=32, images=(0,), batch=32),
-        FinalistsConfig(count=2, rungs=(1, 2), batch=32, random=0),
+        FinalistsConfig(count=2, rungs=(1, 2), recipe=Recipe(batch=32), random=0),
         measurement,  # type: ignore[arg-type]
         folder,
     )

@@ -27,6 +27,7 @@ from smash_search.space.known import known_networks
 from smash_search.space.space import space_for
 from smash_search.strategies import Candidate, Context, Scored, make_strategy
 from smash_search.strategies.random import draws
+from smash_search.train.recipes import Recipe
 from tests.search.small_data import small_digits
 
 SPEC = InputSpec(1, (8, 8))
@@ -89,7 +90,7 @@ def test_networks_outside_a_measured_limit_are_never_finalists() -> None:
 
 def test_rungs_halve_and_train_on_from_the_rung_before(tmp_path: Path) -> None:
     data = small_digits(train=64, validation=32)
-    config = FinalistsConfig(count=3, rungs=(1, 2), batch=32, random=0)
+    config = FinalistsConfig(count=3, rungs=(1, 2), recipe=Recipe(batch=32), random=0)
     small = sorted(_scored(30), key=lambda entry: entry.cost.macs)[:3]
     finalists = [
         Finalist(entry.candidate.architecture, "search", "test", 0.5, entry.cost.macs) for entry in small
@@ -129,7 +130,20 @@ def test_epochs_are_counted_as_they_are_trained() -> None:
     assert config.schedule(8) == [8, 4, 2]
     assert config.epochs(8) == 8 + 4 + 2 * 2
     assert FinalistsConfig(count=5, rungs=(1, 2), keep=0.5).schedule(5) == [5, 3]
-    assert FinalistsConfig(epoch_images=500).recipe(1, "0").epoch_images == 500
+    assert FinalistsConfig(epoch_images=500).recipe_of(1, "0").epoch_images == 500
+
+
+def test_rungs_train_by_one_recipe_with_epochs_of_their_own() -> None:
+    recipe = Recipe(epochs=200, label_smoothing=0.1, whiten=True, identity=True, keep_best=True, seconds=9.0)
+    config = FinalistsConfig(rungs=(1, 3), recipe=recipe)
+    first, second = (config.recipe_of(rung, "0") for rung in (0, 1))
+    assert (first.epochs, second.epochs) == (1, 2)
+    assert (first.identity, second.identity) == (True, False), "trained weights are not set anew"
+    for held in (first, second):
+        assert (held.label_smoothing, held.whiten, held.keep_best, held.seconds) == (0.1, True, False, 0.0)
+    generated = replace(config, start="generated").recipe_of(0, "0")
+    assert not generated.whiten
+    assert not generated.identity
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         "search": {"candidates": 6, "known": 2},
         "training": {"steps": 6, "batch": 16},
         "scoring": {"images": (20,)},
-        "finalists": {"count": 2, "rungs": (1,), "batch": 128},
+        "finalists": {"count": 2, "rungs": (1,)},
     }.items():
         monkeypatch.setitem(PRESETS["tiny"], part, {**PRESETS["tiny"][part], **values})
     monkeypatch.setattr(freeze, "default_recipe", lambda *_: Recipe(2, 128, include_validation=True))
