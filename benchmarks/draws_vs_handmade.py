@@ -1,0 +1,139 @@
+"""Draws of the default space at the latency of MLPerf Tiny's ResNet-8 against ResNet-8 itself, each trained
+equally short: what the space and its prior are worth before any search.
+
+    python -m benchmarks.draws_vs_handmade --data cifar10:DIR [--networks 10] [--seeds 3] [--folder DIR]
+
+The limit is the measured latency of ResNet-8 (ONNX Runtime fp32, 1 thread, batch 1). A draw counts when it
+uses 85 to 100 % of it, by the same measurement. Every network is trained by the recipe of the data,
+shortened, and judged on validation images; test images are not looked at. Results are kept in ``--folder`` as
+they come, and a repeated command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from scipy.stats import ttest_ind
+
+from benchmarks.record import record
+from benchmarks.training_recipes import subset
+from smash_base import files
+from smash_export.device_search.latency import DeviceLatency, Setting
+from smash_search.data import Dataset, load_dataset
+from smash_search.rank.finalists import input_spec_of
+from smash_search.rank.latency_model import fit_latency
+from smash_search.space.architecture import Architecture
+from smash_search.space.cost import cost_of
+from smash_search.space.known import preset
+from smash_search.space.space import space_for
+from smash_search.train.compute import seed_of
+from smash_search.train.network import fit, new_network
+from smash_search.train.recipes import recipe_for
+
+SETTING = Setting("onnxruntime", "fp32", batch=1, threads=1)
+LEAST_SHARE = 0.85  # of the limit
+PROBES = 64
+GOAL = -0.015
+
+
+class Bench:
+    """One comparison and what is done of it."""
+
+    def __init__(self, data: Dataset, folder: Path, epochs: int) -> None:
+        self.data, self.epochs = data, epochs
+        self.spec, self.classes = input_spec_of(data), len(data.classes)
+        self.space = space_for(self.spec)
+        self.latency = DeviceLatency(self.spec, self.classes, SETTING)
+        self.path = folder / "trained.jsonl"
+        self.done = {(entry["key"], entry["seed"]): entry for entry in files.read_jsonl(self.path)}
+
+    def milliseconds(self, architecture: Architecture) -> float:
+        """Fastest time of one image."""
+        return self.latency.measure(architecture)["latency_ms"]
+
+    def draws(self, limit: float) -> Iterator[Architecture]:
+        """Networks of the prior that use most of the limit and keep it, without end."""
+        probes = [self.space.draw(seed_of(0, 0x9806), slot) for slot in range(PROBES)]
+        model = fit_latency(probes, [self.milliseconds(probe) for probe in probes], self.spec, self.classes)
+        low, high = LEAST_SHARE * limit * (1 - model.error), limit * (1 + model.error)
+        for slot in itertools.count():
+            drawn = self.space.draw(seed_of(0, 0xD4A), slot)
+            if low <= model.predict(drawn) <= high and (
+                LEAST_SHARE * limit <= self.milliseconds(drawn) <= limit
+            ):
+                yield drawn
+
+    def trained(self, architecture: Architecture, seed: int) -> dict[str, Any]:
+        """Validation error after the short recipe."""
+        key = (architecture.key, seed)
+        if key not in self.done:
+            begin = time.process_time()
+            network = new_network(architecture, self.spec, self.classes, seed_of(seed, 0xD4A))
+            recipe = replace(recipe_for("quick", self.data, seed), epochs=self.epochs)
+            entry = {
+                "key": architecture.key,
+                "seed": seed,
+                "error": 1 - fit(network, self.data, recipe, evaluate=False).accuracy,
+                "milliseconds": self.milliseconds(architecture),
+                "macs": cost_of(architecture, self.spec, self.classes).macs,
+                "cpu_seconds": round(time.process_time() - begin, 1),
+                "architecture": architecture.to_json(),
+            }
+            files.append_jsonl(self.path, entry)
+            self.done[key] = entry
+            print({name: value for name, value in entry.items() if name != "architecture"}, flush=True)
+        return self.done[key]
+
+
+def main() -> None:
+    """Measure, draw, train, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--networks", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of ResNet-8")
+    parser.add_argument("--images", type=int, default=12_000)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--folder", type=Path, default=Path("runs/draws-vs-handmade"))
+    arguments = parser.parse_args()
+    with files.exclusive(arguments.folder, purpose="benchmark"):
+        data = subset(load_dataset(arguments.data), arguments.images)
+        bench = Bench(data, arguments.folder, arguments.epochs)
+        known = preset("resnet-8", bench.spec)
+        limit = min(bench.milliseconds(known) for _ in range(3))
+        base = [bench.trained(known, seed) for seed in range(arguments.seeds)]
+        drawn = [
+            bench.trained(architecture, 0)
+            for architecture in itertools.islice(bench.draws(limit), arguments.networks)
+        ]
+    errors, known_errors = ([entry["error"] for entry in entries] for entries in (drawn, base))
+    difference = float(np.mean(errors) - np.mean(known_errors))
+    interval = ttest_ind(errors, known_errors, equal_var=False).confidence_interval()
+    settings = {"images": arguments.images, "epochs": arguments.epochs, "data": data.name}
+    goal = {
+        "what": "error of default draws at ResNet-8's latency minus that of ResNet-8, equal short training",
+        "goal": f"<= {100 * GOAL:g} points",
+        "value": f"{100 * difference:+.2f} points ({100 * interval.low:+.2f} to {100 * interval.high:+.2f})",
+        "met": difference <= GOAL,
+        "note": f"{len(errors)} draws {100 * np.mean(errors):.1f} % ({100 * min(errors):.1f} to "
+        f"{100 * max(errors):.1f}), ResNet-8 {100 * np.mean(known_errors):.1f} % over {len(base)} seeds; "
+        f"{arguments.epochs} epochs of {arguments.images} images of {data.name}, validation images",
+    }
+    record(
+        "draws_vs_handmade",
+        {"settings": settings, "limit_ms": limit, "draws": drawn, "resnet8": base},
+        [goal],
+    )
+
+
+if __name__ == "__main__":
+    main()
