@@ -1,7 +1,8 @@
 """Draws of the default space at the latency of MLPerf Tiny's ResNet-8 against ResNet-8 itself, each trained
 equally short: what the space and its prior are worth before any search.
 
-    python -m benchmarks.draws_vs_handmade --data cifar10:DIR [--networks 10] [--seeds 3] [--folder DIR]
+    python -m benchmarks.draws_vs_handmade --data cifar10:DIR [--networks 10] [--seeds 3] [--draws 0]
+        [--folder DIR]
 
 The limit is the measured latency of ResNet-8 (ONNX Runtime fp32, 1 thread, batch 1). A draw counts when it
 uses 85 to 100 % of it, by the same measurement. Every network is trained by the recipe of the data,
@@ -49,8 +50,8 @@ GOAL = -0.015
 class Bench:
     """One comparison and what is done of it."""
 
-    def __init__(self, data: Dataset, folder: Path, epochs: int) -> None:
-        self.data, self.epochs = data, epochs
+    def __init__(self, data: Dataset, folder: Path, epochs: int, draws: int) -> None:
+        self.data, self.epochs, self.seed = data, epochs, draws
         self.spec, self.classes = input_spec_of(data), len(data.classes)
         self.space = space_for(self.spec)
         self.latency = DeviceLatency(self.spec, self.classes, SETTING)
@@ -67,7 +68,7 @@ class Bench:
         model = fit_latency(probes, [self.milliseconds(probe) for probe in probes], self.spec, self.classes)
         low, high = LEAST_SHARE * limit * (1 - model.error), limit * (1 + model.error)
         for slot in itertools.count():
-            drawn = self.space.draw(seed_of(0, 0xD4A), slot)
+            drawn = self.space.draw(seed_of(self.seed, 0xD4A), slot)
             if low <= model.predict(drawn) <= high and (
                 LEAST_SHARE * limit <= self.milliseconds(drawn) <= limit
             ):
@@ -101,13 +102,14 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--networks", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3, help="trainings of ResNet-8")
+    parser.add_argument("--draws", type=int, default=0, help="seed of the draws")
     parser.add_argument("--images", type=int, default=12_000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--folder", type=Path, default=Path("runs/draws-vs-handmade"))
     arguments = parser.parse_args()
     with files.exclusive(arguments.folder, purpose="benchmark"):
         data = subset(load_dataset(arguments.data), arguments.images)
-        bench = Bench(data, arguments.folder, arguments.epochs)
+        bench = Bench(data, arguments.folder, arguments.epochs, arguments.draws)
         known = preset("resnet-8", bench.spec)
         limit = min(bench.milliseconds(known) for _ in range(3))
         base = [bench.trained(known, seed) for seed in range(arguments.seeds)]
@@ -118,7 +120,12 @@ def main() -> None:
     errors, known_errors = ([entry["error"] for entry in entries] for entries in (drawn, base))
     difference = float(np.mean(errors) - np.mean(known_errors))
     interval = ttest_ind(errors, known_errors, equal_var=False).confidence_interval()
-    settings = {"images": arguments.images, "epochs": arguments.epochs, "data": data.name}
+    settings = {
+        "images": arguments.images,
+        "epochs": arguments.epochs,
+        "data": data.name,
+        "draws": arguments.draws,
+    }
     goal = {
         "what": "error of default draws at ResNet-8's latency minus that of ResNet-8, equal short training",
         "goal": f"<= {100 * GOAL:g} points",

@@ -4,10 +4,12 @@ What is drawn decides most of what a search finds. At one latency, random networ
 5.9 points less error than draws of the paper's sampler, whose convolutions are one time in a hundred a plain
 3x3 (CIFAR-10, eight networks each). Two samplers use this:
 
-``regular``  blocks repeat one motif, mostly plain or depthwise 3x3 with an expansion; widths grow; no
-kernel is
-             wider than the feature map. Every number below is a probability or a share.
+``regular``  blocks repeat one motif, mostly plain or depthwise 3x3 with an expansion; widths grow; no kernel
+             is wider than the feature map. Every number below is a probability or a share.
 ``paper``    the sampler of the SMASH paper and its program; it only knows the limits of the space.
+
+Of ten draws at ResNet-8's latency on CIFAR-10 (six epochs of 12,000 images), those of 1x1 convolutions alone
+had 37 and 40 % error, one behind a stem of stride 4 had 38 %, the other seven 29 to 34 %: both became rare.
 
 A prior never excludes: what it gives no probability stays inside the space and is reached by mutation.
 """
@@ -39,8 +41,7 @@ class Prior:
         sampler: "regular" or "paper"; the second one ignores all that follows.
         stems: of the stem's strides, from the smallest on.
         forms: of an op: "plain" is convolutions without a 1x1; "reduced" is the paper's, a 1x1 convolution
-        and
-            then others; "projected" has one at each end, with a depthwise convolution between them unless
+            and then others; "projected" has one at each end, with a depthwise convolution between them unless
             ``depthwise`` says otherwise; "pointwise" is the two 1x1 convolutions alone.
         wirings: of a block: "residual" adds to all that it reads, "dense" writes a new bank each time, "free"
             reads and writes as the paper's sampler.
@@ -62,8 +63,8 @@ class Prior:
 
     name: str = "regular"
     sampler: Literal["regular", "paper"] = "regular"
-    stems: tuple[float, ...] = (0.35, 0.6, 0.05)
-    forms: Shares = (("plain", 0.35), ("reduced", 0.25), ("projected", 0.35), ("pointwise", 0.05))
+    stems: tuple[float, ...] = (0.35, 0.64, 0.01)
+    forms: Shares = (("plain", 0.37), ("reduced", 0.26), ("projected", 0.36), ("pointwise", 0.01))
     wirings: Shares = (("residual", 0.85), ("dense", 0.1), ("free", 0.05))
     kernels: Shares = ((3, 0.85), (5, 0.13), (7, 0.02))
     odd: float = 0.02

@@ -224,7 +224,7 @@ def smallest(space: Space) -> Architecture:
         width = min(choices)
         bank = bank_of(space, width)
         banks = tuple(range(width // bank))
-        form: Form = "reduced" if "reduced" in space.forms else "plain"
+        form: Form = next(form for form in ("pointwise", "reduced", "plain") if form in space.forms)
         pattern = "1000" if "1000" in dict(space.patterns) else space.patterns[0][0]
         conv = Conv((min(space.kernels),) * space.dims, (1,) * space.dims, 1, space.activations[0])
         convs = tuple(conv if active == "1" else None for active in pattern)

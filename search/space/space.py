@@ -617,7 +617,7 @@ def _tuples(value: Any) -> Any:
 # ------------------------------------------------------------------------------- the named spaces
 
 SPACES: dict[str, Space] = {
-    # For tests and for images of a few pixels: seconds of training on one core.
+    # The paper's forms of op for images of a few pixels.
     "tiny": Space(
         name="tiny",
         unit=4,
@@ -630,6 +630,24 @@ SPACES: dict[str, Space] = {
         reference_reads=(24, 32),
         budget=(0.15, 1.0),
         groups=(1, 2, 4),
+    ),
+    # For images of a few pixels, every form of op: seconds of training on one core.
+    "edge-tiny": Space(
+        name="edge-tiny",
+        unit=4,
+        widths=((1, 2, 3, 4), (2, 3, 4, 6)),
+        bank_units=(1, 2, 3, 4, 6),
+        max_banks=16,
+        max_ops=6,
+        max_units=6,
+        max_bottleneck=12,
+        reference_reads=(24, 32),
+        budget=(0.15, 1.0),
+        groups=(1, 2, 4),
+        activations=("relu", "relu6", "hard_swish", "leaky_relu"),
+        forms=("plain", "reduced", "projected", "pointwise"),
+        squeeze=True,
+        prior=REGULAR,
     ),
     # For images of 28 to 32 pixels searched on a CPU: a stem with stride 2, and parameters and MACs
     # over a factor of thirty, so that networks differ by more than the noise of their training.
@@ -714,7 +732,7 @@ def space_for(input_spec: InputSpec, name: str | None = None, prior: Prior | Non
     """
     smallest = min(input_spec.size)
     if name is None:
-        name = "tiny" if smallest < 16 else "edge"
+        name = "edge-tiny" if smallest < 16 else "edge"
     if name not in SPACES:
         raise UsageError(f"there is no space {name!r}", expected=", ".join(SPACES), received=name)
     space = SPACES[name]

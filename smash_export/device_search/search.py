@@ -65,6 +65,28 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "baseline": "none",
         },
     },
+    "edge-tiny": {
+        "search": {"candidates": 40, "known": 12},
+        "hypernet": {"depths": (4, 5, 2), "norm": "sandwich", "centred": True},
+        "training": {
+            "steps": 240,
+            "batch": 64,
+            "architectures": 1,
+            "learning_rate": 0.05,
+            "hypernet_rate": 0.03,
+        },
+        "scoring": {"statistics_images": 128, "images": (120, 0), "keep": 0.25},
+        "finalists": {
+            "count": 8,
+            "rounds": 2,
+            "per_round": 4,
+            "rungs": (2, 6),
+            "random": 1,
+            "known": 3,
+            "batch": 32,
+            "baseline": "none",
+        },
+    },
     "small": {
         "search": {"candidates": 200, "known": 40},
         "hypernet": {},

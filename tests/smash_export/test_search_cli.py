@@ -97,7 +97,7 @@ def test_the_same_command_again_resumes_and_json_is_pure(
     before = (folder / "scores.jsonl").read_bytes()
     assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    finalists = PRESETS["tiny"]["finalists"]
+    finalists = PRESETS["edge-tiny"]["finalists"]
     assert result["candidates"] == 4 + finalists["rounds"] * finalists["per_round"]
     assert (folder / "scores.jsonl").read_bytes() == before
     assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--no-resume"]) == 2
@@ -124,7 +124,7 @@ def test_runs_lists_and_compares(folder: Path, capsys: pytest.CaptureFixture[str
     assert run(["runs", str(folder.parent), "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)["runs"]
     assert entry["state"] == "done"
-    finalists = PRESETS["tiny"]["finalists"]
+    finalists = PRESETS["edge-tiny"]["finalists"]
     assert entry["scored"] == 4 + finalists["rounds"] * finalists["per_round"]
     assert entry["error"] is not None
     assert run(["runs", str(folder / "nothing")]) == 2
@@ -135,7 +135,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     words = ["search", "--data", "digits", "--run", str(target), "--epochs", "2", "--dry-run", "--json"]
     assert run(words) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["space"] == "tiny"
+    assert plan["space"] == "edge-tiny"
     assert plan["training"]["steps"] > 1
     assert not target.exists()
 
@@ -167,7 +167,7 @@ def test_space_says_what_it_holds_and_whether_a_limit_can_be_kept(
     words = ["space", "--data", "digits", "--samples", "40", "--json"]
     assert run([*words, "--max-parameters", "30000"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["space"] == "tiny"
+    assert result["space"] == "edge-tiny"
     assert result["log10_size"] > 10
     assert 0 < result["share_within_limits"] < 1
     assert result["parameters"]["smallest"] < result["parameters"]["median"] < result["parameters"]["largest"]

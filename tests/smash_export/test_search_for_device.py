@@ -37,7 +37,7 @@ def test_several_limits_give_a_pick_each_and_a_front(
         assert best.search["limit"] == label
         assert 0 < best.search["measures"]["latency_ms"] < 2000
     networks = json.loads((folder / "pareto.json").read_text())["networks"]
-    finalists = PRESETS["tiny"]["finalists"]
+    finalists = PRESETS["edge-tiny"]["finalists"]
     assert len(networks) == 2 + finalists["rounds"] * finalists["per_round"]
     assert any(network["on_front"] for network in networks)
     page = (folder / "report.html").read_text()

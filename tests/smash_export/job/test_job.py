@@ -35,7 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         "scoring": {"images": (20,)},
         "finalists": {"count": 2, "rungs": (1,)},
     }.items():
-        monkeypatch.setitem(PRESETS["tiny"], part, {**PRESETS["tiny"][part], **values})
+        monkeypatch.setitem(PRESETS["edge-tiny"], part, {**PRESETS["edge-tiny"][part], **values})
     monkeypatch.setattr(freeze, "default_recipe", lambda *_: Recipe(2, 128, include_validation=True))
     for name, value in {"STEPS": 2, "CANDIDATES": 4, "FINALISTS": 2, "IMAGES": 128}.items():
         monkeypatch.setattr(f"smash_export.device_search.plan.{name}", value)
