@@ -1,8 +1,9 @@
 """Picks of a search at latency limits against presets, random search and hand-made networks, at equal
 total time.
 
-    python -m benchmarks.search_vs_handmade --folder DIR [--data cifar10:PATH] [--seeds 0,1,2] [--epochs 10]
-        [--size edge] [--networks NAME,..] [--half NAME] [--train-images N] [--candidates N] [--steps N]
+    python -m benchmarks.search_vs_handmade --folder DIR [--data cifar10:PATH] [--seeds 0,1,2]
+        [--recipe standard] [--epochs N] [--arms search,presets,random,macs] [--size edge]
+        [--networks NAME,..] [--half NAME] [--train-images N] [--candidates N] [--steps N]
 
 1. Each hand-made network of benchmarks/networks.py is exported and timed (ONNX Runtime fp32, 1 thread,
    batch 1) through the same session and measurement as candidates: its fastest time is a latency limit. So is
@@ -11,8 +12,8 @@ total time.
    "search" (the default search), "presets" (known networks alone), "random" (draws and presets) and "macs"
    (the draws with most multiply-accumulates within the limit, and presets). The last three train as many
    networks as fit into the processor seconds of the search, the training of its HyperNet included.
-3. Hand-made networks and the picks of all arms are trained from scratch with one recipe and judged on the
-   test images, which nothing else looks at.
+3. Hand-made networks and the picks of all arms are trained from scratch with one recipe
+   (:mod:`smash_search.train.recipes`) and judged on the test images, which nothing else looks at.
 4. Picks are timed again in a new process.
 
 Everything goes into DIR as it is done; the same command goes on. The same DIR and folder of data give the
@@ -53,7 +54,8 @@ from smash_search.space.architecture import Architecture, read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.train.compute import seed_of
-from smash_search.train.network import Recipe, accuracy, fit, new_network
+from smash_search.train.network import accuracy, fit, new_network
+from smash_search.train.recipes import NAMES, recipe_for
 
 SETTING = Setting("onnxruntime", "fp32", batch=1, threads=1)
 GOAL_LIMITS = 3  # of four, at which the pick has to be better
@@ -84,7 +86,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", default="runs/search-vs-handmade")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--recipe", default="standard", choices=NAMES, help="of the last training")
+    parser.add_argument("--epochs", type=int, help="in place of the recipe's")
+    parser.add_argument("--arms", default=",".join(ARMS), help="which to compare; the search comes first")
     parser.add_argument("--size", default="edge", choices=list(PRESETS))
     parser.add_argument("--networks", default="resnet8,mobilenetv2-0.35,resnet20")
     parser.add_argument("--half", default="resnet8", help="a network half of whose latency is a limit, too")
@@ -110,6 +114,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.arguments, self.folder = arguments, folder
         self.seeds = [int(word) for word in arguments.seeds.split(",")]
+        self.arms = [arm for arm in ARMS[1:] if arm in arguments.arms.split(",")]
         self.data = cut(load_data(arguments.data), arguments.train_images)
         self.spec, self.classes = input_spec_of(self.data), len(self.data.classes)
         self.done = {tuple(entry["key"]): entry["value"] for entry in files.read_jsonl(folder / "done.jsonl")}
@@ -161,7 +166,7 @@ class Bench:
         label = f"{limit:.4g}ms"
         found = self.once(("search", seed, name), lambda: self.search(seed, label, limit))
         row: dict[str, Any] = {"network": name, "seed": seed, "limit_ms": limit, "arms": {"search": found}}
-        for arm in ARMS[1:]:
+        for arm in self.arms:
             row["arms"][arm] = self.once(
                 (arm, seed, name), lambda arm=arm: self.arm(arm, seed, label, limit, found["seconds"])
             )
@@ -290,7 +295,9 @@ class Bench:
 
     def train(self, network: nn.Module, seed: int) -> float:
         """Test error after the one recipe."""
-        recipe = Recipe(epochs=self.arguments.epochs, seed=seed, augmentation={"flip": True, "pad_crop": 4})
+        recipe = recipe_for(self.arguments.recipe, self.data, seed)
+        if self.arguments.epochs:
+            recipe = replace(recipe, epochs=self.arguments.epochs)
         fit(network, self.data, recipe, evaluate=False)
         return 1 - accuracy(network, self.data.test, self.data.preprocessing)
 
@@ -299,7 +306,7 @@ class Bench:
         enough = len(self.seeds) >= 3 and len(limits) >= GOAL_LIMITS
         differences = {
             arm: [row["arms"][arm]["test_error"] - row["arms"]["search"]["test_error"] for row in rows]
-            for arm in ARMS[1:]
+            for arm in self.arms
         }
         differences["hand-made"] = [
             row["hand_made_error"] - row["arms"]["search"]["test_error"] for row in rows
@@ -311,7 +318,8 @@ class Bench:
                 "value": f"{np.mean(values):+.2%} {paired_interval(values)}, above 0 in "
                 f"{sum(value > 0 for value in values)} of {len(values)}",
                 "met": self.won(rows, values) if enough else None,
-                "note": f"{len(self.seeds)} seeds, {self.arguments.epochs} epochs",
+                "note": f"{len(self.seeds)} seeds, recipe {self.arguments.recipe}"
+                + (f", {self.arguments.epochs} epochs" if self.arguments.epochs else ""),
             }
             for arm, values in differences.items()
         ]
