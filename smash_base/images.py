@@ -1,10 +1,10 @@
 """Image files: which a folder holds, which are read, and the limits under which they are decoded.
 
-The memory of decoding is bounded by pixels, not by the size of a file: :func:`pixel_limit`, 16 million unless
-``SMASH_EXPORT_MAX_PIXELS`` says otherwise. A JPEG above it is decoded at a half, a quarter or an eighth of
-its sides, as its format allows, so that a photo of 48 megapixels needs no more memory than one of 16; a
-progressive one keeps two bytes for each of its samples besides, at most ``PROGRESSIVE_BYTES`` for each pixel
-of the limit.
+The memory of decoding is bounded by pixels, not by the size of a file: :func:`pixel_limit`, 50 million unless
+``SMASH_EXPORT_MAX_PIXELS`` says otherwise. A JPEG above 16 million is decoded at a half, a quarter or an
+eighth of its sides, as its format allows, so that a photo of 48 megapixels needs no more memory than one of
+16; a progressive one keeps two bytes for each of its samples besides, at most ``PROGRESSIVE_BYTES`` for each
+of those pixels.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from smash_base.errors import InvalidInputError, UsageError
@@ -31,20 +32,22 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
 )  # fmt: skip
 ANIMATED = ("PNG", "WEBP")  # refused when they move; of MPO, GIF and TIFF the first picture is the image
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+GREY_16 = ("I;16", "I;16L", "I;16B")
+MODES = (*GREY_16, "1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 _MODE_NAMES = {  # what black and white are is known to the owner of the image only
-    "I;16": "a 16-bit image",
-    "I;16B": "a 16-bit image",
-    "I": "a 16- or 32-bit image",
+    "I": "a 32-bit image",
     "F": "a floating-point image",
 }
 MAX_FILE_BYTES = 64 * 2**20
-MAX_PIXELS = 16 * 10**6
+MAX_PIXELS = 50 * 10**6
+JPEG_PIXELS = 16 * 10**6  # of a JPEG decoded whole; networks take far less
+DARK_16 = 4096  # values of 12 bits in 16, as cameras and microscopes write them, would be all but black
 LARGEST_LIMIT = 178_956_970  # above it Pillow refuses by itself
 PROGRESSIVE_BYTES = 18
 LIMIT_VARIABLE = "SMASH_EXPORT_MAX_PIXELS"
 MAX_NAMES = 1000  # of files left out for one reason; the rest is only counted
 _ORIENTATION = 0x0112
+_PHOTOMETRIC = 262
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -157,7 +160,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def pixel_limit() -> int:
-    """Pixels of the largest image that is decoded whole.
+    """Pixels of the largest image that is decoded.
 
     Raises:
         UsageError: ``SMASH_EXPORT_MAX_PIXELS`` is no number that Pillow decodes.
@@ -199,15 +202,16 @@ def read_header(source: str | os.PathLike[str] | bytes, *, exif: bool = True) ->
         width, height = picture.size
         if exif and orientation(picture) >= 5:
             width, height = height, width
-        return Header(width, height, picture.mode in ("1", "L", "LA"))
+        return Header(width, height, picture.mode in ("1", "L", "LA", *GREY_16))
 
 
 def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
-    """Open and fully decode one still image from a path or from bytes; a JPEG above the limit smaller.
+    """Open and fully decode one still image from a path or from bytes; a large JPEG smaller, 16 bits as 8.
 
     Raises:
         InvalidInputError: missing, empty, larger than 64 MiB or :func:`pixel_limit`, of a format other than
-            JPEG, PNG, WebP, BMP, GIF and (files only) TIFF, of 16 bits or more, animated or damaged.
+            JPEG, PNG, WebP, BMP, GIF and (files only) TIFF, of 32 bits, of 16 bits that are all but black,
+            animated or damaged.
     """
     name, data = _content(source)
     with _named_errors(name):
@@ -219,19 +223,19 @@ def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
                 received=f"{picture.n_frames} frames",  # type: ignore[attr-defined]
             )
         picture.load()
-    return picture
+        return eight_bits(picture, name)
 
 
 def load_picture(picture: Image.Image, name: str = "the picture") -> Image.Image:
     """Decode what a picture that somebody else opened has not decoded yet, and check what it is.
 
     Raises:
-        InvalidInputError: truncated, damaged, or of 16 bits or more.
+        InvalidInputError: truncated, damaged, of 32 bits, or of 16 bits that are all but black.
     """
     with _named_errors(name):
         picture.load()
         check_mode(picture, name)
-    return picture
+        return eight_bits(picture, name)
 
 
 def check_mode(picture: Image.Image, name: str) -> None:
@@ -239,10 +243,38 @@ def check_mode(picture: Image.Image, name: str) -> None:
     if picture.mode not in MODES:
         raise InvalidInputError(
             f"{name} has colour mode {picture.mode}",
-            expected="8-bit grey, palette, RGB or CMYK, with or without transparency",
+            expected="grey of 8 or 16 bits, palette, RGB or CMYK, with or without transparency",
             received=_MODE_NAMES.get(picture.mode, picture.mode),
             hint="Convert it first, with the range that its values have.",
         )
+
+
+def eight_bits(picture: Image.Image, name: str) -> Image.Image:
+    """Grey of 16 bits as grey of 8, 65535 as 255 (PNG, "Sample depth rescaling"); others as they are.
+
+    Pillow does the same with colours of 16 bits when it opens them.
+
+    Raises:
+        InvalidInputError: no value reaches ``DARK_16``: what white is in such a file its owner only knows.
+    """
+    if picture.mode not in GREY_16:
+        return picture
+    values = np.asarray(picture)
+    if 0 < (largest := int(values.max())) < DARK_16:
+        raise InvalidInputError(
+            f"{name} has 16 bits and would be all but black",
+            expected="values up to 65535, which is white",
+            received=f"at most {largest}",
+            hint="Convert it first, with the range that its values have.",
+        )
+    table = ((np.arange(2**16, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    white_is_zero = picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+    grey = Image.fromarray((table[::-1] if white_is_zero else table)[values])
+    if (turn := orientation(picture)) != 1:
+        exif = Image.Exif()
+        exif[_ORIENTATION] = turn
+        grey.info["exif"] = exif.tobytes()
+    return grey
 
 
 def orientation(picture: Image.Image) -> int:
@@ -321,6 +353,8 @@ def _open(name: str, data: bytes, formats: tuple[str, ...]) -> Image.Image:
     check_mode(picture, name)
     limit = pixel_limit()
     width, height = picture.size
+    if picture.format in ("JPEG", "MPO"):
+        limit = min(limit, JPEG_PIXELS)
     if width * height <= limit:
         return picture
     if picture.format in ("JPEG", "MPO") and _coefficient_bytes(picture) <= PROGRESSIVE_BYTES * limit:
@@ -334,7 +368,8 @@ def _open(name: str, data: bytes, formats: tuple[str, ...]) -> Image.Image:
 def _too_many_pixels(name: str, received: object) -> InvalidInputError:
     return InvalidInputError(
         f"{name} has too many pixels",
-        expected=f"at most {pixel_limit()}, of a JPEG {min(64 * pixel_limit(), LARGEST_LIMIT)}",
+        expected=f"at most {pixel_limit()}, of a JPEG "
+        f"{min(64 * min(pixel_limit(), JPEG_PIXELS), LARGEST_LIMIT)}",
         received=received,
         hint=f"Make it smaller, or allow more: {LIMIT_VARIABLE}=NUMBER (three bytes of memory each).",
     )

@@ -126,9 +126,8 @@ class Preprocessing:
         """Turn one image into uint8 [height, width, channels].
 
         A path or bytes is decoded under the limits of :mod:`smash_base.images`; transparency is put on black,
-        CMYK becomes RGB without a profile, and with :attr:`exif` the image is turned upright. 16-bit images
-        are
-        refused: what white is in them is not known.
+        CMYK becomes RGB without a profile, grey of 16 bits is scaled to 8, and with :attr:`exif` the image is
+        turned upright.
         An array is taken as uint8 [height, width], [height, width, channels] or, for any channel
         count and for volumes, exactly :attr:`sample_shape`.
 

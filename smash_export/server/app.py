@@ -2,7 +2,8 @@
 
     GET  /                                       page            POST /v1/predict   image file -> labels
     GET  /v1/models  /v1/models/{m}/card         for the page    GET  /metrics  /openapi.json
-    GET  /v2  /v2/health/live  /v2/health/ready  server          GET  /v2/models/{m}[/versions/{v}][/ready]
+    GET  /v2  /v2/health/live  /v2/health/ready  server
+    GET  /v2/models/{m}[/versions/{v}][/ready|/config|/stats]
     POST /v2/models/{m}[/versions/{v}]/infer     tensors -> tensors
     POST /v2/repository/index  /v2/repository/models/{m}/load|unload
 
@@ -48,7 +49,7 @@ from smash_export.server.metrics import CONTENT_TYPE, Metrics
 from smash_export.server.models import Model, Repository, require_files
 from smash_export.server.openapi import describe_api
 
-EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "statistics"]
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 MAX_TOP = 1000
 _DECODERS = 2
 _WAITING_DECODES = 32
@@ -152,6 +153,8 @@ class _Server:
             ("GET", version + "/stats", self.statistics),
             ("GET", model, self.model_metadata),
             ("GET", version, self.model_metadata),
+            ("GET", model + "/config", self.model_config),
+            ("GET", version + "/config", self.model_config),
             ("GET", model + "/ready", self.model_ready),
             ("GET", version + "/ready", self.model_ready),
             ("POST", "/v2/repository/index", self.index),
@@ -200,10 +203,12 @@ class _Server:
             model=model.spec.name,
             version=model.spec.version,
         )
-        if json_length is None:
-            await respond(send, 200, answer, _JSON)
-        else:
-            await respond(send, 200, answer, _OCTETS, [(_LENGTH_HEADER, b"%d" % json_length)])
+        headers = [] if json_length is None else [(_LENGTH_HEADER, b"%d" % json_length)]
+        accept = scope["smash.headers"].get(b"accept-encoding", b"")
+        answer, encoding = await self._bodies.shortened(answer, accept)
+        if encoding is not None:
+            headers.append((b"content-encoding", encoding.encode()))
+        await respond(send, 200, answer, _JSON if json_length is None else _OCTETS, headers)
 
     async def _answer(self, job: LoopJob) -> np.ndarray:
         try:
@@ -277,6 +282,10 @@ class _Server:
     async def model_metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._of_path(scope) as model:
             await respond_json(send, model.metadata(self._repository.versions(model.spec.name)))
+
+    async def model_config(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._of_path(scope) as model:
+            await respond_json(send, model.config())
 
     async def model_ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._of_path(scope) as model:

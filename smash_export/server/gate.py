@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from starlette.exceptions import HTTPException
 
 from smash_base.errors import SmashError
+from smash_export.server import encodings
 from smash_export.server.batching import BusyError
 from smash_export.server.hosts import Hosts
 from smash_export.server.logs import LOGGER, REQUEST_ID, Throttle, log
@@ -39,6 +40,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 RETRY_AFTER_S = "1"
+_QUICK_BYTES = 2**18  # decompressed by the loop itself
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,100}")
 _OPEN_TO_ALL = ("/", "/static", "/v2/health/live", "/v2/health/ready", "/openapi.json")
 
@@ -305,21 +307,66 @@ def bearer_token(authorization: bytes) -> bytes:
 
 
 class Bodies:
-    """Reads bodies under the limits."""
+    """Reads bodies under the limits, decompressed.
+
+    Attributes:
+        threads: where what is long is compressed and decompressed.
+    """
 
     def __init__(self, limits: Limits, state: State) -> None:
         self._limits = limits
         self._state = state
+        self.threads = Workers("inflate", 2, 32)
 
     async def read(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body. Its bytes are counted until :meth:`release`.
+        """The whole body, decompressed. Its bytes are counted until :meth:`release`.
 
         Raises:
             HttpError: 408, 411 to 415, 503.
+            InvalidInputError, TooLargeError: as :func:`smash_export.server.encodings.decompress`.
         """
         headers = scope["smash.headers"]
-        if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
-            raise HttpError(415, "compressed bodies are not taken; send the bytes as they are")
+        named = headers.get(b"content-encoding", b"").strip().lower()
+        if named not in (b"identity", b"", *encodings.REQUESTS):
+            raise HttpError(
+                415,
+                "the body is compressed in an unknown way; expected gzip, deflate or nothing",
+                {"Accept-Encoding": "gzip, deflate"},
+            )
+        body = await self._received(headers, receive)
+        encoding = encodings.REQUESTS.get(named)
+        return body if encoding is None or not body else await self._decompressed(body, encoding)
+
+    async def shortened(self, answer: bytes, accept: bytes) -> tuple[bytes, str | None]:
+        """An answer as its client's ``Accept-Encoding`` asks, and the encoding it got: none where it would
+        not pay, or where other answers wait to be compressed already."""
+        encoding = encodings.accepted(accept)
+        if encoding is None or len(answer) < encodings.WORTH_BYTES:
+            return answer, None
+        try:
+            return await self.threads.run(lambda: encodings.compress(answer, encoding)), encoding
+        except BusyError:
+            return answer, None
+
+    async def _decompressed(self, body: bytes, encoding: str) -> bytes:
+        """The content, counted in place of the body; room for the longest that it can be must be free."""
+        limit, most = self._limits.body_bytes, encodings.most_bytes(len(body), self._limits.body_bytes)
+        try:
+            self.reserve(most)
+        except BusyError:
+            self.release(len(body))
+            raise
+        content = b""
+        try:
+            if most <= _QUICK_BYTES:
+                content = encodings.decompress(body, encoding, limit)
+            else:
+                content = await self.threads.run(lambda: encodings.decompress(body, encoding, limit))
+        finally:
+            self.release(len(body) + most - len(content))
+        return content
+
+    async def _received(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit = self._limits.body_bytes
         claimed = headers.get(b"content-length")
         if claimed is not None:

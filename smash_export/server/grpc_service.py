@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError
@@ -322,6 +323,10 @@ class _Servicer:
     def ModelMetadata(self, request: Any) -> Any:
         with self._repository.use(request.name, request.version or None) as model:
             return message("ModelMetadataResponse")(**model.metadata(self._repository.versions(request.name)))
+
+    def ModelConfig(self, request: Any) -> Any:
+        with self._repository.use(request.name, request.version or None) as model:
+            return ParseDict({"config": model.config()}, message("ModelConfigResponse")())
 
     def ModelInfer(self, request: Any) -> Any:
         with self._repository.use(request.model_name, request.model_version or None) as model:

@@ -31,6 +31,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from smash_export.server import protocol
 from smash_export.server.batching import BusyError, CallbackJob
 from smash_export.server.connections import Arrivals, Connections
+from smash_export.server.encodings import WORTH_BYTES
 from smash_export.server.gate import Gate, HttpError, encode_error, to_http
 from smash_export.server.models import Model, Repository
 
@@ -52,6 +53,7 @@ class InferCall:
     """One inference on its way; what uvicorn's protocol knows as its request's ``cycle``."""
 
     __slots__ = (
+        "accept",
         "age",
         "body",
         "disconnected",
@@ -73,6 +75,7 @@ class InferCall:
     ) -> None:
         self.path, self.route, self.identity = path, route, identity
         self.length, self.keep_alive = length, keep_alive
+        self.accept = b""
         self.started = time.perf_counter()
         self.age = 0.0
         self.body: list[bytes] = []
@@ -216,6 +219,7 @@ class Connection(HttpToolsProtocol):
             headers.get(_LENGTH_HEADER),
             self.parser.should_keep_alive(),
         )
+        call.accept = headers.get(b"accept-encoding", b"")
         self.cycle = call  # type: ignore[assignment]
         self.gate.state.active += 1
         try:
@@ -321,7 +325,20 @@ class Connection(HttpToolsProtocol):
             self._refuse(call, error)
             return
         kind = _JSON if json_length is None else _OCTETS % (_LENGTH_HEADER, json_length)
+        if call.accept and len(body) >= WORTH_BYTES:
+            task = self.loop.create_task(self._write_shortened(call, kind, body))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+            return
         self._write(call, 200, kind, body)
+
+    async def _write_shortened(self, call: InferCall, headers: bytes, body: bytes) -> None:
+        """The client takes compressed answers; a long one is compressed beside the loop."""
+        body, encoding = await self.gate.bodies.shortened(body, call.accept)
+        if encoding is not None:
+            headers += b"content-encoding: %s\r\n" % encoding.encode()
+        if not call.response_complete:
+            self._write(call, 200, headers, body)
 
     def _refuse(self, call: InferCall, error: Exception) -> None:
         failure = to_http(error)

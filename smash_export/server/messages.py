@@ -89,6 +89,37 @@ _MESSAGES: dict[str, tuple[str, ...]] = {
         "5 repeated ModelInferResponse.InferOutputTensor outputs",
         "6 repeated bytes raw_output_contents",
     ),
+    "ModelConfigRequest": ("1 string name", "2 string version"),
+    "ModelInput": (
+        "1 string name",
+        "2 DataType data_type",
+        "3 ModelInput.Format format",
+        "4 repeated int64 dims",
+    ),
+    "ModelOutput": (
+        "1 string name",
+        "2 DataType data_type",
+        "3 repeated int64 dims",
+        "4 string label_filename",
+    ),
+    "ModelInstanceGroup": ("1 string name", "2 int32 count", "4 ModelInstanceGroup.Kind kind"),
+    "ModelDynamicBatching": (
+        "1 repeated int32 preferred_batch_size",
+        "2 uint64 max_queue_delay_microseconds",
+    ),
+    "ModelParameter": ("1 string string_value",),
+    "ModelConfig": (
+        "1 string name",
+        "2 string platform",
+        "4 int32 max_batch_size",
+        "5 repeated ModelInput input",
+        "6 repeated ModelOutput output",
+        "7 repeated ModelInstanceGroup instance_group",
+        "11 ModelDynamicBatching dynamic_batching",
+        "14 map ModelParameter parameters",
+        "17 string backend",
+    ),
+    "ModelConfigResponse": ("1 ModelConfig config",),
     "ModelStatisticsRequest": ("1 string name", "2 string version"),
     "StatisticDuration": ("1 uint64 count", "2 uint64 ns"),
     "InferStatistics": (
@@ -135,12 +166,23 @@ _MESSAGES: dict[str, tuple[str, ...]] = {
     ),
     "RepositoryModelUnloadResponse": (),
 }
+# enumeration -> its values from 0; those of Triton's model_config.proto that a configuration here can have
+_ENUMS: dict[str, tuple[str, ...]] = {
+    "DataType": (
+        "TYPE_INVALID", "TYPE_BOOL", "TYPE_UINT8", "TYPE_UINT16", "TYPE_UINT32", "TYPE_UINT64", "TYPE_INT8",
+        "TYPE_INT16", "TYPE_INT32", "TYPE_INT64", "TYPE_FP16", "TYPE_FP32", "TYPE_FP64", "TYPE_STRING",
+        "TYPE_BF16",
+    ),
+    "ModelInput.Format": ("FORMAT_NONE", "FORMAT_NHWC", "FORMAT_NCHW"),
+    "ModelInstanceGroup.Kind": ("KIND_AUTO", "KIND_GPU", "KIND_CPU", "KIND_MODEL"),
+}  # fmt: skip
 METHODS = (
     "ServerLive",
     "ServerReady",
     "ModelReady",
     "ServerMetadata",
     "ModelMetadata",
+    "ModelConfig",
     "ModelInfer",
     "ModelStatistics",
     "RepositoryIndex",
@@ -161,6 +203,11 @@ def _build() -> descriptor_pool.DescriptorPool:
         outer, _, inner = full_name.rpartition(".")
         parent = messages[outer].nested_type if outer else file.message_type
         messages[full_name] = parent.add(name=inner)
+    for full_name, names in _ENUMS.items():
+        outer, _, inner = full_name.rpartition(".")
+        enum = (messages[outer] if outer else file).enum_type.add(name=inner)
+        for number, name in enumerate(names):
+            enum.value.add(name=name, number=number)
     for full_name, fields in _MESSAGES.items():
         for line in fields:
             _add_field(messages[full_name], full_name, line.split())
@@ -193,8 +240,8 @@ def _add_field(message: descriptor_pb2.DescriptorProto, full_name: str, words: l
         field.label = _Field.LABEL_REPEATED
         field.type = _Field.TYPE_MESSAGE
         field.type_name = f".{PACKAGE}.{full_name}.{entry.name}"
-    elif kind in _MESSAGES:
-        field.type = _Field.TYPE_MESSAGE
+    elif kind in _MESSAGES or kind in _ENUMS:
+        field.type = _Field.TYPE_MESSAGE if kind in _MESSAGES else _Field.TYPE_ENUM
         field.type_name = f".{PACKAGE}.{kind}"
     else:
         field.type = _Field.Type.Value(f"TYPE_{kind.upper()}")

@@ -146,6 +146,41 @@ class Model:
             ],
         }
 
+    def config(self) -> dict[str, Any]:
+        """What Triton's model configuration says of it; perf_analyzer and Triton's clients read it."""
+        signature, settings = self.signature, self.sizes.settings
+        image = len(signature.input_shape) == 3
+        on_gpu = "cuda" in self.classifier.info.device.lower()
+        return {
+            "name": self.spec.name,
+            "platform": self.platform,
+            "backend": self.classifier.choice.target,
+            "max_batch_size": self.max_images,
+            "input": [
+                {
+                    "name": signature.input_name,
+                    "data_type": "TYPE_FP32",
+                    "format": "FORMAT_NCHW" if image else "FORMAT_NONE",
+                    "dims": list(signature.input_shape),
+                }
+            ],
+            "output": [
+                {
+                    "name": signature.output_name,
+                    "data_type": "TYPE_FP32",
+                    "dims": [signature.classes],
+                    "label_filename": "",
+                }
+            ],
+            "instance_group": [
+                {"name": self.spec.name, "kind": "KIND_GPU" if on_gpu else "KIND_CPU", "count": 1}
+            ],
+            "dynamic_batching": {
+                "preferred_batch_size": [settings.max_batch],
+                "max_queue_delay_microseconds": round(settings.delay * 1e6),
+            },
+        }
+
     def describe(self) -> dict[str, Any]:
         """What the page and ``GET /v1/models`` show."""
         choice, info = self.classifier.choice, self.classifier.info

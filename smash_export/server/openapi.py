@@ -17,7 +17,7 @@ _WORDS = {
     "405": "The method does not exist here.",
     "408": "The body came too slowly.",
     "413": "The body is too large.",
-    "415": "The body is compressed.",
+    "415": "The body is compressed in an unknown way.",
     "431": "The headers are too long.",
     "500": "The model could not run.",
     "503": "Busy or not ready; try again.",
@@ -103,6 +103,16 @@ _STATISTICS: JsonObject = {
     "required": ["model_stats"],
     "properties": {"model_stats": {"type": "array", "items": {"type": "object"}}},
 }
+_CONFIGURATION: JsonObject = {
+    "type": "object",
+    "required": ["name", "platform", "backend", "max_batch_size", "input", "output"],
+    "properties": {
+        "name": {"type": "string"},
+        "max_batch_size": {"type": "integer"},
+        "input": {"type": "array", "items": {"type": "object"}},
+        "output": {"type": "array", "items": {"type": "object"}},
+    },
+}
 _BODY_ERRORS = ("408", "413", "415", "503")
 
 
@@ -164,6 +174,10 @@ def _model_paths() -> JsonObject:
         "summary": "Whether the model answers",
         "responses": _answers({"type": "object"}, "404"),
     }
+    configuration: JsonObject = {
+        "summary": "The model as Triton's configuration describes it",
+        "responses": _answers(_CONFIGURATION, "404"),
+    }
     statistics: JsonObject = {
         "summary": "How often the model ran, and for how long",
         "responses": _answers(_STATISTICS, "404"),
@@ -172,6 +186,7 @@ def _model_paths() -> JsonObject:
     for place, parameters in (("", [_MODEL]), ("/versions/{version}", [_MODEL, _VERSION])):
         model = f"/v2/models/{{model}}{place}"
         paths[model] = {"parameters": parameters, "get": metadata}
+        paths[f"{model}/config"] = {"parameters": parameters, "get": configuration}
         paths[f"{model}/ready"] = {"parameters": parameters, "get": ready}
         paths[f"{model}/stats"] = {"parameters": parameters, "get": statistics}
         paths[f"{model}/infer"] = {"parameters": parameters, "post": infer}

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_base.images import MAX_PIXELS, LeftOut, image_files, open_image, orientation, read_header
+from smash_base.images import JPEG_PIXELS, LeftOut, image_files, open_image, orientation, read_header
 from smash_base.preprocess import Preprocessing
 
 WIDTH, HEIGHT = 40, 24
@@ -89,8 +90,8 @@ READ_FROM_FILES = {
     "tiff of two pages": encoded(scene(), "TIFF", **moving()),
 }
 REFUSED = {
-    "16 bits": (encoded(Image.fromarray(np.full((8, 8), 999, np.uint16)), "PNG"), "16-bit"),
-    "32 bits": (encoded(Image.new("I", (8, 8), 70000), "TIFF"), "16- or 32-bit"),
+    "12 bits in 16": (encoded(Image.fromarray(np.full((8, 8), 999, np.uint16)), "PNG"), "at most 999"),
+    "32 bits": (encoded(Image.new("I", (8, 8), 70000), "TIFF"), "32-bit"),
     "floating point": (encoded(Image.new("F", (8, 8), 0.5), "TIFF"), "floating-point"),
     "lab": (encoded(Image.new("LAB", (8, 8)), "TIFF"), "LAB"),
     "moving png": (encoded(scene(), "PNG", **moving()), "animated"),
@@ -155,6 +156,63 @@ def test_grey_pictures_of_every_depth(tmp_path: Path) -> None:
         assert read_header(path).grey
 
 
+PIXELS_8 = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
+
+
+def png_chunks(header: bytes, rows: bytes) -> bytes:
+    """A PNG written byte by byte."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def sixteen(picture: Image.Image) -> Image.Image:
+    """The same greys with 16 bits: 255 becomes 65535."""
+    return Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+
+
+def test_grey_of_16_bits_is_the_same_grey_of_8(tmp_path: Path) -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    whole = Preprocessing(8, 32, 1, (0.5,), (0.5,))
+    stored = Image.fromarray(pixels.astype(np.uint16) * 257)
+    big_endian = Image.frombytes("I;16B", (32, 8), np.asarray(stored).astype(">u2").tobytes())
+    dark_is_high = Image.fromarray(65535 - np.asarray(stored))
+    for name, data in {
+        "x.png": encoded(stored, "PNG"),
+        "x.tif": encoded(stored, "TIFF"),
+        "packed.tif": encoded(stored, "TIFF", compression="tiff_lzw"),
+        "big-endian.tif": encoded(big_endian, "TIFF"),
+        "white-is-zero.tif": encoded(dark_is_high, "TIFF", tiffinfo={262: 0}),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        assert np.array_equal(whole.decode(tmp_path / name)[..., 0], pixels), name
+        assert read_header(tmp_path / name).grey
+        assert np.array_equal(whole.decode(Image.open(tmp_path / name))[..., 0], pixels), name
+    rounded = Image.fromarray(np.array([[0, 128, 129, 65406, 65407, 65535]], np.uint16))
+    row = Preprocessing(1, 6, 1, (0.5,), (0.5,)).decode(encoded(rounded, "PNG"))
+    assert row.ravel().tolist() == [0, 0, 1, 254, 255, 255]
+
+
+def test_16_bits_keep_their_orientation(tmp_path: Path) -> None:
+    """What a camera stored upside down is seen upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    stored = sixteen(scene()).transpose(Image.Transpose.ROTATE_180)
+    for name in ("x.png", "x.tif"):
+        stored.save(tmp_path / name, exif=exif)
+        assert np.array_equal(quarters(TARGET.decode(tmp_path / name)), GREYS)
+
+
+def test_colours_of_16_bits_are_those_of_8() -> None:
+    rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in PIXELS_8)
+    data = png_chunks(struct.pack(">IIBBBBB", 4, 2, 16, 2, 0, 0, 0), rows)
+    whole = Preprocessing(2, 4, 3, (0.5,) * 3, (0.5,) * 3)
+    assert np.array_equal(whole.decode(data), PIXELS_8)
+
+
 def test_orientation_is_unheeded_by_what_was_trained_before_it_was() -> None:
     block = TARGET.to_json()
     assert block["exif"] is True
@@ -168,7 +226,7 @@ def test_orientation_is_unheeded_by_what_was_trained_before_it_was() -> None:
 def test_a_picture_of_24_megapixels_needs_no_more_memory_than_one_of_16(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     scene(6000, 4000).save(path, quality=60)
-    assert MAX_PIXELS < 6000 * 4000
+    assert JPEG_PIXELS < 6000 * 4000
     code = (
         "import resource, sys; from smash_base.images import open_image; import PIL.JpegImagePlugin;"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; picture = open_image(sys.argv[1]);"
@@ -178,7 +236,7 @@ def test_a_picture_of_24_megapixels_needs_no_more_memory_than_one_of_16(tmp_path
     done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=True)
     width, height, megabytes = map(int, done.stdout.split())
     assert (width, height) == (3000, 2000)
-    assert megabytes < MAX_PIXELS * 3 / 2**20
+    assert megabytes < JPEG_PIXELS * 3 / 2**20
 
 
 @pytest.mark.parametrize("turn", [1, 6])

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,21 @@ def test_json_has_the_size_of_the_largest_tensor_and_blocks_nobody(server: Any) 
     assert answer["shape"] == [256, 10]
     assert np.ptp(np.reshape(answer["data"], (256, 10)), axis=0).max() < 1e-4
     assert server.call("POST", INFER, numbers(256 * 64, b"[1]"))[0] == 400
+
+
+def test_a_compressed_body_fills_no_memory(server: Any) -> None:
+    """300 MB of zeros in 300 KB: refused at the limit of every body, and nothing of it is kept."""
+    writer = zlib.compressobj(9, wbits=31)
+    bomb = b"".join(writer.compress(bytes(2**20)) for _ in range(300)) + writer.flush()
+    assert len(bomb) < 2**19
+    before = server.memory()
+    for path in ("/v2/models/digits/infer", "/v1/predict", "/v2/repository/index"):
+        for _ in range(3):
+            status, _, text = server.call("POST", path, bomb, {"Content-Encoding": "gzip"})
+            assert status == 413, text
+    assert "when decompressed" in json.loads(text)["error"]
+    assert server.memory() - before < 80 * 2**20
+    assert server.call("GET", "/v2/health/live")[0] == 200
 
 
 def test_names_of_others_are_refused_without_a_key(server: Any) -> None:

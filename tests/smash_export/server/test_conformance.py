@@ -50,7 +50,7 @@ def test_health_and_metadata(client: Any, kind: str) -> None:
     assert client.is_model_ready("digits", "2")
     about = as_dict(kind, client.get_server_metadata())
     assert about["name"] == "smash-export"
-    assert {"binary_tensor_data", "classification"} <= set(about["extensions"])
+    assert {"binary_tensor_data", "classification", "model_configuration"} <= set(about["extensions"])
     model = as_dict(kind, client.get_model_metadata("digits"))
     assert (model["name"], model["versions"], model["platform"]) == ("digits", ["1", "2"], "onnx_onnxv1")
     assert [int(size) for size in model["inputs"][0]["shape"]] == [-1, 1, 8, 8]
@@ -152,6 +152,35 @@ def test_the_repository_extension(client: Any, kind: str, tensor: np.ndarray) ->
     assert client.infer("other", inputs(kind, tensor)).as_numpy("logits").shape == (16, 10)
 
 
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_bodies_are_compressed_both_ways(
+    client: Any, kind: str, tensor: np.ndarray, logits: np.ndarray, algorithm: str
+) -> None:
+    tensors = np.concatenate([tensor] * 4)
+    if kind == "grpc":
+        keywords = {"compression_algorithm": algorithm}
+    else:
+        keywords = {
+            "request_compression_algorithm": algorithm,
+            "response_compression_algorithm": algorithm,
+        }
+    answer = client.infer("digits", inputs(kind, tensors), **keywords)
+    np.testing.assert_allclose(answer.as_numpy("logits"), np.concatenate([logits] * 4), atol=1e-4)
+
+
+def test_the_configuration_is_triton_s(client: Any, kind: str) -> None:
+    config = as_dict(kind, client.get_model_config("digits", "1"))
+    config = config["config"] if kind == "grpc" else config
+    assert (config["name"], config["max_batch_size"]) == ("digits", 256)
+    (given,) = config["input"]
+    assert (given["name"], given["data_type"], given["format"]) == ("input", "TYPE_FP32", "FORMAT_NCHW")
+    assert [int(size) for size in given["dims"]] == [1, 8, 8]
+    assert [int(size) for size in config["output"][0]["dims"]] == [10]
+    assert config["dynamic_batching"]["preferred_batch_size"][0] >= 1
+    with pytest.raises(utils.InferenceServerException, match="no model 'letters'"):
+        client.get_model_config("letters")
+
+
 def test_our_messages_are_the_standard_s() -> None:
     from tritonclient.grpc import service_pb2
 
@@ -168,6 +197,10 @@ def test_our_messages_are_the_standard_s() -> None:
                 other.type,
                 other.is_repeated,
             ), (name, field.name)
+            if field.enum_type:
+                values = {name: value.number for name, value in field.enum_type.values_by_name.items()}
+                known = {name: value.number for name, value in other.enum_type.values_by_name.items()}
+                assert values.items() <= known.items()
             if field.message_type:
                 assert field.message_type.full_name == other.message_type.full_name
     methods = {

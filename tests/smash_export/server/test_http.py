@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import io
 import json
@@ -90,7 +91,16 @@ def bomb() -> bytes:
         ("/v1/predict?model=digits&version=7", b"x", {}, 404, "version 7"),
         ("/v1/predict", b"x", {"Content-Type": "multipart/form-data"}, 400, "form"),
         ("/v1/predict", b"x", {"Content-Type": "multipart/form-data; boundary=X"}, 400, "form"),
-        ("/v1/predict", b"x", {"Content-Encoding": "gzip"}, 415, "compressed"),
+        ("/v1/predict", b"x", {"Content-Encoding": "br"}, 415, "expected gzip, deflate or nothing"),
+        ("/v1/predict", b"x", {"Content-Encoding": "gzip"}, 400, "the body is not gzip"),
+        (
+            "/v1/predict",
+            gzip.compress(b"x" * 99)[:-9],
+            {"Content-Encoding": "gzip"},
+            400,
+            "less than the whole",
+        ),
+        ("/v1/predict", gzip.compress(b"x") * 2, {"Content-Encoding": "gzip"}, 400, "after its end"),
         ("/v1/predict", b"x", {"Origin": "http://elsewhere.example"}, 403, "other sites"),
         ("/v2/models/digits/infer", b"{}", {}, 400, "inputs"),
         ("/v2/models/digits/versions/0/infer", b"{}", {}, 404, "version 0"),
@@ -164,6 +174,46 @@ def test_what_other_clients_send_is_taken(server: Any, tensor: np.ndarray, make_
     assert {row["state"] for row in rows} == {"READY"}
     assert server.json("POST", "/v2/repository/index", {"ready": 1})[0] == 400
     assert server.call("GET", "/v2/")[0] == 200  # answered, not redirected to a scheme of our own
+
+
+@pytest.mark.parametrize(("encoding", "wbits"), [("gzip", 31), ("deflate", 15), ("deflate", -15)])
+def test_a_compressed_body_is_what_it_was(
+    server: Any, tensor: np.ndarray, make_body: Any, digit: bytes, encoding: str, wbits: int
+) -> None:
+    def squeezed(body: bytes) -> bytes:
+        writer = zlib.compressobj(wbits=wbits)
+        return writer.compress(body) + writer.flush()
+
+    path = "/v2/models/digits/infer"
+    body, headers = make_body(tensor)
+    _, _, plain = server.call("POST", path, body, headers)
+    headers["Content-Encoding"] = encoding
+    assert server.call("POST", path, squeezed(body), headers)[2] == plain
+    one = server.call("POST", "/v1/predict", digit)[2]
+    other = server.call("POST", "/v1/predict", squeezed(digit), {"Content-Encoding": encoding})[2]
+    assert json.loads(other)["predictions"] == json.loads(one)["predictions"]
+
+
+@pytest.mark.parametrize("way", ["short", "usual"])
+def test_a_long_answer_is_compressed_for_who_takes_that(
+    server: Any, tensor: np.ndarray, make_body: Any, way: str
+) -> None:
+    path = "/v2/models/digits/infer" + ("" if way == "short" else "?usual")
+    body, headers = make_body(np.concatenate([tensor] * 8))
+    _, plain_headers, plain = server.call("POST", path, body, headers)
+    assert "content-encoding" not in plain_headers
+    for accept, encoding in (("gzip, deflate", "gzip"), ("br, deflate;q=0.5, gzip", "deflate")):
+        status, got, text = server.call("POST", path, body, {**headers, "Accept-Encoding": accept})
+        assert (status, got["content-encoding"]) == (200, encoding)
+        assert zlib.decompress(text, 47) == plain
+        assert len(text) < len(plain)
+    for accept in ("br", "gzip;q=0, deflate;q=0.000", ""):
+        _, got, text = server.call("POST", path, body, {**headers, "Accept-Encoding": accept})
+        assert ("content-encoding" not in got, text) == (True, plain)
+    body, headers = make_body(tensor[:1])  # too short to be worth it
+    assert (
+        "content-encoding" not in server.call("POST", path, body, {**headers, "Accept-Encoding": "gzip"})[1]
+    )
 
 
 def test_versions_are_chosen_and_the_newest_is_the_default(
