@@ -22,7 +22,7 @@ from benchmarks.record import record
 from smash_export.device_search.search import search
 from smash_export.export.freeze import default_recipe, freeze
 from smash_search.data import load_dataset
-from smash_search.space.architecture import read_best
+from smash_search.space.best import read_best
 
 
 def main() -> None:

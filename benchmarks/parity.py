@@ -28,7 +28,8 @@ from smash_export.export.onnx_writer import onnx_from_architecture
 from smash_search.data import Dataset, load_dataset
 from smash_search.model.interpreter import FrozenNetwork
 from smash_search.model.supernet import Supernet
-from smash_search.space.architecture import Architecture, BestFile
+from smash_search.space.architecture import Architecture
+from smash_search.space.best import BestFile
 from smash_search.space.space import space_for
 from smash_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
 

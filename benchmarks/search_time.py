@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.record import record
 from smash_base import files
-from smash_search.space.architecture import read_best
+from smash_search.space.best import read_best
 
 GOAL_MINUTES = 45
 
@@ -46,7 +46,7 @@ def main() -> None:
             "seconds": seconds,
             "stages": stages,
             "config": files.read_json(run / "config.json"),
-            "pick": best.search,
+            "pick": best.search.to_json(),
         },
         [
             {
@@ -54,8 +54,8 @@ def main() -> None:
                 "goal": f"<= {GOAL_MINUTES} minutes on 2 cores",
                 "value": f"{seconds / 60:.1f} minutes",
                 "met": seconds <= 60 * GOAL_MINUTES,
-                "note": f"validation error of the pick {best.search['error']:.2%}, "
-                f"random search {best.search['random_search_error']:.2%}",
+                "note": f"validation error of the pick {best.search.error:.2%}, "
+                f"random search {best.search.random_search_error:.2%}",
             }
         ],
     )

@@ -30,7 +30,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ from smash_search.data import Dataset, Split
 from smash_search.rank.finalists import Finalist, Rung, Trained, input_spec_of, pick, run_rungs, train_rung
 from smash_search.rank.latency_model import fit_latency
 from smash_search.run import SearchConfig
-from smash_search.space.architecture import Architecture, read_best
+from smash_search.space.architecture import Architecture
+from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.train.compute import seed_of
@@ -215,13 +216,13 @@ class Bench:
         return {
             "key": result.pick.key,
             "architecture": result.best.architecture.to_json(),
-            "origin": best["origin"],
+            "origin": best.origin,
             "validation_error": result.pick.error,
-            "latency_ms": best["measures"]["latency_ms"],
-            "limit_used": best.get("limit_used"),
+            "latency_ms": best.measures["latency_ms"],
+            "limit_used": best.limit_used,
             "trained": len({entry.key for entry in result.trained}),
-            "encoding": result.ranking["encoding"],
-            "trust": result.ranking.get("trust"),
+            "encoding": result.ranking.encoding and asdict(result.ranking.encoding),
+            "trust": result.ranking.trust and asdict(result.ranking.trust),
             "seconds": seconds,
         }
 

@@ -349,7 +349,7 @@ def make_bundle(folder: Path) -> Path:
     """A network of the search's own space, trained on scikit-learn's digits for a few epochs."""
     from smash_export.export.freeze import freeze, input_of
     from smash_search.data import load_dataset
-    from smash_search.space.architecture import BestFile
+    from smash_search.space.best import BestFile
     from smash_search.space.space import space_for
     from smash_search.train.network import Recipe
 

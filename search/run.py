@@ -59,8 +59,16 @@ from smash_search.rank.finalists import (
 )
 from smash_search.rank.latency_model import LEAST, LatencyModel, fit_latency
 from smash_search.rank.measurement import Measurement
-from smash_search.rank.pareto import LATENCY, Limit, class_of, entries_of, pick_that_keeps
+from smash_search.rank.pareto import (
+    LATENCY,
+    Limit,
+    ParetoEntry,
+    class_of,
+    pareto_entries,
+    pick_that_keeps,
+)
 from smash_search.rank.proposals import Observation, propose
+from smash_search.rank.ranking import EncodingCheck, Ranking, Stage, read_ranking
 from smash_search.rank.records import close_torn_line, settle
 from smash_search.rank.scoring import (
     Score,
@@ -72,7 +80,8 @@ from smash_search.rank.scoring import (
     survivors,
 )
 from smash_search.rank.trust import origins_of, trust
-from smash_search.space.architecture import Architecture, BestFile, InputSpec, write_best
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.best import BestFile, SearchRecord, write_best
 from smash_search.space.cost import Cost, cost_of
 from smash_search.space.encoding import Layout
 from smash_search.space.known import known_networks
@@ -126,13 +135,14 @@ class SearchConfig:
             measure in the same way.
         latency_limits: on the measure "latency_ms", ascending; there is one pick within each. The largest
             is that of best.json.
-        narrowed: fields of the space that are replaced, for a device that cannot do all of it.
+        exact_space: The space itself where it is not just that of the name: with another prior, or without
+            what a device cannot do.
     """
 
     space: str | None = None
     seed: int = 0
     strategy: str = "random"
-    strategy_options: dict[str, Any] = field(default_factory=dict)
+    strategy_options: JsonObject = field(default_factory=dict)
     candidates: int = 500
     known: int = 0
     limits: Limits = field(default_factory=Limits)
@@ -140,9 +150,9 @@ class SearchConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     finalists: FinalistsConfig = field(default_factory=FinalistsConfig)
-    measured: dict[str, Any] = field(default_factory=dict)
+    measured: JsonObject = field(default_factory=dict)
     latency_limits: tuple[Limit, ...] = ()
-    narrowed: dict[str, Any] = field(default_factory=dict)
+    exact_space: Space | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.candidates, bool) or not 1 <= self.candidates <= 10_000_000:
@@ -173,8 +183,21 @@ class SearchConfig:
         }
 
     def space_for(self, spec: InputSpec) -> Space:
-        """The space for these images, narrowed."""
-        return replace(space_for(spec, self.space), **self.narrowed)
+        """The space for these images."""
+        return self.exact_space or space_for(spec, self.space)
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The best network within a limit.
+
+    Attributes:
+        trained: The network after its last rung.
+        best: Content of its best.json.
+    """
+
+    trained: Trained
+    best: BestFile
 
 
 @dataclass(frozen=True)
@@ -185,9 +208,9 @@ class SearchResult:
         folder: of the run.
         best: content of best.json.
         pick: the finalist that was picked, after its last rung.
-        picks: content of each best-LIMIT.json, by limit, where there are several limits.
+        picks: The pick within each limit, by its label, where there are several limits.
         missed: limits that no trained network keeps, though the largest one is kept.
-        front: content of pareto.json.
+        pareto: Every trained network: content of pareto.json.
         random: the same of the equal-budget random search, or None.
         scored: every candidate with its latest score.
         trained: every finalist and rung, both groups.
@@ -198,14 +221,24 @@ class SearchResult:
     folder: Path
     best: BestFile
     pick: Trained
-    picks: dict[str, BestFile]
+    picks: dict[str, Pick]
     missed: tuple[str, ...]
-    front: list[dict[str, Any]]
+    pareto: list[ParetoEntry]
     random: Trained | None
     scored: list[Scored]
     trained: list[Trained]
-    ranking: dict[str, Any]
+    ranking: Ranking
     seconds: dict[str, float]
+
+    @property
+    def cost(self) -> Cost:
+        """Exact cost of the pick."""
+        return cost_of(self.best.architecture, self.best.input, len(self.best.classes))
+
+    @property
+    def candidates(self) -> int:
+        """Number of networks that the search proposed; those of the random search beside are none of them."""
+        return sum(entry.candidate.origin != BASELINE for entry in self.scored)
 
 
 def run_search(
@@ -377,11 +410,12 @@ class _Search:
             judge.settle()
             self._settle_finalists(trained + baseline)
             scored += [self._unscored(finalist, judge) for finalist in drawn]
-            front = entries_of(trained + baseline, scored)
-            files.write_json(self.folder / "pareto.json", {"schema": SCHEMA, "networks": front})
+            pareto = pareto_entries(trained + baseline, scored)
+            networks = [entry.to_json() for entry in pareto]
+            files.write_json(self.folder / "pareto.json", {"schema": SCHEMA, "networks": networks})
             winner, picks = self._picks(trained + baseline, scored, baseline, judge)
         for label, pick_within_limit in picks.items():
-            write_best(self.folder / f"best-{label}.json", pick_within_limit)
+            write_best(self.folder / f"best-{label}.json", pick_within_limit.best)
         best = self._best_file(winner, scored, trained + baseline, baseline)
         write_best(self.folder / "best.json", best)
         shutil.rmtree(self.folder / "finalists", ignore_errors=True)
@@ -391,7 +425,7 @@ class _Search:
             winner,
             picks,
             tuple(limit.label for limit in self.config.latency_limits if picks and limit.label not in picks),
-            front,
+            pareto,
             pick(baseline) if baseline else None,
             scored,
             trained + baseline,
@@ -493,9 +527,7 @@ class _Search:
                 shown |= results.keys()
         return list(results.values())
 
-    def _race(
-        self, scored: list[Scored], scorer: Scorer, judge: Judge
-    ) -> tuple[list[Scored], dict[str, Any]]:
+    def _race(self, scored: list[Scored], scorer: Scorer, judge: Judge) -> tuple[list[Scored], Ranking]:
         """Further stages for the better part; and how far the scores can be trusted."""
         latest = {entry.score.key: entry for entry in scored if entry.score is not None}
         if not latest:
@@ -509,7 +541,7 @@ class _Search:
             for key, entry in latest.items()
             if entry.score is not None and entry.score.images == scorer.stages[0]
         ]
-        stages: list[dict[str, Any]] = []
+        stages: list[Stage] = []
         keep = self.config.scoring.keep
         for number, images in enumerate(scorer.stages):
             if number:
@@ -518,18 +550,17 @@ class _Search:
                     judge.score(wanted, lambda _: advance(1))
                 latest |= {key: replace(latest[key], score=judge.scores[key, images]) for key in entered}
             scores = [score for key in entered if (score := latest[key].score) is not None]
-            stage: dict[str, Any] = {"images": images, "entered": len(entered)}
-            stage["split_half"] = split_half(scores)
+            stage = Stage(images, len(entered), split_half(scores))
             if number + 1 < len(scorer.stages):
-                stage["kept_best"] = kept_best(scores, keep, self.config.seed)
                 entered = [score.key for score in survivors(scores, keep)]
-                stage["kept"] = len(entered)
+                sure = kept_best(scores, keep, self.config.seed)
+                stage = replace(stage, kept_best=sure, kept=len(entered))
             stages.append(stage)
-        ranking = {"stages": stages, "encoding": self._encoding_check(latest, scorer)}
+        ranking = Ranking(tuple(stages), self._encoding_check(latest, scorer))
         ordered = [latest[entry.score.key] if entry.score is not None else entry for entry in scored]
         return ordered, ranking
 
-    def _encoding_check(self, latest: dict[str, Scored], scorer: Scorer) -> dict[str, Any] | None:
+    def _encoding_check(self, latest: dict[str, Scored], scorer: Scorer) -> EncodingCheck | None:
         """Mean error with the right c, with a corrupted one, and with all generated filters set to zero.
 
         The second one says whether the HyperNet reads c; the third one is *op contribution*: whether what it
@@ -537,8 +568,7 @@ class _Search:
         """
         path = self.folder / "ranking.json"
         if path.exists():
-            held: dict[str, Any] | None = files.read_json(path)["encoding"]
-            return held
+            return read_ranking(path).encoding
         chosen = [latest[key].candidate.architecture for key in sorted(latest)]
         chosen = [entry for entry in chosen if scorer.supernet.hypernet.layout.tiles(entry)]
         images = scorer.stages[0]
@@ -552,23 +582,17 @@ class _Search:
         errors = np.asarray(rows)
         right, shuffled, zeroed = (float(value) for value in errors.mean(0))
         deviation = float((errors[:, 2] - errors[:, 0]).std(ddof=1)) if len(rows) > 1 else 0.0
-        return {
-            "architectures": len(rows),
-            "error": right,
-            "error_corrupted": shuffled,
-            "error_zeroed": zeroed,
-            "op_contribution": zeroed - right,
-            "op_contribution_se": deviation / math.sqrt(len(rows)),
-        }
+        return EncodingCheck(
+            len(rows), right, shuffled, zeroed, zeroed - right, deviation / math.sqrt(len(rows))
+        )
 
     def _add_trained(
-        self, ranking: dict[str, Any], scored: list[Scored], trained: list[Trained], scorer: Scorer
-    ) -> dict[str, Any]:
+        self, ranking: Ranking, scored: list[Scored], trained: list[Trained], scorer: Scorer
+    ) -> Ranking:
         """Complete ranking.json by what the trained networks say of the score, and of each other's origin."""
         path = self.folder / "ranking.json"
         if path.exists():
-            held: dict[str, Any] = files.read_json(path)
-            return held
+            return read_ranking(path)
         by_key = {entry.candidate.architecture.key: entry for entry in scored}
         first = [entry for entry in trained if entry.rung == 0 and entry.diverged is None]
         images = scorer.stages[0]
@@ -578,17 +602,13 @@ class _Search:
             right.append(scorer.score(architecture, images).error)
             zeroed.append(scorer.score(architecture, images, zeroed=True).error)
         errors = [entry.error for entry in first]
-        ranking = {
-            **ranking,
-            "trust": asdict(trust(right, zeroed, errors)) if len(first) >= LEAST_TRUSTED else None,
-            "origins": [
-                asdict(origin)
-                for origin in origins_of(
-                    trained, {key: entry.candidate.origin for key, entry in by_key.items()}
-                )
-            ],
-        }
-        files.write_json(path, ranking)
+        origins = {key: entry.candidate.origin for key, entry in by_key.items()}
+        ranking = replace(
+            ranking,
+            trust=trust(right, zeroed, errors) if len(first) >= LEAST_TRUSTED else None,
+            origins=tuple(origins_of(trained, origins)),
+        )
+        files.write_json(path, ranking.to_json())
         return ranking
 
     def _train_finalists(self, scored: list[Scored], workers: Executor, judge: Judge) -> list[Trained]:
@@ -699,7 +719,7 @@ class _Search:
     def _settle_finalists(self, trained: list[Trained]) -> None:
         settle(
             self.folder / "finalists.jsonl",
-            lambda record: (record["group"], record["key"], record["rung"]),
+            ("group", "key", "rung"),
             [(entry.group, entry.key, entry.rung) for entry in trained],
         )
 
@@ -751,8 +771,8 @@ class _Search:
 
     def _picks(
         self, trained: list[Trained], scored: list[Scored], baseline: list[Trained], judge: Judge
-    ) -> tuple[Trained, dict[str, BestFile]]:
-        """The pick of best.json, and the files of all limits where there are several.
+    ) -> tuple[Trained, dict[str, Pick]]:
+        """The pick of best.json, and that of every limit where there are several.
 
         Raises:
             GateError: no trained network keeps the largest limit when it is measured again.
@@ -772,7 +792,7 @@ class _Search:
                 if limit is limits[-1]:
                     raise
         best = {
-            label: self._best_file(winner, scored, trained, baseline, limit=label)
+            label: Pick(winner, self._best_file(winner, scored, trained, baseline, limit=label))
             for label, winner in winners.items()
             if len(limits) > 1
         }
@@ -809,59 +829,53 @@ class _Search:
             (other.score for other in scored if other.score is not None),
             key=lambda score: (-score.images, score.error, score.loss, score.key),
         )
-        search: dict[str, Any] = {}
+        search = SearchRecord(
+            candidates=sum(entry.candidate.origin != BASELINE for entry in scored),
+            origin=entry.candidate.origin,
+            reason=winner.reason,
+            error=winner.error,
+            epochs=winner.epochs,
+            recipe=self.config.finalists.recipe.to_json(),
+            cost=entry.cost,
+            strategy=self.config.strategy,
+            space=self.space.name,
+            seed=self.config.seed,
+            run=self.folder.name,
+            data=self.dataset.spec,
+            data_seed=self.dataset.seed,
+            fingerprint=self.dataset.fingerprint,
+            versions=versions(),
+            limit=limit,
+            random_search_error=pick(baseline).error if baseline else None,
+        )
         if entry.score is not None:  # networks of the baseline have none
-            search |= {
-                "score": entry.score.error,
-                "score_images": entry.score.images,
-                "rank": [score.key for score in ranked].index(winner.key) + 1,
-            }
-        search |= {
-            "candidates": sum(entry.candidate.origin != BASELINE for entry in scored),
-            "origin": entry.candidate.origin,
-            "reason": winner.reason,
-            "error": winner.error,
-            "epochs": winner.epochs,
-            "recipe": self.config.finalists.recipe.to_json(),
-            "cost": asdict(entry.cost),
-            "strategy": self.config.strategy,
-            "space": self.space.name,
-            "seed": self.config.seed,
-            "run": self.folder.name,
-            "data": self.dataset.spec,
-            "data_seed": self.dataset.seed,
-            "fingerprint": self.dataset.fingerprint,
-            "versions": versions(),
-        }
+            rank = [score.key for score in ranked].index(winner.key) + 1
+            search = replace(search, score=entry.score.error, score_images=entry.score.images, rank=rank)
         if entry.measures:
             confirmed = files.read_jsonl(self.folder / "confirmed.jsonl")
             again: dict[str, float] = next(
                 (record["measures"] for record in confirmed if record["key"] == winner.key), {}
             )
-            search["measures"] = {**entry.measures, **again}
-            search |= self._use_of_limit(winner, scored, trained, search["measures"], limit)
-        if limit is not None:
-            search["limit"] = limit
-        if baseline:
-            search["random_search_error"] = pick(baseline).error
+            search = replace(search, measures={**entry.measures, **again})
+            search = self._with_use_of_limit(search, winner, scored, trained)
         return BestFile(entry.candidate.architecture, self.spec, tuple(self.dataset.classes), search)
 
-    def _use_of_limit(
+    def _with_use_of_limit(
         self,
+        search: SearchRecord,
         winner: Trained,
         scored: Sequence[Scored],
         trained: Sequence[Trained],
-        measures: dict[str, float],
-        label: str | None,
-    ) -> dict[str, Any]:
+    ) -> SearchRecord:
         """Which share of the limit the pick uses, and why not more where that is little."""
         limits = {limit.label: limit.milliseconds for limit in self.config.latency_limits}
         if not limits:
-            return {}
-        limit = limits[label] if label is not None else max(limits.values())
-        share = measures[LATENCY] / limit
+            return search
+        limit = limits[search.limit] if search.limit is not None else max(limits.values())
+        share = search.measures[LATENCY] / limit
+        search = replace(search, limit_ms=limit, limit_used=share)
         if share >= 1 - MOST_UNUSED:
-            return {"limit_ms": limit, "limit_used": share}
+            return search
         latencies = {other.candidate.architecture.key: other.measures.get(LATENCY) for other in scored}
         near = [
             other
@@ -877,11 +891,7 @@ class _Search:
                 f"an error of {best.error:.2%} after {best.epochs} epochs, the pick {winner.error:.2%} after "
                 f"{winner.epochs}"
             )
-        return {
-            "limit_ms": limit,
-            "limit_used": share,
-            "unused": f"The pick uses {share:.0%} of the limit: {why}.",
-        }
+        return replace(search, unused=f"The pick uses {share:.0%} of the limit: {why}.")
 
     # -------------------------------------------------------------------------------------- helpers
 

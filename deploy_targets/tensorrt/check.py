@@ -8,7 +8,7 @@ package, but neither TensorRT nor torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ Level = Literal["ok", "warn", "error"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class DlaLimits:
     """What a DLA convolution and pooling can be.
 
     All ranges are inclusive. ``dimensions`` is the number of spatial axes.
@@ -52,11 +52,6 @@ class Limits:
     dimension: tuple[int, int] = (1, 8192)
     softmax: tuple[int, int] = (1, 1024)
     activations: tuple[str, ...] = ("relu", "sigmoid", "tanh")
-
-
-def dla_limits() -> dict[str, Any]:
-    """The limits as plain data, for a search space to be narrowed with; see :class:`Limits`."""
-    return asdict(Limits())
 
 
 @dataclass(frozen=True)
@@ -214,7 +209,7 @@ class _Checker:
         return found
 
     def _dla_input(self, name: str) -> list[Verdict]:
-        shape, most = self._shapes.get(name, []), Limits().batch[1]
+        shape, most = self._shapes.get(name, []), DlaLimits().batch[1]
         if shape and shape[0] is None:
             change = "build for one batch: smallest = usual = largest"
             return [Verdict(name, "input", "warn", "DLA has no dynamic shapes", change)]
@@ -380,7 +375,7 @@ class _Checker:
                     (off, "not for a DLA: it runs on the GPU", "avoid it, or accept the change of processor")
                 ]
             return [(off, "not for a DLA", "avoid it, or let the GPU take it: --gpu-fallback")]
-        limits = Limits()
+        limits = DlaLimits()
         attributes = {item.name: self._attribute(item) for item in node.attribute}
         found: list[tuple[str, str, str]] = []
         if node.op_type == "Conv":
@@ -407,7 +402,7 @@ class _Checker:
         return found
 
     def _dla_conv(self, node: Any, attributes: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-        limits, off = Limits(), self._off_dla
+        limits, off = DlaLimits(), self._off_dla
         shape = self._weight_shape(node.input[1])
         if shape is not None and len(shape) != limits.dimensions + 2:
             return [(off, f"DLA: convolution of {len(shape) - 2} axes", "2 axes")]

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from smash_base import files
+from smash_base.json_values import JsonObject
 from smash_search.executors import Executor, Task
 from smash_search.rank.measurement import Measurement
 from smash_search.rank.records import settle
@@ -58,7 +58,7 @@ class Judge:
         self._most: dict[str, int] = {}  # images that an architecture was scored on
         for key, count in self.scores:
             self._most[key] = max(count, self._most.get(key, 0))
-        self._order: dict[str, list[Hashable]] = {SCORES: [], MEASURES: []}
+        self._order: dict[str, list[tuple[Hashable, ...]]] = {SCORES: [], MEASURES: []}
 
     def judge(
         self, candidates: Sequence[Candidate], on_score: Callable[[Score], None] = lambda _: None
@@ -91,7 +91,7 @@ class Judge:
         """Measure what is not measured yet: one after the other, so that nothing disturbs."""
         if self._measurement is None:
             return
-        self._order[MEASURES] += [architecture.key for architecture in architectures]
+        self._order[MEASURES] += [(architecture.key,) for architecture in architectures]
         missing = [entry for entry in architectures if entry.key not in self.measures]
         tasks = [Task("measure", (entry,), entry.key) for entry in missing]
         for index, measures in self._workers.run(tasks, alone=True):
@@ -134,15 +134,11 @@ class Judge:
 
     def settle(self) -> None:
         """Put the lines of the files into the order in which one worker alone would have written them."""
-        names: dict[str, Callable[[dict[str, Any]], Hashable]] = {
-            MEASURES: lambda record: record["key"],
-            SCORES: lambda record: (record["key"], record["images"]),
-        }
-        for name, identify in names.items():
-            settle(self._folder / name, identify, self._order[name])
+        settle(self._folder / MEASURES, ("key",), self._order[MEASURES])
+        settle(self._folder / SCORES, ("key", "images"), self._order[SCORES])
 
-    def _record(self, score: Score, candidate: Candidate, first: bool) -> dict[str, Any]:
-        record: dict[str, Any] = score.to_json()
+    def _record(self, score: Score, candidate: Candidate, first: bool) -> JsonObject:
+        record = score.to_json()
         if first:
             record |= {
                 "origin": candidate.origin,

@@ -22,6 +22,7 @@ import torch
 from smash_base import files
 from smash_base.errors import InvalidInputError
 from smash_base.json_values import JsonObject
+from smash_base.records import read_record
 from smash_search.model.interpreter import Network
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.strategies import Scored
@@ -197,9 +198,9 @@ class Trained:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Trained:
+    def from_json(cls, record: object) -> Trained:
         """Read a line back; other fields of the record are ignored."""
-        return cls(**{name: record[name] for name in cls.__dataclass_fields__})
+        return read_record(cls, record, "a line of finalists.jsonl")
 
 
 def choose(
@@ -299,10 +300,8 @@ def run_rungs(
     Returns:
         One entry per network and rung, in the order of the finalists.
     """
-    done = {
-        (record["group"], record["key"], record["rung"]): Trained.from_json(record)
-        for record in files.read_jsonl(records)
-    }
+    held = [Trained.from_json(record) for record in files.read_jsonl(records)]
+    done = {(entry.group, entry.key, entry.rung): entry for entry in held}
 
     def train(finalists: Sequence[Finalist], rung: int) -> list[Trained]:
         names = [(finalist.group, finalist.architecture.key, rung) for finalist in finalists]
@@ -397,7 +396,7 @@ def train_rung(
     """
     architecture, folder = finalist.architecture, weights
     key = architecture.key
-    identity = {"key": key, "data": dataset.fingerprint, "finalists": config.to_json()}
+    identity: JsonObject = {"key": key, "data": dataset.fingerprint, "finalists": config.to_json()}
     network = _starting_network(finalist, rung, dataset, config, folder, identity, start)
     recipe = config.recipe_of(rung, key)
     partial = folder / f"{finalist.group}-{key}.{rung}.partial.pt"
@@ -438,7 +437,7 @@ def _starting_network(
     dataset: Dataset,
     config: FinalistsConfig,
     folder: Path,
-    identity: dict[str, Any],
+    identity: JsonObject,
     start: Callable[[Architecture], Network] | None,
 ) -> Network:
     architecture = finalist.architecture

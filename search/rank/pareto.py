@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 from smash_base.errors import GateError
+from smash_base.json_values import JsonObject
 from smash_search.rank.finalists import Trained, pick
+from smash_search.space.architecture import Architecture
 from smash_search.space.cost import Cost
 from smash_search.strategies import Scored
 
@@ -27,41 +28,71 @@ class Limit:
     milliseconds: float
 
 
-def entries_of(trained: Sequence[Trained], scored: Sequence[Scored]) -> list[dict[str, Any]]:
-    """One entry per network of the search, after its last rung; what pareto.json holds.
+@dataclass(frozen=True)
+class ParetoEntry:
+    """A trained network of the search after its last rung: one entry of pareto.json.
 
-    ``on_front`` says that no other one is better in one of error, latency (MACs where nothing was measured)
-    and parameters without being worse in another. Networks that were dropped early have had fewer ``epochs``.
+    Attributes:
+        key: Key of the architecture.
+        error: Validation error.
+        epochs: Epochs of training; networks that were dropped early have had fewer.
+        measures: Measurements on the device, by name; empty where nothing was measured.
+        cost: Exact cost.
+        architecture: The network.
+        on_front: Whether no other network is better in one of error, latency (MACs where nothing was
+            measured) and parameters without being worse in another.
     """
+
+    key: str
+    error: float
+    epochs: int
+    measures: dict[str, float]
+    cost: Cost
+    architecture: Architecture
+    on_front: bool = False
+
+    @property
+    def objectives(self) -> tuple[float, float, float]:
+        """What is compared, less being better: error, size, parameters."""
+        return (self.error, self.measures.get(LATENCY, self.cost.macs), self.cost.parameters)
+
+    def dominates(self, other: ParetoEntry) -> bool:
+        """Whether this network is better in one objective and worse in none."""
+        pairs = list(zip(self.objectives, other.objectives, strict=True))
+        return all(mine <= its for mine, its in pairs) and any(mine < its for mine, its in pairs)
+
+    def to_json(self) -> JsonObject:
+        """An entry of pareto.json."""
+        return {
+            "key": self.key,
+            "error": self.error,
+            "epochs": self.epochs,
+            "measures": self.measures,
+            "cost": asdict(self.cost),
+            "architecture": self.architecture.to_json(),
+            "on_front": self.on_front,
+        }
+
+
+def pareto_entries(trained: Sequence[Trained], scored: Sequence[Scored]) -> list[ParetoEntry]:
+    """One entry per network of the search, the smallest first."""
     known = {entry.candidate.architecture.key: entry for entry in scored}
     last = {entry.key: entry for entry in trained if entry.group == "search"}  # later rungs come later
-    entries: list[dict[str, Any]] = []
-    for key, latest in last.items():
-        cost: Cost = known[key].cost
-        entries.append(
-            {
-                "key": key,
-                "error": latest.error,
-                "epochs": latest.epochs,
-                "measures": known[key].measures,
-                "cost": asdict(cost),
-                "architecture": known[key].candidate.architecture.to_json(),
-            }
+    entries = [
+        ParetoEntry(
+            key,
+            latest.error,
+            latest.epochs,
+            known[key].measures,
+            known[key].cost,
+            known[key].candidate.architecture,
         )
-    for entry in entries:
-        entry["on_front"] = not any(_dominates(other, entry) for other in entries)
-    return sorted(entries, key=lambda entry: (entry["cost"]["macs"], entry["key"]))
-
-
-def _dominates(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    first, second = _objectives(a), _objectives(b)
-    no_worse = all(x <= y for x, y in zip(first, second, strict=True))
-    return no_worse and any(x < y for x, y in zip(first, second, strict=True))
-
-
-def _objectives(entry: Mapping[str, Any]) -> tuple[float, ...]:
-    size = entry["measures"].get(LATENCY, entry["cost"]["macs"])
-    return (entry["error"], size, entry["cost"]["parameters"])
+        for key, latest in last.items()
+    ]
+    entries = [
+        replace(entry, on_front=not any(other.dominates(entry) for other in entries)) for entry in entries
+    ]
+    return sorted(entries, key=lambda entry: (entry.cost.macs, entry.key))
 
 
 def class_of(limits: Sequence[Limit]) -> Callable[[float], int]:

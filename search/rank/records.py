@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
 
 from smash_base import files
 
@@ -19,19 +18,19 @@ def close_torn_line(path: Path) -> None:
             files.write_bytes(path, whole)
 
 
-def settle(path: Path, name: Callable[[dict[str, Any]], Hashable], order: Sequence[Hashable]) -> None:
+def settle(path: Path, keys: Sequence[str], order: Sequence[tuple[Hashable, ...]]) -> None:
     """Put the lines of a file into the order in which one worker alone would have written them.
 
     Args:
-        path: the file; may be missing.
-        name: what a record is about, as ``order`` has it.
-        order: of the names; a name that occurs again counts at its first place, others go to the end.
+        path: File of records; may be missing.
+        keys: Keys of a record that together name it.
+        order: Names in their order; one that occurs again counts at its first place, others go to the end.
     """
-    places: dict[Hashable, int] = {}
+    places: dict[tuple[Hashable, ...], int] = {}
     for entry in order:
         places.setdefault(entry, len(places))
     records = files.read_jsonl(path)
-    settled = sorted(records, key=lambda record: places.get(name(record), len(places)))
+    settled = sorted(records, key=lambda record: places.get(tuple(record[key] for key in keys), len(places)))
     if settled != records:
         lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in settled]
         files.write_text(path, "".join(line + "\n" for line in lines))

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from smash_base.errors import InvalidInputError
 from smash_base.json_values import JsonObject
+from smash_base.records import read_record
 from smash_search.model.interpreter import forward
 from smash_search.model.supernet import Statistics, Supernet
 from smash_search.rank import statistics
@@ -116,9 +117,9 @@ class Score:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Score:
+    def from_json(cls, record: object) -> Score:
         """Read a line back; other fields of the record are ignored."""
-        return cls(**{name: record[name] for name in cls.__dataclass_fields__})
+        return read_record(cls, record, "a line of scores.jsonl")
 
 
 class Scorer:

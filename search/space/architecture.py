@@ -22,15 +22,13 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from smash_base import files
 from smash_base.errors import InvalidInputError
+from smash_search.space.checks import check_int, check_integers, check_list, check_object
 
-SCHEMA = 1
 SLOTS = 4  # convolutions of an op: branch A is slots 0 -> 1, branch B is slots 2 -> 3
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "none", "relu6", "hard_swish")
 LEAKY_SLOPE = 0.02  # of "leaky_relu"
@@ -45,7 +43,6 @@ MAX_CHANNELS = 4096  # of a bank, an op, a block input
 MAX_KERNEL = 15
 MAX_DILATION = 16
 MAX_PARAMETERS = 500_000_000
-MAX_CLASSES = 100_000
 MAX_SIZE = 4096
 
 
@@ -57,11 +54,11 @@ class InputSpec:
     size: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        _check_int("input.channels", self.channels, 1, MAX_CHANNELS)
+        check_int("input.channels", self.channels, 1, MAX_CHANNELS)
         if len(self.size) not in (2, 3):
             raise InvalidInputError("input size", expected="2 or 3 axes", received=self.size)
         for value in self.size:
-            _check_int("input size", value, 1, MAX_SIZE)
+            check_int("input size", value, 1, MAX_SIZE)
 
     @property
     def dims(self) -> int:
@@ -76,7 +73,7 @@ class InputSpec:
     @classmethod
     def from_json(cls, value: Any) -> InputSpec:
         """Read :meth:`to_json` back; raises InvalidInputError naming the field."""
-        block = _object("input", value, {"channels", "height", "width"}, {"depth"})
+        block = check_object("input", value, {"channels", "height", "width"}, {"depth"})
         axes = (["depth"] if "depth" in block else []) + ["height", "width"]
         return cls(block["channels"], tuple(block[axis] for axis in axes))
 
@@ -353,9 +350,9 @@ class Architecture:
     @classmethod
     def from_json(cls, value: Any) -> Architecture:
         """Read an ``architecture`` object; raises InvalidInputError naming the field."""
-        top = _object("architecture", value, {"stem", "blocks"})
-        stem = _object("stem", top["stem"], {"kernel", "stride"})
-        blocks = _list("blocks", top["blocks"], MAX_BLOCKS)
+        top = check_object("architecture", value, {"stem", "blocks"})
+        stem = check_object("stem", top["stem"], {"kernel", "stride"})
+        blocks = check_list("blocks", top["blocks"], MAX_BLOCKS)
         total = sum(
             len(block["ops"])
             for block in blocks
@@ -398,8 +395,8 @@ def _op_to_json(op: Op) -> dict[str, Any]:
 
 
 def _block_from_json(where: str, value: Any) -> Block:
-    block = _object(where, value, {"channels_in", "bank_channels", "banks", "ops"}, {"pool"})
-    ops = _list(f"{where}.ops", block["ops"], MAX_OPS)
+    block = check_object(where, value, {"channels_in", "bank_channels", "banks", "ops"}, {"pool"})
+    ops = check_list(f"{where}.ops", block["ops"], MAX_OPS)
     return Block(
         channels_in=block["channels_in"],
         bank_channels=block["bank_channels"],
@@ -411,15 +408,15 @@ def _block_from_json(where: str, value: Any) -> Block:
 
 def _op_from_json(where: str, value: Any) -> Op:
     required = {"reads", "writes", "bottleneck", "units", "convs"}
-    op = _object(where, value, required, {"gate", "reduce", "project", "squeeze"})
-    slots = _list(f"{where}.convs", op["convs"], SLOTS)
+    op = check_object(where, value, required, {"gate", "reduce", "project", "squeeze"})
+    slots = check_list(f"{where}.convs", op["convs"], SLOTS)
     convs: list[Conv | None] = []
     for index, slot in enumerate(slots):
         if slot is None:
             convs.append(None)
             continue
         name = f"{where}.convs[{index}]"
-        conv = _object(name, slot, {"kernel", "dilation"}, {"groups", "activation"})
+        conv = check_object(name, slot, {"kernel", "dilation"}, {"groups", "activation"})
         convs.append(
             Conv(
                 kernel=_axes(f"{name}.kernel", conv["kernel"]),
@@ -429,8 +426,8 @@ def _op_from_json(where: str, value: Any) -> Op:
             )
         )
     return Op(
-        reads=_integers(f"{where}.reads", op["reads"]),
-        writes=_integers(f"{where}.writes", op["writes"]),
+        reads=check_integers(f"{where}.reads", op["reads"], MAX_BANKS),
+        writes=check_integers(f"{where}.writes", op["writes"], MAX_BANKS),
         bottleneck=op["bottleneck"],
         units=op["units"],
         convs=tuple(convs),
@@ -453,7 +450,7 @@ def _validate(architecture: Architecture) -> None:
     if len(stem.stride) != dims:
         raise InvalidInputError("stem.stride", expected=f"{dims} axes", received=stem.stride)
     for value in stem.stride:
-        _check_int("stem.stride", value, 1, 8)
+        check_int("stem.stride", value, 1, 8)
     if not 1 <= len(blocks) <= MAX_BLOCKS:
         raise InvalidInputError("blocks", expected=f"1 to {MAX_BLOCKS} blocks", received=len(blocks))
     if architecture.op_count > MAX_OPS:
@@ -480,10 +477,10 @@ def _validate(architecture: Architecture) -> None:
 
 
 def _validate_block(where: str, block: Block, dims: int) -> None:
-    _check_int(f"{where}.channels_in", block.channels_in, 1, MAX_CHANNELS)
-    _check_int(f"{where}.bank_channels", block.bank_channels, 1, MAX_CHANNELS)
-    _check_int(f"{where}.banks", block.banks, 1, MAX_BANKS)
-    _check_int(f"{where}.pool", block.pool, 1, 8)
+    check_int(f"{where}.channels_in", block.channels_in, 1, MAX_CHANNELS)
+    check_int(f"{where}.bank_channels", block.bank_channels, 1, MAX_CHANNELS)
+    check_int(f"{where}.banks", block.banks, 1, MAX_BANKS)
+    check_int(f"{where}.pool", block.pool, 1, 8)
     if block.channels_in % block.bank_channels:
         raise InvalidInputError(
             f"{where}.channels_in does not fill whole banks",
@@ -513,8 +510,8 @@ def _validate_op(where: str, op: Op, block: Block, dims: int) -> None:
                     expected=f"0 to {block.banks - 1}",
                     received=bank,
                 )
-    _check_int(f"{where}.bottleneck", op.bottleneck, 1, MAX_CHANNELS)
-    _check_int(f"{where}.units", op.units, 1, MAX_CHANNELS)
+    check_int(f"{where}.bottleneck", op.bottleneck, 1, MAX_CHANNELS)
+    check_int(f"{where}.units", op.units, 1, MAX_CHANNELS)
     if op.units % block.bank_channels:
         raise InvalidInputError(
             f"{where}.units does not fill whole banks",
@@ -570,7 +567,7 @@ def _validate_form(where: str, op: Op, inputs: int) -> None:
                 expected=f"bottleneck = {op.bottleneck}",
                 received=op.units,
             )
-    _check_int(f"{where}.squeeze", op.squeeze, 0, MAX_CHANNELS)
+    check_int(f"{where}.squeeze", op.squeeze, 0, MAX_CHANNELS)
 
 
 def _validate_conv(where: str, conv: Conv, channels_in: int, units: int, dims: int) -> None:
@@ -578,8 +575,8 @@ def _validate_conv(where: str, conv: Conv, channels_in: int, units: int, dims: i
     if len(conv.dilation) != dims:
         raise InvalidInputError(f"{where}.dilation", expected=f"{dims} axes", received=conv.dilation)
     for value in conv.dilation:
-        _check_int(f"{where}.dilation", value, 1, MAX_DILATION)
-    _check_int(f"{where}.groups", conv.groups, 1, MAX_CHANNELS)
+        check_int(f"{where}.dilation", value, 1, MAX_DILATION)
+    check_int(f"{where}.groups", conv.groups, 1, MAX_CHANNELS)
     if channels_in % conv.groups or units % conv.groups:
         raise InvalidInputError(
             f"{where}.groups does not divide the channels",
@@ -601,141 +598,10 @@ def _check_kernel(where: str, kernel: tuple[int, ...], dims: int) -> None:
     if len(kernel) != dims:
         raise InvalidInputError(where, expected=f"{dims} axes", received=kernel)
     for value in kernel:
-        _check_int(where, value, 1, MAX_KERNEL)
+        check_int(where, value, 1, MAX_KERNEL)
         if value % 2 == 0:
             raise InvalidInputError(where, expected="odd sizes", received=kernel)
 
 
-def _check_int(where: str, value: Any, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidInputError(where, expected=f"a whole number from {low} to {high}", received=value)
-
-
-def _object(
-    where: str, value: Any, required: set[str], optional: set[str] | None = None
-) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(where, expected="an object", received=value)
-    known = required | (optional or set())
-    for name in value:
-        if name not in known:
-            raise InvalidInputError(
-                f"{where} has an unknown key", expected=", ".join(sorted(known)), received=name
-            )
-    missing = sorted(required - set(value))
-    if missing:
-        raise InvalidInputError(
-            f"{where} lacks a key", expected=missing[0], received=", ".join(sorted(value)) or "{}"
-        )
-    return value
-
-
-def _list(where: str, value: Any, limit: int) -> Sequence[Any]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise InvalidInputError(where, expected="a list", received=value)
-    if len(value) > limit:
-        raise InvalidInputError(where, expected=f"at most {limit} entries", received=len(value))
-    return value
-
-
-def _integers(where: str, value: Any, limit: int = MAX_BANKS) -> tuple[int, ...]:
-    entries = _list(where, value, limit)
-    for entry in entries:
-        if isinstance(entry, bool) or not isinstance(entry, int):
-            raise InvalidInputError(where, expected="whole numbers", received=entry)
-    return tuple(entries)
-
-
 def _axes(where: str, value: Any) -> tuple[int, ...]:
-    return _integers(where, value, 3)
-
-
-# ---------------------------------------------------------------------------------------- best.json
-
-
-@dataclass(frozen=True)
-class BestFile:
-    """Content of ``best.json``: an architecture, what it is for, and where it came from.
-
-    Attributes:
-        architecture: the network.
-        input: channels and size of the images.
-        classes: labels in the order of the logits.
-        search: score, rank, run, seed, data fingerprint, versions; empty for a hand-written file.
-    """
-
-    architecture: Architecture
-    input: InputSpec
-    classes: tuple[str, ...]
-    search: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.architecture.dims != self.input.dims:
-            raise InvalidInputError(
-                "architecture and input have different numbers of axes",
-                expected=f"{self.architecture.dims}",
-                received=self.input.dims,
-            )
-        if not 2 <= len(self.classes) <= MAX_CLASSES:
-            raise InvalidInputError(
-                "classes", expected=f"2 to {MAX_CLASSES} labels", received=len(self.classes)
-            )
-        for label in self.classes:
-            if not isinstance(label, str) or not label or len(label) > 200:
-                raise InvalidInputError("classes", expected="labels of 1 to 200 characters", received=label)
-        if len(set(self.classes)) != len(self.classes):
-            raise InvalidInputError("classes", expected="different labels", received=self.classes)
-
-    def to_json(self) -> dict[str, Any]:
-        """The document as :func:`read_best` takes it."""
-        document: dict[str, Any] = {
-            "schema": SCHEMA,
-            "architecture": self.architecture.to_json(),
-            "input": self.input.to_json(),
-            "classes": list(self.classes),
-        }
-        if self.search:
-            document["search"] = dict(self.search)
-        return document
-
-    @classmethod
-    def from_json(cls, value: Any) -> BestFile:
-        """Check and read a document; raises InvalidInputError naming the field."""
-        if isinstance(value, Mapping) and value.get("schema") != SCHEMA:
-            raise InvalidInputError(
-                "best.json schema",
-                expected=SCHEMA,
-                received=value.get("schema", "none"),
-                hint="A newer schema needs a newer smash-export.",
-            )
-        top = _object("best.json", value, {"schema", "architecture", "input", "classes"}, {"search"})
-        if isinstance(top["schema"], bool) or not isinstance(top["schema"], int):
-            raise InvalidInputError("best.json schema", expected=SCHEMA, received=top["schema"])
-        search = top.get("search", {})
-        if not isinstance(search, Mapping):
-            raise InvalidInputError("best.json search", expected="an object", received=search)
-        return cls(
-            Architecture.from_json(top["architecture"]),
-            InputSpec.from_json(top["input"]),
-            tuple(_list("classes", top["classes"], MAX_CLASSES)),
-            search,
-        )
-
-
-def read_best(path: Path | str) -> BestFile:
-    """Read ``best.json``; raises InvalidInputError naming the file and the field."""
-    value = files.read_json(path, what="architecture file")
-    try:
-        return BestFile.from_json(value)
-    except InvalidInputError as error:
-        raise InvalidInputError(
-            f"{path}: {error.what}",
-            expected=error.expected,
-            received=error.received,
-            hint=error.hint,
-        ) from None
-
-
-def write_best(path: Path | str, best: BestFile) -> None:
-    """Write ``best.json`` atomically."""
-    files.write_json(path, best.to_json())
+    return check_integers(where, value, 3)

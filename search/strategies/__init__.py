@@ -13,11 +13,12 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
 from smash_search.rank.scoring import Score
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import Cost
@@ -88,7 +89,7 @@ class Context:
     budget: int
     refusal: Refusal
     cost: Callable[[Architecture], Cost]
-    options: dict[str, Any] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
     images: int = 0
     folder: Path | None = None
     gradient: EncodingGradient | None = None

@@ -128,7 +128,7 @@ class Bundle:
         path = self._optional(layout.ARCHITECTURE)
         if path is None:
             return None
-        from smash_search.space.architecture import read_best
+        from smash_search.space.best import read_best
 
         return read_best(path).architecture
 
@@ -411,10 +411,11 @@ def _architecture_bytes(
     """``architecture.json`` is a ``best.json``, so that it can be frozen again."""
     import json
 
-    from smash_search.space.architecture import BestFile, InputSpec
+    from smash_search.space.architecture import InputSpec
+    from smash_search.space.best import BestFile
 
     spec = InputSpec(preprocessing.channels, tuple(preprocessing.sample_shape[:-1]))
-    document = BestFile(architecture, spec, labels, {}).to_json()
+    document = BestFile(architecture, spec, labels).to_json()
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 

@@ -141,7 +141,7 @@ def _json(path: Path) -> JsonObject:
 
 
 def _best(value: JsonObject) -> JsonObject:
-    from smash_search.space.architecture import BestFile
+    from smash_search.space.best import BestFile
 
     best = BestFile.from_json(value)
     shape = (best.input.channels, *best.input.size)
@@ -152,7 +152,7 @@ def _best(value: JsonObject) -> JsonObject:
         "input": best.input.to_json(),
         **_architecture(best.architecture),
         **_architecture_cost(best.architecture, shape, len(best.classes)),
-        "search": dict(best.search),
+        "search": best.search.to_json(),
     }
 
 

@@ -37,7 +37,7 @@ GROUPS = {
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
-    from smash_search.space.architecture import BestFile
+    from smash_search.space.best import BestFile
     from smash_search.train.loop import Progress
     from smash_search.train.recipes import Recipe
 
@@ -111,12 +111,12 @@ def command(arch: Path, output: Output, **values: Any) -> None:
     from smash_export.export.freeze import check_fit, freeze, input_of, teacher_logits
     from smash_export.tracking import following, tracked
     from smash_search.data import load_dataset
-    from smash_search.space.architecture import BestFile, read_best
+    from smash_search.space.best import BestFile, read_best
     from smash_search.space.known import preset
 
     best = read_best(arch) if _is_file(arch) else None
-    spec = values["data"] or (best.search.get("data") if best else None)
-    if not isinstance(spec, str):
+    spec = values["data"] or (best.search.data if best else None)
+    if not spec:
         raise UsageError(f"{arch} does not say which images it is for", expected="--data NAME[:PATH]")
     destination = values["out"] or arch.with_name(f"{arch.stem}-bundle")
     if values["threads"]:
@@ -125,18 +125,18 @@ def command(arch: Path, output: Output, **values: Any) -> None:
         torch.set_num_threads(values["threads"])
     # A file must not choose which code is imported; a person may.
     spec = data_words(spec, values["skip_bad"])
-    seed = _data_seed(best.search) if best else 0
+    seed = max(0, best.search.data_seed or 0) if best else 0
     dataset = load_dataset(spec, seed=seed, allow_code=values["data"] is not None)
     summary = tell_images(output, dataset)
     if best is None:
         shape = input_of(dataset)
         best = BestFile(preset(str(arch), shape), shape, dataset.classes)
     check_fit(best, dataset)
-    searched = best.search.get("fingerprint")
-    if searched not in (None, dataset.fingerprint):
+    searched = best.search.fingerprint
+    if searched is not None and searched != dataset.fingerprint:
         output.warn(
             f"these are not the images of the search, or divided otherwise: fingerprint "
-            f"{dataset.fingerprint[:16]}, the search's was {str(searched)[:16]}"
+            f"{dataset.fingerprint[:16]}, the search's was {searched[:16]}"
         )
     recipe = _recipe(dataset, values)
     if output.dry_run:
@@ -286,11 +286,6 @@ def _announced(
             "differences below some points mean nothing"
         )
     return recipe
-
-
-def _data_seed(search: Any) -> int:
-    seed = search.get("data_seed", 0)
-    return seed if isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 else 0
 
 
 def augmentation(text: str | None) -> dict[str, Any] | None:

@@ -127,7 +127,7 @@ def build(kit: Path, out: Path, target: str | None, seconds: float, output: Outp
 def predict(table: Path, architectures: tuple[Path, ...], measure: bool, output: Output) -> None:
     """Predict the latency of ARCHITECTURES (best.json files) on the device of TABLE, and its error."""
     from smash_export.device_search.latency import LatencyTable, measure_architecture
-    from smash_search.space.architecture import read_best
+    from smash_search.space.best import read_best
 
     known = LatencyTable.read(table)
     rows = []

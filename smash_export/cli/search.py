@@ -403,7 +403,7 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
     from smash_export.device_search.findings import findings
 
     folder = result.folder
-    best, cost = result.best.search, result.best.search["cost"]
+    best = result.best.search
     if result.missed:
         output.warn(
             f"no trained network keeps {', '.join(result.missed)}; search among more --candidates, "
@@ -422,10 +422,10 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
             "best": str(folder / "best.json"),
             "report": str(folder / "report.html"),
             "architecture": result.best.architecture.key,
-            "origin": best["origin"],
-            "score": best.get("score"),
-            "rank": best.get("rank"),
-            "candidates": best["candidates"],
+            "origin": best.origin,
+            "score": best.score,
+            "rank": best.rank,
+            "candidates": result.candidates,
             "refused_by_latency": facts.refused,
             "latency": facts.latency,
             "error": result.pick.error,
@@ -433,17 +433,17 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
             "picks": {
                 label: {
                     "best": str(folder / f"best-{label}.json"),
-                    "architecture": found.architecture.key,
-                    "error": found.search["error"],
-                    "measures": found.search["measures"],
+                    "architecture": found.trained.key,
+                    "error": found.trained.error,
+                    "measures": found.best.search.measures,
                 }
                 for label, found in result.picks.items()
             },
             "missed": list(result.missed),
             "pareto": str(folder / "pareto.json"),
             "random_search": None if result.random is None else asdict(result.random),
-            "cost": cost,
-            "ranking": result.ranking,
+            "cost": asdict(result.cost),
+            "ranking": result.ranking.to_json(),
             "seconds": result.seconds,
         }
     )

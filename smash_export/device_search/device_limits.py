@@ -1,4 +1,4 @@
-"""Limits of devices as narrower search spaces, so that a device runs what is found and hands nothing back.
+"""Limits of devices as smaller search spaces, so that a device runs what is found and hands nothing back.
 
 For a DLA these are its limits on convolutions, activations and pooling. Splitting a bank and the classifier
 stay with the GPU in any network of these spaces; ``smash-export check`` names them. The limits come from
@@ -7,24 +7,24 @@ stay with the GPU in any network of these spaces; ``smash-export check`` names t
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from smash_base.errors import GateError, UsageError
 from smash_search.space.architecture import InputSpec
 from smash_search.space.cost import block_sizes
 from smash_search.space.space import Space
-from smash_targets.tensorrt.check import dla_limits
+from smash_targets.tensorrt.check import DlaLimits
 
 REQUIREMENTS = ("tensorrt-dla",)
 
 
-def narrowed(space: Space, input_spec: InputSpec, requirement: str) -> dict[str, Any]:
-    """Fields of the space that must change for a requirement.
+def limited_space(space: Space, input_spec: InputSpec, requirement: str) -> Space:
+    """The part of a space that meets a requirement.
 
     Args:
-        space: fitted to the input.
-        input_spec: of the networks.
-        requirement: one of :data:`REQUIREMENTS`.
+        space: Space that fits the input.
+        input_spec: Input of the networks.
+        requirement: One of :data:`REQUIREMENTS`.
 
     Raises:
         UsageError: an unknown requirement.
@@ -32,49 +32,46 @@ def narrowed(space: Space, input_spec: InputSpec, requirement: str) -> dict[str,
     """
     if requirement not in REQUIREMENTS:
         raise UsageError("--require", expected=" or ".join(REQUIREMENTS), received=requirement)
-    return _for_dla(space, input_spec, dla_limits())
+    return _for_dla(space, input_spec, DlaLimits())
 
 
-def _for_dla(space: Space, input_spec: InputSpec, limits: dict[str, Any]) -> dict[str, Any]:
-    if input_spec.dims != limits["dimensions"]:
+def _for_dla(space: Space, input_spec: InputSpec, limits: DlaLimits) -> Space:
+    if input_spec.dims != limits.dimensions:
         raise GateError(
             "a DLA has convolutions over two axes only",
             expected="images",
             received=f"inputs with {input_spec.dims} axes",
         )
     dilations = dict(space.dilations)
-    kernels = tuple(k for k in space.kernels if _inside(k, limits["kernel"]))
+    kernels = tuple(k for k in space.kernels if _inside(k, limits.kernel))
     fitting = {kernel: _largest_dilation(kernel, dilations[kernel], limits) for kernel in kernels}
     kernels = tuple(kernel for kernel in kernels if fitting[kernel])
-    groups = tuple(count for count in space.groups if _inside(count, limits["groups"]))
-    activations = tuple(name for name in space.activations if name in limits["activations"])
-    if not kernels or not activations or not _inside(max(space.stem_strides), limits["stride"]):
+    groups = tuple(count for count in space.groups if _inside(count, limits.groups))
+    activations = tuple(name for name in space.activations if name in limits.activations)
+    if not kernels or not activations or not _inside(max(space.stem_strides), limits.stride):
         raise GateError(f"no network of the space {space.name} fits a DLA", hint="Choose another --space.")
     last = block_sizes(space.draw(0, 0), input_spec.size)[-1]
-    if not all(_inside(size, limits["pool"]) for size in last):
+    if not all(_inside(size, limits.pool) for size in last):
         raise GateError(
             "the average over the last feature map does not fit a DLA",
-            expected=f"a window of at most {limits['pool'][1]} along each axis",
+            expected=f"a window of at most {limits.pool[1]} along each axis",
             received="x".join(map(str, last)),
             hint="Choose a --space with more blocks, or smaller images.",
         )
-    return {
-        "kernels": kernels,
-        "dilations": tuple(fitting.items()),
-        "groups": groups,
-        "activations": activations,
-    }
+    return replace(
+        space, kernels=kernels, dilations=tuple(fitting.items()), groups=groups, activations=activations
+    )
 
 
-def _largest_dilation(kernel: int, most: int, limits: dict[str, Any]) -> int:
+def _largest_dilation(kernel: int, most: int, limits: DlaLimits) -> int:
     """Largest dilation whose padding stays below the kernel and inside the limits; 0 for none."""
     return max(
         (
             dilation
             for dilation in range(1, most + 1)
-            if _inside(dilation, limits["dilation"])
+            if _inside(dilation, limits.dilation)
             and dilation * (kernel // 2) < kernel
-            and _inside(dilation * (kernel // 2), limits["padding"])
+            and _inside(dilation * (kernel // 2), limits.padding)
         ),
         default=0,
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smash_export.device_search.latency import FLAGGED, LOWEST
 
 if TYPE_CHECKING:
     from smash_search.run import SearchConfig, SearchResult
+    from smash_search.space.best import SearchRecord
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class LatencyFinding:
 
 
 def latency_of(
-    search: Mapping[str, Any], limit_ms: float | None, *, predicted: bool = False
+    search: SearchRecord, limit_ms: float | None, *, predicted: bool = False
 ) -> LatencyFinding | None:
     """Latency in the ``search`` block of a best.json; None where nothing was measured."""
-    measures = search.get("measures") or {}
+    measures = search.measures
     if "latency_ms" not in measures:
         return None
     lowest = measures.get(LOWEST)
@@ -79,10 +79,9 @@ class Findings:
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value of each fact, the most important ones first."""
-        result, search = self.result, self.result.best.search
-        cost = search["cost"]
+        result, search, cost = self.result, self.result.best.search, self.result.cost
         rows = [
-            ("architecture", f"{result.best.architecture.key}, {search['origin']}"),
+            ("architecture", f"{result.best.architecture.key}, {search.origin}"),
             (f"validation error after {result.pick.epochs} epochs", f"{result.pick.error:.2%}"),
         ]
         if result.random is not None:
@@ -90,21 +89,21 @@ class Findings:
         if self.latency is not None:
             rows.append(("latency", self.latency.words()))
         for label, latency in self.picks.items():
-            best = result.picks[label]
-            words = f"{best.architecture.key}, error {best.search['error']:.2%}, {latency.words()}"
+            network = result.picks[label].trained
+            words = f"{network.key}, error {network.error:.2%}, {latency.words()}"
             rows.append((f"pick within {label}", words))
         if self.refused is not None:
-            within = search["candidates"] - self.refused
+            within = result.candidates - self.refused
             rows.append(("candidates", f"{within} within the latency limit, {self.refused} beyond it"))
         rows += [
             (
                 "SMASH score (error with generated weights)",
-                f"{search['score']:.2%}, rank {search['rank']} of {search['candidates']}"
-                if "score" in search
+                f"{search.score:.2%}, rank {search.rank} of {result.candidates}"
+                if search.score is not None
                 else "not scored: from the random search beside",
             ),
-            ("parameters", f"{cost['parameters']:,}"),
-            ("MACs", f"{cost['macs']:,}"),
+            ("parameters", f"{cost.parameters:,}"),
+            ("MACs", f"{cost.macs:,}"),
         ]
         return rows
 
@@ -117,8 +116,8 @@ def findings(result: SearchResult, config: SearchConfig) -> Findings:
     latency = latency_of(result.best.search, largest, predicted=predicted)
     picks = {
         label: found
-        for label, best in result.picks.items()
-        if (found := latency_of(best.search, limits[label], predicted=predicted)) is not None
+        for label, pick in result.picks.items()
+        if (found := latency_of(pick.best.search, limits[label], predicted=predicted)) is not None
     }
     refused = sum(entry.refused is not None for entry in result.scored) if latency is not None else None
     return Findings(result, latency, picks, refused)

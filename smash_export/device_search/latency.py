@@ -34,6 +34,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_export.measure.timing import SPREAD_LIMIT, Latency, measure_latency
 from smash_search.rank.latency_model import fit_costs
 from smash_search.space.architecture import Architecture, InputSpec
@@ -490,10 +491,10 @@ class DeviceLatency:
         self.limit_ms, self._table, self._seconds = limit_ms, table, seconds
         self._elsewhere = elsewhere
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """What was measured and how, for config.json and the report."""
         if self._table is not None:
-            described = {"setting": asdict(self._table.setting), "predicted": True}
+            described: JsonObject = {"setting": asdict(self._table.setting), "predicted": True}
             if self._elsewhere is not None:
                 described["device"] = self._elsewhere.name
             return {**described, "limit_ms": self.limit_ms}

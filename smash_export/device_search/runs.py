@@ -8,6 +8,7 @@ from pathlib import Path
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
+from smash_search.space.best import SearchRecord, read_best
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,9 @@ def read_run(folder: Path) -> Run:
         identity = config["identity"]
         scored = {record["key"] for record in files.read_jsonl(folder / "scores.jsonl")}
         done = (folder / "best.json").is_file()
-        best = files.read_json(folder / "best.json", what="best.json")["search"] if done else {}
+        best = read_best(folder / "best.json").search if done else SearchRecord()
         timings = folder / "timings.json"
         seconds = files.read_json(timings) if timings.exists() else {}
-        cost = best.get("cost", {})
         return Run(
             str(folder),
             config["data"],
@@ -91,14 +91,14 @@ def read_run(folder: Path) -> Run:
             identity["seed"],
             "done" if done else _stage(folder),
             len(scored),
-            best.get("score"),
-            best.get("error"),
-            best.get("random_search_error"),
-            best.get("origin"),
-            best.get("measures", {}).get("latency_ms"),
+            best.score,
+            best.error,
+            best.random_search_error,
+            best.origin,
+            best.measures.get("latency_ms"),
             max((limit["milliseconds"] for limit in identity.get("latency_limits", [])), default=None),
-            cost.get("parameters"),
-            cost.get("macs"),
+            None if best.cost is None else best.cost.parameters,
+            None if best.cost is None else best.cost.macs,
             round(sum(seconds.values()), 1),
         )
     except (KeyError, TypeError, AttributeError) as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from smash_base import files
 from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
 from smash_export.progress import SILENT, Output
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def configure(
     space: str | None = None,
     seed: int = 0,
     strategy: str = "random",
-    strategy_options: dict[str, Any] | None = None,
+    strategy_options: JsonObject | None = None,
     candidates: int | None = None,
     known: int | None = None,
     limits: dict[str, int | None] | None = None,
@@ -165,7 +166,7 @@ def configure(
     finalists: dict[str, Any] | None = None,
     recipe: str = "auto",
     recipe_values: dict[str, Any] | None = None,
-    measured: dict[str, Any] | None = None,
+    measured: JsonObject | None = None,
     latency_limits: dict[str, float] | None = None,
     require: str | None = None,
     prior: str | None = None,
@@ -205,13 +206,10 @@ def configure(
         prior = "paper"
     chosen_space = space_for(spec, space, prior_named(prior) if prior else None)
     name = chosen_space.name
-    narrower: dict[str, Any] = {}
     if require is not None:
-        from smash_export.device_search.device_limits import narrowed
+        from smash_export.device_search.device_limits import limited_space
 
-        narrower = narrowed(chosen_space, spec, require)
-    if prior is not None:
-        narrower["prior"] = chosen_space.prior
+        chosen_space = limited_space(chosen_space, spec, require)
     preset = PRESETS[name]
     if strategy == "smash":
         preset = {part: {**values, **SMASH.get(part, {})} for part, values in preset.items()}
@@ -249,7 +247,7 @@ def configure(
         latency_limits=tuple(
             sorted((Limit(*pair) for pair in (latency_limits or {}).items()), key=lambda x: x.milliseconds)
         ),
-        narrowed=narrower,
+        exact_space=chosen_space if require is not None or prior is not None else None,
     )
 
 

@@ -39,7 +39,8 @@ from smash_search.data import Dataset, load_dataset
 from smash_search.model.fake_quantisation import RoundedNetwork
 from smash_search.model.interpreter import FrozenNetwork, Network, fold
 from smash_search.model.supernet import Supernet
-from smash_search.space.architecture import Architecture, BestFile, InputSpec, read_best
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.best import BestFile, read_best
 from smash_search.space.cost import Cost, cost_of
 from smash_search.train.compute import pick_device
 from smash_search.train.loop import Progress
@@ -417,7 +418,7 @@ def _export(
             "accuracy": {"split": "test", "images": len(dataset.test), "top1": test},
             "cost": asdict(cost),
             "parity": {name: value.to_json() for name, value in parity.items()},
-            "search": dict(best.search),
+            "search": best.search.to_json(),
             "versions": {
                 "smash-export": __version__,
                 "torch": torch.__version__,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from smash_export.report.chart import Axis, Chart, Point, scatter
 from smash_export.report.images import class_counts, sample_images
 from smash_export.report.page import Cell, Html, heading, page, paragraph, table
 from smash_search.data import Dataset
 from smash_search.rank.finalists import Trained
-from smash_search.rank.statistics import kendall
+from smash_search.rank.pareto import LATENCY
+from smash_search.rank.ranking import EncodingCheck
+from smash_search.rank.statistics import Estimate, kendall
 from smash_search.run import SearchResult
 from smash_search.space.architecture import Architecture, Block, Convolution, Op
 from smash_search.space.cost import block_sizes
@@ -45,8 +46,8 @@ def search_page(
     search = best.search
     lead = (
         f"Network {architecture.key}: {result.pick.error:.2%} validation error after "
-        f"{result.pick.epochs} epochs, {search['cost']['parameters']:,} parameters, "
-        f"{search['cost']['macs']:,} MACs."
+        f"{result.pick.epochs} epochs, {result.cost.parameters:,} parameters, "
+        f"{result.cost.macs:,} MACs."
     )
     parts = [
         paragraph(lead, "lead"),
@@ -65,7 +66,7 @@ def search_page(
         ),
         rung_curves(result.trained),
         _finalists_table(result),
-        *([heading("What each origin added"), *_origins(result)] if result.ranking.get("origins") else []),
+        *([heading("What each origin added"), *_origins(result)] if result.ranking.origins else []),
         heading("Score against error after training"),
         _score_against_trained(result),
         heading("Accuracy with generated weights against MACs"),
@@ -98,8 +99,8 @@ def search_page(
         heading("Command to repeat it"),
         Html(f"<pre>{html.escape(command)}</pre>"),
         paragraph(
-            f"Data {search['data']}, fingerprint {search['fingerprint'][:16]}, seed {search['seed']}, "
-            + ", ".join(f"{name} {version}" for name, version in search["versions"].items()),
+            f"Data {search.data}, fingerprint {(search.fingerprint or '')[:16]}, seed {search.seed}, "
+            + ", ".join(f"{name} {version}" for name, version in search.versions.items()),
             "note",
         ),
     ]
@@ -123,12 +124,11 @@ def verdicts(result: SearchResult) -> list[str]:
         said.append(
             f"{len(first)} networks were scored and trained: too few to say whether the score ranks them."
         )
-    trusted = result.ranking.get("trust")
-    if trusted:
-        said.append(trusted["claim"])
-    if unused := result.best.search.get("unused"):
+    if result.ranking.trust is not None:
+        said.append(result.ranking.trust.claim)
+    if unused := result.best.search.unused:
         said.append(unused)
-    reliability = result.ranking["stages"][-1]["split_half"]
+    reliability = result.ranking.stages[-1].split_half
     if reliability is not None:
         words = (
             "repeats well"
@@ -138,8 +138,8 @@ def verdicts(result: SearchResult) -> list[str]:
             else "hardly repeats"
         )
         said.append(f"The score {words} on other images (split-half reliability {reliability:.2f}).")
-    encoding = result.ranking.get("encoding")
-    if encoding and encoding["error_corrupted"] - encoding["error"] < READS:
+    encoding = result.ranking.encoding
+    if encoding is not None and encoding.error_corrupted - encoding.error < READS:
         said.append(
             "The HyperNet does not read the description of a network: with a shuffled one the error is the "
             "same. Its score tells sizes apart at best; rely on the trained errors."
@@ -149,36 +149,27 @@ def verdicts(result: SearchResult) -> list[str]:
 
 def _front(result: SearchResult) -> list[Html]:
     """Error against latency, or MACs where nothing was measured; and the pick within each limit."""
-    timed = all("latency_ms" in entry["measures"] for entry in result.front)
+    timed = all(LATENCY in entry.measures for entry in result.pareto)
     picks = {} if result.picks else {result.pick.key: "pick"}
     for limit, found in result.picks.items():
-        before = picks.get(found.architecture.key)
-        picks[found.architecture.key] = f"{before}, {limit}" if before else limit
+        before = picks.get(found.trained.key)
+        picks[found.trained.key] = f"{before}, {limit}" if before else limit
     points, rows = [], list[list[Cell]]()
-    for entry in result.front:
-        size = entry["measures"]["latency_ms"] if timed else entry["cost"]["macs"]
-        label = picks.get(entry["key"], "")
+    for entry in result.pareto:
+        size = entry.measures[LATENCY] if timed else entry.cost.macs
+        label = picks.get(entry.key, "")
         points.append(
             Point(
                 size,
-                1 - entry["error"],
-                label or entry["key"][:6],
-                entry["on_front"],
+                1 - entry.error,
+                label or entry.key[:6],
+                entry.on_front,
                 bool(label),
-                f"{entry['key']}: {size:.4g}, error {entry['error']:.2%}",
+                f"{entry.key}: {size:.4g}, error {entry.error:.2%}",
             )
         )
-        if entry["on_front"]:
-            rows.append(
-                [
-                    entry["key"],
-                    f"{entry['error']:.2%}",
-                    size,
-                    entry["cost"]["parameters"],
-                    entry["epochs"],
-                    label,
-                ]
-            )
+        if entry.on_front:
+            rows.append([entry.key, f"{entry.error:.2%}", size, entry.cost.parameters, entry.epochs, label])
     size_title = "latency, ms" if timed else "MACs"
     return [
         paragraph(
@@ -205,33 +196,33 @@ def _against_random(result: SearchResult) -> str:
 def _trust(result: SearchResult) -> list[Html]:
     rows: list[list[Cell]] = [
         [
-            stage["images"],
-            stage["entered"],
-            stage.get("kept"),
-            None if stage.get("kept_best") is None else f"{stage['kept_best']:.1%}",
-            stage["split_half"],
+            stage.images,
+            stage.entered,
+            stage.kept,
+            None if stage.kept_best is None else f"{stage.kept_best:.1%}",
+            stage.split_half,
         ]
-        for stage in result.ranking["stages"]
+        for stage in result.ranking.stages
     ]
     columns = ["images", "entered", "kept", "kept the best by score", "split-half reliability"]
     parts = [table(columns, rows)]
-    encoding = result.ranking.get("encoding")
-    if encoding:
+    encoding = result.ranking.encoding
+    if encoding is not None:
         parts.append(
             paragraph(
-                f"Mean error of {encoding['architectures']} networks with their own description c: "
-                f"{encoding['error']:.2%}; with shuffled columns of c: {encoding['error_corrupted']:.2%}. "
+                f"Mean error of {encoding.architectures} networks with their own description c: "
+                f"{encoding.error:.2%}; with shuffled columns of c: {encoding.error_corrupted:.2%}. "
                 "If the two are equal, the HyperNet does not read c." + _contribution(encoding),
                 "note",
             )
         )
-    trusted = result.ranking.get("trust")
-    if trusted and trusted["tau"] is not None:
-        zeroed = "none" if trusted["tau_zeroed"] is None else f"{trusted['tau_zeroed']:.2f}"
+    trust = result.ranking.trust
+    if trust is not None and trust.tau is not None:
+        zeroed = "none" if trust.tau_zeroed is None else f"{trust.tau_zeroed:.2f}"
         parts.append(
             paragraph(
-                f"Kendall's tau of score and error after the first rung, {trusted['networks']} networks: "
-                f"{trusted['tau']:.2f} ({trusted['low']:.2f} to {trusted['high']:.2f}); with every generated "
+                f"Kendall's tau of score and error after the first rung, {trust.networks} networks: "
+                f"{Estimate(trust.tau, trust.low, trust.high, trust.networks)}; with every generated "
                 f"filter zero: {zeroed}.",
                 "note",
             )
@@ -239,14 +230,14 @@ def _trust(result: SearchResult) -> list[Html]:
     return parts
 
 
-def _contribution(encoding: Mapping[str, Any]) -> str:
+def _contribution(encoding: EncodingCheck) -> str:
     """Op contribution in words; runs of earlier versions have none."""
-    if "op_contribution" not in encoding:
+    if encoding.error_zeroed is None or encoding.op_contribution is None:
         return ""
     return (
-        f" With every generated filter set to zero: {encoding['error_zeroed']:.2%}; op contribution "
-        f"{100 * encoding['op_contribution']:.1f} points (standard error "
-        f"{100 * encoding['op_contribution_se']:.1f})."
+        f" With every generated filter set to zero: {encoding.error_zeroed:.2%}; op contribution "
+        f"{100 * encoding.op_contribution:.1f} points (standard error "
+        f"{100 * (encoding.op_contribution_se or 0.0):.1f})."
     )
 
 
@@ -254,13 +245,13 @@ def _origins(result: SearchResult) -> list[Html]:
     """What presets, random draws, the score and each round of proposals added."""
     rows: list[list[Cell]] = [
         [
-            origin["origin"],
-            origin["trained"],
-            f"{origin['best_first']:.2%}",
-            origin["reached_last"],
-            None if origin["best_last"] is None else f"{origin['best_last']:.2%}",
+            origin.origin,
+            origin.trained,
+            f"{origin.best_first:.2%}",
+            origin.reached_last,
+            None if origin.best_last is None else f"{origin.best_last:.2%}",
         ]
-        for origin in result.ranking["origins"]
+        for origin in result.ranking.origins
     ]
     columns = ["origin", "trained", "best after the first rung", "reached the last", "best there"]
     return [table(columns, rows)]

@@ -19,7 +19,8 @@ from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_search.rank.finalists import FinalistsConfig
 from smash_search.rank.pareto import Limit
 from smash_search.run import load_supernet, run_search
-from smash_search.space.architecture import Architecture, InputSpec, read_best
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.limits import Limits
 from smash_search.train.hypernet import TrainingConfig
@@ -45,12 +46,10 @@ def test_a_search_leaves_its_documented_files_and_a_best_that_can_be_read(finish
     everything = files.read_jsonl(finished / "finalists.jsonl")
     trained = [record for record in everything if record["group"] == "search"]
     last = [record for record in everything if record["rung"] == 1]
-    assert best.search["error"] == min(record["error"] for record in last), (
-        "whatever was trained may be picked"
-    )
+    assert best.search.error == min(record["error"] for record in last), "whatever was trained may be picked"
     scores = files.read_jsonl(finished / "scores.jsonl")
     own = [r for r in scores if r["key"] == best.architecture.key]
-    assert best.search.get("score") == (own[-1]["error"] if own else None)
+    assert best.search.score == (own[-1]["error"] if own else None)
     assert all(Architecture.from_json(r["architecture"]).key == r["key"] for r in scores if r["images"] == 24)
     assert len([r for r in scores if r["images"] == 48]) == 3, "half of six candidates went on"
     random = [r for r in files.read_jsonl(finished / "finalists.jsonl") if r["group"] == "random"]
@@ -249,8 +248,8 @@ def test_candidates_count_within_the_limit_and_rounds_propose_more_networks(tmp_
     assert len(judged) == 6 + 4
     first = [entry for entry in result.trained if entry.rung == 0 and entry.group == "search"]
     assert sum(entry.reason.startswith("proposed in round") for entry in first) == 4
-    assert result.best.search["measures"]["latency_ms"] <= 4.0
-    assert sum(origin["trained"] for origin in result.ranking["origins"]) == 7
+    assert result.best.search.measures["latency_ms"] <= 4.0
+    assert sum(origin.trained for origin in result.ranking.origins) == 7
     total = len(files.read_jsonl(folder / "measures.jsonl"))
     for stop in (total - 1, total - 3):  # interrupted while the last round is measured, and before
         with pytest.raises(KeyboardInterrupt):

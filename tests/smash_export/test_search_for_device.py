@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from smash_base.errors import GateError, UsageError
 from smash_export.cli import run
-from smash_export.device_search.device_limits import narrowed
+from smash_export.device_search.device_limits import limited_space
 from smash_export.device_search.latency import candidate_graph
 from smash_export.device_search.search import PRESETS, latency_limits
-from smash_search.space.architecture import InputSpec, read_best
+from smash_search.space.architecture import InputSpec
+from smash_search.space.best import read_best
 from smash_search.space.space import space_for
 from smash_targets.tensorrt.check import check_onnx
 
@@ -34,8 +34,8 @@ def test_several_limits_give_a_pick_each_and_a_front(
     assert set(result["picks"]) == {"2000ms", "5000ms"}
     for label in result["picks"]:
         best = read_best(folder / f"best-{label}.json")
-        assert best.search["limit"] == label
-        assert 0 < best.search["measures"]["latency_ms"] < 2000
+        assert best.search.limit == label
+        assert 0 < best.search.measures["latency_ms"] < 2000
     networks = json.loads((folder / "pareto.json").read_text())["networks"]
     finalists = PRESETS["edge-tiny"]["finalists"]
     assert len(networks) == 2 + finalists["rounds"] * finalists["per_round"]
@@ -56,7 +56,7 @@ def test_limits_are_read_with_their_units() -> None:
 def test_convolutions_and_pooling_of_the_narrowed_space_fit_a_dla(tmp_path: Path) -> None:
     spec = InputSpec(3, (32, 32))
     space = space_for(spec, "small")
-    narrow = replace(space, **narrowed(space, spec, "tensorrt-dla"))
+    narrow = limited_space(space, spec, "tensorrt-dla")
     assert dict(narrow.dilations)[3] == 2
     path = tmp_path / "model.onnx"
     found: dict[str, list[str]] = {}
@@ -77,12 +77,12 @@ def test_convolutions_and_pooling_of_the_narrowed_space_fit_a_dla(tmp_path: Path
 def test_what_no_dla_can_do_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     voxels = InputSpec(1, (32, 32, 32))
     with pytest.raises(GateError, match="two axes"):
-        narrowed(space_for(voxels), voxels, "tensorrt-dla")
+        limited_space(space_for(voxels), voxels, "tensorrt-dla")
     wide = InputSpec(3, (200, 200))
     with pytest.raises(GateError, match="last feature map"):
-        narrowed(space_for(wide, "tiny"), wide, "tensorrt-dla")
+        limited_space(space_for(wide, "tiny"), wide, "tensorrt-dla")
     with pytest.raises(UsageError, match="tensorrt-dla"):
-        narrowed(space_for(wide), wide, "fpga")
+        limited_space(space_for(wide), wide, "fpga")
     assert run(["search", "--data", "digits", "--require", "tensorrt-dla", "--dry-run", "--json"]) == 0
 
 

@@ -11,7 +11,7 @@ import pytest
 from smash_base import files
 from smash_base.errors import GateError
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, Trained, choose, run_rungs
-from smash_search.rank.pareto import Limit, class_of, entries_of, pick_that_keeps, pick_within
+from smash_search.rank.pareto import Limit, class_of, pareto_entries, pick_that_keeps, pick_within
 from smash_search.rank.records import close_torn_line, settle
 from smash_search.rank.scoring import Score
 from smash_search.space.architecture import InputSpec
@@ -47,12 +47,12 @@ def test_the_front_holds_what_nothing_beats() -> None:
     scored = [replace(entry, cost=cost) for entry in scored]
     trained = [_trained(e, 0, error) for e, error in zip(scored, (0.3, 0.2, 0.25), strict=True)]
     trained.append(_trained(scored[1], 1, 0.1))  # its last rung counts
-    by_key = {entry["key"]: entry for entry in entries_of(trained, scored)}
+    by_key = {entry.key: entry for entry in pareto_entries(trained, scored)}
     keys = [entry.candidate.architecture.key for entry in scored]
-    assert [by_key[key]["on_front"] for key in keys] == [True, True, False]
-    assert by_key[keys[1]]["error"] == 0.1
-    assert by_key[keys[1]]["epochs"] == 2
-    assert by_key[keys[1]]["architecture"] == scored[1].candidate.architecture.to_json()
+    assert [by_key[key].on_front for key in keys] == [True, True, False]
+    assert by_key[keys[1]].error == 0.1
+    assert by_key[keys[1]].epochs == 2
+    assert by_key[keys[1]].architecture == scored[1].candidate.architecture
 
 
 def test_each_limit_has_the_best_network_within_it() -> None:
@@ -110,7 +110,7 @@ def test_files_are_settled_into_the_order_of_one_worker(tmp_path: Path) -> None:
     path = tmp_path / "scores.jsonl"
     for key in ("c", "a", "b", "other"):
         files.append_jsonl(path, {"key": key, "name": "ä"})
-    settle(path, lambda record: record["key"], ["a", "b", "a", "c"])
+    settle(path, ("key",), [("a",), ("b",), ("a",), ("c",)])
     settled = path.read_bytes()
     assert [record["key"] for record in files.read_jsonl(path)] == ["a", "b", "c", "other"]
     expected = tmp_path / "expected.jsonl"

@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given
 
 from smash_base.errors import InvalidInputError
-from smash_search.space.architecture import Architecture, BestFile, InputSpec, read_best, write_best
-from smash_search.space.cost import cost_of
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.best import BestFile, SearchRecord, read_best, write_best
+from smash_search.space.cost import Cost, cost_of
 from tests.search.legal import DIGITS, EVERY_FORM, RICH, VOXELS, drawn, hand_written
 
 LABELS = tuple("0123456789")
 
 
 def document() -> dict[str, Any]:
-    best = BestFile(RICH.draw(3, 5), DIGITS, LABELS, {"score": 0.25, "rank": 1})
+    best = BestFile(RICH.draw(3, 5), DIGITS, LABELS, SearchRecord(score=0.25, rank=1))
     return json.loads(json.dumps(best.to_json()))
 
 
@@ -49,7 +50,7 @@ def test_the_file_is_written_and_read(tmp_path: Any) -> None:
 def test_four_keys_are_enough_by_hand() -> None:
     value = document()
     del value["search"]
-    assert BestFile.from_json(value).search == {}
+    assert BestFile.from_json(value).search == SearchRecord()
 
 
 def change(path: str, value: Any) -> dict[str, Any]:
@@ -205,3 +206,17 @@ def test_a_mutated_file_is_either_clean_or_refused_cleanly(seed: int) -> None:
         else:
             cost_of(best.architecture, best.input, len(best.classes))
     assert refused > 150
+
+
+def test_the_search_block_keeps_what_it_knows_in_its_order() -> None:
+    block = {
+        "score": 0.25,
+        "rank": 1,
+        "candidates": 40,
+        "cost": {"parameters": 9, "macs": 5, "activation_bytes": 4},
+    }
+    best = BestFile.from_json({**document(), "search": {**block, "of another version": 1}})
+    assert best.search.cost == Cost(9, 5, 4)
+    written = best.to_json()["search"]
+    assert written == block
+    assert list(written) == list(block)

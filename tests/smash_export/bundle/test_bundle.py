@@ -108,7 +108,8 @@ def test_parts_may_be_absent(tmp_path: Path) -> None:
 
 
 def test_architecture_json_is_a_best_json(tmp_path: Path) -> None:
-    from smash_search.space.architecture import InputSpec, read_best
+    from smash_search.space.architecture import InputSpec
+    from smash_search.space.best import read_best
     from smash_search.space.space import space_for
 
     space = space_for(InputSpec(1, (8, 8)))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from smash_export.device_search.findings import latency_of
 from smash_export.device_search.latency import FLAGGED, LOWEST
+from smash_search.space.best import SearchRecord
 
 
 def test_a_confirmed_latency_says_spread_share_and_a_busy_machine() -> None:
-    found = latency_of({"measures": {"latency_ms": 1.5, LOWEST: 1.2, FLAGGED: 2.0}}, 2.0)
+    found = latency_of(SearchRecord(measures={"latency_ms": 1.5, LOWEST: 1.2, FLAGGED: 2.0}), 2.0)
     assert found is not None
     assert found.share == 0.75
     words = found.words()
@@ -17,10 +18,12 @@ def test_a_confirmed_latency_says_spread_share_and_a_busy_machine() -> None:
 
 
 def test_a_prediction_is_called_one_until_the_device_has_measured_it() -> None:
-    table = latency_of({"measures": {"latency_ms": 1.5}}, None, predicted=True)
+    table = latency_of(SearchRecord(measures={"latency_ms": 1.5}), None, predicted=True)
     assert table is not None
     assert table.words() == "1.5 ms (predicted)"
-    measured = latency_of({"measures": {"latency_ms": 1.5, LOWEST: 1.5, FLAGGED: 0.0}}, None, predicted=True)
+    measured = latency_of(
+        SearchRecord(measures={"latency_ms": 1.5, LOWEST: 1.5, FLAGGED: 0.0}), None, predicted=True
+    )
     assert measured is not None
     assert measured.words() == "1.5 ms"
-    assert latency_of({}, 2.0) is None
+    assert latency_of(SearchRecord(), 2.0) is None

@@ -32,7 +32,8 @@ from smash_export.device_search.latency import (
 from smash_export.export.onnx_writer import onnx_from_architecture
 from smash_export.measure.timing import Latency
 from smash_search.model.interpreter import Network, fold
-from smash_search.space.architecture import BestFile, InputSpec, write_best
+from smash_search.space.architecture import InputSpec
+from smash_search.space.best import BestFile, write_best
 from smash_search.space.cost import cost_of
 from smash_search.space.space import SPACES
 

@@ -24,7 +24,8 @@ from smash_export.export.freeze import default_recipe, freeze, statistics_images
 from smash_search.data import Dataset, load_dataset
 from smash_search.model.interpreter import FrozenNetwork
 from smash_search.model.supernet import Supernet
-from smash_search.space.architecture import Architecture, BestFile, InputSpec, write_best
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.best import BestFile, write_best
 from smash_search.space.space import SPACES
 from smash_search.train.network import Recipe
 

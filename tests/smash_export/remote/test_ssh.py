@@ -14,7 +14,7 @@ from smash_export.cli import run
 from smash_export.device_search.latency import LatencyTable
 from smash_export.remote.device import ReachedDevice, task_id
 from smash_export.remote.ssh import SshTransport
-from smash_search.space.architecture import read_best
+from smash_search.space.best import read_best
 from tests.smash_export.job.test_job import small  # noqa: F401 - a fixture
 from tests.smash_export.remote.conftest import Sshd
 
@@ -100,7 +100,7 @@ def test_one_command_from_images_to_files_measured_on_the_device(
     stages = {stage["stage"]["name"]: stage["result"] for stage in result["stages"]}
     search = folder / "search"
     assert len(json.loads((search / "device-table.json").read_text())["networks"]) == 10
-    measures = read_best(search / "best.json").search["measures"]
+    measures = read_best(search / "best.json").search.measures
     assert 0 < measures["latency_low_ms"] <= measures["latency_ms"] < 200
     assert stages["search"]["latency"]["predicted"] is False, "the pick was measured on the device"
     config = json.loads((search / "config.json").read_text())
