@@ -23,11 +23,12 @@ from smash_base import files
 from smash_base.errors import InvalidInputError
 from smash_base.json_values import JsonObject
 from smash_base.records import read_record
-from smash_search.model.interpreter import Network
+from smash_search.model.fake_quantisation import RoundedNetwork
+from smash_search.model.interpreter import Network, fold
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.strategies import Scored
-from smash_search.train.compute import DivergedError, load_checkpoint, save_checkpoint, seed_of
-from smash_search.train.network import Recipe, fit, new_network
+from smash_search.train.compute import DivergedError, Feed, load_checkpoint, save_checkpoint, seed_of
+from smash_search.train.network import Recipe, accuracy, fit, new_network
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 OF_THE_RUNGS = ("epochs", "epoch_images", "keep_best", "include_validation", "seconds", "seed")
 """Fields of a recipe that finalists have from their rungs."""
+
+RANGE_BATCHES, RANGE_BATCH = 8, 64  # training images that show the ranges of activations
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,7 @@ class FinalistsConfig:
     Attributes:
         count: finalists that enter the first rung at first.
         rounds, per_round: further rounds of the first rung, and networks that enter in each: those that a
-        model
-            of the trained ones proposes (:mod:`smash_search.rank.proposals`).
+            model of the trained ones proposes (:mod:`smash_search.rank.proposals`).
         rungs: epochs that a network has trained at the end of each rung, ascending. Each rung has a whole
             cosine of its own, so that networks are compared after annealing.
         epoch_images: most training images of such an epoch, or 0 for all of them (:class:`Recipe`).
@@ -60,6 +62,8 @@ class FinalistsConfig:
         recipe: how each is trained (:func:`smash_search.train.recipes.recipe_for` fits one to the images).
             Epochs, their images and seeds are those of the rungs; networks are compared at the end of a rung,
             so that no epoch is kept as the best and nothing but the epochs ends a training.
+        precision: "int8" judges a network by the accuracy that is left when weights and activations are
+            rounded to 8 bits, as an int8 runtime rounds them (:func:`int8_accuracy`).
         seed: of initial weights and order of images.
     """
 
@@ -75,6 +79,7 @@ class FinalistsConfig:
     start: Literal["scratch", "generated"] = "scratch"
     baseline: Literal["none", "finalists", "total"] = "finalists"
     recipe: Recipe = field(default_factory=Recipe)
+    precision: Literal["fp32", "int8"] = "fp32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -101,6 +106,7 @@ class FinalistsConfig:
         for name, known in (
             ("start", ("scratch", "generated")),
             ("baseline", ("none", "finalists", "total")),
+            ("precision", ("fp32", "int8")),
         ):
             if getattr(self, name) not in known:
                 raise InvalidInputError(name, expected=" or ".join(known), received=getattr(self, name))
@@ -412,7 +418,10 @@ def train_rung(
             on_epoch=on_epoch,
             evaluate=False,
         )
-        error, loss = 1 - result.accuracy, result.history[-1]["loss"]
+        right, loss = result.accuracy, result.history[-1]["loss"]
+        if config.precision == "int8":
+            right = int8_accuracy(network, dataset, device)
+        error = 1 - right
     except DivergedError as problem:
         error, loss, diverged = 1.0, 1e30, str(problem)
     state = {name: value.cpu() for name, value in network.state_dict().items()}
@@ -429,6 +438,21 @@ def train_rung(
         loss if math.isfinite(loss) else 1e30,
         diverged,
     )
+
+
+def int8_accuracy(network: Network, dataset: Dataset, device: torch.device | str = "cpu") -> float:
+    """Validation accuracy when weights and activations are rounded to 8 bits.
+
+    Ranges of activations come from :data:`RANGE_BATCHES` batches of training images, as calibration has them.
+    An estimate for a race: the file of a runtime is judged by its own gate.
+    """
+    rounded = RoundedNetwork(network.architecture, fold(network.cpu().eval())).to(device).train()
+    feed = Feed(dataset.train, dataset.preprocessing, torch.device(device))
+    order = np.random.default_rng(0).permutation(len(dataset.train))
+    with torch.no_grad():
+        for batch in np.array_split(order[: RANGE_BATCHES * RANGE_BATCH], RANGE_BATCHES):
+            rounded(feed(np.sort(batch))[0])
+    return accuracy(rounded, dataset.validation, dataset.preprocessing, device)
 
 
 def _starting_network(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "rungs": (2, 6),
             "random": 1,
             "known": 3,
-            "batch": 32,
             "baseline": "none",
         },
     },
@@ -229,6 +228,9 @@ def configure(
     entering = merged("finalists", finalists)
     entering["random"] = min(entering["random"], entering["count"])
     entering["known"] = min(entering["known"], known, entering["count"] - entering["random"])
+    setting = (measured or {}).get("setting")
+    if isinstance(setting, Mapping) and setting.get("precision") == "int8":
+        entering["precision"] = "int8"
     if recipe != AUTO and not (finalists and finalists.get("rungs")):
         entering["rungs"] = _rungs_until(RECIPES[recipe].epochs, entering["rungs"])
     return SearchConfig(

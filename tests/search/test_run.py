@@ -177,7 +177,7 @@ def test_the_trained_hypernet_can_be_loaded_to_freeze_generated_weights(
     finished: Path, tmp_path: Path
 ) -> None:
     supernet = load_supernet(finished)
-    assert supernet.space.name == "tiny"
+    assert supernet.space.name == "edge-tiny"
     with pytest.raises(InvalidInputError, match="does not exist"):
         load_supernet(tmp_path)
     (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())

@@ -32,7 +32,8 @@ def test_help_groups_options_and_shows_defaults_of_each_space(capsys: pytest.Cap
     for heading in GROUPS:
         assert f"{heading}:" in text
     for part, name in (("training", "steps"), ("search", "candidates"), ("finalists", "count")):
-        assert f"tiny {PRESETS['tiny'][part][name]}, small {PRESETS['small'][part][name]}" in text
+        for space, preset in PRESETS.items():
+            assert f"{space} {preset[part][name]}" in text
     assert "|".join(STRATEGIES) in text
 
 
@@ -168,7 +169,7 @@ def test_space_says_what_it_holds_and_whether_a_limit_can_be_kept(
     assert run([*words, "--max-parameters", "30000"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["space"] == "edge-tiny"
-    assert result["log10_size"] > 10
+    assert result["log10_size"] > 6
     assert 0 < result["share_within_limits"] < 1
     assert result["parameters"]["smallest"] < result["parameters"]["median"] < result["parameters"]["largest"]
     assert run([*words, "--max-macs", "10"]) == 5

@@ -11,7 +11,8 @@ from smash_base.errors import GateError, UsageError
 from smash_export.cli import run
 from smash_export.device_search.device_limits import limited_space
 from smash_export.device_search.latency import candidate_graph
-from smash_export.device_search.search import PRESETS, latency_limits
+from smash_export.device_search.search import PRESETS, configure, latency_limits
+from smash_search.data import load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.space import space_for
@@ -72,6 +73,14 @@ def test_convolutions_and_pooling_of_the_narrowed_space_fit_a_dla(tmp_path: Path
             ]
     assert any("padding" in reason for reason in found["whole"])
     assert found["narrow"] == []
+
+
+@pytest.mark.parametrize(("precision", "raced"), [("fp32", "fp32"), ("fp16", "fp32"), ("int8", "int8")])
+def test_a_race_for_int8_files_is_decided_by_int8_accuracy(precision: str, raced: str) -> None:
+    measured = {"setting": {"target": "onnxruntime", "precision": precision}, "predicted": False}
+    config = configure(load_dataset("digits"), measured=measured)
+    assert config.finalists.precision == raced
+    assert config.to_json()["finalists"]["precision"] == raced
 
 
 def test_what_no_dla_can_do_is_said(capsys: pytest.CaptureFixture[str]) -> None:

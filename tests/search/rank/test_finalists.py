@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, SmashError, UsageError
+from smash_search.model import fake_quantisation
 from smash_search.rank.finalists import (
     Finalist,
     FinalistsConfig,
@@ -192,3 +194,20 @@ def test_limits_that_leave_nothing_and_unknown_strategies_are_clear_errors() -> 
         make_strategy("magic", _context(1))
     with pytest.raises(UsageError, match="no options"):
         make_strategy("random", _context(1, depth=3))
+
+
+def test_a_race_at_int8_judges_what_rounding_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_digits(400, 200)
+    finalist = Finalist(known_networks(SPACE)[0], "search", "known", None, 1)
+
+    def error(precision: str) -> float:
+        recipe = Recipe(batch=32, learning_rate=0.05)
+        config = FinalistsConfig(count=1, random=0, rungs=(8,), recipe=recipe, precision=precision)
+        return train_rung(finalist, 0, data, config, weights=tmp_path / precision).error
+
+    exact = error("fp32")
+    assert exact < 0.4
+    assert error("int8") == pytest.approx(exact, abs=0.1)
+    monkeypatch.setattr(fake_quantisation, "LEVELS", 1)
+    shutil.rmtree(tmp_path / "int8")
+    assert error("int8") > exact + 0.2  # two levels hold no image
