@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def main() -> None:
                 "compiled": compiled,
                 "files": summary(comparison),
                 "recommendation": comparison.recommendation,
-                "settings": comparison.settings,
+                "settings": asdict(comparison.settings),
             }
             goals += goals_of(copy.name, comparison.rows) + failures_of(copy.name, compiled)
     record("precision", results, goals)

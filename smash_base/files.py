@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 
 MAX_JSON_BYTES = 16 * 2**20
 MAX_JSON_DEPTH = 32
@@ -292,7 +293,7 @@ def _no_constant(name: str) -> Any:
     raise _JsonRuleError(f"holds {name}, which is not a JSON number")
 
 
-def append_jsonl(path: Path | str, record: dict[str, Any]) -> None:
+def append_jsonl(path: Path | str, record: JsonObject) -> None:
     """Append one record as one line with a single write, flushed to the disk.
 
     A torn line that a kill left at the end of the file is closed first, so it spoils itself only.

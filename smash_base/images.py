@@ -17,12 +17,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 
 # Allow-lists: exotic decoders are attack surface. Bytes may come from a network, where TIFF is not needed:
 # its decoder is the one with most holes.
@@ -80,7 +80,7 @@ class Omission:
         shown = ", ".join(self.names[:3])
         return f"{self.count} {self.reason}: {shown}" + (", ..." if self.count > 3 else "")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
         return {"reason": self.reason, "count": self.count, "names": list(self.names)}
 

@@ -23,6 +23,7 @@ from PIL import Image
 
 from smash_base.errors import InvalidInputError
 from smash_base.images import load_picture, open_image, shown, upright
+from smash_base.json_values import JsonObject
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 Outputs = Literal["logits", "probabilities", "sigmoid"]
@@ -228,7 +229,7 @@ class Preprocessing:
         tensor: np.ndarray = self.normalise(np.stack([self.decode(image) for image in images]))
         return tensor
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The block that stands in manifests and in the ONNX metadata."""
         block = asdict(self)
         block["mean"], block["std"] = list(self.mean), list(self.std)

@@ -14,6 +14,7 @@ from typing import Any
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError, VerificationError
 from smash_base.files import lock, write_bytes
+from smash_base.json_values import JsonObject
 from smash_targets.base import CompileRequest, ModelSignature, Progress
 from smash_targets.tensorrt.cuda import Gpu
 from smash_targets.tensorrt.jetson import is_jetson
@@ -28,7 +29,7 @@ DLA_VERSIONS = "10.0 to 10.7 (JetPack 6), and 11.4.1 and newer on AGX Orin with 
 
 def build(
     trt: Any, request: CompileRequest, settings: BuildSettings, gpu: Gpu, on_progress: Progress | None = None
-) -> tuple[bytes, dict[str, Any]]:
+) -> tuple[bytes, JsonObject]:
     """The serialised engine and notes about how it was made.
 
     Args:
@@ -116,8 +117,8 @@ def _keep_timings(config: Any, cache: TimingCache) -> None:
         cache.write(bytes(timings.serialize()))
 
 
-def _notes(precision: str, settings: BuildSettings, profile: str, log: Log) -> dict[str, Any]:
-    notes: dict[str, Any] = {"tf32": precision == "tf32", "profile": profile}
+def _notes(precision: str, settings: BuildSettings, profile: str, log: Log) -> JsonObject:
+    notes: JsonObject = {"tf32": precision == "tf32", "profile": profile}
     if settings.version_compatible:
         notes["price"] = PRICES["version_compatible"]
     if settings.hardware != "none":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
 from smash_targets.base import ModelSignature
 
 HARDWARE = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
@@ -40,7 +41,7 @@ class BuildSettings:
     dla: int | None = None
     gpu_fallback: bool = False
 
-    def flags(self, precision: str) -> dict[str, Any]:
+    def flags(self, precision: str) -> JsonObject:
         """What the manifest of an engine keeps, and what builds it again needs."""
         return {
             "tf32": precision == "tf32",

@@ -6,11 +6,11 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from smash_base.images import Omission
+from smash_base.json_values import JsonObject
 from smash_search.data.dataset import Dataset, Split
 
 HASHED_BYTES = 2**31  # of pixels; larger data are not searched for duplicates
@@ -108,7 +108,7 @@ class DatasetSummary:
         more = len(self.classes) - SHOWN_CLASSES
         return listed + (f" and {more} more" if more > 0 else "")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
         return {
             **asdict(self),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smash_base import files
 from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -39,7 +40,7 @@ def run_experiment(
     *,
     device: str = "cpu",
     minutes: float | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Run one experiment and write ``NAME.json`` into the folder; what is there already is not redone.
 
     Args:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from smash_base.json_values import JsonObject
 from smash_search.experiments.workbench import Workbench
 from smash_search.rank import statistics
 
 
-def capacity(bench: Workbench) -> dict[str, Any]:
+def capacity(bench: Workbench) -> JsonObject:
     """Kendall's tau of the score of HyperNets of several sizes, over the same trained networks."""
     population = bench.population()
-    error = np.asarray([record["error"] for _, record in population], np.float64)
+    error = np.asarray([record.error for _, record in population], np.float64)
     rows = []
     for name, config in {"": bench.config.hypernet, **bench.config.hypernets}.items():
         if (

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.rank.scoring import ScoringConfig
 from smash_search.space.architecture import InputSpec
@@ -77,7 +78,7 @@ class ExperimentConfig:
                 "second_seeds", expected=f"0 to {self.networks}", received=self.second_seeds
             )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain lists and numbers, as config.json holds them."""
         plain = asdict(self)
         plain["scoring"] = self.scoring.to_json()

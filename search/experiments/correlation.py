@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from smash_base.json_values import JsonObject
 from smash_search.experiments.workbench import Workbench
 from smash_search.rank import statistics
 
 
-def correlation(bench: Workbench) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ScoredAndTrained:
+    """One architecture of the experiment.
+
+    Attributes:
+        key: Key of the architecture.
+        parameters, macs: Its cost.
+        score, score_loss: Error and loss with generated weights.
+        running: The same error with running BatchNorm statistics.
+        one_epoch, error: Test errors after the first and the last epoch of training.
+        second: Test error of a training with another seed; None where there was none.
+    """
+
+    key: str
+    parameters: int
+    macs: int
+    score: float
+    score_loss: float
+    running: float
+    one_epoch: float
+    error: float
+    second: float | None
+
+
+def correlation(bench: Workbench) -> JsonObject:
     """Score random architectures, train them, compare.
 
     The score stands beside its version with running BatchNorm statistics (as in the original program, where
@@ -18,7 +43,7 @@ def correlation(bench: Workbench) -> dict[str, Any]:
     parameters, MACs and one epoch of training.
     """
     config = bench.config
-    points = []
+    points: list[ScoredAndTrained] = []
     stride = max(1, config.networks // max(1, config.second_seeds))
     with bench.progress("networks", config.networks) as advance:
         for number in range(config.networks):
@@ -31,21 +56,21 @@ def correlation(bench: Workbench) -> dict[str, Any]:
             score, running = bench.score(architecture), bench.score_with_running_statistics(architecture)
             cost = bench.cost(architecture)
             points.append(
-                {
-                    "key": architecture.key,
-                    "parameters": cost.parameters,
-                    "macs": cost.macs,
-                    "score": score.error,
-                    "score_loss": score.loss,
-                    "running": running.error,
-                    "one_epoch": first["one_epoch"],
-                    "error": first["error"],
-                    "second": None if second is None else second["error"],
-                }
+                ScoredAndTrained(
+                    key=architecture.key,
+                    parameters=cost.parameters,
+                    macs=cost.macs,
+                    score=score.error,
+                    score_loss=score.loss,
+                    running=running.error,
+                    one_epoch=first.one_epoch,
+                    error=first.error,
+                    second=None if second is None else second.error,
+                )
             )
             advance(1)
     if len(points) < 3:  # the time was too short for any statistic
-        return {"networks": len(points), "points": points, "signals": []}
+        return {"networks": len(points), "points": [asdict(point) for point in points], "signals": []}
     wrong = np.stack([bench.score(bench.architecture(number)).mask() for number in range(len(points))])
     return summary(points, wrong) | {
         "hypernet_loss": bench.training_loss(),
@@ -57,11 +82,11 @@ def correlation(bench: Workbench) -> dict[str, Any]:
     }
 
 
-def summary(points: list[dict[str, Any]], wrong: np.ndarray) -> dict[str, Any]:
+def summary(points: list[ScoredAndTrained], wrong: np.ndarray) -> JsonObject:
     """All statistics of the experiment from its points and the images that each score got wrong."""
 
     def column(name: str) -> np.ndarray:
-        return np.asarray([point[name] for point in points], np.float64)
+        return np.asarray([getattr(point, name) for point in points], np.float64)
 
     error = column("error")
     signals = {
@@ -72,13 +97,13 @@ def summary(points: list[dict[str, Any]], wrong: np.ndarray) -> dict[str, Any]:
         "MACs": -column("macs"),
         "one epoch": column("one_epoch"),
     }
-    pairs = [(point["error"], point["second"]) for point in points if point["second"] is not None]
+    pairs = [(point.error, point.second) for point in points if point.second is not None]
     both = np.asarray(pairs, np.float64).reshape(-1, 2)
     half = statistics.split_half(wrong)
     return {
         "networks": len(points),
         "second_seeds": len(both),
-        "points": points,
+        "points": [asdict(point) for point in points],
         "signals": statistics.signal_table(error, signals),
         "ceiling": statistics.ceiling(both[:, 0], both[:, 1]).to_json() if len(both) > 2 else None,
         "seed_noise": statistics.seed_noise(both[:, 0], both[:, 1]) if len(both) else None,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smash_base.json_values import JsonObject
 from smash_search.experiments.workbench import Workbench
 from smash_search.rank import statistics
 from smash_search.rank.scoring import Corruption
@@ -17,7 +18,7 @@ from smash_search.space.encoding import BACKGROUND, Layout
 OTHERS = 0xA70  # seed of the architectures whose c is borrowed
 
 
-def encoding(bench: Workbench) -> dict[str, Any]:
+def encoding(bench: Workbench) -> JsonObject:
     """Scores of random architectures with each kind of c, and paired tests against the right one."""
     layout = bench.supernet().hypernet.layout
     kinds = corruptions(layout, lambda seed: bench.space.draw(OTHERS, seed % 100_000))
@@ -30,7 +31,7 @@ def encoding(bench: Workbench) -> dict[str, Any]:
             for name, corrupt in kinds.items():
                 errors[name].append(bench.score(architecture, name, corrupt).error)
             advance(1)
-    rows = [
+    rows: list[JsonObject] = [
         {
             "c": name,
             "mean": float(np.mean(values)),

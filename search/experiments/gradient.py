@@ -5,10 +5,9 @@ The prediction of a mutation's effect, <dE/dc, c' - c>, is that of :mod:`smash_s
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from smash_base.json_values import JsonObject
 from smash_search.experiments.workbench import Workbench
 from smash_search.rank import statistics
 from smash_search.space.architecture import Architecture
@@ -18,7 +17,7 @@ from smash_search.train.compute import seed_of
 STEP_STREAM = 0x96AD
 
 
-def gradient(bench: Workbench) -> dict[str, Any]:
+def gradient(bench: Workbench) -> JsonObject:
     """From each start, both searches score the same number of mutations; compare what they reach.
 
     Besides, over all scored mutations: whether the predicted change agrees with the change of the score.

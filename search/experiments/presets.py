@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from smash_base.errors import InvalidInputError
+from smash_base.json_values import JsonObject
 from smash_search.experiments.workbench import Workbench
 from smash_search.space.architecture import Architecture, Block, Conv, Op
 from smash_search.space.space import Space
 
 
-def presets(bench: Workbench) -> dict[str, Any]:
+def presets(bench: Workbench) -> JsonObject:
     """Score and train the patterns as the random networks were; rank them among those."""
     population = bench.population()
-    random_errors = np.asarray([record["error"] for _, record in population])
+    random_errors = np.asarray([record.error for _, record in population])
     random_scores = np.asarray([bench.score(architecture).error for architecture, _ in population])
     random_macs = np.asarray([bench.cost(architecture).macs for architecture, _ in population])
     found = patterns(bench.space)
@@ -30,7 +31,7 @@ def presets(bench: Workbench) -> dict[str, Any]:
             advance(1)
             if not trained:
                 continue
-            error = float(np.mean([record["error"] for record in trained]))
+            error = float(np.mean([record.error for record in trained]))
             score, cost = bench.score(architecture).error, bench.cost(architecture)
             near = np.abs(np.log(random_macs / cost.macs)) < np.log(2)  # half to twice the MACs
             rows.append(

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from smash_base.json_values import JsonObject
 from smash_search.experiments.workbench import Workbench
 from smash_search.rank import statistics
 from smash_search.space.architecture import Architecture
 
 
-def transfer(bench: Workbench) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Transferred:
+    """One network on another data set.
+
+    Attributes:
+        key: Key of the architecture.
+        error: Test error on the data set that it was chosen on.
+        errors: Test errors on the other one, by training seed.
+    """
+
+    key: str
+    error: float
+    errors: list[float]
+
+
+def transfer(bench: Workbench) -> JsonObject:
     """Train the best by error on this data set, the best by score, and random ones on the others."""
     population = bench.population()
     picks = min(bench.config.picks, max(1, len(population) // 3))
-    by_error = sorted(population, key=lambda entry: entry[1]["error"])
+    by_error = sorted(population, key=lambda entry: entry[1].error)
     by_score = sorted(population, key=lambda entry: bench.score(entry[0]).error)
     taken = {entry[0].key for entry in (*by_error[:picks], *by_score[:picks])}
     others = [entry for entry in population if entry[0].key not in taken]
@@ -26,32 +42,32 @@ def transfer(bench: Workbench) -> dict[str, Any]:
     }
     results = []
     for spec in bench.config.transfer_to:
-        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in groups}
+        rows: dict[str, list[Transferred]] = {name: [] for name in groups}
         with bench.progress(f"training on {spec}", 3 * picks) as advance:
             for name, entries in groups.items():
                 for architecture, record in entries:
                     errors = _errors(bench, spec, architecture)
                     if errors:
-                        here = record["error"]
-                        rows[name].append({"key": architecture.key, "error": here, "errors": errors})
+                        rows[name].append(Transferred(architecture.key, record.error, errors))
                     advance(1)
-        results.append({"data": spec, "groups": rows, **_compare(rows)})
+        plain = {name: [asdict(row) for row in group] for name, group in rows.items()}
+        results.append({"data": spec, "groups": plain, **_compare(rows)})
     return {"networks": len(population), "picks": picks, "source": bench.dataset.name, "targets": results}
 
 
 def _errors(bench: Workbench, spec: str, architecture: Architecture) -> list[float]:
     """Errors of two training seeds, as far as time allows."""
     records = [bench.trained_on(spec, architecture, seed) for seed in (0, 1)]
-    return [record["error"] for record in records if record is not None]
+    return [record.error for record in records if record is not None]
 
 
-def _compare(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    unique = {row["key"]: row for group in rows.values() for row in group}
-    source = [row["error"] for row in unique.values()]
-    target = [float(np.mean(row["errors"])) for row in unique.values()]
+def _compare(rows: dict[str, list[Transferred]]) -> JsonObject:
+    unique = {row.key: row for group in rows.values() for row in group}
+    source = [row.error for row in unique.values()]
+    target = [float(np.mean(row.errors)) for row in unique.values()]
     return {
         "means": {
-            name: float(np.mean([np.mean(row["errors"]) for row in group])) if group else None
+            name: float(np.mean([np.mean(row.errors) for row in group])) if group else None
             for name, group in rows.items()
         },
         "kendall": statistics.kendall(source, target).to_json() if len(source) > 2 else None,

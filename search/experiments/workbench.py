@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from smash_base import files
+from smash_base.records import read_record
 from smash_search.data import Dataset, Split, load_dataset
 from smash_search.experiments.config import ExperimentConfig
 from smash_search.model.hypernet import HyperNetConfig
@@ -49,6 +50,25 @@ class Advance(Protocol):
 
 
 Progress = Callable[[str, float | None], AbstractContextManager[Advance]]
+
+
+@dataclass(frozen=True)
+class TestErrors:
+    """Errors of one trained network on the test images: a line of trained.jsonl.
+
+    Attributes:
+        data: Fingerprint of the images.
+        key: Key of the architecture.
+        seed: Number of the training, which has a seed of its own.
+        one_epoch: Error after the first epoch.
+        error: Error after the last one.
+    """
+
+    data: str
+    key: str
+    seed: int
+    one_epoch: float
+    error: float
 
 
 class Workbench:
@@ -90,10 +110,10 @@ class Workbench:
             check_identity(path, files.read_json(path), files.parse_json(json.dumps(identity)))
         else:
             files.write_json(path, identity)
-        self._trained = {
-            (record["data"], record["key"], record["seed"]): record
-            for record in files.read_jsonl(folder / "trained.jsonl")
-        }
+        held = [
+            read_record(TestErrors, line, "trained") for line in files.read_jsonl(folder / "trained.jsonl")
+        ]
+        self._trained = {(record.data, record.key, record.seed): record for record in held}
         self._scores = {
             (record["hypernet"], record["key"], record["variant"]): Score.from_json(record)
             for record in files.read_jsonl(folder / "scores.jsonl")
@@ -230,21 +250,21 @@ class Workbench:
 
     # ------------------------------------------------------------------------------ trained networks
 
-    def trained(self, architecture: Architecture, seed: int = 0) -> dict[str, Any] | None:
-        """``error`` after training with the recipe and ``one_epoch`` after its first one, on the test images.
+    def trained(self, architecture: Architecture, seed: int = 0) -> TestErrors | None:
+        """Errors of a network that is trained with the recipe.
 
         None when the time is up and the network was not trained before.
         """
         return self._train(self.dataset, architecture, seed)
 
-    def trained_on(self, spec: str, architecture: Architecture, seed: int = 0) -> dict[str, Any] | None:
+    def trained_on(self, spec: str, architecture: Architecture, seed: int = 0) -> TestErrors | None:
         """The same on another data set."""
         return self._train(self._other(spec), architecture, seed)
 
     def _other(self, spec: str) -> Dataset:
         return cut(load_dataset(spec, seed=self.config.seed), self.config)
 
-    def _train(self, dataset: Dataset, architecture: Architecture, seed: int) -> dict[str, Any] | None:
+    def _train(self, dataset: Dataset, architecture: Architecture, seed: int) -> TestErrors | None:
         key = (dataset.fingerprint, architecture.key, seed)
         if key in self._trained or self.time_is_up:
             return self._trained.get(key)
@@ -266,13 +286,12 @@ class Workbench:
             error = 1 - result.accuracy
         except DivergedError:
             pass  # nothing it says is right
-        record = {"data": key[0], "key": key[1], "seed": seed}
-        record |= {"one_epoch": round(one_epoch, 9), "error": round(error, 9)}
-        files.append_jsonl(self.folder / "trained.jsonl", record)
+        record = TestErrors(*key, round(one_epoch, 9), round(error, 9))
+        files.append_jsonl(self.folder / "trained.jsonl", asdict(record))
         self._trained[key] = record
         return record
 
-    def population(self) -> list[tuple[Architecture, dict[str, Any]]]:
+    def population(self) -> list[tuple[Architecture, TestErrors]]:
         """The random architectures and what training them gave.
 
         Those of ``correlation`` where it has run in this folder; otherwise all are trained now, as far as

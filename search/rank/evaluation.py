@@ -105,8 +105,7 @@ class Judge:
         if key not in self._confirmed:
             task = Task("confirm", (architecture,), key)
             ((_, self._confirmed[key]),) = self._workers.run([task], alone=True)
-            record = {"key": key, "measures": self._confirmed[key]}
-            files.append_jsonl(self._folder / CONFIRMED, record)
+            files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": self._confirmed[key]})
         return self._confirmed[key]
 
     def score(

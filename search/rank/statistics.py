@@ -218,7 +218,7 @@ def paired(first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int
 
 def signal_table(
     truth: ArrayLike, signals: Mapping[str, ArrayLike], *, seed: int = 0, resamples: int = RESAMPLES
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Everything about each signal as a predictor of the truth: one row per signal.
 
     The top half and top fifth are those by truth. Cheap baselines (parameters, MACs) belong in here with

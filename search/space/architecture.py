@@ -27,6 +27,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from smash_base.errors import InvalidInputError
+from smash_base.json_values import JsonObject
 from smash_search.space.checks import check_int, check_integers, check_list, check_object
 
 SLOTS = 4  # convolutions of an op: branch A is slots 0 -> 1, branch B is slots 2 -> 3
@@ -331,7 +332,7 @@ class Architecture:
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain lists and numbers; :meth:`from_json` gives an equal value back."""
         return {
             "stem": {"kernel": list(self.stem.kernel), "stride": list(self.stem.stride)},

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_search.space.architecture import ACTIVATIONS, ACTIVE_PATTERNS
 
 Shares = tuple[tuple[Any, float], ...]
@@ -109,7 +110,7 @@ class Prior:
             if known is not None and option not in known:
                 raise InvalidInputError(f"prior {name}", expected=" or ".join(known), received=option)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain lists and numbers."""
         return asdict(self)
 

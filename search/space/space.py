@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_search.space import regular
 from smash_search.space.architecture import (
     ACTIVATIONS,
@@ -159,7 +160,7 @@ class Space:
         )
         return Stem((kernel,) * self.dims, (stride,) * self.dims)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain lists and numbers."""
         return asdict(self)
 

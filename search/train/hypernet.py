@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smash_base.errors import InvalidInputError
+from smash_base.json_values import JsonObject
 from smash_search.model.interpreter import forward
 from smash_search.model.supernet import Supernet
 from smash_search.space.architecture import Architecture
@@ -109,7 +110,7 @@ class TrainingConfig:
                     f"training field {name!r}", expected=f"{low} to {high}", received=value
                 )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain numbers, as config.json holds them."""
         return asdict(self)
 

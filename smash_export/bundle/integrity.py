@@ -18,10 +18,10 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from smash_base import files
 from smash_base.errors import InvalidInputError
+from smash_base.json_values import JsonObject
 from smash_export.bundle import manifest as layout
 from smash_export.bundle.manifest import FileEntry, Manifest
 
@@ -221,7 +221,7 @@ def _is_locked(path: Path) -> bool:
         return False
 
 
-def file_table(folder: Path) -> dict[str, dict[str, Any]]:
+def file_table(folder: Path) -> dict[str, JsonObject]:
     """Relative name -> size and SHA-256 of every file in a folder; raises InvalidInputError for links."""
     try:
         names = sorted(_walk(folder))

@@ -50,6 +50,7 @@ def command(
     """
     from smash_export.bundle.bundle import Bundle
     from smash_export.deploy.bake import TARGET, bake
+    from smash_export.measure.evidence import parity_of
 
     opened = Bundle.open(bundle)
     if output.dry_run:
@@ -58,7 +59,7 @@ def command(
         output.result({"dry_run": True, "writes": folder})
         return
     file = bake(opened, precision, answers, top_k)
-    parity = file.evidence["parity"]
+    parity = parity_of(file)
     output.table(
         f"{file.main}: taken by",
         ["runtime", "how", "file", "same label"],
@@ -72,7 +73,7 @@ def command(
             for item in file.notes["taken_by"]
         ],
     )
-    output.note(f"verified on {parity['images']} real images; built and checked ones did not run on hardware")
+    output.note(f"verified on {parity.images} real images; built and checked ones did not run on hardware")
     output.result(
-        {"file": file.main, "taken_by": file.notes["taken_by"], "parity": parity, "output": answers}
+        {"file": file.main, "taken_by": file.notes["taken_by"], "parity": parity.to_json(), "output": answers}
     )

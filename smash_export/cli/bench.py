@@ -174,14 +174,16 @@ def _check(benchmark: Benchmark, size: int, max_p50: float) -> None:
 
 def _on_device(device: Device, bundle: Bundle, output: Output, seconds: float) -> Benchmark:
     """The same on the device; recorded in the bundle as if it had been measured here."""
-    from smash_export.measure.bench import Benchmark, Measurement
+    from smash_base.records import read_record
+    from smash_export.measure.bench import Benchmark, BenchSettings, Measurement
 
     without = {*NAMES, "dry_run", "max_p50"}
     words = ["bench", "{bundle}", *given_words(click.get_current_context(), without=without)]
     result = ask(device, words, output, inputs={"bundle": bundle.path}, seconds=seconds)
     rows = tuple(Measurement.from_json(item) for item in result["files"])
     machine = {**result["machine"], "device": device.name}
-    benchmark = Benchmark(rows, result["settings"], machine, result["date"], result["clock"])
+    settings = read_record(BenchSettings, result["settings"], "settings")
+    benchmark = Benchmark(rows, settings, machine, result["date"], result["clock"])
     return replace(benchmark, unrecorded=bundle.try_record("bench", benchmark.to_json()))
 
 
@@ -256,7 +258,7 @@ def _show(output: Output, rows: tuple[Measurement, ...], sizes: tuple[int, ...])
         cells.append(
             [
                 row.name,
-                row.runtime["provider"],
+                None if row.runtime is None else row.runtime.provider,
                 latency.min_ms,
                 latency.p50_ms,
                 latency.p90_ms,
@@ -299,11 +301,11 @@ def _show_scenarios(output: Output, rows: tuple[Measurement, ...]) -> None:
             [
                 [
                     name,
-                    item["scenario"],
-                    item["value"],
-                    item["metric"],
-                    item["valid"],
-                    "; ".join(item["reasons"]),
+                    item.scenario,
+                    item.value,
+                    item.metric,
+                    item.valid,
+                    "; ".join(item.reasons),
                 ]
                 for name, item in scored
             ],

@@ -143,9 +143,9 @@ def _on_device(
             output.warn(f"the recommendation was not recorded: {reason}")
     rows = []
     for row in result["rows"]:
-        latency: dict[str, Any] = next(iter(row["measurement"]["latency"].values()), {})
+        latency = next(iter(row["measurement"]["latency"].values()), None)
         accuracy = f"{row['parity']['accuracy']:.2%}" if row["parity"] else None
-        rows.append([row["name"], accuracy, latency.get("p50_ms"), row["verdict"], row["reason"]])
+        rows.append([row["name"], accuracy, latency and latency["p50_ms"], row["verdict"], row["reason"]])
     output.table(f"On {device.name}", ["file", "accuracy", "p50 ms", "verdict", "why"], rows)
     if advice is None:
         output.warn("no file qualifies; nothing is recommended")

@@ -191,20 +191,22 @@ def _tell(
 
 def _show(output: Output, file: CompiledFile) -> None:
     """Evidence, and what the target and the precision had to say."""
-    parity = file.evidence["parity"]
+    from smash_export.measure.evidence import parity_of, seconds_of
+
+    parity = parity_of(file)
     output.table(
-        f"{file.target} {file.precision}: verified on {parity['images']} real images",
+        f"{file.target} {file.precision}: verified on {parity.images} real images",
         ["file", "bytes", "max difference", "same label", "accuracy", "points lost", "at most", "seconds"],
         [
             [
                 str(file.main),
                 file.size,
-                parity["max_difference"],
-                f"{parity['agreement']:.2%}",
-                f"{parity['accuracy']:.2%}",
-                round(parity["drop"], 3),
-                _at_most(parity),
-                file.evidence["seconds"],
+                parity.max_difference,
+                f"{parity.agreement:.2%}",
+                f"{parity.accuracy:.2%}",
+                round(parity.drop, 3),
+                None if parity.loss is None else round(parity.loss.at_most, 3),
+                seconds_of(file),
             ]
         ],
     )
@@ -224,12 +226,6 @@ def _show(output: Output, file: CompiledFile) -> None:
             "evidence": dict(file.evidence),
         }
     )
-
-
-def _at_most(parity: dict[str, Any]) -> float | None:
-    """End of the interval that the verdict stands on: by the labels or by the margins."""
-    loss = parity.get("loss")
-    return None if loss is None else round(min(loss["high"], loss["expected_high"]), 3)
 
 
 def read_options(words: tuple[str, ...]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def _environment(name: str, output: Output) -> int:
 
 def _machine(found: Diagnosis) -> list[list[object]]:
     machine = found.machine
-    features = "  ".join(f"{name} {_tick(there)}" for name, there in machine["cpu"].items())
+    features = "  ".join(f"{name} {_tick(there)}" for name, there in found.instructions.items())
     gpus = [
         f"{gpu['name']} (driver {gpu['driver_version']}, {gpu['memory.total']}, "
         f"compute capability {gpu['compute_cap']})"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _json_writer(classifier: Classifier, threshold: float | None) -> _Writer:
     def show(result: Prediction | Failure) -> None:
         nonlocal first
         if isinstance(result, Failure):
-            item: dict[str, Any] = {"source": result.source, "error": str(result.error)}
+            item: JsonObject = {"source": result.source, "error": str(result.error)}
         else:
             item = {**result.to_json(), "label": _label(result, threshold)}
         click.echo(("" if first else ",\n") + json.dumps(item, ensure_ascii=False), nl=False)

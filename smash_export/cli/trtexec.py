@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 
 if TYPE_CHECKING:
@@ -101,8 +102,9 @@ def command(
     facts = opset_note(opened.onnx, release)
     if facts:
         output.warn(facts)
-    result: dict[str, Any] = {"commands": _lines(engine, settings.batches), "status": NOT_RUN}
-    for line in result["commands"]:
+    lines = _lines(engine, settings.batches)
+    result: JsonObject = {"commands": lines, "status": NOT_RUN}
+    for line in lines:
         output.text(line)
     if output.dry_run:
         output.result({"dry_run": True, **result})

@@ -11,20 +11,21 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from smash_base import files
 from smash_base.errors import MissingRuntimeError, SmashError, UsageError, VerificationError
+from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle, CompiledFile
 from smash_export.bundle.manifest import plain
 from smash_export.bundle.samples import Samples
 from smash_export.compiling.precision import check_quantisable
+from smash_export.measure.evidence import Evidence
 from smash_export.measure.gates import GATES
 from smash_export.measure.machine import describe_machine
 from smash_export.measure.verify import (
-    Parity,
     measure_parity,
     open_session,
     reference_of,
@@ -100,11 +101,11 @@ def compile_bundle(
                 runtime.on_progress = on_progress
                 result = runtime.compile(request, staging)
         evidence, problems = _verify(bundle, target, precision, staging, result, judged, threads, isolated)
-        evidence["seconds"] = round(time.monotonic() - started, 3)
+        evidence = replace(evidence, seconds=round(time.monotonic() - started, 3))
         notes = {**notes, **result.notes}
         if problems:
             raise _reject(bundle, target, precision, staging, problems, evidence, notes)
-        added = bundle.add_compiled(target, precision, staging, result.main, notes, evidence)
+        added = bundle.add_compiled(target, precision, staging, result.main, notes, evidence.to_json())
         shutil.rmtree(bundle.rejected_folder(target, precision), ignore_errors=True)
         return added
     finally:
@@ -181,9 +182,9 @@ def _request(
     precision: str,
     options: Mapping[str, Any],
     work: Path,
-) -> tuple[CompileRequest, dict[str, Any]]:
+) -> tuple[CompileRequest, JsonObject]:
     onnx: Path = bundle.onnx
-    notes: dict[str, Any] = {}
+    notes: JsonObject = {}
     if precision in CAST_IN_GRAPH and runtime.precision_source == "onnx":
         from smash_export.compiling.precision import OPTIONS, prepare_onnx
 
@@ -220,20 +221,20 @@ def _verify(
     judged: _Judged,
     threads: int | None,
     isolated: bool,
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[Evidence, list[str]]:
     """Evidence for the manifest, and what is wrong with the file (nothing: it passed)."""
     gate = GATES[precision]
     if judged.max_drop is not None:
         gate = replace(gate, drop=judged.max_drop)
-    evidence: dict[str, Any] = {"gate": asdict(gate), "machine": describe_machine()}
+    evidence = Evidence(gate, describe_machine())
     main = folder / result.main
     if not main.exists():
         return evidence, [f"expected the file {result.main}, received nothing from {target}"]
     try:
         options = SessionOptions(threads=threads)
         with open_session(target, main, bundle.signature, options, isolated) as session:
-            evidence["runtime"] = asdict(session.info)
-            parity: Parity = measure_parity(
+            evidence = replace(evidence, runtime=session.info)
+            parity = measure_parity(
                 session,
                 judged.samples,
                 bundle.preprocessing,
@@ -244,7 +245,7 @@ def _verify(
         raise
     except SmashError as error:  # the runtime refuses the file that it was given to write
         return evidence, [str(error)]
-    evidence["parity"] = parity.to_json()
+    evidence = replace(evidence, parity=parity)
     return evidence, parity.problems(precision, judged.max_drop)
 
 
@@ -254,7 +255,7 @@ def _reject(
     precision: str,
     staging: Path,
     problems: list[str],
-    evidence: Mapping[str, Any],
+    evidence: Evidence,
     notes: Mapping[str, Any],
 ) -> VerificationError:
     """Keep the file under a name that is never used, beside the reason."""
@@ -262,7 +263,7 @@ def _reject(
         "target": target,
         "precision": precision,
         "problems": problems,
-        "evidence": plain(dict(evidence)),
+        "evidence": plain(evidence.to_json()),
         "notes": plain(dict(notes)),
     }
     files.write_json(staging / "report.json", report)

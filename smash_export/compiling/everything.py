@@ -5,16 +5,18 @@ A file that cannot be made or is refused costs that file only; a runtime that is
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from smash_base.errors import MissingRuntimeError, SmashError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle, CompiledFile, opened
 from smash_export.compiling.compile import compile_bundle
+from smash_export.measure.evidence import parity_of
 from smash_targets.base import Target
 from smash_targets.listing import described_targets
 
@@ -72,15 +74,17 @@ def compile_all(
         on_outcome: called with each outcome as soon as it is known.
     """
     bundle = opened(bundle)
-    settings = {"data": data, "split": split, "threads": threads, "isolated": isolated}
+    make = functools.partial(
+        compile_bundle, bundle, data=data, split=split, threads=threads, isolated=isolated
+    )
     outcomes = []
-    for outcome in _outcomes(bundle, settings, max_drop):
+    for outcome in _outcomes(make, max_drop):
         outcomes.append(outcome)
         on_outcome(outcome)
     return outcomes
 
 
-def _outcomes(bundle: Bundle, settings: dict[str, Any], max_drop: float | None) -> Iterator[Outcome]:
+def _outcomes(make: Callable[..., CompiledFile], max_drop: float | None) -> Iterator[Outcome]:
     for target, precision in wishes():
         state = target.availability()
         if not state.available:
@@ -89,7 +93,7 @@ def _outcomes(bundle: Bundle, settings: dict[str, Any], max_drop: float | None) 
         began = time.monotonic()
         allowed = max_drop if precision == "int8" else None
         try:
-            file = compile_bundle(bundle, target.name, precision, max_drop=allowed, **settings)
+            file = make(target.name, precision, max_drop=allowed)
         except SmashError as error:
             seconds = round(time.monotonic() - began, 2)
             yield Outcome(target.name, precision, _status(error), str(error), seconds=seconds)
@@ -104,13 +108,13 @@ def _status(error: SmashError) -> Status:
 
 
 def _compiled(file: CompiledFile, seconds: float) -> Outcome:
-    parity = file.evidence.get("parity", {})
+    parity = parity_of(file)
     return Outcome(
         file.target,
         file.precision,
         "compiled",
         bytes=file.size,
-        accuracy=parity.get("accuracy"),
-        points_lost=parity.get("drop"),
+        accuracy=parity.accuracy,
+        points_lost=parity.drop,
         seconds=seconds,
     )

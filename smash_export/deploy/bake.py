@@ -22,6 +22,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import MissingRuntimeError, UsageError
+from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing, probabilities_of, scale_and_shift
 from smash_export.bundle.bundle import Bundle, CompiledFile, opened
 from smash_export.deploy.trtexec import graph_for_tensorrt
@@ -89,9 +90,7 @@ def bake(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write(
-    bundle: Bundle, precision: str, top_k: int | None, folder: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _write(bundle: Bundle, precision: str, top_k: int | None, folder: Path) -> tuple[JsonObject, JsonObject]:
     """The file, and those that other runtimes make of it; notes and evidence for the manifest."""
     import onnx
 
@@ -105,7 +104,7 @@ def _write(
     parity = _verify(bundle, precision, "onnxruntime", onnxruntime_run(main))
     taken = [Taken("onnxruntime", "verified", "model.onnx", parity.agreement)]
     taken += _compile(bundle, precision, folder)
-    evidence = {
+    evidence: JsonObject = {
         "parity": parity.to_json(),
         "gate": asdict(GATES[precision]),
         "machine": describe_machine(),

@@ -29,6 +29,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle, CompiledFile
 from smash_export.measure.gates import GATES, Gate
 from smash_export.measure.machine import describe_machine
@@ -183,7 +184,7 @@ def _write_source(
     onnx: Path,
     notes: Mapping[str, Any],
     staging: Path,
-) -> dict[str, Any]:
+) -> JsonObject:
     """``model.onnx`` as trtexec gets it, and notes about where a DLA computes it."""
     file = staging / command.onnx
     if command.dla is None:
@@ -201,7 +202,7 @@ def _write_source(
     return {"dla": {"nodes": sum(bool(v.node) for v in verdicts), "on_the_gpu": moved}}
 
 
-def graph_for_tensorrt(bundle: Bundle, precision: str, work: Path) -> tuple[Path, dict[str, Any]]:
+def graph_for_tensorrt(bundle: Bundle, precision: str, work: Path) -> tuple[Path, JsonObject]:
     """The ONNX file that TensorRT gets, and notes about it; fp32 and tf32 are the bundle's own."""
     if precision in ("fp32", "tf32"):
         return bundle.onnx, {}

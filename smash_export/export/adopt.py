@@ -21,6 +21,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError, VerificationError
+from smash_base.json_values import JsonObject
 from smash_base.preprocess import Outputs, Preprocessing
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.bundle.samples import check_images, read_arrays
@@ -457,7 +458,7 @@ def read_preprocessing(path: Path | None, overrides: Mapping[str, Any], model: P
         UsageError: values are missing that neither file has.
         InvalidInputError: values that no preprocessing can have.
     """
-    block: dict[str, Any] = {"exif": True}
+    block: JsonObject = {"exif": True}
     if path is not None:
         value = files.read_json(path, what="preprocessing")
         if not isinstance(value, dict):
@@ -482,7 +483,7 @@ def read_preprocessing(path: Path | None, overrides: Mapping[str, Any], model: P
     return Preprocessing.from_json(_with_short_side(block))
 
 
-def _with_short_side(block: dict[str, Any]) -> dict[str, Any]:
+def _with_short_side(block: JsonObject) -> JsonObject:
     """``crop_pct`` replaced by the short side that timm computes from it."""
     if "crop_pct" not in block:
         return block
@@ -496,4 +497,6 @@ def _with_short_side(block: dict[str, Any]) -> dict[str, Any]:
             expected="a square size, and no short_side",
             received=f"{rest['height']}x{rest['width']}, short_side {rest.get('short_side')}",
         )
-    return {**rest, "short_side": math.floor(rest["height"] / share)}
+    if not isinstance(height := rest["height"], int):
+        raise InvalidInputError("preprocessing field 'height'", expected="a whole number", received=height)
+    return {**rest, "short_side": math.floor(height / share)}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject, JsonValue
 from smash_export.device_search.plan import (
     Units,
     fitting,
@@ -96,9 +97,9 @@ class Stage:
         """Expected, in all."""
         return sum(part.seconds for part in self.parts)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
-        parts = [[part.label, round(part.seconds, 2)] for part in self.parts]
+        parts: list[JsonValue] = [[part.label, round(part.seconds, 2)] for part in self.parts]
         return {"name": self.name, "words": list(self.words), "parts": parts}
 
     @classmethod
@@ -126,7 +127,7 @@ class Plan:
         """Expected, in all."""
         return sum(stage.seconds for stage in self.stages)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
         return {
             "images": self.images,
@@ -271,6 +272,6 @@ def _searched(config: SearchConfig, recipe: Recipe, units: Units) -> dict[str, s
     return facts
 
 
-def request_json(request: Request) -> dict[str, Any]:
+def request_json(request: Request) -> JsonObject:
     """JSON values of a request, as run.json holds them."""
     return {**asdict(request), "elsewhere": list(request.elsewhere)}

@@ -19,13 +19,15 @@ import numpy as np
 
 from smash_base.errors import SmashError, UsageError
 from smash_base.json_values import JsonObject
+from smash_base.records import read_record
 from smash_export.bundle.bundle import Bundle, opened
 from smash_export.bundle.runnable import RunnableFile, selected_files
 from smash_export.measure.bench_worker import Worker
 from smash_export.measure.clock import ClockChange, read_clock
+from smash_export.measure.loadgen import LoadGenResult
 from smash_export.measure.machine import describe_machine, now
 from smash_export.measure.timing import Latency, ratio, round_orders
-from smash_targets.base import get_target
+from smash_targets.base import SessionInfo, get_target
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,14 +62,14 @@ class Measurement:
     size_bytes: int
     status: Literal["measured", "skipped", "failed"] = "measured"
     problem: str = ""
-    runtime: dict[str, Any] = field(default_factory=dict)
+    runtime: SessionInfo | None = None
     latency: dict[int, Latency] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     cold_start: dict[str, float] = field(default_factory=dict)
     relative_to_fp32: float | None = None
     slower_than_fp32: bool | None = None
-    loadgen: dict[str, Any] = field(default_factory=dict)
+    loadgen: dict[str, LoadGenResult] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -82,7 +84,9 @@ class Measurement:
     def to_json(self) -> JsonObject:
         """JSON values for the manifest and ``--json``."""
         document = asdict(self)
+        document["runtime"] = {} if self.runtime is None else asdict(self.runtime)
         document["latency"] = {str(size): latency.to_json() for size, latency in self.latency.items()}
+        document["loadgen"] = {name: result.to_json() for name, result in self.loadgen.items()}
         document["images_per_second"] = {str(size): rate for size, rate in self.images_per_second.items()}
         return document
 
@@ -90,8 +94,29 @@ class Measurement:
     def from_json(cls, value: Mapping[str, Any]) -> Measurement:
         """Read :meth:`to_json` back."""
         known = {name: value[name] for name in cls.__dataclass_fields__}
-        latency = {int(size): Latency.from_json(item) for size, item in value["latency"].items()}
-        return cls(**{**known, "latency": latency})
+        known["runtime"] = read_record(SessionInfo, value["runtime"], "runtime") if value["runtime"] else None
+        known["latency"] = {int(size): Latency.from_json(item) for size, item in value["latency"].items()}
+        known["loadgen"] = {
+            name: read_record(LoadGenResult, item, name) for name, item in value["loadgen"].items()
+        }
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How files were measured.
+
+    Attributes:
+        threads: Threads of one inference.
+        batches: Batch sizes.
+        seconds: Time for each file and batch size, over all rounds.
+        rounds: Number of interleaved rounds.
+    """
+
+    threads: int
+    batches: tuple[int, ...]
+    seconds: float
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -100,17 +125,17 @@ class Benchmark:
 
     Attributes:
         files: one measurement per file, in the order of the bundle.
-        settings: threads, batch sizes, seconds and rounds of the measurement.
+        settings: How it was measured.
         machine, date: where and when.
         clock: governor, frequency, temperature and throttling before and after.
         unrecorded: why it does not stand in the bundle's manifest, "" if it does.
     """
 
     files: tuple[Measurement, ...]
-    settings: dict[str, Any]
-    machine: dict[str, Any] = field(default_factory=describe_machine)
+    settings: BenchSettings
+    machine: JsonObject = field(default_factory=describe_machine)
     date: str = field(default_factory=now)
-    clock: dict[str, Any] = field(default_factory=dict)
+    clock: JsonObject = field(default_factory=dict)
     unrecorded: str = ""
 
     def to_json(self) -> JsonObject:
@@ -118,7 +143,7 @@ class Benchmark:
         return {
             "machine": self.machine,
             "date": self.date,
-            "settings": self.settings,
+            "settings": asdict(self.settings),
             "clock": self.clock,
             "files": [file.to_json() for file in self.files],
         }
@@ -162,7 +187,7 @@ def bench(
         timeout=timeout,
         advance=advance,
     )
-    settings = {"threads": threads, "batches": list(batches), "seconds": seconds, "rounds": rounds}
+    settings = BenchSettings(threads, tuple(batches), seconds, rounds)
     change = ClockChange(before, read_clock())
     marked = tuple(_warned(file, change.warnings()) for file in files)
     benchmark = Benchmark(marked, settings, clock=change.to_json())
@@ -270,7 +295,7 @@ class _Bench:
         logits: Path | None,
     ) -> None:
         """Stages, memory, logits and scenarios of every file that is still there."""
-        for name in list(self._workers):
+        for name, worker in list(self._workers.items()):
             stages = self._ask(name, Worker.stages, min(1.0, seconds))
             memory = self._ask(name, Worker.memory)
             answers = None if logits is None else self._ask(name, Worker.logits)
@@ -286,7 +311,7 @@ class _Bench:
             row = self.results[name]
             latency = {
                 size: Latency.from_nanoseconds(
-                    self._times[name, size], threads=row.runtime["threads"], load=self._load
+                    self._times[name, size], threads=worker.runtime.threads, load=self._load
                 )
                 for size in batches
             }

@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from smash_base.json_values import JsonObject
+from smash_base.records import read_record
+from smash_export.measure.loadgen import LoadGenResult
+from smash_targets.base import SessionInfo
 from smash_targets.isolation.process import ChildProcess
 
 if TYPE_CHECKING:
@@ -32,7 +36,7 @@ class Worker:
 
     def __init__(self, child: ChildProcess, timeout: float) -> None:
         self._child, self._timeout = child, timeout
-        self.runtime: dict[str, Any] = {}
+        self.runtime = SessionInfo("", "", "", "", 0, "")  # until it has opened the file
         self.cold_start: dict[str, float] = {}
 
     @classmethod
@@ -80,7 +84,7 @@ class Worker:
         except BaseException:
             worker.stop()
             raise
-        worker.runtime = answer["runtime"]
+        worker.runtime = SessionInfo(**answer["runtime"])
         worker.cold_start = {"total_s": round(time.monotonic() - begin, 4), **answer["cold_start"]}
         return worker
 
@@ -105,17 +109,15 @@ class Worker:
         assert logits is not None
         return logits
 
-    def scenario(self, name: str, seconds: float) -> dict[str, Any]:
+    def scenario(self, name: str, seconds: float) -> LoadGenResult:
         """Run one LoadGen scenario; see :func:`smash_export.measure.loadgen.run_scenario`."""
-        result: dict[str, Any] = self._ask(
-            {"do": "scenario", "name": name, "seconds": seconds}, 10 * seconds
-        )["result"]
-        return result
+        answer = self._ask({"do": "scenario", "name": name, "seconds": seconds}, 10 * seconds)
+        return read_record(LoadGenResult, answer["result"], name)
 
     def stop(self) -> None:
         """End the process, whatever it is doing."""
         self._child.close()
 
-    def _ask(self, message: dict[str, Any], extra: float = 0.0) -> dict[str, Any]:
+    def _ask(self, message: JsonObject, extra: float = 0.0) -> dict[str, Any]:
         answer, _ = self._child.ask(message, seconds=self._timeout + extra)
         return answer

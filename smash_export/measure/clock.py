@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from smash_base.json_values import JsonObject
+
 CELSIUS = (-40.0, 150.0)  # outside: a sensor that is not there
 SLOW_GOVERNORS = ("powersave", "conservative")
 _PI_NOW, _PI_SINCE_BOOT = 0x0000F, 0xF0000  # bits of get_throttled
@@ -43,7 +45,7 @@ class ClockState:
     throttled: int | None = None
     pi: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values, those that are known."""
         return {name: value for name, value in asdict(self).items() if value not in (None, "")}
 
@@ -91,7 +93,7 @@ class ClockChange:
             )
         return tuple(said)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
         change: dict[str, Any] = {"before": self.before.to_json(), "after": self.after.to_json()}
         if self.throttled is not None:

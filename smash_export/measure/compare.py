@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -24,8 +24,9 @@ from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.rejected import RejectedFile, rejected_files
 from smash_export.bundle.runnable import runnable_files
 from smash_export.bundle.samples import Samples
-from smash_export.measure.bench import Measurement, bench_bundle
+from smash_export.measure.bench import BenchSettings, Measurement, bench_bundle
 from smash_export.measure.machine import describe_machine, now, versions
+from smash_export.measure.noise import NodeNoise, noise_of
 from smash_export.measure.timing import Latency, ratio
 from smash_export.measure.verify import Parity, compare_logits
 
@@ -50,7 +51,7 @@ class Row:
     parity: Parity | None
     verdict: Verdict
     reason: str
-    noise: tuple[dict[str, Any], ...] = ()
+    noise: tuple[NodeNoise, ...] = ()
 
     @property
     def name(self) -> str:
@@ -107,10 +108,10 @@ class Comparison:
     rows: tuple[Row, ...]
     disagreements: tuple[Disagreement, ...]
     recommendation: dict[str, str] | None
-    machine: dict[str, Any]
+    machine: JsonObject
     versions: dict[str, str]
     date: str
-    settings: dict[str, Any]
+    settings: BenchSettings
     problems: tuple[str, ...] = ()
     rejected: tuple[RejectedFile, ...] = ()
 
@@ -123,7 +124,7 @@ class Comparison:
             "machine": self.machine,
             "versions": self.versions,
             "date": self.date,
-            "settings": self.settings,
+            "settings": asdict(self.settings),
             "rejected": [asdict(file) for file in self.rejected],
         }
 
@@ -166,9 +167,8 @@ def compare_bundle(
     files = {file.name: file for file in runnable_files(bundle)}
     rows = []
     for row in measured:
-        noise = files[row.name].notes.get("noise_by_node", ())
         judged = judge(row, logits.get(row.name), samples, files[row.name].max_drop)
-        rows.append(replace(judged, noise=tuple(noise)))
+        rows.append(replace(judged, noise=noise_of(files[row.name].notes)))
     rows, recommendation = recommend(rows)
     return Comparison(
         rows=tuple(rows),
@@ -177,7 +177,7 @@ def compare_bundle(
         machine=describe_machine(),
         versions=versions(),
         date=now(),
-        settings={"threads": threads, "batches": list(batches), "seconds": seconds, "rounds": rounds},
+        settings=BenchSettings(threads, tuple(batches), seconds, rounds),
         rejected=tuple(rejected_files(bundle)),
     )
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import Requirement as PackageRequirement
 from packaging.specifiers import SpecifierSet
@@ -67,7 +66,8 @@ class Diagnosis:
     Attributes:
         version: of smash-export.
         python: its ``version`` and ``executable``.
-        machine: see :func:`smash_export.measure.machine.describe_machine`, and ``cpu``: feature -> there.
+        machine: see :func:`smash_export.measure.machine.describe_machine`.
+        instructions: sets of vector instructions, and whether the processor has them.
         memory_available_gib, disk_free_gib: free now.
         gpus: as the driver names them.
         packages, extras, targets: what is installed and what is missing.
@@ -76,7 +76,8 @@ class Diagnosis:
 
     version: str
     python: dict[str, str]
-    machine: dict[str, Any]
+    machine: JsonObject
+    instructions: dict[str, bool]
     memory_available_gib: float
     disk_free_gib: float
     gpus: list[dict[str, str]]
@@ -88,6 +89,7 @@ class Diagnosis:
     def to_json(self) -> JsonObject:
         """JSON values."""
         values = asdict(self)
+        values["machine"]["cpu"] = values.pop("instructions")
         return {"smash-export": values.pop("version"), **values}
 
 
@@ -99,11 +101,11 @@ def diagnose() -> Diagnosis:
     for extra in dict.fromkeys(row.extra for row in rows if row.extra):
         missing = tuple(row.package for row in rows if row.extra == extra and not row.ok)
         extras[extra] = Extra(not missing, missing, install_command(extra))
-    described = machine.describe_machine()
     return Diagnosis(
         version=__version__,
         python={"version": platform.python_version(), "executable": sys.executable},
-        machine={**described, "cpu": machine.cpu_features()},
+        machine=machine.describe_machine(),
+        instructions=machine.cpu_features(),
         memory_available_gib=round(machine.memory_available() / 2**30, 1),
         disk_free_gib=round(disk.free / 2**30, 1),
         gpus=machine.gpus(),

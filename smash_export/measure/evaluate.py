@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -256,7 +255,7 @@ def _class_row(index: int, names: Sequence[str], confusion: np.ndarray) -> Class
     )
 
 
-def _without_nan(document: dict[str, Any]) -> dict[str, Any]:
+def _without_nan(document: JsonObject) -> JsonObject:
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in document.items()

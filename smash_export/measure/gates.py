@@ -85,6 +85,11 @@ class Loss:
             return True
         return self.low <= limit and self.expected_high <= limit
 
+    @property
+    def at_most(self) -> float:
+        """End of the interval that the verdict stands on: by the labels or by the margins."""
+        return min(self.high, self.expected_high)
+
     def text(self, images: int, changed: int) -> str:
         """Both judgements in words."""
         return (

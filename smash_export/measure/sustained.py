@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from smash_base.errors import SmashError
+from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import selected_files
 from smash_export.measure.bench_worker import Worker
@@ -79,7 +79,7 @@ class Sustained:
             words += ", throttled"
         return words
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values."""
         return {
             "name": self.name,

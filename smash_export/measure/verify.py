@@ -20,12 +20,13 @@ import numpy as np
 from smash_base.errors import MissingRuntimeError, SmashError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing
+from smash_base.records import read_record
 from smash_export.bundle.bundle import Bundle, Samples, opened
 from smash_export.bundle.rejected import RejectedFile, rejected_files
 from smash_export.bundle.runnable import RunnableFile, runnable_files
 from smash_export.measure.gates import GATES, Gate, Loss, accuracy_loss, too_many
 from smash_export.prediction.batches import run_images
-from smash_targets.base import ModelSignature, Session, SessionOptions, get_target
+from smash_targets.base import ModelSignature, Session, SessionInfo, SessionOptions, get_target
 
 MAX_SHOWN_FLIPS = 20
 Status = Literal["passed", "failed", "skipped"]
@@ -273,19 +274,22 @@ class FileReport:
     status: Status
     problems: tuple[str, ...] = ()
     parity: Parity | None = None
-    runtime: dict[str, Any] = field(default_factory=dict)
+    runtime: SessionInfo | None = None
 
     def to_json(self) -> JsonObject:
         """JSON values."""
         parity = None if self.parity is None else self.parity.to_json()
-        return {**asdict(self), "problems": list(self.problems), "parity": parity}
+        runtime = {} if self.runtime is None else asdict(self.runtime)
+        return {**asdict(self), "problems": list(self.problems), "parity": parity, "runtime": runtime}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> FileReport:
         """Read :meth:`to_json` back."""
         known = {name: value[name] for name in cls.__dataclass_fields__}
-        parity = None if value["parity"] is None else Parity.from_json(value["parity"])
-        return cls(**{**known, "problems": tuple(value["problems"]), "parity": parity})
+        known["problems"] = tuple(value["problems"])
+        known["parity"] = None if value["parity"] is None else Parity.from_json(value["parity"])
+        known["runtime"] = read_record(SessionInfo, value["runtime"], "runtime") if value["runtime"] else None
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -469,7 +473,7 @@ def _verify_file(
     signature, options = bundle.signature, SessionOptions(threads=threads)
     try:
         with open_session(file.target, file.path, signature, options, isolated) as session:
-            runtime = asdict(session.info)
+            runtime = session.info
             parity = measure_parity(
                 session, samples, bundle.preprocessing, signature.batch, reference=reference
             )

@@ -32,6 +32,7 @@ from smash_base.errors import (
     VerificationError,
 )
 from smash_base.images import LeftOut
+from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing, present_classes, probabilities_of
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import RunnableFile, runnable_files
@@ -73,9 +74,9 @@ class Prediction:
     milliseconds: float
     present: tuple[Score, ...] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """JSON values; ``present`` only where the network has it."""
-        document: dict[str, Any] = {
+        document: JsonObject = {
             "source": self.source,
             "label": self.label,
             "index": self.index,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +91,9 @@ def cells(row: Row) -> list[Cell]:
     peak = measurement.memory.get("peak_bytes")
     return [
         row.name,
-        str(measurement.runtime.get("provider", "-")).removesuffix("ExecutionProvider"),
+        "-"
+        if measurement.runtime is None
+        else measurement.runtime.provider.removesuffix("ExecutionProvider"),
         measurement.size_bytes,
         None if parity is None else f"{parity.accuracy:.2%}",
         None if parity is None else round(0.0 - parity.drop, 3),
@@ -115,7 +117,7 @@ def compare_page(comparison: Comparison, images: np.ndarray, labels: tuple[str, 
         labels: class names.
     """
     advice = comparison.recommendation
-    batch = comparison.settings["batches"][0]
+    batch = comparison.settings.batches[0]
     parts = [
         paragraph(
             "No file qualifies: see the verdicts."
@@ -222,8 +224,7 @@ def _layers(rows: tuple[Row, ...]) -> list[Html]:
         if row.noise:
             parts.append(heading(f"Signal to noise by layer: {row.name}"))
             lines: list[list[Cell]] = [
-                [str(item["node"]), str(item["operator"]), float(item["sqnr_db"]), str(item["precision"])]
-                for item in row.noise[:SHOWN_LAYERS]
+                [item.node, item.operator, item.sqnr_db, item.precision] for item in row.noise[:SHOWN_LAYERS]
             ]
             parts.append(table(["node", "operator", "dB", "precision"], lines))
             if len(row.noise) > SHOWN_LAYERS:
@@ -235,7 +236,7 @@ def _facts(comparison: Comparison) -> dict[str, object]:
     return {
         "date": comparison.date,
         **comparison.machine,
-        **comparison.settings,
+        **asdict(comparison.settings),
         "versions": ", ".join(f"{name} {version}" for name, version in comparison.versions.items()),
     }
 

@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.routing import Route, Router
 
 from smash_base.errors import InvalidInputError, SmashError
+from smash_base.json_values import JsonObject
 from smash_base.preprocess import present_classes, probabilities_of
 from smash_export import __version__
 from smash_export.server import protocol
@@ -366,11 +367,11 @@ class _Server:
         return self._repository.use(parameters["model"], parameters.get("version"))
 
 
-def _score(labels: Sequence[str], index: int, probabilities: np.ndarray) -> dict[str, Any]:
+def _score(labels: Sequence[str], index: int, probabilities: np.ndarray) -> JsonObject:
     return {"label": labels[index], "index": index, "probability": float(probabilities[index])}
 
 
-def _present(model: Model, probabilities: np.ndarray) -> dict[str, Any]:
+def _present(model: Model, probabilities: np.ndarray) -> JsonObject:
     """Every class that is there, for networks whose classes do not exclude each other."""
     if model.classifier.bundle.signature.outputs != "sigmoid":
         return {}

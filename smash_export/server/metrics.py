@@ -11,12 +11,12 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from smash_base.json_values import JsonObject
 from smash_export.server.batching import Job
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -141,7 +141,7 @@ class Metrics:
 
         return observe
 
-    def statistics(self, model: str, version: str) -> dict[str, Any]:
+    def statistics(self, model: str, version: str) -> JsonObject:
         """What Triton's statistics extension says about a model since it was first opened; times in ns."""
         key = (model, version)
         with self._lock:

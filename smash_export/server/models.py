@@ -18,12 +18,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, SmashError, UsageError, VerificationError
+from smash_base.json_values import JsonObject
 from smash_export.bundle import manifest as layout
 from smash_export.bundle.bundle import Bundle
 from smash_export.prediction.classifier import Classifier, load
@@ -131,7 +131,7 @@ class Model:
             "torchscript": "pytorch_torchscript",
         }.get(target, target)
 
-    def metadata(self, versions: list[str]) -> dict[str, Any]:
+    def metadata(self, versions: list[str]) -> JsonObject:
         """The metadata answer of the protocol."""
         signature = self.signature
         return {
@@ -146,7 +146,7 @@ class Model:
             ],
         }
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> JsonObject:
         """What Triton's model configuration says of it; perf_analyzer and Triton's clients read it."""
         signature, settings = self.signature, self.sizes.settings
         image = len(signature.input_shape) == 3
@@ -181,7 +181,7 @@ class Model:
             },
         }
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JsonObject:
         """What the page and ``GET /v1/models`` show."""
         choice, info = self.classifier.choice, self.classifier.info
         preprocessing = self.preprocessing
@@ -431,7 +431,7 @@ class Repository:
                 rows.append({"name": name, "version": version, "state": state, "reason": reason})
         return rows
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[JsonObject]:
         """Every open model for the page, the newest version of each first."""
         with self._lock:
             models = [model for versions in self._models.values() for model in versions.values()]

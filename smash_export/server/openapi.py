@@ -132,7 +132,7 @@ def describe_api(root_path: str = "") -> JsonObject:
     }
 
 
-def _finished(paths: dict[str, Any]) -> dict[str, Any]:
+def _finished(paths: dict[str, Any]) -> JsonObject:
     """Every operation with a name of its own, whether it wants the key, and what may happen to any."""
     for path, operations in paths.items():
         for method in ("get", "post"):

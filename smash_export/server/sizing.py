@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
 from smash_export.server.batching import BatchingSettings
 
 QUEUE_SIZE = 256
@@ -65,7 +66,7 @@ class Sizes:
     settings: BatchingSettings
     seconds: dict[int, float]
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> JsonObject:
         """For logs and ``GET /v1/models``."""
         settings = self.settings
         return {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from smash_base.errors import UsageError
 from smash_base.files import write_bytes
+from smash_base.json_values import JsonObject
 from smash_export.export.onnx_graphs import INT8_OPSET
 from smash_targets.onnx_file import read_onnx_facts
 
@@ -61,7 +62,7 @@ def prepare_onnx(
     target: Target,
     destination: Path,
     options: Mapping[str, Any] | None = None,
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, JsonObject]:
     """Write the bundle's network at a precision.
 
     Args:

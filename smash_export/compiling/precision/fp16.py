@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smash_base.errors import InvalidInputError
+from smash_base.json_values import JsonObject
 from smash_export.export.onnx_graphs import check_finite, logits_of, prepared, tensor_peaks
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ HEADROOM = 2.0  # images in use may go beyond those seen here
 _AVERAGES = ("GlobalAveragePool", "ReduceMean", "AveragePool")
 
 
-def cast_to_fp16(model: onnx.ModelProto, calibration: np.ndarray) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def cast_to_fp16(model: onnx.ModelProto, calibration: np.ndarray) -> tuple[onnx.ModelProto, JsonObject]:
     """Cast an fp32 graph to fp16.
 
     Args:
@@ -49,7 +50,7 @@ def cast_to_fp16(model: onnx.ModelProto, calibration: np.ndarray) -> tuple[onnx.
     peaks = tensor_peaks(exact, calibration)
     kept = _too_large(exact, peaks, _shapes(exact), LARGEST / HEADROOM)
     result, flushed = _cast(exact, set(kept))
-    notes = {
+    notes: JsonObject = {
         "kept_fp32": [{"node": name, "reason": reason} for name, reason in kept.items()],
         "weights_flushed_to_zero": flushed,
         "largest_value": round(max(peaks.values()), 3),

@@ -22,13 +22,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from smash_base.errors import VerificationError
+from smash_base.json_values import JsonObject
 from smash_export.compiling.precision.calibration import METHODS, Method, Ranges, check_classes, tensor_ranges
 from smash_export.compiling.precision.noise import noise_by_node
 from smash_export.export.onnx_graphs import (
@@ -40,6 +41,7 @@ from smash_export.export.onnx_graphs import (
     sqnr_db,
 )
 from smash_export.measure.gates import margin_costs
+from smash_export.measure.noise import NodeNoise
 from smash_targets.base import get_target
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ def quantise(
     method: Method | Literal["auto"] = "auto",
     boundary: Literal["auto", "int8", "fp32"] = "auto",
     max_drop: float = 0.5,
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
+) -> tuple[onnx.ModelProto, JsonObject]:
     """Give an fp32 graph Q/DQ nodes.
 
     Args:
@@ -122,7 +124,7 @@ def quantise(
     kept = dict.fromkeys(graph.boundary(boundary), "first or last layer")
     table = graph.noise_by_node()
     outcome = graph.outcome(kept)
-    for names in _batches([row["node"] for row in table if row["node"] not in kept]):
+    for names in _batches([row.node for row in table if row.node not in kept]):
         if outcome.cost <= max_drop:
             break
         kept.update(
@@ -136,10 +138,8 @@ def quantise(
             received=f"{graph.outcome(()).cost:.2f} points with all layers in int8",
             hint="Allow more (--max-drop 2) or train for it (smash-export freeze --qat).",
         )
-    for row in table:
-        row["precision"] = "fp32" if row["node"] in kept else "int8"
     result = graph.build(kept)
-    notes = {
+    notes: JsonObject = {
         "scheme": asdict(scheme),
         "calibration_images": len(calibration),
         "calibration_method": graph.method,
@@ -147,7 +147,9 @@ def quantise(
         "labels_changed_percent": round(outcome.changed, 4),
         "expected_points_lost": round(outcome.cost, 4),
         "logits_sqnr_db": outcome.sqnr,
-        "noise_by_node": table,
+        "noise_by_node": [
+            asdict(replace(row, precision="fp32" if row.node in kept else "int8")) for row in table
+        ],
     }
     return result, notes
 
@@ -206,7 +208,7 @@ class _Quantiser:
         base = self.outcome((), NOISE_IMAGES).sqnr
         return [name for name in ends if self.outcome((name,), NOISE_IMAGES).sqnr >= base + BOUNDARY_GAIN_DB]
 
-    def noise_by_node(self) -> list[dict[str, Any]]:
+    def noise_by_node(self) -> list[NodeNoise]:
         """Noise that each node brings to its own output when its inputs are exact, the worst first."""
         few = _evenly(self.calibration, NOISE_IMAGES)
         return noise_by_node(self.model, self.build(()), few, _COMPUTED)

@@ -8,11 +8,12 @@ rounded weights, so what its output differs by, after its own rounding, is what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from smash_export.export.onnx_graphs import chunks, session_of, static_batch
+from smash_export.measure.noise import NodeNoise
 
 if TYPE_CHECKING:
     import onnx
@@ -22,7 +23,7 @@ _EXACT = "exact/"
 
 def noise_by_node(
     exact: onnx.ModelProto, quantised: onnx.ModelProto, tensors: np.ndarray, operators: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[NodeNoise]:
     """Measure the nodes of these operators.
 
     Args:
@@ -31,7 +32,7 @@ def noise_by_node(
         tensors: float32 [N, *input_shape].
 
     Returns:
-        one row per node, ``node``, ``operator`` and ``sqnr_db``, the noisiest first.
+        one entry per node, the noisiest first.
     """
     model, measured = _side_by_side(exact, quantised, operators)
     session = session_of(model)
@@ -44,8 +45,8 @@ def noise_by_node(
     for node, operator in measured:
         signal, noise = totals[f"{node}/signal"], totals[f"{node}/noise"]
         ratio = 10 * np.log10(max(signal, 1e-30) / noise) if noise > 0 else 200.0
-        rows.append({"node": node, "operator": operator, "sqnr_db": round(float(ratio), 2)})
-    return sorted(rows, key=lambda row: row["sqnr_db"])
+        rows.append(NodeNoise(node, operator, round(float(ratio), 2)))
+    return sorted(rows, key=lambda row: row.sqnr_db)
 
 
 def _side_by_side(

@@ -201,7 +201,8 @@ def test_torchscript_and_onnx_agree_with_eager(digits_bundle: Path) -> None:
         assert report.parity.max_difference <= 1e-4
         assert report.parity.agreement == 1
         assert report.parity.accuracy > 0.95
-        assert report.runtime["target"] == report.target
+        assert report.runtime is not None
+        assert report.runtime.target == report.target
 
 
 def test_onnx_is_compared_with_torchscript_on_other_data(
