@@ -155,7 +155,7 @@ def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[st
         "optimiser": way.optimiser,
         "learning_rate": way.learning_rate,
         "hypernet_rate": way.hypernet_rate,
-        "loss": result.history[-1]["loss"],
+        "loss": result.history[-1].loss,
         "error": float(errors[:, 0].mean()),
         "op_contribution": float(zeroed.mean()),
         "op_contribution_se": float(zeroed.std(ddof=1) / np.sqrt(len(zeroed))),

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from smash_base.errors import InvalidInputError, MissingRuntimeError
+from smash_base.json_values import JsonObject
 from smash_targets.base import (
     Availability,
     CompileRequest,
@@ -90,7 +91,7 @@ class OpenVinoTarget(Target):
             raise damaged(path, "OpenVINO", error) from error
         _check_signature(model, signature, path)
         stored = model.get_rt_info(_RT_INFO).astype(str) if model.has_rt_info(_RT_INFO) else "fp32"
-        settings: dict[str, Any] = {
+        settings: JsonObject = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _hint(stored, device),
         }
@@ -112,7 +113,7 @@ class OpenVinoSession(Session):
         core: Any,
         model: Any,
         device: str,
-        settings: dict[str, Any],
+        settings: JsonObject,
         batch: int,
         signature: ModelSignature,
         version: str,

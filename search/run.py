@@ -32,7 +32,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -92,6 +92,7 @@ from smash_search.strategies.random import draws
 from smash_search.train.compute import check_identity, load_checkpoint, pick_device, seed_of
 from smash_search.train.distributed import ALONE, Ranks
 from smash_search.train.hypernet import TrainingConfig, new_supernet, train
+from smash_search.train.network import Epoch
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -503,7 +504,11 @@ class _Search:
                 accept=self._worthwhile if self._latency else None,
             )
         ranks.leave()
-        record = {"history": result.history, "skipped": result.skipped, "counts": result.counts}
+        record = {
+            "history": [asdict(part) for part in result.history],
+            "skipped": result.skipped,
+            "counts": result.counts,
+        }
         files.write_json(self.folder / "training.json", record)
 
     def _score_all(self, strategy: Strategy, judge: Judge) -> list[Scored]:
@@ -696,10 +701,10 @@ class _Search:
         with self.progress(label, config.epochs(entering or len(finalists))) as advance:
             seen = 0  # epochs of the present network, when this process trains it
 
-            def on_epoch(entry: dict[str, Any]) -> None:
+            def on_epoch(entry: Epoch) -> None:
                 nonlocal seen
                 seen += 1
-                advance(1, loss=entry["loss"])
+                advance(1, loss=entry.loss)
 
             def work(rungs: Sequence[Rung]) -> Iterable[tuple[int, Trained]]:
                 tasks = [Task("train", rung, rung[0].architecture.key) for rung in rungs]

@@ -22,6 +22,7 @@ from smash_search.model.supernet import Supernet
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained, train_rung
 from smash_search.rank.scoring import Score, Scorer, ScoringConfig
 from smash_search.space.architecture import Architecture
+from smash_search.train.network import Epoch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +85,7 @@ class Worker:
 
     def __init__(self, equipment: Equipment, number: int = 0) -> None:
         self.equipment = equipment
-        self.on_epoch: Callable[[dict[str, Any]], None] | None = None  # of training, for who sits beside
+        self.on_epoch: Callable[[Epoch], None] | None = None  # of training, for who sits beside
         if equipment.threads is not None:
             torch.set_num_threads(equipment.threads)
         device = equipment.device

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from smash_search.space.cost import Cost, cost_of
 from smash_search.space.encoding import Layout
 from smash_search.train.compute import DivergedError, Feed, check_identity, seed_of
 from smash_search.train.hypernet import new_supernet, train
-from smash_search.train.network import accuracy, fit, new_network
+from smash_search.train.network import Epoch, accuracy, fit, new_network
 
 TEST_STREAM = 0xE4B  # seed of the architectures that are judged: none of the HyperNet's training
 GRADIENT_IMAGES = 250  # validation images that dE/dc is taken over
@@ -167,7 +167,11 @@ class Workbench:
                     checkpoint_seconds=30.0,
                     on_step=on_step,
                 )
-            record = {"history": result.history, "skipped": result.skipped, "counts": result.counts}
+            record = {
+                "history": [asdict(part) for part in result.history],
+                "skipped": result.skipped,
+                "counts": result.counts,
+            }
             files.write_json(self.folder / f"{file}.json", record)
             self._scorers[name] = Scorer(supernet, self.dataset, self.config.scoring, self.device)
         return self._scorers[name]
@@ -276,9 +280,9 @@ class Workbench:
         judged = replace(dataset, validation=dataset.test)
         one_epoch = error = 1.0
 
-        def on_epoch(entry: dict[str, Any]) -> None:
+        def on_epoch(entry: Epoch) -> None:
             nonlocal one_epoch
-            if entry["epoch"] == 1:
+            if entry.epoch == 1:
                 one_epoch = 1 - accuracy(network, dataset.test, dataset.preprocessing, self.device)
 
         try:

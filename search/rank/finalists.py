@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from smash_search.model.interpreter import Network, fold
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.strategies import Scored
 from smash_search.train.compute import DivergedError, Feed, load_checkpoint, save_checkpoint, seed_of
-from smash_search.train.network import Recipe, accuracy, fit, new_network
+from smash_search.train.network import Epoch, Recipe, accuracy, fit, new_network
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -384,7 +384,7 @@ def train_rung(
     weights: Path,
     device: torch.device | str = "cpu",
     start: Callable[[Architecture], Network] | None = None,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Trained:
     """Train one finalist through one rung.
 
@@ -418,7 +418,7 @@ def train_rung(
             on_epoch=on_epoch,
             evaluate=False,
         )
-        right, loss = result.accuracy, result.history[-1]["loss"]
+        right, loss = result.accuracy, result.history[-1].loss
         if config.precision == "int8":
             right = int8_accuracy(network, dataset, device)
         error = 1 - right

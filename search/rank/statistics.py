@@ -229,7 +229,7 @@ def signal_table(
     rows = []
     for name, signal in signals.items():
         values = np.asarray(signal, np.float64)
-        row: dict[str, Any] = {"signal": name}
+        row: JsonObject = {"signal": name}
         for part, share in (("all", 1.0), ("top half", 0.5), ("top fifth", 0.2)):
             inside = best_share(known, share)
             options: dict[str, Any] = {"seed": seed, "resamples": resamples}

@@ -369,9 +369,9 @@ class Architecture:
         )
 
 
-def _op_to_json(op: Op) -> dict[str, Any]:
+def _op_to_json(op: Op) -> JsonObject:
     """What the paper's ops do not have stands there only where it is used: keys of old networks stay."""
-    beyond: dict[str, Any] = {} if op.reduce else {"reduce": False}
+    beyond: JsonObject = {} if op.reduce else {"reduce": False}
     beyond |= {} if op.project is None else {"project": op.project}
     beyond |= {"squeeze": op.squeeze} if op.squeeze else {}
     return {

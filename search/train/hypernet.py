@@ -116,11 +116,24 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """Some consecutive steps of a training.
+
+    Attributes:
+        step: Number of the last one.
+        loss: Mean loss.
+    """
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
 class TrainingResult:
     """What training gave.
 
     Attributes:
-        history: about a hundred entries ``step`` (end of the stretch) and ``loss`` (its mean).
+        history: about a hundred stretches of the training.
         counts: how often each choice of the space was trained: "kernel 7" -> number of convolutions. A
             choice with few is under-trained, and networks that use it are scored too low.
         steps: updates done in all.
@@ -128,7 +141,7 @@ class TrainingResult:
         seconds: of this call; differs from run to run.
     """
 
-    history: list[dict[str, float]]
+    history: list[Stretch]
     counts: dict[str, int]
     steps: int
     skipped: int
@@ -189,10 +202,11 @@ def train(
     return TrainingResult(loop.history, dict(sorted(loop.counts.items())), loop.step, loop.skipped, seconds)
 
 
-class _Loop(Loop):
+class _Loop(Loop[Stretch]):
     """The loop of a HyperNet: architectures of a step, their batches and the mean of their gradients."""
 
     key = "supernet"
+    entry = Stretch
 
     def __init__(
         self,
@@ -250,7 +264,7 @@ class _Loop(Loop):
                 self.counts.update(choices_of(architecture))
         steps = self._config.steps
         if self.step * HISTORY_POINTS // steps > (self.step - 1) * HISTORY_POINTS // steps and self.stretch:
-            self.history.append({"step": self.step, "loss": sum(self.stretch) / len(self.stretch)})
+            self.history.append(Stretch(self.step, sum(self.stretch) / len(self.stretch)))
             self.stretch = []
 
     def _draw(self) -> list[tuple[int, Architecture]]:

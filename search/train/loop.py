@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,11 @@ class Progress:
     seconds_left: float
 
 
-class Loop(abc.ABC):
+Entry = TypeVar("Entry")
+"""Type of an entry of the history: a dataclass."""
+
+
+class Loop(abc.ABC, Generic[Entry]):
     """State of one training: everything that a checkpoint holds, and one step of it.
 
     Args:
@@ -70,6 +74,8 @@ class Loop(abc.ABC):
 
     key = "module"
     """Name of the module's weights in a checkpoint."""
+    entry: type[Entry]
+    """Type of an entry of the history."""
 
     def __init__(self, module: nn.Module, optimiser: torch.optim.Optimizer, limits: Limits) -> None:
         self.module, self.limits = module, limits
@@ -80,7 +86,7 @@ class Loop(abc.ABC):
         self.average = Average(module, limits.average) if limits.average else None
         self.step = self.skipped = self._bad_in_a_row = 0
         self.stretch: list[float] = []  # losses since the last entry of the history
-        self.history: list[dict[str, Any]] = []
+        self.history: list[Entry] = []
         self._spent = 0.0  # seconds, before this process took over
         self._started = time.monotonic()
         self._pace: float | None = None
@@ -216,7 +222,7 @@ class Loop(abc.ABC):
             "average": None if self.average is None else self.average.state_dict(),
             "counters": [self.step, self.skipped, self._bad_in_a_row],
             "stretch": self.stretch,
-            "history": self.history,
+            "history": [vars(entry) for entry in self.history],
             "seconds": self.elapsed,
         }
 
@@ -227,5 +233,6 @@ class Loop(abc.ABC):
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.step, self.skipped, self._bad_in_a_row = state["counters"]
-        self.stretch, self.history = list(state["stretch"]), list(state["history"])
+        self.stretch = list(state["stretch"])
+        self.history = [self.entry(**entry) for entry in state["history"]]
         self._spent, self._started = state["seconds"], time.monotonic()

@@ -50,20 +50,36 @@ WHOLE_SIZE_FROM = 0.7  # share of a training after which images have their whole
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """What an epoch gave.
+
+    Attributes:
+        epoch: Its number, from 1.
+        loss: Mean over its steps.
+        accuracy: On the validation images, 0 to 1; None where it was not asked for.
+        skipped: Steps of the training so far that gave NaN or infinity.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float | None
+    skipped: int
+
+
+@dataclass(frozen=True)
 class FitResult:
     """What training gave.
 
     Attributes:
         accuracy: on the validation images after the last epoch, 0 to 1.
-        history: per epoch: ``epoch`` (from 1), ``loss`` (mean over its steps), ``accuracy`` (validation;
-            None where it was not asked for), ``skipped`` (steps so far that gave NaN or infinity).
+        history: what each epoch gave.
         steps: steps done in all, those before a resumption included.
         skipped: those of them that gave NaN or infinity.
         seconds: of this call; differs from run to run.
     """
 
     accuracy: float
-    history: list[dict[str, Any]]
+    history: list[Epoch]
     steps: int
     skipped: int
     seconds: float
@@ -86,7 +102,7 @@ def fit(
     device: torch.device | str = "cpu",
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 0.0,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
     evaluate: bool = True,
     teacher: np.ndarray | None = None,
@@ -145,7 +161,7 @@ def fit(
     if recipe.keep_best and loop.best is not None:
         network.load_state_dict(loop.best.weights)
     network.eval()
-    final = loop.history[-1]["accuracy"] if loop.history else None
+    final = loop.history[-1].accuracy if loop.history else None
     if recipe.keep_best and loop.best is not None:
         final = loop.best.accuracy
     if final is None:
@@ -191,10 +207,11 @@ class _Batch(NamedTuple):
     """A teacher's logits [B, K]."""
 
 
-class _Loop(Loop):
+class _Loop(Loop[Epoch]):
     """The loop of one network: batches by number of the step, epochs, and the best of them."""
 
     key = "network"
+    entry = Epoch
 
     def __init__(
         self, network: nn.Module, feed: Feed, recipe: Recipe, classes: int, teacher: np.ndarray | None
@@ -224,7 +241,7 @@ class _Loop(Loop):
         self.best: Best | None = None
         self.measure: Callable[[], float] = lambda: math.nan
         self.evaluate = self.saves_within = False
-        self.on_epoch: Callable[[dict[str, Any]], None] | None = None
+        self.on_epoch: Callable[[Epoch], None] | None = None
 
     def rate(self) -> float:
         """See :func:`schedule`."""
@@ -277,7 +294,7 @@ class _Loop(Loop):
         epoch = math.ceil(self.step / self._per_epoch)
         mean = sum(self.stretch) / len(self.stretch) if self.stretch else math.inf
         self.stretch = []
-        entry = {"epoch": epoch, "loss": mean, "accuracy": measured, "skipped": self.skipped}
+        entry = Epoch(epoch, mean, measured, self.skipped)
         self.history.append(entry)
         if self.on_epoch:
             self.on_epoch(entry)

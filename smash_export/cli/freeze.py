@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from smash_search.data import Dataset
     from smash_search.space.best import BestFile
     from smash_search.train.loop import Progress
+    from smash_search.train.network import Epoch
     from smash_search.train.recipes import Recipe
 
 AUGMENT_HELP = "Augmentation of the training images, for example pad_crop=2,flip=true,cutout=8"
@@ -167,10 +168,10 @@ def command(arch: Path, output: Output, **values: Any) -> None:
         following(output.progress, tracker)(label, epochs) as advance,
     ):
 
-        def on_epoch(entry: dict[str, Any]) -> None:
-            shown = {"loss": round(entry["loss"], 4)}
-            if entry["accuracy"] is not None:
-                shown["accuracy"] = round(entry["accuracy"], 4)
+        def on_epoch(entry: Epoch) -> None:
+            shown = {"loss": round(entry.loss, 4)}
+            if entry.accuracy is not None:
+                shown["accuracy"] = round(entry.accuracy, 4)
             advance(0, **shown)
 
         def on_step(progress: Progress) -> None:

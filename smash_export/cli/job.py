@@ -6,11 +6,13 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
 from smash_export.cli.groups import Grouped
@@ -137,6 +139,7 @@ def _tell(output: Output, plan: Plan, folder: Path, job: Job | None) -> None:
 
 def _do(output: Output, job: Job, dataset: Dataset) -> None:
     from smash_base import files
+    from smash_export.job.outcomes import Compared
     from smash_export.job.page import job_page
     from smash_export.job.stages import told
 
@@ -146,16 +149,16 @@ def _do(output: Output, job: Job, dataset: Dataset) -> None:
             output.note(told(done))
     page = job.folder / "report.html"
     files.write_text(page, job_page(job, dataset))
-    advice = job.result_of("compare")["recommendation"]
+    advice = job.outcome("compare", Compared).recommendation
     output.text(f"bundle: {job.folder / 'bundle'}")
     if advice is not None:
-        output.text(f"use {advice['target']} {advice['precision']}: {advice['reason']}")
+        output.text(f"use {advice.target} {advice.precision}: {advice.reason}")
     output.text(f"report: {page}")
     output.result(
         {
             "bundle": str(job.folder / "bundle"),
             "report": str(page),
-            "recommendation": advice,
+            "recommendation": None if advice is None else asdict(advice),
             "expected_seconds": round(job.plan.seconds, 1),
             "seconds": round(sum(done.seconds for done in job.done), 1),
             "stages": [done.to_json() for done in job.done],
@@ -163,12 +166,12 @@ def _do(output: Output, job: Job, dataset: Dataset) -> None:
     )
 
 
-def run_command(words: Sequence[str]) -> dict[str, Any]:
+def run_command(words: Sequence[str]) -> JsonObject:
     """Run a command of this program in this process and return its JSON; its errors pass through."""
     from smash_export.cli import cli
 
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         cli.main([*words, "--json"], prog_name="smash-export", standalone_mode=False)
-    result: dict[str, Any] = json.loads(text.getvalue())
+    result: JsonObject = json.loads(text.getvalue())
     return result

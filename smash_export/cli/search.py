@@ -11,6 +11,7 @@ import click
 
 from smash_base import files
 from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
 from smash_export.cli.freeze import AUGMENT_HELP, BALANCE_HELP, augmentation
@@ -467,13 +468,13 @@ def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         raise UsageError(option, expected="whole numbers, for example 1,2,4", received=text) from None
 
 
-def options(pairs: tuple[str, ...]) -> dict[str, Any]:
+def options(pairs: tuple[str, ...]) -> JsonObject:
     """``("rate=0.1",)`` as a dictionary; the strategy checks names and numbers.
 
     Raises:
         UsageError: not of that form.
     """
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name and equals and value):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from smash_base.errors import UsageError, VerificationError
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 
 COLUMNS = ["file", "provider", "batch", "min ms", "p50", "p90", "p99", "n", "images/s"]
@@ -60,7 +62,7 @@ class _Read:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self.documents: list[dict[str, Any]] = []
+        self.documents: list[JsonObject] = []
         self.rows: dict[Path, dict[str, Any]] = defaultdict(dict)
         self.answers: dict[Path, dict[str, Any]] = {}
         self.problems: list[str] = []
@@ -71,7 +73,7 @@ class _Read:
 
         text = reader.read_text(path)
         kind = reader.kind_of(text)
-        document: dict[str, Any] = {"file": path, "kind": kind}
+        document: JsonObject = {"file": str(path), "kind": kind}
         if kind == "log":
             log = reader.read_log(text)
             if not log.passed:
@@ -86,7 +88,7 @@ class _Read:
             layers = sorted(reader.read_profile(text), key=lambda layer: -layer.average_ms)
             shown = [[layer.name, layer.average_ms, layer.percentage] for layer in layers[:SLOWEST]]
             self._output.table(f"{path.name}: slowest layers", ["layer", "ms", "%"], shown)
-            document["layers"] = layers
+            document["layers"] = [asdict(layer) for layer in layers]
         elif kind == "layers":
             info = reader.read_layer_info(text)
             counts = dict(info.precisions())
@@ -105,7 +107,7 @@ def _measurement(path: Path) -> Path:
     return path.with_name(path.name.partition(".")[0])
 
 
-def _of_log(log: Any) -> dict[str, Any]:
+def _of_log(log: Any) -> JsonObject:
     return {
         "passed": log.passed,
         "version": log.version,
@@ -119,7 +121,7 @@ def _of_log(log: Any) -> dict[str, Any]:
     }
 
 
-def _of_times(times: Any) -> dict[str, Any]:
+def _of_times(times: Any) -> JsonObject:
     import numpy as np
 
     low, half, p90, p99 = (float(np.percentile(times, at)) for at in (0, 50, 90, 99))
@@ -149,9 +151,7 @@ def _row(path: Path, log: Any = None, times: dict[str, Any] | None = None) -> li
     return [path.name, provider, batch, *cells, rate]
 
 
-def _check(
-    bundle: Path, precision: str, answers: dict[Path, dict[str, Any]]
-) -> tuple[dict[str, Any], list[str]]:
+def _check(bundle: Path, precision: str, answers: dict[Path, dict[str, Any]]) -> tuple[JsonObject, list[str]]:
     """Hold the answers of a device, of all images together, to the gates of the precision."""
     from smash_export.bundle.bundle import Bundle
     from smash_export.deploy.trtexec import checked_from, device_parity

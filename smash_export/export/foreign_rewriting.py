@@ -31,6 +31,9 @@ MIN_IR = 8  # since 4 weights need not be inputs; 8 knows everything up to opset
 RANDOM_IMAGES = 16
 _QUICK = 32  # samples that a conversion is first tried on; the finished graph is run on all
 
+Step = tuple[str, dict[str, Any]]
+"""Operator and attributes of a node that is put before or behind a network."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./:-]{1,200}")
 _PASSING = {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout"}
 _PASSING |= {"QuantizeLinear", "DequantizeLinear"}
@@ -203,8 +206,8 @@ def in_our_form(model: onnx.ModelProto, image: tuple[int, ...]) -> Form:
         source.type.tensor_type.elem_type,
         output.type.tensor_type.elem_type,
     )
-    inward: list[tuple[str, dict[str, Any]]] = []
-    outward: list[tuple[str, dict[str, Any]]] = []
+    inward: list[Step] = []
+    outward: list[Step] = []
     if form.image_type != onnx.TensorProto.FLOAT:
         inward.append(("Cast", {"to": form.image_type}))
     if form.channels_last:
@@ -237,8 +240,8 @@ def _put_around(
     model: onnx.ModelProto,
     source: str,
     output: str,
-    inward: list[tuple[str, dict[str, Any]]],
-    outward: list[tuple[str, dict[str, Any]]],
+    inward: list[Step],
+    outward: list[Step],
 ) -> None:
     """Operators between the input and the network, and between the network and the output."""
     import onnx

@@ -44,7 +44,7 @@ from smash_search.space.best import BestFile, read_best
 from smash_search.space.cost import Cost, cost_of
 from smash_search.train.compute import pick_device
 from smash_search.train.loop import Progress
-from smash_search.train.network import FitResult, Recipe, accuracy, fit, new_network
+from smash_search.train.network import Epoch, FitResult, Recipe, accuracy, fit, new_network
 from smash_search.train.recipes import AUTO, recipe_for
 from smash_targets.base import ModelSignature, SessionOptions, get_target
 
@@ -104,7 +104,7 @@ def freeze(
     exporter: Exporter = "graph",
     quantisation_aware: bool = False,
     force: bool = False,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
     teacher: np.ndarray | None = None,
 ) -> FreezeReport:
@@ -222,7 +222,7 @@ def _make_weights(
     supernet: Supernet | None,
     device: torch.device,
     work: Path,
-    on_epoch: Callable[[dict[str, Any]], None] | None,
+    on_epoch: Callable[[Epoch], None] | None,
     on_step: Callable[[Progress], None] | None,
     teacher: np.ndarray | None,
 ) -> tuple[dict[str, np.ndarray], FitResult | None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from smash_export.job.outcomes import Compared, Frozen, Searched
 from smash_export.job.stages import Job, command_line, told
 from smash_export.report.images import class_counts, sample_images
 from smash_export.report.page import Cell, Html, heading, page, paragraph, table
@@ -21,7 +22,8 @@ def job_page(job: Job, dataset: Dataset) -> str:
         job: with all stages done.
         dataset: of its images.
     """
-    search, frozen, compared = (job.result_of(name) for name in ("search", "freeze", "compare"))
+    search, frozen = job.outcome("search", Searched), job.outcome("freeze", Frozen)
+    compared = job.outcome("compare", Compared)
     bundle = job.folder / "bundle"
     predict = shlex.join(["smash-export", "predict", str(bundle), "image.png"])
     parts = [
@@ -53,28 +55,27 @@ def job_page(job: Job, dataset: Dataset) -> str:
     return page(f"Run {job.folder.resolve().name}", parts)
 
 
-def _lead(search: dict[str, Any], frozen: dict[str, Any], compared: dict[str, Any]) -> str:
-    words = f"Test accuracy {frozen['test_accuracy']:.2%} on {frozen['test_images']:,} images, network "
-    words += f"{search['architecture']} ({search['origin']}), {search['cost']['parameters']:,} parameters. "
-    advice = compared["recommendation"]
+def _lead(search: Searched, frozen: Frozen, compared: Compared) -> str:
+    words = f"Test accuracy {frozen.test_accuracy:.2%} on {frozen.test_images:,} images, network "
+    words += f"{search.architecture} ({search.origin}), {search.cost.parameters:,} parameters. "
+    advice = compared.recommendation
     if advice is None:
         return words + "No file qualifies: see the verdicts."
-    return words + f"Use {advice['target']} {advice['precision']}: {advice['reason']}."
+    return words + f"Use {advice.target} {advice.precision}: {advice.reason}."
 
 
-def _files(compared: dict[str, Any]) -> list[list[Cell]]:
+def _files(compared: Compared) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
-    for row in compared["rows"]:
-        latency = next(iter(row["measurement"]["latency"].values()), None)
-        parity = row["parity"]
+    for row in compared.rows:
+        latency = next(iter(row.measurement.latency.values()), None)
         rows.append(
             [
-                row["name"],
-                row["verdict"],
-                None if parity is None else f"{parity['accuracy']:.2%}",
-                None if latency is None else float(latency["p50_ms"]),
-                int(row["measurement"]["size_bytes"]),
-                row["reason"],
+                row.name,
+                row.verdict,
+                None if row.parity is None else f"{row.parity.accuracy:.2%}",
+                None if latency is None else latency.p50_ms,
+                row.measurement.size_bytes,
+                row.reason,
             ]
         )
     return rows

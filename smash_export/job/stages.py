@@ -14,16 +14,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
+from smash_base.records import read_record
 from smash_export.display import Part
+from smash_export.job.outcomes import Benched, Compared, Compiled, Frozen, Searched, Verified
 from smash_export.job.plan import Plan, Request, Stage, request_json
 
-Command = Callable[[Sequence[str]], dict[str, Any]]
+Command = Callable[[Sequence[str]], JsonObject]
 """Runs a command of this program, given without ``smash-export``, and gives its JSON."""
+
+Outcome = TypeVar("Outcome")
 
 SCHEMA = 1
 STATE = "run.json"
@@ -41,7 +45,11 @@ class Done:
 
     stage: Stage
     seconds: float
-    result: dict[str, Any]
+    result: JsonObject
+
+    def read(self, kind: type[Outcome]) -> Outcome:
+        """The JSON as a type of :mod:`smash_export.job.outcomes`."""
+        return read_record(kind, self.result, self.stage.name)
 
     def to_json(self) -> JsonObject:
         """JSON values."""
@@ -128,9 +136,9 @@ class Job:
             self.save()
             yield self.done[-1]
 
-    def result_of(self, name: str) -> dict[str, Any]:
-        """JSON of the stage of that name."""
-        return next(entry.result for entry in self.done if entry.stage.name == name)
+    def outcome(self, name: str, kind: type[Outcome]) -> Outcome:
+        """What the stage of that name gave."""
+        return next(entry for entry in self.done if entry.stage.name == name).read(kind)
 
 
 def command_line(stage: Stage) -> str:
@@ -140,36 +148,38 @@ def command_line(stage: Stage) -> str:
 
 def told(done: Done) -> str:
     """The outcome of a stage in one line."""
-    result, name = done.result, done.stage.name.partition(" ")[0]
-    tellers: dict[str, Callable[[dict[str, Any]], str]] = {
+    tellers: dict[str, Callable[[Done], str]] = {
         "search": _search_told,
-        "freeze": lambda found: f"test accuracy {found['test_accuracy']:.2%}",
-        "compile": lambda found: (
-            f"{found['bytes']:,} bytes, same label on "
-            f"{found['evidence']['parity']['agreement']:.2%} of the images"
-        ),
-        "verify": lambda found: f"{len(found['files'])} files do what the network does",
+        "freeze": lambda stage: f"test accuracy {stage.read(Frozen).test_accuracy:.2%}",
+        "compile": _compile_told,
+        "verify": lambda stage: f"{len(stage.read(Verified).files)} files do what the network does",
         "bench": _bench_told,
-        "compare": lambda found: (
-            "use {target} {precision}".format(**found["recommendation"])
-            if found["recommendation"]
-            else "no file qualifies"
-        ),
+        "compare": _compare_told,
     }
-    words, expected = tellers[name](result), done.stage.seconds
+    words, expected = tellers[done.stage.name.partition(" ")[0]](done), done.stage.seconds
     return f"{done.stage.name}: {words} ({done.seconds:.0f} s, expected {expected:.0f} s)"
 
 
-def _search_told(result: dict[str, Any]) -> str:
-    words = f"{result['architecture']} ({result['origin']}), validation error {result['error']:.2%}"
-    latency = result.get("latency")
-    return words + (f", {latency['milliseconds']:.3g} ms" if latency else "")
+def _search_told(done: Done) -> str:
+    found = done.read(Searched)
+    words = f"{found.architecture} ({found.origin}), validation error {found.error:.2%}"
+    return words + (f", {found.latency.milliseconds:.3g} ms" if found.latency else "")
 
 
-def _bench_told(result: dict[str, Any]) -> str:
+def _compile_told(done: Done) -> str:
+    found = done.read(Compiled)
+    return f"{found.bytes:,} bytes, same label on {found.evidence.parity.agreement:.2%} of the images"
+
+
+def _bench_told(done: Done) -> str:
     medians = [
-        f"{row['target']} {row['precision']} {row['latency']['1']['p50_ms']:.3g} ms"
-        for row in result["files"]
-        if row["latency"]
+        f"{row.target} {row.precision} {row.latency['1'].p50_ms:.3g} ms"
+        for row in done.read(Benched).files
+        if row.latency
     ]
     return ", ".join(medians)
+
+
+def _compare_told(done: Done) -> str:
+    advice = done.read(Compared).recommendation
+    return f"use {advice.target} {advice.precision}" if advice else "no file qualifies"

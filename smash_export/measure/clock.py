@@ -95,7 +95,7 @@ class ClockChange:
 
     def to_json(self) -> JsonObject:
         """JSON values."""
-        change: dict[str, Any] = {"before": self.before.to_json(), "after": self.after.to_json()}
+        change: JsonObject = {"before": self.before.to_json(), "after": self.after.to_json()}
         if self.throttled is not None:
             change["throttled"] = self.throttled
         if self.hottest is not None:

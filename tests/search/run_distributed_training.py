@@ -38,7 +38,11 @@ def run(folder: Path, bad: bool) -> None:
             (folder / f"{ranks.rank}.json").write_text(json.dumps({"error": str(error)}))
             raise
         torch.save(supernet.state_dict(), folder / f"{ranks.rank}.pt")
-        record = {"counts": result.counts, "skipped": result.skipped, "history": result.history}
+        record = {
+            "counts": result.counts,
+            "skipped": result.skipped,
+            "history": [vars(part) for part in result.history],
+        }
         (folder / f"{ranks.rank}.json").write_text(json.dumps(record))
 
 

@@ -33,7 +33,7 @@ class Stop(Exception):
 def test_the_loss_of_a_hypernet_falls() -> None:
     config = TrainingConfig(steps=60, batch=32, architectures=1, learning_rate=0.02)
     result = train(_supernet(), small_digits(train=192), config)
-    losses = [entry["loss"] for entry in result.history]
+    losses = [entry.loss for entry in result.history]
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
 
 

@@ -85,7 +85,7 @@ def test_time_ends_a_training_annealed_before_its_epochs(tmp_path: Path) -> None
     result = fit(_network(), data, recipe, checkpoint=path, on_step=lambda p: rates.append(p.seconds_left))
     assert 0 < result.steps < 30_000
     assert rates[-1] < 0.1
-    assert result.history[-1]["accuracy"] is not None
+    assert result.history[-1].accuracy is not None
     again = fit(_network(), data, replace(recipe, epochs=9000), checkpoint=path)  # as measured anew
     assert again.steps == result.steps
 

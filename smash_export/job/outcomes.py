@@ -1,0 +1,122 @@
+"""What the page and the lines of ``run`` read from the JSON of each command. Other keys are not looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smash_export.measure.compare import Verdict
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency of the pick of a search."""
+
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Size of the pick of a search."""
+
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What ``search`` gave."""
+
+    architecture: str
+    origin: str
+    error: float
+    cost: Cost
+    latency: Latency | None = None
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What ``freeze`` gave."""
+
+    test_accuracy: float
+    test_images: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a file answers, against the reference."""
+
+    agreement: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What verification measured of a compiled file."""
+
+    parity: Agreement
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What ``compile`` gave."""
+
+    bytes: int
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What ``verify`` gave."""
+
+    files: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Median:
+    """Time of a file at one batch size."""
+
+    p50_ms: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One file of ``bench`` or ``compare``; the keys of ``latency`` are batch sizes."""
+
+    target: str
+    precision: str
+    size_bytes: int
+    latency: dict[str, Median]
+
+
+@dataclass(frozen=True)
+class Benched:
+    """What ``bench`` gave."""
+
+    files: tuple[Measured, ...]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Which file to use."""
+
+    target: str
+    precision: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file of ``compare``."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+    parity: Agreement | None
+    measurement: Measured
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What ``compare`` gave."""
+
+    rows: tuple[Row, ...]
+    recommendation: Recommendation | None
