@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from smash_base.errors import MissingRuntimeError
+from smash_base.json_values import JsonObject
 from smash_search.executors import ExecutorConfig, Task
 from smash_search.executors.pool import Pool
 from smash_search.executors.work import Answer, Equipment, Remote, Worker
@@ -50,7 +51,7 @@ class RayActors(Pool):
         self._answers: dict[Any, Any] = {}  # actor -> reference to its coming answer
 
     def _connect(self, address: str | None, cores: int) -> None:
-        quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+        quiet: JsonObject = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
         try:
             if address is None:
                 self._ray.init(address="local", num_cpus=cores, **quiet)

@@ -84,7 +84,7 @@ class TrainingConfig:
     weight_decay: float = 1e-4
     clip: float = 0.0
     average: float = 0.0
-    augmentation: dict[str, Any] = field(default_factory=dict)
+    augmentation: JsonObject = field(default_factory=dict)
     seed: int = 0
     most_bad_steps: int = 10
     halve_batch: bool = False

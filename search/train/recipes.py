@@ -7,13 +7,14 @@ recipe to a data set: how many images, of which size, and whether their class su
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_base.json_values import JsonObject
+from smash_base.json_values import JsonObject, JsonValue
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -69,7 +70,7 @@ class Recipe:
     label_smoothing: float = 0.0
     average: float = 0.0
     clip: float = 5.0
-    augmentation: dict[str, Any] = field(default_factory=dict)
+    augmentation: Mapping[str, JsonValue] = field(default_factory=dict)
     whiten: bool = False
     identity: bool = False
     first_size: float = 1.0
@@ -179,13 +180,13 @@ def recipe_for(name: str, dataset: Dataset, seed: int = 0) -> Recipe:
     return replace(recipe, augmentation=augmentation_for(dataset), seed=seed)
 
 
-def augmentation_for(dataset: Dataset) -> dict[str, Any]:
+def augmentation_for(dataset: Dataset) -> JsonObject:
     """Arguments of :class:`smash_search.data.augment.Augmentation` that suit the images."""
     *axes, _ = dataset.train.images.shape[1:]
     if len(axes) == 3:
         return {"jitter": 2}
     side = min(axes)
-    chosen: dict[str, Any] = {"pad_crop": 1 if side < PROBE_SIDE else 2 if side < LARGE else side // 8}
+    chosen: JsonObject = {"pad_crop": 1 if side < PROBE_SIDE else 2 if side < LARGE else side // 8}
     if survives_flip(dataset.train.images, dataset.train.labels):
         chosen["flip"] = True
         if len(dataset.train) < FEW_IMAGES:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.groups import Grouped
 
@@ -165,8 +166,8 @@ def command(
     )
 
 
-def _overrides(size: str | None, mean: str | None, std: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _overrides(size: str | None, mean: str | None, std: str | None) -> JsonObject:
+    found: JsonObject = {}
     try:
         if size is not None:
             height, _, width = size.partition("x")

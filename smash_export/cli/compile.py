@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _tell(
     bundle: Bundle,
     target: Target,
     precision: str,
-    settings: dict[str, Any],
+    settings: JsonObject,
     max_drop: float | None,
 ) -> None:
     """What would be done."""
@@ -228,9 +229,9 @@ def _show(output: Output, file: CompiledFile) -> None:
     )
 
 
-def read_options(words: tuple[str, ...]) -> dict[str, Any]:
+def read_options(words: tuple[str, ...]) -> JsonObject:
     """NAME=VALUE pairs; a value that is JSON (true, 3, [1, 2]) is read as such, any other as text."""
-    settings: dict[str, Any] = {}
+    settings: JsonObject = {}
     for word in words:
         name, separator, text = word.partition("=")
         if not separator or not name:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
@@ -289,7 +290,7 @@ def _announced(
     return recipe
 
 
-def augmentation(text: str | None) -> dict[str, Any] | None:
+def augmentation(text: str | None) -> JsonObject | None:
     """``"pad_crop=2,flip=true"`` as arguments; None where nothing is given."""
     if text is None:
         return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 
 # Of smash_search.experiments.EXPERIMENTS, which a help text must not import; a test compares the two.
@@ -52,7 +52,7 @@ def command(
 
     dataset = load_dataset(data)
     folder = out or Path("experiments") / f"{dataset.name}-{size}"
-    plan: dict[str, Any] = size_named(size).to_json()
+    plan: JsonObject = size_named(size).to_json()
     if output.dry_run:
         output.table("Would do", ["what", "value"], [[what, str(value)] for what, value in plan.items()])
         output.result({"dry_run": True, "writes": str(folder), **plan})
