@@ -48,7 +48,12 @@ def draw_regular(space: Space, draws: Draws) -> Architecture:
     prior = space.prior
     stride = draws.weighted("stem.stride", list(zip(space.stem_strides, prior.stems, strict=False)))
     size = -(-space.size // stride) if space.size else 0
-    widths = [draws.pick(f"block{index}.width", choices) for index, choices in enumerate(space.widths)]
+    first = space.widths[0]
+    if stride > space.stem_strides[0] and not draws.chance("narrow", prior.narrow):
+        least = min(max(first), min(first) * stride // space.stem_strides[0])
+        first = tuple(width for width in first if width >= least)
+    choices_of = (first, *space.widths[1:])
+    widths = [draws.pick(f"block{index}.width", choices) for index, choices in enumerate(choices_of)]
     if draws.chance("growing", prior.growing):
         widths = _growing(space, widths)
     shares = [(depth, share) for depth, share in prior.depths if depth <= space.max_ops]

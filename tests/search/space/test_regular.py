@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,3 +138,16 @@ def test_the_smallest_network_is_inside_its_space_and_no_larger_than_its_draws(n
     least = min(cost_of(space.draw(0, slot), SPEC, 10).macs for slot in range(100))
     # one bank per block, which a runtime likes, costs a few multiplications more than several
     assert cost_of(smallest(space), SPEC, 10).macs <= 1.05 * least
+
+
+def test_first_blocks_behind_a_larger_stride_are_as_many_times_as_wide_but_for_some() -> None:
+    space = space_for(SPEC, "edge")
+    drawn = [space.draw(0, slot) for slot in range(300)]
+    narrowest = min(space.widths[0]) * space.unit
+    behind = {
+        stride: [entry.blocks[0].channels_in for entry in drawn if entry.stem.stride[0] == stride]
+        for stride in (1, 2)
+    }
+    assert np.mean([width >= 2 * narrowest for width in behind[2]]) > 0.85
+    assert min(behind[2]) == narrowest  # still reached
+    assert np.mean([width >= 2 * narrowest for width in behind[1]]) < 0.85
