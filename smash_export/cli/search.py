@@ -32,7 +32,8 @@ GROUPS = {
         "space", "prior", "strategy", "strategy_option", "candidates", "known", "require",
     ),
     "HyperNet": (
-        "epochs", "steps", "batch", "archs_per_step", "learning_rate", "average", "halve_batch",
+        "epochs", "steps", "hypernet_share", "batch", "archs_per_step", "learning_rate", "average",
+        "halve_batch",
     ),
     "Scoring": ("images", "keep"),
     "Finalists": (
@@ -95,6 +96,11 @@ def _words(value: object) -> str:
     "--steps",
     type=click.IntRange(1),
     help=f"Updates, in place of --epochs.  {_by_space('training', 'steps')}",
+)
+@click.option(
+    "--hypernet-share",
+    type=click.FloatRange(0, 0.95, min_open=True),
+    help="Share of the whole time that the HyperNet trains, in place of --steps; measures a few.",
 )
 @click.option("--batch", type=click.IntRange(2), help="Images of each architecture.")
 @click.option("--archs-per-step", type=click.IntRange(1), help="Architectures of each update.")
@@ -259,7 +265,7 @@ def _search(
         elsewhere=device,
     )
     config = _configuration(dataset, measurement, values)
-    if values["duration"] is not None:
+    if values["duration"] is not None or values["hypernet_share"] is not None:
         config = _fitted(config, dataset, measurement, folder, values, output)
     if output.dry_run:
         plan = config.to_json()
@@ -292,7 +298,10 @@ def _fitted(
     values: dict[str, Any],
     output: Output,
 ) -> SearchConfig:
-    """As much of the search as fits the time; one that was begun keeps the size that it was given then."""
+    """As much of the search as fits the time, and the HyperNet's share of it.
+
+    One that was begun keeps the size that it was given then.
+    """
     from smash_export.device_search.plan import (
         duration_words,
         fitting,
@@ -301,20 +310,32 @@ def _fitted(
         scaled,
         search_parts,
         sized_like,
+        with_hypernet_share,
     )
 
-    seconds = parse_duration(values["duration"])
+    seconds = None if values["duration"] is None else parse_duration(values["duration"])
+    share = values["hypernet_share"]
+    if share is not None and (values["steps"] is not None or values["epochs"] is not None):
+        raise UsageError("--hypernet-share and a number of updates are given", hint="Choose one.")
     if (folder / "config.json").exists():
         return sized_like(config, files.read_json(folder / "config.json", what="search configuration"))
     with output.progress("measuring a few steps", None) as advance:
         units = rehearse(config, dataset, measurement=measurement, device=values["device"], advance=advance)
 
-    def expected(factor: float) -> float:
-        return sum(part.seconds for part in search_parts(scaled(config, factor), dataset, units))
+    def sized(factor: float) -> SearchConfig:
+        smaller = config if seconds is None else scaled(config, factor)
+        return smaller if share is None else with_hypernet_share(smaller, share, dataset, units)
 
-    factor = fitting(expected, seconds)
-    output.note(f"{factor:.2g} times the default search: about {duration_words(expected(factor))}")
-    return scaled(config, factor)
+    def expected(factor: float) -> float:
+        return sum(part.seconds for part in search_parts(sized(factor), dataset, units))
+
+    factor = 1.0 if seconds is None else fitting(expected, seconds)
+    chosen = sized(factor)
+    output.note(
+        f"{factor:.2g} times the default search with {chosen.training.steps} updates of the HyperNet: "
+        f"about {duration_words(expected(factor))}"
+    )
+    return chosen
 
 
 def device_table(

@@ -291,6 +291,15 @@ def scaled(config: SearchConfig, factor: float) -> SearchConfig:
     )
 
 
+def with_hypernet_share(config: SearchConfig, share: float, dataset: Dataset, units: Units) -> SearchConfig:
+    """The search whose HyperNet trains for that share of the whole time; the rest of it stays as it is."""
+    parts = search_parts(config, dataset, units)
+    others = sum(part.seconds for part in parts if part.label != "HyperNet")
+    seconds = others * share / (1 - share) - units.start
+    steps = max(SMALLEST["steps"], round(seconds / max(1e-9, units.step)))
+    return replace(config, training=replace(config.training, steps=steps))
+
+
 def sized_like(config: SearchConfig, document: Mapping[str, Any]) -> SearchConfig:
     """The search with the updates, candidates and finalists of a config.json; raises InvalidInputError."""
     try:

@@ -18,6 +18,7 @@ from smash_export.device_search.plan import (
     parse_duration,
     scaled,
     search_parts,
+    with_hypernet_share,
 )
 from smash_export.device_search.search import PRESETS, configure, load_data
 from smash_export.job.plan import Plan
@@ -162,3 +163,21 @@ def test_times_are_read_and_written_as_people_do() -> None:
         parse_duration("")
     plan = Plan({"images": "5"}, {}, ())
     assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_the_hypernet_gets_the_share_of_the_time_that_is_asked_for(share: float) -> None:
+    dataset = load_data("digits")
+    units = Units(1.0, 0.05, 0.0, 0.04, 1e-4, 3e-4, 6e-4)
+    config = with_hypernet_share(configure(dataset), share, dataset, units)
+    parts = {part.label: part.seconds for part in search_parts(config, dataset, units)}
+    assert parts["HyperNet"] / sum(parts.values()) == pytest.approx(share, abs=0.02)
+
+
+def test_a_share_and_a_number_of_updates_are_one_too_many(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", "--data", "digits", "--run", str(tmp_path / "run"), "--quiet"]
+    assert run([*words, "--hypernet-share", "0.2", "--steps", "9"]) == 2
+    assert "Choose one" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
