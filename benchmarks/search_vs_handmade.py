@@ -44,7 +44,7 @@ from benchmarks.networks import NETWORKS
 from benchmarks.record import record
 from smash_base import files
 from smash_export.device_search.latency import DeviceLatency, Setting, measure_architecture, measure_graph
-from smash_export.device_search.search import PRESETS, configure, load_data, search
+from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_data, search
 from smash_export.progress import Output
 from smash_search.data import Dataset, Split
 from smash_search.rank.finalists import Finalist, Rung, Trained, input_spec_of, pick, run_rungs, train_rung
@@ -90,7 +90,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--recipe", default="standard", choices=NAMES, help="of the last training")
     parser.add_argument("--epochs", type=int, help="in place of the recipe's")
     parser.add_argument("--arms", default=",".join(ARMS), help="which to compare; the search comes first")
-    parser.add_argument("--size", default="edge", choices=list(PRESETS))
+    parser.add_argument("--size", default="edge", choices=list(SPACE_DEFAULTS))
     parser.add_argument("--networks", default="resnet8,mobilenetv2-0.35,resnet20")
     parser.add_argument("--half", default="resnet8", help="a network half of whose latency is a limit, too")
     parser.add_argument("--train-images", type=int)

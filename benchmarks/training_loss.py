@@ -31,7 +31,7 @@ from torch import Tensor
 
 from benchmarks.record import record
 from benchmarks.training_speed import CLASSES, SIZES, run_json
-from smash_export.device_search.search import PRESETS
+from smash_export.device_search.search import SPACE_DEFAULTS
 from smash_search.data import Dataset, load_dataset
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.interpreter import forward
@@ -40,7 +40,7 @@ from smash_search.train.compute import autocast, memory_format, multiplies_bfloa
 from smash_search.train.hypernet import cosine, new_supernet
 
 BATCH = 64
-RATES = {name: PRESETS["small"]["training"][name] for name in ("learning_rate", "hypernet_rate")}
+RATES = {name: SPACE_DEFAULTS["small"]["training"][name] for name in ("learning_rate", "hypernet_rate")}
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # Pillow comes with it, which the environment of a single run
     from smash_base.preprocess import Outputs
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class CompileRequest:
         onnx: the ONNX file at the requested precision (fp16 is already cast and int8 already carries
             Q/DQ, for targets whose ``precision_source`` is "onnx"); else the fp32 one.
         torchscript: the traced file, None when the bundle has none.
-        exported: a ``torch.export`` program (.pt2) with a dynamic batch axis; None when the bundle does not
-            hold the PyTorch network, or when the target does not ask for it (``needs_exported``).
+        torch_program: a ``torch.export`` program (.pt2) with a dynamic batch axis; None when the bundle does
+            not hold the PyTorch network, or the target does not ask for it (``needs_torch_program``).
         signature: names and shapes.
         precision: what was asked for.
         calibration: float32 [N, C, H, W], normalised training images; None unless int8 or fp16.
@@ -88,7 +88,7 @@ class CompileRequest:
     precision: Precision = "fp32"
     calibration: np.ndarray | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    exported: Path | None = None
+    torch_program: Path | None = None
     source_sha256: str = ""
 
 
@@ -200,7 +200,7 @@ class Target(abc.ABC):
         precision_source: "onnx" when fp16 and int8 are written into the ONNX graph before
             :meth:`compile`; "target" when the runtime converts by itself.
         reads: precisions of an ONNX graph that it can start from; a foreign file may hold int8 already.
-        needs_exported: whether :meth:`compile` starts from ``CompileRequest.exported``.
+        needs_torch_program: whether :meth:`compile` starts from ``CompileRequest.torch_program``.
         batch_note: what the file does with other batches than it was compiled for.
         deprecated: a line to show with every use, "" when there is nothing to say.
 
@@ -219,10 +219,10 @@ class Target(abc.ABC):
     precisions: tuple[Precision, ...] = ("fp32",)
     precision_source: Literal["onnx", "target"] = "onnx"
     reads: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
-    needs_exported: bool = False
+    needs_torch_program: bool = False
     batch_note: str = ""
     deprecated: str = ""
-    on_progress: Progress | None = None
+    on_progress: OnProgress | None = None
 
     @abc.abstractmethod
     def availability(self) -> Availability:

@@ -91,19 +91,19 @@ def damaged(path: Path, runtime: str, error: BaseException) -> InvalidInputError
     )
 
 
-def exported_program(request: CompileRequest, target: str) -> Path:
+def torch_program_of(request: CompileRequest, target: str) -> Path:
     """The ``torch.export`` file that a target of the PyTorch family starts from.
 
     Raises:
         UsageError: the bundle does not hold the PyTorch network.
     """
-    if request.exported is None:
+    if request.torch_program is None:
         raise UsageError(
             f"target {target} starts from the PyTorch network, which this bundle does not hold",
             expected="a bundle that freeze wrote",
             hint="For an adopted ONNX file choose onnxruntime, openvino, ncnn or tensorrt.",
         )
-    return check_file(request.exported, "exported program")
+    return check_file(request.torch_program, "exported program")
 
 
 def run_in_chunks(

@@ -29,10 +29,10 @@ from smash_targets.common import (
     check_file,
     check_threads,
     damaged,
-    exported_program,
     fixed_batch,
     only_cpu,
     run_in_chunks,
+    torch_program_of,
 )
 from smash_targets.isolation.environments import EnvironmentTarget
 
@@ -47,14 +47,14 @@ class ExecuTorchTarget(EnvironmentTarget):
     environment = "executorch"
     precisions = ("fp32",)
     precision_source = "target"
-    needs_exported = True
+    needs_torch_program = True
     batch_note = "has one batch size; others run in parts of it"
     compiler = ("executorch", "torch")
     options = ("batch",)
 
     def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Export again for one batch size, and give XNNPACK what it can run."""
-        source = exported_program(request, self.name)
+        source = torch_program_of(request, self.name)
         batch = fixed_batch(request)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -70,7 +70,7 @@ class ExecuTorchTarget(EnvironmentTarget):
             left = sorted(
                 {
                     str(node.target)
-                    for node in program.exported_program().graph.nodes
+                    for node in program.torch_program_of().graph.nodes
                     if node.op == "call_function"
                     and "delegate" not in str(node.target)
                     and "getitem" not in str(node.target)

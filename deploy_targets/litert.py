@@ -33,10 +33,10 @@ from smash_targets.common import (
     check_file,
     check_threads,
     damaged,
-    exported_program,
     fixed_batch,
     only_cpu,
     run_in_chunks,
+    torch_program_of,
 )
 from smash_targets.isolation.environments import EnvironmentTarget
 
@@ -52,7 +52,7 @@ class LiteRtTarget(EnvironmentTarget):
     environment = "litert"
     precisions = ("fp32", "int8")
     precision_source = "target"
-    needs_exported = True
+    needs_torch_program = True
     batch_note = "has one batch size; others run in parts of it"
     compiler = ("litert_torch", "ai_edge_quantizer", "torch")
     options = ("batch",)
@@ -60,7 +60,7 @@ class LiteRtTarget(EnvironmentTarget):
 
     def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Convert for one batch size; quantise if int8 was asked for."""
-        source = exported_program(request, self.name)
+        source = torch_program_of(request, self.name)
         batch = fixed_batch(request)
         if request.precision == "int8" and request.calibration is None:
             raise UsageError("int8 needs calibration images", hint="Freeze the bundle with its data.")

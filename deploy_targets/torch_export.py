@@ -27,7 +27,7 @@ from smash_targets.base import (
     SessionOptions,
     Target,
 )
-from smash_targets.common import check_file, damaged, exported_program, find_runtime
+from smash_targets.common import check_file, damaged, find_runtime, torch_program_of
 from smash_targets.torchscript import INSTALL, TYPES, TorchSession, torch_device
 
 _PRECISION = "smash_export_precision"  # in the package's own metadata
@@ -43,7 +43,7 @@ class TorchExportTarget(Target):
     imports_torch = True
     precisions = ("fp32", "bf16", "fp16")
     precision_source = "target"
-    needs_exported = True
+    needs_torch_program = True
     batch_note = "takes every batch size"
 
     def availability(self) -> Availability:
@@ -53,7 +53,7 @@ class TorchExportTarget(Target):
         """Compile the exported program, its weights packed for this processor."""
         self.require()
         self.check_request(request, ("device",))
-        source = exported_program(request, self.name)
+        source = torch_program_of(request, self.name)
         device = torch_device(SessionOptions(device=request.options.get("device", "cpu")))
         if shutil.which("g++") is None and shutil.which("clang++") is None:
             raise MissingRuntimeError(

@@ -29,10 +29,9 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -40,11 +39,12 @@ import torch
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
+from smash_base.progress import Advance, ShowProgress
 from smash_search.executors import Executor, ExecutorConfig, Task, make_executor
 from smash_search.executors.work import Equipment, Worker
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.supernet import Supernet
-from smash_search.rank.evaluation import CONFIRMED, MEASURES, SCORES, Judge
+from smash_search.rank.evaluation import CONFIRMED, MEASURES, SCORES, Evaluator
 from smash_search.rank.finalists import (
     Finalist,
     FinalistsConfig,
@@ -68,7 +68,7 @@ from smash_search.rank.pareto import (
     pick_that_keeps,
 )
 from smash_search.rank.proposals import Observation, propose
-from smash_search.rank.ranking import EncodingCheck, Ranking, Stage, read_ranking
+from smash_search.rank.ranking import EncodingCheck, RaceStage, Ranking, read_ranking
 from smash_search.rank.records import close_torn_line, settle
 from smash_search.rank.scoring import (
     Score,
@@ -85,7 +85,7 @@ from smash_search.space.best import BestFile, SearchRecord, write_best
 from smash_search.space.cost import Cost, cost_of
 from smash_search.space.encoding import Layout
 from smash_search.space.known import known_networks
-from smash_search.space.limits import Limits, survey
+from smash_search.space.limits import CostLimits, survey
 from smash_search.space.space import Space, space_for
 from smash_search.strategies import Candidate, Context, Scored, Strategy, make_strategy
 from smash_search.strategies.random import draws
@@ -106,16 +106,6 @@ BASELINE = "random search"  # origin of networks that were trained beside the se
 MOST_UNUSED = 0.2  # of a latency limit, before the result says why
 LEAST_TRUSTED = 8  # trained networks that say something of the score
 ENCODING_CHECKS = 12  # architectures whose weights are also generated from a corrupted c
-
-
-class Advance(Protocol):
-    """Moves a progress display."""
-
-    def __call__(self, n: float = 1, **fields: object) -> None: ...
-
-
-Progress = Callable[[str, float | None], AbstractContextManager[Advance]]
-"""(label, total) -> context manager that gives an :class:`Advance`."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +136,7 @@ class SearchConfig:
     strategy_options: JsonObject = field(default_factory=dict)
     candidates: int = 500
     known: int = 0
-    limits: Limits = field(default_factory=Limits)
+    limits: CostLimits = field(default_factory=CostLimits)
     hypernet: HyperNetConfig = field(default_factory=HyperNetConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
@@ -249,7 +239,7 @@ def run_search(
     *,
     device: str = "auto",
     resume: bool = True,
-    progress: Progress | None = None,
+    progress: ShowProgress | None = None,
     measurement: Measurement | None = None,
     executor: ExecutorConfig | None = None,
     ranks: Ranks = ALONE,
@@ -313,7 +303,7 @@ class _Search:
         dataset: Dataset,
         folder: Path,
         device: torch.device,
-        progress: Progress,
+        progress: ShowProgress,
         measurement: Measurement | None,
     ) -> None:
         self.config, self.dataset, self.folder, self.device = config, dataset, folder, device
@@ -322,7 +312,7 @@ class _Search:
         self.space: Space = config.space_for(self.spec)
         self.classes = len(dataset.classes)
         self._here: Worker | None = None  # from the end of training on
-        self._judge: Judge | None = None  # likewise
+        self._evaluator: Evaluator | None = None  # likewise
         self._latency: LatencyModel | None = None  # where there are limits on it
         self._probes: list[Architecture] = []
 
@@ -396,25 +386,25 @@ class _Search:
             self._train(supernet, ranks)
         self._here = here = Worker(equipment)
         with contextlib.closing(make_executor(executor, equipment, here)) as workers:
-            judge = Judge(self.folder, context.images, self._cost, self.measurement, workers)
-            judge.measure(self._probes if self._limits_latency else [])  # read back, first in their file
-            self._judge = judge
+            evaluator = Evaluator(self.folder, context.images, self._cost, self.measurement, workers)
+            evaluator.measure(self._probes if self._limits_latency else [])  # read back, first in their file
+            self._evaluator = evaluator
             strategy = make_strategy(self.config.strategy, context)
             with self._timed("scoring"):
-                scored, ranking = self._race(self._score_all(strategy, judge), here.scorer, judge)
+                scored, ranking = self._race(self._score_all(strategy, evaluator), here.scorer, evaluator)
             with self._timed("finalists"):
-                trained = self._train_finalists(scored, workers, judge)
+                trained = self._train_finalists(scored, workers, evaluator)
             with self._timed("random search"):
-                drawn = self._random_finalists(context, judge)
+                drawn = self._random_finalists(context, evaluator)
                 baseline = self._rungs(drawn, "random search", workers)
             ranking = self._add_trained(ranking, scored, trained, here.scorer)
-            judge.settle()
+            evaluator.settle()
             self._settle_finalists(trained + baseline)
-            scored += [self._unscored(finalist, judge) for finalist in drawn]
+            scored += [self._unscored(finalist, evaluator) for finalist in drawn]
             pareto = pareto_entries(trained + baseline, scored)
             networks = [entry.to_json() for entry in pareto]
             files.write_json(self.folder / "pareto.json", {"schema": SCHEMA, "networks": networks})
-            winner, picks = self._picks(trained + baseline, scored, baseline, judge)
+            winner, picks = self._picks(trained + baseline, scored, baseline, evaluator)
         for label, pick_within_limit in picks.items():
             write_best(self.folder / f"best-{label}.json", pick_within_limit.best)
         best = self._best_file(winner, scored, trained + baseline, baseline)
@@ -473,12 +463,12 @@ class _Search:
         places = np.unique(np.linspace(0, len(usual) - 1, min(PROBES, len(usual))).round().astype(int))
         self._probes = [usual[place] for place in places]
         workers = make_executor(ExecutorConfig(), here.equipment, here)
-        judge = Judge(self.folder, context.images, self._cost, self.measurement, workers)
+        evaluator = Evaluator(self.folder, context.images, self._cost, self.measurement, workers)
         with self.progress("device", len(self._probes)) as advance:
             for probe in self._probes:
-                judge.measure([probe])
+                evaluator.measure([probe])
                 advance(1)
-        measured = [judge.measures[probe.key][LATENCY] for probe in self._probes]
+        measured = [evaluator.measures[probe.key][LATENCY] for probe in self._probes]
         if len(measured) >= LEAST:
             self._latency = fit_latency(self._probes, measured, self.spec, self.classes)
 
@@ -511,7 +501,7 @@ class _Search:
         }
         files.write_json(self.folder / "training.json", record)
 
-    def _score_all(self, strategy: Strategy, judge: Judge) -> list[Scored]:
+    def _score_all(self, strategy: Strategy, evaluator: Evaluator) -> list[Scored]:
         """Every candidate on as many images as the strategy asks for; one entry per architecture."""
         results: dict[str, Scored] = {}
         shown: set[str] = set()
@@ -525,14 +515,16 @@ class _Search:
                 shown.add(score.key)
 
             while candidates := strategy.ask():
-                batch = judge.judge(candidates, on_score)
+                batch = evaluator.evaluate(candidates, on_score)
                 strategy.tell(batch)
                 results |= {entry.candidate.architecture.key: entry for entry in batch}
                 advance(len(results.keys() - shown))  # refused, or read back
                 shown |= results.keys()
         return list(results.values())
 
-    def _race(self, scored: list[Scored], scorer: Scorer, judge: Judge) -> tuple[list[Scored], Ranking]:
+    def _race(
+        self, scored: list[Scored], scorer: Scorer, evaluator: Evaluator
+    ) -> tuple[list[Scored], Ranking]:
         """Further stages for the better part; and how far the scores can be trusted."""
         latest = {entry.score.key: entry for entry in scored if entry.score is not None}
         if not latest:
@@ -546,16 +538,16 @@ class _Search:
             for key, entry in latest.items()
             if entry.score is not None and entry.score.images == scorer.stages[0]
         ]
-        stages: list[Stage] = []
+        stages: list[RaceStage] = []
         keep = self.config.scoring.keep
         for number, images in enumerate(scorer.stages):
             if number:
                 with self.progress(f"race, {images} images", len(entered)) as advance:
                     wanted = [(latest[key].candidate, images) for key in entered]
-                    judge.score(wanted, lambda _: advance(1))
-                latest |= {key: replace(latest[key], score=judge.scores[key, images]) for key in entered}
+                    evaluator.score(wanted, lambda _: advance(1))
+                latest |= {key: replace(latest[key], score=evaluator.scores[key, images]) for key in entered}
             scores = [score for key in entered if (score := latest[key].score) is not None]
-            stage = Stage(images, len(entered), split_half(scores))
+            stage = RaceStage(images, len(entered), split_half(scores))
             if number + 1 < len(scorer.stages):
                 entered = [score.key for score in survivors(scores, keep)]
                 sure = kept_best(scores, keep, self.config.seed)
@@ -616,14 +608,16 @@ class _Search:
         files.write_json(path, ranking.to_json())
         return ranking
 
-    def _train_finalists(self, scored: list[Scored], workers: Executor, judge: Judge) -> list[Trained]:
+    def _train_finalists(
+        self, scored: list[Scored], workers: Executor, evaluator: Evaluator
+    ) -> list[Trained]:
         """The race of the search's own networks; what a round proposes is added to ``scored``."""
         config = self.config.finalists
         latencies = self._latencies(scored)
         finalists = choose(scored, config, *self._by_latency(scored))
 
         def propose(number: int, results: Sequence[tuple[Finalist, Trained]]) -> list[Finalist]:
-            added = self._propose(number, results, scored, judge)
+            added = self._propose(number, results, scored, evaluator)
             scored.extend(added)
             latencies.update(self._latencies(added))
             return [proposed_finalist(entry, number + 1) for entry in added]
@@ -636,7 +630,7 @@ class _Search:
         number: int,
         results: Sequence[tuple[Finalist, Trained]],
         scored: Sequence[Scored],
-        judge: Judge,
+        evaluator: Evaluator,
     ) -> list[Scored]:
         """New networks within the limits for the next round of the first rung, measured and scored."""
         seen = {entry.candidate.architecture.key for entry in scored}
@@ -668,16 +662,16 @@ class _Search:
         for candidate in candidates:  # the model predicts latency; measurement decides
             if len(kept) < wanted and self._refusal(candidate.architecture) is None:
                 kept.append(candidate)
-        return [entry for entry in judge.judge(kept) if entry.refused is None]
+        return [entry for entry in evaluator.evaluate(kept) if entry.refused is None]
 
-    def _unscored(self, finalist: Finalist, judge: Judge) -> Scored:
+    def _unscored(self, finalist: Finalist, evaluator: Evaluator) -> Scored:
         """A network of the baseline among the candidates: trained, and so it may be picked."""
         architecture = finalist.architecture
         return Scored(
             Candidate(architecture, BASELINE),
             None,
             self._cost(architecture),
-            judge.measures.get(architecture.key, {}),
+            evaluator.measures.get(architecture.key, {}),
         )
 
     def _rungs(
@@ -728,7 +722,7 @@ class _Search:
             [(entry.group, entry.key, entry.rung) for entry in trained],
         )
 
-    def _random_finalists(self, context: Context, judge: Judge) -> list[Finalist]:
+    def _random_finalists(self, context: Context, evaluator: Evaluator) -> list[Finalist]:
         """Networks of the baseline: drawn like candidates, from a seed of their own, never scored.
 
         They keep the same limits: where candidates are measured, so are these.
@@ -745,8 +739,8 @@ class _Search:
             pairs = draws(own, count - len(chosen), seen, slot)
             slot = pairs[-1][0] + 1
             drawn = [candidate for _, candidate in pairs]
-            judge.measure([candidate.architecture for candidate in drawn])
-            chosen += [candidate for candidate in drawn if judge.refusal(candidate.architecture) is None]
+            evaluator.measure([candidate.architecture for candidate in drawn])
+            chosen += [candidate for candidate in drawn if evaluator.refusal(candidate.architecture) is None]
             if len(chosen) == count:
                 break
         return [
@@ -775,7 +769,7 @@ class _Search:
         )
 
     def _picks(
-        self, trained: list[Trained], scored: list[Scored], baseline: list[Trained], judge: Judge
+        self, trained: list[Trained], scored: list[Scored], baseline: list[Trained], evaluator: Evaluator
     ) -> tuple[Trained, dict[str, Pick]]:
         """The pick of best.json, and that of every limit where there are several.
 
@@ -791,7 +785,7 @@ class _Search:
         for limit in limits:
             try:
                 winners[limit.label] = pick_that_keeps(
-                    limit, trained, latencies, lambda key: judge.confirm(architectures[key])[LATENCY]
+                    limit, trained, latencies, lambda key: evaluator.confirm(architectures[key])[LATENCY]
                 )
             except GateError:
                 if limit is limits[-1]:
@@ -921,9 +915,9 @@ class _Search:
         reason = self.config.limits.refusal(self._cost(architecture))
         if reason is None:
             reason = self._predicted_refusal(architecture)
-        if reason is None and self._limits_latency and self._judge is not None:
-            self._judge.measure([architecture])
-            reason = self._judge.refusal(architecture)
+        if reason is None and self._limits_latency and self._evaluator is not None:
+            self._evaluator.measure([architecture])
+            reason = self._evaluator.refusal(architecture)
         return reason
 
     def _predicted_refusal(self, architecture: Architecture) -> str | None:

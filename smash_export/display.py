@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from smash_base.progress import Advance
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -27,12 +29,6 @@ READ_BACK_SECONDS = 1.0  # steps that arrive at once in the first moment were do
 _FACTOR = (0.5, 3.0)  # how far the parts that are over may stretch the estimate of those to come
 
 Clock = Callable[[], float]
-
-
-class Advance(Protocol):
-    """Moves a progress display by ``n`` steps and shows ``fields``, for example ``loss=0.31``."""
-
-    def __call__(self, n: float = 1, **fields: object) -> None: ...
 
 
 class Pace:

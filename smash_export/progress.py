@@ -19,7 +19,8 @@ from typing import Any
 
 import click
 
-from smash_export.display import Advance, Part, bar, board, is_open
+from smash_base.progress import Advance
+from smash_export.display import Part, bar, board, is_open
 
 _PLAIN_WIDTH = 160
 

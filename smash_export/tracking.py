@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from smash_base.errors import MissingRuntimeError, UsageError
-from smash_export.display import Advance
+from smash_base.progress import Advance, ShowProgress
 
 TRACKERS = ("tensorboard", "mlflow")
 DATABASE = "mlflow.db"
-Progress = Callable[[str, float | None], AbstractContextManager[Advance]]
 
 
 class Tracker(Protocol):
@@ -81,7 +79,7 @@ def tracked(text: str | None, folder: Path, settings: Mapping[str, Any]) -> Iter
         tracker.close()
 
 
-def following(progress: Progress, tracker: Tracker | None) -> Progress:
+def following(progress: ShowProgress, tracker: Tracker | None) -> ShowProgress:
     """The same progress, whose numbers the tracker gets as well."""
     if tracker is None:
         return progress

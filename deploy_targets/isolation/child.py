@@ -80,7 +80,9 @@ def _signature(values: dict[str, Any]) -> Any:
 def _request(values: dict[str, Any], calibration: Any) -> Any:
     from smash_targets.base import CompileRequest
 
-    paths = {key: Path(values[key]) for key in ("onnx", "torchscript", "exported") if values[key] is not None}
+    paths = {
+        key: Path(values[key]) for key in ("onnx", "torchscript", "torch_program") if values[key] is not None
+    }
     return CompileRequest(
         **{**values, **paths, "signature": _signature(values["signature"]), "calibration": calibration}
     )

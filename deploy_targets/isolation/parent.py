@@ -23,7 +23,7 @@ from smash_targets.base import (
     CompileRequest,
     CompileResult,
     ModelSignature,
-    Progress,
+    OnProgress,
     Session,
     SessionInfo,
     SessionOptions,
@@ -45,7 +45,7 @@ def compile_isolated(
     *,
     python: Path | None = None,
     seconds: float = COMPILE_SECONDS,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> CompileResult:
     """:meth:`Target.compile` in a child process.
 
@@ -65,7 +65,7 @@ def compile_isolated(
                 **asdict(request),
                 "onnx": str(request.onnx.absolute()),
                 "torchscript": _text(request.torchscript),
-                "exported": _text(request.exported),
+                "torch_program": _text(request.torch_program),
                 "options": dict(request.options),
                 "calibration": None,
             },

@@ -25,7 +25,7 @@ import numpy as np
 
 from smash_base import errors
 from smash_base.errors import SmashError, VerificationError
-from smash_targets.base import Progress
+from smash_targets.base import OnProgress
 
 _LARGEST_ANSWER = 2**30
 
@@ -64,7 +64,7 @@ class ChildProcess:
         array: np.ndarray | None = None,
         *,
         seconds: float,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
     ) -> tuple[dict[str, Any], np.ndarray | None]:
         """Send one question and wait for its answer, at most that long.
 

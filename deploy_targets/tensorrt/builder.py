@@ -15,7 +15,7 @@ from typing import Any
 from smash_base.errors import InvalidInputError, SmashError, UsageError, VerificationError
 from smash_base.files import lock, write_bytes
 from smash_base.json_values import JsonObject
-from smash_targets.base import CompileRequest, ModelSignature, Progress
+from smash_targets.base import CompileRequest, ModelSignature, OnProgress
 from smash_targets.tensorrt.cuda import Gpu
 from smash_targets.tensorrt.jetson import is_jetson
 from smash_targets.tensorrt.logs import Log, create
@@ -28,7 +28,11 @@ DLA_VERSIONS = "10.0 to 10.7 (JetPack 6), and 11.4.1 and newer on AGX Orin with 
 
 
 def build(
-    trt: Any, request: CompileRequest, settings: BuildSettings, gpu: Gpu, on_progress: Progress | None = None
+    trt: Any,
+    request: CompileRequest,
+    settings: BuildSettings,
+    gpu: Gpu,
+    on_progress: OnProgress | None = None,
 ) -> tuple[bytes, JsonObject]:
     """The serialised engine and notes about how it was made.
 
@@ -256,7 +260,7 @@ def inspect(trt: Any, plan: bytes, settings: BuildSettings, signature: ModelSign
     return read_layer_info(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def _monitor(trt: Any, on_progress: Progress) -> Any:
+def _monitor(trt: Any, on_progress: OnProgress) -> Any:
     """Tells the caller how far the outermost phase is; the phases inside it overlap and are left out."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # TensorRT ships no types

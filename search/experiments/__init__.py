@@ -16,9 +16,9 @@ from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 
 if TYPE_CHECKING:
+    from smash_base.progress import ShowProgress
     from smash_search.data import Dataset
     from smash_search.experiments.config import ExperimentConfig
-    from smash_search.experiments.workbench import Progress
 
 EXPERIMENTS: dict[str, str] = {
     "correlation": "figure 3: score against error after training",
@@ -36,7 +36,7 @@ def run_experiment(
     config: ExperimentConfig,
     dataset: Dataset,
     folder: Path,
-    progress: Progress,
+    progress: ShowProgress,
     *,
     device: str = "cpu",
     minutes: float | None = None,

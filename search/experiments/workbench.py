@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from smash_base import files
+from smash_base.progress import ShowProgress
 from smash_base.records import read_record
 from smash_search.data import Dataset, Split, load_dataset
 from smash_search.experiments.config import ExperimentConfig
@@ -41,15 +39,6 @@ from smash_search.train.network import Epoch, accuracy, fit, new_network
 
 TEST_STREAM = 0xE4B  # seed of the architectures that are judged: none of the HyperNet's training
 GRADIENT_IMAGES = 250  # validation images that dE/dc is taken over
-
-
-class Advance(Protocol):
-    """``advance(n, name=value, ...)``: n more are done."""
-
-    def __call__(self, n: float = 1, **fields: object) -> None: ...
-
-
-Progress = Callable[[str, float | None], AbstractContextManager[Advance]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +80,7 @@ class Workbench:
         config: ExperimentConfig,
         dataset: Dataset,
         folder: Path,
-        progress: Progress,
+        progress: ShowProgress,
         *,
         device: torch.device | str = "cpu",
         minutes: float | None = None,

@@ -21,7 +21,7 @@ RANGE_DECAY = 0.95
 LEVELS = 255
 
 
-class RoundedNetwork(nn.Module):
+class FakeQuantisedNetwork(nn.Module):
     """Frozen weights as parameters, rounded on their way through the interpreter.
 
     Args:

@@ -26,7 +26,7 @@ from smash_search.strategies import Candidate, Scored
 SCORES, MEASURES, CONFIRMED = "scores.jsonl", "measures.jsonl", "confirmed.jsonl"
 
 
-class Judge:
+class Evaluator:
     """Gives candidates their measures and scores.
 
     Args:
@@ -60,7 +60,7 @@ class Judge:
             self._most[key] = max(count, self._most.get(key, 0))
         self._order: dict[str, list[tuple[Hashable, ...]]] = {SCORES: [], MEASURES: []}
 
-    def judge(
+    def evaluate(
         self, candidates: Sequence[Candidate], on_score: Callable[[Score], None] = lambda _: None
     ) -> list[Scored]:
         """Measure and score a batch; one entry per candidate, in their order.

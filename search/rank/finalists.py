@@ -23,7 +23,7 @@ from smash_base import files
 from smash_base.errors import InvalidInputError
 from smash_base.json_values import JsonObject
 from smash_base.records import read_record
-from smash_search.model.fake_quantisation import RoundedNetwork
+from smash_search.model.fake_quantisation import FakeQuantisedNetwork
 from smash_search.model.interpreter import Network, fold
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.strategies import Scored
@@ -446,7 +446,7 @@ def int8_accuracy(network: Network, dataset: Dataset, device: torch.device | str
     Ranges of activations come from :data:`RANGE_BATCHES` batches of training images, as calibration has them.
     An estimate for a race: the file of a runtime is judged by its own gate.
     """
-    rounded = RoundedNetwork(network.architecture, fold(network.cpu().eval())).to(device).train()
+    rounded = FakeQuantisedNetwork(network.architecture, fold(network.cpu().eval())).to(device).train()
     feed = Feed(dataset.train, dataset.preprocessing, torch.device(device))
     order = np.random.default_rng(0).permutation(len(dataset.train))
     with torch.no_grad():

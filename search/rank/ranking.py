@@ -12,7 +12,7 @@ from smash_search.rank.trust import Origin, Trust
 
 
 @dataclass(frozen=True)
-class Stage:
+class RaceStage:
     """One stage of the race.
 
     Attributes:
@@ -62,7 +62,7 @@ class Ranking:
         origins: What each origin of networks added.
     """
 
-    stages: tuple[Stage, ...]
+    stages: tuple[RaceStage, ...]
     encoding: EncodingCheck | None
     trust: Trust | None = None
     origins: tuple[Origin, ...] = ()

@@ -1,4 +1,4 @@
-"""Limits on cost, checked before anything is trained or measured, and a survey of a space. No torch."""
+"""CostLimits on cost, checked before anything is trained or measured, and a survey of a space. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SURVEY = 500  # draws; a share of 1 % is found with a probability of 99 %
 
 
 @dataclass(frozen=True)
-class Limits:
+class CostLimits:
     """The largest cost that a network may have; None for no limit.
 
     Attributes:

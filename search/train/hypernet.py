@@ -41,7 +41,7 @@ from smash_search.train.compute import (
     seed_of,
 )
 from smash_search.train.distributed import ALONE, Ranks
-from smash_search.train.loop import Limits, Loop, Progress
+from smash_search.train.loop import Loop, TrainingLimits, TrainingProgress
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -193,7 +193,7 @@ def train(
         loop.load_state_dict(loaded["state"])
     start = time.monotonic()
 
-    def told(progress: Progress) -> None:
+    def told(progress: TrainingProgress) -> None:
         if on_step:
             on_step(progress.step, progress.loss)
 
@@ -237,7 +237,7 @@ class _Loop(Loop[Stretch]):
         else:
             descent = torch.optim.SGD(shared, config.learning_rate, momentum=MOMENTUM, nesterov=True)
             optimiser = Together(descent, _adam([generating], config.learning_rate))
-        limits = Limits(
+        limits = TrainingLimits(
             config.steps, clip=config.clip, average=config.average, most_bad_steps=config.most_bad_steps
         )
         super().__init__(supernet, optimiser, limits)

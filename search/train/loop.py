@@ -24,7 +24,7 @@ PACE = 0.9  # of the mean seconds per step: how much of it is kept when a step i
 
 
 @dataclass(frozen=True)
-class Limits:
+class TrainingLimits:
     """When a training ends and what it bears.
 
     Attributes:
@@ -43,7 +43,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """What is told after every step.
 
     Attributes:
@@ -77,7 +77,7 @@ class Loop(abc.ABC, Generic[Entry]):
     entry: type[Entry]
     """Type of an entry of the history."""
 
-    def __init__(self, module: nn.Module, optimiser: torch.optim.Optimizer, limits: Limits) -> None:
+    def __init__(self, module: nn.Module, optimiser: torch.optim.Optimizer, limits: TrainingLimits) -> None:
         self.module, self.limits = module, limits
         self._optimiser = optimiser
         self._parameters = [value for group in optimiser.param_groups for value in group["params"]]
@@ -169,7 +169,7 @@ class Loop(abc.ABC, Generic[Entry]):
         checkpoint: Path | None,
         identity: Mapping[str, Any],
         checkpoint_seconds: float,
-        on_step: Callable[[Progress], None] | None = None,
+        on_step: Callable[[TrainingProgress], None] | None = None,
     ) -> None:
         """Train to the end; the module is left with its moving average, if there is one.
 
@@ -194,7 +194,7 @@ class Loop(abc.ABC, Generic[Entry]):
                 save_checkpoint(checkpoint, identity, {"state": self.state_dict()})
                 saved = time.monotonic()
             if on_step:
-                on_step(Progress(self.step, self.limits.steps, loss, self.seconds_left()))
+                on_step(TrainingProgress(self.step, self.limits.steps, loss, self.seconds_left()))
         if self.average is not None:
             self.module.load_state_dict(self.average.values)
 

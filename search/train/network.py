@@ -36,7 +36,7 @@ from smash_search.train.compute import (
     seed_of,
 )
 from smash_search.train.initial import begin_as_identity, whiten
-from smash_search.train.loop import Limits, Loop, Progress
+from smash_search.train.loop import Loop, TrainingLimits, TrainingProgress
 from smash_search.train.recipes import Recipe as Recipe
 from smash_search.train.recipes import Schedule
 
@@ -103,7 +103,7 @@ def fit(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 0.0,
     on_epoch: Callable[[Epoch], None] | None = None,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[TrainingProgress], None] | None = None,
     evaluate: bool = True,
     teacher: np.ndarray | None = None,
 ) -> FitResult:
@@ -229,7 +229,7 @@ class _Loop(Loop[Epoch]):
         self._per_epoch = self._batches.per_pass
         if recipe.epoch_images:
             self._per_epoch = min(self._per_epoch, max(1, recipe.epoch_images // recipe.batch))
-        limits = Limits(
+        limits = TrainingLimits(
             self._per_epoch * recipe.epochs,
             seconds=recipe.seconds,
             clip=recipe.clip,

@@ -14,7 +14,7 @@ from smash_export.cli.groups import Grouped
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
-    from smash_export.measure.bench import Benchmark, Measurement
+    from smash_export.measure.bench import Benchmark, FileMeasurement
     from smash_export.remote.device import Device
 
 
@@ -175,12 +175,12 @@ def _check(benchmark: Benchmark, size: int, max_p50: float) -> None:
 def _on_device(device: Device, bundle: Bundle, output: Output, seconds: float) -> Benchmark:
     """The same on the device; recorded in the bundle as if it had been measured here."""
     from smash_base.records import read_record
-    from smash_export.measure.bench import Benchmark, BenchSettings, Measurement
+    from smash_export.measure.bench import Benchmark, BenchSettings, FileMeasurement
 
     without = {*NAMES, "dry_run", "max_p50"}
     words = ["bench", "{bundle}", *given_words(click.get_current_context(), without=without)]
     result = ask(device, words, output, inputs={"bundle": bundle.path}, seconds=seconds)
-    rows = tuple(Measurement.from_json(item) for item in result["files"])
+    rows = tuple(FileMeasurement.from_json(item) for item in result["files"])
     machine = {**result["machine"], "device": device.name}
     settings = read_record(BenchSettings, result["settings"], "settings")
     benchmark = Benchmark(rows, settings, machine, result["date"], result["clock"])
@@ -244,7 +244,7 @@ def _sustained(
     output.result({"bundle": str(bundle.path), **record})
 
 
-def _show(output: Output, rows: tuple[Measurement, ...], sizes: tuple[int, ...]) -> None:
+def _show(output: Output, rows: tuple[FileMeasurement, ...], sizes: tuple[int, ...]) -> None:
     first = sizes[0]
     cells: list[list[object]] = []
     for row in rows:
@@ -281,7 +281,7 @@ def _show(output: Output, rows: tuple[Measurement, ...], sizes: tuple[int, ...])
             output.note(f"{row.name}: {warning}")
 
 
-def _show_stages(output: Output, rows: tuple[Measurement, ...]) -> None:
+def _show_stages(output: Output, rows: tuple[FileMeasurement, ...]) -> None:
     staged = [row for row in rows if row.stages]
     if staged:
         names = ("preprocess", "inference", "postprocess", "end_to_end")
@@ -292,7 +292,7 @@ def _show_stages(output: Output, rows: tuple[Measurement, ...]) -> None:
         )
 
 
-def _show_scenarios(output: Output, rows: tuple[Measurement, ...]) -> None:
+def _show_scenarios(output: Output, rows: tuple[FileMeasurement, ...]) -> None:
     scored = [(row.name, score) for row in rows for score in row.loadgen.values()]
     if scored:
         output.table(

@@ -48,7 +48,7 @@ SHOWN_LINES = 12  # of a note that is a table, such as the noise by layer: the w
     help="Percentage points of accuracy that an int8 file may lose.  [default: 0.5]",
 )
 @click.option(
-    "--data", metavar="NAME[:PATH]", help="Judge on these labelled images instead of those in the bundle."
+    "--data", metavar="NAME[:PATH]", help="Labelled images to verify on instead of those in the bundle."
 )
 @click.option(
     "--split",

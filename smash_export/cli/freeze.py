@@ -39,7 +39,7 @@ GROUPS = {
 if TYPE_CHECKING:
     from smash_search.data import Dataset
     from smash_search.space.best import BestFile
-    from smash_search.train.loop import Progress
+    from smash_search.train.loop import TrainingProgress
     from smash_search.train.network import Epoch
     from smash_search.train.recipes import Recipe
 
@@ -175,7 +175,7 @@ def command(arch: Path, output: Output, **values: Any) -> None:
                 shown["accuracy"] = round(entry.accuracy, 4)
             advance(0, **shown)
 
-        def on_step(progress: Progress) -> None:
+        def on_step(progress: TrainingProgress) -> None:
             advance(recipe.epochs / progress.steps)
 
         report = freeze(

@@ -17,7 +17,7 @@ from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option
-from smash_export.device_search.search import PRESETS
+from smash_export.device_search.search import SPACE_DEFAULTS
 from smash_targets.base import target_names
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ GROUPS = {
 )
 @click.option("--time", "duration", metavar="TIME", help="Fit the plan into this time, such as 45m or 1h30m.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the whole.  [default: NAME-run]")
-@click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
+@click.option("--space", type=click.Choice(list(SPACE_DEFAULTS)), help="[default: by image size]")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the whole run."
 )

@@ -17,7 +17,7 @@ from smash_export.cli.device import NAMES, ask, device_of, device_options, given
 from smash_export.cli.freeze import AUGMENT_HELP, BALANCE_HELP, augmentation
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
-from smash_export.device_search.search import PRESETS, STRATEGIES
+from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES
 from smash_targets.base import target_names
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ TABLE_SEED = 1  # of the networks that a device measures; the same as that of `l
 
 def _by_space(part: str, name: str) -> str:
     """``[tiny 240, small 4000]``: the default of an option that depends on the space."""
-    values = {space: preset[part][name] for space, preset in PRESETS.items() if name in preset[part]}
+    values = {space: preset[part][name] for space, preset in SPACE_DEFAULTS.items() if name in preset[part]}
     words = [f"{space} {_words(value)}" for space, value in values.items()]
     return f"[{', '.join(words)}]"
 
@@ -68,7 +68,7 @@ def _words(value: object) -> str:
 @skip_bad_option
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME]")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with the search in --run.")
-@click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
+@click.option("--space", type=click.Choice(list(SPACE_DEFAULTS)), help="[default: by image size]")
 @click.option(
     "--prior", metavar="NAME|FILE", help="Chance of each network to be drawn: regular, paper, or a TOML file."
 )
@@ -304,7 +304,7 @@ def _fitted(
     """
     from smash_export.device_search.plan import (
         duration_words,
-        fitting,
+        largest_factor,
         parse_duration,
         rehearse,
         scaled,
@@ -329,7 +329,7 @@ def _fitted(
     def expected(factor: float) -> float:
         return sum(part.seconds for part in search_parts(sized(factor), dataset, units))
 
-    factor = 1.0 if seconds is None else fitting(expected, seconds)
+    factor = 1.0 if seconds is None else largest_factor(expected, seconds)
     chosen = sized(factor)
     output.note(
         f"{factor:.2g} times the default search with {chosen.training.steps} updates of the HyperNet: "

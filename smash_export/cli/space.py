@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from smash_export.cli.console import Output, common_options
-from smash_export.device_search.search import PRESETS
+from smash_export.device_search.search import SPACE_DEFAULTS
 
 
 @click.command()
 @click.option("--data", metavar="NAME[:PATH]", help="Take size, channels and classes from these images.")
-@click.option("--space", type=click.Choice(list(PRESETS)), help="[default: by image size]")
+@click.option("--space", type=click.Choice(list(SPACE_DEFAULTS)), help="[default: by image size]")
 @click.option("--size", default=28, show_default=True, type=click.IntRange(1, 4096), help="Pixels a side.")
 @click.option(
     "--channels", default=1, show_default=True, type=click.IntRange(1, 4096), help="Channels of an image."
@@ -30,9 +30,9 @@ def command(output: Output, **values: Any) -> None:
     Exit code 5 when no drawn network keeps the limits.
     """
     from smash_export.device_search.space import space
-    from smash_search.space.limits import Limits
+    from smash_search.space.limits import CostLimits
 
-    limits = Limits(values["max_parameters"], values["max_macs"], values["max_memory"])
+    limits = CostLimits(values["max_parameters"], values["max_macs"], values["max_memory"])
     survey = space(
         values["data"],
         space=values["space"],

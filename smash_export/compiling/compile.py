@@ -34,8 +34,8 @@ from smash_export.measure.verify import (
 from smash_targets.base import (
     CompileRequest,
     CompileResult,
+    OnProgress,
     Precision,
-    Progress,
     SessionOptions,
     Target,
     get_target,
@@ -58,7 +58,7 @@ def compile_bundle(
     split: str = "test",
     threads: int | None = None,
     isolated: bool = True,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> CompiledFile:
     """Compile, verify and add one runtime file.
 
@@ -88,7 +88,7 @@ def compile_bundle(
         bundle = Bundle.open(bundle)
     runtime = plan(bundle, target, precision)
     runtime.require()
-    judged = _judged(bundle, precision, max_drop, data, split, threads)
+    standard = _standard(bundle, precision, max_drop, data, split, threads)
     options = {**(options or {}), **({} if max_drop is None else {"max_drop": max_drop})}
     started = time.monotonic()
     staging = bundle.staging(target, precision)
@@ -100,7 +100,7 @@ def compile_bundle(
             else:
                 runtime.on_progress = on_progress
                 result = runtime.compile(request, staging)
-        evidence, problems = _verify(bundle, target, precision, staging, result, judged, threads, isolated)
+        evidence, problems = _verify(bundle, target, precision, staging, result, standard, threads, isolated)
         evidence = replace(evidence, seconds=round(time.monotonic() - started, 3))
         notes = {**notes, **result.notes}
         if problems:
@@ -148,7 +148,7 @@ def _check_source(bundle: Bundle, runtime: Target, precision: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _Standard:
     """What a file is held against, and how much of it may be lost."""
 
     samples: Samples
@@ -156,9 +156,9 @@ class _Judged:
     max_drop: float | None
 
 
-def _judged(
+def _standard(
     bundle: Bundle, precision: str, max_drop: float | None, data: str | None, split: str, threads: int | None
-) -> _Judged:
+) -> _Standard:
     if max_drop is not None and precision != "int8":
         raise UsageError(
             f"{precision} files are held to rounding, not to a loss of accuracy",
@@ -168,12 +168,12 @@ def _judged(
     if max_drop is not None and not 0 <= max_drop <= 100:
         raise UsageError("max_drop", expected="0 to 100 points of accuracy", received=max_drop)
     if data is None:
-        return _Judged(bundle.samples(), reference_of(bundle), max_drop)
+        return _Standard(bundle.samples(), reference_of(bundle), max_drop)
     from smash_export.measure.labelled import from_data
 
     labelled = from_data(bundle, data, split)
     samples, reference = reference_samples(bundle, labelled.images, labelled.labels, threads)
-    return _Judged(samples, reference, max_drop)
+    return _Standard(samples, reference, max_drop)
 
 
 def _request(
@@ -194,11 +194,11 @@ def _request(
     calibration = None
     if precision in CALIBRATED and "calibration.npz" in bundle.manifest.files:
         calibration = bundle.preprocessing.normalise(bundle.calibration())
-    exported = None
-    if runtime.needs_exported:
-        from smash_export.export.torch_program import write_exported_program
+    program = None
+    if runtime.needs_torch_program:
+        from smash_export.export.torch_program import write_torch_program
 
-        exported = write_exported_program(bundle, work / "model.pt2")
+        program = write_torch_program(bundle, work / "model.pt2")
     request = CompileRequest(
         onnx=onnx,
         torchscript=bundle.torchscript,
@@ -206,7 +206,7 @@ def _request(
         precision=cast(Precision, precision),  # plan() checked it
         calibration=calibration,
         options=options,
-        exported=exported,
+        torch_program=program,
         source_sha256=files.sha256(bundle.onnx),
     )
     return request, notes
@@ -218,14 +218,14 @@ def _verify(
     precision: str,
     folder: Path,
     result: CompileResult,
-    judged: _Judged,
+    standard: _Standard,
     threads: int | None,
     isolated: bool,
 ) -> tuple[Evidence, list[str]]:
     """Evidence for the manifest, and what is wrong with the file (nothing: it passed)."""
     gate = GATES[precision]
-    if judged.max_drop is not None:
-        gate = replace(gate, drop=judged.max_drop)
+    if standard.max_drop is not None:
+        gate = replace(gate, drop=standard.max_drop)
     evidence = Evidence(gate, describe_machine())
     main = folder / result.main
     if not main.exists():
@@ -236,17 +236,17 @@ def _verify(
             evidence = replace(evidence, runtime=session.info)
             parity = measure_parity(
                 session,
-                judged.samples,
+                standard.samples,
                 bundle.preprocessing,
                 bundle.signature.batch,
-                reference=judged.reference,
+                reference=standard.reference,
             )
     except MissingRuntimeError:
         raise
     except SmashError as error:  # the runtime refuses the file that it was given to write
         return evidence, [str(error)]
     evidence = replace(evidence, parity=parity)
-    return evidence, parity.problems(precision, judged.max_drop)
+    return evidence, parity.problems(precision, standard.max_drop)
 
 
 def _reject(

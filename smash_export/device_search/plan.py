@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smash_base.errors import GateError, InvalidInputError, UsageError
-from smash_export.display import Advance, Part
+from smash_base.progress import Advance
+from smash_export.display import Part
 
 if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency
@@ -325,7 +326,7 @@ def scaled_epochs(epochs: int, factor: float) -> int:
     return _scaled(epochs, min(factor, 2.0), "epochs")
 
 
-def fitting(seconds_of: Callable[[float], float], seconds: float) -> float:
+def largest_factor(seconds_of: Callable[[float], float], seconds: float) -> float:
     """The largest factor whose plan takes at most ``seconds``.
 
     Args:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 # of 500 training images agreed with a Spearman correlation of 0.984 and the same mean; those on 250 and on
 # 1,000 images with 0.970.
 _RATES = {"learning_rate": 0.03, "hypernet_rate": 0.07}
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+SPACE_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
         "search": {"candidates": 40, "known": 12},
         "hypernet": {"depths": (4, 5, 2)},
@@ -174,7 +174,7 @@ def configure(
 
     Args:
         dataset: decides the space where none is named.
-        space: one of :data:`PRESETS`.
+        space: one of :data:`SPACE_DEFAULTS`.
         known: candidates that are known networks; at most half of all.
         limits: ``parameters``, ``macs``, ``memory``.
         hypernet, training, scoring, finalists: fields of the configurations in :mod:`search`; None keeps
@@ -194,7 +194,7 @@ def configure(
     from smash_search.rank.pareto import Limit
     from smash_search.rank.scoring import ScoringConfig
     from smash_search.run import SearchConfig
-    from smash_search.space.limits import Limits
+    from smash_search.space.limits import CostLimits
     from smash_search.space.prior import prior_named
     from smash_search.space.space import space_for
     from smash_search.train.hypernet import TrainingConfig
@@ -209,7 +209,7 @@ def configure(
         from smash_export.device_search.device_limits import limited_space
 
         chosen_space = limited_space(chosen_space, spec, require)
-    preset = PRESETS[name]
+    preset = SPACE_DEFAULTS[name]
     if strategy == "smash":
         preset = {part: {**values, **SMASH.get(part, {})} for part, values in preset.items()}
 
@@ -240,7 +240,7 @@ def configure(
         strategy_options=strategy_options or {},
         candidates=candidates,
         known=known,
-        limits=Limits(**(limits or {})),
+        limits=CostLimits(**(limits or {})),
         hypernet=HyperNetConfig(**merged("hypernet", hypernet)),
         training=TrainingConfig(**trained),
         scoring=ScoringConfig(**merged("scoring", scoring)),

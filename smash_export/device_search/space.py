@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from smash_search.data import Dataset
     from smash_search.space.architecture import InputSpec
     from smash_search.space.cost import Cost
-    from smash_search.space.limits import Limits
+    from smash_search.space.limits import CostLimits
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class SpaceSurvey:
     parameters: CostRange
     macs: CostRange
     activation_bytes: CostRange
-    limits: Limits
+    limits: CostLimits
     costs: tuple[Cost, ...]
 
     @property
@@ -70,7 +70,7 @@ def space(
     channels: int = 1,
     classes: int = 10,
     samples: int = 500,
-    limits: Limits | None = None,
+    limits: CostLimits | None = None,
 ) -> SpaceSurvey:
     """Draw networks of a space and count what they cost.
 
@@ -82,7 +82,7 @@ def space(
         limits: on the cost of a network.
     """
     from smash_search.space.architecture import InputSpec
-    from smash_search.space.limits import Limits, survey
+    from smash_search.space.limits import CostLimits, survey
     from smash_search.space.space import space_for
 
     spec = InputSpec(channels, (size, size))
@@ -103,7 +103,7 @@ def space(
         parameters=_range([cost.parameters for cost in costs]),
         macs=_range([cost.macs for cost in costs]),
         activation_bytes=_range([cost.activation_bytes for cost in costs]),
-        limits=limits or Limits(),
+        limits=limits or CostLimits(),
         costs=tuple(costs),
     )
 

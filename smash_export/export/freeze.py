@@ -36,14 +36,14 @@ from smash_export.export.calibration import Calibration, fit_calibration
 from smash_export.export.onnx_writer import INPUT, OUTPUT, onnx_from_architecture, onnx_from_trace
 from smash_export.measure.verify import Parity, measure_parity
 from smash_search.data import Dataset, load_dataset
-from smash_search.model.fake_quantisation import RoundedNetwork
+from smash_search.model.fake_quantisation import FakeQuantisedNetwork
 from smash_search.model.interpreter import FrozenNetwork, Network, fold
 from smash_search.model.supernet import Supernet
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import BestFile, read_best
 from smash_search.space.cost import Cost, cost_of
 from smash_search.train.compute import pick_device
-from smash_search.train.loop import Progress
+from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Epoch, FitResult, Recipe, accuracy, fit, new_network
 from smash_search.train.recipes import AUTO, recipe_for
 from smash_targets.base import ModelSignature, SessionOptions, get_target
@@ -105,7 +105,7 @@ def freeze(
     quantisation_aware: bool = False,
     force: bool = False,
     on_epoch: Callable[[Epoch], None] | None = None,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[TrainingProgress], None] | None = None,
     teacher: np.ndarray | None = None,
 ) -> FreezeReport:
     """Freeze an architecture into a bundle.
@@ -145,7 +145,7 @@ def freeze(
             best, dataset, weights, recipe, supernet, pick_device(device), work, on_epoch, on_step, teacher
         )
         if quantisation_aware:
-            frozen = _train_rounded(best, dataset, recipe, frozen, pick_device(device), work)
+            frozen = _train_quantisation_aware(best, dataset, recipe, frozen, pick_device(device), work)
         calibration = None
         if fitted is not None and not recipe.include_validation:
             calibration = calibrate(best.architecture, frozen, dataset)
@@ -223,7 +223,7 @@ def _make_weights(
     device: torch.device,
     work: Path,
     on_epoch: Callable[[Epoch], None] | None,
-    on_step: Callable[[Progress], None] | None,
+    on_step: Callable[[TrainingProgress], None] | None,
     teacher: np.ndarray | None,
 ) -> tuple[dict[str, np.ndarray], FitResult | None]:
     network: Network
@@ -253,7 +253,7 @@ def _make_weights(
     return fold(network.cpu()), fitted
 
 
-def _train_rounded(
+def _train_quantisation_aware(
     best: BestFile,
     dataset: Dataset,
     recipe: Recipe,
@@ -264,7 +264,7 @@ def _train_rounded(
     """A tenth of the epochs at a hundredth of the learning rate, with rounding
     (smash_search.model.fake_quantisation).
     """
-    network = RoundedNetwork(best.architecture, frozen)
+    network = FakeQuantisedNetwork(best.architecture, frozen)
     short = replace(
         continued(recipe),
         epochs=max(2, recipe.epochs // 10),

@@ -12,7 +12,7 @@ from pathlib import Path
 from smash_export.bundle.bundle import Bundle
 
 
-def write_exported_program(bundle: Bundle, path: Path) -> Path | None:
+def write_torch_program(bundle: Bundle, path: Path) -> Path | None:
     """Export the frozen network with a dynamic batch axis.
 
     Args:

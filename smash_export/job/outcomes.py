@@ -8,14 +8,14 @@ from smash_export.measure.compare import Verdict
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Latency of the pick of a search."""
+class PickLatency:
+    """PickLatency of the pick of a search."""
 
     milliseconds: float
 
 
 @dataclass(frozen=True)
-class Cost:
+class PickCost:
     """Size of the pick of a search."""
 
     parameters: int
@@ -28,8 +28,8 @@ class Searched:
     architecture: str
     origin: str
     error: float
-    cost: Cost
-    latency: Latency | None = None
+    cost: PickCost
+    latency: PickLatency | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Proof:
     """What verification measured of a compiled file."""
 
     parity: Agreement
@@ -60,7 +60,7 @@ class Compiled:
     """What ``compile`` gave."""
 
     bytes: int
-    evidence: Evidence
+    evidence: Proof
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Benched:
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class Advice:
     """Which file to use."""
 
     target: str
@@ -104,7 +104,7 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedFile:
     """One file of ``compare``."""
 
     name: str
@@ -118,5 +118,5 @@ class Row:
 class Compared:
     """What ``compare`` gave."""
 
-    rows: tuple[Row, ...]
-    recommendation: Recommendation | None
+    rows: tuple[ComparedFile, ...]
+    recommendation: Advice | None

@@ -15,7 +15,7 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject, JsonValue
 from smash_export.device_search.plan import (
     Units,
-    fitting,
+    largest_factor,
     rehearse,
     scaled,
     scaled_epochs,
@@ -188,7 +188,7 @@ def make_plan(
 
     if request.seconds is None:
         return planned(1.0)
-    return planned(fitting(lambda factor: planned(factor).seconds, request.seconds))
+    return planned(largest_factor(lambda factor: planned(factor).seconds, request.seconds))
 
 
 def _sized(recipe: Recipe, factor: float) -> Recipe:

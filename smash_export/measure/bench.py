@@ -1,6 +1,6 @@
 """``bench``: every file of a bundle, measured on this machine with :mod:`smash_export.measure.timing`.
 
-``bench`` gives every file a process of its own (:mod:`smash_export.measure.bench_worker`): the spinning
+``bench`` gives every file a process of its own (:mod:`smash_export.measure.bench_process`): the spinning
 thread pools of two runtimes in one process slow each other 10 to 40 times, and cold start and peak memory
 belong to a process.
 """
@@ -22,7 +22,7 @@ from smash_base.json_values import JsonObject
 from smash_base.records import read_record
 from smash_export.bundle.bundle import Bundle, opened
 from smash_export.bundle.runnable import RunnableFile, selected_files
-from smash_export.measure.bench_worker import Worker
+from smash_export.measure.bench_process import BenchProcess
 from smash_export.measure.clock import ClockChange, read_clock
 from smash_export.measure.loadgen import LoadGenResult
 from smash_export.measure.machine import describe_machine, now
@@ -36,7 +36,7 @@ FASTER = 0.98  # a ratio of times above this is not called faster
 
 
 @dataclass(frozen=True)
-class Measurement:
+class FileMeasurement:
     """What was measured of one file.
 
     Attributes:
@@ -91,7 +91,7 @@ class Measurement:
         return document
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Measurement:
+    def from_json(cls, value: Mapping[str, Any]) -> FileMeasurement:
         """Read :meth:`to_json` back."""
         known = {name: value[name] for name in cls.__dataclass_fields__}
         known["runtime"] = read_record(SessionInfo, value["runtime"], "runtime") if value["runtime"] else None
@@ -131,7 +131,7 @@ class Benchmark:
         unrecorded: why it does not stand in the bundle's manifest, "" if it does.
     """
 
-    files: tuple[Measurement, ...]
+    files: tuple[FileMeasurement, ...]
     settings: BenchSettings
     machine: JsonObject = field(default_factory=describe_machine)
     date: str = field(default_factory=now)
@@ -207,7 +207,7 @@ def bench_bundle(
     timeout: float = 120.0,
     logits: Path | None = None,
     advance: Callable[..., None] = lambda n=1, **fields: None,
-) -> list[Measurement]:
+) -> list[FileMeasurement]:
     """Measure the files of a bundle in interleaved rounds, each in a process of its own.
 
     Args:
@@ -253,22 +253,22 @@ class _Bench:
 
     def __init__(self, files: Sequence[RunnableFile], advance: Callable[..., None]) -> None:
         self.files, self.advance = files, advance
-        self.results: dict[str, Measurement] = {}
-        self._workers: dict[str, Worker] = {}
+        self.results: dict[str, FileMeasurement] = {}
+        self._workers: dict[str, BenchProcess] = {}
         self._times: dict[tuple[str, int], list[int]] = {}
         self._load = os.getloadavg()[0]
 
     def start(self, stack: ExitStack, bundle: Bundle, images: Path, threads: int, timeout: float) -> None:
         """Open every file whose runtime is here; ``stack`` ends the processes."""
         for file in self.files:
-            row = Measurement(file.target, file.precision, file.source, file.size)
+            row = FileMeasurement(file.target, file.precision, file.source, file.size)
             state = get_target(file.target).availability()
             if not state.available:
                 problem = f"{state.reason}. {state.install}".strip()
                 self.results[file.name] = replace(row, status="skipped", problem=problem)
                 continue
             try:
-                worker = Worker.start(bundle, file, images, threads=threads, timeout=timeout)
+                worker = BenchProcess.start(bundle, file, images, threads=threads, timeout=timeout)
                 stack.callback(worker.stop)
                 self.results[file.name] = replace(row, runtime=worker.runtime, cold_start=worker.cold_start)
                 self._workers[file.name] = worker
@@ -282,7 +282,7 @@ class _Bench:
             for order in round_orders(list(self._workers), rounds, seed=size):
                 for name in order:
                     if name in self._workers:
-                        part = self._ask(name, Worker.time, size, seconds / max(1, rounds))
+                        part = self._ask(name, BenchProcess.time, size, seconds / max(1, rounds))
                         self._times.setdefault((name, size), []).extend(part or [])
                         self.advance(1, file=name, batch=size)
 
@@ -296,14 +296,14 @@ class _Bench:
     ) -> None:
         """Stages, memory, logits and scenarios of every file that is still there."""
         for name, worker in list(self._workers.items()):
-            stages = self._ask(name, Worker.stages, min(1.0, seconds))
-            memory = self._ask(name, Worker.memory)
-            answers = None if logits is None else self._ask(name, Worker.logits)
+            stages = self._ask(name, BenchProcess.stages, min(1.0, seconds))
+            memory = self._ask(name, BenchProcess.memory)
+            answers = None if logits is None else self._ask(name, BenchProcess.logits)
             if logits is not None and answers is not None:
                 np.save(logits / f"{name.replace(':', '-')}.npy", answers, allow_pickle=False)
             scores = {}
             for scenario in scenarios:
-                score = self._ask(name, Worker.scenario, scenario, scenario_seconds)
+                score = self._ask(name, BenchProcess.scenario, scenario, scenario_seconds)
                 if score is not None:
                     scores[scenario] = score
             if name not in self._workers or stages is None or memory is None:
@@ -319,7 +319,11 @@ class _Bench:
             self.advance(1, file=name)
 
     def _ask(
-        self, name: str, question: Callable[Concatenate[Worker, P], T], *arguments: P.args, **named: P.kwargs
+        self,
+        name: str,
+        question: Callable[Concatenate[BenchProcess, P], T],
+        *arguments: P.args,
+        **named: P.kwargs,
     ) -> T | None:
         """Ask a worker; one that fails is stopped, and its file with it."""
         if name not in self._workers:
@@ -332,7 +336,7 @@ class _Bench:
             return None
 
 
-def _warned(row: Measurement, warnings: tuple[str, ...]) -> Measurement:
+def _warned(row: FileMeasurement, warnings: tuple[str, ...]) -> FileMeasurement:
     """The row with what the processor's clock says against its times."""
     latency = {
         size: replace(item, warnings=(*item.warnings, *warnings)) for size, item in row.latency.items()
@@ -345,7 +349,7 @@ def steps(files: int, batches: int, rounds: int) -> int:
     return files * (2 + batches * rounds)
 
 
-def _against_fp32(rows: list[Measurement], batch: int) -> list[Measurement]:
+def _against_fp32(rows: list[FileMeasurement], batch: int) -> list[FileMeasurement]:
     """Mark files of lower precision that are no faster than fp32 of the same runtime."""
     full = {row.target: row.latency[batch] for row in rows if row.precision == "fp32" and row.latency}
     marked = []

@@ -24,7 +24,7 @@ from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.rejected import RejectedFile, rejected_files
 from smash_export.bundle.runnable import runnable_files
 from smash_export.bundle.samples import Samples
-from smash_export.measure.bench import BenchSettings, Measurement, bench_bundle
+from smash_export.measure.bench import BenchSettings, FileMeasurement, bench_bundle
 from smash_export.measure.machine import describe_machine, now, versions
 from smash_export.measure.noise import NodeNoise, noise_of
 from smash_export.measure.timing import Latency, ratio
@@ -40,14 +40,14 @@ class Row:
     """One file.
 
     Attributes:
-        measurement: size, latency, throughput, memory; see :class:`smash_export.measure.bench.Measurement`.
+        measurement: Size, latency, throughput and memory.
         parity: against eager PyTorch on the bundled images; None when it could not be run.
         verdict: what this says about using it.
         reason: why, in words.
         noise: int8: signal to noise by layer, from the notes of compilation.
     """
 
-    measurement: Measurement
+    measurement: FileMeasurement
     parity: Parity | None
     verdict: Verdict
     reason: str
@@ -167,7 +167,7 @@ def compare_bundle(
     files = {file.name: file for file in runnable_files(bundle)}
     rows = []
     for row in measured:
-        judged = judge(row, logits.get(row.name), samples, files[row.name].max_drop)
+        judged = verdict_on(row, logits.get(row.name), samples, files[row.name].max_drop)
         rows.append(replace(judged, noise=noise_of(files[row.name].notes)))
     rows, recommendation = recommend(rows)
     return Comparison(
@@ -182,8 +182,8 @@ def compare_bundle(
     )
 
 
-def judge(
-    measurement: Measurement, logits: np.ndarray | None, samples: Samples, max_drop: float | None = None
+def verdict_on(
+    measurement: FileMeasurement, logits: np.ndarray | None, samples: Samples, max_drop: float | None = None
 ) -> Row:
     """A row with its verdict, before one is recommended.
 

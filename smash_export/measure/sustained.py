@@ -18,7 +18,7 @@ from smash_base.errors import SmashError
 from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import selected_files
-from smash_export.measure.bench_worker import Worker
+from smash_export.measure.bench_process import BenchProcess
 from smash_export.measure.clock import ClockChange, read_clock
 from smash_targets.base import get_target
 
@@ -122,7 +122,7 @@ def sustain_bundle(
                 results.append(Sustained(file.name, problem=f"skipped: {state.reason}"))
                 continue
             try:
-                worker = Worker.start(bundle, file, images, threads=threads, timeout=timeout)
+                worker = BenchProcess.start(bundle, file, images, threads=threads, timeout=timeout)
                 try:
                     results.append(_sustain(file.name, worker, batch, seconds, window, advance))
                 finally:
@@ -134,7 +134,7 @@ def sustain_bundle(
 
 def _sustain(
     name: str,
-    worker: Worker,
+    worker: BenchProcess,
     batch: int,
     seconds: float,
     window: float,

@@ -45,7 +45,7 @@ _ARRAYS_ONLY = (str, os.PathLike, bytes, Image.Image, np.ndarray)
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class ClassScore:
     """One class and its probability."""
 
     label: str
@@ -70,9 +70,9 @@ class Prediction:
     label: str
     index: int
     probability: float
-    top: tuple[Score, ...]
+    top: tuple[ClassScore, ...]
     milliseconds: float
-    present: tuple[Score, ...] | None = None
+    present: tuple[ClassScore, ...] | None = None
 
     def to_json(self) -> JsonObject:
         """JSON values; ``present`` only where the network has it."""
@@ -344,7 +344,7 @@ class Classifier:
         answers = []
         for name, indices, scores in zip(names, best.tolist(), values, strict=True):
             top = tuple(
-                Score(labels[index], index, score) for index, score in zip(indices, scores, strict=True)
+                ClassScore(labels[index], index, score) for index, score in zip(indices, scores, strict=True)
             )
             first = top[0]
             answers.append(Prediction(name, first.label, first.index, first.probability, top, milliseconds))
@@ -355,10 +355,10 @@ class Classifier:
             for answer, row in zip(answers, probabilities, strict=True)
         ]
 
-    def _present(self, probabilities: np.ndarray) -> tuple[Score, ...]:
+    def _present(self, probabilities: np.ndarray) -> tuple[ClassScore, ...]:
         """Classes that are more likely there than not, best first."""
         return tuple(
-            Score(self.labels[index], index, float(probabilities[index]))
+            ClassScore(self.labels[index], index, float(probabilities[index]))
             for index in present_classes(probabilities)
         )
 

@@ -236,12 +236,12 @@ def _text(box: Box, text: str, origin: tuple[float, float] | None) -> str:
     return f'{lead}<text class="label" x="{box[0]:.1f}" y="{box[3] - 4:.1f}">{html.escape(text)}</text>'
 
 
-def scatter(points: Sequence[Point], x: Axis, y: Axis, *, front: bool = True) -> Html:
+def scatter(points: Sequence[Point], x: Axis, y: Axis, *, draw_pareto: bool = True) -> Html:
     """Points, with the front of those that no other beats in both: smaller x and larger y are better."""
     if not points:
         return Html('<p class="note">Nothing to draw.</p>')
     chart = Chart([point.x for point in points], [point.y for point in points], x, y)
-    if front:
+    if draw_pareto:
         chart.line([(point.x, point.y) for point in pareto(points)], colour="var(--good)", dashed=True)
     for point in sorted(points, key=lambda item: (not item.chosen, item.x)):
         chart.point(point)

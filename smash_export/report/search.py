@@ -57,7 +57,7 @@ def search_page(
         *[paragraph(verdict, "") for verdict in verdicts(result)],
         *_trust(result),
         heading("Pareto front of the trained networks"),
-        *_front(result),
+        *_pareto(result),
         heading("Rungs"),
         paragraph(
             "Validation error of each network at the end of each rung. Full lines: search; dashed: random "
@@ -147,7 +147,7 @@ def verdicts(result: SearchResult) -> list[str]:
     return said
 
 
-def _front(result: SearchResult) -> list[Html]:
+def _pareto(result: SearchResult) -> list[Html]:
     """Error against latency, or MACs where nothing was measured; and the pick within each limit."""
     timed = all(LATENCY in entry.measures for entry in result.pareto)
     picks = {} if result.picks else {result.pick.key: "pick"}
@@ -287,7 +287,7 @@ def _score_against_trained(result: SearchResult) -> Html:
         points,
         Axis("SMASH score (error with generated weights)", percent=True),
         Axis(f"error after {epochs} epochs", percent=True),
-        front=False,
+        draw_pareto=False,
     )
 
 

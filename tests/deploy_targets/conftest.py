@@ -25,7 +25,9 @@ def compiled(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Call
         if (name, precision) not in done:
             target = get_target(name)
             folder = tmp_path_factory.mktemp(f"{name}-{precision}")
-            result = target.compile(sources.request(precision, exported=target.needs_exported), folder)
+            result = target.compile(
+                sources.request(precision, torch_program=target.needs_torch_program), folder
+            )
             done[name, precision] = folder / result.main
         return done[name, precision]
 

@@ -85,7 +85,7 @@ class Sources:
         return path
 
     @cached_property
-    def exported(self) -> Path:
+    def torch_program(self) -> Path:
         path = self.folder / "model.pt2"
         batch = torch.export.Dim("batch", min=1, max=64)
         with warnings.catch_warnings(), torch.no_grad():
@@ -97,7 +97,7 @@ class Sources:
         return path
 
     def request(
-        self, precision: Precision = "fp32", *, exported: bool = False, **options: object
+        self, precision: Precision = "fp32", *, torch_program: bool = False, **options: object
     ) -> CompileRequest:
         return CompileRequest(
             onnx=self.onnx,
@@ -106,5 +106,5 @@ class Sources:
             precision=precision,
             calibration=IMAGES if precision == "int8" else None,
             options=options,
-            exported=self.exported if exported else None,
+            torch_program=self.torch_program if torch_program else None,
         )

@@ -65,7 +65,7 @@ def test_litert_int8(compiled: Callable[..., Path], sources: Sources) -> None:
 @pytest.mark.slow
 def test_litert_for_a_larger_batch(sources: Sources, tmp_path: Path) -> None:
     target = needs_compiler("litert")
-    result = target.compile(sources.request(exported=True, batch=8), tmp_path)
+    result = target.compile(sources.request(torch_program=True, batch=8), tmp_path)
     with target.open(tmp_path / result.main, SIGNATURE, SessionOptions(threads=1)) as session:
         np.testing.assert_allclose(session.run(IMAGES), sources.logits, rtol=0, atol=1e-4)
 

@@ -9,7 +9,7 @@ from smash_search.model.hypernet import HyperNetConfig
 from smash_search.rank.finalists import FinalistsConfig
 from smash_search.rank.scoring import ScoringConfig
 from smash_search.run import SearchConfig, SearchResult, run_search
-from smash_search.space.limits import Limits
+from smash_search.space.limits import CostLimits
 from smash_search.train.hypernet import TrainingConfig
 from smash_search.train.recipes import Recipe
 from tests.search.small_data import small_digits
@@ -21,7 +21,7 @@ def config(**changes: object) -> SearchConfig:
     """Small networks only; every stage of a search once."""
     values: dict = {
         "candidates": 6,
-        "limits": Limits(parameters=30_000),
+        "limits": CostLimits(parameters=30_000),
         "hypernet": HyperNetConfig(depths=(2, 2)),
         "training": TrainingConfig(steps=4, batch=32, architectures=2, learning_rate=0.01),
         "scoring": ScoringConfig(statistics_images=32, images=(24, 0), batch=32),

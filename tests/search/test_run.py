@@ -22,7 +22,7 @@ from smash_search.run import load_supernet, run_search
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
-from smash_search.space.limits import Limits
+from smash_search.space.limits import CostLimits
 from smash_search.train.hypernet import TrainingConfig
 from smash_search.train.recipes import Recipe
 from tests.search.run_small_search import RESULTS, config, contents, search
@@ -129,7 +129,7 @@ def test_changed_data_configuration_or_a_full_folder_are_refused(finished: Path,
 
 def test_a_limit_that_nothing_can_keep_is_said_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(GateError, match="smallest found"):
-        search(tmp_path / "run", limits=Limits(parameters=10))
+        search(tmp_path / "run", limits=CostLimits(parameters=10))
     assert not (tmp_path / "run" / "hypernet.pt").exists()
 
 
@@ -234,7 +234,7 @@ def test_candidates_count_within_the_limit_and_rounds_propose_more_networks(tmp_
     changed = {
         "measured": {"target": "test"},
         "latency_limits": (Limit("4ms", 4.0),),
-        "limits": Limits(),
+        "limits": CostLimits(),
         "known": 2,
         "finalists": FinalistsConfig(
             count=3, rounds=2, per_round=2, rungs=(1, 2), random=1, recipe=Recipe(batch=32)

@@ -11,7 +11,7 @@ import pytest
 
 from smash_export.cli import run
 from smash_export.cli.search import GROUPS
-from smash_export.device_search.search import PRESETS, STRATEGIES, absolute
+from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES, absolute
 from smash_search import strategies
 from smash_search.space.space import SPACES
 
@@ -22,7 +22,7 @@ SMALL = [
 
 
 def test_every_space_has_a_preset_and_every_strategy_a_name() -> None:
-    assert list(PRESETS) == list(SPACES)
+    assert list(SPACE_DEFAULTS) == list(SPACES)
     assert list(STRATEGIES) == list(strategies.STRATEGIES)
 
 
@@ -32,7 +32,7 @@ def test_help_groups_options_and_shows_defaults_of_each_space(capsys: pytest.Cap
     for heading in GROUPS:
         assert f"{heading}:" in text
     for part, name in (("training", "steps"), ("search", "candidates"), ("finalists", "count")):
-        for space, preset in PRESETS.items():
+        for space, preset in SPACE_DEFAULTS.items():
             assert f"{space} {preset[part][name]}" in text
     assert "|".join(STRATEGIES) in text
 
@@ -98,7 +98,7 @@ def test_the_same_command_again_resumes_and_json_is_pure(
     before = (folder / "scores.jsonl").read_bytes()
     assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    finalists = PRESETS["edge-tiny"]["finalists"]
+    finalists = SPACE_DEFAULTS["edge-tiny"]["finalists"]
     assert result["candidates"] == 4 + finalists["rounds"] * finalists["per_round"]
     assert (folder / "scores.jsonl").read_bytes() == before
     assert run(["search", "--data", "digits", "--run", str(folder), *SMALL, "--no-resume"]) == 2
@@ -125,7 +125,7 @@ def test_runs_lists_and_compares(folder: Path, capsys: pytest.CaptureFixture[str
     assert run(["runs", str(folder.parent), "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)["runs"]
     assert entry["state"] == "done"
-    finalists = PRESETS["edge-tiny"]["finalists"]
+    finalists = SPACE_DEFAULTS["edge-tiny"]["finalists"]
     assert entry["scored"] == 4 + finalists["rounds"] * finalists["per_round"]
     assert entry["error"] is not None
     assert run(["runs", str(folder / "nothing")]) == 2

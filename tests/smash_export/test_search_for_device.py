@@ -11,7 +11,7 @@ from smash_base.errors import GateError, UsageError
 from smash_export.cli import run
 from smash_export.device_search.device_limits import limited_space
 from smash_export.device_search.latency import candidate_graph
-from smash_export.device_search.search import PRESETS, configure, latency_limits
+from smash_export.device_search.search import SPACE_DEFAULTS, configure, latency_limits
 from smash_search.data import load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import read_best
@@ -38,7 +38,7 @@ def test_several_limits_give_a_pick_each_and_a_front(
         assert best.search.limit == label
         assert 0 < best.search.measures["latency_ms"] < 2000
     networks = json.loads((folder / "pareto.json").read_text())["networks"]
-    finalists = PRESETS["edge-tiny"]["finalists"]
+    finalists = SPACE_DEFAULTS["edge-tiny"]["finalists"]
     assert len(networks) == 2 + finalists["rounds"] * finalists["per_round"]
     assert any(network["on_front"] for network in networks)
     page = (folder / "report.html").read_text()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 
-from smash_search.model.fake_quantisation import RoundedNetwork
+from smash_search.model.fake_quantisation import FakeQuantisedNetwork
 from smash_search.model.interpreter import FrozenNetwork, Network, fold
 from smash_search.space.architecture import Architecture
 from tests.search.legal import DIGITS, EVERY_FORM, RICH, drawn, hand_written
@@ -16,7 +16,7 @@ from tests.search.model.test_interpreter import trained_like
 
 def test_weights_come_back_as_they_went_in() -> None:
     weights = fold(trained_like(Network(RICH.draw(0, 0), DIGITS, 10)))
-    frozen = RoundedNetwork(RICH.draw(0, 0), weights).frozen()
+    frozen = FakeQuantisedNetwork(RICH.draw(0, 0), weights).frozen()
     assert set(frozen) == set(weights)
     assert all(np.array_equal(frozen[name], weights[name]) for name in weights)
 
@@ -27,7 +27,7 @@ def test_rounding_is_close_to_the_network_and_has_few_values(architecture: Archi
     channels = DIGITS.channels
     weights = fold(trained_like(Network(architecture, DIGITS, 10)))
     x = torch.randn(16, channels, 8, 8, generator=torch.Generator().manual_seed(0))
-    rounded = RoundedNetwork(architecture, weights).train()
+    rounded = FakeQuantisedNetwork(architecture, weights).train()
     with torch.no_grad():
         rounded(x)  # sees the ranges
         out, exact = rounded.eval()(x), FrozenNetwork(architecture, weights)(x)
@@ -40,7 +40,7 @@ def test_rounding_is_close_to_the_network_and_has_few_values(architecture: Archi
 def test_training_lowers_the_loss_through_the_rounding() -> None:
     torch.manual_seed(0)
     architecture = RICH.draw(0, 1)
-    network = RoundedNetwork(architecture, fold(Network(architecture, DIGITS, 10).eval())).train()
+    network = FakeQuantisedNetwork(architecture, fold(Network(architecture, DIGITS, 10).eval())).train()
     x, y = torch.randn(32, 1, 8, 8), torch.arange(32) % 10
     optimiser = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
     losses = []

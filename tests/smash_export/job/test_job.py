@@ -14,13 +14,13 @@ from smash_export.device_search.plan import (
     WHOLE,
     Units,
     duration_words,
-    fitting,
+    largest_factor,
     parse_duration,
     scaled,
     search_parts,
     with_hypernet_share,
 )
-from smash_export.device_search.search import PRESETS, configure, load_data
+from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_data
 from smash_export.job.plan import Plan
 
 
@@ -36,7 +36,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         "scoring": {"images": (20,)},
         "finalists": {"count": 2, "rungs": (1,)},
     }.items():
-        monkeypatch.setitem(PRESETS["edge-tiny"], part, {**PRESETS["edge-tiny"][part], **values})
+        monkeypatch.setitem(
+            SPACE_DEFAULTS["edge-tiny"], part, {**SPACE_DEFAULTS["edge-tiny"][part], **values}
+        )
     monkeypatch.setattr(freeze, "default_recipe", lambda *_: Recipe(2, 128, include_validation=True))
     for name, value in {"STEPS": 2, "CANDIDATES": 4, "FINALISTS": 2, "IMAGES": 128}.items():
         monkeypatch.setattr(f"smash_export.device_search.plan.{name}", value)
@@ -144,11 +146,11 @@ def test_a_plan_uses_the_time_it_is_given_and_no_more() -> None:
         return sum(part.seconds for part in search_parts(scaled(config, factor), dataset, units))
 
     for wanted in (15.0, 30.0, 60.0):
-        factor = fitting(seconds, wanted)
+        factor = largest_factor(seconds, wanted)
         assert 0.75 * wanted < seconds(factor) <= wanted
-    assert fitting(seconds, 1e6) == pytest.approx(WHOLE)
+    assert largest_factor(seconds, 1e6) == pytest.approx(WHOLE)
     with pytest.raises(GateError, match="at least"):
-        fitting(seconds, 1.0)
+        largest_factor(seconds, 1.0)
     small = scaled(config, 0.0)
     assert (small.training.steps, small.candidates, small.finalists.count) == (60, 8, 2)
     assert scaled(config, 1.0) == config

@@ -15,7 +15,7 @@ from smash_export.bundle.runnable import selected_files
 from smash_export.cli import run
 from smash_export.compiling.compile import compile_bundle
 from smash_export.measure import bench
-from smash_export.measure.bench_worker import Worker
+from smash_export.measure.bench_process import BenchProcess
 from smash_export.measure.timing import MIN_RUNS, Latency, interleaved, measure_latency, ratio, round_orders
 from smash_targets.base import Session, SessionInfo
 
@@ -148,13 +148,15 @@ def test_a_file_that_breaks_costs_its_own_row(
     assert rows["onnxruntime:fp32"].status == "measured"
 
 
-def start(code: str, bundle: Bundle, timeout: float, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Worker:
+def start(
+    code: str, bundle: Bundle, timeout: float, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> BenchProcess:
     """A worker whose interpreter runs ``code`` first."""
     (folder / "sitecustomize.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(folder))
     np.save(folder / "images.npy", bundle.samples().images[:4])
     file = selected_files(bundle, ["onnxruntime"])[0]
-    return Worker.start(bundle, file, folder / "images.npy", timeout=timeout)
+    return BenchProcess.start(bundle, file, folder / "images.npy", timeout=timeout)
 
 
 def test_a_crash_is_one_line_with_the_signal(

@@ -16,8 +16,8 @@ from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.samples import Samples
 from smash_export.cli import run
 from smash_export.compiling.compile import compile_bundle
-from smash_export.measure.bench import Measurement
-from smash_export.measure.compare import Row, disagreements, judge, recommend
+from smash_export.measure.bench import FileMeasurement
+from smash_export.measure.compare import Row, disagreements, recommend, verdict_on
 from smash_export.measure.timing import Latency
 from smash_export.report.chart import Axis, Point, pareto, scatter
 from smash_export.report.page import Html, page, paragraph, picture, table
@@ -29,10 +29,12 @@ def samples(count: int = 400, classes: int = 4) -> Samples:
     return Samples(np.zeros((count, 8, 8, 1), np.uint8), logits.argmax(1).astype(np.int64), logits)
 
 
-def measured(name: str, p50: float, *, size: int = 1000, source: bool = False, **more: object) -> Measurement:
+def measured(
+    name: str, p50: float, *, size: int = 1000, source: bool = False, **more: object
+) -> FileMeasurement:
     target, precision = name.split(":")
     latency = Latency(p50, p50, p50, p50, 100, 1, 0.0, 0.0)
-    row = Measurement(target, precision, source, size, latency={1: latency}, runtime={"provider": "CPU"})
+    row = FileMeasurement(target, precision, source, size, latency={1: latency}, runtime={"provider": "CPU"})
     return replace(row, **more)  # type: ignore[arg-type]
 
 
@@ -44,17 +46,20 @@ def flipped(data: Samples, count: int) -> np.ndarray:
 
 def test_a_file_that_changes_too_many_labels_fails() -> None:
     data = samples()
-    row = judge(measured("ncnn:int8", 0.1, slower_than_fp32=False), flipped(data, 40), data)
+    row = verdict_on(measured("ncnn:int8", 0.1, slower_than_fp32=False), flipped(data, 40), data)
     assert row.verdict == "failed"
     assert "10.00 points lost, 95 % interval" in row.reason
-    assert judge(row.measurement, flipped(data, 40), data, max_drop=50).verdict == "good"
-    assert judge(measured("ncnn:fp32", 0.1), data.logits, data).verdict == "good"
+    assert verdict_on(row.measurement, flipped(data, 40), data, max_drop=50).verdict == "good"
+    assert verdict_on(measured("ncnn:fp32", 0.1), data.logits, data).verdict == "good"
 
 
 def test_lower_precision_that_is_not_faster_is_marked_and_never_recommended() -> None:
     data = samples()
     slow = measured("onnxruntime:int8", 0.5, slower_than_fp32=True, relative_to_fp32=1.25)
-    rows = [judge(measured("onnxruntime:fp32", 0.4), data.logits, data), judge(slow, data.logits, data)]
+    rows = [
+        verdict_on(measured("onnxruntime:fp32", 0.4), data.logits, data),
+        verdict_on(slow, data.logits, data),
+    ]
     assert rows[1].verdict == "not faster"
     assert "1.25 times that of onnxruntime fp32" in rows[1].reason
     # Even when it is the fastest file of all, having been slower than its own fp32 in the same rounds.
@@ -67,7 +72,7 @@ def test_lower_precision_that_is_not_faster_is_marked_and_never_recommended() ->
 
 def test_lower_precision_without_fp32_of_its_runtime_is_not_recommended() -> None:
     data = samples()
-    row = judge(measured("openvino:int8", 0.1), data.logits, data)
+    row = verdict_on(measured("openvino:int8", 0.1), data.logits, data)
     assert row.verdict == "speed unknown"
     assert recommend([row])[1] is None
 
@@ -75,7 +80,7 @@ def test_lower_precision_without_fp32_of_its_runtime_is_not_recommended() -> Non
 def good(name: str, p50: float, size: int = 1000) -> Row:
     data = samples()
     row = measured(name, p50, size=size, slower_than_fp32=None if name.endswith("fp32") else False)
-    return judge(row, data.logits, data)
+    return verdict_on(row, data.logits, data)
 
 
 def test_the_fastest_file_wins_and_the_reason_says_by_how_much() -> None:
@@ -96,7 +101,7 @@ def test_within_the_noise_the_more_exact_file_wins_then_the_smaller() -> None:
 
 def test_source_files_are_shown_and_not_recommended() -> None:
     data = samples()
-    rows = [judge(measured("onnxruntime:fp32", 0.1, source=True), data.logits, data)]
+    rows = [verdict_on(measured("onnxruntime:fp32", 0.1, source=True), data.logits, data)]
     assert rows[0].verdict == "source file"
     assert recommend(rows)[1] is None
 

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from smash_export.bundle.runnable import RunnableFile
 
 
-class Worker:
+class BenchProcess:
     """A process that holds one opened file and measures it when asked.
 
     Attributes:
         runtime: what the session says it uses.
-        cold_start: seconds; see :class:`smash_export.measure.bench.Measurement`.
+        cold_start: seconds; see :class:`smash_export.measure.bench.FileMeasurement`.
     """
 
     def __init__(self, child: ChildProcess, timeout: float) -> None:
@@ -48,7 +48,7 @@ class Worker:
         *,
         threads: int | None = 1,
         timeout: float = 120.0,
-    ) -> Worker:
+    ) -> BenchProcess:
         """Start the process, open the file and classify a first image.
 
         Args:
