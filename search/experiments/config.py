@@ -1,8 +1,9 @@
 """Sizes of the experiments: everything that decides their result, as plain data. No torch.
 
-The CPU size keeps the space wide, above all in what a network may lack (blocks of 2 to 32 channels and more),
-for networks that are all alike cannot be ranked. It keeps the work small: a stem of stride 4, square
-kernels, few ops. The paper's size is the paper's: section 4 of arXiv 1708.05344, one GPU.
+The size "edge" is that of today's searches: the space ``edge`` and its prior, networks of one band of cost,
+the recipe of finalists. The size "cpu" keeps the space wide, above all in what a network may lack (blocks of
+2 to 32 channels and more), for networks that are all alike cannot be ranked. It keeps the work small: a stem
+of stride 4, square kernels, few ops. The paper's size is the paper's: section 4 of arXiv 1708.05344, one GPU.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class ExperimentConfig:
         size: name, for people.
         space: name of a space; None for the one that suits the images.
         changes: fields of the space that are replaced.
+        macs: least and most multiply-accumulates of every network, those included that the HyperNet trains
+            on; None for all of the space.
         train_images, validation_images, test_images: taken from each split; 0 for all.
         hypernet, training, scoring, recipe: of the stages. Networks are compared after ``recipe``.
         networks: random architectures that are scored and trained.
@@ -64,10 +67,17 @@ class ExperimentConfig:
     rate: float
     picks: int
     transfer_to: tuple[str, ...]
+    macs: tuple[float, float] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transfer_to", tuple(self.transfer_to))
+        if self.macs is not None:
+            object.__setattr__(self, "macs", tuple(self.macs))
+            if not 0 <= self.macs[0] < self.macs[1]:
+                raise InvalidInputError(
+                    "experiment field 'macs'", expected="least and most", received=self.macs
+                )
         for name in ("networks", "corrupted", "starts", "steps", "mutants", "batch", "picks"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(
@@ -83,6 +93,10 @@ class ExperimentConfig:
         plain = asdict(self)
         plain["scoring"] = self.scoring.to_json()
         plain["transfer_to"] = list(self.transfer_to)
+        if self.macs is None:
+            del plain["macs"]  # folders that were begun before there were bands go on
+        else:
+            plain["macs"] = list(self.macs)
         for entry in (plain["hypernet"], *plain["hypernets"].values()):
             entry["depths"] = list(entry["depths"])
         return plain
@@ -134,6 +148,39 @@ SIZES: dict[str, ExperimentConfig] = {
         rate=0.05,
         picks=4,
         transfer_to=("digits",),
+    ),
+    "edge": ExperimentConfig(
+        size="edge",
+        space="edge",
+        changes={},
+        macs=(9e6, 14e6),  # a factor of 1.25 about that of MLPerf Tiny's ResNet-8 at the same latency
+        train_images=12_000,
+        validation_images=5000,
+        test_images=10_000,
+        hypernet=HyperNetConfig(depths=(4, 5, 2), norm="sandwich", centred=True),
+        training=TrainingConfig(
+            steps=1500, batch=64, architectures=1, learning_rate=0.03, hypernet_rate=0.07
+        ),
+        scoring=ScoringConfig(statistics="batch", images=(1000,), batch=250),
+        recipe=Recipe(
+            epochs=4,
+            batch=128,
+            whiten=True,
+            label_smoothing=0.1,
+            augmentation={"pad_crop": 2, "flip": True},
+        ),
+        networks=40,
+        second_seeds=8,
+        statistics_networks=20,
+        hypernets={"a tenth": HyperNetConfig(depths=(1,), growth=3, norm="sandwich", centred=True)},
+        corrupted=24,
+        starts=6,
+        steps=2,
+        mutants=32,
+        batch=2,
+        rate=0.05,
+        picks=4,
+        transfer_to=("fashion-mnist",),
     ),
     "paper": ExperimentConfig(
         size="paper",

@@ -19,6 +19,7 @@ class ScoredAndTrained:
         key: Key of the architecture.
         parameters, macs: Its cost.
         score, score_loss: Error and loss with generated weights.
+        zeroed: The same error with every generated filter set to zero.
         running: The same error with running BatchNorm statistics.
         one_epoch, error: Test errors after the first and the last epoch of training.
         second: Test error of a training with another seed; None where there was none.
@@ -29,6 +30,7 @@ class ScoredAndTrained:
     macs: int
     score: float
     score_loss: float
+    zeroed: float
     running: float
     one_epoch: float
     error: float
@@ -39,8 +41,8 @@ def correlation(bench: Workbench) -> JsonObject:
     """Score random architectures, train them, compare.
 
     The score stands beside its version with running BatchNorm statistics (as in the original program, where
-    statistics averaged over architectures are used), the ceiling from two training seeds, and the baselines
-    parameters, MACs and one epoch of training.
+    statistics averaged over architectures are used), the one with zeros for all that is generated, the
+    ceiling from two training seeds, and the baselines parameters, MACs and one epoch of training.
     """
     config = bench.config
     points: list[ScoredAndTrained] = []
@@ -62,6 +64,7 @@ def correlation(bench: Workbench) -> JsonObject:
                     macs=cost.macs,
                     score=score.error,
                     score_loss=score.loss,
+                    zeroed=bench.score(architecture, "zeroed", zeroed=True).error,
                     running=running.error,
                     one_epoch=first.one_epoch,
                     error=first.error,
@@ -92,6 +95,7 @@ def summary(points: list[ScoredAndTrained], wrong: np.ndarray) -> JsonObject:
     signals = {
         "SMASH score": column("score"),
         "SMASH loss": column("score_loss"),
+        "filters zeroed": column("zeroed"),
         "running statistics": column("running"),
         "parameters": -column("parameters"),
         "MACs": -column("macs"),
@@ -112,6 +116,7 @@ def summary(points: list[ScoredAndTrained], wrong: np.ndarray) -> JsonObject:
         "error_range": [float(error.min()), float(error.max())],
         "score_mean": float(column("score").mean()),
         "score_sd": float(column("score").std(ddof=1)),
+        "op_contribution": float((column("zeroed") - column("score")).mean()),
         "running_mean": float(column("running").mean()),
         "running_sd": float(column("running").std(ddof=1)),
         "running_against_recomputed": statistics.spearman(column("running"), column("score")).to_json(),

@@ -93,7 +93,8 @@ class Workbench:
         self.classes = len(dataset.classes)
         self._ends = None if minutes is None else time.monotonic() + 60 * minutes
         folder.mkdir(parents=True, exist_ok=True)
-        identity = {"config": config.to_json(), "data": self.dataset.fingerprint}
+        own = {name: value for name, value in config.to_json().items() if name != "transfer_to"}
+        identity = {"config": own, "data": self.dataset.fingerprint}
         path = folder / "config.json"
         if path.exists():
             check_identity(path, files.read_json(path), files.parse_json(json.dumps(identity)))
@@ -108,6 +109,8 @@ class Workbench:
             for record in files.read_jsonl(folder / "scores.jsonl")
         }
         self._scorers: dict[str, Scorer] = {}
+        self._drawn: list[Architecture] = []  # that are judged, and the slot of the next draw
+        self._slot = 0
 
     @property
     def time_is_up(self) -> bool:
@@ -116,7 +119,19 @@ class Workbench:
 
     def architecture(self, number: int) -> Architecture:
         """The number-th of the random architectures that every experiment judges."""
-        return self.space.draw(seed_of(self.config.seed, TEST_STREAM), number)
+        while len(self._drawn) <= number:
+            drawn = self.space.draw(seed_of(self.config.seed, TEST_STREAM), self._slot)
+            self._slot += 1
+            if self._is_judged(drawn):
+                self._drawn.append(drawn)
+        return self._drawn[number]
+
+    def _is_judged(self, architecture: Architecture) -> bool:
+        """Whether an architecture lies inside the band of the experiments, if they have one."""
+        if self.config.macs is None:
+            return True
+        low, high = self.config.macs
+        return low <= self.cost(architecture).macs <= high
 
     def cost(self, architecture: Architecture) -> Cost:
         """Exact cost for this data set."""
@@ -155,6 +170,7 @@ class Workbench:
                     checkpoint=self.folder / f"{file}.pt",
                     checkpoint_seconds=30.0,
                     on_step=on_step,
+                    accept=None if self.config.macs is None else self._is_judged,
                 )
             record = {
                 "history": [asdict(part) for part in result.history],
@@ -176,15 +192,19 @@ class Workbench:
         variant: str = "right",
         corrupt: Corruption | None = None,
         *,
+        zeroed: bool = False,
         hypernet: str = "",
         config: HyperNetConfig | None = None,
     ) -> Score:
-        """SMASH score; ``corrupt`` changes the encoding first and belongs to a variant of its own."""
+        """SMASH score; ``corrupt`` changes the encoding first, ``zeroed`` sets all generated filters to zero.
+
+        Both belong to a variant of their own.
+        """
         key = (hypernet, architecture.key, variant)
         if key not in self._scores:
             scorer = self._scorer(hypernet, config)
             images = scorer.stages[-1]
-            self._keep(key, scorer.score(architecture, images, corrupt=corrupt))
+            self._keep(key, scorer.score(architecture, images, corrupt=corrupt, zeroed=zeroed))
         return self._scores[key]
 
     def encoding_gradient(self, architecture: Architecture) -> tuple[Layout, np.ndarray]:

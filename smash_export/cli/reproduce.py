@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 
@@ -19,8 +20,8 @@ NAMES = ("correlation", "capacity", "encoding", "gradient", "transfer", "presets
     "--size",
     default="cpu",
     show_default=True,
-    type=click.Choice(["cpu", "paper"]),
-    help="An hour on two cores, or the paper's size for a GPU.",
+    type=click.Choice(["cpu", "edge", "paper"]),
+    help="An hour on two cores, in a wide space or in that of today's searches; or the paper's, for a GPU.",
 )
 @click.option("--data", default="fashion-mnist", show_default=True, metavar="NAME[:PATH]", help="Images.")
 @click.option(
@@ -29,6 +30,12 @@ NAMES = ("correlation", "capacity", "encoding", "gradient", "transfer", "presets
     help="Folder that the experiments of one size and data set share.  [default: experiments/DATA-SIZE]",
 )
 @click.option("--minutes", type=click.FloatRange(0), help="Train no further network after so much time.")
+@click.option(
+    "--transfer-to",
+    multiple=True,
+    metavar="NAME[:PATH]",
+    help="Data that transfer trains the picks on; may be given several times.  [by the size]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @common_options(writes=True)
@@ -38,6 +45,7 @@ def command(
     data: str,
     out: Path | None,
     minutes: float | None,
+    transfer_to: tuple[str, ...],
     device: str,
     threads: int | None,
     output: Output,
@@ -52,6 +60,8 @@ def command(
 
     dataset = load_dataset(data)
     folder = out or Path("experiments") / f"{dataset.name}-{size}"
+    if transfer_to and name != "transfer":
+        raise UsageError("--transfer-to", expected="with the experiment transfer", received=name)
     plan: JsonObject = size_named(size).to_json()
     if output.dry_run:
         output.table("Would do", ["what", "value"], [[what, str(value)] for what, value in plan.items()])
@@ -63,7 +73,16 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
-    made = reproduce(name, dataset, folder, size=size, device=device, minutes=minutes, output=output)
+    made = reproduce(
+        name,
+        dataset,
+        folder,
+        size=size,
+        device=device,
+        minutes=minutes,
+        transfer_to=transfer_to,
+        output=output,
+    )
     output.text(made.paragraph)
     for path in (made.json, made.png, made.svg, made.markdown):
         output.note(str(path))

@@ -6,8 +6,8 @@ Every sentence is generated from the result, so that it is true of a bad result 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ def reproduce(
     size: str = "cpu",
     device: str = "auto",
     minutes: float | None = None,
+    transfer_to: Sequence[str] = (),
     output: Output = SILENT,
 ) -> Reproduced:
     """Run an experiment, or go on with it, and write ``NAME.json``, ``.png``, ``.svg`` and ``.md``.
@@ -54,9 +55,10 @@ def reproduce(
         name: of ``smash_search.experiments.EXPERIMENTS``.
         dataset: images of all experiments in the folder, or their name (NAME or NAME:PATH).
         folder: shared by experiments of one size and data set, which reuse each other's networks.
-        size: "cpu" or "paper".
+        size: "cpu", "edge" (today's searches, one band of cost) or "paper".
         device: where to compute.
         minutes: no further network is trained after so much time.
+        transfer_to: data sets of "transfer", in place of the size's own.
 
     Raises:
         UsageError: no such experiment or size; or the folder belongs to another.
@@ -69,6 +71,8 @@ def reproduce(
     if isinstance(dataset, str):
         dataset = load_dataset(dataset)
     config = size_named(size)
+    if transfer_to:
+        config = replace(config, transfer_to=tuple(transfer_to))
     result = run_experiment(
         name,
         config,
@@ -119,6 +123,11 @@ def _correlation_words(result: Result) -> str:
     lead += f", {result['error_sd'] / noise:.1f} times the noise of a training seed. " if noise else ". "
     text = lead + f"The SMASH score agrees with the error with Kendall's tau {_estimate(score['all'])}"
     text += f" (Spearman {_estimate(score['all'], 'spearman')}). "
+    if "filters zeroed" in rows:
+        text += (
+            f"With every generated filter set to zero the mean score is {_points(result['op_contribution'])} "
+            f"worse, and its tau {_estimate(rows['filters zeroed']['all'])}. "
+        )
     ceiling = result["ceiling"]
     if ceiling and ceiling["value"] is not None:
         text += (

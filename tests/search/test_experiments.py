@@ -42,11 +42,27 @@ def test_correlation_reports_score_ceiling_baselines_and_the_original_mistake(fo
     assert result["networks"] == len(result["points"]) == TINY.networks
     assert result["second_seeds"] == TINY.second_seeds
     names = [row["signal"] for row in result["signals"]]
-    assert names == ["SMASH score", "SMASH loss", "running statistics", "parameters", "MACs", "one epoch"]
+    assert names == [
+        *("SMASH score", "SMASH loss", "filters zeroed", "running statistics"),
+        *("parameters", "MACs", "one epoch"),
+    ]
+    gaps = [point["zeroed"] - point["score"] for point in result["points"]]
+    assert result["op_contribution"] == pytest.approx(np.mean(gaps))
+    assert any(gaps), "zeros are not what was generated"
     for row in result["signals"]:
         assert {"all", "top half", "top fifth", "precision", "regret"} <= set(row)
     assert result["ceiling"]["count"] == TINY.second_seeds
     assert any(point["running"] != point["score"] for point in result["points"])
+
+
+def test_networks_of_a_band_are_judged_alone(digits: Dataset, tmp_path: Path) -> None:
+    whole = Workbench(TINY, digits, tmp_path / "whole", silent)
+    costs = sorted(whole.cost(whole.architecture(number)).macs for number in range(40))
+    bench = Workbench(replace(TINY, macs=(costs[10], costs[20])), digits, tmp_path / "band", silent)
+    drawn = [bench.architecture(number) for number in range(10)]
+    assert len({architecture.key for architecture in drawn}) == 10
+    assert all(costs[10] <= bench.cost(architecture).macs <= costs[20] for architecture in drawn)
+    assert [bench.architecture(number) for number in reversed(range(10))] == drawn[::-1]
 
 
 def test_all_experiments_share_one_hypernet_and_the_same_trained_networks(folder: Path) -> None:
