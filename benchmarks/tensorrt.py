@@ -355,7 +355,7 @@ def make_bundle(folder: Path) -> Path:
 
     dataset = load_dataset("digits")
     spec = input_of(dataset)
-    best = BestFile(space_for(spec).draw(0, 0), spec, tuple(dataset.classes), {})
+    best = BestFile(space_for(spec).draw(0, 0), spec, tuple(dataset.classes))
     return freeze(best, dataset, folder / "digits", recipe=Recipe(epochs=8)).bundle.path
 
 

@@ -79,7 +79,7 @@ class CompileRequest:
         precision: what was asked for.
         calibration: float32 [N, C, H, W], normalised training images; None unless int8 or fp16.
         options: settings of this target by name; a target refuses unknown ones.
-        source_sha256: of the bundle's ``model.onnx``, which ``onnx`` was made from; "" outside a bundle.
+        source_sha256: SHA-256 of the ``model.onnx`` that ``onnx`` was made from; "" outside a bundle.
     """
 
     onnx: Path
@@ -122,11 +122,11 @@ class SessionInfo:
 
     Attributes:
         target: name of the target.
-        version: of the runtime.
+        version: Version of the runtime.
         provider: execution provider, device plugin or backend in use.
         device: "cpu", "cuda:0", ...
         threads: in use for one inference; 0 when the runtime does not tell.
-        precision: of the computation ("bf16" when a runtime chose that by itself).
+        precision: Precision of the computation ("bf16" when a runtime chose that by itself).
     """
 
     target: str

@@ -32,7 +32,7 @@ _INTO = {
 class OnnxFacts:
     """Attributes:
     operators: operator types used, of every domain.
-    weight_types: of "fp32", "fp16" and "bf16", those that weights are stored in.
+    weight_types: Which of "fp32", "fp16" and "bf16" weights are stored in.
     """
 
     operators: frozenset[str]

@@ -114,14 +114,14 @@ class SearchConfig:
 
     Attributes:
         space: a name of :data:`smash_search.space.space.SPACES`, or None to choose by the size of the images.
-        seed: of everything random.
+        seed: Random seed of everything that is drawn.
         strategy: a name of :data:`smash_search.strategies.STRATEGIES`.
         strategy_options: checked by the strategy.
         candidates: architectures to score.
         known: how many of them are known networks (:func:`smash_search.space.known.known_networks`), at
         most half.
         limits: on cost, checked before anything is trained.
-        hypernet, training, scoring, finalists: of the stages; their seeds are set from ``seed``.
+        hypernet, training, scoring, finalists: Settings of the stages; their seeds are set from ``seed``.
         measured: how candidates are measured, in the caller's words, or empty; a resumed search must
             measure in the same way.
         latency_limits: on the measure "latency_ms", ascending; there is one pick within each. The largest
@@ -196,7 +196,7 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        folder: of the run.
+        folder: Folder of the run.
         best: content of best.json.
         pick: the finalist that was picked, after its last rung.
         picks: The pick within each limit, by its label, where there are several limits.
@@ -249,11 +249,11 @@ def run_search(
     Args:
         config: what to do.
         dataset: training and validation images; test images are not looked at.
-        folder: of the run; made if need be, held exclusively.
+        folder: Folder of the run; made if need be, held exclusively.
         device: where to compute; not part of what the search is.
         resume: go on with a search of the same configuration and data in that folder.
         progress: shows what is being done.
-        measurement: of candidates on a device, and the limits on it.
+        measurement: Measurement of candidates on a device, and the limits on it.
         executor: where candidates are scored and finalists trained; in this process unless given.
         ranks: processes that train the HyperNet together. Rank 0 calls this function, the others
             :func:`join_training`.

@@ -55,8 +55,8 @@ class Preprocessing:
             whole image is resized to height x width.
         exif: whether image files and pictures are turned upright as their EXIF orientation says; what was
             trained before this existed is not.
-        order: of the network's three channels. Images and samples are always RGB; mean and std belong to
-            the channels of the network.
+        order: Order of the network's three channels. Images and samples are always RGB; mean and std
+            belong to the channels of the network.
     """
 
     height: int

@@ -170,8 +170,8 @@ def board(title: str, parts: Sequence[Part] = ()) -> Iterator[None]:
     """One display for all bars that are shown while the block runs.
 
     Args:
-        title: of the job, for its own line.
-        parts: of the job, where they were estimated.
+        title: Title of the job, for its own line.
+        parts: Parts of the job, where they were estimated.
     """
     if _OPEN:  # a part of a larger job that shows one already
         yield

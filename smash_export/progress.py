@@ -94,8 +94,8 @@ class Output:
         """One display for all progress that is shown while the block runs; never still on a terminal.
 
         Args:
-            title: of the job.
-            parts: of the job and their expected seconds, where they are known; gives the time left of all.
+            title: Title of the job.
+            parts: Parts of the job and their expected seconds, where they are known.
         """
         with contextlib.nullcontext() if self.quiet else board(title, parts):
             yield

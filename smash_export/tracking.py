@@ -44,7 +44,7 @@ def make_tracker(text: str, folder: Path, name: str) -> Tracker:
     Args:
         text: ``tensorboard``, ``mlflow``, either with ``:FOLDER``.
         folder: where its files go unless the text says so.
-        name: of the run.
+        name: Name of the run.
 
     Raises:
         UsageError: another name.

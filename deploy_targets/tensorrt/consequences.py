@@ -48,7 +48,7 @@ def refusals(words: Sequence[str], version: str, network: NetworkFacts) -> list[
 
     Args:
         words: options that the table takes.
-        version: of the table, for example "10.3".
+        version: Version of the table, for example "10.3".
     """
     given = {name: value for name, _, value in (word.partition("=") for word in words)}
     if "--loadEngine" in given:

@@ -26,7 +26,7 @@ class Gpu:
     """What an engine depends on.
 
     Attributes:
-        name: of the GPU.
+        name: Name of the GPU.
         compute_capability: for example "9.0".
         cuda: version of the CUDA runtime, for example "13.0".
         driver: version of the driver.

@@ -33,9 +33,9 @@ _REBUILD = {
 class EngineManifest:
     """Attributes:
     gpu, compute_capability, cuda, driver, tensorrt, platform: where it was built.
-    engine_sha256, onnx_sha256: of the engine and of the ONNX file it was built from.
-    source_sha256: of the bundle's ``model.onnx`` behind that one; "" outside a bundle.
-    precision: of the ONNX file.
+    engine_sha256, onnx_sha256: SHA-256 of the engine and of the ONNX file it was built from.
+    source_sha256: SHA-256 of the bundle's ``model.onnx`` behind that one; "" outside a bundle.
+    precision: Precision of the ONNX file.
     batch: smallest, usual and largest.
     flags: settings of the builder.
     layers: how many layers write each type, from the engine inspector.

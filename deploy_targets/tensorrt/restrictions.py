@@ -64,12 +64,12 @@ class NodeFacts:
     """What the rules look at.
 
     Attributes:
-        operator: of ONNX.
+        operator: ONNX operator.
         inputs, outputs: names of tensors; "" is one that is left out.
         attributes: by name.
         types: tensor name -> ONNX's number of its element type, where that is known.
         constants: names of constant tensors.
-        release: of the parser.
+        release: Release of the parser.
     """
 
     operator: str

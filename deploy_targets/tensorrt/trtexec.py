@@ -196,9 +196,9 @@ class EngineCommand:
 
     Attributes:
         onnx, engine: file names on the device.
-        input_name, input_shape: of one sample, without the batch.
+        input_name, input_shape: Name and shape of one sample, without the batch.
         precision: that is computed in.
-        release: of trtexec.
+        release: Release of trtexec.
         batches: smallest, usual and largest batch; None for a graph of fixed shape, which refuses shapes.
         workspace_mib: limit of scratch memory.
         level: builder optimisation level, 0 to 5.

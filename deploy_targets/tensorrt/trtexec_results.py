@@ -72,13 +72,13 @@ class RunLog:
 
     Attributes:
         passed: whether trtexec said so; its exit code is the better witness.
-        version: of TensorRT, "" when the log does not tell.
+        version: Version of TensorRT, "" when the log does not tell.
         command: the command line, "" when the log does not tell.
         batch: images of one query, from ``--shapes`` or, for fixed shapes, from the line about the input
             binding; None when the log does not tell.
         stages: "latency", "enqueue", "h2d", "compute" and "d2h", those that were measured.
         queries_per_second: None when nothing was measured.
-        build_seconds, load_seconds: of the engine, None when it was not built or loaded.
+        build_seconds, load_seconds: Seconds to build and to load the engine; None when it was not.
         errors, warnings: lines of that severity.
     """
 

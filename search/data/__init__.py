@@ -165,7 +165,7 @@ def load_dataset(
 
     Args:
         spec: ``NAME``, ``NAME:PATH`` or ``package.module:function``, each with ``?option=value&...``.
-        seed: of the splits that the data do not have themselves.
+        seed: Random seed of the splits that the data do not have themselves.
         validation: share of the training images kept for validation; None means the data's own
             validation part, or 10 %.
         allow_code: whether ``package.module:function`` may be imported and called. Pass False when the

@@ -54,7 +54,7 @@ class Parts:
         validation, test: parts that came with the data, or None.
         views: consecutive samples that show the same object (rotations of a volume); a split never
             separates them.
-        resize, exif, short_side: of images that are not in this form yet, see :class:`Preprocessing`.
+        resize, exif, short_side: Treatment of images of another form, see :class:`Preprocessing`.
         left_out: what the reader did not use, by reason.
         notes: sentences on how the files were understood, for people.
     """
@@ -82,7 +82,7 @@ class Dataset:
         preprocessing: size, channels, and mean and std of the training split.
         train, validation, test: disjoint splits; see :class:`Split`.
         fingerprint: SHA-256 (hexadecimal) over all images, labels, class names and split indices.
-        seed: of the splits.
+        seed: Random seed of the splits.
         views: consecutive samples that show the same object; average predictions over them.
         left_out, notes: see :class:`Parts`; :func:`smash_search.data.summarise` shows them.
     """

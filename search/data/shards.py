@@ -71,8 +71,8 @@ def numbered(
     """Class names, and labels as int64 [N] by part.
 
     Args:
-        values: of each image: a class name, or a number; None is not allowed.
-        names: of numbered classes in their order, where the data say it; else the values that occur in
+        values: Label of each image: a class name, or a number; None is not allowed.
+        names: Names of numbered classes in their order, where the data say it; else the values that occur in
             training are the classes, sorted.
 
     Raises:

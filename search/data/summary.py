@@ -63,7 +63,7 @@ class DatasetSummary:
         images: in all splits.
         splits: images by split.
         classes: in the order of the labels.
-        height, width, channels: of one stored image; depth: planes of a volume, or None.
+        height, width, channels: Size of one stored image; depth: planes of a volume, or None.
         duplicates: None where the data are too large to look.
         left_out: what the reader did not use, by reason.
         notes: how the files were understood, and what to look at.

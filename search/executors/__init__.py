@@ -30,10 +30,10 @@ class ExecutorConfig:
     """Where to work; not part of what a search is, and free to differ when it is resumed.
 
     Attributes:
-        name: of :data:`EXECUTORS`.
+        name: One of :data:`EXECUTORS`.
         workers: how many; None for one per GPU, or per CPU core where there is none.
-        threads: of PyTorch in each worker; None shares the CPU cores evenly. ``serial`` leaves them alone.
-        ray_address: of a running cluster ("auto" for the one on this machine); None starts a local one.
+        threads: PyTorch threads of each worker; None shares the cores evenly, ``serial`` leaves them alone.
+        ray_address: Address of a cluster ("auto" for the one on this machine); None starts a local one.
     """
 
     name: str = "serial"

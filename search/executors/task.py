@@ -9,8 +9,8 @@ class Task(NamedTuple):
     """One piece of work.
 
     Attributes:
-        method: of :class:`smash_search.executors.work.Worker`.
-        arguments: of the method.
+        method: Name of a method of :class:`smash_search.executors.work.Worker`.
+        arguments: Arguments of the method.
         label: what it is, for messages: usually an architecture's key.
     """
 

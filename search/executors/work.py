@@ -38,12 +38,12 @@ class Equipment:
     Attributes:
         supernet: trained.
         dataset: training and validation images.
-        scoring, finalists: of the search.
-        measurement: of candidates on a device, or None.
-        folder: of the run; its ``finalists`` holds weights between rungs. Workers on other machines need
-            it under the same path.
+        scoring, finalists: Settings of the search.
+        measurement: Measurement of candidates on a device, or None.
+        folder: Folder of the run; its ``finalists`` holds weights between rungs. Workers on other machines
+            need it under the same path.
         device: where PyTorch computes, "cuda" for any GPU.
-        threads: of PyTorch; None leaves them alone.
+        threads: PyTorch threads; None leaves them alone.
     """
 
     supernet: Supernet
@@ -80,7 +80,7 @@ class Worker:
 
     Args:
         equipment: see there.
-        number: of this worker; spreads workers over the GPUs of a machine.
+        number: Number of this worker; spreads workers over the GPUs of a machine.
     """
 
     def __init__(self, equipment: Equipment, number: int = 0) -> None:
@@ -151,8 +151,8 @@ class Remote:
     """A worker far from whoever asks: it is set up by its first task, and errors travel back as values.
 
     Args:
-        packed: of :meth:`Equipment.packed`, from the process that started this one.
-        number: of the worker.
+        packed: Result of :meth:`Equipment.packed`, from the process that started this one.
+        number: Number of the worker.
     """
 
     def __init__(self, packed: bytes, number: int) -> None:

@@ -46,7 +46,7 @@ def run_experiment(
     Args:
         name: one of ``EXPERIMENTS``.
         config: its size.
-        dataset: of all experiments in the folder.
+        dataset: Data set of all experiments in the folder.
         folder: holds everything; created if missing.
         progress: shows how far long stages are.
         device: where to compute.

@@ -32,17 +32,17 @@ class ExperimentConfig:
         macs: least and most multiply-accumulates of every network, those included that the HyperNet trains
             on; None for all of the space.
         train_images, validation_images, test_images: taken from each split; 0 for all.
-        hypernet, training, scoring, recipe: of the stages. Networks are compared after ``recipe``.
+        hypernet, training, scoring, recipe: Settings of the stages. Networks are compared after ``recipe``.
         networks: random architectures that are scored and trained.
-        second_seeds: of them that are trained with a second seed, for the ceiling.
+        second_seeds: Number of networks that are trained with a second seed, for the ceiling.
         statistics_networks: random architectures that running BatchNorm statistics are averaged over.
         hypernets: smaller HyperNets of ``capacity``, by name.
         corrupted: architectures of ``encoding``.
-        starts, steps, mutants, batch, rate: of ``gradient``: starting points, steps from each, mutations
-            that are ranked in a step, those that are scored, and how much a mutation changes.
+        starts, steps, mutants, batch, rate: Settings of ``gradient``: starting points, steps from each,
+            mutations that are ranked in a step, those that are scored, and how much a mutation changes.
         picks: best architectures of ``transfer``, and as many random ones beside them.
         transfer_to: data sets of ``transfer``.
-        seed: of everything random.
+        seed: Random seed of everything that is drawn.
     """
 
     size: str

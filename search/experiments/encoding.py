@@ -52,7 +52,7 @@ def corruptions(layout: Layout, draw: Callable[[int], Any]) -> dict[str, Corrupt
     """Ways to describe a network wrongly: name -> function of (c [channels, H, W], seed).
 
     Args:
-        layout: of c.
+        layout: Layout of c.
         draw: gives another architecture for a seed.
     """
 

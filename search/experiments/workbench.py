@@ -65,7 +65,7 @@ class Workbench:
 
     Args:
         config: size of the experiments.
-        dataset: of all of them.
+        dataset: Data set of all experiments.
         folder: created if missing.
         progress: shows how far long stages are.
         device: where to compute.

@@ -40,8 +40,8 @@ class HyperNetConfig:
         noise: whether the noise channel of c is drawn, or 0.
         norm: "none" normalises at the end of blocks only, as the paper does; "sandwich" wherever the network
             does that is trained from scratch.
-        sharing: of the other filters: "block" gives all ops of a block the same ones, as the paper does;
-            "position" gives each op of a block its own.
+        sharing: How the other filters are shared: "block" gives all ops of a block the same ones, as the
+            paper does; "position" gives each op of a block its own.
         centred: whether c is shifted and scaled to what its channels are on average over draws of the space.
         gain: "whole" leaves a generated filter's whole norm at 1, as the paper does; "rows" scales it to unit
             norm per output channel on average, so that activations keep their size.
@@ -82,7 +82,7 @@ class HyperNet(nn.Module):
     """c -> filters.
 
     Args:
-        layout: of the space's c.
+        layout: Layout of the space's c.
         config: size.
     """
 
@@ -140,7 +140,7 @@ class HyperNet(nn.Module):
             architecture: inside the space.
             c: [channels, H, W] in place of the architecture's own encoding, to study what the
                 HyperNet reads from it.
-            noise_seed: of the noise channel; ignored when the configuration has no noise.
+            noise_seed: Seed of the noise channel; ignored when the configuration has no noise.
         """
         parameter = self.layers[0]
         if c is None:

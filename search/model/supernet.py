@@ -53,7 +53,7 @@ class Supernet(nn.Module):
         space: what architectures may ask for.
         input_spec: channels and size of the images; the axes must be the space's.
         classes: K.
-        config: of the HyperNet, and of what is shared and normalised.
+        config: Configuration of the HyperNet, and of what is shared and normalised.
     """
 
     def __init__(
@@ -192,9 +192,9 @@ class Supernet(nn.Module):
 
         Args:
             architecture: inside the space.
-            statistics: of its norms; None normalises by each batch's own, as in training.
+            statistics: Statistics of its norms; None normalises by each batch's own, as in training.
             c: in place of its own encoding (see :meth:`HyperNet.generate`).
-            noise_seed: of c's noise channel; None takes the architecture's own fixed one.
+            noise_seed: Seed of c's noise channel; None takes the architecture's own fixed one.
             zeroed: zeros in place of all generated filters, to see what they contribute.
         """
         seed = int(architecture.key, 16) if noise_seed is None else noise_seed

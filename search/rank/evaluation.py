@@ -30,7 +30,7 @@ class Evaluator:
     """Gives candidates their measures and scores.
 
     Args:
-        folder: of the run.
+        folder: Folder of the run.
         images: validation images of a candidate that asks for no other number.
         cost: exact cost of an architecture.
         measurement: on a device, or None.

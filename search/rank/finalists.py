@@ -64,7 +64,7 @@ class FinalistsConfig:
             so that no epoch is kept as the best and nothing but the epochs ends a training.
         precision: "int8" judges a network by the accuracy that is left when weights and activations are
             rounded to 8 bits, as an int8 runtime rounds them (:func:`int8_accuracy`).
-        seed: of initial weights and order of images.
+        seed: Random seed of initial weights and order of images.
     """
 
     count: int = 16
@@ -126,7 +126,7 @@ class FinalistsConfig:
         return {**asdict(self), "rungs": list(self.rungs)}
 
     def recipe_of(self, rung: int, key: str) -> Recipe:
-        """Of one network in one rung; weights that are trained or generated already are not set anew.
+        """Recipe of one network in one rung; weights that are trained or generated already are not set anew.
 
         The whitening filters depend on the images alone: each rung finds them as they are, and keeps them.
         """
@@ -166,7 +166,7 @@ class Finalist:
         group: "search", or "random" for the baseline.
         reason: why it is here, for people.
         error: its SMASH score, or None.
-        macs: of its cost; the smaller network wins a tie.
+        macs: Multiply-accumulates per image; the smaller network wins a tie.
     """
 
     architecture: Architecture
@@ -181,7 +181,7 @@ class Trained:
     """A finalist after a rung: one line of finalists.jsonl.
 
     Attributes:
-        group, key, reason, score: of the finalist.
+        group, key, reason, score: Fields of the finalist.
         rung, epochs: number of the rung from 0, epochs trained so far.
         error: on all validation images.
         loss: mean training loss of the last epoch.
@@ -295,8 +295,8 @@ def run_rungs(
     """Train finalists of one group in rungs; what is recorded already is not trained again.
 
     Args:
-        finalists: of one group.
-        config: of the rungs.
+        finalists: Finalists of one group.
+        config: Configuration of the rungs.
         records: finalists.jsonl, appended after each network and rung.
         work: trains; gives the number of a pair and its result as results come (:func:`train_rung`).
         keep: sorts networks into classes; the best of each class goes on to the next rung, so that every
@@ -392,7 +392,7 @@ def train_rung(
         finalist: its weights after the rung before are in ``weights``.
         rung: from 0.
         dataset: training images, and validation images that decide.
-        config: of the rungs.
+        config: Configuration of the rungs.
         weights: folder for weights and partial trainings; may be deleted when all is done.
         start: makes the network of the first rung; from scratch unless given.
         on_epoch: called after each epoch.

@@ -28,7 +28,7 @@ class LatencyModel:
     """Prices of the parts of a network on one device.
 
     Attributes:
-        input_spec, classes: of the networks.
+        input_spec, classes: Input and number of classes of the networks.
         prices: milliseconds by feature (:func:`parts_of`).
         usual: milliseconds that a quarter of the measured networks exceeds.
         error: median relative error on measurements that were left out while it was fitted, 0.05 for 5 %.

@@ -98,9 +98,9 @@ def propose(
         observations: what was trained so far.
         wanted: how many.
         space: to move and draw in.
-        seed: of this round.
+        seed: Random seed of this round.
         fits: whether an architecture may be proposed: new, within all limits that cost nothing to check.
-        cost: of an architecture.
+        cost: Exact cost of an architecture.
     """
     pool = _pool(observations, max(POOL, 4 * wanted), space, seed, fits)
     if not pool:

@@ -51,7 +51,7 @@ class ScoringConfig:
         images: validation images of each stage of the race, ascending; 0 stands for all of them.
         keep: share of the architectures that goes on to the next stage.
         batch: images at once.
-        seed: of the choice of images.
+        seed: Random seed of the choice of images.
     """
 
     statistics: Literal["training", "batch"] = "training"
@@ -91,7 +91,7 @@ class Score:
     """Result of one architecture on the first ``images`` validation images.
 
     Attributes:
-        key: of the architecture.
+        key: Key of the architecture.
         images: how many.
         error: share put into the wrong class: the SMASH score.
         low, high: 95 % interval of the error over images (Wilson).

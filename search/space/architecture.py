@@ -296,7 +296,7 @@ class Architecture:
         """Every convolution, and the linear layer "head" (kernel ()), in the order in which they run.
 
         Args:
-            channels: of the image.
+            channels: Number of channels of the image.
             classes: outputs of the linear layer.
         """
         dims, ones, blocks = self.dims, (1,) * self.dims, self.blocks

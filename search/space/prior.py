@@ -41,20 +41,20 @@ class Prior:
     Attributes:
         name: "regular", "paper", or of the file that a user wrote.
         sampler: "regular" or "paper"; the second one ignores all that follows.
-        stems: of the stem's strides, from the smallest on.
-        forms: of an op: "plain" is convolutions without a 1x1; "reduced" is the paper's, a 1x1 convolution
-            and then others; "projected" has one at each end, with a depthwise convolution between them unless
-            ``depthwise`` says otherwise; "pointwise" is the two 1x1 convolutions alone.
-        wirings: of a block: "residual" adds to all that it reads, "dense" writes a new bank each time, "free"
-            reads and writes as the paper's sampler.
-        kernels: of a convolution, by size; square and undilated but for ``odd``.
+        stems: Chances of the stem's strides, from the smallest on.
+        forms: Chances of an op: "plain" is convolutions without a 1x1; "reduced" is the paper's, a 1x1
+            convolution and then others; "projected" has one at each end, with a depthwise convolution between
+            them unless ``depthwise`` says otherwise; "pointwise" is the two 1x1 convolutions alone.
+        wirings: Chances of a block: "residual" adds to all that it reads, "dense" writes a new bank each
+            time, "free" reads and writes as the paper's sampler.
+        kernels: Chances of a convolution, by size; square and undilated but for ``odd``.
         odd: probability that a convolution draws kernel, dilation and groups as the paper's sampler does.
-        patterns: of the convolutions of "plain" and "reduced" ops.
+        patterns: Chances of the convolutions of "plain" and "reduced" ops.
         depthwise: probability that a projected op convolves each channel on its own.
-        expansions: of a projected op's bottleneck, in multiples of what it reads.
-        reductions: of a reduced op's bottleneck, in shares of what it reads.
+        expansions: Chances of a projected op's bottleneck, in multiples of what it reads.
+        reductions: Chances of a reduced op's bottleneck, in shares of what it reads.
         squeeze: probability of squeeze-excitation in a projected op, and half of it in others.
-        activations: of all convolutions of a motif.
+        activations: Chances of all convolutions of a motif.
         repeat: probability that an op repeats the motif of its block.
         same: probability that a block has the motif of the block before.
         narrow: probability that the first block may have every width behind a stem with a stride; otherwise

@@ -45,7 +45,7 @@ class Space:
     Attributes:
         unit: channels of one unit (N of the paper's program).
         dims: 2 for images, 3 for voxels.
-        stem_kernel, stem_strides: of the first convolution, the same along every axis; a larger stride widens
+        stem_kernel, stem_strides: First convolution, the same along every axis; a larger stride widens
             the kernel (:meth:`stem`).
         pools: choices of the average's window between blocks.
         widths: per block, the choices of its input width in units; the network has as many blocks.
@@ -62,7 +62,7 @@ class Space:
         activations: choices per convolution.
         gate: probability that two branches are multiplied.
         balanced: use every choice equally often over consecutive slots (strict fairness).
-        forms: of ops (:data:`smash_search.space.prior.FORMS`).
+        forms: Forms of ops (:data:`smash_search.space.prior.FORMS`).
         squeeze: whether ops may have squeeze-excitation.
         size: smallest axis of the images, so that no kernel is drawn wider than its map; 0 where unknown.
         prior: how likely each network is.
@@ -184,7 +184,7 @@ class Space:
         """The architecture at (seed, slot).
 
         Args:
-            seed: of the run.
+            seed: Random seed of the run.
             slot: number of the draw: step * architectures per step + position.
             progress: share of the HyperNet's training done; kernels and budgets grow with it.
         """
@@ -725,7 +725,7 @@ def space_for(input_spec: InputSpec, name: str | None = None, prior: Prior | Non
 
     Args:
         input_spec: channels and size of the images.
-        name: of :data:`SPACES`.
+        name: One of :data:`SPACES`.
         prior: in place of the space's own.
 
     Raises:

@@ -72,13 +72,13 @@ class Context:
 
     Attributes:
         space: where architectures come from.
-        seed: of everything random.
+        seed: Random seed of everything that is drawn.
         budget: candidates to propose in all.
         refusal: the limits; candidates for which it gives a reason are not to be proposed.
         cost: exact cost of an architecture for this search's images and classes.
-        options: of this strategy, checked by it.
+        options: Options of this strategy, checked by it.
         images: validation images of the first stage of the race.
-        folder: of the search, for what a strategy shows to people; it must not read it back.
+        folder: Folder of the search, for what a strategy shows to people; it must not read it back.
         gradient: dE/dc of the trained HyperNet, once candidates are asked for.
         known: networks that are proposed before any draw, where they keep the limits.
         worthwhile: whether a draw is worth a proposal, for example near enough to the latency limit.

@@ -19,7 +19,7 @@ class BayesianOptions:
         startup: random architectures before the model is used; 0 for a fifth of the candidates.
         batch: architectures asked for at a time, before their errors are known.
         pool: architectures among which the nearest to a wanted point is taken.
-        rate: of mutations in the pool.
+        rate: Rate of mutations in the pool.
     """
 
     startup: int = 0

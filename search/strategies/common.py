@@ -55,7 +55,7 @@ class Proposals:
     """Candidates within the limits, none of them twice, and how many of the budget are left.
 
     Args:
-        context: of the strategy.
+        context: Context of the strategy.
     """
 
     def __init__(self, context: Context) -> None:

@@ -35,7 +35,7 @@ class GradientOptions:
     Attributes:
         random: architectures drawn before the first step; 0 for half of the candidates.
         mutants: mutations that are ranked in each step.
-        batch: of them that are scored.
+        batch: Number of mutations that are scored.
         rate: probability with which a mutation changes each choice.
         images: validation images that the gradient is taken over.
     """

@@ -23,7 +23,7 @@ class HyperbandOptions:
 
     Attributes:
         smallest: validation images of the first look; 0 for a ninth of the first stage of the race.
-        factor: of images from look to look, and of architectures that stop.
+        factor: Growth of images from look to look, and of architectures that stop.
         startup, batch, pool, rate: as in :class:`smash_search.strategies.bayesian.BayesianOptions`.
     """
 

@@ -42,11 +42,11 @@ class Study:
     """Proposes architectures near the points that a TPE sampler wants, and is told what they are.
 
     Args:
-        context: of the strategy.
+        context: Context of the strategy.
         startup: architectures drawn at random before the sampler is asked.
         pool: draws among which the one nearest to a wanted point is taken.
-        rate: of the mutations of good architectures that join the pool.
-        pruner: of Optuna, or None.
+        rate: Rate of the mutations of good architectures that join the pool.
+        pruner: Optuna's pruner, or None.
     """
 
     def __init__(self, context: Context, startup: int, pool: int, rate: float, pruner: Any = None) -> None:

@@ -134,9 +134,9 @@ class Batches:
     The n-th batch depends on (seed, n) alone.
 
     Args:
-        seed: of the order.
+        seed: Random seed of the order.
         count: images.
-        size: of a batch.
+        size: Number of images in a batch.
         labels: int64 [N], to show every class equally often; None for every image once a pass.
     """
 
@@ -166,7 +166,7 @@ class Feed:
 
     Args:
         split: images uint8 [N, *S, C], labels int64 [N].
-        preprocessing: of the data set.
+        preprocessing: Preprocessing of the data set.
         device: where batches are wanted.
     """
 
@@ -207,7 +207,7 @@ class Ahead(Generic[Made]):
 
     Args:
         make: step -> what it needs; depends on the step alone, so that it may be made at any time.
-        steps: of the training; nothing is made for later ones.
+        steps: Number of steps of the training; nothing is made for later ones.
     """
 
     def __init__(self, make: Callable[[int], Made], steps: int) -> None:
@@ -303,7 +303,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any] | None) -> dict[str,
 
     Args:
         path: the file.
-        identity: of the job that wants to go on; None to read whatever there is.
+        identity: Identity of the job that wants to go on; None to read whatever there is.
 
     Raises:
         InvalidInputError: damaged, not a checkpoint, or holds more than data.

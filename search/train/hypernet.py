@@ -60,16 +60,16 @@ class TrainingConfig:
         steps: updates; kernels and budgets of the drawn architectures grow with step / steps.
         batch: images of each architecture.
         architectures: drawn per step.
-        optimiser: of the shared filters and norms: "adam" as in the original program (betas 0.5 and 0.999,
-            epsilon 1e-4), or "sgd" with Nesterov momentum. The HyperNet itself always has Adam.
-        learning_rate: of that optimiser; falls as half a cosine.
+        optimiser: Optimiser of the shared filters and norms: "adam" as in the original program (betas 0.5
+            and 0.999, epsilon 1e-4), or "sgd" with Nesterov momentum. The HyperNet itself always has Adam.
+        learning_rate: Learning rate of that optimiser; it falls as half a cosine.
         hypernet_rate: the HyperNet's learning rate as a multiple of that of the shared filters. Its filters
             are divided by their norms, so that one step turns them the further the larger they are.
         weight_decay: on shared filters only; generated filters are normalised.
         clip: largest norm of the gradient, or 0 for no limit.
         average: decay of a moving average of all weights that scoring uses, or 0.
         augmentation: arguments of :class:`smash_search.data.augment.Augmentation`; empty for none.
-        seed: of draws, images and noise.
+        seed: Random seed of draws, images and noise.
         most_bad_steps: steps in a row with NaN or infinity that are skipped before giving up.
         halve_batch: when a GPU's memory is too small, run each batch in halves instead of stopping.
             BatchNorm then takes its moments over a half.
@@ -138,7 +138,7 @@ class TrainingResult:
             choice with few is under-trained, and networks that use it are scored too low.
         steps: updates done in all.
         skipped: those that gave NaN or infinity.
-        seconds: of this call; differs from run to run.
+        seconds: Seconds of this call; differs from run to run.
     """
 
     history: list[Stretch]

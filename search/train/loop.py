@@ -48,8 +48,8 @@ class TrainingProgress:
 
     Attributes:
         step: its number, from 1.
-        steps: of the whole training; fewer are done when time ends it.
-        loss: of the step; infinite when it was skipped.
+        steps: Number of steps of the whole training; fewer are done when time ends it.
+        loss: Loss of the step; infinite when it was skipped.
         seconds_left: expected, at the present pace.
     """
 
@@ -68,8 +68,8 @@ class Loop(abc.ABC, Generic[Entry]):
 
     Args:
         module: what is trained.
-        optimiser: of its parameters; each group's rate is the loop's times the group's ``share``.
-        limits: of the training.
+        optimiser: Optimiser of its parameters; each group's rate is the loop's times the group's ``share``.
+        limits: Limits of the training.
     """
 
     key = "module"
@@ -175,7 +175,7 @@ class Loop(abc.ABC, Generic[Entry]):
 
         Args:
             checkpoint: file that is written on the way and at the end.
-            identity: of the job, kept in the checkpoint.
+            identity: Identity of the job, kept in the checkpoint.
             checkpoint_seconds: shortest time between two checkpoints.
             on_step: called after every step.
 

@@ -75,7 +75,7 @@ class FitResult:
         history: what each epoch gave.
         steps: steps done in all, those before a resumption included.
         skipped: those of them that gave NaN or infinity.
-        seconds: of this call; differs from run to run.
+        seconds: Seconds of this call; differs from run to run.
     """
 
     accuracy: float
@@ -249,7 +249,7 @@ class _Loop(Loop[Epoch]):
         return recipe.learning_rate * schedule(self.progress, recipe.warmup, recipe.schedule)
 
     def gradients(self) -> Tensor:
-        """Of the mean loss over a batch."""
+        """Gradients of the mean loss over a batch."""
         if self.step % self._per_epoch == 0:
             self.network.train()
         recipe = self._recipe

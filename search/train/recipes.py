@@ -34,7 +34,7 @@ class Recipe:
         learning_rate: highest, reached after the warm-up.
         warmup: share of the training over which the learning rate grows from 0.
         schedule: how it falls from there to 0: "cosine" (half of one) or "linear".
-        momentum: of Nesterov's method.
+        momentum: Momentum of Nesterov's method.
         weight_decay: on weights of convolutions and of the linear layer.
         bias_rate: learning rate of biases, those of norms included, as a multiple of the others'.
         label_smoothing: share of the target spread over all classes.
@@ -55,7 +55,7 @@ class Recipe:
         include_validation: train on training and validation images (after all choices are made).
         epoch_images: most images of an epoch, or 0 for all. Shorter epochs go through all images in turn.
         seconds: wall time after which training is over and annealed, or 0 for no limit.
-        seed: of the order of images and of the augmentation.
+        seed: Random seed of the order of images and of the augmentation.
         most_bad_steps: steps in a row with NaN or infinity that are skipped before giving up.
     """
 

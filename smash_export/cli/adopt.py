@@ -48,8 +48,8 @@ GROUPS = {
 )
 @click.option("--size", metavar="H[xW]", help="Pixels that the network takes.")
 @click.option("--channels", type=click.IntRange(1, 4096), help="1 grey, 3 RGB.")
-@click.option("--mean", metavar="M,M,M", help="Per channel, of values from 0 to 1.")
-@click.option("--std", metavar="S,S,S", help="Per channel, of values from 0 to 1.")
+@click.option("--mean", metavar="M,M,M", help="Mean of each channel, of values from 0 to 1.")
+@click.option("--std", metavar="S,S,S", help="Deviation of each channel, of values from 0 to 1.")
 @click.option("--resize", type=click.Choice(["bilinear", "bicubic", "nearest", "box"]), help="Filter.")
 @click.option(
     "--short-side",
@@ -67,7 +67,7 @@ GROUPS = {
 @click.option(
     "--outputs",
     type=click.Choice(["logits", "probabilities", "sigmoid"]),
-    help="What the network answers; found out by default.",
+    help="Kind of the answers; found out by default.",
 )
 @click.option("--data", metavar="SPEC", help="Data set with test and training images; see: datasets")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the splits of --data.")

@@ -36,7 +36,7 @@ def load_config(path: str, ctx: click.Context) -> dict[str, dict[str, Any]]:
     """Read a TOML file: command -> option -> value, with underscores in the option names.
 
     Args:
-        ctx: of a command or of the whole program, whose commands are the names that tables may have.
+        ctx: Context of a command or of the whole program, whose commands are the names that tables may have.
 
     Raises:
         InvalidInputError: missing, larger than 1 MiB, or not TOML.

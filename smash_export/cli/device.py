@@ -115,7 +115,7 @@ def given_words(context: click.Context, *, without: Collection[str] = ()) -> lis
     """The options that were given, as words of a command that does the same.
 
     Args:
-        context: of the command.
+        context: Context of the command.
         without: names of parameters that are left out; arguments, ``--json`` and ``--quiet`` always are.
     """
     words: list[str] = []

@@ -85,7 +85,9 @@ def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) 
 @click.argument("kit", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--target", help="Refuse a kit for another runtime.")
-@click.option("--seconds", type=click.FloatRange(0.01), default=0.3, show_default=True, help="Per network.")
+@click.option(
+    "--seconds", type=click.FloatRange(0.01), default=0.3, show_default=True, help="Time for each network."
+)
 @device_options
 @common_options(writes=True)
 def build(kit: Path, out: Path, target: str | None, seconds: float, output: Output, **values: Any) -> None:

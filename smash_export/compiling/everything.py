@@ -31,7 +31,7 @@ class Outcome:
         target, precision: which file.
         status: "compiled", "rejected" by its gates, "not possible" for this network, or "missing" runtime.
         problem: why there is no file, with the next command; "" when there is one.
-        bytes: of the file.
+        bytes: Size in bytes of the file.
         accuracy: share of right answers on the images it was judged on.
         points_lost: accuracy lost, in percentage points.
         seconds: that it took.

@@ -41,13 +41,13 @@ class TritonSettings:
 
     Attributes:
         precision: which file of the bundle.
-        version: of the model; Triton serves the highest by default.
+        version: Version of the model; Triton serves the highest by default.
         instances: copies of the model that run side by side.
         gpu: run on GPUs; always for a plan.
         max_batch: images at once; None takes the largest that the file takes.
         queue_delay_us: microseconds to wait for a fuller batch.
         queue_size: requests that may wait; more are refused.
-        threads: of one inference on the CPU; None leaves it to the backend.
+        threads: Number of threads of one inference on the CPU; None leaves it to the backend.
     """
 
     precision: str = "fp32"
@@ -75,7 +75,7 @@ def write_repository(
         bundle: what to write.
         destination: the repository.
         variants: names of :func:`variants`.
-        name: of the model; that of the bundle's folder if None.
+        name: Name of the model; that of the bundle's folder if None.
         settings: see there.
         force: replace models that are there.
 

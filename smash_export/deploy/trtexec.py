@@ -55,7 +55,7 @@ class ScriptSettings:
     """What the scripts are for.
 
     Attributes:
-        release: of trtexec on the device.
+        release: Release of trtexec on the device.
         batches: to measure; the engine takes the smallest to the largest and is tuned for the middle one.
         device: "dgpu" or "jetson-orin" (less scratch memory).
         dla: DLA core of an Orin, or None. One batch size only.

@@ -32,7 +32,7 @@ class LatencyFinding:
 
     @property
     def share(self) -> float | None:
-        """Of the limit."""
+        """Share of the limit that is used."""
         return None if self.limit_ms is None else self.milliseconds / self.limit_ms
 
     def words(self) -> str:
@@ -66,8 +66,8 @@ class Findings:
     """Facts of a finished search.
 
     Attributes:
-        result: of the search.
-        latency: of the pick in best.json, or None.
+        result: Result of the search.
+        latency: Latency of the pick in best.json, or None.
         picks: latency of each further pick, by its limit.
         refused: candidates beyond the latency limit; None where nothing was measured.
     """

@@ -63,7 +63,7 @@ class Setting:
     Attributes:
         target, precision: as on the command line.
         batch: images per inference.
-        threads: of one inference.
+        threads: Number of threads of one inference.
         device, provider: as in :class:`smash_targets.base.SessionOptions`.
     """
 
@@ -285,7 +285,7 @@ def build_table(
     Args:
         kit: that :func:`write_kit` wrote.
         out: the table.
-        seconds: of timing for each network, over all passes.
+        seconds: Seconds of timing for each network, over all passes.
         advance: called after each of the PASSES measurements of each network.
 
     Raises:
@@ -459,12 +459,12 @@ class DeviceLatency:
     """Measures candidates of a search, or predicts them from a table (a search's ``Measurement``).
 
     Args:
-        input_spec, classes: of the networks.
+        input_spec, classes: Input and number of classes of the networks.
         setting: what to measure on.
         limit_ms: largest latency of the pick, or None.
         table: predicts instead of measuring, for a device that is not here.
         elsewhere: the table's device, where it can be asked: what may be picked is measured there.
-        seconds: of each measurement.
+        seconds: Seconds of each measurement.
     """
 
     def __init__(

@@ -46,10 +46,10 @@ class Units:
     Attributes:
         start: before the first update.
         step: an update of the HyperNet.
-        measurement: of one candidate's latency; 0 where nothing is measured.
-        score: of one candidate in the first stage of the race.
-        raced_image: of one candidate and one image in later stages.
-        trained_image: of one training image of a finalist of middle size, forward and backward.
+        measurement: Seconds to measure one candidate; 0 where nothing is measured.
+        score: Seconds to score one candidate in the first stage of the race.
+        raced_image: Seconds to score one candidate on one image in later stages.
+        trained_image: Seconds for one training image of a finalist of middle size, forward and backward.
         random_image: the same of a network of the random search beside; draws are larger than presets.
     """
 
@@ -142,8 +142,8 @@ def rehearse(
     """Seconds of single steps, from a search of a few of each in a temporary folder.
 
     Args:
-        config: of the whole search.
-        measurement: of candidates, as in the whole search.
+        config: Configuration of the whole search.
+        measurement: Measurement of candidates, as in the whole search.
         device: where to compute.
         advance: called after every small step.
 

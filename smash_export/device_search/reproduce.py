@@ -52,7 +52,7 @@ def reproduce(
     """Run an experiment, or go on with it, and write ``NAME.json``, ``.png``, ``.svg`` and ``.md``.
 
     Args:
-        name: of ``smash_search.experiments.EXPERIMENTS``.
+        name: One of ``smash_search.experiments.EXPERIMENTS``.
         dataset: images of all experiments in the folder, or their name (NAME or NAME:PATH).
         folder: shared by experiments of one size and data set, which reuse each other's networks.
         size: "cpu", "edge" (today's searches, one band of cost) or "paper".

@@ -20,9 +20,9 @@ class Run:
         data, space, strategy, seed: what was searched.
         state: "done", or the stage that it has reached.
         scored: architectures scored so far.
-        score, error, random_search_error: of the pick; see best.json.
+        score, error, random_search_error: Errors of the pick; see best.json.
         origin: how the pick came about.
-        latency_ms, limit_ms: of the pick, and the limit that it was held to; None without.
+        latency_ms, limit_ms: Latency of the pick, and the limit that it was held to; None without.
         parameters, macs: its cost.
         seconds: all stages together.
     """

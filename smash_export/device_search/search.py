@@ -179,8 +179,8 @@ def configure(
         limits: ``parameters``, ``macs``, ``memory``.
         hypernet, training, scoring, finalists: fields of the configurations in :mod:`search`; None keeps
             the preset's value.
-        recipe: of the finalists' training, one of :data:`smash_search.train.recipes.NAMES`; each but "auto"
-            also gives the epochs at which the last rung ends, unless ``finalists["rungs"]`` does.
+        recipe: Recipe of the finalists' training, one of :data:`smash_search.train.recipes.NAMES`; each
+            but "auto" also gives the epochs at which the last rung ends, unless ``finalists["rungs"]`` does.
         recipe_values: fields of the recipe that are not its own.
         epochs: HyperNet training in passes over the training images; in place of ``training["steps"]``.
         latency_limits: milliseconds by label (:meth:`DeviceLatency.limits`); there is a pick within each.
@@ -294,7 +294,7 @@ def device_latency(
     Args:
         max_latency: one or several limits, such as "3ms" or "3ms,5ms"; candidates keep the largest.
         target, precision, batch, threads: see :class:`smash_export.device_search.latency.Setting`.
-        table: of a device that is not here; decides the setting itself.
+        table: Table of a device that is not here; decides the setting itself.
         elsewhere: that device, where it can be asked: picks are measured on it.
 
     Raises:
@@ -408,10 +408,10 @@ def search(
         data: a specification as ``smash-export datasets`` lists them, or a data set.
         run: folder; ``runs/NAME`` unless given. A search that is in it already is continued.
         config: from :func:`configure`; the preset of the space unless given.
-        seed: of the search, where no configuration is given.
+        seed: Random seed of the search, where no configuration is given.
         device: auto, cpu, cuda or cuda:N.
         resume: continue; False refuses a folder that holds a search.
-        measurement: of candidates on a device, and the limits on it.
+        measurement: Measurement of candidates on a device, and the limits on it.
         executor: where candidates are scored and finalists trained; in this process unless given.
         command: words of the command line, for the report.
         tracker: gets the curves of every stage.

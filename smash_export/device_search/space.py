@@ -31,12 +31,12 @@ class SpaceSurvey:
     Attributes:
         space: name of the space.
         log10_size: how many networks it holds, as a power of ten.
-        input: of the networks.
+        input: Input of the networks.
         classes: that they tell apart.
         samples: how many were drawn.
         parameters, macs, activation_bytes: what these cost.
         limits: that were asked for.
-        costs: of every network drawn.
+        costs: Costs of every network drawn.
     """
 
     space: str
@@ -77,7 +77,7 @@ def space(
     Args:
         data: images whose size, channels and classes to take, instead of the three below.
         space: name of the space; by image size if None.
-        size, channels, classes: of square images.
+        size, channels, classes: Size, channels and classes of square images.
         samples: networks to draw.
         limits: on the cost of a network.
     """

@@ -65,7 +65,7 @@ class FreezeReport:
         bundle: the opened bundle.
         weights: where its weights come from.
         cost: parameters, MACs, activation memory.
-        test_accuracy, test_images: of the frozen network in eager PyTorch, on the test split.
+        test_accuracy, test_images: Accuracy of the frozen network in eager PyTorch, on so many test images.
         parity: per file ("onnx", "torchscript"), against eager PyTorch.
         fit: what training gave; None for generated weights.
     """
@@ -116,7 +116,7 @@ def freeze(
         destination: folder of the bundle.
         weights: see the module.
         recipe: how to train; :func:`default_recipe` without one.
-        supernet: of the search, for "generated" and "finetune".
+        supernet: HyperNet of the search, for "generated" and "finetune".
         device: "auto", "cpu", "cuda"; of training. Export and verification run on the CPU.
         exporter: "graph" writes the ONNX file from the architecture; "torch" traces it with PyTorch.
         quantisation_aware: train on with int8 rounding in the loop, for networks that lose too much when

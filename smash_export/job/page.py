@@ -20,7 +20,7 @@ def job_page(job: Job, dataset: Dataset) -> str:
 
     Args:
         job: with all stages done.
-        dataset: of its images.
+        dataset: Data set, of which some images are shown.
     """
     search, frozen = job.outcome("search", Searched), job.outcome("freeze", Frozen)
     compared = job.outcome("compare", Compared)

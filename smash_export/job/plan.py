@@ -49,8 +49,8 @@ class Request:
         target: runtime that the network is for.
         precision: fp32, fp16 or int8.
         seconds: that the whole may take, or None for the default plan.
-        space: of the search, or None to choose by the size of the images.
-        seed: of everything random.
+        space: Name of the space, or None to choose by the size of the images.
+        seed: Random seed of everything that is drawn.
         device: auto, cpu or cuda: where to train.
         elsewhere: options that name another device to search for and measure on; empty for this machine.
     """
@@ -84,7 +84,7 @@ class Stage:
 
     Attributes:
         name: for people.
-        words: of the command, without ``smash-export``.
+        words: Words of the command, without ``smash-export``.
         parts: expected seconds by the bars that it shows.
     """
 
@@ -153,7 +153,7 @@ def make_plan(
 
     Args:
         request: checked.
-        dataset: of the request.
+        dataset: Data set of the request.
         images: what it holds.
         folder: where everything will be written; only named here.
         output: shows what is being measured.

@@ -61,7 +61,7 @@ class Job:
     """A run in its folder.
 
     Attributes:
-        folder: of the run.
+        folder: Folder of the run.
         request, plan: what it is.
         done: stages that are over, in order.
     """

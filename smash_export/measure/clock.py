@@ -31,9 +31,9 @@ class ClockState:
     """The state at one moment; None or empty where the system does not tell.
 
     Attributes:
-        governor: of the cores, joined where they differ.
+        governor: Governors of the cores, joined where they differ.
         mhz, most_mhz: mean frequency of the cores now, and the highest that any may have.
-        celsius: of the hottest sensor.
+        celsius: Temperature of the hottest sensor.
         throttled: events of all cores since the system started.
         pi: word of a Raspberry Pi's firmware.
     """
@@ -107,7 +107,7 @@ def read_clock(root: Path = Path("/")) -> ClockState:
     """The present state.
 
     Args:
-        root: of the file system that is read.
+        root: Root of the file system that is read.
     """
     cores = sorted((root / "sys/devices/system/cpu").glob("cpu[0-9]*"))
     governors = {_text(core / "cpufreq/scaling_governor") for core in cores} - {""}

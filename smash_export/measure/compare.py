@@ -271,7 +271,7 @@ def _reason(chosen: Row, candidates: Sequence[Row], ties: Sequence[Row], rows: S
 
 
 def _first(row: Row) -> Latency:
-    """Of the first batch size."""
+    """Latency at the first batch size."""
     return next(iter(row.measurement.latency.values()))
 
 

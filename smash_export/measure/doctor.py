@@ -64,7 +64,7 @@ class Diagnosis:
     """What this machine is and has.
 
     Attributes:
-        version: of smash-export.
+        version: Version of smash-export.
         python: its ``version`` and ``executable``.
         machine: see :func:`smash_export.measure.machine.describe_machine`.
         instructions: sets of vector instructions, and whether the processor has them.

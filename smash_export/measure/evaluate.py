@@ -110,7 +110,7 @@ def evaluate(
     Args:
         model: a classifier, or a bundle, whose recommended file is then used.
         data: images with their classes, a data set (NAME or NAME:PATH), or None for the bundled images.
-        split, seed: of a data set, see :func:`smash_export.measure.labelled.from_data`.
+        split, seed: Split and seed of a data set, see :func:`smash_export.measure.labelled.from_data`.
 
     Raises:
         InvalidInputError: data with other classes, or a damaged bundle.

@@ -48,7 +48,7 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
 
     Args:
         spec: as for :func:`smash_search.data.load_dataset`.
-        seed: of the splits, when the data come without; the seed the bundle was made with if None.
+        seed: Random seed of the splits, where the data have none; that of the bundle if None.
 
     Raises:
         UsageError: no such split.

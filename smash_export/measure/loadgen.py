@@ -84,7 +84,7 @@ def run_scenario(
     Args:
         tensors: float32 [N, *input_shape], the images asked for.
         seconds: shortest duration.
-        largest_batch: of the session; used by MultiStream and Offline.
+        largest_batch: Largest batch of the session; used by MultiStream and Offline.
         qps: Server: arrivals per second; half of what one stream manages by default.
         bound_ms: Server: latency that 99 % must stay within; ten inferences, at least 10 ms, by default.
 

@@ -108,7 +108,7 @@ def sustain_bundle(
 
     Args:
         select: see :func:`smash_export.bundle.runnable.selected_files`.
-        threads, batch: of one inference.
+        threads, batch: Threads and batch size of one inference.
         window: seconds of each window.
         advance: called with the seconds that have passed.
     """

@@ -33,7 +33,7 @@ class Latency:
         min_ms, p50_ms, p90_ms, p99_ms: smallest, median, 90th and 99th percentile.
         n: number of inferences timed.
         threads: in use for one inference, 0 when the runtime does not tell.
-        load_average: of the machine over the minute before; includes what was measured.
+        load_average: Load average of the machine over the minute before; includes what was measured.
         spread: interquartile range over the median.
         warnings: why the numbers should not be trusted; empty when nothing speaks against them.
     """

@@ -60,16 +60,16 @@ class Parity:
     Attributes:
         reference: what it was compared with.
         images: N.
-        max_difference, mean_difference: of the logits, absolute.
+        max_difference, mean_difference: Largest and mean difference of the logits, absolute.
         cosine: smallest cosine between two images' logits.
         agreement: share of images with the same first label.
         flips: images whose first label changed, largest margin first, at most 20 of them.
         flip_count: how many there are.
-        accuracy_reference, accuracy: of both, on the true labels.
+        accuracy_reference, accuracy: Accuracy of both, on the true labels.
         worst_image: index of the image with the largest difference.
         finite: whether every logit is a number.
         by_batch: largest difference by batch size run.
-        relative_error: of the logits: error over spread around their mean, root mean squares.
+        relative_error: Error of the logits: error over spread around their mean, root mean squares.
         loss: accuracy lost with its interval; None in evidence of versions that did not measure it.
     """
 
@@ -342,7 +342,7 @@ def verify(
         target, precision: only files of these.
         data: a whole data set (NAME or NAME:PATH) instead of the bundled images.
         split: "train", "validation" or "test"; part of ``data``.
-        threads: of one inference.
+        threads: Number of threads of one inference.
         isolated: run each file in a process of its own, where a crash or a hang costs that file only.
         on_report: called with each report as soon as it is known.
 

@@ -102,7 +102,7 @@ class Choice:
     """Which file a classifier runs, and why.
 
     Attributes:
-        target, precision: of the file.
+        target, precision: Target and precision of the file.
         path: the file.
         reason: why this one, a sentence.
         passed_over: files that would have come first, each with the reason why it could not be used.
@@ -137,7 +137,7 @@ def load(
         target: name of a runtime.
         threads: for one inference; the runtime's default if None.
         device: "cpu", "cuda:0", ... as the target names it.
-        precision: of the file; the recommended one, else fp32.
+        precision: Precision of the file; the recommended one, else fp32.
 
     Raises:
         InvalidInputError: the bundle is damaged.

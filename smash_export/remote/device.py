@@ -61,7 +61,7 @@ class Ended:
 
     @property
     def last_line(self) -> str:
-        """Of stderr: where errors stand."""
+        """Last line of stderr, where errors stand."""
         lines = [line for line in self.stderr.splitlines() if line.strip()]
         return lines[-1].strip() if lines else ""
 
@@ -120,7 +120,7 @@ class Device(ABC):
         """Run a command of this program on the device and return its JSON.
 
         Args:
-            words: of the command; a word ``{name}`` stands for a file of ``inputs`` or ``outputs``.
+            words: Words of the command; a word ``{name}`` stands for a file of ``inputs`` or ``outputs``.
             inputs: files and folders that are copied there, by name.
             outputs: where files that the command writes are copied to here, by name.
             seconds: it may take, where the user gave no other bound.

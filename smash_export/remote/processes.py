@@ -31,7 +31,7 @@ def listen(
 
     Args:
         seconds: it may take.
-        name: of the device, for the error.
+        name: Name of the device, for the error.
         told: gets the lines that it writes to stderr.
         feed: writes its stdin; closed without.
 

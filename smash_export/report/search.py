@@ -37,7 +37,7 @@ def search_page(
     """The whole document.
 
     Args:
-        result: of the search.
+        result: Result of the search.
         command: that repeats it.
         facts: name and value of what was found, for the head of the page.
         dataset: whose images are shown.

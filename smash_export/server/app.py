@@ -89,7 +89,7 @@ def build_app(
         repository: the models.
         metrics: where requests are counted.
         state: shared with the process, which sets ``draining``.
-        limits: of bodies and times.
+        limits: Limits of bodies and times.
         api_key: what clients must show; None asks for nothing.
         log_requests: log successful requests too.
         administration: whether loading and unloading over HTTP is allowed.

@@ -175,7 +175,7 @@ class Batcher:
     Args:
         run: float32 [N, *input_shape] -> float32 [N, K]; one call at a time.
         settings: limits.
-        name: of the worker thread.
+        name: Name of the worker thread.
         observe: called in the worker with the jobs of every batch that ran, before they are delivered.
     """
 

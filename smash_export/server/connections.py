@@ -29,7 +29,7 @@ class Closable(Protocol):
     """A connection.
 
     Attributes:
-        address: of the client.
+        address: Address of the client.
     """
 
     address: str
@@ -42,8 +42,8 @@ class Connections:
     """The connections of one server.
 
     Args:
-        most: of all clients together.
-        per_address: of one client's address.
+        most: Most connections of all clients together.
+        per_address: Most connections of one client's address.
     """
 
     def __init__(self, most: int, per_address: int | None = None) -> None:

@@ -50,8 +50,8 @@ class Limits:
     """What one client may ask for.
 
     Attributes:
-        body_bytes: of one body.
-        all_bodies_bytes: of all bodies being read or worked on.
+        body_bytes: Largest size of one body.
+        all_bodies_bytes: Largest size of all bodies together that are being read or worked on.
         body_seconds: to send the headers, and again to send the body.
         answer_seconds: to answer once the body is there.
     """
@@ -94,7 +94,7 @@ class Gate:
 
     Args:
         app: answers what passes.
-        state, metrics, limits: of the server.
+        state, metrics, limits: Shared parts of the server.
         api_key: what clients must show; None asks for nothing.
         log_requests: log successful requests too.
         hosts: names that the server answers to.
@@ -244,7 +244,7 @@ class Workers:
     """A few threads for what would hold up the loop, with a bound on what waits for them.
 
     Args:
-        name: of the threads.
+        name: Name of the threads.
         threads: at once.
         waiting: pieces of work that are taken, those in progress included.
     """

@@ -90,7 +90,7 @@ class Model:
         spec: what it was opened for.
         classifier: runs it.
         batcher: queue and worker.
-        sizes: of its batches and its queue, and why.
+        sizes: Sizes of its batches and its queue.
     """
 
     def __init__(
@@ -286,7 +286,7 @@ class Repository:
 
     Args:
         specs: what to serve. All are opened by :meth:`load_all`.
-        batching: of every queue; ``max_batch`` is limited to what the file takes.
+        batching: Settings of every queue; ``max_batch`` is limited to what the file takes.
         metrics: where runs and loads are counted.
         threads, device: as :func:`smash_export.prediction.classifier.load`.
     """

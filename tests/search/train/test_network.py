@@ -14,7 +14,7 @@ from torch import nn
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_search.space.architecture import InputSpec
 from smash_search.train.compute import Batches, DivergedError, Feed, batches, load_checkpoint, pick_device
-from smash_search.train.network import Recipe, accuracy, fit, new_network, schedule
+from smash_search.train.network import Epoch, Recipe, accuracy, fit, new_network, schedule
 from tests.search.small_data import same_state, small_architecture, small_digits, with_bad_images
 
 SPEC = InputSpec(1, (8, 8))
@@ -91,8 +91,8 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, epoch_images
     class Stop(Exception):
         pass
 
-    def stop(entry: dict) -> None:
-        if entry["epoch"] == 2:
+    def stop(entry: Epoch) -> None:
+        if entry.epoch == 2:
             raise Stop
 
     path = tmp_path / "checkpoint.pt"

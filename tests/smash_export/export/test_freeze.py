@@ -25,7 +25,7 @@ from smash_search.data import Dataset, load_dataset
 from smash_search.model.interpreter import FrozenNetwork
 from smash_search.model.supernet import Supernet
 from smash_search.space.architecture import Architecture, InputSpec
-from smash_search.space.best import BestFile, write_best
+from smash_search.space.best import BestFile, SearchRecord, write_best
 from smash_search.space.space import SPACES
 from smash_search.train.network import Recipe
 
@@ -46,7 +46,7 @@ def dataset() -> Dataset:
 
 @pytest.fixture(scope="module")
 def best() -> BestFile:
-    return BestFile(cheapest(), SPEC, LABELS, {"data": "digits"})
+    return BestFile(cheapest(), SPEC, LABELS, SearchRecord(data="digits"))
 
 
 @pytest.fixture(scope="module")

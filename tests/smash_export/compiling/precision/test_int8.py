@@ -183,7 +183,7 @@ def test_noise_of_a_node_is_its_own() -> None:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1.1, tensor.name))
     rows = noise_by_node(model, spoiled, x, ("Conv", "Gemm"))
     # Without Q/DQ nodes errors pass on; what stands before the spoiled node is exact.
-    table = {row["node"]: row["sqnr_db"] for row in rows}
+    table = {row.node: row.sqnr_db for row in rows}
     assert table["stem"] == table["op0.reduce"] == 200.0
     assert table["op0.a"] == pytest.approx(20, abs=1.5)
 
