@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,6 +105,11 @@ def torch_program_of(request: CompileRequest, target: str) -> Path:
             hint="For an adopted ONNX file choose onnxruntime, openvino, ncnn or tensorrt.",
         )
     return check_file(request.torch_program, "exported program")
+
+
+def input_type(program: Any) -> Any:
+    """The type of the one input of a ``torch.export`` program; a baked network takes uint8."""
+    return program.example_inputs[0][0].dtype
 
 
 def run_in_chunks(

@@ -30,11 +30,14 @@ from smash_targets.common import (
     check_threads,
     damaged,
     fixed_batch,
+    input_type,
     only_cpu,
     run_in_chunks,
     torch_program_of,
 )
 from smash_targets.isolation.environments import EnvironmentTarget
+
+_BYTE = 0  # as ExecuTorch numbers the type uint8
 
 
 class ExecuTorchTarget(EnvironmentTarget):
@@ -62,8 +65,9 @@ class ExecuTorchTarget(EnvironmentTarget):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            module = torch.export.load(source).module()
-            example = torch.zeros(batch, *request.signature.input_shape)
+            exported = torch.export.load(source)
+            module = exported.module()
+            example = torch.zeros(batch, *request.signature.input_shape, dtype=input_type(exported))
             program = to_edge_transform_and_lower(
                 torch.export.export(module, (example,)), partitioner=[XnnpackPartitioner()]
             )
@@ -101,7 +105,8 @@ class ExecuTorchSession(Session):
             native._unsafe_reset_threadpool(threads)  # unsafe while a module runs; none does yet
         try:
             self._module = native._load_for_executorch(str(path))
-            sizes = self._module.method_meta("forward").input_tensor_meta(0).sizes()
+            meta = self._module.method_meta("forward").input_tensor_meta(0)
+            sizes, self._bytes = meta.sizes(), meta.dtype() == _BYTE
         except RuntimeError as error:
             raise damaged(path, "ExecuTorch", error) from error
         self._batch = int(sizes[0])
@@ -125,7 +130,8 @@ class ExecuTorchSession(Session):
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         try:
-            (logits,) = self._module.forward([self._torch.from_numpy(images)])
+            taken = images.astype(np.uint8) if self._bytes else images
+            (logits,) = self._module.forward([self._torch.from_numpy(taken)])
         except RuntimeError as error:
             raise VerificationError("ExecuTorch failed to run the network", received=error) from error
         result: np.ndarray = logits.numpy()

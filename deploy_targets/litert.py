@@ -34,6 +34,7 @@ from smash_targets.common import (
     check_threads,
     damaged,
     fixed_batch,
+    input_type,
     only_cpu,
     run_in_chunks,
     torch_program_of,
@@ -67,8 +68,9 @@ class LiteRtTarget(EnvironmentTarget):
         import litert_torch
         import torch
 
-        module = torch.export.load(source).module()
-        example = torch.zeros(batch, *request.signature.input_shape)
+        program = torch.export.load(source)
+        module = program.module()
+        example = torch.zeros(batch, *request.signature.input_shape, dtype=input_type(program))
         model = litert_torch.convert(module, (example,))
         file = destination / "model.tflite"
         if request.precision == "fp32":
@@ -143,6 +145,8 @@ class LiteRtSession(Session):
 def _quantised(images: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
     if detail["dtype"] is np.float32:
         return images
+    if detail["dtype"] is np.uint8:  # a baked file takes the bytes themselves
+        return images.astype(np.uint8)
     scale, zero = detail["quantization"]
     limits = np.iinfo(detail["dtype"])
     rounded: np.ndarray = np.rint(images / np.float32(scale)) + zero

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,41 +114,20 @@ class MnnSession(Session):
     def __init__(self, path: Path, signature: ModelSignature, options: SessionOptions) -> None:
         self._signature = signature
         threads = check_threads(options.threads) or os.cpu_count() or 1
-        with _stdout_to_stderr():
-            import MNN
-
-            self._expr: Any = MNN.expr
-            settings = {"backend": "CPU", "numThread": threads, "precision": "high"}
-
-            def load(winograd: bool) -> dict[str, Any]:
-                self._runtime: Any = MNN.nn.create_runtime_manager((settings,))
-                if not winograd:
-                    self._runtime.set_hint(_WINOGRAD_MEMORY_LEVEL, 0)
-                self._module: Any = MNN.nn.load_module_from_file(
-                    str(path), [signature.input_name], [signature.output_name], runtime_manager=self._runtime
-                )
-                facts: dict[str, Any] = self._module.get_info()
-                return facts
-
-            try:
-                facts = load(winograd=False)
-                if facts.get("bizCode") == _FP16:  # as fast as it goes: fp16 weights are rounded anyway
-                    facts = load(winograd=True)
-            except (SystemError, RuntimeError, ValueError, AttributeError) as error:
-                raise damaged(path, "MNN", error) from error
+        self._opened = open_module(path, (signature.input_name,), (signature.output_name,), threads)
         self.info = SessionInfo(
             target="mnn",
             version=find_module("MNN", ("MNN",), "").version,
             provider="CPU",
             device="cpu",
             threads=threads,
-            precision="fp16" if facts.get("bizCode") == _FP16 else "fp32",
+            precision="fp16" if self._opened.facts.get("bizCode") == _FP16 else "fp32",
         )
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         batch = check_batch(batch, self._signature)
-        images = self._expr.const(batch, list(batch.shape), self._expr.NCHW)
-        (logits,) = self._module.onForward([images])
+        expr = self._opened.expr
+        (logits,) = self._opened.module.onForward([expr.const(batch, list(batch.shape), expr.NCHW)])
         result = np.array(logits.read())  # a copy: the next run writes into what read() returns
         if result.shape != (len(batch), self._signature.classes):
             raise VerificationError(
@@ -158,7 +138,48 @@ class MnnSession(Session):
         return result
 
     def close(self) -> None:
-        self._module = self._runtime = None
+        del self._opened
+
+
+@dataclass(frozen=True)
+class OpenedModule:
+    """MNN's expression interface, a module of it, what the file says of itself, and what keeps it alive."""
+
+    expr: Any
+    module: Any
+    facts: dict[str, Any]
+    runtime: Any
+
+
+def open_module(
+    path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], threads: int = 1
+) -> OpenedModule:
+    """A file of MNN on the CPU.
+
+    Raises:
+        InvalidInputError: not a whole file of MNN.
+    """
+    with _stdout_to_stderr():
+        import MNN
+
+        settings = {"backend": "CPU", "numThread": threads, "precision": "high"}
+
+        def load(winograd: bool) -> OpenedModule:
+            runtime: Any = MNN.nn.create_runtime_manager((settings,))
+            if not winograd:
+                runtime.set_hint(_WINOGRAD_MEMORY_LEVEL, 0)
+            module = MNN.nn.load_module_from_file(
+                str(path), list(inputs), list(outputs), runtime_manager=runtime
+            )
+            return OpenedModule(MNN.expr, module, module.get_info(), runtime)
+
+        try:
+            opened = load(winograd=False)
+            if opened.facts.get("bizCode") == _FP16:  # as fast as it goes: fp16 weights are rounded anyway
+                opened = load(winograd=True)
+        except (SystemError, RuntimeError, ValueError, AttributeError) as error:
+            raise damaged(path, "MNN", error) from error
+        return opened
 
 
 @contextlib.contextmanager

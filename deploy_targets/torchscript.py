@@ -66,7 +66,7 @@ class TorchScriptTarget(Target):
             )
         import torch
 
-        with _no_deprecation_warnings():
+        with no_deprecation_warnings():
             module = _load(request.torchscript, "cpu", {})
             if hasattr(module, "training"):  # else it was frozen already
                 module.eval().to(getattr(torch, TYPES[request.precision]))
@@ -89,7 +89,7 @@ class TorchScriptTarget(Target):
 
         device = torch_device(options)
         facts = {_EXTRA: ""}
-        with _no_deprecation_warnings():
+        with no_deprecation_warnings():
             module = _load(path, device, facts)
         stored: str | bytes = facts[_EXTRA]
         precision = stored.decode() if isinstance(stored, bytes) else stored
@@ -191,7 +191,7 @@ def _load(path: Path, device: str, extra: dict[str, str]) -> Any:
 
 
 @contextlib.contextmanager
-def _no_deprecation_warnings() -> Iterator[None]:
+def no_deprecation_warnings() -> Iterator[None]:
     """Every torch.jit function warns; the user is told once, by ``TorchScriptTarget.deprecated``."""
     with warnings.catch_warnings():
         for kind in (DeprecationWarning, FutureWarning):

@@ -35,12 +35,19 @@ from smash_export.cli.console import Output, common_options
     show_default=True,
     help="Number of classes that the answer names.",
 )
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    help="Compile the file for this runtime too, or for all; those that take seconds if left out.",
+)
 @common_options(writes=True)
 def command(
     bundle: Path,
     precision: str,
     answers: Literal["probabilities", "top-k"],
     top_k: int,
+    runtimes: tuple[str, ...],
     output: Output,
 ) -> None:
     """Write an ONNX file into BUNDLE that takes images as uint8 [batch, height, width, channels].
@@ -50,24 +57,26 @@ def command(
     """
     from smash_export.bundle.bundle import Bundle
     from smash_export.deploy.bake import TARGET, bake
+    from smash_export.deploy.baked_runtimes import chosen_runtimes
     from smash_export.measure.evidence import parity_of
 
     opened = Bundle.open(bundle)
     if output.dry_run:
+        chosen_runtimes(runtimes)
         folder = opened.path / "targets" / TARGET / precision
         output.text(f"would write {folder}")
         output.result({"dry_run": True, "writes": folder})
         return
-    file = bake(opened, precision, answers, top_k)
+    file = bake(opened, precision, answers, top_k, runtimes)
     parity = parity_of(file)
     output.table(
         f"{file.main}: taken by",
-        ["runtime", "how", "file", "same label"],
+        ["runtime", "how", "file or reason", "same label"],
         [
             [
                 item["target"],
                 item["how"],
-                item["file"],
+                item["file"] or item["why"],
                 "" if item["agreement"] is None else f"{item['agreement']:.2%}",
             ]
             for item in file.notes["taken_by"]

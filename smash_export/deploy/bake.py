@@ -5,64 +5,57 @@
 
 C++, DeepStream, trtexec and Triton then need no code of their own but the resizing.
 ``targets/baked/<precision>/`` holds ``model.onnx``, ``labels.txt`` and a folder for each runtime that
-compiled it. Every file is run on all test images by the runtime it is for, and held to the gates of its
-precision: as log probabilities, which differ from logits by one number per image.
+compiled it (:mod:`smash_export.deploy.baked_runtimes`). Every file is run on all test images by the runtime
+it is for, and held to the gates of its precision: as log probabilities, which differ from logits by one
+number per image.
 """
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from smash_base import files
-from smash_base.errors import MissingRuntimeError, UsageError
+from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing, probabilities_of, scale_and_shift
 from smash_export.bundle.bundle import Bundle, CompiledFile, opened
+from smash_export.deploy.baked_runtimes import (
+    INPUT,
+    Baked,
+    Run,
+    Taken,
+    chosen_runtimes,
+    compile_baked,
+    onnxruntime_run,
+)
 from smash_export.deploy.trtexec import graph_for_tensorrt
 from smash_export.measure.gates import GATES
 from smash_export.measure.machine import describe_machine
 from smash_export.measure.verify import Parity, check_parity, compare_logits
-from smash_targets.base import CompileRequest, ModelSignature, Precision, get_target
-from smash_targets.tensorrt.check import check_onnx
-from smash_targets.tensorrt.rtx import build_without_gpu
-from smash_targets.tensorrt.trtexec import EngineCommand, build_words
+from smash_targets.base import ModelSignature, get_target
 
 if TYPE_CHECKING:
     import onnx
 
 TARGET = "baked"
-INPUT = "image"
 Output = Literal["probabilities", "top-k"]
-Run = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 _LEAST = 1e-30  # below it a probability has no digits left
 
 
-@dataclass(frozen=True)
-class Taken:
-    """What one runtime made of the baked file.
-
-    Attributes:
-        target: name of the runtime.
-        how: "verified" on all images, "built" and not run, or "checked" by rules.
-        file: relative to the folder, "" where nothing is kept.
-        agreement: share of images with the label of PyTorch; None where it was not run.
-    """
-
-    target: str
-    how: Literal["verified", "built", "checked"]
-    file: str = ""
-    agreement: float | None = None
-
-
 def bake(
-    bundle: Bundle | Path | str, precision: str = "fp32", output: Output = "probabilities", top_k: int = 5
+    bundle: Bundle | Path | str,
+    precision: str = "fp32",
+    output: Output = "probabilities",
+    top_k: int = 5,
+    runtimes: Sequence[str] = (),
 ) -> CompiledFile:
     """Write, verify and add ``targets/baked/<precision>/``.
 
@@ -71,39 +64,42 @@ def bake(
         precision: "fp32", "fp16" or "int8" of the graph inside, as TensorRT gets it.
         output: what comes out.
         top_k: how many classes, for output "top-k".
+        runtimes: which others compile it; all that take seconds if empty, and whatever is named.
 
     Raises:
-        UsageError: no such precision, or more classes than there are.
-        VerificationError: a file that a runtime took does not answer as the network does.
+        UsageError: no such precision or runtime, or more classes than there are.
+        VerificationError: the ONNX file does not answer as the network does.
     """
     bundle = opened(bundle)
     if precision not in get_target(TARGET).precisions:
         raise UsageError("precision", expected="fp32, fp16 or int8", received=precision)
     if output == "top-k" and not 1 <= top_k <= bundle.signature.classes:
         raise UsageError("top-k", expected=f"1 to {bundle.signature.classes}", received=top_k)
+    chosen = chosen_runtimes(runtimes)
     staging = bundle.staging(TARGET, precision)
     try:
-        notes, evidence = _write(bundle, precision, top_k if output == "top-k" else None, staging)
+        file = Baked(bundle, precision, top_k if output == "top-k" else None, staging)
+        notes, evidence = _write(file, chosen)
         notes |= {"output": output, "top_k": top_k}
         return bundle.add_compiled(TARGET, precision, staging, "model.onnx", notes, evidence)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write(bundle: Bundle, precision: str, top_k: int | None, folder: Path) -> tuple[JsonObject, JsonObject]:
+def _write(file: Baked, runtimes: tuple[str, ...]) -> tuple[JsonObject, JsonObject]:
     """The file, and those that other runtimes make of it; notes and evidence for the manifest."""
     import onnx
 
+    bundle, precision = file.bundle, file.precision
     with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
         source, notes = graph_for_tensorrt(bundle, precision, Path(work))
         model = onnx.load_model_from_string(source.read_bytes())
-    baked = bake_graph(model, bundle.preprocessing, bundle.signature, top_k)
-    main = folder / "model.onnx"
-    files.write_bytes(main, baked.SerializeToString(deterministic=True))
-    files.write_text(folder / "labels.txt", "".join(f"{label}\n" for label in bundle.labels))
-    parity = _verify(bundle, precision, "onnxruntime", onnxruntime_run(main))
+    baked = bake_graph(model, bundle.preprocessing, bundle.signature, file.top_k)
+    files.write_bytes(file.main, baked.SerializeToString(deterministic=True))
+    files.write_text(file.folder / "labels.txt", "".join(f"{label}\n" for label in bundle.labels))
+    parity = _parity(bundle, precision, "onnxruntime", onnxruntime_run(file.main))
     taken = [Taken("onnxruntime", "verified", "model.onnx", parity.agreement)]
-    taken += _compile(bundle, precision, folder)
+    taken += compile_baked(file, runtimes, functools.partial(_parity, bundle, precision))
     evidence: JsonObject = {
         "parity": parity.to_json(),
         "gate": asdict(GATES[precision]),
@@ -199,71 +195,7 @@ def _after(graph: Any, signature: ModelSignature, name: str, top_k: int | None) 
     return nodes
 
 
-def onnxruntime_run(path: Path) -> Run:
-    """The file in ONNX Runtime on the CPU."""
-    from smash_export.export.onnx_graphs import require_onnxruntime
-
-    session = require_onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda images: tuple(session.run(None, {INPUT: images}))
-
-
-def openvino_run(path: Path) -> Run:
-    """The file in OpenVINO on the CPU, at its own precision."""
-    from smash_targets.openvino import import_openvino
-
-    compiled = import_openvino().Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
-        answers = compiled([images])
-        return tuple(np.asarray(answers[index]) for index in range(len(compiled.outputs)))
-
-    return run
-
-
-def _compile(bundle: Bundle, precision: str, folder: Path) -> Iterator[Taken]:
-    """Each other runtime that takes the file: OpenVINO if it is here, TensorRT by its builder or by rules."""
-    main = folder / "model.onnx"
-    try:
-        run = _openvino(main, folder)
-    except MissingRuntimeError:
-        pass
-    else:
-        parity = _verify(bundle, precision, "openvino", run)
-        yield Taken("openvino", "verified", "openvino/model.xml", parity.agreement)
-    signature = bundle.signature
-    image = ModelSignature(
-        INPUT, "probabilities", bundle.preprocessing.sample_shape, signature.classes, signature.batch
-    )
-    size = build_without_gpu(CompileRequest(main, None, image, cast(Precision, precision)))
-    if size is not None:
-        yield Taken("tensorrt_rtx", "built")
-    for release in ("10", "11"):
-        if not any(item.level == "error" for item in check_onnx(main, release)):
-            yield Taken(f"tensorrt:{release}", "checked", f"trtexec_{release}.txt")
-            files.write_text(folder / f"trtexec_{release}.txt", _trtexec_line(image, precision, release))
-
-
-def _openvino(main: Path, folder: Path) -> Run:
-    from smash_targets.openvino import import_openvino
-
-    get_target("openvino").require()
-    openvino = import_openvino()
-    (folder / "openvino").mkdir()
-    path = folder / "openvino" / "model.xml"
-    openvino.save_model(openvino.Core().read_model(str(main)), str(path), compress_to_fp16=False)
-    return openvino_run(path)
-
-
-def _trtexec_line(image: ModelSignature, precision: str, release: str) -> str:
-    least, usual, most = image.batch
-    command = EngineCommand(
-        "model.onnx", "model.engine", INPUT, image.input_shape, precision,
-        cast(Any, release), None if least == most else (least, usual, most),
-    )  # fmt: skip
-    return " ".join(["trtexec", *build_words(command)]) + "\n"
-
-
-def _verify(bundle: Bundle, precision: str, target: str, run: Run) -> Parity:
+def _parity(bundle: Bundle, precision: str, target: str, run: Run) -> Parity:
     """All test images through a file, against eager PyTorch.
 
     Raises:

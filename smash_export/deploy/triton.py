@@ -184,7 +184,8 @@ def _tensors(bundle: Bundle, kind: TritonBackend, precision: str) -> _Tensors:
     if kind.variant != "baked":
         answer = (kind.output or signature.output_name, "TYPE_FP32", signature.classes)
         return _Tensors(kind.input or signature.input_name, "TYPE_FP32", signature.input_shape, (answer,))
-    from smash_export.deploy.bake import INPUT, output_tensors
+    from smash_export.deploy.bake import output_tensors
+    from smash_export.deploy.baked_runtimes import INPUT
 
     (file,) = runnable_files(bundle, "baked", precision)
     top_k = int(file.notes["top_k"]) if file.notes["output"] == "top-k" else None

@@ -8,8 +8,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smash_export.bundle.bundle import Bundle
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from smash_targets.base import ModelSignature
 
 
 def write_torch_program(bundle: Bundle, path: Path) -> Path | None:
@@ -24,14 +31,26 @@ def write_torch_program(bundle: Bundle, path: Path) -> Path | None:
     weights = bundle.weights()
     if bundle.architecture is None or weights is None:
         return None
-    import torch
-
     from smash_search.model.interpreter import FrozenNetwork
 
-    smallest, _, largest = bundle.signature.batch
-    network = FrozenNetwork(bundle.architecture, weights).eval()
+    return export_program(FrozenNetwork(bundle.architecture, weights).eval(), bundle.signature, path)
+
+
+def export_program(
+    network: nn.Module, signature: ModelSignature, path: Path, dtype: torch.dtype | None = None
+) -> Path:
+    """Export a network with the batch range of its signature.
+
+    Args:
+        network: in evaluation mode.
+        path: the .pt2 file to write.
+        dtype: of its input, float32 if None.
+    """
+    import torch
+
+    smallest, _, largest = signature.batch
     # Two images: torch.export takes an example batch of one for a constant.
-    example = torch.zeros(2, *bundle.signature.input_shape)
+    example = torch.zeros(2, *signature.input_shape, dtype=dtype)
     batch = torch.export.Dim("batch", min=smallest, max=max(largest, 2))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

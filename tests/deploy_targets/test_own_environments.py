@@ -6,12 +6,15 @@ Each takes half a minute and more; without the environment it is skipped with th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from smash_base.errors import InvalidInputError, MissingRuntimeError, SmashError, UsageError
+from smash_export.export.torch_program import export_program
 from smash_targets.base import SessionOptions, get_target
 from smash_targets.isolation.environments import EnvironmentTarget
 from tests.deploy_targets.inputs import IMAGES, SIGNATURE
@@ -51,6 +54,36 @@ def test_fp32_equals_eager_pytorch(name: str, compiled: Callable[..., Path], sou
         damaged.write_bytes(content)
         with pytest.raises(InvalidInputError):
             target.open(damaged, SIGNATURE, SessionOptions())
+
+
+class Bytes(torch.nn.Module):
+    """uint8 [B, 12, 12, 3] -> probabilities of the network behind it."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        planes = image.to(torch.float32).permute(0, 3, 1, 2) * (1 / 64) - 2.0
+        return torch.softmax(self.network(planes.contiguous()), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_that_takes_bytes(name: str, sources: Sources, tmp_path: Path) -> None:
+    target = needs_compiler(name)
+    signature = replace(SIGNATURE, input_shape=(12, 12, 3), batch=(1, 4, 32))
+    network = Bytes(sources.network).eval()
+    program = export_program(network, signature, tmp_path / "model.pt2", torch.uint8)
+    (tmp_path / "compiled").mkdir()
+    request = replace(sources.request(exported=True), signature=signature, exported=program)
+    result = target.compile(request, tmp_path / "compiled")
+    images = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), np.uint8)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).numpy()
+    path = tmp_path / "compiled" / result.main
+    with target.open(path, signature, SessionOptions(threads=1)) as session:
+        np.testing.assert_allclose(session.run(images.astype(np.float32)), expected, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from smash_base.preprocess import Preprocessing
 from smash_export import bake, cli, load
 from smash_export.bundle.bundle import Bundle
 from smash_export.deploy import bake as baking
+from smash_export.deploy import baked_runtimes
+from smash_export.export.freeze import freeze, input_of
+from smash_search.data import load_dataset
+from smash_search.space.architecture import BestFile
+from smash_search.space.space import space_for
+from smash_search.train.network import Recipe
 from smash_targets.base import ModelSignature, get_target
 
 
@@ -35,20 +42,65 @@ def test_a_program_with_only_onnxruntime_gets_what_predict_says(digits_bundle_co
     assert onnx.load(file.main).graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
 
 
-def test_it_is_compiled_for_every_runtime_that_takes_it(digits_bundle_copy: Path) -> None:
+def test_every_runtime_that_takes_it_answers_alike_and_the_others_say_why(digits_bundle_copy: Path) -> None:
     file = bake(digits_bundle_copy)
     taken = {item["target"]: item for item in file.notes["taken_by"]}
+    assert {*baked_runtimes.RUNTIMES, "onnxruntime", "ncnn", "tensorrt:10", "tensorrt:11"} <= set(taken)
+    images = np.asarray(Bundle.open(digits_bundle_copy).samples().images[:20])
+    (first,) = baking.onnxruntime_run(file.main)(images)
+    runs: dict[str, Callable[[Path], baked_runtimes.Run]] = {
+        "openvino": baked_runtimes.openvino_run,
+        "mnn": lambda path: baked_runtimes.mnn_run(path, ("probabilities",)),
+        "torchscript": baked_runtimes.torchscript_run,
+    }
+    for name, run in runs.items():
+        if get_target(name).availability().available:
+            assert (taken[name]["how"], taken[name]["agreement"]) == ("verified", 1.0)
+            np.testing.assert_allclose(run(file.folder / taken[name]["file"])(images)[0], first, atol=1e-5)
+        else:
+            assert taken[name]["how"] == "not here"
     assert taken["tensorrt:10"]["how"] == "checked"
     assert "--minShapes=image:1x8x8x1" in (file.folder / "trtexec_10.txt").read_text()
-    if get_target("openvino").availability().available:
-        assert (taken["openvino"]["how"], taken["openvino"]["agreement"]) == ("verified", 1.0)
-        images = np.asarray(Bundle.open(digits_bundle_copy).samples().images[:20])
-        (first,) = baking.onnxruntime_run(file.main)(images)
-        (again,) = baking.openvino_run(file.folder / "openvino" / "model.xml")(images)
-        np.testing.assert_allclose(again, first, atol=1e-5)
+    assert taken["torch_export"]["how"] == "left out"
+    assert "--runtime torch_export" in taken["torch_export"]["why"]
+    assert "floats" in taken["ncnn"]["why"]
     rtx = get_target("tensorrt_rtx")
     if rtx.installed().available:  # type: ignore[attr-defined]
         assert taken["tensorrt_rtx"]["how"] == "built"
+
+
+@pytest.mark.slow
+def test_a_runtime_that_takes_half_a_minute_is_asked_for(tmp_path: Path) -> None:
+    dataset = load_dataset("digits")
+    spec = input_of(dataset)
+    best = BestFile(space_for(spec, "tiny").draw(0, 1), spec, tuple(dataset.classes), {})
+    path = freeze(best, dataset, tmp_path / "bundle", recipe=Recipe(epochs=1)).bundle.path
+    file = bake(path, runtimes=["torch_export"])
+    taken = {item["target"]: item for item in file.notes["taken_by"]}
+    assert (taken["torch_export"]["how"], taken["torch_export"]["agreement"]) == ("verified", 1.0)
+    assert taken["mnn"]["how"] == "left out"
+    images = np.asarray(Bundle.open(path).samples().images[:20])
+    (first,) = baking.onnxruntime_run(file.main)(images)
+    (again,) = baked_runtimes.torch_export_run(file.folder / taken["torch_export"]["file"])(images)
+    np.testing.assert_allclose(again, first, atol=1e-5)
+
+
+def test_a_runtime_whose_file_answers_otherwise_is_rejected_alone(
+    digits_bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = baked_runtimes.scale_and_shift
+
+    def shifted(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+        scale, shift = true(mean, std)
+        return scale, shift + np.float32(0.5)
+
+    monkeypatch.setattr(baked_runtimes, "scale_and_shift", shifted)  # of PyTorch's networks only
+    file = bake(digits_bundle_copy, runtimes=["torchscript", "mnn"])
+    taken = {item["target"]: item for item in file.notes["taken_by"]}
+    assert taken["torchscript"]["how"] == "rejected"
+    assert "does not do what the network does" in taken["torchscript"]["why"]
+    assert not (file.folder / "torchscript").exists()
+    assert taken["onnxruntime"]["how"] == "verified"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -64,6 +116,10 @@ def test_each_precision_and_the_best_classes(
     scores, classes = baking.onnxruntime_run(path)(images)
     assert scores.shape == classes.shape == (2, 3)
     assert (np.diff(scores, axis=1) <= 0).all()
+    taken = {item["target"]: item for item in found["taken_by"]}
+    assert taken["torchscript"]["how"] == "does not take it"
+    assert taken["openvino"]["how"] in ("verified", "not here")
+    assert taken["mnn"]["how"] in (("verified", "not here") if precision == "fp16" else ("does not take it",))
 
 
 def network(preprocessing: Preprocessing) -> onnx.ModelProto:
@@ -117,6 +173,8 @@ def test_what_cannot_be_baked(digits_bundle_copy: Path) -> None:
         bake(digits_bundle_copy, output="top-k", top_k=11)
     with pytest.raises(UsageError, match="precision"):
         bake(digits_bundle_copy, "bf16")
+    with pytest.raises(UsageError, match="runtime"):
+        bake(digits_bundle_copy, runtimes=["ncnn"])
 
 
 def test_triton_takes_it_and_verify_lists_it(
