@@ -1,10 +1,14 @@
 """TensorRT on a GPU, all of it: engines by Python and by trtexec, parity, latency, reloads, refusals.
 
     python -m benchmarks.tensorrt [BUNDLE] [--seconds 2]     on a machine with a GPU, under 8 minutes
+    python -m benchmarks.tensorrt --out tensorrt.json        writes the figures there, records nothing
+    python -m benchmarks.tensorrt --from tensorrt.json       record what another machine measured
     python -m benchmarks.tensorrt --plan                     states the goals as not measured; needs no GPU
 
 Without a bundle a network of the search's own space is trained on scikit-learn's digits. Each part runs when
-what it needs is here: PyTorch with CUDA, ONNX Runtime's CUDA or TensorRT provider, TensorRT, trtexec. With
+what it needs is here: PyTorch with CUDA, ONNX Runtime's CUDA or TensorRT provider, TensorRT, trtexec. On a
+machine with PyTorch, numpy, Pillow and a copy of this repository, and nothing else, a network with random
+weights is measured in PyTorch, the reference of the goals; the figures then go to --out or the screen. With
 neither a GPU nor TensorRT the exit code is 3.
 """
 
@@ -20,29 +24,26 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.record import record
 from smash_base.errors import SmashError
-from smash_export.bundle.bundle import Bundle
-from smash_export.compiling.compile import compile_bundle
-from smash_export.deploy.trtexec import (
-    ScriptSettings,
-    engine_command,
-    graph_for_tensorrt,
-    write_scripts,
-)
+from smash_base.files import write_json
 from smash_export.measure.timing import interleaved
-from smash_export.measure.verify import measure_parity
-from smash_export.progress import Output
 from smash_targets.base import Session, SessionInfo, SessionOptions, get_target
+from smash_targets.common import has_module
 from smash_targets.tensorrt.session import TensorRtSession
 from smash_targets.tensorrt.trtexec import RELEASES, Release, bench_words
 from smash_targets.tensorrt.trtexec_results import read_log, read_times
 
+if TYPE_CHECKING:  # needs packages that a machine with PyTorch alone does not have
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.deploy.trtexec import ScriptSettings
+    from smash_search.space.architecture import Architecture
+
 BATCHES = (1, 8, 32)
+PACKAGES = ("click", "rich", "pydantic", "onnx", "onnxruntime", "safetensors", "sklearn")
 PRECISIONS = ("fp32", "fp16", "int8")
 NOT_HERE = "no machine with a GPU and TensorRT was at hand"
 
@@ -64,33 +65,42 @@ class TorchSession(Session):
             return logits.float().cpu().numpy()
 
 
-def torch_sessions(bundle: Bundle, device: str) -> dict[str, Session]:
+def torch_sessions(bundle: Bundle, device: str) -> dict[str, TorchSession]:
+    """Of a bundle's own network; an adopted file has none."""
+    architecture, weights = bundle.architecture, bundle.weights()
+    if architecture is None or weights is None:
+        return {}
+    return sessions_of(architecture, weights, device)
+
+
+def sessions_of(
+    architecture: Architecture, weights: dict[str, np.ndarray], device: str
+) -> dict[str, Session]:
     """Eager and compiled PyTorch in half precision, and eager in single."""
     import torch
 
     from smash_search.model.interpreter import FrozenNetwork
 
-    architecture, weights = bundle.architecture, bundle.weights()
-    if architecture is None or weights is None:
-        return {}  # an adopted file: there is no PyTorch network
-
     def network(half: bool) -> Any:
         found = FrozenNetwork(architecture, weights).eval().to(device)
         return found.half() if half else found
 
-    return {
+    found = {
         "torch eager fp32": TorchSession(network(False), device, False),
         "torch eager fp16": TorchSession(network(True), device, True),
-        "torch.compile fp16": TorchSession(
-            torch.compile(network(True), mode="reduce-overhead"), device, True
-        ),
     }
+    if device != "cpu":  # there it needs a C++ compiler, and minutes
+        compiled = torch.compile(network(True), mode="reduce-overhead")
+        found["torch.compile fp16"] = TorchSession(compiled, device, True)
+    return found
 
 
 def onnxruntime_sessions(
     bundle: Bundle, provider: str, work: Path, problems: list[str]
 ) -> dict[str, Session]:
     """ONNX Runtime on a GPU provider at each precision; what does not open is noted."""
+    from smash_export.deploy.trtexec import graph_for_tensorrt
+
     found: dict[str, Session] = {}
     for precision in PRECISIONS:
         folder = work / f"{provider}-{precision}"
@@ -108,6 +118,9 @@ def onnxruntime_sessions(
 
 def build_engines(path: Path, problems: list[str]) -> tuple[dict[str, Any], dict[str, Session]]:
     """Each precision built twice, the second time with a warm timing cache, opened and held to its gates."""
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.compiling.compile import compile_bundle
+
     facts: dict[str, Any] = {}
     sessions: dict[str, Session] = {}
     for precision in PRECISIONS:
@@ -137,6 +150,8 @@ def build_engines(path: Path, problems: list[str]) -> tuple[dict[str, Any], dict
 
 def refusals(path: Path) -> dict[str, bool]:
     """Whether an engine of another TensorRT version, GPU or network is refused before TensorRT sees it."""
+    from smash_export.bundle.bundle import Bundle
+
     opened = Bundle.open(path)
     file = next(file for file in opened.compiled if file.target == "tensorrt")
     changes = {
@@ -186,6 +201,9 @@ def gpu_times(sessions: dict[str, Session], seconds: float) -> dict[str, float]:
 
 def run_trtexec(path: Path, program: str, problems: list[str]) -> dict[str, Any]:
     """The bundle's own scripts: build, measure at each batch size, check every test image."""
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.deploy.trtexec import ScriptSettings, write_scripts
+
     number = trtexec_release(program)
     if number is None:
         problems.append(f"trtexec: {program} is of no release that is known; 8.6, 10 and 11 are")
@@ -228,6 +246,9 @@ def _with_transfers(
     path: Path, folder: Path, program: str, precision: str, settings: ScriptSettings, problems: list[str]
 ) -> float | None:
     """Median latency of one image with its copies to and from the GPU, which a session pays too."""
+    from smash_export.bundle.bundle import Bundle
+    from smash_export.deploy.trtexec import engine_command
+
     command = engine_command(Bundle.open(path), precision, settings)
     words = bench_words(command, 1, inputs="input_b1.bin", results="transfers", transfers=True)
     done = subprocess.run([program, *words], cwd=folder, capture_output=True, text=True, check=False)
@@ -299,20 +320,49 @@ def _ratio(value: float | None, other: float | None) -> float | None:
 
 def measure(bundle: Bundle, sessions: dict[str, Session], seconds: float) -> dict[str, Any]:
     """Parity on all test images and latency by batch size, in turns."""
+    from smash_export.measure.verify import measure_parity
+
     samples = bundle.samples()
-    found: dict[str, Any] = {"parity": {}, "latency": {}}
+    parities: dict[str, Any] = {}
     for name, session in sessions.items():
         parity = measure_parity(session, samples, bundle.preprocessing, bundle.signature.batch)
-        found["parity"][name] = {
-            key: parity.to_json()[key] for key in ("agreement", "drop", "max_difference")
-        }
+        parities[name] = {key: parity.to_json()[key] for key in ("agreement", "drop", "max_difference")}
+    images = bundle.preprocessing.normalise(samples.images[np.arange(max(BATCHES)) % len(samples)])
+    return {"parity": parities, "latency": latencies(sessions, images, seconds)}
+
+
+def latencies(sessions: dict[str, Session], images: np.ndarray, seconds: float) -> dict[str, Any]:
+    """Batch size -> session -> latency, measured in turns; ``images``: float32 [B, C, H, W]."""
+    found: dict[str, Any] = {}
     for size in BATCHES:
-        images = bundle.preprocessing.normalise(samples.images[np.arange(size) % len(samples)])
-        batch = np.ascontiguousarray(images, np.float32)
+        batch = np.ascontiguousarray(images[:size], np.float32)
         runs = {name: (session, batch) for name, session in sessions.items()}
         measured = interleaved(runs, seconds=seconds) if runs else {}
-        found["latency"][str(size)] = {name: latency.to_json() for name, latency in measured.items()}
+        found[str(size)] = {name: latency.to_json() for name, latency in measured.items()}
     return found
+
+
+def run_bare(device: str, seconds: float, missing: list[str]) -> dict[str, Any]:
+    """What PyTorch alone can measure: a drawn network with random weights, on noise."""
+    from smash_export.device_search.latency import random_weights
+    from smash_search.space.architecture import InputSpec
+    from smash_search.space.space import space_for
+
+    spec = InputSpec(1, (8, 8)) if device == "cpu" else InputSpec(3, (32, 32))  # toy size for the tests
+    architecture = space_for(spec).draw(0, 0)
+    sessions: dict[str, Session] = {
+        **sessions_of(architecture, random_weights(architecture, spec, 10), device)
+    }
+    images = np.random.default_rng(0).standard_normal(
+        (max(BATCHES), spec.channels, *spec.size), dtype=np.float32
+    )
+    return {
+        "network": "drawn, random weights",
+        "latency": latencies(sessions, images, seconds),
+        "problems": [
+            f"engines and files need {', '.join(missing)}: pip install 'smash-export[search,cpu,tensorrt]'"
+        ],
+    }
 
 
 def here() -> dict[str, str]:
@@ -340,9 +390,17 @@ def _torch_cuda() -> str:
 
 
 def _provider(name: str) -> str:
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ImportError:
+        return "ONNX Runtime is not installed"
 
     return "" if name in onnxruntime.get_available_providers() else f"ONNX Runtime has no {name}"
+
+
+def missing_packages() -> list[str]:
+    """What bundles and files need and this machine lacks."""
+    return [name for name in PACKAGES if not has_module(name)]
 
 
 def make_bundle(folder: Path) -> Path:
@@ -361,6 +419,8 @@ def make_bundle(folder: Path) -> Path:
 
 def run(source: Path | None, seconds: float, parts: dict[str, str]) -> dict[str, Any]:
     """Every part that can run, on a copy of the bundle."""
+    from smash_export.bundle.bundle import Bundle
+
     problems: list[str] = []
     results: dict[str, Any] = {"parts": parts, "problems": problems}
     with tempfile.TemporaryDirectory(prefix="tensorrt-") as name:
@@ -395,28 +455,56 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("bundle", nargs="?", type=Path)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each session at each batch size")
+    parser.add_argument("--device", default="cuda:0", help="of PyTorch on a machine with PyTorch alone")
+    parser.add_argument("--out", type=Path, help="write the figures there as JSON instead of recording them")
+    parser.add_argument("--from", dest="source", type=Path, help="record these figures")
     parser.add_argument("--plan", action="store_true", help="record the goals as not measured")
     arguments = parser.parse_args()
     if arguments.plan:
-        record("tensorrt", {"status": "not measured", "why": NOT_HERE}, goals_of({}))
-        return 0
+        return _record({"status": "not measured", "why": NOT_HERE})
+    if arguments.source:
+        return _record(json.loads(arguments.source.read_text()))
     parts = here()
-    if all(parts.values()):
+    missing = missing_packages()
+    if arguments.device == "cuda:0" and all(parts.values()):
         print(f"nothing to measure: no GPU and no TensorRT here ({parts['tensorrt']})", file=sys.stderr)
         return 3
     begin = time.monotonic()
-    results = run(arguments.bundle, arguments.seconds, parts)
+    if missing:
+        results = {"parts": parts, **run_bare(arguments.device, arguments.seconds, missing)}
+    else:
+        results = run(arguments.bundle, arguments.seconds, parts)
     results["seconds"] = round(time.monotonic() - begin, 1)
+    for problem in results["problems"]:
+        print(problem, file=sys.stderr)
+    if arguments.out:
+        write_json(arguments.out, results)
+    elif missing:
+        print(json.dumps(results, indent=2))
+    else:
+        _show(results)
+        return _record(results)
+    return 0
+
+
+def _show(results: dict[str, Any]) -> None:
+    from smash_export.progress import Output
+
     for size, measured in results["latency"].items():
         rows = [
             [name, item["min_ms"], item["p50_ms"], item["p90_ms"], item["n"]]
             for name, item in measured.items()
         ]
         Output().table(f"batch {size}", ["session", "min ms", "p50", "p90", "n"], rows)
-    for problem in results["problems"]:
-        print(problem, file=sys.stderr)
+
+
+def _record(results: dict[str, Any]) -> int:
+    from benchmarks.record import record
+
+    parts: dict[str, str] = results.get("parts", {})
     missing = ", ".join(f"{part}: {reason}" for part, reason in parts.items() if reason)
-    record("tensorrt", results, goals_of(results, missing or "not measured"))
+    note = (missing or "not measured") if parts else NOT_HERE
+    record("tensorrt", results, goals_of(results, note))
     return 0
 
 

@@ -260,7 +260,7 @@ def _torchscript(file: Baked, folder: Path, stack: contextlib.ExitStack) -> tupl
     example = torch.zeros(file.signature.batch[2], *file.signature.input_shape, dtype=torch.uint8)
     work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smash-export-")))
     with no_deprecation_warnings(), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore")  # that shapes are constants
         network = _network(file, traced=True)
         torch.jit.save(torch.jit.trace(network, example), str(work / "traced.pt"))
     request = CompileRequest(file.main, work / "traced.pt", file.signature)
@@ -330,6 +330,9 @@ def _baked_module(
 
     class Baked(torch.nn.Module):
         """The arithmetic of Preprocessing.normalise, the network, softmax."""
+
+        scale: Tensor
+        shift: Tensor
 
         def __init__(self) -> None:
             super().__init__()

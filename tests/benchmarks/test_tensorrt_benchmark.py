@@ -42,6 +42,32 @@ def test_a_machine_with_nothing_to_measure_is_one_line_and_exit_3() -> None:
     assert "no GPU and no TensorRT" in line
 
 
+# A machine with PyTorch, numpy and Pillow has none of these.
+WITHOUT = [*benchmark.PACKAGES, "scipy", "matplotlib", "packaging"]
+BARE = f"""
+import sys
+
+sys.modules.update(dict.fromkeys({WITHOUT}))  # an import then says that there is none
+from benchmarks import tensorrt
+sys.argv[1:] = ["--device", "cpu", "--seconds", "0.01", "--out", sys.argv[1]]
+sys.exit(tensorrt.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_with_pytorch_alone_measures_pytorch(tmp_path: Path) -> None:
+    out = tmp_path / "tensorrt.json"
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, str(out)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "engines and files need click" in done.stderr
+    found = json.loads(out.read_text())
+    assert set(found["latency"]) == {"1", "8", "32"}
+    assert found["latency"]["8"]["torch eager fp16"]["p50_ms"] > 0
+    assert {goal["met"] for goal in benchmark.goals_of(found)} == {None}  # no engine to hold against it
+
+
 def test_goals_that_nothing_measured_are_neither_met_nor_missed() -> None:
     goals = benchmark.goals_of({})
     assert [goal["met"] for goal in goals] == [None] * 7
