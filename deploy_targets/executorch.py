@@ -74,7 +74,7 @@ class ExecuTorchTarget(EnvironmentTarget):
             left = sorted(
                 {
                     str(node.target)
-                    for node in program.torch_program_of().graph.nodes
+                    for node in program.exported_program().graph.nodes
                     if node.op == "call_function"
                     and "delegate" not in str(node.target)
                     and "getitem" not in str(node.target)

@@ -294,7 +294,7 @@ def _exported(file: Baked, stack: contextlib.ExitStack) -> CompileRequest:
 
     work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smash-export-")))
     program = export_program(_network(file), file.signature, work / "model.pt2", torch.uint8)
-    return CompileRequest(file.main, None, file.signature, exported=program)
+    return CompileRequest(file.main, None, file.signature, torch_program=program)
 
 
 def _network(file: Baked, traced: bool = False) -> nn.Module:

@@ -21,7 +21,7 @@ from smash_export.deploy import bake as baking
 from smash_export.deploy import baked_runtimes
 from smash_export.export.freeze import freeze, input_of
 from smash_search.data import load_dataset
-from smash_search.space.architecture import BestFile
+from smash_search.space.best import BestFile
 from smash_search.space.space import space_for
 from smash_search.train.network import Recipe
 from smash_targets.base import ModelSignature, get_target
