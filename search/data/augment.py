@@ -113,8 +113,10 @@ class Augmentation:
             sizes = batch.shape[2:]
             middle = torch.stack([_integers((len(batch),), 0, size - 1, generator) for size in sizes], dim=1)
             batch = erase(batch, middle, self.cutout)
-        if not self.mixup:
-            return batch, labels
+        return self._mixed(batch, labels, generator) if self.mixup else (batch, labels)
+
+    def _mixed(self, batch: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Each image blended with another one, and the shares of both classes."""
         weight = _beta(self.mixup, generator).to(batch.device, batch.dtype)
         order = torch.randperm(len(batch), generator=generator, device=generator.device).to(batch.device)
         shares = one_hot(labels, self.classes).float()

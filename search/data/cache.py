@@ -14,6 +14,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 
 FOLDER = ".smash-export-cache"
 SCHEMA = 2
@@ -49,22 +50,13 @@ def mapped(
     for path in sources:
         facts = path.stat()
         digest.update(f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
-    stamp = {"schema": SCHEMA, "shape": list(shape), "sources": digest.hexdigest()}
+    stamp: JsonObject = {"schema": SCHEMA, "shape": list(shape), "sources": digest.hexdigest()}
     place = folder / FOLDER / key
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with files.exclusive(place.with_name(f"{key}.making"), purpose="data set"):
             if not _valid(place, stamp, shape):
-                with files.new_folder(place, replace=True) as temporary:
-                    array = np.lib.format.open_memmap(
-                        temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape
-                    )
-                    rows = fill(array)
-                    array.flush()
-                    del array
-                    files.write_json(temporary / "source.json", stamp)
-                    if rows is not None:
-                        np.save(temporary / "rows.npy", np.array(rows, dtype=np.int64))
+                _make(place, stamp, shape, fill)
     except PermissionError as error:
         raise UsageError(
             f"no converted copy of the data can be written to {place.parent}",
@@ -76,7 +68,21 @@ def mapped(
     return images, np.load(kept, allow_pickle=False).tolist() if kept.exists() else None
 
 
-def _valid(place: Path, stamp: dict[str, object], shape: tuple[int, ...]) -> bool:
+def _make(
+    place: Path, stamp: JsonObject, shape: tuple[int, ...], fill: Callable[[np.ndarray], list[int] | None]
+) -> None:
+    """Write a converted copy; it appears whole or not at all."""
+    with files.new_folder(place, replace=True) as temporary:
+        array = np.lib.format.open_memmap(temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+        rows = fill(array)
+        array.flush()
+        del array
+        files.write_json(temporary / "source.json", stamp)
+        if rows is not None:
+            np.save(temporary / "rows.npy", np.array(rows, dtype=np.int64))
+
+
+def _valid(place: Path, stamp: JsonObject, shape: tuple[int, ...]) -> bool:
     try:
         if files.read_json(place / "source.json", what="cache record") != stamp:
             return False

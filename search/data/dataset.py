@@ -11,7 +11,7 @@ Images are uint8 [N, H, W, C], volumes uint8 [N, D, H, W, C]; labels int64 [N], 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,6 +101,33 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
 
+def _check_share(spec: str, parts: Parts, validation: float | None) -> None:
+    if validation is not None and not 0 < validation <= 0.5:
+        raise UsageError(
+            "share of validation images", expected="more than 0, at most 0.5", received=validation
+        )
+    if validation is not None and parts.validation is not None:
+        raise UsageError(
+            f"data set {spec} has its own validation images",
+            expected="no share of validation images",
+            received=validation,
+        )
+
+
+def _fingerprint(parts: Parts, indices: Sequence[np.ndarray | None], splits: Sequence[Split]) -> str:
+    """SHA-256 of images, labels and how they were divided; None stands for a part that came with the data."""
+    shape = np.shape(parts.train.images)[1:]
+    digest = hashlib.sha256(repr((parts.classes, parts.views, shape)).encode())
+    for index in indices:
+        digest.update(b"as given" if index is None else np.ascontiguousarray(index, dtype="<i8").tobytes())
+    for split in splits:
+        digest.update(f"{len(split)}".encode())
+        for chunk in _chunks(split.images):
+            digest.update(np.ascontiguousarray(chunk).data)
+        digest.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
+    return digest.hexdigest()
+
+
 def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float | None) -> Dataset:
     """Check ``parts``, make the missing splits and fingerprint the result.
 
@@ -112,16 +139,7 @@ def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float
             or too few images of a class to have one in every split.
         UsageError: a share outside (0, 0.5], or one given although the data have a validation part.
     """
-    if validation is not None and not 0 < validation <= 0.5:
-        raise UsageError(
-            "share of validation images", expected="more than 0, at most 0.5", received=validation
-        )
-    if validation is not None and parts.validation is not None:
-        raise UsageError(
-            f"data set {spec} has its own validation images",
-            expected="no share of validation images",
-            received=validation,
-        )
+    _check_share(spec, parts, validation)
     _check_classes(spec, parts.classes)
     if parts.views < 1:
         raise InvalidInputError(f"data set {spec}: views", expected="at least 1", received=parts.views)
@@ -155,15 +173,8 @@ def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float
         part if part is not None else _take(parts.train, indices[name_of], parts.views)
         for name_of, part in (("validation", parts.validation), ("test", parts.test))
     )
+    splits = [train, validation_split, test_split]
 
-    digest = hashlib.sha256(repr((parts.classes, parts.views, shape)).encode())
-    for index in (rest, indices.get("validation"), indices.get("test")):
-        digest.update(b"as given" if index is None else np.ascontiguousarray(index, dtype="<i8").tobytes())
-    for split in (train, validation_split, test_split):
-        digest.update(f"{len(split)}".encode())
-        for chunk in _chunks(split.images):
-            digest.update(np.ascontiguousarray(chunk).data)
-        digest.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
     return Dataset(
         name=name,
         spec=spec,
@@ -172,7 +183,7 @@ def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float
         train=train,
         validation=validation_split,
         test=test_split,
-        fingerprint=digest.hexdigest(),
+        fingerprint=_fingerprint(parts, [rest, indices.get("validation"), indices.get("test")], splits),
         seed=seed,
         views=parts.views,
         left_out=parts.left_out,

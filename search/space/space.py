@@ -483,17 +483,8 @@ class Space:
         squeeze = regular.squeeze_of(self, width) if op.squeeze else 0
         if self.squeeze and draws.chance(f"{where}.squeeze?", rate):
             squeeze = 0 if squeeze else regular.squeeze_of(self, width)
-        return Op(
-            reads,
-            writes,
-            bottleneck * self.unit,
-            units * self.unit,
-            convs,
-            gate,
-            reduce=op.reduce,
-            project=project,
-            squeeze=squeeze,
-        )
+        sizes = bottleneck * self.unit, units * self.unit
+        return Op(reads, writes, *sizes, convs, gate, op.reduce, project, squeeze)
 
     def _mutate_conv(
         self, draws: Draws, where: str, conv: Conv, channels_in: int, units: int, rate: float

@@ -41,7 +41,7 @@ from smash_search.train.compute import (
     seed_of,
 )
 from smash_search.train.distributed import ALONE, Ranks
-from smash_search.train.loop import Loop, TrainingLimits, TrainingProgress
+from smash_search.train.loop import Loop, TrainingLimits
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -192,11 +192,7 @@ def train(
     if loaded is not None:
         loop.load_state_dict(loaded["state"])
     start = time.monotonic()
-
-    def told(progress: TrainingProgress) -> None:
-        if on_step:
-            on_step(progress.step, progress.loss)
-
+    told = (lambda progress: on_step(progress.step, progress.loss)) if on_step else None
     loop.run(checkpoint=checkpoint, identity=identity, checkpoint_seconds=checkpoint_seconds, on_step=told)
     seconds = time.monotonic() - start
     return TrainingResult(loop.history, dict(sorted(loop.counts.items())), loop.step, loop.skipped, seconds)

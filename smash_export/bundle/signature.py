@@ -45,15 +45,7 @@ def check_signature(bundle: Path, key: Path) -> str:
     program = shutil.which("ssh-keygen")
     if program is None:
         raise MissingRuntimeError("signatures need ssh-keygen", hint="Install OpenSSH's client programs.")
-    keys = [
-        line for line in _read(key, "a public key").decode("utf-8", "replace").splitlines() if line.strip()
-    ]
-    if not keys or not all(_KEY.match(line) for line in keys):
-        raise InvalidInputError(
-            f"{key} holds no public keys",
-            expected="lines as in id_ed25519.pub",
-            received=f"{len(keys)} lines that are none",
-        )
+    keys = _public_keys(key)
     signature = _read(bundle / SIGNATURE, "a signature of the manifest")
     content = _read(bundle / layout.NAME, "a manifest", limit=2**24)
     with tempfile.TemporaryDirectory() as name:
@@ -78,6 +70,18 @@ def check_signature(bundle: Path, key: Path) -> str:
         )
     fingerprint = re.search(r"SHA256:\S+", said)
     return fingerprint[0] if fingerprint else said.strip()
+
+
+def _public_keys(path: Path) -> list[str]:
+    lines = _read(path, "a public key").decode("utf-8", "replace").splitlines()
+    keys = [line for line in lines if line.strip()]
+    if not keys or not all(_KEY.match(line) for line in keys):
+        raise InvalidInputError(
+            f"{path} holds no public keys",
+            expected="lines as in id_ed25519.pub",
+            received=f"{len(keys)} lines that are none",
+        )
+    return keys
 
 
 def _read(path: Path, what: str, limit: int = _MAX_BYTES) -> bytes:

@@ -13,7 +13,10 @@ from smash_export.cli.device import NAMES, ask, device_of, device_options, given
 from smash_export.cli.groups import Grouped
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from smash_export.bundle.bundle import Bundle
+    from smash_export.bundle.runnable import RunnableFile
     from smash_export.measure.bench import Benchmark, FileMeasurement
     from smash_export.remote.device import Device
 
@@ -106,6 +109,7 @@ def command(
 
     Exit code 5 when --max-p50 is given and a measured file is slower.
     """
+
     from smash_export.bundle.bundle import Bundle
     from smash_export.bundle.runnable import selected_files
     from smash_export.measure.bench import bench, steps
@@ -115,12 +119,7 @@ def command(
     files = selected_files(opened, targets)
     sizes = tuple(dict.fromkeys(batches))
     if output.dry_run:
-        output.table(
-            "Would measure",
-            ["file", "path", "seconds"],
-            [[file.name, str(file.path), seconds * len(sizes)] for file in files],
-        )
-        output.result({"dry_run": True, "files": [file.name for file in files], "batches": list(sizes)})
+        _tell(output, files, seconds, sizes)
         return
     if sustained is not None:
         _sustained(
@@ -158,6 +157,16 @@ def command(
     output.result({"bundle": str(bundle), **benchmark.to_json()})
     if max_p50 is not None:
         _check(benchmark, sizes[0], max_p50)
+
+
+def _tell(output: Output, files: Sequence[RunnableFile], seconds: float, sizes: tuple[int, ...]) -> None:
+    """What would be measured."""
+    output.table(
+        "Would measure",
+        ["file", "path", "seconds"],
+        [[file.name, str(file.path), seconds * len(sizes)] for file in files],
+    )
+    output.result({"dry_run": True, "files": [file.name for file in files], "batches": list(sizes)})
 
 
 def _check(benchmark: Benchmark, size: int, max_p50: float) -> None:
@@ -228,6 +237,11 @@ def _sustained(
         }
     record.pop("bundle", None)
     bundle.try_record("sustained", record)
+    _show_sustained(output, record, seconds, batch)
+    output.result({"bundle": str(bundle.path), **record})
+
+
+def _show_sustained(output: Output, record: dict[str, Any], seconds: float, batch: int) -> None:
     lines = [
         [
             row["name"],
@@ -241,7 +255,6 @@ def _sustained(
     ]
     columns = ["file", "first minute, p50 ms", "last minute", "hottest, °C", "governor", "verdict"]
     output.table(f"{seconds / 60:g} minutes each, batch {batch}", columns, lines)
-    output.result({"bundle": str(bundle.path), **record})
 
 
 def _show(output: Output, rows: tuple[FileMeasurement, ...], sizes: tuple[int, ...]) -> None:

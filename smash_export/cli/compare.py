@@ -13,6 +13,7 @@ from smash_export.cli.groups import Grouped
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
+    from smash_export.measure.compare import Comparison
     from smash_export.remote.device import Device
 
 
@@ -79,7 +80,7 @@ def command(
     from smash_export.bundle.bundle import Bundle
     from smash_export.bundle.runnable import selected_files
     from smash_export.measure.bench import steps
-    from smash_export.report.compare import COLUMNS, cells, compare, default_page, rejections, title_of
+    from smash_export.report.compare import compare, default_page, title_of
 
     opened, device = Bundle.open(bundle), device_of(values)
     files = selected_files(opened, targets)
@@ -106,9 +107,19 @@ def command(
             rounds=rounds,
             advance=advance,
         )
+    _show(output, comparison, title_of(bundle))
+    if destination.is_file():
+        output.note(f"report: {destination}")
+    output.result({"html": str(destination), **comparison.to_json()})
+
+
+def _show(output: Output, comparison: Comparison, title: str) -> None:
+    """The table, what is wrong with each file, and the recommendation."""
+    from smash_export.report.compare import COLUMNS, cells, rejections
+
     shown = [index for index, name in enumerate(COLUMNS) if name not in ("min ms", "why")]  # in the report
     lines = [[cells(row)[index] for index in shown] for row in comparison.rows]
-    output.table(title_of(bundle), [COLUMNS[index] for index in shown], lines)
+    output.table(title, [COLUMNS[index] for index in shown], lines)
     for row in comparison.rows:
         if row.reason and row.verdict != "recommended":
             output.text(f"{row.name}: {row.verdict}: {row.reason}")
@@ -121,9 +132,6 @@ def command(
         output.text(f"Use {advice['target']} {advice['precision']}: {advice['reason']}.")
     for problem in comparison.problems:
         output.warn(problem)
-    if destination.is_file():
-        output.note(f"report: {destination}")
-    output.result({"html": str(destination), **comparison.to_json()})
 
 
 def _on_device(

@@ -81,16 +81,8 @@ def command(
 
     A file that fails is kept as targets/NAME/PRECISION.rejected with a report, and the exit code is 4.
     """
-    if everything == (target is not None):
-        raise UsageError(
-            "which runtime?",
-            expected="either --target NAME or --all",
-            received="both" if everything else "neither",
-            hint="See: smash-export targets",
-        )
+    _check_choice(target, everything, options)
     if target is None:
-        if options or click.get_current_context().get_parameter_source("precision") is not _DEFAULT:
-            raise UsageError("--all with --precision or --option", expected="--all alone, or --target NAME")
         judged = {"max_drop": max_drop, "data": data, "split": split}
         return _all(bundle, judged, threads, in_process, output)
     from smash_export.bundle.bundle import Bundle
@@ -120,6 +112,20 @@ def command(
         advance()
     _show(output, file)
     return 0
+
+
+def _check_choice(target: str | None, everything: bool, options: tuple[str, ...]) -> None:
+    """Raise UsageError unless one runtime is named, or all of them without settings of one."""
+    if everything == (target is not None):
+        raise UsageError(
+            "which runtime?",
+            expected="either --target NAME or --all",
+            received="both" if everything else "neither",
+            hint="See: smash-export targets",
+        )
+    chosen = click.get_current_context().get_parameter_source("precision") is not _DEFAULT
+    if everything and (options or chosen):
+        raise UsageError("--all with --precision or --option", expected="--all alone, or --target NAME")
 
 
 def _all(bundle: Path, judged: dict[str, Any], threads: int | None, in_process: bool, output: Output) -> int:

@@ -91,10 +91,15 @@ def command(
             "written": [str(path) for path in written],
         }
     )
-    if min_accuracy is not None and result.accuracy < min_accuracy:
+    if min_accuracy is not None:
+        _check(result, min_accuracy)
+
+
+def _check(result: Evaluation, least: float) -> None:
+    if result.accuracy < least:
         raise GateError(
             f"the accuracy on {result.data} is too low",
-            expected=f"at least {min_accuracy:.2%}",
+            expected=f"at least {least:.2%}",
             received=f"{result.accuracy:.2%}",
         )
 

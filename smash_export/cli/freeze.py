@@ -37,7 +37,9 @@ GROUPS = {
 }  # fmt: skip
 
 if TYPE_CHECKING:
-    from smash_search.data import Dataset
+    from smash_export.export.freeze import FreezeReport
+    from smash_search.data import Dataset, DatasetSummary
+    from smash_search.model.supernet import Supernet
     from smash_search.space.best import BestFile
     from smash_search.train.loop import TrainingProgress
     from smash_search.train.network import Epoch
@@ -110,8 +112,49 @@ def command(arch: Path, output: Output, **values: Any) -> None:
 
     An interrupted training goes on when the same command is given again.
     """
-    from smash_export.export.freeze import check_fit, freeze, input_of, teacher_logits
-    from smash_export.tracking import following, tracked
+    best, dataset, summary = _read(arch, values, output)
+    destination = values["out"] or arch.with_name(f"{arch.stem}-bundle")
+    recipe = _recipe(dataset, values)
+    if output.dry_run:
+        steps = {
+            "architecture": best.architecture.key,
+            "weights": values["weights"],
+            "data": dataset.spec,
+            "writes": str(destination),
+            "recipe": recipe.to_json(),
+        }
+        output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in steps.items()])
+        output.result({"dry_run": True, "images": summary.to_json(), **steps})
+        return
+    recipe, report = _frozen(arch, best, dataset, destination, recipe, values, output)
+    _show(output, report)
+    if values["bake"]:
+        from smash_export.deploy.bake import bake
+
+        output.text(f"{bake(report.bundle).main}: uint8 images in, probabilities out; verified")
+    output.result(
+        {
+            "bundle": str(destination),
+            "architecture": best.architecture.key,
+            "weights": report.weights,
+            "images": summary.to_json(),
+            "test_accuracy": report.test_accuracy,
+            "test_images": report.test_images,
+            "cost": asdict(report.cost),
+            "parity": {name: parity.to_json() for name, parity in report.parity.items()},
+            "recipe": None if report.fit is None else recipe.to_json(),
+        }
+    )
+
+
+def _read(arch: Path, values: dict[str, Any], output: Output) -> tuple[BestFile, Dataset, DatasetSummary]:
+    """The architecture, and the images that it is trained and verified on.
+
+    Raises:
+        UsageError: nothing says which images.
+        InvalidInputError: the architecture is for other images.
+    """
+    from smash_export.export.freeze import check_fit, input_of
     from smash_search.data import load_dataset
     from smash_search.space.best import BestFile, read_best
     from smash_search.space.known import preset
@@ -120,7 +163,6 @@ def command(arch: Path, output: Output, **values: Any) -> None:
     spec = values["data"] or (best.search.data if best else None)
     if not spec:
         raise UsageError(f"{arch} does not say which images it is for", expected="--data NAME[:PATH]")
-    destination = values["out"] or arch.with_name(f"{arch.stem}-bundle")
     if values["threads"]:
         import torch
 
@@ -140,23 +182,22 @@ def command(arch: Path, output: Output, **values: Any) -> None:
             f"these are not the images of the search, or divided otherwise: fingerprint "
             f"{dataset.fingerprint[:16]}, the search's was {searched[:16]}"
         )
-    recipe = _recipe(dataset, values)
-    if output.dry_run:
-        steps = {
-            "architecture": best.architecture.key,
-            "weights": values["weights"],
-            "data": spec,
-            "writes": str(destination),
-            "recipe": recipe.to_json(),
-        }
-        output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in steps.items()])
-        output.result({"dry_run": True, "images": summary.to_json(), **steps})
-        return
-    supernet = None
-    if values["weights"] != "retrain":
-        from smash_search.run import load_supernet
+    return best, dataset, summary
 
-        supernet = load_supernet(values["run"] or arch.parent)
+
+def _frozen(
+    arch: Path,
+    best: BestFile,
+    dataset: Dataset,
+    destination: Path,
+    recipe: Recipe,
+    values: dict[str, Any],
+    output: Output,
+) -> tuple[Recipe, FreezeReport]:
+    """Train or materialise, with a bar and curves; the recipe that was used, and what came of it."""
+    from smash_export.export.freeze import freeze, teacher_logits
+    from smash_export.tracking import following, tracked
+
     if values["weights"] != "generated":
         recipe = _announced(best, dataset, recipe, values, output)
     place = destination.parent / f".{destination.name}.work" / "teacher"
@@ -184,7 +225,7 @@ def command(arch: Path, output: Output, **values: Any) -> None:
             destination,
             weights=values["weights"],
             recipe=recipe,
-            supernet=supernet,
+            supernet=_supernet(values["run"] or arch.parent, values["weights"]),
             device=values["device"],
             exporter=values["exporter"],
             quantisation_aware=values["qat"],
@@ -193,8 +234,20 @@ def command(arch: Path, output: Output, **values: Any) -> None:
             on_step=on_step,
             teacher=teacher,
         )
+    return recipe, report
+
+
+def _supernet(run: Path, weights: str) -> Supernet | None:
+    """The HyperNet of a search, where weights come from it."""
+    from smash_search.run import load_supernet
+
+    return None if weights == "retrain" else load_supernet(run)
+
+
+def _show(output: Output, report: FreezeReport) -> None:
+    """What was verified, and what the network is worth."""
     output.table(
-        f"{destination}: verified on {report.parity['onnx'].images} real images",
+        f"{report.bundle.path}: verified on {report.parity['onnx'].images} real images",
         ["file", "bytes", "max difference", "same label", "accuracy"],
         [
             [
@@ -210,26 +263,9 @@ def command(arch: Path, output: Output, **values: Any) -> None:
             )
         ],
     )
-    if values["bake"]:
-        from smash_export.deploy.bake import bake
-
-        output.text(f"{bake(report.bundle).main}: uint8 images in, probabilities out; verified")
     output.text(
         f"Test accuracy {report.test_accuracy:.2%} on {report.test_images} images, "
         f"{report.cost.parameters:,} parameters, {report.cost.macs:,} MACs."
-    )
-    output.result(
-        {
-            "bundle": str(destination),
-            "architecture": best.architecture.key,
-            "weights": report.weights,
-            "images": summary.to_json(),
-            "test_accuracy": report.test_accuracy,
-            "test_images": report.test_images,
-            "cost": asdict(report.cost),
-            "parity": {name: parity.to_json() for name, parity in report.parity.items()},
-            "recipe": None if report.fit is None else recipe.to_json(),
-        }
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,10 @@ from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 
 # Of smash_search.experiments.EXPERIMENTS, which a help text must not import; a test compares the two.
+
+if TYPE_CHECKING:
+    from smash_export.device_search.reproduce import Reproduced
+
 NAMES = ("correlation", "capacity", "encoding", "gradient", "transfer", "presets")
 
 
@@ -83,6 +88,10 @@ def command(
         transfer_to=transfer_to,
         output=output,
     )
+    _tell(output, made)
+
+
+def _tell(output: Output, made: Reproduced) -> None:
     output.text(made.paragraph)
     for path in (made.json, made.png, made.svg, made.markdown):
         output.note(str(path))

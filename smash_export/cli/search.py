@@ -239,7 +239,7 @@ def _search(
     data: str, run: Path | None, output: Output, values: dict[str, Any]
 ) -> tuple[SearchResult, SearchConfig, DatasetSummary] | None:
     """None after a dry run, and in all but the first of the processes that torchrun started."""
-    from smash_export.device_search.search import default_folder, device_latency, load_data, search
+    from smash_export.device_search.search import default_folder, load_data, search
     from smash_export.tracking import tracked
     from smash_search.executors import ExecutorConfig
 
@@ -254,23 +254,12 @@ def _search(
     if device is not None and not output.dry_run:
         values["latency_table"] = device_table(device, dataset, folder, values, output)
         values |= dict.fromkeys(("target", "precision", "latency_batch", "latency_threads"))
-    measurement = device_latency(
-        dataset,
-        max_latency=values["max_latency"],
-        target=values["target"],
-        precision=values["precision"],
-        batch=values["latency_batch"],
-        threads=values["latency_threads"],
-        table=values["latency_table"],
-        elsewhere=device,
-    )
+    measurement = _measurement(dataset, device, values)
     config = _configuration(dataset, measurement, values)
     if values["duration"] is not None or values["hypernet_share"] is not None:
         config = _fitted(config, dataset, measurement, folder, values, output)
     if output.dry_run:
-        plan = config.to_json()
-        output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
-        output.result({"dry_run": True, "writes": str(folder), **plan, "images": summary.to_json()})
+        _tell_plan(output, config, folder, summary)
         return None
     output.note(f"finalists are trained by recipe {values['recipe']}: {config.finalists.recipe.words()}")
     command = ["smash-export", "search", *given_words(click.get_current_context())]
@@ -288,6 +277,27 @@ def _search(
             tracker=tracker,
         )
     return None if result is None else (result, config, summary)
+
+
+def _measurement(dataset: Dataset, device: Device | None, values: dict[str, Any]) -> DeviceLatency | None:
+    from smash_export.device_search.search import device_latency
+
+    return device_latency(
+        dataset,
+        max_latency=values["max_latency"],
+        target=values["target"],
+        precision=values["precision"],
+        batch=values["latency_batch"],
+        threads=values["latency_threads"],
+        table=values["latency_table"],
+        elsewhere=device,
+    )
+
+
+def _tell_plan(output: Output, config: SearchConfig, folder: Path, images: DatasetSummary) -> None:
+    plan = config.to_json()
+    output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
+    output.result({"dry_run": True, "writes": str(folder), **plan, "images": images.to_json()})
 
 
 def _fitted(

@@ -85,12 +85,9 @@ def command(
     from smash_export.deploy.trtexec import NOT_RUN, ScriptSettings, engine_command, opset_note, write_scripts
 
     opened = Bundle.open(bundle)
-    parts = (batch or str(opened.signature.batch[0])).split(",")
-    if not all(part.isdecimal() for part in parts):
-        raise UsageError("--batch", expected="1,8,32", received=batch)
     settings = ScriptSettings(
         release=cast(Any, release),
-        batches=tuple(int(part) for part in parts),
+        batches=_batches(batch or str(opened.signature.batch[0])),
         device=device,
         dla=dla,
         gpu_fallback=gpu_fallback,
@@ -116,6 +113,13 @@ def command(
         output.note(f"{len(where['on_the_gpu'])} of {where['nodes']} nodes run on the GPU instead of the DLA")
     output.note(f"the graph, run by ONNX Runtime on the CPU: {parity.agreement:.2%} same label as PyTorch")
     output.result({**result, "folder": file.folder, "parity": parity.to_json()})
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError("--batch", expected="1,8,32", received=text)
+    return tuple(int(part) for part in parts)
 
 
 def _lines(engine: EngineCommand, batches: tuple[int, ...]) -> list[str]:

@@ -292,8 +292,6 @@ def build_table(
         InvalidInputError: not a kit.
         MissingRuntimeError: the kit's runtime is not here.
     """
-    from smash_export.measure.machine import describe_machine
-
     facts = read_kit(kit)
     setting = Setting(**facts["setting"])
     setting.check()
@@ -315,11 +313,20 @@ def build_table(
                     partial, {"kit": _id(facts), "pass": turn, "index": index, "latency": latency}
                 )
             advance()
-    runtime = get_target(setting.target).availability()
-    table = LatencyTable(
+    table = _table_of(facts, done)
+    files.write_json(out, table.document)
+    partial.unlink()
+    return table
+
+
+def _table_of(facts: Mapping[str, Any], done: Mapping[tuple[int, int], JsonObject]) -> LatencyTable:
+    """The table of a kit's networks, from what was measured in each pass of each one."""
+    from smash_export.measure.machine import describe_machine
+
+    return LatencyTable(
         {
             **{name: facts[name] for name in ("schema", "input", "classes", "setting")},
-            "runtime": runtime.version,
+            "runtime": get_target(facts["setting"]["target"]).availability().version,
             "machine": describe_machine(),
             "networks": [
                 {**network, "latency": min((done[turn, index] for turn in range(PASSES)), key=_median)}
@@ -327,9 +334,6 @@ def build_table(
             ],
         }
     )
-    files.write_json(out, table.document)
-    partial.unlink()
-    return table
 
 
 def _median(latency: Mapping[str, Any]) -> float:

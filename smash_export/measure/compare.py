@@ -158,12 +158,7 @@ def compare_bundle(
             logits=Path(folder),
             advance=advance,
         )
-        logits = {
-            row.name: np.load(path, allow_pickle=False)
-            for row in measured
-            if row.status == "measured"
-            and (path := Path(folder) / f"{row.target}-{row.precision}.npy").exists()
-        }
+        logits = _logits_of(measured, Path(folder))
     files = {file.name: file for file in runnable_files(bundle)}
     rows = []
     for row in measured:
@@ -180,6 +175,15 @@ def compare_bundle(
         settings=BenchSettings(threads, tuple(batches), seconds, rounds),
         rejected=tuple(rejected_files(bundle)),
     )
+
+
+def _logits_of(measured: Sequence[FileMeasurement], folder: Path) -> dict[str, np.ndarray]:
+    """What each file answered, by its name, where it answered at all."""
+    return {
+        row.name: np.load(path, allow_pickle=False)
+        for row in measured
+        if row.status == "measured" and (path := folder / f"{row.target}-{row.precision}.npy").exists()
+    }
 
 
 def verdict_on(

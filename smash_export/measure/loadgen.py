@@ -151,6 +151,16 @@ def _require() -> Any:
     return mlperf_loadgen
 
 
+def _log_settings(loadgen: Any, folder: Path) -> Any:
+    output = loadgen.LogOutputSettings()
+    output.outdir = str(folder)
+    output.copy_summary_to_stdout = False
+    logs = loadgen.LogSettings()
+    logs.log_output = output
+    logs.enable_trace = False
+    return logs
+
+
 def _run(
     loadgen: Any,
     settings: Any,
@@ -185,12 +195,7 @@ def _run(
         issue = waiting.put
         thread = threading.Thread(target=serve, name="loadgen-server")
         thread.start()
-    output = loadgen.LogOutputSettings()
-    output.outdir = str(folder)
-    output.copy_summary_to_stdout = False
-    logs = loadgen.LogSettings()
-    logs.log_output = output
-    logs.enable_trace = False
+    logs = _log_settings(loadgen, folder)
     system = loadgen.ConstructSUT(issue, lambda: None)
     library = loadgen.ConstructQSL(len(tensors), len(tensors), lambda indices: None, lambda indices: None)
     try:

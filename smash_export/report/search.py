@@ -42,10 +42,8 @@ def search_page(
         facts: name and value of what was found, for the head of the page.
         dataset: whose images are shown.
     """
-    best, architecture = result.best, result.best.architecture
-    search = best.search
     lead = (
-        f"Network {architecture.key}: {result.pick.error:.2%} validation error after "
+        f"Network {result.pick.key}: {result.pick.error:.2%} validation error after "
         f"{result.pick.epochs} epochs, {result.cost.parameters:,} parameters, "
         f"{result.cost.macs:,} MACs."
     )
@@ -69,11 +67,29 @@ def search_page(
         *([heading("What each origin added"), *_origins(result)] if result.ranking.origins else []),
         heading("Score against error after training"),
         _score_against_trained(result),
+        *_scores_against_macs(result),
+        *_network(result),
+        heading("Choices that winners share"),
+        *_shared_choices(result.scored),
+        *([heading("Images"), class_counts(dataset), *sample_images(dataset)] if dataset else []),
+        *_origin_of_page(result, command),
+    ]
+    return page(f"Search {result.folder.name}", parts)
+
+
+def _scores_against_macs(result: SearchResult) -> list[Html]:
+    return [
         heading("Accuracy with generated weights against MACs"),
         paragraph("Full: trained as finalists. Hollow: scored only.", "note"),
         scatter(
             _score_points(result), Axis("MACs", "log"), Axis("accuracy with generated weights", percent=True)
         ),
+    ]
+
+
+def _network(result: SearchResult) -> list[Html]:
+    best, architecture = result.best, result.best.architecture
+    return [
         heading("The network"),
         network_drawing(architecture, best.input.size, len(best.classes)),
         *[
@@ -85,9 +101,13 @@ def search_page(
                 block_steps(block),
             )
         ],
-        heading("Choices that winners share"),
-        *_shared_choices(result.scored),
-        *([heading("Images"), class_counts(dataset), *sample_images(dataset)] if dataset else []),
+    ]
+
+
+def _origin_of_page(result: SearchResult, command: str) -> list[Html]:
+    """What the search took, and how to repeat it."""
+    search = result.best.search
+    return [
         heading("Cost of each stage"),
         table(
             ["stage", "seconds", "share"],
@@ -104,7 +124,6 @@ def search_page(
             "note",
         ),
     ]
-    return page(f"Search {result.folder.name}", parts)
 
 
 def verdicts(result: SearchResult) -> list[str]:

@@ -49,16 +49,11 @@ def noise_by_node(
     return sorted(rows, key=lambda row: row.sqnr_db)
 
 
-def _side_by_side(
-    exact: onnx.ModelProto, quantised: onnx.ModelProto, operators: Sequence[str]
-) -> tuple[onnx.ModelProto, list[tuple[str, str]]]:
-    """The merged graph with two scalars per measured node, and (name, operator) of these nodes."""
+def _renamed(exact: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The fp32 graph under names of its own, and each tensor's new name."""
     import onnx
-    from onnx import TensorProto, helper
 
-    source = exact.graph.input[0].name
     left = onnx.ModelProto.FromString(exact.SerializeToString())
-    right = onnx.ModelProto.FromString(quantised.SerializeToString())
     rename = {name: _EXACT + name for node in left.graph.node for name in node.output}
     rename |= {tensor.name: _EXACT + tensor.name for tensor in left.graph.initializer}
     for node in left.graph.node:
@@ -67,6 +62,19 @@ def _side_by_side(
         node.output[:] = [rename.get(name, name) for name in node.output]
     for tensor in left.graph.initializer:
         tensor.name = rename[tensor.name]
+    return left, rename
+
+
+def _side_by_side(
+    exact: onnx.ModelProto, quantised: onnx.ModelProto, operators: Sequence[str]
+) -> tuple[onnx.ModelProto, list[tuple[str, str]]]:
+    """The merged graph with two scalars per measured node, and (name, operator) of these nodes."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    source = exact.graph.input[0].name
+    left, rename = _renamed(exact)
+    right = onnx.ModelProto.FromString(quantised.SerializeToString())
     rounding = {}  # tensor -> its QuantizeLinear
     for node in right.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] in rename:

@@ -201,7 +201,7 @@ def test_the_command_plans_without_writing_and_refuses_what_does_not_fit(
     assert planned.exit_code == 0, planned.output
     assert json.loads(planned.stdout)["recipe"]["epochs"] == 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["best.json"]
-    write_best(path, replace(best, search={}))
+    write_best(path, replace(best, search=SearchRecord()))
     unknown = CliRunner().invoke(cli, command(path, out))
     assert isinstance(unknown.exception, UsageError)
     assert "--data" in str(unknown.exception)
@@ -209,7 +209,7 @@ def test_the_command_plans_without_writing_and_refuses_what_does_not_fit(
 
 def test_a_file_cannot_name_code_to_run(tmp_path: Path, best: BestFile) -> None:
     path = tmp_path / "best.json"
-    write_best(path, replace(best, search={"data": "os.path:join"}))
+    write_best(path, replace(best, search=SearchRecord(data="os.path:join")))
     result = CliRunner().invoke(cli, command(path, tmp_path / "bundle"))
     assert result.exception is not None
     assert getattr(result.exception, "exit_code", 0) in (2, 6)
