@@ -105,7 +105,7 @@ def pick_within(
     latencies: Mapping[str, float],
     limit: Limit,
 ) -> Trained:
-    """The best network within a limit: of the last rung that has one.
+    """The best network within a limit, from the last rung that has one.
 
     Args:
         trained: every network and rung of the search.

@@ -1,1 +1,1 @@
-"""Training: of the HyperNet, of one network, in one process or in several."""
+"""Training of the HyperNet and of single networks, in one process or in several."""

@@ -307,7 +307,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any] | None) -> dict[str,
 
     Raises:
         InvalidInputError: damaged, not a checkpoint, or holds more than data.
-        UsageError: of another job; the differing field is named.
+        UsageError: the checkpoint is of another job; the differing field is named.
     """
     if not path.exists():
         return None

@@ -198,6 +198,7 @@ def _frozen(
     from smash_export.export.freeze import freeze, teacher_logits
     from smash_export.tracking import following, tracked
 
+    supernet = _supernet(values["run"] or arch.parent, values["weights"])
     if values["weights"] != "generated":
         recipe = _announced(best, dataset, recipe, values, output)
     place = destination.parent / f".{destination.name}.work" / "teacher"
@@ -225,7 +226,7 @@ def _frozen(
             destination,
             weights=values["weights"],
             recipe=recipe,
-            supernet=_supernet(values["run"] or arch.parent, values["weights"]),
+            supernet=supernet,
             device=values["device"],
             exporter=values["exporter"],
             quantisation_aware=values["qat"],

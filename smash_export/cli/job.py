@@ -21,8 +21,8 @@ from smash_export.device_search.search import SPACE_DEFAULTS
 from smash_targets.base import target_names
 
 if TYPE_CHECKING:
-    from smash_export.job.plan import Plan
-    from smash_export.job.stages import Job
+    from smash_export.device_search.job.plan import Plan
+    from smash_export.device_search.job.stages import Job
     from smash_search.data import Dataset
 
 
@@ -77,10 +77,10 @@ def command(
     interruption.
     """
     from smash_base import files
+    from smash_export.device_search.job.plan import Request, make_plan
+    from smash_export.device_search.job.stages import Job
     from smash_export.device_search.plan import parse_duration
     from smash_export.device_search.search import load_data
-    from smash_export.job.plan import Request, make_plan
-    from smash_export.job.stages import Job
     from smash_search.data import summarise
 
     data = data_words(data, skip_bad)
@@ -123,8 +123,8 @@ def _file_name(name: str) -> str:
 
 
 def _tell(output: Output, plan: Plan, folder: Path, job: Job | None) -> None:
+    from smash_export.device_search.job.stages import command_line
     from smash_export.device_search.plan import duration_words
-    from smash_export.job.stages import command_line
 
     output.table("Images", ["what", "value"], list(map(list, plan.images.items())))
     output.table("Search", ["what", "value"], list(map(list, plan.searched.items())))
@@ -139,9 +139,9 @@ def _tell(output: Output, plan: Plan, folder: Path, job: Job | None) -> None:
 
 def _do(output: Output, job: Job, dataset: Dataset) -> None:
     from smash_base import files
-    from smash_export.job.outcomes import Compared
-    from smash_export.job.page import job_page
-    from smash_export.job.stages import told
+    from smash_export.device_search.job.outcomes import Compared
+    from smash_export.device_search.job.page import job_page
+    from smash_export.device_search.job.stages import told
 
     job.save()
     with output.job("run", job.parts):

@@ -62,9 +62,9 @@ class Baked:
 
     Attributes:
         bundle: that was baked.
-        precision: of the graph inside ``model.onnx``.
+        precision: Precision of the graph inside ``model.onnx``.
         top_k: number of classes that are answered; None for all probabilities.
-        folder: of ``model.onnx``, where each runtime gets its own.
+        folder: Folder of ``model.onnx``, where each runtime gets its own.
     """
 
     bundle: Bundle
@@ -97,7 +97,7 @@ class _Runtime:
         write: compiles into the folder that it is given; returns the file's name and how to run it. What
             has to be closed goes onto the stack.
         seconds: that compiling takes, roughly.
-        precisions: of the graph inside that it is compiled for.
+        precisions: Precisions of the graph inside that it is compiled for.
         why: other precisions are not.
         top_k: whether it can answer the best classes.
     """

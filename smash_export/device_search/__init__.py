@@ -1,1 +1,1 @@
-"""The search for a device: latency of its runtime, its limits, runs on the disk, the paper's experiments."""
+"""Search for a device: latency of its runtime, limits, runs on the disk, jobs, experiments of the paper."""

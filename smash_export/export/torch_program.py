@@ -44,7 +44,7 @@ def export_program(
     Args:
         network: in evaluation mode.
         path: the .pt2 file to write.
-        dtype: of its input, float32 if None.
+        dtype: Type of its input, float32 if None.
     """
     import torch
 

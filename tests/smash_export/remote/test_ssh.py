@@ -15,7 +15,7 @@ from smash_export.device_search.latency import LatencyTable
 from smash_export.remote.device import ReachedDevice, task_id
 from smash_export.remote.ssh import SshTransport
 from smash_search.space.best import read_best
-from tests.smash_export.job.test_job import small  # noqa: F401 - a fixture
+from tests.smash_export.device_search.job.test_job import small  # noqa: F401 - a fixture
 from tests.smash_export.remote.conftest import Sshd
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ import html
 import shlex
 from typing import TYPE_CHECKING
 
-from smash_export.job.outcomes import Compared, Frozen, Searched
-from smash_export.job.stages import Job, command_line, told
+from smash_export.device_search.job.outcomes import Compared, Frozen, Searched
+from smash_export.device_search.job.stages import Job, command_line, told
 from smash_export.report.images import class_counts, sample_images
 from smash_export.report.page import Cell, Html, heading, page, paragraph, table
 

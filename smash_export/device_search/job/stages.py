@@ -20,9 +20,9 @@ from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_base.records import read_record
+from smash_export.device_search.job.outcomes import Benched, Compared, Compiled, Frozen, Searched, Verified
+from smash_export.device_search.job.plan import Plan, Request, Stage, request_json
 from smash_export.display import Part
-from smash_export.job.outcomes import Benched, Compared, Compiled, Frozen, Searched, Verified
-from smash_export.job.plan import Plan, Request, Stage, request_json
 
 Command = Callable[[Sequence[str]], JsonObject]
 """Runs a command of this program, given without ``smash-export``, and gives its JSON."""
@@ -48,7 +48,7 @@ class Done:
     result: JsonObject
 
     def read(self, kind: type[Outcome]) -> Outcome:
-        """The JSON as a type of :mod:`smash_export.job.outcomes`."""
+        """The JSON as a type of :mod:`smash_export.device_search.job.outcomes`."""
         return read_record(kind, self.result, self.stage.name)
 
     def to_json(self) -> JsonObject:

@@ -10,6 +10,7 @@ import pytest
 from smash_base.errors import GateError, UsageError
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
+from smash_export.device_search.job.plan import Plan
 from smash_export.device_search.plan import (
     WHOLE,
     Units,
@@ -21,7 +22,6 @@ from smash_export.device_search.plan import (
     with_hypernet_share,
 )
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_data
-from smash_export.job.plan import Plan
 
 
 @pytest.fixture
