@@ -14,7 +14,9 @@ The graph is *lowered*, exactly up to the rounding of reordered sums. The interp
 * the same tensors are concatenated once; banks are put in the order that needs fewest copies;
 * convolutions whose groups do not hold whole vectors are written with fewer, wider groups;
 * a bank that nothing wrote becomes a constant and disappears into the next bias;
-* the scale of a norm moves into the next weights where all of it is positive (ReLU commutes with it).
+* the scale of a norm moves into the next weights where all of it is positive (ReLU commutes with it), its
+  shift into the biases of the convolutions that wrote the banks: a runtime then fuses the rest of a block's
+  end with the last convolution, as in a network that never had banks.
 
     Glossary of shapes: as in smash_search.model.interpreter; n channels of a bank, A spatial area
 """
@@ -32,6 +34,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from smash_base.preprocess import Preprocessing
+from smash_export.export.biases import move_into_biases
 from smash_search.space.architecture import LEAKY_SLOPE, Architecture, Block, Conv, InputSpec, Op
 from smash_search.space.cost import block_sizes
 
@@ -64,15 +67,20 @@ class _Term(NamedTuple):
 
 @dataclass
 class _Writer:
-    """Nodes and initialisers in the order in which they run."""
+    """Nodes in the order in which they run, and constants by name."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initialisers: list[onnx.TensorProto] = field(default_factory=list)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
     _cache: dict[object, _Tensor] = field(default_factory=dict)
 
     def constant(self, name: str, value: np.ndarray) -> str:
-        self.initialisers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.constants[name] = value
         return name
+
+    def initialisers(self) -> list[onnx.TensorProto]:
+        return [
+            numpy_helper.from_array(np.ascontiguousarray(value), n) for n, value in self.constants.items()
+        ]
 
     def node(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
@@ -224,7 +232,7 @@ def onnx_from_architecture(
         f"smash-{architecture.key}",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [first, classes])],
-        writer.initialisers,
+        writer.initialisers(),
     )
     model = helper.make_model(
         graph,
@@ -553,17 +561,45 @@ def _write_end(
     weight, scale, shift = weight[:, kept], scale[kept], shift[kept]
     if not parts:
         raise ValueError(f"{name}: no bank holds anything")  # an input bank always does
-    joined = writer.concatenation(parts, f"{name}.banks").name
     view = (1, -1, *[1] * (weights["stem.weight"].ndim - 2))
     if scale.min() > 1e-3 * np.abs(scale).max():
         weight, shift = weight * scale, shift / scale
+        joined = _shifted(writer, name, parts, shift, view)
     else:
+        joined = writer.concatenation(parts, f"{name}.banks").name
         factor = writer.constant(f"{name}.scale", scale.astype(np.float32).reshape(view))
         joined = writer.node("Mul", [joined, factor], f"{name}.scaled")
-    offset = writer.constant(f"{name}.shift", shift.astype(np.float32).reshape(view))
-    joined = writer.node("Add", [joined, offset], f"{name}.shifted")
+        offset = writer.constant(f"{name}.shift", shift.astype(np.float32).reshape(view))
+        joined = writer.node("Add", [joined, offset], f"{name}.shifted")
     rectified = writer.node("Relu", [joined], f"{name}.rectified")
     return _End(_Tensor(rectified, len(kept)), weight, bias)
+
+
+def _shifted(
+    writer: _Writer, name: str, parts: list[_Tensor], shift: np.ndarray, view: tuple[int, ...]
+) -> str:
+    """Concatenated parts plus ``shift``, in the biases of what wrote them where that is possible."""
+    places = np.cumsum([0, *(part.channels for part in parts)])
+    held = {part.name for part in parts}
+    left = []  # parts whose shift needs a node
+    for index, part in enumerate(parts):
+        piece = slice(places[index], places[index + 1])
+        alone = parts.count(part) == 1
+        if alone and move_into_biases(writer.nodes, writer.constants, part.name, shift[piece], held):
+            shift[piece] = 0
+        else:
+            left.append(index)
+    if len(left) == 1:
+        (index,) = left
+        values = shift[places[index] : places[index + 1]].astype(np.float32)
+        offset = writer.constant(f"{name}.shift", values.reshape(view))
+        added = writer.node("Add", [parts[index].name, offset], f"{name}.shifted")
+        parts = [*parts[:index], _Tensor(added, parts[index].channels), *parts[index + 1 :]]
+    joined = writer.concatenation(parts, f"{name}.banks").name
+    if len(left) < 2:
+        return joined
+    offset = writer.constant(f"{name}.shift", shift.astype(np.float32).reshape(view))
+    return writer.node("Add", [joined, offset], f"{name}.shifted")
 
 
 def _arrange(writer: _Writer, name: str, banks: list[list[_Term]], n: int) -> tuple[list[_Tensor], list[int]]:

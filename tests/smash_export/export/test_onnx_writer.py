@@ -18,6 +18,7 @@ from smash_base.preprocess import Preprocessing
 from smash_export.export.onnx_writer import onnx_from_architecture, regroup
 from smash_search.model.interpreter import FrozenNetwork, Network, fold
 from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.known import PRESETS
 from tests.search.legal import EVERY_FORM, RICH, VOXELS, drawn, hand_written
 from tests.search.model.test_interpreter import trained_like
 
@@ -125,3 +126,13 @@ def test_regrouped_convolutions_do_the_same(groups: int, rows: int, columns: int
     before = torch.conv2d(x, torch.from_numpy(weight).double(), padding=1, groups=groups)
     after = torch.conv2d(x, torch.from_numpy(joined).double(), padding=1, groups=fewer)
     assert torch.allclose(before, after, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "sums"), [("resnet-8", 3), ("resnet-20", 9), ("mobilenetv2", 9)])
+def test_a_residual_network_has_no_additions_but_its_own(name: str, sums: int) -> None:
+    spec = InputSpec(3, (16, 16))
+    architecture = PRESETS[name](2)
+    weights = fold(trained_like(Network(architecture, spec, 5)))
+    weights |= {key: np.abs(value) + 0.1 for key, value in weights.items() if key.endswith(".scale")}
+    graph = onnx.load_from_string(onnx_from_architecture(architecture, weights, spec)).graph
+    assert sum(node.op_type == "Add" for node in graph.node) == sums
