@@ -6,22 +6,11 @@ a target so that commands which go through the files of a bundle list it, and Tr
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from smash_base.errors import MissingRuntimeError
-from smash_targets.base import (
-    Availability,
-    CompileRequest,
-    CompileResult,
-    ModelSignature,
-    Session,
-    SessionOptions,
-    Target,
-    TritonBackend,
-)
+from smash_targets.base import TritonBackend
+from smash_targets.elsewhere import ElsewhereTarget
 
 
-class BakedTarget(Target):
+class BakedTarget(ElsewhereTarget):
     """See the head of this module."""
 
     name = "baked"
@@ -29,23 +18,7 @@ class BakedTarget(Target):
     int8_placement = "tensorrt"
     precisions = ("fp32", "fp16", "int8")
     triton: TritonBackend | None = TritonBackend("baked", "onnxruntime", "model.onnx")
-
-    def availability(self) -> Availability:
-        return Availability(
-            False,
-            reason="a file for other programs, which take images as they are",
-            install="smash-export bake BUNDLE writes and verifies it",
-        )
-
-    def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
-        raise _not_here()
-
-    def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
-        raise _not_here()
-
-
-def _not_here() -> MissingRuntimeError:
-    return MissingRuntimeError(
-        "a baked file takes images as they are, not what this program prepares",
-        hint="Write it: smash-export bake BUNDLE",
-    )
+    why = "a file for other programs, which take images as they are"
+    way = "smash-export bake BUNDLE writes and verifies it"
+    refusal = "a baked file takes images as they are, not what this program prepares"
+    command = "smash-export bake BUNDLE"

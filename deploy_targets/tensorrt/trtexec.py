@@ -18,19 +18,10 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from smash_base.errors import MissingRuntimeError, UsageError
-from smash_targets.base import (
-    Availability,
-    CompileRequest,
-    CompileResult,
-    ModelSignature,
-    Session,
-    SessionOptions,
-    Target,
-)
+from smash_base.errors import UsageError
+from smash_targets.elsewhere import ElsewhereTarget
 from smash_targets.tensorrt.consequences import Holds, NetworkFacts, refusals
 from smash_targets.tensorrt.operators import dla_of
 from smash_targets.tensorrt.trtexec_options import TABLE, VERSIONS
@@ -421,7 +412,7 @@ def _pair(version: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-class TrtexecTarget(Target):
+class TrtexecTarget(ElsewhereTarget):
     """Scripts in a bundle for a device that has trtexec and a shell; nothing that Python can open.
 
     ``smash-export trtexec`` writes them. Listed so that commands which go through the files of a bundle
@@ -432,22 +423,7 @@ class TrtexecTarget(Target):
     extra = "tensorrt"
     int8_placement = "tensorrt"
     precisions = ("fp32", "tf32", "fp16", "int8")
-
-    def availability(self) -> Availability:
-        return Availability(
-            False,
-            reason="scripts for a device with trtexec, which run there and not in Python",
-            install="smash-export trtexec BUNDLE writes them; run build_engine.sh and bench_engine.sh there",
-        )
-
-    def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
-        raise _not_here()
-
-    def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
-        raise _not_here()
-
-
-def _not_here() -> MissingRuntimeError:
-    return MissingRuntimeError(
-        "scripts for trtexec run on the device, not in Python", hint="Write them: smash-export trtexec BUNDLE"
-    )
+    why = "scripts for a device with trtexec, which run there and not in Python"
+    way = "smash-export trtexec BUNDLE writes them; run build_engine.sh and bench_engine.sh there"
+    refusal = "scripts for trtexec run on the device, not in Python"
+    command = "smash-export trtexec BUNDLE"

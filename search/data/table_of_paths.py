@@ -21,7 +21,6 @@ from smash_search.data.spec import Spec
 PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img", "image_id")
 LABELS = ("label", "class", "category", "target", "label_name", "class_name", "y")
 SPLITS = ("split", "part", "subset", "set", "fold", "partition")
-MAX_ROWS = 10**8
 
 
 def read(spec: Spec) -> Parts:

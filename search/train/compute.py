@@ -240,6 +240,8 @@ class Average:
     """Exponential moving average of a module's parameters and buffers (names to tensors).
 
     The decay grows from 0.1 with the number of updates up to ``decay``, so that early weights fade.
+    Not torch's AveragedModel: that copies the module, takes the first update whole and cannot average beside
+    buffers of integers.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
