@@ -7,6 +7,7 @@
     sizing     how large a batch and a queue, from measured times
     gate       what every HTTP request passes: ids, key, limits, errors, counts
     hosts      names the server answers to    connections   who may be connected, and who goes first
+    messages, protobuf, reflection   of gRPC, from tables         encodings  compressed bodies
     wire       protobuf messages judged by their bytes            logs   lines that never block
     http       the connection: inferences go the short way, all else through ASGI to the app
     run        the process: sockets, signals, drain

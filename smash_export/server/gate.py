@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
@@ -70,7 +71,8 @@ class State:
         draining: SIGTERM came: everything is still answered, and connections end with their answer.
         leaving: nothing new is taken any more.
         active: requests in progress.
-        body_bytes: in memory now.
+        body_bytes: in memory now, of HTTP and gRPC together.
+        lock: of ``body_bytes``; gRPC's calls run in threads of their own.
     """
 
     draining: bool = False
@@ -78,6 +80,7 @@ class State:
     active: int = 0
     body_bytes: int = 0
     reload_tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class HttpError(Exception):
@@ -410,7 +413,8 @@ class Bodies:
 
     def release(self, size: int) -> None:
         """The body is no longer in use."""
-        self._state.body_bytes -= size
+        with self._state.lock:
+            self._state.body_bytes -= size
 
     async def _first(self, receive: Receive) -> Message:
         try:
@@ -428,9 +432,12 @@ class Bodies:
         Raises:
             BusyError: all bodies together are too large.
         """
-        if self._state.body_bytes + size > self._limits.all_bodies_bytes:
+        with self._state.lock:
+            fits = self._state.body_bytes + size <= self._limits.all_bodies_bytes
+            if fits:
+                self._state.body_bytes += size
+        if not fits:
             raise BusyError("too many large requests at once", hint="Try again in a moment.")
-        self._state.body_bytes += size
 
     def _too_large(self) -> HttpError:
         return HttpError(

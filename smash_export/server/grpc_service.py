@@ -12,7 +12,7 @@ import functools
 import hmac
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,19 +26,24 @@ from smash_export import __version__
 from smash_export.server import protocol
 from smash_export.server.app import EXTENSIONS
 from smash_export.server.batching import BusyError, ThreadJob
-from smash_export.server.gate import Limits, State, bearer_token
+from smash_export.server.gate import Bodies, Limits, State, bearer_token
 from smash_export.server.logs import Throttle
-from smash_export.server.messages import METHODS, SERVICE, message
+from smash_export.server.messages import HEALTH, INFERENCE, METHODS, SERVICE, message
 from smash_export.server.metrics import Metrics
 from smash_export.server.models import Model, Repository, UnknownModelError
+from smash_export.server.reflection import FILE as REFLECTION
+from smash_export.server.reflection import METHODS as REFLECTION_METHODS
+from smash_export.server.reflection import Reflection
 from smash_export.server.wire import INFER_TENSORS, check_small
 
 _PUBLIC = ("ServerLive", "ServerReady")
 _InferResponse = message("ModelInferResponse")
 _HEALTH_METHOD = "/grpc.health.v1.Health/Check"
-_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # HealthCheckResponse.status
+_SERVING: bytes = HEALTH.message("HealthCheckResponse")(status=1).SerializeToString()
+_NOT_SERVING: bytes = HEALTH.message("HealthCheckResponse")(status=2).SerializeToString()
 _NO_KEY = "this server needs an API key, in the metadata authorization: Bearer KEY or x-api-key"
 _FEWEST_THREADS = 4
+_QUESTIONS = 100  # of one stream of reflection
 _GOODBYE_S = 2.0  # calls are refused for so long before the port closes, at most
 _QUIET_S = 0.25
 
@@ -49,7 +54,7 @@ class GrpcServer:
     Args:
         repository, metrics, state, limits, api_key, administration: as for the HTTP application.
         largest: bytes of the largest message that a model can take; longer ones are not received.
-        threads: calls at once, fewer if their messages together would exceed the limit of all bodies.
+        threads: calls at once, fewer if their messages together could exceed half the limit of all bodies.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class GrpcServer:
         threads: int = 64,
     ) -> None:
         largest = min(largest or limits.body_bytes, limits.body_bytes)
-        threads = max(_FEWEST_THREADS, min(threads, limits.all_bodies_bytes // largest))
+        threads = max(_FEWEST_THREADS, min(threads, limits.all_bodies_bytes // 2 // largest))
         servicer = _Servicer(repository, metrics, state, limits, administration)
         self._calls = _Calls(servicer, repository, metrics, state, limits, api_key)
         self._server = grpc.server(
@@ -129,6 +134,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         api_key: str | None,
     ) -> None:
         self._repository, self._metrics, self._state, self._limits = repository, metrics, state, limits
+        self._bodies = Bodies(limits, state)  # one count with HTTP
         self._key = api_key.encode() if api_key else None
         self._throttle = Throttle(1, 60.0)
         self._active = 0
@@ -139,6 +145,12 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         threading.Thread(target=self._watch, name="grpc-deadlines", daemon=True).start()
         health_threads = ThreadPoolExecutor(2, thread_name_prefix="grpc-health")
         self._handlers = {_HEALTH_METHOD: self._handler(self._health, health_threads)}
+        self._reflection = Reflection((INFERENCE, HEALTH, REFLECTION))
+        few = ThreadPoolExecutor(2, thread_name_prefix="grpc-reflection")
+        for method in REFLECTION_METHODS:
+            questions = functools.partial(self._reflect)
+            questions.experimental_thread_pool = few  # type: ignore[attr-defined]
+            self._handlers[method] = grpc.stream_stream_rpc_method_handler(questions)
         for name in METHODS:
             behaviour = self._behaviour(name, getattr(servicer, name))
             threads = health_threads if name in _PUBLIC else None
@@ -195,11 +207,13 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
 
         def answer(messages: Any, context: Any) -> bytes:
             started = time.perf_counter()
-            code = grpc.StatusCode.OK
+            code, size = grpc.StatusCode.OK, 0
             with self._lock:
                 self._active += 1
             try:
                 data = self._receive(messages, context)
+                self._bodies.reserve(len(data))
+                size = len(data)
                 check_small(data, tensors)
                 response: bytes = method(_decode(request_class, data)).SerializeToString()
                 return response
@@ -210,6 +224,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
                 self._report(code, error)
                 return response_class().SerializeToString()  # type: ignore[no-any-return]
             finally:
+                self._bodies.release(size)
                 with self._lock:
                     self._active -= 1
                 self._metrics.answered("grpc", name, code.name, time.perf_counter() - started)
@@ -241,6 +256,21 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
                 late = [context for context, until in self._waiting.items() if until < now]
             for context in late:
                 context.cancel()
+
+    def _reflect(self, messages: Any, context: Any) -> Iterator[bytes]:
+        """A stream of questions; ends with the first that does not come in time, or after a hundred."""
+        for _ in range(_QUESTIONS):
+            try:
+                data = self._receive(messages, context)
+            except InvalidInputError:  # the client has no more
+                return
+            try:
+                check_small(data, {})
+                request = _decode(REFLECTION.message("ServerReflectionRequest"), data)
+            except InvalidInputError as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            yield self._reflection.answer(request).SerializeToString()
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"at most {_QUESTIONS} questions in a stream")
 
     def _health(self, messages: Any, context: Any) -> bytes:
         """``grpc.health.v1.Health/Check``: the whole server, the service of the protocol, or one model."""

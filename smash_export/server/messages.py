@@ -1,23 +1,19 @@
-"""The protobuf messages of ``inference.GRPCInferenceService``, built when this module is imported.
+"""The protobuf messages of ``inference.GRPCInferenceService`` and of ``grpc.health.v1.Health``.
 
-A table instead of generated code: generated code runs with two major versions of protobuf only, this
-with all since 4.22. It is the standard's subset that this server speaks, field for field with the
-numbers of KServe's ``open_inference_grpc.proto`` and Triton's ``grpc_service.proto``; the tests compare it
-with the descriptors in NVIDIA's client. Fields that a client sends beyond it are skipped, as protobuf
-does. The messages live in a pool of their own, so the client can be imported beside them.
+The standard's subset that this server speaks, field for field with the numbers of KServe's
+``open_inference_grpc.proto`` and Triton's ``grpc_service.proto``; the tests compare it with the descriptors
+in NVIDIA's client. Fields that a client sends beyond it are skipped, as protobuf does.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from smash_export.server.protobuf import ProtoFile
 
 PACKAGE = "inference"
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 
-# message -> fields "number kind name"; kinds: scalar, Message, repeated KIND, map KIND, "oneof KIND".
 _MESSAGES: dict[str, tuple[str, ...]] = {
     "ServerLiveRequest": (),
     "ServerLiveResponse": ("1 bool live",),
@@ -166,7 +162,7 @@ _MESSAGES: dict[str, tuple[str, ...]] = {
     ),
     "RepositoryModelUnloadResponse": (),
 }
-# enumeration -> its values from 0; those of Triton's model_config.proto that a configuration here can have
+# Those of Triton's model_config.proto that a configuration here can have.
 _ENUMS: dict[str, tuple[str, ...]] = {
     "DataType": (
         "TYPE_INVALID", "TYPE_BOOL", "TYPE_UINT8", "TYPE_UINT16", "TYPE_UINT32", "TYPE_UINT64", "TYPE_INT8",
@@ -190,67 +186,25 @@ METHODS = (
     "RepositoryModelUnload",
 )
 
-_Field = descriptor_pb2.FieldDescriptorProto
+INFERENCE = ProtoFile(
+    PACKAGE,
+    _MESSAGES,
+    _ENUMS,
+    "GRPCInferenceService",
+    {name: (f"{name}Request", f"{name}Response") for name in METHODS},
+)
+HEALTH = ProtoFile(
+    "grpc.health.v1",
+    {
+        "HealthCheckRequest": ("1 string service",),
+        "HealthCheckResponse": ("1 HealthCheckResponse.ServingStatus status",),
+    },
+    {"HealthCheckResponse.ServingStatus": ("UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN")},
+    "Health",
+    {"Check": ("HealthCheckRequest", "HealthCheckResponse")},
+)
 
 
-def _build() -> descriptor_pool.DescriptorPool:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="smash_export/inference.proto", package=PACKAGE, syntax="proto3"
-    )
-    messages: dict[str, descriptor_pb2.DescriptorProto] = {}
-    outer_first = sorted(_MESSAGES, key=lambda name: name.count("."))
-    for full_name in outer_first:
-        outer, _, inner = full_name.rpartition(".")
-        parent = messages[outer].nested_type if outer else file.message_type
-        messages[full_name] = parent.add(name=inner)
-    for full_name, names in _ENUMS.items():
-        outer, _, inner = full_name.rpartition(".")
-        enum = (messages[outer] if outer else file).enum_type.add(name=inner)
-        for number, name in enumerate(names):
-            enum.value.add(name=name, number=number)
-    for full_name, fields in _MESSAGES.items():
-        for line in fields:
-            _add_field(messages[full_name], full_name, line.split())
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return pool
-
-
-def _add_field(message: descriptor_pb2.DescriptorProto, full_name: str, words: list[str]) -> None:
-    number, name = int(words[0]), words[-1]
-    kind, shape = words[-2], words[1] if len(words) == 4 else ""
-    field = message.field.add(name=name, number=number, label=_Field.LABEL_OPTIONAL)
-    if shape == "repeated":
-        field.label = _Field.LABEL_REPEATED
-    if shape == "oneof":
-        if not message.oneof_decl:
-            message.oneof_decl.add(name="parameter_choice")
-        field.oneof_index = 0
-    if shape == "map":  # protobuf's own form of a map: a repeated entry message
-        entry = message.nested_type.add(name=f"{name.title().replace('_', '')}Entry")
-        entry.options.map_entry = True
-        entry.field.add(name="key", number=1, label=_Field.LABEL_OPTIONAL, type=_Field.TYPE_STRING)
-        entry.field.add(
-            name="value",
-            number=2,
-            label=_Field.LABEL_OPTIONAL,
-            type=_Field.TYPE_MESSAGE,
-            type_name=f".{PACKAGE}.{kind}",
-        )
-        field.label = _Field.LABEL_REPEATED
-        field.type = _Field.TYPE_MESSAGE
-        field.type_name = f".{PACKAGE}.{full_name}.{entry.name}"
-    elif kind in _MESSAGES or kind in _ENUMS:
-        field.type = _Field.TYPE_MESSAGE if kind in _MESSAGES else _Field.TYPE_ENUM
-        field.type_name = f".{PACKAGE}.{kind}"
-    else:
-        field.type = _Field.Type.Value(f"TYPE_{kind.upper()}")
-
-
-_pool = _build()
-
-
-@functools.cache
 def message(name: str) -> Any:
     """The class of a message, for example ``message("ModelInferRequest")``."""
-    return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
+    return INFERENCE.message(name)

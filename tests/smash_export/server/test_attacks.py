@@ -391,6 +391,44 @@ def test_grpc_messages_that_do_not_come_are_given_up(digits_bundle: Path, start:
         release.set()
 
 
+def test_grpc_and_http_share_one_bound_of_memory(digits_bundle: Path, tensor: np.ndarray) -> None:
+    grpc = pytest.importorskip("grpc")
+    from smash_export.server.batching import BusyError
+    from smash_export.server.gate import Bodies, Limits, State
+    from smash_export.server.grpc_service import GrpcServer
+    from smash_export.server.messages import SERVICE, message
+    from smash_export.server.metrics import Metrics
+    from smash_export.server.models import ModelSpec, Repository
+    from smash_export.server.sizing import Batching
+
+    request = message("ModelInferRequest")(model_name="digits", raw_input_contents=[tensor.tobytes()])
+    request.inputs.add(name="input", datatype="FP32", shape=tensor.shape)
+    data = request.SerializeToString()
+    metrics, state, limits = Metrics(), State(), Limits(all_bodies_bytes=10_000)
+    repository = Repository([ModelSpec.parse(f"digits={digits_bundle}")], Batching(8, 64), metrics, 1)
+    repository.load_all()
+    service = GrpcServer(repository, metrics, state, limits)
+    port = service.bind("127.0.0.1", 0)
+    service.start()
+    http_bodies = Bodies(limits, state)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+            http_bodies.reserve(9_000)  # bodies of HTTP requests in progress
+            with pytest.raises(BusyError):
+                http_bodies.reserve(2_000)
+            with pytest.raises(grpc.RpcError) as caught:
+                infer(data, timeout=20)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "too many large requests" in caught.value.details()
+            http_bodies.release(9_000)
+            assert infer(data, timeout=20)
+        assert state.body_bytes == 0
+    finally:
+        service.stop(1)
+        repository.close()
+
+
 def test_health_of_grpc_is_the_usual_one(server: Any) -> None:
     grpc = pytest.importorskip("grpc")
     with grpc.insecure_channel(server.addresses["grpc"]) as channel:

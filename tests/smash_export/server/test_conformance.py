@@ -11,6 +11,7 @@ import pytest
 http = pytest.importorskip("tritonclient.http")
 grpc = pytest.importorskip("tritonclient.grpc")
 utils = pytest.importorskip("tritonclient.utils")
+rpc = pytest.importorskip("grpc")
 
 
 @pytest.fixture(scope="module", params=["http", "grpc"])
@@ -186,8 +187,8 @@ def test_our_messages_are_the_standard_s() -> None:
 
     from smash_export.server import messages
 
-    for name, lines in messages._MESSAGES.items():
-        ours = messages._pool.FindMessageTypeByName(f"inference.{name}")
+    for name, lines in messages.INFERENCE.messages.items():
+        ours = messages.INFERENCE.pool.FindMessageTypeByName(f"inference.{name}")
         theirs = service_pb2.DESCRIPTOR.pool.FindMessageTypeByName(f"inference.{name}")
         assert len(ours.fields) == len(lines)
         for field in ours.fields:
@@ -207,6 +208,40 @@ def test_our_messages_are_the_standard_s() -> None:
         method.name for method in service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
     }
     assert set(messages.METHODS) <= methods
+
+
+def test_what_grpcurl_asks_is_told(server: Any) -> None:
+    """By the reflection client of grpcio: every service, and messages enough to make a call from them."""
+    reflection = pytest.importorskip("grpc_reflection.v1alpha.proto_reflection_descriptor_database")
+    from google.protobuf import descriptor_pool, message_factory
+
+    with rpc.insecure_channel(server.addresses["grpc"]) as channel:
+        database = reflection.ProtoReflectionDescriptorDatabase(channel)
+        assert set(database.get_services()) == {
+            "inference.GRPCInferenceService",
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+        }
+        pool = descriptor_pool.DescriptorPool(database)
+        method = pool.FindMethodByName("inference.GRPCInferenceService.ModelReady")
+        asked = message_factory.GetMessageClass(method.input_type)(name="digits")
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelReady")
+        answer = message_factory.GetMessageClass(method.output_type).FromString(
+            call(asked.SerializeToString())
+        )
+        assert answer.ready
+        with pytest.raises(KeyError):
+            pool.FindMessageTypeByName("inference.NoSuchMessage")
+
+
+def test_health_of_grpc_as_orchestrators_ask_it(server: Any) -> None:
+    health = pytest.importorskip("grpc_health.v1.health_pb2")
+    from grpc_health.v1.health_pb2_grpc import HealthStub
+
+    with rpc.insecure_channel(server.addresses["grpc"]) as channel:
+        for service in ("", "digits", "inference.GRPCInferenceService"):
+            answer = HealthStub(channel).Check(health.HealthCheckRequest(service=service))
+            assert answer.status == health.HealthCheckResponse.SERVING
 
 
 def test_the_guide_s_client_works(

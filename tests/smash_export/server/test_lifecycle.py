@@ -182,39 +182,81 @@ def test_sigterm_under_load_answers_everything_that_was_sent(
         assert server.process.wait(20) == 0
 
 
-def test_sigterm_cuts_off_no_grpc_call(digits_bundle: Path, start: Any, tensor: np.ndarray) -> None:
-    """Calls are answered, or refused with the code after which clients look for another server."""
+class GrpcLoad:
+    """gRPC clients that ask until they are told to stop or refused; counts codes."""
+
+    def __init__(self, server: Any, tensor: np.ndarray, clients: int = 8) -> None:
+        from smash_export.server.messages import message
+
+        request = message("ModelInferRequest")(model_name="digits", raw_input_contents=[tensor[:1].tobytes()])
+        request.inputs.add(name="input", datatype="FP32", shape=[1, 1, 8, 8])
+        self._data = request.SerializeToString()
+        self._address = server.addresses["grpc"]
+        self.outcomes: Counter[str] = Counter()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+
+    def __enter__(self) -> GrpcLoad:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def wait_for_more(self, count: int) -> None:
+        wanted, deadline = self.outcomes["OK"] + count, time.monotonic() + 20
+        while self.outcomes["OK"] < wanted:
+            assert time.monotonic() < deadline, self.outcomes
+            time.sleep(0.01)
+
+    def _ask(self) -> None:
+        grpc = pytest.importorskip("grpc")
+        from smash_export.server.messages import SERVICE
+
+        with grpc.insecure_channel(self._address) as channel:
+            infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+            while not self._stop.is_set():
+                try:
+                    infer(self._data, timeout=20)
+                    self.outcomes["OK"] += 1
+                except grpc.RpcError as error:
+                    self.outcomes[error.code().name] += 1
+                    return
+
+
+def test_a_bundle_is_exchanged_under_grpc_load_without_a_failed_call(
+    digits_bundle: Path, tmp_path: Path, tensor: np.ndarray, start: Any
+) -> None:
     grpc = pytest.importorskip("grpc")
     from smash_export.server.messages import SERVICE, message
 
-    request = message("ModelInferRequest")(model_name="digits", raw_input_contents=[tensor[:1].tobytes()])
-    request.inputs.add(name="input", datatype="FP32", shape=[1, 1, 8, 8])
-    data = request.SerializeToString()
-    outcomes: Counter[str] = Counter()
+    path = tmp_path / "digits"
+    shutil.copytree(digits_bundle, path)
+    with start(str(path), *PATIENT) as server, grpc.insecure_channel(server.addresses["grpc"]) as channel:
+        load_model = channel.unary_unary(f"/{SERVICE}/RepositoryModelLoad")
+        asked = message("RepositoryModelLoadRequest")(model_name="digits").SerializeToString()
+        old = first_label(server, tensor)
+        with GrpcLoad(server, tensor) as clients:
+            for number in range(3):
+                clients.wait_for_more(50)
+                relabel(digits_bundle, path, f"v{number}-")
+                load_model(asked, timeout=30)
+                assert first_label(server, tensor) == f"v{number}-{old}"
+            clients.wait_for_more(50)
+        assert set(clients.outcomes) == {"OK"}, clients.outcomes
 
-    def ask(address: str) -> None:
-        with grpc.insecure_channel(address) as channel:
-            infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-            while True:
-                try:
-                    infer(data, timeout=20)
-                    outcomes["OK"] += 1
-                except grpc.RpcError as error:
-                    outcomes[error.code().name] += 1
-                    return
 
-    with start(f"digits={digits_bundle}", "--drain-delay", "0.3", *PATIENT) as server:
-        threads = [threading.Thread(target=ask, args=(server.addresses["grpc"],)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        deadline = time.monotonic() + 20
-        while outcomes["OK"] < 100:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+def test_sigterm_cuts_off_no_grpc_call(digits_bundle: Path, start: Any, tensor: np.ndarray) -> None:
+    """Calls are answered, or refused with the code after which clients look for another server."""
+    pytest.importorskip("grpc")
+    options = ("--drain-delay", "0.3", *PATIENT)
+    with start(f"digits={digits_bundle}", *options) as server, GrpcLoad(server, tensor) as clients:
+        clients.wait_for_more(100)
         assert server.stop() == 0
-        for thread in threads:
-            thread.join(30)
-    assert set(outcomes) == {"OK", "UNAVAILABLE"}, outcomes
+    assert set(clients.outcomes) == {"OK", "UNAVAILABLE"}, clients.outcomes
 
 
 def test_sigterm_with_nothing_to_do_ends_at_once(digits_bundle: Path, start: Any) -> None:
