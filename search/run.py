@@ -360,6 +360,7 @@ class _Search:
     def run(self, executor: ExecutorConfig, ranks: Ranks) -> SearchResult:
         """All stages; each does what is missing of it."""
         ranks.check(self.config.training.architectures)
+        self._check_teacher()
         context = self._context()
         self.config.limits.check_possible(
             survey(self.space, self.spec, self.classes, seed=self.config.seed), self.space.name
@@ -423,6 +424,21 @@ class _Search:
             ranking,
             self._seconds(),
         )
+
+    def _check_teacher(self) -> None:
+        """Raise InvalidInputError unless the teacher's answers are there and are those for these images."""
+        name = self.config.finalists.teacher
+        if not name:
+            return
+        wanted, received = (len(self.dataset.train), self.classes), object()
+        try:
+            received = np.load(self.folder / name, mmap_mode="r", allow_pickle=False).shape
+        except (OSError, ValueError) as error:
+            received = error
+        if received != wanted:
+            raise InvalidInputError(
+                f"answers of a teacher in {self.folder / name}", expected=wanted, received=received
+            )
 
     def _context(self) -> Context:
         return Context(

@@ -70,6 +70,9 @@ def digits_images() -> tuple[np.ndarray, np.ndarray]:
     return images[1200:], labels[1200:]
 
 
+DOUBT_BELOW = 0.5  # probability from which on ``digits_bundle`` takes an image for a digit
+
+
 @pytest.fixture(scope="session")
 def digits_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small convolutional network trained on digits in seconds, as a bundle. Treat it as read-only:
@@ -145,7 +148,12 @@ def make_digits_bundle(destination: Path, epochs: int = 12) -> Path:
         signature=ModelSignature("input", "logits", (1, 8, 8), 10, (1, 1, 32)),
         samples=Samples(images[test], labels[test], logits),
         calibration=images[train][:640],
-        provenance={"data": "scikit-learn digits", "seed": 0, "accuracy": accuracy},
+        provenance={
+            "data": "scikit-learn digits",
+            "seed": 0,
+            "accuracy": accuracy,
+            "calibration": {"threshold": DOUBT_BELOW},
+        },
     ).path
 
 

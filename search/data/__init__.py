@@ -99,7 +99,7 @@ READERS: dict[str, Reader] = {
     ),
     "csv": Reader(
         "smash_search.data.table_of_paths",
-        "csv:FILE[?image=COLUMN&label=COLUMN&split=COLUMN]",
+        "csv:FILE[?image=COLUMN&label=COLUMN&split=COLUMN&several=semicolon]",
         "a table of paths and labels",
         True,
     ),

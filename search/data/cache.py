@@ -1,12 +1,16 @@
-"""A converted copy of large data beside the original, made once and memory-mapped afterwards.
+"""A converted copy of data beside the original, made once and memory-mapped afterwards.
 
 The copy is one uncompressed ``images.npy`` that every process maps instead of loading. It records size
-and modification time of its sources and is made again when one of them changes.
+and modification time of its sources and is made again when one of them changes. Copies that were not used
+for longest go when all of them together take more than :data:`MOST_BYTES`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from smash_base.json_values import JsonObject
 
 FOLDER = ".smash-export-cache"
 SCHEMA = 2
+MOST_BYTES = 8 * 2**30  # of all copies of one folder; the one in use stays, however large
 
 
 class Incomplete(Exception):
@@ -46,17 +51,16 @@ def mapped(
     Raises:
         UsageError: the folder cannot be written; the hint names the ``cache=`` option.
     """
-    digest = hashlib.sha256()
-    for path in sources:
-        facts = path.stat()
-        digest.update(f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
-    stamp: JsonObject = {"schema": SCHEMA, "shape": list(shape), "sources": digest.hexdigest()}
+    stamp: JsonObject = {"schema": SCHEMA, "shape": list(shape), "sources": stamp_of(sources)}
     place = folder / FOLDER / key
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with files.exclusive(place.with_name(f"{key}.making"), purpose="data set"):
             if not _valid(place, stamp, shape):
                 _make(place, stamp, shape, fill)
+                _make_room(place)
+            with contextlib.suppress(OSError):  # a copy that others made and this user may only read
+                os.utime(place / "source.json")
     except PermissionError as error:
         raise UsageError(
             f"no converted copy of the data can be written to {place.parent}",
@@ -80,6 +84,50 @@ def _make(
         files.write_json(temporary / "source.json", stamp)
         if rows is not None:
             np.save(temporary / "rows.npy", np.array(rows, dtype=np.int64))
+
+
+def remembered(
+    folder: Path, key: str, sources: Sequence[Path], find: Callable[[], JsonObject | None]
+) -> JsonObject | None:
+    """What ``find`` returned for these sources, asked once; None is not kept, and asked for again.
+
+    Where nothing can be written, ``find`` is called each time.
+    """
+    path = folder / FOLDER / f"{key}.json"
+    stamp = {"schema": SCHEMA, "sources": stamp_of(sources)}
+    with contextlib.suppress(InvalidInputError, OSError):
+        held = files.read_json(path, what="cache record")
+        if isinstance(held, dict) and held.get("stamp") == stamp:
+            value: JsonObject = held["value"]
+            return value
+    found = find()
+    if found is not None:
+        with contextlib.suppress(OSError):
+            files.write_json(path, {"stamp": stamp, "value": found})
+    return found
+
+
+def stamp_of(sources: Sequence[Path]) -> str:
+    """Name, size and time of every file, as one hash."""
+    digest = hashlib.sha256()
+    for path in sources:
+        facts = path.stat()
+        digest.update(f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _make_room(kept: Path) -> None:
+    """Remove other copies beside this one, the longest unused first, until all take at most MOST_BYTES.
+
+    A process that has mapped one goes on with it: its pages stay until it ends.
+    """
+    used = {place.parent: place.stat().st_mtime for place in kept.parent.glob("*/source.json")}
+    sizes = {place: sum(item.stat().st_size for item in place.iterdir()) for place in used}
+    total = sum(sizes.values())
+    for place in sorted(used, key=used.__getitem__):
+        if total > MOST_BYTES and place != kept:
+            shutil.rmtree(place, ignore_errors=True)
+            total -= sizes[place]
 
 
 def _valid(place: Path, stamp: JsonObject, shape: tuple[int, ...]) -> bool:

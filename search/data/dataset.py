@@ -35,13 +35,21 @@ class Split:
     Attributes:
         images: uint8 [N, H, W, C] or [N, D, H, W, C]; may be a read-only memory map.
         labels: int64 [N].
+        targets: uint8 [N, K], 1 where a class is there, for classes that do not exclude each other
+            (:mod:`smash_search.data.several`); None where each image has one.
     """
 
     images: np.ndarray
     labels: np.ndarray
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: slice | np.ndarray) -> Split:
+        """Some of the images, in the order of the rows; a slice copies nothing."""
+        targets = None if self.targets is None else self.targets[rows]
+        return Split(self.images[rows], np.ascontiguousarray(self.labels[rows], dtype=np.int64), targets)
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,11 @@ class Dataset:
     left_out: tuple[Omission, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def several(self) -> bool:
+        """Whether an image may be of several classes; every split then has targets."""
+        return self.train.targets is not None
+
 
 def _check_share(spec: str, parts: Parts, validation: float | None) -> None:
     if validation is not None and not 0 < validation <= 0.5:
@@ -125,6 +138,8 @@ def _fingerprint(parts: Parts, indices: Sequence[np.ndarray | None], splits: Seq
         for chunk in _chunks(split.images):
             digest.update(np.ascontiguousarray(chunk).data)
         digest.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
+        if split.targets is not None:
+            digest.update(np.ascontiguousarray(split.targets).data)
     return digest.hexdigest()
 
 
@@ -366,7 +381,7 @@ def _take(split: Split, objects: np.ndarray, views: int) -> Split:
         rows: slice | np.ndarray = slice(first * views, (last + 1) * views)
     else:
         rows = (objects[:, None] * views + np.arange(views)).reshape(-1)
-    return Split(split.images[rows], np.ascontiguousarray(split.labels[rows], dtype=np.int64))
+    return split.take(rows)
 
 
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:

@@ -3,17 +3,20 @@
 Options: ``size=32`` or ``size=HEIGHTxWIDTH`` (needed when the images are of different sizes),
 ``short-side=36`` to resize the shorter side to that and cut the centre out, ``channels=1|3`` (default: 1 if
 every image is grey), ``resize=bilinear|bicubic|nearest|box``, ``exif=no`` for images as they lie in their
-files, ``skip-bad=yes`` to go on without files that cannot be read, ``cache=FOLDER`` for the converted copy of
-large data.
+files, ``skip-bad=yes`` to go on without files that cannot be read, ``cache=FOLDER`` for the decoded copy.
+
+A thousand files and more are decoded once: the pixels are kept beside them (:mod:`smash_search.data.cache`),
+where the folder can be written, and read back as long as no file changes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -21,6 +24,7 @@ import numpy as np
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError
 from smash_base.images import Header, LeftOut, read_header, shown
+from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing
 from smash_search.data import cache
 from smash_search.data.dataset import Parts, Split
@@ -28,6 +32,7 @@ from smash_search.data.spec import Spec
 
 OPTIONS = ("size", "short-side", "channels", "resize", "exif", "skip-bad", "cache")
 MAPPED_ABOVE = 2**29  # bytes of pixels above which a converted copy is mapped instead of held in memory
+KEPT_FROM = 1000  # files whose pixels are kept; fewer are decoded in a second
 MOST_NAMED = 50  # bad files in one message
 THREADS = 4
 AHEAD = 256  # images in memory, encoded
@@ -42,6 +47,7 @@ class EncodedImages(Protocol):
     Attributes:
         labels: int64 [N].
         sources: files that they come from; a converted copy is made again when one of them changes.
+        targets: see :class:`smash_search.data.dataset.Split`.
     """
 
     @property
@@ -49,6 +55,9 @@ class EncodedImages(Protocol):
 
     @property
     def sources(self) -> Sequence[Path]: ...
+
+    @property
+    def targets(self) -> np.ndarray | None: ...
 
     def __iter__(self) -> Iterator[tuple[str, Path | bytes]]:
         """Name and file, or its content, of each image in the order of the labels."""
@@ -60,6 +69,7 @@ class Listed:
 
     sources: Sequence[Path]
     labels: np.ndarray
+    targets: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Path | bytes]]:
         return ((shown(path), path) for path in self.sources)
@@ -80,13 +90,13 @@ def read_files(
             message, without ``skip-bad=yes``.
     """
     bad = Bad(spec)
-    headers = _headers(spec, parts.values(), bad)
-    preprocessing = target_of(spec, headers)
     place = Path(spec.options.get("cache", root)).expanduser()
+    preprocessing, notes = _form(spec, parts, place, bad)
     splits = {}
     for name, images in parts.items():
         pixels, kept = _pixels(images, preprocessing, place, name, bad)
-        splits[name] = Split(pixels, images.labels[kept])
+        targets = None if images.targets is None else images.targets[kept]
+        splits[name] = Split(pixels, images.labels[kept], targets)
     bad.settle(left_out, sum(len(images.labels) for images in parts.values()))
     return Parts(
         classes,
@@ -97,8 +107,35 @@ def read_files(
         exif=preprocessing.exif,
         short_side=preprocessing.short_side,
         left_out=left_out.omissions(),
-        notes=_sizes(headers),
+        notes=notes,
     )
+
+
+def _form(
+    spec: Spec, parts: Mapping[str, EncodedImages], place: Path, bad: Bad
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """What images are decoded to, and a sentence on their sizes; of many files it is found once."""
+
+    found: JsonObject = {}
+
+    def look() -> JsonObject | None:
+        headers = _headers(spec, parts.values(), bad)
+        form = target_of(spec, headers)
+        found["size"], found["channels"] = f"{form.height}x{form.width}", str(form.channels)
+        found["notes"] = list(_sizes(headers))
+        return None if len(bad) else found  # bad files are looked at again, so that they are named again
+
+    if sum(len(images.labels) for images in parts.values()) < KEPT_FROM:
+        look()
+    else:
+        asked = repr([spec.options.get(name) for name in ("size", "channels", "exif")])
+        key = f"form-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+        sources = [path for images in parts.values() for path in images.sources]
+        found = cache.remembered(place, key, sources, look) or found
+    options = {**spec.options, "size": str(found["size"]), "channels": str(found["channels"])}
+    notes = found["notes"]
+    assert isinstance(notes, list)
+    return target_of(replace(spec, options=options), []), tuple(map(str, notes))
 
 
 class Bad:
@@ -259,15 +296,23 @@ def _fill(target: np.ndarray, images: EncodedImages, preprocessing: Preprocessin
     return kept
 
 
+def _decoded(
+    shape: tuple[int, ...], encoded: EncodedImages, preprocessing: Preprocessing, bad: Bad
+) -> tuple[np.ndarray, list[int]]:
+    """:func:`_pixels` without a copy on the disk."""
+    images = np.empty(shape, dtype=np.uint8)
+    kept = _fill(images, encoded, preprocessing, bad)
+    return images[: len(kept)], kept
+
+
 def _pixels(
     encoded: EncodedImages, preprocessing: Preprocessing, place: Path, part: str, bad: Bad
 ) -> tuple[np.ndarray, list[int]]:
     """Pixels of the images that can be read, and their indices."""
     shape = (len(encoded.labels), *preprocessing.sample_shape)
-    if int(np.prod(shape, dtype=np.int64)) <= MAPPED_ABOVE:
-        images = np.empty(shape, dtype=np.uint8)
-        kept = _fill(images, encoded, preprocessing, bad)
-        return images[: len(kept)], kept
+    small = int(np.prod(shape, dtype=np.int64)) <= MAPPED_ABOVE
+    if small and len(encoded.labels) < KEPT_FROM:
+        return _decoded(shape, encoded, preprocessing, bad)
     sides = "x".join(map(str, preprocessing.sample_shape))
     key = f"{part}-{sides}-{preprocessing.resize}" + ("-upright" if preprocessing.exif else "")
     key += f"-short-{preprocessing.short_side}" if preprocessing.short_side else ""
@@ -283,6 +328,11 @@ def _pixels(
         images, rows = cache.mapped(place, key, encoded.sources, shape, make)
     except cache.Incomplete:
         return np.empty((0, *shape[1:]), np.uint8), []
+    except (UsageError, OSError):  # nothing can be written there, or somebody else is writing now
+        if not small:
+            raise
+        return _decoded(shape, encoded, preprocessing, bad)
+    images = np.array(images) if small else images
     kept = rows or []
     if len(kept) < len(encoded.labels):  # known to be bad since the copy was made
         whole = set(kept)

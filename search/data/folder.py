@@ -12,7 +12,7 @@ import numpy as np
 
 from smash_base.errors import InvalidInputError
 from smash_base.images import SUFFIXES, LeftOut, image_files, shown
-from smash_search.data import cache, parts
+from smash_search.data import cache, parts, several
 from smash_search.data.dataset import Parts
 from smash_search.data.files import OPTIONS, Listed, read_files
 from smash_search.data.spec import Spec
@@ -21,10 +21,11 @@ from smash_search.data.spec import Spec
 def read(spec: Spec) -> Parts:
     """Read ``folder:PATH``.
 
-    Options: those of :mod:`smash_search.data.files`, and ``train``, ``validation`` and ``test``, the folders
-        of the parts where their names do not say it.
+    Options: those of :mod:`smash_search.data.files`; ``train``, ``validation`` and ``test``, the folders
+        of the parts where their names do not say it; ``several=yes`` takes equal files in folders of several
+        classes for one image of all of them (:mod:`smash_search.data.several`).
     """
-    spec.options_known(*OPTIONS, *parts.OPTIONS)
+    spec.options_known(several.OPTION, *OPTIONS, *parts.OPTIONS)
     root = spec.folder(hint="Give the folder that holds one folder per class.")
     if not root.is_dir():
         raise InvalidInputError(f"data path {root}", expected="a folder of class folders", received="a file")
@@ -32,7 +33,25 @@ def read(spec: Spec) -> Parts:
     places = parts.find_parts(spec, root, left_out)
     classes = _classes(places["train"])
     listed = {part: _list(place, classes, left_out) for part, place in places.items()}
+    if spec.flag(several.OPTION, False):
+        listed = _together(listed, len(classes))
     return read_files(spec, listed, classes, root, left_out)
+
+
+def _together(listed: dict[str, Listed], classes: int) -> dict[str, Listed]:
+    """Equal files of a part as one image with several classes."""
+    found: dict[str, tuple[list[Path], np.ndarray]] = {}
+    for part, files in listed.items():
+        rows = several.equal_files(files.sources)
+        targets = np.zeros((len(rows), classes), np.uint8)
+        for row, places in zip(targets, rows, strict=True):
+            row[files.labels[places]] = 1
+        found[part] = [files.sources[places[0]] for places in rows], targets
+    counts = found["train"][1].sum(0, dtype=np.int64)
+    return {
+        part: Listed(paths, several.rarest(targets, counts), targets)
+        for part, (paths, targets) in found.items()
+    }
 
 
 def _classes(place: Path) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ def numbered(
             f"labels of {spec.text}",
             expected="one whole number or one name for each image",
             received=", ".join(sorted(kind.__name__ for kind in kinds)) or "none",
-            hint="Classes that do not exclude each other cannot be trained here.",
+            hint="For classes that do not exclude each other: csv:FILE?several=semicolon.",
         )
     if names is not None and kinds == {int}:
         return names, {part: np.array(found, dtype=np.int64) for part, found in values.items()}

@@ -123,7 +123,7 @@ def summarise(dataset: Dataset) -> DatasetSummary:
     """Images, classes with their counts, size, splits, duplicates, and what was left out."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     classes = len(dataset.classes)
-    counts = {name: np.bincount(split.labels, minlength=classes) for name, split in splits.items()}
+    counts = {name: _counts(split, classes) for name, split in splits.items()}
     table = tuple(
         ClassCount(name, *(int(counts[split][label]) for split in splits))
         for label, name in enumerate(dataset.classes)
@@ -145,6 +145,14 @@ def summarise(dataset: Dataset) -> DatasetSummary:
         notes=(*dataset.notes, *_warnings(table, duplicates, splits)),
         fingerprint=dataset.fingerprint,
     )
+
+
+def _counts(split: Split, classes: int) -> np.ndarray:
+    """Images of each class, int64 [K]; an image of several classes counts for each."""
+    if split.targets is not None:
+        there: np.ndarray = split.targets.sum(0, dtype=np.int64)
+        return there
+    return np.bincount(split.labels, minlength=classes)
 
 
 def _warnings(

@@ -10,9 +10,11 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.images import LeftOut
-from smash_search.data import files
+from smash_search.data import files, several
 from smash_search.data.dataset import Parts
 from smash_search.data.parts import part_of
 from smash_search.data.shards import column, numbered
@@ -27,9 +29,10 @@ def read(spec: Spec) -> Parts:
     """Read ``csv:FILE``.
 
     Options: ``image``, ``label`` and ``split``, columns; ``root``, the folder that paths are relative to;
-        and those of :mod:`smash_search.data.files`.
+        ``several``, what stands between the classes of a cell that names several
+        (:mod:`smash_search.data.several`); and those of :mod:`smash_search.data.files`.
     """
-    spec.options_known("image", "label", "split", "root", *files.OPTIONS)
+    spec.options_known("image", "label", "split", "root", several.OPTION, *files.OPTIONS)
     path = spec.folder(hint="Give a .csv file with a column of paths and one of labels.")
     if not path.is_file():
         raise InvalidInputError(f"data path {path}", expected="a .csv file", received="a folder")
@@ -50,8 +53,16 @@ def read(spec: Spec) -> Parts:
             if len(values) > 1
             else "no rows",
         )
-    classes, labels = numbered(spec, values, None)
-    listed = {part: files.Listed(tuple(paths[part]), labels[part]) for part in values}
+    mark = several.mark_of(spec)
+    targets: dict[str, np.ndarray] = {}
+    if mark is None:
+        classes, labels = numbered(spec, values, None)
+    else:
+        cells = {part: list(map(str, found)) for part, found in values.items()}
+        classes, targets = several.targets_of(spec, cells, mark)
+        counts = targets["train"].sum(0, dtype=np.int64)
+        labels = {part: several.rarest(found, counts) for part, found in targets.items()}
+    listed = {part: files.Listed(tuple(paths[part]), labels[part], targets.get(part)) for part in values}
     return files.read_files(spec, listed, classes, path.parent, left_out)
 
 

@@ -75,6 +75,7 @@ class _Table:
     sources: Sequence[Path]
     columns: _Columns
     labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    targets: np.ndarray | None = None
     labelled: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
 
     def batches(self, name: str) -> Iterator[list[Any]]:

@@ -56,6 +56,7 @@ class _Archives:
 
     sources: Sequence[Path]
     labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    targets: np.ndarray | None = None
     _wanted: set[tuple[Path, str]] = field(default_factory=set)
 
     def look(self, spec: Spec, left_out: LeftOut) -> list[object]:

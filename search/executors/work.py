@@ -134,7 +134,17 @@ class Worker:
             device=self._device,
             start=self._start if equipment.finalists.start == "generated" else None,
             on_epoch=self.on_epoch,
+            teacher=self._teacher,
         )
+
+    @cached_property
+    def _teacher(self) -> np.ndarray | None:
+        """Answers of the network that finalists learn from; None without one."""
+        name = self.equipment.finalists.teacher
+        if not name:
+            return None
+        answers: np.ndarray = np.load(self.equipment.folder / name, allow_pickle=False)
+        return answers
 
     def _start(self, architecture: Architecture) -> Network:
         supernet = self.scorer.supernet

@@ -64,6 +64,8 @@ class FinalistsConfig:
             so that no epoch is kept as the best and nothing but the epochs ends a training.
         precision: "int8" judges a network by the accuracy that is left when weights and activations are
             rounded to 8 bits, as an int8 runtime rounds them (:func:`int8_accuracy`).
+        teacher: file in the run's folder that holds another network's logits for the training images,
+            float32 [N, K], which every finalist learns as well; or empty.
         seed: Random seed of initial weights and order of images.
     """
 
@@ -80,6 +82,7 @@ class FinalistsConfig:
     baseline: Literal["none", "finalists", "total"] = "finalists"
     recipe: Recipe = field(default_factory=Recipe)
     precision: Literal["fp32", "int8"] = "fp32"
+    teacher: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -385,6 +388,7 @@ def train_rung(
     device: torch.device | str = "cpu",
     start: Callable[[Architecture], Network] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    teacher: np.ndarray | None = None,
 ) -> Trained:
     """Train one finalist through one rung.
 
@@ -396,6 +400,7 @@ def train_rung(
         weights: folder for weights and partial trainings; may be deleted when all is done.
         start: makes the network of the first rung; from scratch unless given.
         on_epoch: called after each epoch.
+        teacher: logits float32 [N, K] of another network for the training images.
 
     Raises:
         InvalidInputError: the weights after the rung before are missing.
@@ -417,6 +422,7 @@ def train_rung(
             checkpoint_seconds=2.0,
             on_epoch=on_epoch,
             evaluate=False,
+            teacher=teacher,
         )
         right, loss = result.accuracy, result.history[-1].loss
         if config.precision == "int8":

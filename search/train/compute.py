@@ -173,6 +173,9 @@ class Feed:
     def __init__(self, split: Split, preprocessing: Preprocessing, device: torch.device) -> None:
         self.device, self._preprocessing = device, preprocessing
         self.labels = torch.from_numpy(np.asarray(split.labels, np.int64)).to(device)
+        self.targets: Tensor | None = None  # float32 [N, K], where classes do not exclude each other
+        if split.targets is not None:
+            self.targets = torch.from_numpy(split.targets.astype(np.float32)).to(device)
         self._host = split.images
         self._images: Tensor | None = None
         if device.type == "cuda":

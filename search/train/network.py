@@ -21,7 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smash_base.errors import UsageError
 from smash_base.preprocess import Preprocessing
+from smash_search.data.several import mean_average_precision
 from smash_search.model.interpreter import Network, Norm
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.train.compute import (
@@ -71,7 +73,7 @@ class FitResult:
     """What training gave.
 
     Attributes:
-        accuracy: on the validation images after the last epoch, 0 to 1.
+        accuracy: on the validation images after the last epoch, 0 to 1 (:func:`accuracy`).
         history: what each epoch gave.
         steps: steps done in all, those before a resumption included.
         skipped: those of them that gave NaN or infinity.
@@ -202,7 +204,7 @@ class Best(NamedTuple):
 class _Batch(NamedTuple):
     images: Tensor
     targets: Tensor
-    """Labels int64 [B], or shares of classes float32 [B, K]."""
+    """Labels int64 [B], or shares of classes or their presence, float32 [B, K]."""
     soft: Tensor | None
     """A teacher's logits [B, K]."""
 
@@ -218,6 +220,10 @@ class _Loop(Loop[Epoch]):
     ) -> None:
         self.network, self._feed, self._recipe = network, feed, recipe
         self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
+        if feed.targets is not None and (teacher is not None or recipe.augmentation.get("mixup")):
+            raise UsageError(
+                "classes that do not exclude each other", expected="neither a teacher nor mixup with them"
+            )
         augmentation = {"classes": classes, **recipe.augmentation} if recipe.augmentation else {}
         self._augmentation = augmentation_of(augmentation)
         labels = feed.labels.cpu().numpy()
@@ -226,6 +232,8 @@ class _Loop(Loop[Epoch]):
         self._class_weights = None
         if recipe.balance == "loss":
             self._class_weights = class_weights(labels, classes).to(feed.device)
+            if feed.targets is not None:
+                self._class_weights = weights_of_presence(feed.targets)
         self._per_epoch = self._batches.per_pass
         if recipe.epoch_images:
             self._per_epoch = min(self._per_epoch, max(1, recipe.epoch_images // recipe.batch))
@@ -258,14 +266,20 @@ class _Loop(Loop[Epoch]):
             images = _resized(images, recipe.first_size, self.progress)
         with autocast(images.device, on_cpu=recipe.precision == "auto"):
             logits = self.network(images)
-        loss = F.cross_entropy(
-            logits.float(), targets, self._class_weights, label_smoothing=recipe.label_smoothing
-        )
+        loss = self._loss(logits.float(), targets)
         if soft is not None:
             share = recipe.distillation
             loss = (1 - share) * loss + share * distance(logits.float(), soft, recipe.temperature)
         loss.backward()
         return loss.detach()
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy: of one class against all, or of each class by itself where several may be there."""
+        smoothing = self._recipe.label_smoothing
+        if self._feed.targets is None:
+            return F.cross_entropy(logits, targets, self._class_weights, label_smoothing=smoothing)
+        wanted = targets * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=self._class_weights)
 
     def _batch(self, step: int) -> _Batch:
         """Images and targets of a step; a function of its number alone."""
@@ -279,6 +293,8 @@ class _Loop(Loop[Epoch]):
             images, targets = self._augmentation(
                 images, labels, generator, epoch=epoch, indices=torch.from_numpy(indices)
             )
+        if self._feed.targets is not None:
+            targets = self._feed.targets[torch.from_numpy(indices)]
         soft = None if self._teacher is None else self._teacher[torch.from_numpy(indices)]
         return _Batch(images, targets, soft)
 
@@ -365,6 +381,12 @@ def class_weights(labels: np.ndarray, classes: int) -> Tensor:
     return torch.from_numpy(weights.astype(np.float32))
 
 
+def weights_of_presence(targets: Tensor) -> Tensor:
+    """For each class images without it over images with it, float32 [K], 1 to 20; targets [N, K]."""
+    there = targets.sum(0)
+    return ((len(targets) - there) / there.clamp_min(1)).clamp(1, 20)
+
+
 def distance(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of two answers [B, K] at a temperature, times its square (Hinton et al. 2015)."""
     wanted = F.softmax(soft / temperature, 1)
@@ -398,7 +420,14 @@ def accuracy(
     *,
     batch: int = EVALUATION_BATCH,
 ) -> float:
-    """Share of a split's images that a network puts into the right class."""
+    """Share of a split's images that a network puts into the right class.
+
+    The mean average precision of the classes instead, where they do not exclude each other.
+    """
+    if split.targets is not None:
+        outputs = _outputs(network, split, preprocessing, torch.device(device), batch)
+        answers = torch.cat([logits.cpu() for logits, _ in outputs]).numpy()
+        return mean_average_precision(answers, split.targets)
     right = sum(
         int((logits.argmax(1) == labels).sum())
         for logits, labels in _outputs(network, split, preprocessing, torch.device(device), batch)
@@ -424,15 +453,19 @@ def _outputs(
 
 
 def _first(split: Split, count: int) -> Split:
-    return replace(split, images=split.images[:count], labels=split.labels[:count])
+    return split.take(slice(count))
 
 
 def joined(first: Split, second: Split) -> Split:
     """Two splits as one; for training on everything but the test images."""
+    targets = None
+    if first.targets is not None and second.targets is not None:
+        targets = np.concatenate([first.targets, second.targets])
     return replace(
         first,
         images=np.concatenate([first.images, second.images]),
         labels=np.concatenate([first.labels, second.labels]),
+        targets=targets,
     )
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import itertools
 import os
 import shutil
 import tempfile
@@ -43,6 +44,9 @@ from smash_targets.base import ModelSignature
 
 if TYPE_CHECKING:
     from smash_search.space.architecture import Architecture
+
+
+LISTED_CLASSES = 100  # in the table of the model card
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,16 @@ class Bundle:
         samples = Samples(arrays["images"], arrays["labels"], arrays["logits"])
         check_samples(samples, self.preprocessing, self.signature.classes)
         return samples
+
+    @property
+    def doubt_below(self) -> float | None:
+        """The top probability that all but a share of validation images reached; None where nobody measured.
+
+        An image below it is perhaps of none of the classes (:mod:`smash_export.export.calibration`).
+        """
+        facts = self.manifest.provenance.get("calibration")
+        threshold = facts.get("threshold") if isinstance(facts, Mapping) else None
+        return threshold if isinstance(threshold, float) and 0 <= threshold <= 1 else None
 
     def calibration(self) -> np.ndarray:
         """Training images for calibration, uint8 [M, *sample_shape].
@@ -441,6 +455,7 @@ def _card(
         f"-> `{signature.output_name}` float32 [batch, {signature.classes}], {_ANSWERS[signature.outputs]}",
         f"- Architecture: {key or 'adopted from outside'}",
         "",
+        *_accuracy(provenance.get("accuracy")),
         "## Where it comes from",
         "",
         *(
@@ -463,6 +478,44 @@ def _card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _accuracy(facts: Any) -> list[str]:
+    """How good it was on test images, each class included (:meth:`Evaluation.facts`); nothing without."""
+    if not isinstance(facts, Mapping) or not isinstance(facts.get("classes"), Mapping):
+        return []
+    low, high = facts["interval"]
+    rows = [
+        f"| {_cell(name)} | {row['images']} | {_percent(row['recall'])} | {_percent(row['precision'])} |"
+        for name, row in itertools.islice(facts["classes"].items(), LISTED_CLASSES)
+    ]
+    more = len(facts["classes"]) - len(rows)
+    return [
+        "## Accuracy",
+        "",
+        f"{facts['top1']:.2%} of {facts['images']} {facts['split']} images (95 % interval {low:.2%} to "
+        f"{high:.2%}); mean recall of the classes {facts['balanced']:.2%}, mean F1 {facts['macro_f1']:.2%}; "
+        f"expected calibration error {facts['calibration_error']:.2%}."
+        + (
+            f" Right is an answer that is one of the image's classes; mean average precision {several:.2%}."
+            if isinstance(several := facts.get("mean_average_precision"), float)
+            else ""
+        ),
+        "",
+        "| class | images | recall | precision |",
+        "|---|---|---|---|",
+        *rows,
+        *([f"| {more} more | | | |"] if more > 0 else []),
+        "",
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
+
+
+def _cell(text: str) -> str:
+    return _one_line(text).replace("|", "\\|")
 
 
 _ANSWERS = {

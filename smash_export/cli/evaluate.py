@@ -113,6 +113,8 @@ def _show(output: Output, result: Evaluation) -> None:
         [
             ["accuracy", f"{result.accuracy:.2%}"],
             ["95 % interval", f"{result.low:.2%} to {result.high:.2%}"],
+            ["mean recall of the classes", f"{result.balanced_accuracy:.2%}"],
+            ["mean F1 of the classes", f"{result.macro_f1:.2%}"],
             *([] if result.top5 is None else [["among the first five", f"{result.top5:.2%}"]]),
             ["mean probability of the answer", f"{result.confidence:.2%}"],
             ["expected calibration error", f"{result.calibration_error:.4f}"],
@@ -120,6 +122,16 @@ def _show(output: Output, result: Evaluation) -> None:
             ["images per second", f"{result.images_per_second:,.0f}"],
         ],
     )
+    if result.mean_average_precision is not None:
+        output.table(
+            f"Several classes of an image: mean average precision {result.mean_average_precision:.2%}",
+            ["class", "images", "average precision", "precision", "recall"],
+            [
+                [row.label, row.images, row.average_precision, row.precision, row.recall]
+                for row in result.presence
+            ],
+        )
+        return
     output.table(
         "Classes",
         ["class", "images", "recall", "precision", "F1", "most confused with"],

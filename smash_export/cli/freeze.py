@@ -13,6 +13,15 @@ from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
+from smash_export.cli.training import (
+    announced,
+    chosen_recipe,
+    measured_on_folds,
+    seconds_of,
+    shown_by,
+    taught,
+    train_module,
+)
 
 GROUPS = {
     "Network and images": ("arch", "weights", "run", "data", "skip_bad", "out", "force"),
@@ -21,6 +30,7 @@ GROUPS = {
         "duration",
         "balance",
         "teacher",
+        "folds",
         "settings",
         "epochs",
         "batch",
@@ -37,17 +47,17 @@ GROUPS = {
 }  # fmt: skip
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from smash_export.export.freeze import FreezeReport
     from smash_search.data import Dataset, DatasetSummary
     from smash_search.model.supernet import Supernet
     from smash_search.space.best import BestFile
-    from smash_search.train.loop import TrainingProgress
-    from smash_search.train.network import Epoch
     from smash_search.train.recipes import Recipe
 
 AUGMENT_HELP = "Augmentation of the training images, for example pad_crop=2,flip=true,cutout=8"
 BALANCE_HELP = "Against classes of unequal size."
-FEW_TO_DECIDE = 200  # validation images below which their figures are said to be uncertain
+TEACHER_HELP = "Learn its answers too: a bundle, an ONNX or TorchScript file, timm:NAME?weights=FILE"
 
 
 @click.command(cls=Grouped, groups=GROUPS)
@@ -78,7 +88,12 @@ FEW_TO_DECIDE = 200  # validation images below which their figures are said to b
 )
 @click.option("--time", "duration", metavar="TIME", help="Train so long, such as 20m, and end annealed.")
 @click.option("--balance", type=click.Choice(["none", "loss", "sampling"]), help=BALANCE_HELP)
-@click.option("--teacher", type=click.Path(path_type=Path), help="Bundle whose answers are learned as well.")
+@click.option("--teacher", metavar="NETWORK", help=TEACHER_HELP + "; auto trains a larger network first.")
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 100),
+    help="Before that train so many networks, each without a part of the images, for an accuracy on all.",
+)
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other value of the recipe.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
 @click.option("--batch", type=click.IntRange(1), help="Images per step.")
@@ -112,9 +127,14 @@ def command(arch: Path, output: Output, **values: Any) -> None:
 
     An interrupted training goes on when the same command is given again.
     """
+    run_freeze(arch, output, values)
+
+
+def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
+    """What the command does, with the values of its options."""
     best, dataset, summary = _read(arch, values, output)
     destination = values["out"] or arch.with_name(f"{arch.stem}-bundle")
-    recipe = _recipe(dataset, values)
+    recipe = chosen_recipe(dataset, values)
     if output.dry_run:
         steps = {
             "architecture": best.architecture.key,
@@ -125,6 +145,9 @@ def command(arch: Path, output: Output, **values: Any) -> None:
         }
         output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in steps.items()])
         output.result({"dry_run": True, "images": summary.to_json(), **steps})
+        return
+    if dataset.several:
+        _train_several(best, dataset, summary, destination, recipe, values, output)
         return
     recipe, report = _frozen(arch, best, dataset, destination, recipe, values, output)
     _show(output, report)
@@ -195,14 +218,25 @@ def _frozen(
     output: Output,
 ) -> tuple[Recipe, FreezeReport]:
     """Train or materialise, with a bar and curves; the recipe that was used, and what came of it."""
-    from smash_export.export.freeze import freeze, teacher_logits
+    from smash_export.export.freeze import freeze
     from smash_export.tracking import following, tracked
+    from smash_search.train.network import new_network
 
     supernet = _supernet(values["run"] or arch.parent, values["weights"])
+    teacher = None
+    facts: JsonObject = {}
+
+    def make() -> nn.Module:
+        return new_network(best.architecture, best.input, len(best.classes), recipe.seed)
+
     if values["weights"] != "generated":
-        recipe = _announced(best, dataset, recipe, values, output)
-    place = destination.parent / f".{destination.name}.work" / "teacher"
-    teacher = teacher_logits(values["teacher"], dataset, place) if values["teacher"] else None
+        seconds = seconds_of(values)
+        if values["teacher"]:
+            place = destination.parent / f".{destination.name}.work" / "teacher"
+            teacher, seconds = taught(best.architecture, dataset, recipe, seconds, place, values, output)
+        recipe = announced(make(), dataset, recipe, seconds / (1 + (values["folds"] or 0)), values, output)
+        if values["folds"]:
+            facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
     epochs = 1 if values["weights"] == "generated" else recipe.epochs
     label = f"{values['weights']} {best.architecture.key}"
     place = destination.with_name(f"{destination.name}-curves")
@@ -210,16 +244,7 @@ def _frozen(
         tracked(values["track"], place, recipe.to_json()) as tracker,
         following(output.progress, tracker)(label, epochs) as advance,
     ):
-
-        def on_epoch(entry: Epoch) -> None:
-            shown = {"loss": round(entry.loss, 4)}
-            if entry.accuracy is not None:
-                shown["accuracy"] = round(entry.accuracy, 4)
-            advance(0, **shown)
-
-        def on_step(progress: TrainingProgress) -> None:
-            advance(recipe.epochs / progress.steps)
-
+        on_epoch, on_step = shown_by(advance, recipe.epochs)
         report = freeze(
             best,
             dataset,
@@ -234,6 +259,7 @@ def _frozen(
             on_epoch=on_epoch,
             on_step=on_step,
             teacher=teacher,
+            facts=facts,
         )
     return recipe, report
 
@@ -270,67 +296,40 @@ def _show(output: Output, report: FreezeReport) -> None:
     )
 
 
+def _train_several(
+    best: BestFile,
+    dataset: Dataset,
+    images: DatasetSummary,
+    destination: Path,
+    recipe: Recipe,
+    values: dict[str, Any],
+    output: Output,
+) -> None:
+    """Of classes that do not exclude each other: the network answers with the probability of each."""
+    from smash_search.train.network import new_network
+
+    refused = [name for name in ("qat", "teacher", "folds") if values[name]]
+    if refused or values["weights"] != "retrain" or values["exporter"] != "graph":
+        raise UsageError(
+            f"images of {dataset.spec} may be of several classes",
+            expected="--weights retrain, without --qat, --teacher, --folds and --exporter",
+            received=", ".join(refused) or values["weights"],
+        )
+    train_module(
+        lambda: new_network(best.architecture, best.input, len(best.classes), recipe.seed),
+        best.architecture.key,
+        best.architecture,
+        dataset,
+        images,
+        destination,
+        recipe,
+        values,
+        output,
+    )
+
+
 def _is_file(arch: Path) -> bool:
     """Whether a file is meant rather than a preset; an unknown name is looked for as a file."""
     from smash_search.space.known import PRESETS
 
     return arch.exists() or str(arch) not in PRESETS
-
-
-def _recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
-    """The recipe asked for, with every value that was given beside it."""
-    from smash_export.cli.compile import read_options
-    from smash_export.export.freeze import default_recipe, recipe_with
-    from smash_search.train.recipes import AUTO, Recipe, recipe_for
-
-    if values["recipe_name"] == AUTO:
-        recipe = default_recipe(dataset, values["weights"], values["seed"])
-    else:
-        recipe = recipe_for(values["recipe_name"], dataset, values["seed"])
-    recipe = recipe_with(
-        recipe,
-        {
-            "epochs": values["epochs"],
-            "batch": values["batch"],
-            "learning_rate": values["learning_rate"],
-            "label_smoothing": values["label_smoothing"],
-            "average": values["ema"],
-            "balance": values["balance"],
-            "augmentation": augmentation(values["augment"]),
-        },
-    )
-    return Recipe.from_json({**recipe.to_json(), **read_options(values["settings"])})
-
-
-def _announced(
-    best: BestFile, dataset: Dataset, recipe: Recipe, values: dict[str, Any], output: Output
-) -> Recipe:
-    """Fit the recipe to the time, say what will be trained and how long it takes here."""
-    from smash_export.device_search.plan import parse_duration
-    from smash_search.train.compute import pick_device
-    from smash_search.train.network import new_network, seconds_per_step, within
-
-    seconds = parse_duration(values["duration"]) if values["duration"] else 0.0
-    network = new_network(best.architecture, best.input, len(best.classes), recipe.seed)
-    per_step = seconds_per_step(network, dataset, recipe, pick_device(values["device"]))
-    images = len(dataset.train)
-    if seconds:
-        recipe = within(recipe, images, seconds, per_step)
-    expected = recipe.epochs * max(1, images // recipe.batch) * per_step
-    output.note(f"recipe {values['recipe_name']}: {recipe.words()}")
-    output.note(f"training takes about {min(expected, seconds or expected) / 60:.1f} minutes here")
-    if len(dataset.validation) < FEW_TO_DECIDE:
-        output.warn(
-            f"{len(dataset.validation)} validation images decide about epochs and probabilities; "
-            "differences below some points mean nothing"
-        )
-    return recipe
-
-
-def augmentation(text: str | None) -> JsonObject | None:
-    """``"pad_crop=2,flip=true"`` as arguments; None where nothing is given."""
-    if text is None:
-        return None
-    from smash_export.cli.compile import read_options
-
-    return read_options(tuple(text.split(",")))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from smash_export.prediction.classifier import Classifier, Failure, Prediction
 
 UNCERTAIN = "uncertain"
+DOUBTFUL = "perhaps none of the classes"
 MAX_SHOWN_LABELS = 5
 
 
@@ -230,7 +231,9 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
         others = ", ".join(f"{item.label} {item.probability:.1%}" for item in result.top[1:3])
         label = _shown(result, threshold) or f"{UNCERTAIN} ({result.label})"
         output.text(
-            f"{result.source}: {label} {result.probability:.1%}" + (f"  ({others})" if others else "")
+            f"{result.source}: {label} {result.probability:.1%}"
+            + (f", {DOUBTFUL}" if result.doubtful else "")
+            + (f"  ({others})" if others else "")
         )
 
     seen = 0
@@ -250,7 +253,8 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
     def end(count: int, failures: int, omissions: tuple[Omission, ...]) -> None:
         for result in held:
             label = _shown(result, threshold)
-            output.text(f"{result.source}: {label or UNCERTAIN} ({result.milliseconds:.2f} ms)")
+            doubt = f", {DOUBTFUL}" if result.doubtful else ""
+            output.text(f"{result.source}: {label or UNCERTAIN}{doubt} ({result.milliseconds:.2f} ms)")
             output.table(
                 "",
                 ["class", "probability"],

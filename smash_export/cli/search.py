@@ -14,9 +14,10 @@ from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
-from smash_export.cli.freeze import AUGMENT_HELP, BALANCE_HELP, augmentation
+from smash_export.cli.freeze import AUGMENT_HELP, BALANCE_HELP, TEACHER_HELP
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
+from smash_export.cli.training import FEW_TO_DECIDE, augmentation
 from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES
 from smash_targets.base import target_names
 
@@ -37,7 +38,7 @@ GROUPS = {
     ),
     "Scoring": ("images", "keep"),
     "Finalists": (
-        "finalists", "rounds", "per_round", "rungs", "recipe", "balance", "augment", "settings",
+        "finalists", "rounds", "per_round", "rungs", "recipe", "balance", "augment", "teacher", "settings",
         "finalist_batch", "finalist_images", "start", "baseline",
     ),
     "Limits": ("max_latency", "max_parameters", "max_macs", "max_memory"),
@@ -156,6 +157,7 @@ def _words(value: object) -> str:
 )
 @click.option("--balance", type=click.Choice(["none", "loss", "sampling"]), help=BALANCE_HELP)
 @click.option("--augment", metavar="NAME=VALUE,...", help=AUGMENT_HELP)
+@click.option("--teacher", metavar="NETWORK", help=TEACHER_HELP + ".")
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other value of the recipe.")
 @click.option("--finalist-batch", type=click.IntRange(1), help="Images per step.")
 @click.option("--finalist-images", type=click.IntRange(0), help="Most training images of an epoch; 0 is all.")
@@ -249,6 +251,11 @@ def _search(
     with output.progress("reading images", None):
         dataset = load_data(data_words(data, values["skip_bad"]), validation=values["validation"])
     summary = tell_images(output, dataset)
+    if len(dataset.validation) < FEW_TO_DECIDE:
+        output.warn(
+            f"{len(dataset.validation)} validation images choose between networks; differences of some "
+            "points mean nothing: --validation 0.3 takes more"
+        )
     folder = run or default_folder(dataset.name)
     device = device_of(values)
     if device is not None and not output.dry_run:
@@ -275,6 +282,7 @@ def _search(
             command=command,
             output=output,
             tracker=tracker,
+            teacher=values["teacher"],
         )
     return None if result is None else (result, config, summary)
 

@@ -1,30 +1,83 @@
-"""``smash-export train``: a preset or any architecture file is trained by a recipe and becomes a bundle."""
+"""``smash-export train``: a preset, an architecture file or your own network becomes a trained bundle."""
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
+from typing import Any
 
 import click
 
-from smash_export.cli.freeze import GROUPS
+from smash_base.errors import UsageError
+from smash_export.cli.console import Output, common_options
+from smash_export.cli.freeze import GROUPS, run_freeze
 from smash_export.cli.freeze import command as freeze_command
 from smash_export.cli.groups import Grouped
+from smash_export.cli.images import data_words, tell_images
+from smash_export.cli.training import chosen_recipe, train_module
 
 NOT_HERE = ("arch", "weights", "run")  # the network is an argument, and nothing is generated
 
-assert freeze_command.callback is not None
+
+def _train(network: Path, output: Output, **values: Any) -> None:
+    from smash_export.export.own_network import names_function
+
+    values["weights"] = "retrain"
+    if names_function(str(network)) and not network.exists():
+        _train_own(str(network), output, values)
+    else:
+        run_freeze(network, output, {**values, "run": None})
+
+
+def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
+    """Train ``module:function`` and make a bundle of it."""
+    from smash_export.export.own_network import own_network
+    from smash_search.data import load_dataset
+
+    if values["data"] is None or values["qat"] or values["exporter"] != "graph":
+        raise UsageError(
+            f"{name} is a network of your own",
+            expected="--data, and neither --qat nor --exporter, which need an architecture file",
+        )
+    if values["threads"]:
+        import torch
+
+        torch.set_num_threads(values["threads"])
+    destination = values["out"] or Path(f"{name.rpartition(':')[2]}-bundle")
+    dataset = load_dataset(data_words(values["data"], values["skip_bad"]))
+    summary = tell_images(output, dataset)
+    if not any(word.startswith("whiten=") for word in values["settings"]):
+        values["settings"] = (*values["settings"], "whiten=false")  # its weights may be trained ones
+    recipe = chosen_recipe(dataset, values)
+    own_network(name, dataset, recipe.seed)  # is it one?
+    if output.dry_run:
+        plan = {"network": name, "data": dataset.spec, "writes": str(destination), "recipe": recipe.to_json()}
+        output.table("Would do", ["what", "value"], [[key, str(value)] for key, value in plan.items()])
+        output.result({"dry_run": True, "images": summary.to_json(), **plan})
+        return
+    train_module(
+        lambda: own_network(name, dataset, recipe.seed),
+        name,
+        None,
+        dataset,
+        summary,
+        destination,
+        recipe,
+        values,
+        output,
+    )
+
+
 command = Grouped(
     "train",
     groups={heading: [name for name in names if name not in NOT_HERE] for heading, names in GROUPS.items()},
-    callback=functools.partial(freeze_command.callback, weights="retrain", run=None),
+    callback=common_options(writes=True)(_train),
     params=[
-        click.Argument(["arch"], metavar="NETWORK", type=click.Path(path_type=Path)),
+        click.Argument(["network"], metavar="NETWORK", type=click.Path(path_type=Path)),
         *(option for option in freeze_command.params if option.name not in NOT_HERE),
     ],
     help="""Train a network from scratch and write a verified bundle.
 
-    NETWORK is a preset, such as resnet-8, or an architecture file. An interrupted training goes on when
-    the same command is given again.
+    NETWORK is a preset, such as resnet-8, an architecture file, or package.module:function that returns a
+    torch.nn.Module. An interrupted training goes on when the same command is given again.
     """,
 )

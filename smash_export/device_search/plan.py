@@ -190,7 +190,7 @@ def _few(dataset: Dataset, config: SearchConfig) -> Dataset:
 
     def some(split: Split, count: int) -> Split:
         chosen = np.sort(random.permutation(len(split))[:count])
-        return replace(split, images=np.ascontiguousarray(split.images[chosen]), labels=split.labels[chosen])
+        return split.take(chosen)
 
     needed = max(config.training.batch, config.scoring.statistics_images, 2 * IMAGES)
     stages = config.scoring.stages(len(dataset.validation))

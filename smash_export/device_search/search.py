@@ -140,6 +140,7 @@ SMASH: dict[str, dict[str, Any]] = {
     "finalists": {"count": 6, "rounds": 0, "per_round": 0, "random": 0, "known": 0, "drop": 0.9},
 }
 
+TEACHER = "teacher"  # first part of the name of the file that holds its answers
 _CLAIM = {".lock", "config.json", "timings.json"}  # of a folder that holds no result yet
 FASTEST = 12  # networks measured to see whether a latency limit can be kept
 
@@ -401,6 +402,7 @@ def search(
     command: list[str] | None = None,
     output: Output = SILENT,
     tracker: Tracker | None = None,
+    teacher: Path | str | None = None,
 ) -> SearchResult | None:
     """Search a network for labelled images and write ``best.json`` and ``report.html``.
 
@@ -415,6 +417,7 @@ def search(
         executor: where candidates are scored and finalists trained; in this process unless given.
         command: words of the command line, for the report.
         tracker: gets the curves of every stage.
+        teacher: network whose answers finalists learn as well (:mod:`smash_export.export.teacher`).
 
     Returns:
         What was found; None in all but the first of several processes that ``torchrun`` started.
@@ -437,6 +440,8 @@ def search(
             return None
         if measurement is not None and not (folder / "measures.jsonl").exists():
             check_latency(chosen, dataset, measurement, output)
+        if teacher is not None:
+            chosen = _taught(chosen, dataset, teacher, folder, output)
         with _leaving_nothing(folder):
             result = run_search(
                 chosen,
@@ -458,6 +463,17 @@ def search(
     return result
 
 
+def _taught(
+    config: SearchConfig, dataset: Dataset, teacher: Path | str, folder: Path, output: Output
+) -> SearchConfig:
+    """The search with a teacher's answers in its folder; the file's name says whose and for which images."""
+    from smash_export.export.teacher import answers_file
+
+    with output.progress("asking the teacher", None):
+        kept = answers_file(teacher, dataset, folder / TEACHER, warn=output.warn)
+    return replace(config, finalists=replace(config.finalists, teacher=kept.name))
+
+
 @contextlib.contextmanager
 def _leaving_nothing(folder: Path) -> Iterator[None]:
     """Remove what a refused search has written of a new folder: the right command must not be refused.
@@ -469,7 +485,8 @@ def _leaving_nothing(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not claimed and {path.name for path in folder.glob("*")} <= _CLAIM:
+        found = {path.name for path in folder.glob("*") if not path.name.startswith(f"{TEACHER}-")}
+        if not claimed and found <= _CLAIM:
             for name in _CLAIM:
                 (folder / name).unlink(missing_ok=True)
             for path in made:

@@ -30,10 +30,13 @@ import torch
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
+from smash_base.json_values import JsonObject
+from smash_base.preprocess import softmax
 from smash_export import __version__
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.export.calibration import Calibration, fit_calibration
 from smash_export.export.onnx_writer import INPUT, OUTPUT, onnx_from_architecture, onnx_from_trace
+from smash_export.measure.evaluate import Evaluation, score
 from smash_export.measure.verify import Parity, measure_parity
 from smash_search.data import Dataset, load_dataset
 from smash_search.model.fake_quantisation import FakeQuantisedNetwork
@@ -44,7 +47,7 @@ from smash_search.space.best import BestFile, read_best
 from smash_search.space.cost import Cost, cost_of
 from smash_search.train.compute import pick_device
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import Epoch, FitResult, Recipe, accuracy, fit, new_network
+from smash_search.train.network import Epoch, FitResult, Recipe, fit, new_network
 from smash_search.train.recipes import AUTO, recipe_for
 from smash_targets.base import ModelSignature, SessionOptions, get_target
 
@@ -65,7 +68,7 @@ class FreezeReport:
         bundle: the opened bundle.
         weights: where its weights come from.
         cost: parameters, MACs, activation memory.
-        test_accuracy, test_images: Accuracy of the frozen network in eager PyTorch, on so many test images.
+        test: Figures of the frozen network in eager PyTorch, on the test split.
         parity: per file ("onnx", "torchscript"), against eager PyTorch.
         fit: what training gave; None for generated weights.
     """
@@ -73,10 +76,19 @@ class FreezeReport:
     bundle: Bundle
     weights: Weights
     cost: Cost
-    test_accuracy: float
-    test_images: int
+    test: Evaluation
     parity: Mapping[str, Parity]
     fit: FitResult | None
+
+    @property
+    def test_accuracy(self) -> float:
+        """Share of right first answers."""
+        return self.test.accuracy
+
+    @property
+    def test_images(self) -> int:
+        """Number of test images."""
+        return self.test.images
 
 
 def default_recipe(dataset: Dataset, weights: Weights = "retrain", seed: int = 0) -> Recipe:
@@ -107,6 +119,7 @@ def freeze(
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[TrainingProgress], None] | None = None,
     teacher: np.ndarray | None = None,
+    facts: JsonObject | None = None,
 ) -> FreezeReport:
     """Freeze an architecture into a bundle.
 
@@ -124,7 +137,8 @@ def freeze(
         force: replace an existing bundle, once the new one is verified.
         on_epoch: called with each entry of the training history.
         on_step: called after every step of training.
-        teacher: logits of another network for the training images (:func:`teacher_logits`).
+        teacher: logits of another network for the training images (:mod:`smash_export.export.teacher`).
+        facts: more for the bundle's provenance.
 
     Raises:
         InvalidInputError: the data have other classes or another input than the architecture.
@@ -161,6 +175,7 @@ def freeze(
             quantisation_aware,
             force,
             calibration,
+            facts or {},
         )
     shutil.rmtree(work, ignore_errors=True)
     return report
@@ -287,13 +302,13 @@ def _train_quantisation_aware(
 
 def statistics_images(dataset: Dataset) -> torch.Tensor:
     """The training images that norms are recomputed from before freezing: float32 [N, C, *S]."""
-    chosen = _spread(len(dataset.train), STATISTICS_IMAGES)
+    chosen = spread(len(dataset.train), STATISTICS_IMAGES)
     images = torch.from_numpy(dataset.train.images[chosen])
     tensor: torch.Tensor = dataset.preprocessing.normalise(images)
     return tensor
 
 
-def _spread(count: int, wanted: int, seed: int = 0) -> np.ndarray:
+def spread(count: int, wanted: int, seed: int = 0) -> np.ndarray:
     """Ascending indices of a fixed random choice."""
     order = np.random.default_rng((seed, count)).permutation(count)
     return np.sort(order[:wanted])
@@ -312,51 +327,6 @@ def calibrate(architecture: Architecture, frozen: dict[str, np.ndarray], dataset
     return calibration
 
 
-def teacher_logits(teacher: Path | str, dataset: Dataset, cache: Path | None = None) -> np.ndarray:
-    """What a bundle's network answers for the training images, float32 [N, K]; through its own preprocessing.
-
-    Args:
-        teacher: the bundle; of an ONNX or TorchScript file ``smash-export adopt`` makes one.
-        dataset: its training images are shown in their order.
-        cache: file that the answers are kept in.
-
-    Raises:
-        InvalidInputError: the bundle is for other classes or for images of another size.
-    """
-    from smash_export.prediction.classifier import load
-
-    with load(teacher) as classifier:
-        if tuple(classifier.labels) != tuple(dataset.classes):
-            raise InvalidInputError(
-                f"the teacher {teacher} is for other classes",
-                expected=", ".join(dataset.classes[:5]),
-                received=", ".join(classifier.labels[:5]),
-            )
-        if classifier.preprocessing.sample_shape != dataset.preprocessing.sample_shape:
-            raise InvalidInputError(
-                f"the teacher {teacher} is for images of another size",
-                expected=dataset.preprocessing.sample_shape,
-                received=classifier.preprocessing.sample_shape,
-            )
-        name = f"{files.sha256(classifier.bundle.onnx)[:16]}-{dataset.fingerprint[:16]}"
-        held = None if cache is None else cache.with_name(f"{cache.name}-{name}.npy")
-        if held is not None and held.exists():
-            kept: np.ndarray = np.load(held, allow_pickle=False)
-            return kept
-        images = dataset.train.images
-        parts = [
-            classifier.logits(classifier.preprocessing.normalise(np.asarray(images[start : start + 256])))
-            for start in range(0, len(images), 256)
-        ]
-    answers: np.ndarray = np.concatenate(parts).astype(np.float32)
-    if held is not None:
-        stream = io.BytesIO()
-        np.save(stream, answers, allow_pickle=False)
-        held.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(held, stream.getvalue())
-    return answers
-
-
 # ---------------------------------------------------------------------------------------------- export
 
 
@@ -372,12 +342,13 @@ def _export(
     quantisation_aware: bool,
     force: bool,
     calibration: Calibration | None,
+    facts: JsonObject,
 ) -> FreezeReport:
     reference = FrozenNetwork(best.architecture, frozen).eval()
     signature = ModelSignature(
         INPUT, OUTPUT, dataset.preprocessing.input_shape, len(best.classes), (1, 1, LARGEST_BATCH)
     )
-    chosen = _spread(len(dataset.test), SAMPLE_IMAGES)
+    chosen = spread(len(dataset.test), SAMPLE_IMAGES)
     images, labels = np.asarray(dataset.test.images[chosen]), dataset.test.labels[chosen]
     samples = Samples(images, labels, _logits(reference, dataset, images))
     if exporter == "graph":
@@ -394,9 +365,11 @@ def _export(
         )
     torchscript = trace(reference, best, dataset)
     parity = _verify(destination, onnx, torchscript, signature, samples, dataset)
-    test = accuracy(reference, dataset.test, dataset.preprocessing, torch.device("cpu"))
+    test = score(
+        softmax(_logits(reference, dataset, dataset.test.images)), dataset.test.labels, dataset.classes
+    )
     cost = cost_of(best.architecture, best.input, len(best.classes))
-    train = dataset.train.images[_spread(len(dataset.train), CALIBRATION_IMAGES)]
+    train = dataset.train.images[spread(len(dataset.train), CALIBRATION_IMAGES)]
     bundle = write_bundle(
         destination,
         onnx=onnx,
@@ -415,7 +388,7 @@ def _export(
             "exporter": exporter,
             "quantisation_aware": quantisation_aware,
             "data": {"spec": dataset.spec, "seed": dataset.seed, "fingerprint": dataset.fingerprint},
-            "accuracy": {"split": "test", "images": len(dataset.test), "top1": test},
+            "accuracy": {"split": "test", **test.facts()},
             "cost": asdict(cost),
             "parity": {name: value.to_json() for name, value in parity.items()},
             "search": best.search.to_json(),
@@ -424,17 +397,18 @@ def _export(
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },
+            **facts,
         },
         force=force,
     )
-    return FreezeReport(bundle, weights, cost, test, len(dataset.test), parity, fitted)
+    return FreezeReport(bundle, weights, cost, test, parity, fitted)
 
 
 def _logits(network: torch.nn.Module, dataset: Dataset, images: np.ndarray) -> np.ndarray:
     parts = []
     with torch.inference_mode():
         for start in range(0, len(images), 256):
-            batch = dataset.preprocessing.normalise(images[start : start + 256])
+            batch = dataset.preprocessing.normalise(np.asarray(images[start : start + 256]))
             parts.append(network(torch.from_numpy(batch)).numpy())
     return np.concatenate(parts)
 

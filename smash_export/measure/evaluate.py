@@ -17,10 +17,11 @@ import numpy as np
 
 from smash_base import files
 from smash_base.json_values import JsonObject
-from smash_base.preprocess import probabilities_of
+from smash_base.preprocess import PRESENT, probabilities_of
 from smash_export.bundle.bundle import Bundle
 from smash_export.measure.labelled import Labelled, bundled, from_data
 from smash_export.prediction.classifier import Classifier, load
+from smash_search.data.several import average_precisions, likeliest, mean_average_precision
 
 BINS = 15
 SHOWN_ERRORS = 36
@@ -59,6 +60,24 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Presence:
+    """One class of several that an image may be of.
+
+    Attributes:
+        label: its name.
+        images: how many images of it there are.
+        average_precision: mean precision at the places of its images, sorted by probability; None without.
+        precision, recall: of the images with a probability of one half and more; None where there are none.
+    """
+
+    label: str
+    images: int
+    average_precision: float | None
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Result of :func:`evaluate` on N images and K classes.
 
@@ -67,6 +86,9 @@ class Evaluation:
         images: N.
         accuracy: share of right first answers.
         low, high: 95 % interval of the accuracy (Wilson).
+        balanced_accuracy: mean recall of the classes that have images; a class of ten images counts as much
+            as one of a thousand.
+        macro_f1: mean F1 of the same classes; 0 for one that was never answered.
         top5: share of images whose class is among the five most probable; None for K <= 5.
         calibration_error: expected calibration error; 0 is best.
         confidence: mean probability of the answer; above the accuracy means overconfident.
@@ -76,6 +98,9 @@ class Evaluation:
         mistakes: the wrong answers with the highest probability first, at most 36.
         mistake_count: how many there are.
         warnings: what the reader must know about the images.
+        mean_average_precision, presence: of networks whose classes do not exclude each other, on images
+            whose classes are all known; None and empty for all others. An answer is right where it is one of
+            the image's classes, and ``labels`` are those that were answered, or the likeliest.
     """
 
     data: str
@@ -83,6 +108,8 @@ class Evaluation:
     accuracy: float
     low: float
     high: float
+    balanced_accuracy: float
+    macro_f1: float
     top5: float | None
     calibration_error: float
     confidence: float
@@ -92,10 +119,32 @@ class Evaluation:
     mistakes: tuple[Mistake, ...]
     mistake_count: int
     warnings: tuple[str, ...] = ()
+    mean_average_precision: float | None = None
+    presence: tuple[Presence, ...] = ()
 
     def to_json(self) -> JsonObject:
         """JSON values."""
         return {**asdict(self), "confusion": self.confusion.tolist()}
+
+    def facts(self) -> JsonObject:
+        """What a manifest keeps of it: the figures, and recall and precision of each class."""
+        return {
+            "images": self.images,
+            "top1": self.accuracy,
+            "interval": [self.low, self.high],
+            "balanced": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "calibration_error": self.calibration_error,
+            **(
+                {"mean_average_precision": self.mean_average_precision}
+                if self.mean_average_precision is not None
+                else {}
+            ),
+            "classes": {
+                row.label: {"images": row.images, "recall": row.recall, "precision": row.precision}
+                for row in self.presence or self.classes
+            },
+        }
 
 
 def evaluate(
@@ -138,6 +187,7 @@ def _evaluate(classifier: Classifier, data: Labelled) -> Evaluation:
         np.concatenate(probabilities),
         np.asarray(data.labels),
         classifier.labels,
+        targets=data.targets,
         data=data.name,
         images_per_second=len(data) / seconds,
         warnings=data.warnings,
@@ -149,12 +199,18 @@ def score(
     labels: np.ndarray,
     names: Sequence[str],
     *,
+    targets: np.ndarray | None = None,
     data: str = "",
     images_per_second: float = math.nan,
     warnings: tuple[str, ...] = (),
 ) -> Evaluation:
-    """Every figure from probabilities [N, K] and true classes int [N]; no network needed."""
+    """Every figure from probabilities [N, K] and true classes int [N]; no network needed.
+
+    With targets [N, K], of images that may be of several classes, the labels are not looked at.
+    """
     count, classes = probabilities.shape
+    if targets is not None:
+        labels = likeliest(targets, probabilities)
     answers = probabilities.argmax(axis=1)
     sureness = probabilities[np.arange(count), answers]
     right = answers == labels
@@ -163,6 +219,8 @@ def score(
     wrong = np.flatnonzero(~right)
     worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:SHOWN_ERRORS]
     top5 = None
+    rows = tuple(_class_row(index, names, confusion) for index in range(classes))
+    present = [row for row in rows if row.images]
     if classes > 5:
         top5 = float((np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]).any(axis=1).mean())
     return Evaluation(
@@ -171,17 +229,38 @@ def score(
         accuracy=float(right.mean()),
         low=low,
         high=high,
+        balanced_accuracy=float(np.mean([row.recall for row in present])),
+        macro_f1=float(np.mean([row.f1 or 0.0 for row in present])),
         top5=top5,
         calibration_error=calibration_error(sureness, right),
         confidence=float(sureness.mean()),
         images_per_second=images_per_second,
-        classes=tuple(_class_row(index, names, confusion) for index in range(classes)),
+        classes=rows,
         confusion=confusion,
         mistakes=tuple(
             Mistake(int(i), names[labels[i]], names[answers[i]], float(sureness[i])) for i in worst
         ),
         mistake_count=len(wrong),
         warnings=warnings,
+        mean_average_precision=None if targets is None else mean_average_precision(probabilities, targets),
+        presence=() if targets is None else presence_of(probabilities, targets, names),
+    )
+
+
+def presence_of(probabilities: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> tuple[Presence, ...]:
+    """Figures of each class where an image may be of several: probabilities and targets [N, K]."""
+    said, there = probabilities >= PRESENT, targets > 0
+    hits, answered, images = ((said & there).sum(0), said.sum(0), there.sum(0))
+    average = average_precisions(probabilities, targets)
+    return tuple(
+        Presence(
+            name,
+            int(images[k]),
+            float(average[k]) if images[k] else None,
+            float(hits[k] / answered[k]) if answered[k] else None,
+            float(hits[k] / images[k]) if images[k] else None,
+        )
+        for k, name in enumerate(names)
     )
 
 

@@ -23,6 +23,7 @@ class Labelled:
         name: where they come from, for titles.
         images: uint8 [N, *sample_shape]; may be a memmap.
         labels: int64 [N].
+        targets: uint8 [N, K] in the order of the network's outputs, where an image may be of several classes.
         warnings: what the reader of a result must know.
     """
 
@@ -30,6 +31,7 @@ class Labelled:
     images: np.ndarray
     labels: np.ndarray
     warnings: tuple[str, ...] = ()
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,7 +76,12 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
         )
     if split != "test":
         warnings.append(f"{split} images say nothing about new images")
-    return Labelled(f"{spec}, {split} split", images, numbers[np.asarray(part.labels)], tuple(warnings))
+    targets = None
+    if part.targets is not None:
+        targets = np.zeros((len(part), len(bundle.labels)), np.uint8)
+        targets[:, numbers] = part.targets
+    labels = numbers[np.asarray(part.labels)]
+    return Labelled(f"{spec}, {split} split", images, labels, tuple(warnings), targets)
 
 
 def class_numbers(spec: str, classes: Sequence[str], labels: Sequence[str]) -> np.ndarray:

@@ -64,6 +64,8 @@ class Prediction:
         milliseconds: time in the runtime, of this image's share of its batch.
         present: for networks whose classes do not exclude each other (``outputs: sigmoid``) every class with
             a probability of at least one half, best first, possibly none; None for all others.
+        doubtful: whether the image is perhaps of none of the classes: its probability is below what nearly
+            all validation images reached; None where the bundle does not say how much that is.
     """
 
     source: str
@@ -73,9 +75,10 @@ class Prediction:
     top: tuple[ClassScore, ...]
     milliseconds: float
     present: tuple[ClassScore, ...] | None = None
+    doubtful: bool | None = None
 
     def to_json(self) -> JsonObject:
-        """JSON values; ``present`` only where the network has it."""
+        """JSON values; ``present`` and ``doubtful`` only where there is something to say."""
         document: JsonObject = {
             "source": self.source,
             "label": self.label,
@@ -86,6 +89,8 @@ class Prediction:
         }
         if self.present is not None:
             document["present"] = [asdict(score) for score in self.present]
+        if self.doubtful is not None:
+            document["doubtful"] = self.doubtful
         return document
 
 
@@ -184,6 +189,7 @@ class Classifier:
         self.choice = choice
         self._session = session
         self._batch = bundle.signature.batch
+        self._doubt_below = bundle.doubt_below
         self._lock = threading.Lock()
         self._closed = False
 
@@ -347,7 +353,12 @@ class Classifier:
                 ClassScore(labels[index], index, score) for index, score in zip(indices, scores, strict=True)
             )
             first = top[0]
-            answers.append(Prediction(name, first.label, first.index, first.probability, top, milliseconds))
+            doubtful = None if self._doubt_below is None else first.probability < self._doubt_below
+            answers.append(
+                Prediction(
+                    name, first.label, first.index, first.probability, top, milliseconds, doubtful=doubtful
+                )
+            )
         if outputs != "sigmoid":
             return answers
         return [

@@ -249,6 +249,7 @@ class _Server:
                     "precision": model.classifier.choice.precision,
                     "predictions": [_score(model.labels, index, probabilities) for index in best.tolist()],
                     **_present(model, probabilities),
+                    **_doubt(model, probabilities),
                     "milliseconds": {
                         "decode": round(decode * 1e3, 3),
                         "queue": round(job.waited * 1e3, 3),
@@ -377,6 +378,12 @@ def _present(model: Model, probabilities: np.ndarray) -> JsonObject:
         return {}
     indices = present_classes(probabilities)
     return {"present": [_score(model.labels, index, probabilities) for index in indices]}
+
+
+def _doubt(model: Model, probabilities: np.ndarray) -> dict[str, bool]:
+    """Whether the image is perhaps of none of the classes, where the bundle says from when on."""
+    limit = model.classifier.bundle.doubt_below
+    return {} if limit is None else {"doubtful": bool(probabilities.max() < limit)}
 
 
 def _top(text: str) -> int:

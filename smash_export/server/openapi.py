@@ -80,6 +80,7 @@ _PREDICT_ANSWER: JsonObject = {
             "type": "array",
             "items": _PREDICTION,
         },
+        "doubtful": {"type": "boolean"},  # perhaps of no class; where the bundle says from when on
         "milliseconds": {"type": "object", "additionalProperties": {"type": "number"}},
     },
 }

@@ -52,6 +52,9 @@ def test_the_right_command_runs_after_a_refused_one_and_keeps_foreign_files(tmp_
 def test_finalists_have_the_recipe_that_fits_the_images_and_what_is_set(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    few = ["search", "--data", "digits", "--dry-run", "--validation", "0.05"]
+    assert run(few) == 0
+    assert "validation images choose" in capsys.readouterr().err
     words = ["search", "--data", "digits", "--dry-run", "--json", "--recipe", "quick"]
     assert run([*words, "--set", "weight_decay=0.001", "--finalist-batch", "48"]) == 0
     finalists = json.loads(capsys.readouterr().out)["finalists"]
@@ -64,6 +67,20 @@ def test_finalists_have_the_recipe_that_fits_the_images_and_what_is_set(
     assert json.loads(capsys.readouterr().out)["finalists"]["rungs"] == [1, 4]
     assert run([*words, "--set", "epochs=9"]) == 2
     assert "--rungs" in capsys.readouterr().err
+
+
+def test_finalists_learn_from_a_teacher_whose_answers_stay_in_the_run(
+    tmp_path: Path, digits_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "taught"
+    words = ["search", "--data", "digits", "--run", str(folder), "--quiet", *SMALL, "--rounds", "0"]
+    assert run([*words, "--teacher", str(digits_bundle)]) == 0
+    (answers,) = folder.glob("teacher-*.npy")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["identity"]["finalists"]["teacher"] == answers.name
+    capsys.readouterr()
+    assert run(words) == 2, "a search without that teacher is another one"
+    assert "teacher differs" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

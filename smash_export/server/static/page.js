@@ -141,7 +141,8 @@ function show(result, milliseconds) {
     return line;
   }));
   const first = result.predictions[0];
-  say(`${first.label}, ${(100 * first.probability).toFixed(1)} %`);
+  const doubt = result.doubtful ? " - perhaps none of the classes" : "";
+  say(`${first.label}, ${(100 * first.probability).toFixed(1)} %${doubt}`);
   const times = result.milliseconds;
   at("time").textContent = `${times.run.toFixed(2)} ms in ${result.target} ${result.precision}, `
     + `${times.total.toFixed(2)} ms on the server, ${milliseconds.toFixed(0)} ms from here`;

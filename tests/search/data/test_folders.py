@@ -11,7 +11,7 @@ from PIL import Image
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Preprocessing
-from smash_search.data import as_seen_by, load_dataset, summarise
+from smash_search.data import as_seen_by, cache, load_dataset, summarise
 from smash_search.data import files as image_reader
 from smash_search.data.parts import part_of
 
@@ -135,6 +135,45 @@ def test_all_bad_files_stand_in_one_message_and_can_be_left_out(
         assert summary.images == 16
         assert summary.omitted == 4
         assert {os.path.basename(name) for name in summary.left_out[0].names} == set(bad)
+
+
+def test_many_files_are_decoded_once_until_one_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_reader, "KEPT_FROM", 10)
+    photos(tmp_path)
+    first = load_dataset(f"folder:{tmp_path}")
+    path = tmp_path / "cat/0.png"
+    held, facts = path.read_bytes(), path.stat()
+    path.write_bytes(bytes(len(held)))  # no image any more, of the same size and time
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    again = load_dataset(f"folder:{tmp_path}")
+    assert again.fingerprint == first.fingerprint, "nothing was decoded"
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 10**9))
+    with pytest.raises(InvalidInputError, match=r"0\.png"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_decoded_copies_go_when_they_take_too_much_and_the_last_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_reader, "KEPT_FROM", 10)
+    monkeypatch.setattr(cache, "MOST_BYTES", 6000)
+    photos(tmp_path)
+    for size in (8, 9, 10, 12):
+        load_dataset(f"folder:{tmp_path}?size={size}")
+    copies = sorted((tmp_path / cache.FOLDER).glob("*/images.npy"))
+    assert [path.parent.name for path in copies] == ["train-12x12x3-bilinear-upright"]
+
+
+def test_images_are_decoded_where_no_copy_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos(tmp_path)
+    wanted = load_dataset(f"folder:{tmp_path}").fingerprint
+    monkeypatch.setattr(image_reader, "KEPT_FROM", 10)
+    (tmp_path / cache.FOLDER).write_text("a file where the folder would be")
+    assert load_dataset(f"folder:{tmp_path}").fingerprint == wanted
 
 
 def test_labels_stay_with_their_images_when_bad_files_are_left_out(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from smash_base import files
@@ -133,6 +134,18 @@ def test_epochs_are_counted_as_they_are_trained() -> None:
     assert config.epochs(8) == 8 + 4 + 2 * 2
     assert FinalistsConfig(count=5, rungs=(1, 2), keep=0.5).schedule(5) == [5, 3]
     assert FinalistsConfig(epoch_images=500).recipe_of(1, "0").epoch_images == 500
+
+
+def test_a_teacher_changes_what_a_rung_trains(tmp_path: Path) -> None:
+    data = small_digits(train=64)
+    finalist = Finalist(SPACE.draw(0, 0), "search", "", None, 1)
+    config = FinalistsConfig(rungs=(1,), recipe=Recipe(batch=32, distillation=1.0))
+    wrong = 20 * np.eye(10, dtype=np.float32)[(data.train.labels + 1) % 10]
+    alone, taught = (
+        train_rung(finalist, 0, data, config, weights=tmp_path / name, teacher=teacher)
+        for name, teacher in (("alone", None), ("taught", wrong))
+    )
+    assert taught.loss != alone.loss
 
 
 def test_rungs_train_by_one_recipe_with_epochs_of_their_own() -> None:

@@ -18,9 +18,11 @@ import torch
 from click.testing import CliRunner
 
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
+from smash_export import load
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
-from smash_export.export.freeze import default_recipe, freeze, statistics_images, teacher_logits
+from smash_export.export.freeze import default_recipe, freeze, statistics_images
+from smash_export.export.teacher import teacher_logits
 from smash_search.data import Dataset, load_dataset
 from smash_search.model.interpreter import FrozenNetwork
 from smash_search.model.supernet import Supernet
@@ -79,6 +81,12 @@ def test_retraining_learns_and_the_bundle_says_how(tmp_path: Path, best: BestFil
     assert provenance["weights"] == "retrain"
     assert provenance["recipe"] == json.loads(json.dumps(recipe.to_json()))
     assert provenance["accuracy"]["top1"] == report.test_accuracy  # type: ignore[index, call-overload]
+    digit = report.test.classes[3]
+    facts = provenance["accuracy"]["classes"]["3"]  # type: ignore[index, call-overload]
+    assert facts == {"images": digit.images, "recall": digit.recall, "precision": digit.precision}
+    card = (bundle.path / "README.md").read_text()
+    assert f"mean recall of the classes {report.test.balanced_accuracy:.2%}" in card
+    assert f"| 3 | {digit.images} | {digit.recall:.2%} |" in card
     assert provenance["data"]["fingerprint"] == dataset.fingerprint  # type: ignore[index, call-overload]
     assert bundle.architecture == best.architecture
     assert len(bundle.calibration()) >= 512
@@ -255,6 +263,11 @@ def test_a_trained_network_is_calibrated_and_teaches_another(
     assert isinstance(calibration, dict)
     assert calibration["images"] == len(dataset.validation)
     assert calibration["error_after"] <= calibration["error_before"] + 0.02  # type: ignore[operator]
+    assert bundle.doubt_below == calibration["threshold"]
+    with load(bundle.path) as classifier:
+        answered = classifier.predict(list(dataset.validation.images))
+    doubtful = sum(answer.doubtful for answer in answered) / len(answered)
+    assert doubtful == pytest.approx(calibration["false_alarm"], abs=0.03)
     cache = tmp_path / "answers"
     answers = teacher_logits(bundle.path, dataset, cache)
     assert answers.shape == (len(dataset.train), 10)

@@ -52,6 +52,8 @@ def test_every_figure_of_a_hand_made_case() -> None:
     assert (dog.recall, dog.precision, dog.confused_with) == (pytest.approx(2 / 3), 1, "cat")
     assert (owl.images, owl.recall, owl.precision, owl.f1) == (0, None, None, None)
     assert result.confidence == pytest.approx(0.65)
+    assert result.balanced_accuracy == pytest.approx((1 + 2 / 3) / 2), "owls have no images"
+    assert result.macro_f1 == pytest.approx((2 / 3 + 0.8) / 2)
 
 
 def test_the_surest_errors_come_first_and_are_limited() -> None:

@@ -46,9 +46,20 @@ def test_an_image_file_is_answered_with_labels(
     assert answer["predictions"][0]["label"] == str(digits_images[1][0])
     assert len(answer["predictions"]) == 3
     assert answer["predictions"][0]["probability"] > 0.5
+    assert answer["doubtful"] is False
     assert (answer["model"], answer["version"], answer["target"]) == ("digits", "2", "onnxruntime")
     assert set(answer["milliseconds"]) == {"decode", "queue", "run", "total"}
     assert answer["request_id"] == headers["x-request-id"]
+
+
+def test_an_answer_says_when_the_image_is_perhaps_of_no_class(server: Any) -> None:
+    random = np.random.default_rng(0)
+    answers = []
+    for _ in range(20):
+        noise = png(random.integers(0, 256, (8, 8), dtype=np.uint8))
+        answers.append(json.loads(server.call("POST", "/v1/predict?model=digits", noise)[2]))
+    assert all((a["predictions"][0]["probability"] < 0.5) == a["doubtful"] for a in answers)
+    assert {a["doubtful"] for a in answers} == {True, False}
 
 
 def test_a_form_and_a_jpeg_of_another_size_do_as_well(server: Any, digit: bytes) -> None:

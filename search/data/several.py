@@ -1,0 +1,140 @@
+"""Classes that do not exclude each other: an image of a cat and a dog is of both.
+
+Where a table's cell names several classes, a split has ``targets`` beside its labels: uint8 [N, K], 1 where
+a class is there. ``labels`` then hold one class of each image, the rarest, which is what splits are balanced
+by. How good answers are is told by the average precision of each class (the mean precision at the places of
+its images, sorted by answer), which needs no threshold; thresholds are those with the highest F1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from smash_base import files
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.data.spec import Spec
+
+MARKS = {"comma": ",", "semicolon": ";", "bar": "|", "space": " "}
+OPTION = "several"
+
+
+def mark_of(spec: Spec) -> str | None:
+    """What stands between the classes of one cell; None where each image has one class.
+
+    Raises:
+        UsageError: a mark of several characters that is none of the words.
+    """
+    text = spec.options.get(OPTION)
+    if text is None or text in MARKS:
+        return MARKS.get(text or "")
+    if len(text) != 1:
+        raise UsageError(
+            f"option {OPTION} of data set {spec.text}",
+            expected=f"one character, or {', '.join(MARKS)}",
+            received=text,
+        )
+    return text
+
+
+def targets_of(
+    spec: Spec, cells: dict[str, list[str]], mark: str
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Class names, sorted, and targets uint8 [N, K] by part.
+
+    Args:
+        cells: names of the classes of each image, by part; "train" decides which classes there are.
+        mark: between the names.
+
+    Raises:
+        InvalidInputError: a class that training has not.
+    """
+    named = {
+        part: [[word.strip() for word in cell.split(mark) if word.strip()] for cell in found]
+        for part, found in cells.items()
+    }
+    classes = tuple(sorted({name for names in named["train"] for name in names}))
+    place = {name: index for index, name in enumerate(classes)}
+    targets = {}
+    for part, found in named.items():
+        strange = sorted({name for names in found for name in names if name not in place})
+        if strange:
+            raise InvalidInputError(
+                f"{part} images of {spec.text} have labels that training has not",
+                expected=", ".join(classes[:20]),
+                received=", ".join(strange[:20]),
+            )
+        targets[part] = np.zeros((len(found), len(classes)), np.uint8)
+        for row, names in zip(targets[part], found, strict=True):
+            row[[place[name] for name in names]] = 1
+    return classes, targets
+
+
+def equal_files(paths: Sequence[Path]) -> list[list[int]]:
+    """Places of files with the same bytes, together, in the order of the first of them."""
+    groups: dict[object, list[int]] = {}
+    sizes = [path.stat().st_size for path in paths]
+    usual = Counter(sizes)
+    for place, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        content = files.sha256(path) if usual[size] > 1 else None
+        groups.setdefault((size, content), []).append(place)
+    return list(groups.values())
+
+
+def rarest(targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Of each image that of its classes with the fewest images, int64 [N]."""
+    rank = np.where(targets > 0, counts, np.iinfo(np.int64).max)
+    found: np.ndarray = rank.argmin(1)
+    return found
+
+
+def likeliest(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Of each image that of its classes with the highest score, int64 [N]."""
+    found: np.ndarray = np.where(targets > 0, scores, -np.inf).argmax(1)
+    return found
+
+
+def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Average precision of each class, float64 [K]; NaN for a class without images.
+
+    Args:
+        scores: [N, K], the higher the likelier.
+        targets: [N, K], 1 where a class is there.
+    """
+    order = np.argsort(-scores, axis=0, kind="stable")
+    there = np.take_along_axis(targets, order, 0) > 0
+    precision = there.cumsum(0) / np.arange(1, len(scores) + 1)[:, None]
+    counts = there.sum(0)
+    found: np.ndarray = np.divide(
+        (precision * there).sum(0), counts, out=np.full(len(counts), np.nan), where=counts > 0
+    )
+    return found
+
+
+def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Over the classes that have images; 0 where none has."""
+    found = average_precisions(scores, targets)
+    known = found[~np.isnan(found)]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def thresholds_of(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The probability of each class from which on its F1 is highest, float64 [K]; 0.5 where no image tells.
+
+    Thresholds lie in the middle between two answers.
+    """
+    found = np.full(probabilities.shape[1], 0.5)
+    for label in np.flatnonzero(targets.sum(0)):
+        order = np.argsort(-probabilities[:, label], kind="stable")
+        sorted_answers = probabilities[order, label].astype(np.float64)
+        hits = (targets[order, label] > 0).cumsum()
+        f1 = 2 * hits / (np.arange(1, len(order) + 1) + hits[-1])
+        steps = np.append(sorted_answers[:-1] > sorted_answers[1:], True)  # equal answers stay together
+        best = int(np.where(steps, f1, -1.0).argmax())
+        below = sorted_answers[best + 1] if best + 1 < len(order) else 0.0
+        found[label] = (sorted_answers[best] + below) / 2
+    clipped: np.ndarray = np.clip(found, 0.01, 0.99)
+    return clipped

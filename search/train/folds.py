@@ -1,0 +1,116 @@
+"""Accuracy of few images: every one of them is judged by a network that was not trained on it.
+
+The labelled images but those for testing are divided into folds of equal size and equal shares of the
+classes; as many networks are trained, each without one fold, and judged on it. No epoch is chosen by the
+images that judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.train.loop import TrainingProgress
+from smash_search.train.network import fit, joined
+from smash_search.train.recipes import Recipe
+
+if TYPE_CHECKING:
+    from smash_search.data import Dataset, Split
+
+
+@dataclass(frozen=True)
+class Folds:
+    """What the networks of all folds answered.
+
+    Attributes:
+        right: images that were answered right by the network that had not seen them.
+        images: in all folds.
+        accuracies: share of right answers in each fold.
+    """
+
+    right: int
+    images: int
+    accuracies: tuple[float, ...]
+
+
+def cross_validated(
+    make: Callable[[], nn.Module],
+    dataset: Dataset,
+    recipe: Recipe,
+    folds: int,
+    *,
+    device: torch.device | str = "cpu",
+    work: Path | None = None,
+    on_step: Callable[[TrainingProgress], None] | None = None,
+) -> Folds:
+    """Train a network for each fold of training and validation images.
+
+    Args:
+        make: a new network, images [B, C, *S] -> logits [B, K].
+        dataset: its test images are left alone.
+        recipe: of each training.
+        folds: number of them.
+        device: where to train.
+        work: folder for what is done already; a repeated call goes on there.
+        on_step: called after every step.
+
+    Raises:
+        InvalidInputError: a class has fewer images than there are folds.
+        UsageError: images of several classes.
+    """
+    if dataset.several:
+        raise UsageError("folds count right answers", expected="images of one class each")
+    images = joined(dataset.train, dataset.validation)
+    places = fold_of(images.labels, folds, recipe.seed)
+    plain = replace(recipe, keep_best=False, include_validation=False)
+    rights, counts = [], []
+    for fold in range(folds):
+        rest, judge = _part(images, places != fold), _part(images, places == fold)
+        name = f"{dataset.fingerprint[:32]}-fold-{fold}-of-{folds}"
+        data = replace(dataset, train=rest, validation=judge, fingerprint=name)
+        checkpoint = None if work is None else work / f"fold-{fold}-of-{folds}.pt"
+        if checkpoint is not None:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        result = fit(
+            make(),
+            data,
+            plain,
+            device=device,
+            checkpoint=checkpoint,
+            checkpoint_seconds=2.0,
+            evaluate=False,
+            on_step=on_step,
+        )
+        rights.append(round(result.accuracy * len(judge)))
+        counts.append(len(judge))
+    accuracies = tuple(right / count for right, count in zip(rights, counts, strict=True))
+    return Folds(sum(rights), sum(counts), accuracies)
+
+
+def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold of each image, int64 [N]: every class spread evenly, folds of equal size to within one.
+
+    Raises:
+        InvalidInputError: a class has fewer images than there are folds.
+    """
+    fewest = int(np.unique(labels, return_counts=True)[1].min())
+    if not 2 <= folds <= fewest:
+        raise InvalidInputError(
+            "folds", expected=f"2 to {fewest}, the images of the smallest class", received=folds
+        )
+    random = np.random.default_rng((seed, 0xF01D))
+    order = np.argsort(labels[shuffled := random.permutation(len(labels))], kind="stable")
+    places = np.empty(len(labels), np.int64)
+    places[shuffled[order]] = np.arange(len(labels)) % folds
+    return places
+
+
+def _part(split: Split, chosen: np.ndarray) -> Split:
+    return split.take(np.flatnonzero(chosen))

@@ -1,0 +1,272 @@
+"""What commands that train have in common: the recipe and what is said of it, teacher, folds, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
+from smash_export.cli.console import Output
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from smash_base.progress import Advance
+    from smash_export.export.adopt import Adopted
+    from smash_search.data import Dataset, DatasetSummary
+    from smash_search.space.architecture import Architecture
+    from smash_search.train.loop import TrainingProgress
+    from smash_search.train.network import Epoch
+    from smash_search.train.recipes import Recipe
+
+FEW_TO_DECIDE = 200  # validation images below which their figures are said to be uncertain
+
+
+def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
+    """The recipe asked for, with every value that was given beside it."""
+    from smash_export.cli.compile import read_options
+    from smash_export.export.freeze import default_recipe, recipe_with
+    from smash_search.train.recipes import AUTO, Recipe, recipe_for
+
+    if values["recipe_name"] == AUTO:
+        recipe = default_recipe(dataset, values["weights"], values["seed"])
+    else:
+        recipe = recipe_for(values["recipe_name"], dataset, values["seed"])
+    recipe = recipe_with(
+        recipe,
+        {
+            "epochs": values["epochs"],
+            "batch": values["batch"],
+            "learning_rate": values["learning_rate"],
+            "label_smoothing": values["label_smoothing"],
+            "average": values["ema"],
+            "balance": values["balance"],
+            "augmentation": augmentation(values["augment"]),
+        },
+    )
+    return Recipe.from_json({**recipe.to_json(), **read_options(values["settings"])})
+
+
+def augmentation(text: str | None) -> JsonObject | None:
+    """``"pad_crop=2,flip=true"`` as arguments; None where nothing is given."""
+    if text is None:
+        return None
+    from smash_export.cli.compile import read_options
+
+    return read_options(tuple(text.split(",")))
+
+
+def seconds_of(values: dict[str, Any]) -> float:
+    """Of --time; 0 without."""
+    from smash_export.device_search.plan import parse_duration
+
+    return parse_duration(values["duration"]) if values["duration"] else 0.0
+
+
+def announced(
+    network: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    seconds: float,
+    values: dict[str, Any],
+    output: Output,
+) -> Recipe:
+    """Fit the recipe to the time, say what will be trained and how long it takes here."""
+    from smash_search.train.compute import pick_device
+    from smash_search.train.network import seconds_per_step, within
+
+    per_step = seconds_per_step(network, dataset, recipe, pick_device(values["device"]))
+    images = len(dataset.train)
+    if seconds:
+        recipe = within(recipe, images, seconds, per_step)
+    expected = recipe.epochs * max(1, images // recipe.batch) * per_step
+    output.note(f"recipe {values['recipe_name']}: {recipe.words()}")
+    output.note(f"training takes about {min(expected, seconds or expected) / 60:.1f} minutes here")
+    if len(dataset.validation) < FEW_TO_DECIDE:
+        output.warn(
+            f"{len(dataset.validation)} validation images decide about epochs and probabilities; "
+            "differences below some points mean nothing; --folds 5 measures accuracy on all images"
+        )
+    return recipe
+
+
+def taught(
+    architecture: Architecture | None,
+    dataset: Dataset,
+    recipe: Recipe,
+    seconds: float,
+    place: Path,
+    values: dict[str, Any],
+    output: Output,
+) -> tuple[np.ndarray, float]:
+    """A teacher's answers, and the seconds that are left for its student (0: as many as it takes)."""
+    from smash_export.export.freeze import input_of
+    from smash_export.export.teacher import AUTO, TIME_SHARE, larger_network, teacher_logits, trained_teacher
+    from smash_search.train.compute import pick_device
+    from smash_search.train.network import new_network
+
+    if values["teacher"] != AUTO:
+        with output.progress("asking the teacher", None):
+            answers = teacher_logits(
+                values["teacher"],
+                dataset,
+                place,
+                include_validation=recipe.include_validation,
+                warn=output.warn,
+            )
+        return answers, seconds
+    if architecture is None:
+        raise UsageError("--teacher auto needs an architecture file or a preset", hint="Name a teacher.")
+    larger = larger_network(architecture, dataset)
+    output.note(f"teacher: {larger.key}, a larger network of the same space")
+    network = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed)
+    recipe = announced(network, dataset, recipe, TIME_SHARE * seconds, values, output)
+    with output.progress(f"teacher {larger.key}", recipe.epochs) as advance:
+        answers = trained_teacher(
+            larger,
+            dataset,
+            recipe,
+            device=pick_device(values["device"]),
+            cache=place,
+            on_step=lambda progress: advance(recipe.epochs / progress.steps),
+        )
+    return answers, (1 - TIME_SHARE) * seconds
+
+
+def measured_on_folds(
+    make: Callable[[], nn.Module],
+    dataset: Dataset,
+    recipe: Recipe,
+    destination: Path,
+    values: dict[str, Any],
+    output: Output,
+) -> JsonObject:
+    """Accuracy with its interval on all images but those for testing, told and for the manifest."""
+    from smash_export.measure.evaluate import wilson_interval
+    from smash_search.train.compute import pick_device
+    from smash_search.train.folds import cross_validated
+
+    count = values["folds"]
+    with output.progress(f"{count} folds", count * recipe.epochs) as advance:
+        found = cross_validated(
+            make,
+            dataset,
+            recipe,
+            count,
+            device=pick_device(values["device"]),
+            work=destination.parent / f".{destination.name}.work",
+            on_step=lambda progress: advance(recipe.epochs / progress.steps),
+        )
+    low, high = wilson_interval(found.right, found.images)
+    accuracy = found.right / found.images
+    output.text(
+        f"{count} folds: accuracy {accuracy:.2%} ({low:.2%} to {high:.2%}) on {found.images} images, "
+        "each judged by a network that was not trained on it"
+    )
+    return {
+        "folds": count,
+        "images": found.images,
+        "top1": accuracy,
+        "interval": [low, high],
+        "of_each": list(found.accuracies),
+    }
+
+
+def shown_by(
+    advance: Advance, epochs: int
+) -> tuple[Callable[[Epoch], None], Callable[[TrainingProgress], None]]:
+    """What a training calls after an epoch and after a step, to move a bar of so many epochs."""
+
+    def on_epoch(entry: Epoch) -> None:
+        shown = {"loss": round(entry.loss, 4)}
+        if entry.accuracy is not None:
+            shown["accuracy"] = round(entry.accuracy, 4)
+        advance(0, **shown)
+
+    return on_epoch, lambda progress: advance(epochs / progress.steps)
+
+
+def train_module(
+    make: Callable[[], nn.Module],
+    name: str,
+    architecture: Architecture | None,
+    dataset: Dataset,
+    images: DatasetSummary,
+    destination: Path,
+    recipe: Recipe,
+    values: dict[str, Any],
+    output: Output,
+) -> None:
+    """Train a network that is adopted in the end (:mod:`smash_export.export.own_network`), and tell of it.
+
+    Args:
+        make: a new network.
+        name: of it, for people and the manifest.
+        architecture: what it is made from, if from an architecture.
+        images: what is known of the data set.
+        values: of the command's options.
+    """
+    from smash_export.export.own_network import train_own
+
+    network = make()
+    teacher, seconds = None, seconds_of(values)
+    if values["teacher"]:
+        place = destination.parent / f".{destination.name}.work" / "teacher"
+        teacher, seconds = taught(architecture, dataset, recipe, seconds, place, values, output)
+    seconds /= 1 + (values["folds"] or 0)
+    recipe = announced(network, dataset, recipe, seconds, values, output)
+    facts: JsonObject = {}
+    if values["folds"]:
+        facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
+    with output.progress(f"training {name}", recipe.epochs) as advance:
+        on_epoch, on_step = shown_by(advance, recipe.epochs)
+        adopted = train_own(
+            network,
+            dataset,
+            destination,
+            name=name,
+            recipe=recipe,
+            device=values["device"],
+            force=values["force"],
+            on_epoch=on_epoch,
+            on_step=on_step,
+            teacher=teacher,
+            facts=facts,
+        )
+    tell_adopted(adopted, destination, name, recipe, images, output)
+    if values["bake"]:
+        from smash_export.deploy.bake import bake
+
+        output.text(f"{bake(adopted.bundle).main}: uint8 images in, probabilities out; verified")
+
+
+def tell_adopted(
+    adopted: Adopted, destination: Path, name: str, recipe: Recipe, images: DatasetSummary, output: Output
+) -> None:
+    """How good the network has become."""
+    for warning in adopted.warnings:
+        output.warn(warning)
+    facts = adopted.bundle.manifest.provenance["accuracy"]
+    assert isinstance(facts, dict)
+    output.text(
+        f"{destination}: verified. Test accuracy {facts['top1']:.2%} on {facts['images']} images, "
+        f"mean recall of the classes {facts['balanced']:.2%}."
+    )
+    average = facts.get("mean_average_precision")
+    if isinstance(average, float):
+        output.text(f"Each class by itself: mean average precision {average:.2%}.")
+    output.result(
+        {
+            "bundle": str(destination),
+            "network": name,
+            "images": images.to_json(),
+            "test_accuracy": facts["top1"],
+            "test_images": facts["images"],
+            "mean_average_precision": average,
+            "recipe": recipe.to_json(),
+            "warnings": list(adopted.warnings),
+        }
+    )

@@ -1,0 +1,261 @@
+"""A user's own ``torch.nn.Module``, trained by a recipe, becomes a bundle.
+
+    module:function ──> network ──> trained, calibrated, traced ──> adopted: a bundle
+
+The function makes the network; from there the recipe and the loop are those of every training here, and the
+traced file goes through all that ``smash-export adopt`` checks. What the network is made of is its maker's
+business: no first convolution is whitened unless somebody asks for it, since its weights may be trained ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from smash_base import files
+from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
+from smash_base.preprocess import Outputs, probabilities_of
+from smash_export.export.adopt import Adopted, Images, adopt
+from smash_export.export.calibration import fit_calibration
+from smash_export.export.freeze import CALIBRATION_IMAGES, SAMPLE_IMAGES, spread
+from smash_export.measure.evaluate import score
+from smash_search.data import Dataset
+from smash_search.data.several import likeliest, thresholds_of
+from smash_search.train.compute import pick_device, seed_of
+from smash_search.train.loop import TrainingProgress
+from smash_search.train.network import Epoch, fit
+from smash_search.train.recipes import Recipe
+
+_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_BATCH = 256
+
+
+def names_function(text: str) -> bool:
+    """Whether a network is named as ``package.module:function``."""
+    return _NAME.fullmatch(text) is not None
+
+
+def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
+    """Call ``package.module:function`` (the current folder is searched too); check what it returns.
+
+    Args:
+        text: the function. It gets those of ``channels``, ``classes`` and ``input_shape`` (C, *S) that it has
+            parameters for.
+        dataset: what the network is for.
+        seed: of its initial weights.
+
+    Raises:
+        UsageError: no such module or function.
+        InvalidInputError: it returns no module from images [B, C, *S] to logits [B, K].
+    """
+    function = _function(text)
+    shape, classes = dataset.preprocessing.input_shape, len(dataset.classes)
+    offered = {"channels": shape[0], "classes": classes, "input_shape": shape}
+    parameters = inspect.signature(function).parameters
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, 0x1217))
+        network = function(**{name: value for name, value in offered.items() if name in parameters})
+    if not isinstance(network, nn.Module):
+        raise InvalidInputError(f"result of {text}", expected="a torch.nn.Module", received=type(network))
+    try:
+        with torch.no_grad():
+            answers = network.eval()(torch.zeros(2, *shape))
+        received = list(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        received = f"{type(error).__name__}: {error}"
+    if received != [2, classes]:
+        raise InvalidInputError(
+            f"the network of {text} on images [2, {', '.join(map(str, shape))}]",
+            expected=f"logits [2, {classes}]",
+            received=received,
+        )
+    return network
+
+
+def _function(text: str) -> Callable[..., Any]:
+    name, _, attribute = text.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and name != error.name and not name.startswith(f"{error.name}."):
+            raise  # the module is there and lacks something itself
+        raise UsageError(
+            f"there is no module {name!r}", expected="package.module:function", received=text
+        ) from None
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise UsageError(f"module {name} has no function {attribute!r}", received=text)
+    made: Callable[..., Any] = function
+    return made
+
+
+class Several(nn.Module):
+    """Probability of each class by itself, [B, K], moved so that the class counts as there from one half on.
+
+    Args:
+        network: images [B, C, *S] -> logits [B, K].
+        thresholds: probabilities of the network from which on each class is there, [K].
+    """
+
+    moved: Tensor
+
+    def __init__(self, network: nn.Module, thresholds: np.ndarray) -> None:
+        super().__init__()
+        self.network = network
+        moved = torch.from_numpy(np.log(thresholds / (1 - thresholds)).astype(np.float32))
+        self.register_buffer("moved", moved)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, *S] -> probabilities [B, K]."""
+        logits: Tensor = self.network(images)
+        return torch.sigmoid(logits - self.moved)
+
+
+class Calibrated(nn.Module):
+    """A network whose logits [B, K] are divided by a temperature."""
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B, C, *S] -> logits [B, K]."""
+        logits: Tensor = self.network(images)
+        return logits / self.temperature
+
+
+def train_own(
+    network: nn.Module,
+    dataset: Dataset,
+    destination: Path | str,
+    *,
+    name: str,
+    recipe: Recipe,
+    device: str = "auto",
+    force: bool = False,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_step: Callable[[TrainingProgress], None] | None = None,
+    teacher: np.ndarray | None = None,
+    facts: JsonObject | None = None,
+) -> Adopted:
+    """Train a network of one's own and make a bundle of it. An interrupted training goes on.
+
+    Args:
+        network: from images [B, C, *S] to logits [B, K]; trained in place.
+        dataset: images of its classes.
+        destination: folder of the bundle.
+        name: of the network, for the manifest.
+        recipe, device, force, on_epoch, on_step, teacher, facts: as for
+            :func:`smash_export.export.freeze.freeze`.
+
+    Raises:
+        UsageError: the destination exists.
+        InvalidInputError, VerificationError: see :func:`smash_export.export.adopt.adopt`.
+    """
+    destination = Path(destination)
+    if destination.exists() and not force:
+        raise UsageError(
+            f"{destination} exists already", hint="Choose another --out, or pass --force to replace it."
+        )
+    work = destination.parent / f".{destination.name}.work"
+    with files.exclusive(work, purpose="bundle"):
+        fit(
+            network,
+            dataset,
+            recipe,
+            device=pick_device(device),
+            checkpoint=work / "own.pt",
+            checkpoint_seconds=2.0,
+            on_epoch=on_epoch,
+            on_step=on_step,
+            teacher=teacher,
+            evaluate=not recipe.include_validation,
+        )
+        network.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network, found = _finished(network, dataset, recipe)
+        traced = work / "network.pt"
+        _trace(network, dataset, traced)
+        adopted = adopt(
+            traced,
+            destination,
+            labels=dataset.classes,
+            preprocessing=dataset.preprocessing,
+            images=_images(network, dataset, {"network": name, **(facts or {}), **found}, recipe),
+            outputs="sigmoid" if dataset.several else "logits",
+            force=force,
+        )
+    shutil.rmtree(work, ignore_errors=True)
+    return adopted
+
+
+def _finished(network: nn.Module, dataset: Dataset, recipe: Recipe) -> tuple[nn.Module, JsonObject]:
+    """The network with what validation images say of its answers, and that in words for the manifest."""
+    if dataset.several:
+        thresholds = np.full(len(dataset.classes), 0.5)
+        targets = dataset.validation.targets
+        if targets is not None and not recipe.include_validation:
+            plain = Several(network, thresholds).eval()
+            thresholds = thresholds_of(_logits(plain, dataset, dataset.validation.images), targets)
+        said = dict(zip(dataset.classes, thresholds.tolist(), strict=True))
+        return Several(network, thresholds).eval(), {"thresholds": said}
+    if recipe.include_validation:
+        return network, {"calibration": None}
+    logits = _logits(network, dataset, dataset.validation.images)
+    calibration = fit_calibration(logits, dataset.validation.labels)
+    return Calibrated(network, calibration.temperature).eval(), {"calibration": asdict(calibration)}
+
+
+def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, recipe: Recipe) -> Images:
+    """Real images for the bundle, and where its network comes from."""
+    chosen = spread(len(dataset.test), SAMPLE_IMAGES)
+    train = np.asarray(dataset.train.images[spread(len(dataset.train), CALIBRATION_IMAGES)])
+    outputs: Outputs = "sigmoid" if dataset.several else "logits"
+    probabilities = probabilities_of(_logits(network, dataset, dataset.test.images), outputs)
+    labels, targets = dataset.test.labels, dataset.test.targets
+    if targets is not None:  # right is an answer that is one of the image's classes
+        labels = likeliest(targets, probabilities)
+    test = score(probabilities, labels, dataset.classes, targets=targets)
+    facts = {
+        **facts,
+        "weights": "trained",
+        "recipe": recipe.to_json(),
+        "data": {"spec": dataset.spec, "seed": dataset.seed, "fingerprint": dataset.fingerprint},
+        "accuracy": {"split": "test", **test.facts()},
+    }
+    return Images(np.asarray(dataset.test.images[chosen]), labels[chosen], train, facts)
+
+
+def _logits(network: nn.Module, dataset: Dataset, images: np.ndarray) -> np.ndarray:
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), _BATCH):
+            shown = dataset.preprocessing.normalise(np.asarray(images[start : start + _BATCH]))
+            parts.append(network(torch.from_numpy(shown)).numpy())
+    return np.concatenate(parts)
+
+
+def _trace(network: nn.Module, dataset: Dataset, path: Path) -> None:
+    example = torch.zeros(2, *dataset.preprocessing.input_shape)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # that tracing is old is no news to the user
+        try:
+            traced = torch.jit.trace(network, example, check_trace=False)
+        except RuntimeError as error:
+            raise InvalidInputError("the network cannot be traced", received=error) from None
+        torch.jit.save(traced, path)

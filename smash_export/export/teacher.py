@@ -1,0 +1,371 @@
+"""What a student learns from beside the labels: another network's answers for its training images, made once.
+
+The teacher is a bundle, an ONNX or TorchScript file (adopted first, with all checks of ``smash-export
+adopt``), a network of timm with weights from a file, or ``auto``: a larger network of the student's own
+space, trained first by the same recipe. Its answers are logits; they are kept beside the student's
+checkpoints, so that a training that goes on asks nobody again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smash_base import files
+from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from smash_base.preprocess import Preprocessing
+from smash_export.export.adopt import Images, adopt, read_preprocessing
+from smash_export.measure.labelled import as_files
+from smash_search.data.spec import Spec, parse_spec
+
+if TYPE_CHECKING:
+    import torch
+
+    from smash_search.data import Dataset, Split
+    from smash_search.space.architecture import Architecture
+    from smash_search.train.loop import TrainingProgress
+    from smash_search.train.recipes import Recipe
+
+AUTO = "auto"
+TIMM = "timm"
+FORMS = "auto, a bundle, an ONNX or TorchScript file, or timm:NAME?weights=FILE"
+TIMES_LARGER = 4.0  # multiply-accumulates of an automatic teacher over those of its student
+TIME_SHARE = 0.5  # of --time, for an automatic teacher
+CHECKED = 512  # test images that an adopted teacher is checked on
+_BATCH = 256
+_RESIZE = ("bilinear", "bicubic", "nearest", "box")
+
+
+def teacher_logits(
+    teacher: Path | str,
+    dataset: Dataset,
+    cache: Path | None = None,
+    *,
+    include_validation: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
+) -> np.ndarray:
+    """What a teacher answers for the training images, float32 [N, K]; through its own preprocessing.
+
+    Args:
+        teacher: see :data:`FORMS`, all but "auto". TorchScript is code: name only files of people you trust.
+        dataset: its training images are shown in their order, its classes are the columns.
+        cache: file that the answers are kept in; its name gets a suffix.
+        include_validation: show the validation images too, after the training images.
+        warn: told what ``smash-export adopt`` would warn of.
+
+    Raises:
+        InvalidInputError: not a classifier of these classes.
+        MissingRuntimeError: what opens the teacher is not installed.
+        UsageError: none of the forms.
+    """
+    if cache is not None:
+        kept = answers_file(teacher, dataset, cache, include_validation=include_validation, warn=warn)
+        return _read(kept)
+    return _asked(teacher, dataset, include_validation, warn)
+
+
+def answers_file(
+    teacher: Path | str,
+    dataset: Dataset,
+    cache: Path,
+    *,
+    include_validation: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """The file that holds the answers, made unless it is there; see :func:`teacher_logits`.
+
+    Its name is that of ``cache`` with a suffix, which says whose answers they are and for which images.
+    """
+    name = f"{_fingerprint(teacher)[:16]}-{dataset.fingerprint[:16]}{'-all' * include_validation}"
+    held = cache.with_name(f"{cache.name}-{name}.npy")
+    if not held.exists():
+        _keep(held, _asked(teacher, dataset, include_validation, warn))
+    return held
+
+
+def _asked(
+    teacher: Path | str, dataset: Dataset, include_validation: bool, warn: Callable[[str], None]
+) -> np.ndarray:
+    with tempfile.TemporaryDirectory(prefix="smash-export-teacher-") as folder:
+        bundle = _as_bundle(teacher, dataset, Path(folder), warn)
+        return _answers(bundle, dataset, include_validation)
+
+
+def _fingerprint(teacher: Path | str) -> str:
+    """Of the file that holds the teacher's weights."""
+    if spec := _timm(teacher):
+        return files.sha256(_weights_file(spec))
+    path = Path(teacher)
+    if path.is_dir():
+        from smash_export.bundle.bundle import Bundle
+
+        return files.sha256(Bundle.open(path).onnx)
+    return files.sha256(_there(path))
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise UsageError("there is no such teacher", expected=FORMS, received=path)
+    return path
+
+
+def _as_bundle(teacher: Path | str, dataset: Dataset, folder: Path, warn: Callable[[str], None]) -> Path:
+    """The teacher as a bundle, adopted into the folder unless it is one."""
+    path, preprocessing = Path(teacher), dataset.preprocessing
+    labels = dataset.classes
+    if spec := _timm(teacher):
+        path, preprocessing = _traced_timm(spec, dataset, folder)
+    elif path.is_dir():
+        return path
+    else:
+        metadata = _metadata(_there(path))
+        if "preprocessing" in metadata:
+            preprocessing = read_preprocessing(None, {}, path)
+        labels = _labels(metadata, path) or labels
+    labelled = _columns(labels, dataset.classes, teacher)[dataset.test.labels[:CHECKED]]
+    shown = as_files(np.asarray(dataset.test.images[:CHECKED]), dataset.preprocessing, preprocessing)
+    images = Images(shown, labelled, None, {})
+    adopted = adopt(path, folder / "teacher", labels=labels, preprocessing=preprocessing, images=images)
+    for warning in adopted.warnings:
+        if "calibration images" not in warning:  # nobody compiles a teacher
+            warn(f"teacher {teacher}: {warning}")
+    return adopted.bundle.path
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What an ONNX file says of itself; nothing of other files."""
+    from smash_export.bundle.inspection import inspect
+
+    found = inspect(path).get("metadata") if path.suffix == ".onnx" else None
+    return found if isinstance(found, dict) else {}
+
+
+def _labels(metadata: dict[str, Any], path: Path) -> tuple[str, ...]:
+    if "labels" not in metadata:
+        return ()
+    value = files.parse_json(metadata["labels"], what=f"labels in {path}")
+    return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def _columns(labels: tuple[str, ...], classes: tuple[str, ...], teacher: Path | str) -> np.ndarray:
+    """For each class of the student the teacher's output of that name, int64 [K]."""
+    if sorted(labels) != sorted(classes):
+        raise InvalidInputError(
+            f"the teacher {teacher} is for other classes",
+            expected=", ".join(classes[:5]),
+            received=", ".join(labels[:5]),
+        )
+    return np.array([labels.index(name) for name in classes], np.int64)
+
+
+def _answers(bundle: Path, dataset: Dataset, include_validation: bool) -> np.ndarray:
+    """Logits of the dataset's classes for its training images, float32 [N, K]."""
+    from smash_export.prediction.classifier import load
+
+    parts = []
+    with load(bundle) as classifier:
+        order = _columns(tuple(classifier.labels), dataset.classes, bundle)
+        outputs = classifier.bundle.signature.outputs
+        if outputs == "sigmoid":
+            raise InvalidInputError(
+                f"the teacher {bundle} answers each class by itself", expected="one class per image"
+            )
+        for images in _batches(dataset, include_validation):
+            shown = as_files(images, dataset.preprocessing, classifier.preprocessing)
+            answers = classifier.logits(classifier.preprocessing.normalise(shown))
+            if outputs == "probabilities":
+                answers = np.log(np.maximum(answers, 1e-7))
+            parts.append(answers[:, order])
+    found: np.ndarray = np.concatenate(parts).astype(np.float32)
+    return found
+
+
+def _batches(dataset: Dataset, include_validation: bool) -> list[np.ndarray]:
+    """Images in small arrays, in the order of the training images."""
+    splits: list[Split] = [dataset.train, *([dataset.validation] if include_validation else [])]
+    return [
+        np.asarray(split.images[start : start + _BATCH])
+        for split in splits
+        for start in range(0, len(split), _BATCH)
+    ]
+
+
+def _read(path: Path) -> np.ndarray:
+    kept: np.ndarray = np.load(path, allow_pickle=False)
+    return kept
+
+
+def _keep(path: Path, answers: np.ndarray) -> None:
+    stream = io.BytesIO()
+    np.save(stream, answers, allow_pickle=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(path, stream.getvalue())
+
+
+# ------------------------------------------------------------------------------------------------ timm
+
+
+def _timm(teacher: Path | str) -> Spec | None:
+    """The specification of a network of timm; None for anything else."""
+    text = str(teacher)
+    return parse_spec(text) if text.startswith(f"{TIMM}:") else None
+
+
+def _weights_file(spec: Spec) -> Path:
+    spec.options_known("weights", "size")
+    path = Path(spec.options.get("weights", "")).expanduser()
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise UsageError(
+            f"the weights of {spec.text}",
+            expected="timm:NAME?weights=FILE.safetensors; nothing is downloaded, nothing unpickled",
+            received=spec.options.get("weights"),
+        )
+    return path
+
+
+def _traced_timm(spec: Spec, dataset: Dataset, folder: Path) -> tuple[Path, Preprocessing]:
+    """A TorchScript file of timm's network with the weights given, and its preprocessing."""
+    import torch
+
+    try:
+        import timm  # type: ignore[import-not-found]
+    except ImportError:
+        raise MissingRuntimeError(f"{spec.text} needs timm", hint="Install it: pip install timm") from None
+    from safetensors.torch import load_file
+
+    channels = dataset.preprocessing.channels
+    try:
+        network = timm.create_model(
+            str(spec.path), pretrained=False, num_classes=len(dataset.classes), in_chans=channels
+        )
+        network.load_state_dict(load_file(_weights_file(spec)))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InvalidInputError(
+            f"{spec.text} cannot be made",
+            expected=f"weights for {len(dataset.classes)} classes",
+            received=error,
+        ) from None
+    preprocessing = _preprocessing_of(network.pretrained_cfg, spec.integer("size", 8, 4096), channels)
+    traced = torch.jit.trace(network.eval(), torch.zeros(2, *preprocessing.input_shape), check_trace=False)
+    path = folder / "timm.pt"
+    torch.jit.save(traced, path)
+    return path, preprocessing
+
+
+def _preprocessing_of(config: Any, size: int | None, channels: int) -> Preprocessing:
+    """timm's configuration of a network in our words; ``size`` where the weights are for another one."""
+    _, height, width = config["input_size"]
+    mean, std = (
+        tuple(config[name]) if len(config[name]) == channels else (float(np.mean(config[name])),) * channels
+        for name in ("mean", "std")
+    )
+    filter_name = config.get("interpolation", "bicubic")
+    short = None
+    if size is None and height == width:
+        short = math.floor(height / config.get("crop_pct", 1.0))
+    return Preprocessing(
+        size or height,
+        size or width,
+        channels,
+        mean,
+        std,
+        filter_name if filter_name in _RESIZE else "bicubic",
+        short_side=short,
+    )
+
+
+# ---------------------------------------------------------------------------------- a larger network
+
+
+def larger_network(architecture: Architecture, dataset: Dataset) -> Architecture:
+    """A known network of the student's space with about four times its multiply-accumulates.
+
+    Raises:
+        UsageError: the space has none that is larger by half.
+    """
+    from smash_search.rank.finalists import input_spec_of
+    from smash_search.space.cost import cost_of
+    from smash_search.space.known import known_networks
+    from smash_search.space.space import space_for
+
+    spec, classes = input_spec_of(dataset), len(dataset.classes)
+    own = cost_of(architecture, spec, classes).macs
+
+    def times(entry: Architecture) -> float:
+        return cost_of(entry, spec, classes).macs / own
+
+    larger = [entry for entry in known_networks(space_for(spec)) if times(entry) >= 1.5]
+    if not larger:
+        raise UsageError(
+            "the space has no known network that is larger than this one",
+            expected=FORMS,
+            received=AUTO,
+            hint="Name a teacher, or train without one.",
+        )
+    return min(larger, key=lambda entry: (abs(math.log(times(entry) / TIMES_LARGER)), entry.key))
+
+
+def trained_teacher(
+    architecture: Architecture,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    cache: Path,
+    on_step: Callable[[TrainingProgress], None] | None = None,
+) -> np.ndarray:
+    """Train a network and let it answer for the training images, float32 [N, K].
+
+    Training resumes; answers that are there already are read.
+
+    Args:
+        architecture: of :func:`larger_network`.
+        dataset: training images, those of validation too where the recipe includes them.
+        recipe: how to train it.
+        device: where.
+        cache: file that the answers are kept in; its name gets a suffix.
+        on_step: called after every step of training.
+    """
+    import torch
+
+    from smash_search.rank.finalists import input_spec_of
+    from smash_search.train.network import fit, new_network
+
+    # How many epochs fit into a time is measured anew each time; see fit().
+    asked = replace(recipe, epochs=0) if recipe.seconds else recipe
+    how = hashlib.sha256(json.dumps(asked.to_json(), sort_keys=True).encode()).hexdigest()
+    name = f"{architecture.key}-{dataset.fingerprint[:16]}-{how[:16]}"
+    held = cache.with_name(f"{cache.name}-{name}.npy")
+    if held.exists():
+        return _read(held)
+    held.parent.mkdir(parents=True, exist_ok=True)
+    network = new_network(architecture, input_spec_of(dataset), len(dataset.classes), recipe.seed)
+    fit(
+        network,
+        dataset,
+        recipe,
+        device=device,
+        checkpoint=held.with_suffix(".pt"),
+        checkpoint_seconds=2.0,
+        on_step=on_step,
+        evaluate=False,
+    )
+    network.eval()
+    parts = []
+    with torch.inference_mode():
+        for images in _batches(dataset, recipe.include_validation):
+            shown = dataset.preprocessing.normalise(torch.from_numpy(images).to(device))
+            parts.append(network(shown).float().cpu().numpy())
+    answers: np.ndarray = np.concatenate(parts).astype(np.float32)
+    _keep(held, answers)
+    held.with_suffix(".pt").unlink(missing_ok=True)
+    return answers

@@ -1,0 +1,94 @@
+"""Classes that do not exclude each other: read from a table, split, measured without and with thresholds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.data import load_dataset, summarise
+from smash_search.data.several import (
+    average_precisions,
+    likeliest,
+    mean_average_precision,
+    rarest,
+    thresholds_of,
+)
+from tests.search.several_data import squares
+
+
+def test_a_cell_may_name_several_classes(tmp_path: Path) -> None:
+    table = squares(tmp_path, count=60)
+    data = load_dataset(f"csv:{table}?several=semicolon")
+    assert data.several
+    assert data.classes == ("blue", "green", "red")
+    for split in (data.train, data.validation, data.test):
+        assert split.targets is not None
+        assert split.targets.shape == (len(split), 3)
+        assert (split.targets[np.arange(len(split)), split.labels] == 1).all()
+        for image, targets in zip(split.images, split.targets, strict=True):
+            seen = [image[..., channel].max() > 128 for channel in (2, 1, 0)]
+            assert seen == targets.astype(bool).tolist(), "targets stay with their images"
+    counted = {item.name: item.total for item in summarise(data).classes}
+    assert sum(counted.values()) > 60, "an image of two classes counts for both"
+    assert data.fingerprint != load_dataset(f"csv:{table}?several=bar").fingerprint
+
+
+def test_equal_files_in_folders_of_several_classes_are_one_image(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for index in range(40):
+        pixels = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        names = ("cat", "dog") if index % 4 == 0 else ("cat",) if index % 2 else ("dog",)
+        for name in names:
+            (tmp_path / name).mkdir(exist_ok=True)
+            pixels.save(tmp_path / name / f"{name}-{index}.png")
+    data = load_dataset(f"folder:{tmp_path}?several=yes")
+    parts = (data.train, data.validation, data.test)
+    assert sum(map(len, parts)) == 40
+    assert sum(int((part.targets.sum(1) == 2).sum()) for part in parts if part.targets is not None) == 10
+    assert not load_dataset(f"folder:{tmp_path}").several
+
+
+def test_marks_and_classes_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    table = squares(tmp_path, count=30)
+    with pytest.raises(UsageError, match="semicolon"):
+        load_dataset(f"csv:{table}?several=--")
+    Image.new("RGB", (8, 8)).save(tmp_path / "odd.png")
+    table.write_text(
+        table.read_text().replace("image,label", "image,label,split").replace(".png,", ".png,", 1)
+    )
+    rows = table.read_text().splitlines()
+    rows = [rows[0], *(f"{row},train" for row in rows[1:]), "odd.png,purple,test"]
+    table.write_text("\n".join(rows))
+    with pytest.raises(InvalidInputError, match="purple"):
+        load_dataset(f"csv:{table}?several=semicolon")
+
+
+def test_average_precision_and_thresholds_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    targets = (random.random((200, 4)) < [0.5, 0.2, 0.05, 0.0]).astype(np.uint8)
+    scores = random.random((200, 4)) * 0.5 + 0.3 * targets
+    found = average_precisions(scores, targets)
+    for label in range(3):
+        assert found[label] == pytest.approx(average_precision_score(targets[:, label], scores[:, label]))
+    assert np.isnan(found[3])
+    assert mean_average_precision(scores, targets) == pytest.approx(found[:3].mean())
+    thresholds = thresholds_of(scores, targets)
+    assert thresholds[3] == 0.5
+    for label in range(3):
+        best = max(f1_score(targets[:, label], scores[:, label] >= x) for x in np.linspace(0, 1, 400))
+        assert f1_score(targets[:, label], scores[:, label] >= thresholds[label]) >= best
+
+
+def test_one_class_stands_for_each_image() -> None:
+    targets = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 1]], np.uint8)
+    assert rarest(targets, np.array([5, 3, 9])).tolist() == [1, 1, 0]
+    assert likeliest(targets, np.array([[0.2, 0.1, 0.9], [0.9, 0.1, 0], [0.1, 0.5, 0.3]])).tolist() == [
+        0,
+        1,
+        2,
+    ]

@@ -1,0 +1,79 @@
+"""Folds: every image is judged once, by a network that has not seen it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from smash_base.errors import InvalidInputError
+from smash_search.train.folds import cross_validated, fold_of
+from smash_search.train.network import Recipe
+from tests.search.small_data import small_digits
+
+
+def test_folds_have_equal_sizes_and_equal_shares_of_the_classes() -> None:
+    labels = np.repeat([0, 1, 2], [50, 23, 7])
+    places = fold_of(labels, 5, 0)
+    sizes = np.bincount(places)
+    assert sizes.max() - sizes.min() <= 1
+    for label in range(3):
+        shares = np.bincount(places[labels == label], minlength=5)
+        assert shares.max() - shares.min() <= 1
+    assert np.array_equal(places, fold_of(labels, 5, 0))
+    with pytest.raises(InvalidInputError, match="2 to 7"):
+        fold_of(labels, 8, 0)
+
+
+class _Memory(nn.Module):
+    """Knows every image that it was shown in training, and answers class 0 to all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.known: set[bytes] = set()
+        self.asked: list[bytes] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        names = [image.numpy().tobytes() for image in images]
+        if self.training:
+            self.known.update(names)
+        else:
+            self.asked += names
+        return torch.zeros(len(images), 10) + self.weight
+
+
+def test_no_network_is_judged_on_an_image_that_it_was_trained_on(tmp_path: Path) -> None:
+    data = small_digits(train=60, validation=30)
+    made: list[_Memory] = []
+
+    def make() -> nn.Module:
+        made.append(_Memory())
+        return made[-1]
+
+    found = cross_validated(make, data, Recipe(epochs=1, batch=16), 3, work=tmp_path)
+    assert len(made) == 3
+    for network in made:
+        assert not network.known & set(network.asked)
+        assert len(network.asked) == 30
+    assert len({name for network in made for name in network.asked}) == 90
+    labels = np.concatenate([data.train.labels, data.validation.labels])
+    assert (found.right, found.images) == (int((labels == 0).sum()), 90)
+
+
+def test_folds_that_are_done_are_not_trained_again(tmp_path: Path) -> None:
+    data, recipe = small_digits(train=60, validation=30), Recipe(epochs=2, batch=16)
+
+    def make() -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    steps: list[int] = []
+    first = cross_validated(make, data, recipe, 3, work=tmp_path)
+    again = cross_validated(make, data, recipe, 3, work=tmp_path, on_step=lambda p: steps.append(p.step))
+    assert again == first
+    assert not steps

@@ -1,0 +1,84 @@
+"""A network of one's own: trained by the same recipe, calibrated, adopted with every check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from smash_base.errors import InvalidInputError, UsageError
+from smash_export import load
+from smash_export.cli import cli
+from smash_export.export.own_network import own_network
+from smash_search.data import load_dataset
+
+MODULE = """
+from torch import nn
+
+def small(channels, classes):
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(32, classes),
+    )
+
+def seven():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+
+def list_of_numbers(**options):
+    return [1, 2, 3]
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a module with networks, which can be imported."""
+    name = "my_networks_of_a_test"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+def test_train_makes_a_bundle_of_a_network_of_ones_own(tmp_path: Path, module: str) -> None:
+    out = tmp_path / "bundle"
+    words = ["train", f"{module}:small", "--data", "digits", "--out", str(out), "--threads", "1"]
+    planned = CliRunner().invoke(cli, [*words, "--dry-run", "--json"])
+    assert planned.exit_code == 0, planned.output
+    assert json.loads(planned.stdout)["recipe"]["whiten"] is False, "its weights may be trained ones"
+    done = CliRunner().invoke(cli, [*words, "--epochs", "6", "--folds", "2", "--device", "cpu", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["test_accuracy"] > 0.8
+    provenance = json.loads((out / "manifest.json").read_text())["provenance"]
+    assert provenance["network"] == f"{module}:small"
+    assert provenance["recipe"]["epochs"] == 6
+    digits = load_dataset("digits")
+    folds = provenance["folds"]
+    assert folds["images"] == len(digits.train) + len(digits.validation)
+    assert folds["interval"][0] < folds["top1"] < folds["interval"][1]
+    assert folds["top1"] > 0.7
+    assert provenance["calibration"]["images"] == len(load_dataset("digits").validation)
+    test = load_dataset("digits").test
+    with load(out) as classifier:
+        answers = [classifier.predict(image).index for image in test.images[:40]]
+    assert sum(a == b for a, b in zip(answers, test.labels[:40], strict=True)) >= 32
+    assert not list(tmp_path.glob(".*work*/*"))
+
+
+def test_what_is_no_classifier_of_these_images_is_refused(module: str) -> None:
+    digits = load_dataset("digits")
+    with pytest.raises(InvalidInputError, match=r"logits \[2, 10\]"):
+        own_network(f"{module}:seven", digits, 0)
+    with pytest.raises(InvalidInputError, match=r"torch\.nn\.Module"):
+        own_network(f"{module}:list_of_numbers", digits, 0)
+    with pytest.raises(UsageError, match="no function"):
+        own_network(f"{module}:absent", digits, 0)
+    with pytest.raises(UsageError, match="no module"):
+        own_network("no_such_module_here:absent", digits, 0)
+
+
+def test_options_of_architectures_are_refused_for_it(module: str) -> None:
+    done = CliRunner().invoke(cli, ["train", f"{module}:small", "--data", "digits", "--qat"])
+    assert isinstance(done.exception, UsageError) or done.exit_code == 2

@@ -1,0 +1,83 @@
+"""Images of several classes, from a table to answers: each class by itself, from one half on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from smash_export import load
+from smash_export.bundle.bundle import Bundle
+from smash_export.cli import cli
+from smash_export.measure.evaluate import evaluate
+from smash_search.data import load_dataset
+from smash_search.space.architecture import InputSpec
+from smash_search.space.best import BestFile, write_best
+from smash_search.space.space import SPACES
+from tests.search.several_data import squares
+
+SPEC = InputSpec(3, (8, 8))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``data``, ``best.json`` and the ``bundle`` that was trained on them."""
+    folder = tmp_path_factory.mktemp("several")
+    (folder / "data").mkdir()
+    squares(folder / "data", count=400)
+    drawn = (SPACES["tiny"].draw(0, slot) for slot in range(30))
+    small = min(drawn, key=lambda entry: entry.op_count)
+    write_best(folder / "best.json", BestFile(small, SPEC, ("blue", "green", "red")))
+    done = CliRunner().invoke(cli, [*words(folder), "--epochs", "12", "--device", "cpu", "--json"])
+    assert done.exit_code == 0, done.output
+    (folder / "result.json").write_text(done.stdout)
+    return folder
+
+
+def words(folder: Path) -> list[str]:
+    table = f"csv:{folder / 'data' / 'table.csv'}?several=semicolon"
+    out = str(folder / "bundle")
+    return ["train", str(folder / "best.json"), "--data", table, "--out", out, "--threads", "1"]
+
+
+def test_the_bundle_answers_each_class_by_itself(place: Path) -> None:
+    result = json.loads((place / "result.json").read_text())
+    assert result["mean_average_precision"] > 0.8
+    bundle = Bundle.open(place / "bundle")
+    assert bundle.signature.outputs == "sigmoid"
+    thresholds = bundle.manifest.provenance["thresholds"]
+    assert isinstance(thresholds, dict)
+    assert set(thresholds) == {"blue", "green", "red"}
+    data = load_dataset(words(place)[3])
+    assert data.test.targets is not None
+    with load(bundle) as classifier:
+        answers = classifier.predict(list(data.test.images))
+    right = [
+        {score.index for score in answer.present or ()} == set(np.flatnonzero(targets))
+        for answer, targets in zip(answers, data.test.targets, strict=True)
+    ]
+    assert np.mean(right) > 0.5, "all classes of an image, and no other"
+
+
+def test_evaluate_gives_average_precision_and_the_card_has_it(place: Path) -> None:
+    data = words(place)[3]
+    found = evaluate(place / "bundle", data)
+    facts = Bundle.open(place / "bundle").manifest.provenance["accuracy"]
+    assert isinstance(facts, dict)
+    assert found.mean_average_precision == pytest.approx(facts["mean_average_precision"], abs=1e-4)
+    red = next(row for row in found.presence if row.label == "red")
+    assert red.images > 20
+    assert red.average_precision is not None
+    assert red.average_precision > 0.6
+    assert "mean average precision" in (place / "bundle" / "README.md").read_text()
+    done = CliRunner().invoke(cli, ["evaluate", str(place / "bundle"), "--data", data])
+    assert "average precision" in done.output
+
+
+def test_what_needs_one_class_is_refused(place: Path) -> None:
+    done = CliRunner().invoke(cli, [*words(place), "--force", "--folds", "3"])
+    assert done.exit_code != 0
+    assert "several classes" in str(done.exception or done.output)

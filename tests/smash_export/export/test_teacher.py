@@ -1,0 +1,145 @@
+"""Teachers: whatever they come as, their answers are those of the network that was named, kept once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from smash_export.cli import cli
+from smash_export.export.teacher import larger_network, teacher_logits, trained_teacher
+from smash_search.data import Dataset, load_dataset
+from smash_search.space.architecture import InputSpec
+from smash_search.space.best import BestFile, write_best
+from smash_search.space.cost import cost_of
+from smash_search.train.network import Recipe
+from tests.search.small_data import small_architecture, small_digits
+
+SPEC = InputSpec(1, (8, 8))
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """Few digits, decoded once."""
+    return small_digits(train=64)
+
+
+def test_an_onnx_file_teaches_through_its_own_preprocessing_and_labels(
+    tmp_path: Path, digits_bundle: Path, dataset: Dataset
+) -> None:
+    wanted = teacher_logits(digits_bundle, dataset)
+    path = tmp_path / "foreign.onnx"
+    model = onnx.load(digits_bundle / "model.onnx")
+    own = json.loads((digits_bundle / "manifest.json").read_text())
+    facts = {name: json.dumps(own[name]) for name in ("labels", "preprocessing")}
+    onnx.helper.set_model_props(model, facts)
+    onnx.save(model, path)
+    assert np.allclose(teacher_logits(path, dataset), wanted, atol=1e-4)
+    turned = replace(dataset, classes=dataset.classes[::-1])
+    assert np.allclose(teacher_logits(path, turned), wanted[:, ::-1], atol=1e-4)
+    onnx.helper.set_model_props(model, {"labels": json.dumps(list("abcdefghij"))})
+    onnx.save(model, path)
+    with pytest.raises(InvalidInputError, match="other classes"):
+        teacher_logits(path, dataset)
+
+
+def test_a_torchscript_file_teaches_and_its_answers_are_kept(
+    tmp_path: Path, digits_bundle: Path, dataset: Dataset
+) -> None:
+    path = tmp_path / "foreign.pt"
+    path.write_bytes((digits_bundle / "model.torchscript.pt").read_bytes())
+    answers = teacher_logits(path, dataset, tmp_path / "answers", include_validation=True)
+    labels = np.concatenate([dataset.train.labels, dataset.validation.labels])
+    assert (answers.argmax(1) == labels).mean() > 0.8
+    (kept,) = tmp_path.glob("answers-*.npy")
+    np.save(kept, answers + 1)
+    again = teacher_logits(path, dataset, tmp_path / "answers", include_validation=True)
+    assert np.array_equal(again, answers + 1), "nobody is asked twice"
+
+
+TIMM = '''
+"""Stands for timm, which needs a torchvision that this environment has not."""
+import torch
+
+def create_model(name, pretrained, num_classes, in_chans):
+    assert name == "linear" and not pretrained
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(in_chans * 256, num_classes))
+    network.pretrained_cfg = {
+        "input_size": (3, 16, 16), "mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0), "crop_pct": 1.0,
+        "interpolation": "bicubic",
+    }
+    return network
+'''
+
+
+def test_a_network_of_timm_sees_its_own_size_and_has_the_weights_of_the_file(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    bias = torch.arange(10.0)
+    save_file({"1.weight": torch.zeros(10, 256), "1.bias": bias}, weights)
+    words = f"timm:linear?weights={weights}"
+    with monkeypatch.context() as context:
+        context.setitem(sys.modules, "timm", None)  # not installed
+        with pytest.raises(MissingRuntimeError, match="pip install timm"):
+            teacher_logits(words, dataset)
+    (tmp_path / "timm.py").write_text(TIMM)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    assert np.allclose(teacher_logits(words, dataset), np.tile(bias.numpy(), (64, 1)))
+    save_file({"1.weight": torch.zeros(7, 256), "1.bias": torch.zeros(7)}, weights)
+    with pytest.raises(InvalidInputError, match="weights for 10 classes"):
+        teacher_logits(words, dataset)
+    with pytest.raises(UsageError, match="nothing is downloaded"):
+        teacher_logits("timm:linear", dataset)
+
+
+def test_a_teacher_that_is_not_there_is_refused_with_the_forms(dataset: Dataset) -> None:
+    with pytest.raises(UsageError, match="timm:NAME"):
+        teacher_logits("nowhere.onnx", dataset)
+
+
+def test_an_automatic_teacher_is_larger_and_an_interrupted_one_is_trained_to_the_end(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    student = small_architecture()
+    larger = larger_network(student, dataset)
+    own, others = (cost_of(entry, SPEC, 10).macs for entry in (student, larger))
+    assert others >= 1.5 * own
+    recipe = Recipe(epochs=4, batch=32)
+    device = torch.device("cpu")
+    whole = trained_teacher(larger, dataset, recipe, device=device, cache=tmp_path / "a" / "teacher")
+
+    class Stop(Exception):
+        pass
+
+    def stop(progress: object) -> None:
+        raise Stop
+
+    place = tmp_path / "b" / "teacher"
+    with pytest.raises(Stop):
+        trained_teacher(larger, dataset, recipe, device=device, cache=place, on_step=stop)
+    again = trained_teacher(larger, dataset, recipe, device=device, cache=place)
+    assert np.array_equal(whole, again)
+    assert [path.suffix for path in place.parent.iterdir()] == [".npy"]
+
+
+def test_train_trains_the_teacher_within_the_time_and_then_its_student(tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    words = ["train", str(tmp_path / "best.json"), "--data", "digits", "--out", str(out), "--threads", "1"]
+    data = load_dataset("digits")
+    write_best(tmp_path / "best.json", BestFile(small_architecture(), SPEC, data.classes))
+    done = CliRunner().invoke(cli, [*words, "--teacher", "auto", "--time", "3s", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert "a larger network of the same space" in done.output
+    recipe = json.loads((out / "manifest.json").read_text())["provenance"]["recipe"]
+    assert recipe["seconds"] == pytest.approx(1.5)
