@@ -18,9 +18,10 @@ from typing import IO, Any
 import numpy as np
 
 from smash_base.errors import SmashError
+from smash_base.json_values import JsonObject
 
-Send = Callable[[dict[str, Any]], None]
-Answer = tuple[dict[str, Any], np.ndarray | None]
+Send = Callable[[JsonObject], None]
+Answer = tuple[JsonObject, np.ndarray | None]
 
 
 def answer_all(name: str, answer: Callable[[dict[str, Any], np.ndarray | None, Send], Answer]) -> None:
@@ -36,7 +37,7 @@ def answer_all(name: str, answer: Callable[[dict[str, Any], np.ndarray | None, S
     sys.stdout = sys.stderr
     _end_with_parent()
 
-    def send(values: dict[str, Any], content: bytes = b"") -> None:
+    def send(values: JsonObject, content: bytes = b"") -> None:
         data = json.dumps(values, default=str).encode()
         answers.write(b"%8d" % len(data) + data + content)
         answers.flush()

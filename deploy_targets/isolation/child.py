@@ -7,7 +7,10 @@ import importlib.util
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smash_base.json_values import JsonObject
 
 
 def main() -> None:
@@ -40,7 +43,7 @@ class _Runtime:
         self._name = name
         self._session: Any = None
 
-    def answer(self, message: dict[str, Any], array: Any, send: Any) -> tuple[dict[str, Any], Any]:
+    def answer(self, message: dict[str, Any], array: Any, send: Any) -> tuple[JsonObject, Any]:
         """Compile, open or run, as ``do`` says."""
         from smash_targets.base import SessionOptions
 

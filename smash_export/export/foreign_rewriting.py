@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,8 +31,23 @@ MIN_IR = 8  # since 4 weights need not be inputs; 8 knows everything up to opset
 RANDOM_IMAGES = 16
 _QUICK = 32  # samples that a conversion is first tried on; the finished graph is run on all
 
-Step = tuple[str, dict[str, Any]]
-"""Operator and attributes of a node that is put before or behind a network."""
+
+@dataclass(frozen=True)
+class Step:
+    """A node that is put before or behind a network: its operator and its one attribute."""
+
+    operator: str
+    attribute: str
+    value: int | list[int]
+
+    def node(self, before: str, after: str) -> onnx.NodeProto:
+        """The node between two tensors."""
+        import onnx
+
+        node = onnx.helper.make_node(self.operator, [before], [after])
+        node.attribute.append(onnx.helper.make_attribute(self.attribute, self.value))
+        return node
+
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:-]{1,200}")
 _PASSING = {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout"}
@@ -209,17 +224,17 @@ def in_our_form(model: onnx.ModelProto, image: tuple[int, ...]) -> Form:
     inward: list[Step] = []
     outward: list[Step] = []
     if form.image_type != onnx.TensorProto.FLOAT:
-        inward.append(("Cast", {"to": form.image_type}))
+        inward.append(Step("Cast", "to", form.image_type))
     if form.channels_last:
-        inward.append(("Transpose", {"perm": [0, *range(2, len(image) + 1), 1]}))
+        inward.append(Step("Transpose", "perm", [0, *range(2, len(image) + 1), 1]))
         batch = shape_of(source)[0] or "batch"
         named = onnx.helper.make_tensor_value_info(source.name, form.image_type, [batch, *image])
         source.type.CopyFrom(named.type)
     if len(shape_of(output)) > 2:
-        outward.append(("Flatten", {"axis": 1}))
+        outward.append(Step("Flatten", "axis", 1))
         del output.type.tensor_type.shape.dim[2:]
     if form.answer_type != onnx.TensorProto.FLOAT:
-        outward.append(("Cast", {"to": onnx.TensorProto.FLOAT}))
+        outward.append(Step("Cast", "to", onnx.TensorProto.FLOAT))
     source.type.tensor_type.elem_type = output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     _put_around(model, source.name, output.name, inward, outward)
     return form
@@ -244,7 +259,6 @@ def _put_around(
     outward: list[Step],
 ) -> None:
     """Operators between the input and the network, and between the network and the output."""
-    import onnx
 
     graph = model.graph
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
@@ -255,14 +269,14 @@ def _put_around(
         node.input[:] = [inner.get(name, name) for name in node.input]
         node.output[:] = [inner.get(name, name) for name in node.output]
     before = source
-    for index, (kind, attributes) in enumerate(inward):
-        after = inner[source] if index == len(inward) - 1 else _free(f"{source}_{kind}", taken)
-        graph.node.insert(index, onnx.helper.make_node(kind, [before], [after], **attributes))
+    for index, step in enumerate(inward):
+        after = inner[source] if index == len(inward) - 1 else _free(f"{source}_{step.operator}", taken)
+        graph.node.insert(index, step.node(before, after))
         before = after
     before = inner.get(output, output)
-    for index, (kind, attributes) in enumerate(outward):
-        after = output if index == len(outward) - 1 else _free(f"{output}_{kind}", taken)
-        graph.node.append(onnx.helper.make_node(kind, [before], [after], **attributes))
+    for index, step in enumerate(outward):
+        after = output if index == len(outward) - 1 else _free(f"{output}_{step.operator}", taken)
+        graph.node.append(step.node(before, after))
         before = after
 
 

@@ -13,9 +13,12 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smash_base.errors import VerificationError
+
+if TYPE_CHECKING:
+    from smash_base.json_values import JsonObject
 
 
 def main() -> None:
@@ -25,7 +28,7 @@ def main() -> None:
 
     opened: list[_File] = []
 
-    def answer(message: dict[str, Any], array: Any, send: Any) -> tuple[dict[str, Any], Any]:
+    def answer(message: dict[str, Any], array: Any, send: Any) -> tuple[JsonObject, Any]:
         if not opened:
             opened.append(_File(message, begin))
             return opened[0].opened, None
@@ -61,7 +64,7 @@ class _File:
         opened = time.perf_counter()
         self._run(1)
         first = time.perf_counter()
-        self.opened = {
+        self.opened: JsonObject = {
             "runtime": asdict(self.session.info),
             "cold_start": {
                 "import_s": round(imported - begin, 4),
@@ -70,7 +73,7 @@ class _File:
             },
         }
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any]) -> JsonObject:
         """JSON values for everything but logits."""
         from smash_export.measure.timing import time_runs
 

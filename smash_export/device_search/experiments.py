@@ -1,0 +1,177 @@
+"""What pictures and paragraphs read of the results of experiments (:mod:`smash_search.experiments`).
+
+Results of earlier versions lack some fields, which have defaults; what is only kept is not listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from smash_search.rank.statistics import Estimate, Paired
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the result of every experiment says."""
+
+    experiment: str
+    size: str
+    data: str
+    stopped_by_time: bool = False
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of a signal with the error after training."""
+
+    kendall: Estimate
+    spearman: Estimate
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One predictor of the error after training: over all networks, and over the best of them."""
+
+    signal: str
+    everything: Annotated[Agreement, Field(alias="all")]
+    top_half: Annotated[Agreement, Field(alias="top half")]
+    top_fifth: Annotated[Agreement, Field(alias="top fifth")]
+    regret: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ScoredAndTrained:
+    """One network: its score, the same with running BatchNorm statistics, and its error after training."""
+
+    score: float
+    running: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Result of ``correlation``. Without signals there were too few networks, and nothing follows them."""
+
+    data: str
+    networks: int
+    signals: tuple[Signal, ...]
+    points: tuple[ScoredAndTrained, ...]
+    score_images: int = 0
+    epochs: int = 0
+    train_images: int = 0
+    error_range: tuple[float, float] = (0.0, 0.0)
+    error_sd: float = 0.0
+    seed_noise: float | None = None
+    op_contribution: float = 0.0
+    ceiling: Estimate | None = None
+    score_mean: float = 0.0
+    running_mean: float = 0.0
+    split_half: float | None = None
+    split_half_stepped_up: float | None = None
+
+
+@dataclass(frozen=True)
+class SizedHyperNet:
+    """A HyperNet of one size, and what its score is worth."""
+
+    hypernet: str
+    parameters: int
+    loss: float
+    score_mean: float
+    kendall: Estimate
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Result of ``capacity``."""
+
+    networks: int
+    hypernets: tuple[SizedHyperNet, ...]
+
+
+@dataclass(frozen=True)
+class CorruptedEncoding:
+    """One wrong description of the networks, and what it costs."""
+
+    c: str
+    mean: float
+    cost: Paired
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Result of ``encoding``."""
+
+    architectures: int
+    right_mean: float
+    kinds: tuple[CorruptedEncoding, ...]
+    errors: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Result of ``gradient``; a path is the best score after each step."""
+
+    starts: int
+    steps: int
+    scored_per_step: int
+    start_errors: tuple[float, ...]
+    guided: tuple[tuple[float, ...], ...]
+    random: tuple[tuple[float, ...], ...]
+    guided_against_random: Paired
+    predictions: int
+    prediction_kendall: Estimate | None
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """One network: its error on the first data set, and its errors on another one."""
+
+    error: float
+    errors: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TargetData:
+    """Another data set, with the networks of each group."""
+
+    data: str
+    groups: dict[str, tuple[Transferred, ...]]
+    means: dict[str, float | None]
+    kendall: Estimate | None
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Result of ``transfer``."""
+
+    networks: int
+    picks: int
+    source: str
+    targets: tuple[TargetData, ...]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A network with a published pattern, among the random ones."""
+
+    name: str
+    macs: int
+    error: float
+    beats_by_error: float
+    beats_by_score: float
+    alike: int
+    beats_alike: float | None
+
+
+@dataclass(frozen=True)
+class Presets:
+    """Result of ``presets``."""
+
+    networks: int
+    random_errors: tuple[float, ...]
+    random_macs: tuple[int, ...]
+    patterns: tuple[Pattern, ...]
