@@ -29,7 +29,7 @@ def small_digits(train: int = 96, validation: int = 48) -> Dataset:
 
 def small_architecture() -> Architecture:
     """A network of the tiny space with few ops, so that a step takes milliseconds."""
-    space = space_for(InputSpec(1, (8, 8)))
+    space = space_for(InputSpec(1, (8, 8)), "tiny")
     return min((space.draw(0, slot) for slot in range(30)), key=lambda drawn: drawn.op_count)
 
 
