@@ -42,15 +42,24 @@ GROUPS = {
     type=click.Path(path_type=Path),
     help="One name per line, numbered lines, or JSON.",
 )
-@click.option("--output", "-o", "destination", required=True, type=click.Path(path_type=Path), help="Bundle.")
+@click.option(
+    "--output",
+    "-o",
+    "destination",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the bundle.",
+)
 @click.option(
     "--preprocess", type=click.Path(path_type=Path), help="JSON: height, width, channels, mean, std."
 )
 @click.option("--size", metavar="H[xW]", help="Pixels that the network takes.")
-@click.option("--channels", type=click.IntRange(1, 4096), help="1 grey, 3 RGB.")
+@click.option("--channels", type=click.IntRange(1, 4096), help="Channels of the images: 1 grey, 3 RGB.")
 @click.option("--mean", metavar="M,M,M", help="Mean of each channel, of values from 0 to 1.")
 @click.option("--std", metavar="S,S,S", help="Deviation of each channel, of values from 0 to 1.")
-@click.option("--resize", type=click.Choice(["bilinear", "bicubic", "nearest", "box"]), help="Filter.")
+@click.option(
+    "--resize", type=click.Choice(["bilinear", "bicubic", "nearest", "box"]), help="Filter of resizing."
+)
 @click.option(
     "--short-side",
     type=click.IntRange(1, 4096),

@@ -61,7 +61,11 @@ GROUPS = {
     help="Seconds of measuring for each file and batch size, over all rounds.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Turns that the files take."
+    "--rounds",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    help="Rounds in which the files take turns.",
 )
 @click.option("--loadgen", is_flag=True, help="Run the four scenarios of MLCommons LoadGen as well.")
 @click.option(
@@ -79,7 +83,10 @@ GROUPS = {
     "first; in place of everything else.",
 )
 @click.option(
-    "--max-p50", type=click.FloatRange(0, min_open=True), metavar="MS", help="Fail above this median."
+    "--max-p50",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MS",
+    help="Largest median; exit code 5 above it.",
 )
 @click.option(
     "--timeout",

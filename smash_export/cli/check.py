@@ -39,7 +39,7 @@ BUILT = "built by NVIDIA's builder (RTX), not run on hardware"
     type=click.Choice(["fp32", "tf32", "fp16", "int8"]),
     help="Precision of the graph.",
 )
-@click.option("--dla", type=click.Choice(["orin"]), help="Hold it to the limits of a DLA too.")
+@click.option("--dla", type=click.Choice(["orin"]), help="Check the limits of a DLA too.")
 @click.option("--gpu-fallback", is_flag=True, help="What the DLA refuses may run on the GPU.")
 @common_options(writes=False)
 def command(

@@ -58,7 +58,11 @@ GROUPS = {
     help="Seconds of measuring for each file and batch size, over all rounds.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Turns that the files take."
+    "--rounds",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    help="Rounds in which the files take turns.",
 )
 @device_options
 @common_options(writes=True)

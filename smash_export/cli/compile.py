@@ -55,7 +55,7 @@ SHOWN_LINES = 12  # of a note that is a table, such as the noise by layer: the w
     type=click.Choice(["train", "validation", "test"]),
     default="test",
     show_default=True,
-    help="Part of --data.",
+    help="Part of --data that is used.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of the verification run.")
 @click.option(

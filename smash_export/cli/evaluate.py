@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     type=click.Choice(["train", "validation", "test"]),
     default="test",
     show_default=True,
-    help="Part of --data.",
+    help="Part of --data that is used.",
 )
 @click.option("--seed", type=int, help="Seed of the splits, for data that come unsplit.")
 @click.option("--target", "-t", metavar="NAME", help="Runtime; the recommended one if left out.")

@@ -92,7 +92,7 @@ TEACHER_HELP = "Learn its answers too: a bundle, an ONNX or TorchScript file, ti
 @click.option(
     "--folds",
     type=click.IntRange(2, 100),
-    help="Before that train so many networks, each without a part of the images, for an accuracy on all.",
+    help="Networks trained first, each without a part of the images, for an accuracy on all.",
 )
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other value of the recipe.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")

@@ -51,7 +51,7 @@ GROUPS = {
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
     show_default=True,
-    help="That it will run with.",
+    help="Precision that it will run with.",
 )
 @click.option("--time", "duration", metavar="TIME", help="Fit the plan into this time, such as 45m or 1h30m.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the whole.  [default: NAME-run]")

@@ -26,9 +26,15 @@ NAMES = ("correlation", "capacity", "encoding", "gradient", "transfer", "presets
     default="cpu",
     show_default=True,
     type=click.Choice(["cpu", "edge", "paper"]),
-    help="An hour on two cores, in a wide space or in that of today's searches; or the paper's, for a GPU.",
+    help="Size of the experiment: cpu and edge take an hour on two cores, paper wants a GPU.",
 )
-@click.option("--data", default="fashion-mnist", show_default=True, metavar="NAME[:PATH]", help="Images.")
+@click.option(
+    "--data",
+    default="fashion-mnist",
+    show_default=True,
+    metavar="NAME[:PATH]",
+    help="Images; see: smash-export datasets",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

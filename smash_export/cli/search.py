@@ -176,7 +176,7 @@ def _words(value: object) -> str:
     help="Limit on measured latency, such as 3ms or 800us; one pick within each of several.",
 )
 @click.option(
-    "--require", type=click.Choice(["tensorrt-dla"]), help="Only convolutions and pooling of this device."
+    "--require", type=click.Choice(["tensorrt-dla"]), help="Device whose convolutions and pooling are enough."
 )
 @click.option(
     "--target",

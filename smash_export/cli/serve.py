@@ -25,7 +25,13 @@ GROUPS = {
 @click.command(cls=Grouped, groups=GROUPS)
 @click.argument("bundles", nargs=-1, required=True, metavar="[NAME[:VERSION]=]BUNDLE...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 for every network.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port of HTTP; 0: a free one.",
+)
 @click.option(
     "--grpc-port",
     type=click.IntRange(0, 65535),
@@ -69,7 +75,11 @@ GROUPS = {
     help="Milliseconds that a request may wait before it is refused.",
 )
 @click.option(
-    "--max-body", type=click.FloatRange(0, min_open=True), default=32, show_default=True, help="MiB."
+    "--max-body",
+    type=click.FloatRange(0, min_open=True),
+    default=32,
+    show_default=True,
+    help="Largest body of a request, MiB.",
 )
 @click.option(
     "--body-timeout",
@@ -104,7 +114,7 @@ GROUPS = {
     type=click.IntRange(1),
     default=1024,
     show_default=True,
-    help="Idle ones are closed for new ones; beyond it only health is answered.",
+    help="Most connections; idle ones are closed for new ones, beyond them only health is answered.",
 )
 @click.option(
     "--max-connections-per-address",
@@ -112,8 +122,10 @@ GROUPS = {
     type=click.IntRange(1),
     help="Connections of one client's address. Default: three quarters of all.",
 )
-@click.option("--tls-certificate", type=click.Path(path_type=Path), help="PEM, the whole chain.")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM.")
+@click.option(
+    "--tls-certificate", type=click.Path(path_type=Path), help="Certificate with its whole chain, PEM."
+)
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Private key of the certificate, PEM.")
 @click.option(
     "--drain-delay",
     type=click.FloatRange(0),

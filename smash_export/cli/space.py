@@ -14,12 +14,20 @@ from smash_export.device_search.search import SPACE_DEFAULTS
 @click.command()
 @click.option("--data", metavar="NAME[:PATH]", help="Take size, channels and classes from these images.")
 @click.option("--space", type=click.Choice(list(SPACE_DEFAULTS)), help="[default: by image size]")
-@click.option("--size", default=28, show_default=True, type=click.IntRange(1, 4096), help="Pixels a side.")
+@click.option(
+    "--size", default=28, show_default=True, type=click.IntRange(1, 4096), help="Side of an image in pixels."
+)
 @click.option(
     "--channels", default=1, show_default=True, type=click.IntRange(1, 4096), help="Channels of an image."
 )
-@click.option("--classes", default=10, show_default=True, type=click.IntRange(2), help="Labels.")
-@click.option("--samples", default=500, show_default=True, type=click.IntRange(10), help="Draws to look at.")
+@click.option("--classes", default=10, show_default=True, type=click.IntRange(2), help="Number of labels.")
+@click.option(
+    "--samples",
+    default=500,
+    show_default=True,
+    type=click.IntRange(10),
+    help="Number of random networks that are looked at.",
+)
 @click.option("--max-parameters", type=click.IntRange(1), help="Limit on stored numbers.")
 @click.option("--max-macs", type=click.IntRange(1), help="Limit on multiply-accumulates per image.")
 @click.option("--max-memory", type=click.IntRange(1), help="Limit on bytes of activations, batch 1.")

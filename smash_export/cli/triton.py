@@ -37,7 +37,9 @@ GROUPS = {
     show_default=True,
     help="Version of the model in the repository.",
 )
-@click.option("--max-batch", type=click.IntRange(1), help="Default: the largest that the file takes.")
+@click.option(
+    "--max-batch", type=click.IntRange(1), help="Largest batch.  [default: the largest that the file takes]"
+)
 @click.option(
     "--queue-delay-us",
     type=click.IntRange(0),

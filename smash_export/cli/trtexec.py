@@ -54,14 +54,16 @@ if TYPE_CHECKING:
 )
 @click.option("--images", type=click.IntRange(1), help="Test images shipped for the check; all if left out.")
 @click.option(
-    "--version-compatible", is_flag=True, help="Runs with newer TensorRT too; larger, may be slower."
+    "--version-compatible",
+    is_flag=True,
+    help="Engine that runs with newer TensorRT too; larger, may be slower.",
 )
 @click.option(
     "--hardware",
     default="none",
     show_default=True,
     type=click.Choice(["none", "ampere+"]),
-    help="May be slower.",
+    help="GPUs that the engine runs on: that of the device, or any from Ampere on, which may be slower.",
 )
 @common_options(writes=True)
 def command(

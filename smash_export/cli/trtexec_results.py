@@ -20,7 +20,9 @@ SLOWEST = 10
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--bundle", type=click.Path(path_type=Path), help="Check the answers against it.")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), help="Bundle that the answers are checked against."
+)
 @click.option(
     "--precision",
     "-p",

@@ -46,7 +46,7 @@ GROUPS = {
     type=click.Choice(["train", "validation", "test"]),
     default="test",
     show_default=True,
-    help="Part of --data.",
+    help="Part of --data that is used.",
 )
 @click.option("--strict", is_flag=True, help="A file that cannot be checked here fails too (exit code 3).")
 @click.option(
