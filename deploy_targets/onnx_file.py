@@ -7,6 +7,7 @@ skipped over, not interpreted, and a graph of any depth is walked without recurs
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
         graphs += message == "graph"
         if items > MAX_ITEMS:
             raise InvalidInputError(f"{path} is too large a graph", expected=f"at most {MAX_ITEMS} items")
-        for number, value, stop in _fields(data, start, end, path):
+        for number, value, stop in fields_of(data, start, end, path):
             inner = _INTO.get(message, {}).get(number)
             if inner and stop >= 0:
                 todo.append((inner, value, stop))
@@ -89,30 +90,33 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
     return OnnxFacts(frozenset(operators), frozenset(types & set(_TYPES.values())))
 
 
-def _fields(data: bytes, start: int, end: int, path: Path) -> list[tuple[int, int, int]]:
-    """The fields of one message: (number, value, -1) for integers, (number, start, end) for bytes."""
-    found = []
+def fields_of(data: bytes | memoryview, start: int, end: int, path: Path) -> Iterator[tuple[int, int, int]]:
+    """The fields of one protobuf message: (number, value, -1) for integers, (number, start, end) for bytes.
+
+    Raises:
+        InvalidInputError: a field is torn or of an unknown type.
+    """
     while start < end:
         key, start = _varint(data, start, end, path)
         kind = key & 7
         if kind == 0:
             value, start = _varint(data, start, end, path)
-            found.append((key >> 3, value, -1))
+            yield key >> 3, value, -1
             continue
         if kind == 2:
             length, start = _varint(data, start, end, path)
-            found.append((key >> 3, start, start + length))
         elif kind in (1, 5):
             length = 8 if kind == 1 else 4
         else:
-            raise _damaged(path)
+            raise _damaged(path, f"wire type {kind}")
+        if start + length > end:
+            raise _damaged(path, "a field beyond the end")
+        if kind == 2:
+            yield key >> 3, start, start + length
         start += length
-        if start > end:
-            raise _damaged(path)
-    return found
 
 
-def _varint(data: bytes, at: int, end: int, path: Path) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, at: int, end: int, path: Path) -> tuple[int, int]:
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]
@@ -121,10 +125,12 @@ def _varint(data: bytes, at: int, end: int, path: Path) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
-    raise _damaged(path)
+    raise _damaged(path, "a torn field")
 
 
-def _damaged(path: Path) -> InvalidInputError:
+def _damaged(path: Path, received: str) -> InvalidInputError:
     return InvalidInputError(
-        f"{path} is damaged or not an ONNX file", hint="Check what it is: smash-export inspect FILE"
+        f"{path} is damaged or not an ONNX file",
+        received=received,
+        hint="Check what it is: smash-export inspect FILE",
     )

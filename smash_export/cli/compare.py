@@ -10,6 +10,7 @@ import click
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
 from smash_export.cli.groups import Grouped
+from smash_export.cli.shared_options import measuring_options
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
@@ -37,33 +38,7 @@ GROUPS = {
 @click.option(
     "--html", "page", type=click.Path(path_type=Path), help="Report to write. [default: BUNDLE.compare.html]"
 )
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one inference."
-)
-@click.option(
-    "--batch",
-    "-b",
-    "batches",
-    type=click.IntRange(1),
-    multiple=True,
-    default=(1,),
-    show_default=True,
-    help="Images at a time; may be repeated, the first one decides.",
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0.05, 600),
-    default=2.0,
-    show_default=True,
-    help="Seconds of measuring for each file and batch size, over all rounds.",
-)
-@click.option(
-    "--rounds",
-    type=click.IntRange(1, 100),
-    default=5,
-    show_default=True,
-    help="Rounds in which the files take turns.",
-)
+@measuring_options("Images at a time; may be repeated, the first one decides.")
 @device_options
 @common_options(writes=True)
 def command(

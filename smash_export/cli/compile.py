@@ -12,6 +12,7 @@ import click
 from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.shared_options import split_option
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle, CompiledFile
@@ -50,13 +51,7 @@ SHOWN_LINES = 12  # of a note that is a table, such as the noise by layer: the w
 @click.option(
     "--data", metavar="NAME[:PATH]", help="Labelled images to verify on instead of those in the bundle."
 )
-@click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="test",
-    show_default=True,
-    help="Part of --data that is used.",
-)
+@split_option
 @click.option("--threads", type=click.IntRange(1), help="Threads of the verification run.")
 @click.option(
     "--in-process",

@@ -9,6 +9,7 @@ import click
 
 from smash_base.errors import GateError
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.shared_options import file_options, split_option
 
 if TYPE_CHECKING:
     from smash_export.measure.evaluate import Evaluation
@@ -19,23 +20,9 @@ if TYPE_CHECKING:
 @click.option(
     "--data", metavar="SPEC", help="Data set (NAME or NAME:PATH); the bundled test images if left out."
 )
-@click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="test",
-    show_default=True,
-    help="Part of --data that is used.",
-)
+@split_option
 @click.option("--seed", type=int, help="Seed of the splits, for data that come unsplit.")
-@click.option("--target", "-t", metavar="NAME", help="Runtime; the recommended one if left out.")
-@click.option(
-    "--precision",
-    "-p",
-    type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]),
-    help="Precision of the file.",
-)
-@click.option("--threads", type=click.IntRange(1), help="Threads of one inference.")
-@click.option("--device", metavar="NAME", help="cpu, cuda:0, ...")
+@file_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

@@ -17,6 +17,7 @@ import click
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.shared_options import file_options
 
 if TYPE_CHECKING:
     from smash_base.images import Omission
@@ -44,15 +45,7 @@ MAX_SHOWN_LABELS = 5
     help="Write a PNG of each image with its labels.",
 )
 @click.option("--skip-bad", is_flag=True, help="Images that cannot be read do not change the exit code.")
-@click.option("--target", "-t", metavar="NAME", help="Runtime; the recommended one if left out.")
-@click.option(
-    "--precision",
-    "-p",
-    type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]),
-    help="Precision of the file.",
-)
-@click.option("--threads", type=click.IntRange(1), help="Threads of one inference.")
-@click.option("--device", metavar="NAME", help="cpu, cuda:0, ...")
+@file_options
 @common_options(writes=True)
 def command(
     bundle: Path,

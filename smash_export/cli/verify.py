@@ -12,6 +12,7 @@ from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
 from smash_export.cli.groups import Grouped
+from smash_export.cli.shared_options import split_option
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
@@ -41,13 +42,7 @@ GROUPS = {
 @click.option(
     "--data", metavar="SPEC", help="A whole data set (NAME or NAME:PATH) instead of the bundled images."
 )
-@click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test"]),
-    default="test",
-    show_default=True,
-    help="Part of --data that is used.",
-)
+@split_option
 @click.option("--strict", is_flag=True, help="A file that cannot be checked here fails too (exit code 3).")
 @click.option(
     "--signature",

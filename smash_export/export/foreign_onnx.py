@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from smash_base.errors import InvalidInputError
 from smash_export.bundle.inspection import MAX_ONNX_BYTES, MAX_ONNX_NODES
+from smash_targets.onnx_file import fields_of
 
 if TYPE_CHECKING:
     import onnx
@@ -181,38 +182,7 @@ def _check_structure(data: bytes, path: Path) -> None:
 
 def _messages(data: memoryview, start: int, end: int, path: Path) -> Iterator[tuple[int, int, int]]:
     """(field, start, end) of the length-delimited fields of one protobuf message."""
-
-    def varint(at: int) -> tuple[int, int]:
-        value = shift = 0
-        while at < end and shift < 70:
-            byte = data[at]
-            value |= (byte & 0x7F) << shift
-            at += 1
-            if byte < 0x80:
-                return value, at
-            shift += 7
-        raise InvalidInputError(f"{path} is not an ONNX file, or is damaged", received="a torn field")
-
-    at = start
-    while at < end:
-        key, at = varint(at)
-        kind = key & 7
-        if kind == 2:
-            length, at = varint(at)
-            if at + length > end:
-                raise InvalidInputError(
-                    f"{path} is not an ONNX file, or is damaged", received="a field beyond the end"
-                )
-            yield key >> 3, at, at + length
-            at += length
-        elif kind == 0:
-            _, at = varint(at)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise InvalidInputError(
-                f"{path} is not an ONNX file, or is damaged", received=f"wire type {kind}"
-            )
+    return (field for field in fields_of(data, start, end, path) if field[2] >= 0)
 
 
 def _check_operators(model: onnx.ModelProto, path: Path) -> None:

@@ -1,0 +1,86 @@
+"""Options that several commands spell alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def measuring_options(batches: str) -> Callable[[F], F]:
+    """How files are measured in turns: ``threads``, ``batches``, ``seconds`` and ``rounds``.
+
+    Args:
+        batches: What the batch sizes are used for, for the help.
+    """
+    return _all(
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Threads of one inference.",
+        ),
+        click.option(
+            "--batch",
+            "-b",
+            "batches",
+            type=click.IntRange(1),
+            multiple=True,
+            default=(1,),
+            show_default=True,
+            help=batches,
+        ),
+        click.option(
+            "--seconds",
+            type=click.FloatRange(0.05, 600),
+            default=2.0,
+            show_default=True,
+            help="Seconds of measuring for each file and batch size, over all rounds.",
+        ),
+        click.option(
+            "--rounds",
+            type=click.IntRange(1, 100),
+            default=5,
+            show_default=True,
+            help="Rounds in which the files take turns.",
+        ),
+    )
+
+
+split_option = click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="test",
+    show_default=True,
+    help="Part of --data that is used.",
+)
+
+
+def file_options(function: F) -> F:
+    """Which file of a bundle answers, and how: ``target``, ``precision``, ``threads`` and ``device``."""
+    return _all(
+        click.option("--target", "-t", metavar="NAME", help="Runtime; the recommended one if left out."),
+        click.option(
+            "--precision",
+            "-p",
+            type=click.Choice(["fp32", "tf32", "bf16", "fp16", "int8"]),
+            help="Precision of the file.",
+        ),
+        click.option("--threads", type=click.IntRange(1), help="Threads of one inference."),
+        click.option("--device", metavar="NAME", help="cpu, cuda:0, ..."),
+    )(function)
+
+
+def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order in which help shows them."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
