@@ -105,6 +105,21 @@ def read_manifest(engine: Path) -> EngineManifest:
     return manifest
 
 
+def _check_gpu(engine: Path, manifest: EngineManifest, gpu: Gpu, again: str) -> None:
+    level = manifest.flags.get("hardware", "none")
+    if level == "ampere+":
+        fits = int(gpu.compute_capability.split(".")[0]) >= 8
+    else:
+        fits = gpu.compute_capability == manifest.compute_capability
+    if not fits:
+        raise InvalidInputError(
+            f"{engine} was built for another GPU",
+            expected=f"{manifest.gpu}, compute capability {manifest.compute_capability}, level {level}",
+            received=f"{gpu.name}, compute capability {gpu.compute_capability}",
+            hint=again,
+        )
+
+
 def check_manifest(
     engine: Path, manifest: EngineManifest, gpu: Gpu, tensorrt: str, platform: str
 ) -> list[str]:
@@ -145,17 +160,7 @@ def check_manifest(
             hint=again,
         )
     level = manifest.flags.get("hardware", "none")
-    if level == "ampere+":
-        fits = int(gpu.compute_capability.split(".")[0]) >= 8
-    else:
-        fits = gpu.compute_capability == manifest.compute_capability
-    if not fits:
-        raise InvalidInputError(
-            f"{engine} was built for another GPU",
-            expected=f"{manifest.gpu}, compute capability {manifest.compute_capability}, level {level}",
-            received=f"{gpu.name}, compute capability {gpu.compute_capability}",
-            hint=again,
-        )
+    _check_gpu(engine, manifest, gpu, again)
     names = {"driver": (manifest.driver, gpu.driver), "CUDA": (manifest.cuda, gpu.cuda)}
     if level == "none":
         names["GPU"] = (manifest.gpu, gpu.name)

@@ -143,6 +143,31 @@ def _fingerprint(parts: Parts, indices: Sequence[np.ndarray | None], splits: Seq
     return digest.hexdigest()
 
 
+def _divided(
+    spec: str, parts: Parts, seed: int, validation: float | None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Numbers of the images that stay for training, and those of each missing part."""
+    labels = parts.train.labels[:: parts.views]
+    rest = np.arange(len(labels))
+    indices: dict[str, np.ndarray] = {}
+    shares = []
+    if parts.test is None:
+        shares.append(("test", DEFAULT_TEST))
+    if parts.validation is None:
+        shares.append(("validation", DEFAULT_VALIDATION if validation is None else validation))
+    _check_enough(spec, labels, parts.classes, needed=1 + len(shares))
+    sliced = isinstance(parts.train.images, np.memmap) and parts.train.images.nbytes > COPY_LIMIT
+    for stream, (part, share) in enumerate(shares):
+        if sliced:
+            taken = rest[len(rest) - max(1, round(share * len(rest))) :]
+            _check_tail(spec, part, labels[taken], parts.classes)
+        else:
+            taken = rest[stratified(labels[rest], share, np.random.default_rng([seed, stream]))]
+        indices[part] = taken
+        rest = np.setdiff1d(rest, taken, assume_unique=True)
+    return rest, indices
+
+
 def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float | None) -> Dataset:
     """Check ``parts``, make the missing splits and fingerprint the result.
 
@@ -165,24 +190,7 @@ def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float
             _check_split(f"{part} images of {spec}", split, shape, len(parts.classes), parts.views)
     _check_every_class(spec, parts)
 
-    labels = parts.train.labels[:: parts.views]
-    rest = np.arange(len(labels))
-    indices: dict[str, np.ndarray] = {}
-    shares = []
-    if parts.test is None:
-        shares.append(("test", DEFAULT_TEST))
-    if parts.validation is None:
-        shares.append(("validation", DEFAULT_VALIDATION if validation is None else validation))
-    _check_enough(spec, labels, parts.classes, needed=1 + len(shares))
-    sliced = isinstance(parts.train.images, np.memmap) and parts.train.images.nbytes > COPY_LIMIT
-    for stream, (part, share) in enumerate(shares):
-        if sliced:
-            taken = rest[len(rest) - max(1, round(share * len(rest))) :]
-            _check_tail(spec, part, labels[taken], parts.classes)
-        else:
-            taken = rest[stratified(labels[rest], share, np.random.default_rng([seed, stream]))]
-        indices[part] = taken
-        rest = np.setdiff1d(rest, taken, assume_unique=True)
+    rest, indices = _divided(spec, parts, seed, validation)
     train = _take(parts.train, rest, parts.views)
     validation_split, test_split = (
         part if part is not None else _take(parts.train, indices[name_of], parts.views)

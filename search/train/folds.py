@@ -55,7 +55,7 @@ def cross_validated(
     Args:
         make: a new network, images [B, C, *S] -> logits [B, K].
         dataset: its test images are left alone.
-        recipe: of each training.
+        recipe: Recipe of each training.
         folds: number of them.
         device: where to train.
         work: folder for what is done already; a repeated call goes on there.
@@ -67,23 +67,21 @@ def cross_validated(
     """
     if dataset.several:
         raise UsageError("folds count right answers", expected="images of one class each")
-    images = joined(dataset.train, dataset.validation)
+    images, rights, counts = joined(dataset.train, dataset.validation), [], []
     places = fold_of(images.labels, folds, recipe.seed)
     plain = replace(recipe, keep_best=False, include_validation=False)
-    rights, counts = [], []
+    if work is not None:
+        work.mkdir(parents=True, exist_ok=True)
     for fold in range(folds):
         rest, judge = _part(images, places != fold), _part(images, places == fold)
         name = f"{dataset.fingerprint[:32]}-fold-{fold}-of-{folds}"
         data = replace(dataset, train=rest, validation=judge, fingerprint=name)
-        checkpoint = None if work is None else work / f"fold-{fold}-of-{folds}.pt"
-        if checkpoint is not None:
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
         result = fit(
             make(),
             data,
             plain,
             device=device,
-            checkpoint=checkpoint,
+            checkpoint=None if work is None else work / f"fold-{fold}-of-{folds}.pt",
             checkpoint_seconds=2.0,
             evaluate=False,
             on_step=on_step,

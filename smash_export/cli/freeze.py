@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
 from smash_export.cli.training import (
     announced,
+    bake_too,
     chosen_recipe,
     measured_on_folds,
     seconds_of,
@@ -49,6 +52,7 @@ GROUPS = {
 if TYPE_CHECKING:
     from torch import nn
 
+    from smash_base.progress import Advance
     from smash_export.export.freeze import FreezeReport
     from smash_search.data import Dataset, DatasetSummary
     from smash_search.model.supernet import Supernet
@@ -152,9 +156,7 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
     recipe, report = _frozen(arch, best, dataset, destination, recipe, values, output)
     _show(output, report)
     if values["bake"]:
-        from smash_export.deploy.bake import bake
-
-        output.text(f"{bake(report.bundle).main}: uint8 images in, probabilities out; verified")
+        bake_too(report.bundle, output)
     output.result(
         {
             "bundle": str(destination),
@@ -219,7 +221,6 @@ def _frozen(
 ) -> tuple[Recipe, FreezeReport]:
     """Train or materialise, with a bar and curves; the recipe that was used, and what came of it."""
     from smash_export.export.freeze import freeze
-    from smash_export.tracking import following, tracked
     from smash_search.train.network import new_network
 
     supernet = _supernet(values["run"] or arch.parent, values["weights"])
@@ -237,13 +238,7 @@ def _frozen(
         recipe = announced(make(), dataset, recipe, seconds / (1 + (values["folds"] or 0)), values, output)
         if values["folds"]:
             facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
-    epochs = 1 if values["weights"] == "generated" else recipe.epochs
-    label = f"{values['weights']} {best.architecture.key}"
-    place = destination.with_name(f"{destination.name}-curves")
-    with (
-        tracked(values["track"], place, recipe.to_json()) as tracker,
-        following(output.progress, tracker)(label, epochs) as advance,
-    ):
+    with _followed(best, destination, recipe, values, output) as advance:
         on_epoch, on_step = shown_by(advance, recipe.epochs)
         report = freeze(
             best,
@@ -262,6 +257,23 @@ def _frozen(
             facts=facts,
         )
     return recipe, report
+
+
+@contextlib.contextmanager
+def _followed(
+    best: BestFile, destination: Path, recipe: Recipe, values: dict[str, Any], output: Output
+) -> Iterator[Advance]:
+    """A bar over the epochs, and curves where they are asked for."""
+    from smash_export.tracking import following, tracked
+
+    epochs = 1 if values["weights"] == "generated" else recipe.epochs
+    label = f"{values['weights']} {best.architecture.key}"
+    place = destination.with_name(f"{destination.name}-curves")
+    with (
+        tracked(values["track"], place, recipe.to_json()) as tracker,
+        following(output.progress, tracker)(label, epochs) as advance,
+    ):
+        yield advance
 
 
 def _supernet(run: Path, weights: str) -> Supernet | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from smash_base.progress import Advance
+    from smash_export.bundle.bundle import Bundle
     from smash_export.export.adopt import Adopted
     from smash_search.data import Dataset, DatasetSummary
     from smash_search.space.architecture import Architecture
@@ -189,6 +190,13 @@ def shown_by(
     return on_epoch, lambda progress: advance(epochs / progress.steps)
 
 
+def bake_too(bundle: Bundle, output: Output) -> None:
+    """The file for other programs, where ``--bake`` asks for it."""
+    from smash_export.deploy.bake import bake
+
+    output.text(f"{bake(bundle).main}: uint8 images in, probabilities out; verified")
+
+
 def train_module(
     make: Callable[[], nn.Module],
     name: str,
@@ -204,10 +212,10 @@ def train_module(
 
     Args:
         make: a new network.
-        name: of it, for people and the manifest.
+        name: Name of the network, for people and the manifest.
         architecture: what it is made from, if from an architecture.
         images: what is known of the data set.
-        values: of the command's options.
+        values: The command's options.
     """
     from smash_export.export.own_network import train_own
 
@@ -238,9 +246,7 @@ def train_module(
         )
     tell_adopted(adopted, destination, name, recipe, images, output)
     if values["bake"]:
-        from smash_export.deploy.bake import bake
-
-        output.text(f"{bake(adopted.bundle).main}: uint8 images in, probabilities out; verified")
+        bake_too(adopted.bundle, output)
 
 
 def tell_adopted(

@@ -56,7 +56,7 @@ def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
         text: the function. It gets those of ``channels``, ``classes`` and ``input_shape`` (C, *S) that it has
             parameters for.
         dataset: what the network is for.
-        seed: of its initial weights.
+        seed: Random seed of its initial weights.
 
     Raises:
         UsageError: no such module or function.
@@ -160,7 +160,7 @@ def train_own(
         network: from images [B, C, *S] to logits [B, K]; trained in place.
         dataset: images of its classes.
         destination: folder of the bundle.
-        name: of the network, for the manifest.
+        name: Name of the network, for the manifest.
         recipe, device, force, on_epoch, on_step, teacher, facts: as for
             :func:`smash_export.export.freeze.freeze`.
 

@@ -29,6 +29,7 @@ from smash_search.data.spec import Spec, parse_spec
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from smash_search.data import Dataset, Split
     from smash_search.space.architecture import Architecture
@@ -314,6 +315,19 @@ def larger_network(architecture: Architecture, dataset: Dataset) -> Architecture
     return min(larger, key=lambda entry: (abs(math.log(times(entry) / TIMES_LARGER)), entry.key))
 
 
+def _taught_by(network: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device) -> np.ndarray:
+    """Logits of the training images, float32 [N, K]."""
+    import torch
+
+    parts = []
+    with torch.inference_mode():
+        for images in _batches(dataset, recipe.include_validation):
+            shown = dataset.preprocessing.normalise(torch.from_numpy(images).to(device))
+            parts.append(network(shown).float().cpu().numpy())
+    answers: np.ndarray = np.concatenate(parts).astype(np.float32)
+    return answers
+
+
 def trained_teacher(
     architecture: Architecture,
     dataset: Dataset,
@@ -328,15 +342,13 @@ def trained_teacher(
     Training resumes; answers that are there already are read.
 
     Args:
-        architecture: of :func:`larger_network`.
+        architecture: What :func:`larger_network` gave.
         dataset: training images, those of validation too where the recipe includes them.
         recipe: how to train it.
         device: where.
         cache: file that the answers are kept in; its name gets a suffix.
         on_step: called after every step of training.
     """
-    import torch
-
     from smash_search.rank.finalists import input_spec_of
     from smash_search.train.network import fit, new_network
 
@@ -359,13 +371,7 @@ def trained_teacher(
         on_step=on_step,
         evaluate=False,
     )
-    network.eval()
-    parts = []
-    with torch.inference_mode():
-        for images in _batches(dataset, recipe.include_validation):
-            shown = dataset.preprocessing.normalise(torch.from_numpy(images).to(device))
-            parts.append(network(shown).float().cpu().numpy())
-    answers: np.ndarray = np.concatenate(parts).astype(np.float32)
+    answers = _taught_by(network.eval(), dataset, recipe, device)
     _keep(held, answers)
     held.with_suffix(".pt").unlink(missing_ok=True)
     return answers

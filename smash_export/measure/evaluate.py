@@ -67,7 +67,7 @@ class Presence:
         label: its name.
         images: how many images of it there are.
         average_precision: mean precision at the places of its images, sorted by probability; None without.
-        precision, recall: of the images with a probability of one half and more; None where there are none.
+        precision, recall: Those of a probability of one half and more; None where there are no images.
     """
 
     label: str
@@ -98,9 +98,9 @@ class Evaluation:
         mistakes: the wrong answers with the highest probability first, at most 36.
         mistake_count: how many there are.
         warnings: what the reader must know about the images.
-        mean_average_precision, presence: of networks whose classes do not exclude each other, on images
-            whose classes are all known; None and empty for all others. An answer is right where it is one of
-            the image's classes, and ``labels`` are those that were answered, or the likeliest.
+        mean_average_precision, presence: Figures of networks whose classes do not exclude each other, on
+            images whose classes are all known; None and empty for all others. An answer is right where it is
+            one of the image's classes, and ``labels`` are those that were answered, or the likeliest.
     """
 
     data: str
@@ -218,6 +218,7 @@ def score(
     low, high = wilson_interval(int(right.sum()), count)
     wrong = np.flatnonzero(~right)
     worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:SHOWN_ERRORS]
+    mistakes = tuple(Mistake(int(i), names[labels[i]], names[answers[i]], float(sureness[i])) for i in worst)
     top5 = None
     rows = tuple(_class_row(index, names, confusion) for index in range(classes))
     present = [row for row in rows if row.images]
@@ -237,9 +238,7 @@ def score(
         images_per_second=images_per_second,
         classes=rows,
         confusion=confusion,
-        mistakes=tuple(
-            Mistake(int(i), names[labels[i]], names[answers[i]], float(sureness[i])) for i in worst
-        ),
+        mistakes=mistakes,
         mistake_count=len(wrong),
         warnings=warnings,
         mean_average_precision=None if targets is None else mean_average_precision(probabilities, targets),

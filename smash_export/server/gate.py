@@ -72,7 +72,7 @@ class State:
         leaving: nothing new is taken any more.
         active: requests in progress.
         body_bytes: in memory now, of HTTP and gRPC together.
-        lock: of ``body_bytes``; gRPC's calls run in threads of their own.
+        lock: Lock of ``body_bytes``; gRPC's calls run in threads of their own.
     """
 
     draining: bool = False

@@ -18,7 +18,7 @@ class ProtoFile:
     """One ``.proto`` file.
 
     Args:
-        package: of all names.
+        package: Package of all names.
         messages: name -> fields "number kind name"; kinds: scalar, message or enumeration of this file,
             "repeated KIND", "map KIND" (of text to it), "oneof KIND" (all of a message exclude each other).
         enums: name -> its values, from 0.

@@ -94,25 +94,30 @@ def prepare_onnx(
         seen = bundle.calibration() if "calibration.npz" in bundle.manifest.files else bundle.samples().images
         result, notes = cast_to_fp16(model, calibration_tensors(seen, bundle.preprocessing, minimum=1))
     else:
-        check_quantisable(bundle)
-        _check_opset(model, bundle)
-        from smash_export.compiling.precision.int8 import quantise, scheme_for
-        from smash_export.measure.machine import cpu_features
-
-        tensors = calibration_tensors(
-            bundle.calibration(), bundle.preprocessing, settings["calibration_minimum"]
-        )
-        result, notes = quantise(
-            model,
-            tensors,
-            _chosen(scheme_for(target.name, cpu_features()), settings),
-            method=settings["calibration_method"],
-            boundary=settings["boundary"],
-            max_drop=settings["max_drop"],
-        )
+        result, notes = _quantised(model, bundle, target, settings)
     path = destination / "model.onnx"
     write_bytes(path, result.SerializeToString(deterministic=True))
     return path, notes
+
+
+def _quantised(
+    model: onnx.ModelProto, bundle: Bundle, target: Target, settings: Mapping[str, Any]
+) -> tuple[onnx.ModelProto, JsonObject]:
+    check_quantisable(bundle)
+    _check_opset(model, bundle)
+    from smash_export.compiling.precision.calibration import calibration_tensors
+    from smash_export.compiling.precision.int8 import quantise, scheme_for
+    from smash_export.measure.machine import cpu_features
+
+    tensors = calibration_tensors(bundle.calibration(), bundle.preprocessing, settings["calibration_minimum"])
+    return quantise(
+        model,
+        tensors,
+        _chosen(scheme_for(target.name, cpu_features()), settings),
+        method=settings["calibration_method"],
+        boundary=settings["boundary"],
+        max_drop=settings["max_drop"],
+    )
 
 
 def check_quantisable(bundle: Bundle) -> None:

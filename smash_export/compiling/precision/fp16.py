@@ -98,6 +98,18 @@ def _shapes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     }
 
 
+_MAKERS = ("Cast", "Constant", "ConstantOfShape")  # what they give has the type that they say
+
+
+def _refuse_control_flow(node: onnx.NodeProto) -> None:
+    import onnx
+
+    if any(item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for item in node.attribute):
+        raise InvalidInputError(
+            "a graph with control flow cannot be cast", expected="one flat graph", received=node.op_type
+        )
+
+
 def _cast(model: onnx.ModelProto, kept: set[str]) -> tuple[onnx.ModelProto, int]:
     """The graph in fp16 but for the nodes in ``kept``, and how many weights became zero."""
     import onnx
@@ -117,16 +129,9 @@ def _cast(model: onnx.ModelProto, kept: set[str]) -> tuple[onnx.ModelProto, int]
     nodes: list[onnx.NodeProto] = []
     used: set[tuple[str, bool]] = set()
     for node in graph.node:
-        if any(
-            item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for item in node.attribute
-        ):
-            raise InvalidInputError(
-                "a graph with control flow cannot be cast", expected="one flat graph", received=node.op_type
-            )
+        _refuse_control_flow(node)
         takes, gives = _half_forms(node, version)
-        as_half = (
-            node.name not in kept and gives and node.op_type not in ("Cast", "Constant", "ConstantOfShape")
-        )
+        as_half = node.name not in kept and gives and node.op_type not in _MAKERS
         for index, name in enumerate(node.input):
             wanted = as_half and index in takes
             if name in weights:
