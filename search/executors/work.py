@@ -148,7 +148,7 @@ class Worker:
 
     def _start(self, architecture: Architecture) -> Network:
         supernet = self.scorer.supernet
-        network = Network(architecture, supernet.input_spec, supernet.classes, "none")
+        network = Network(architecture, supernet.input_spec, supernet.classes, supernet.config.norm)
         supernet.copy_to(network, self.scorer.statistics(architecture))
         return network
 

@@ -250,7 +250,7 @@ def _make_weights(
         statistics = supernet.statistics(best.architecture, [statistics_images(dataset)])
         if weights == "generated":
             return supernet.materialise(best.architecture, statistics), None
-        network = Network(best.architecture, best.input, len(best.classes), norm="none")
+        network = Network(best.architecture, best.input, len(best.classes), supernet.config.norm)
         supernet.copy_to(network, statistics)
     checkpoint = work / f"{weights}-{best.architecture.key}-{recipe.seed}.pt"
     fitted = fit(

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, SmashError, UsageError
+from smash_search.executors.work import Equipment, Worker
 from smash_search.model import fake_quantisation
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.model.supernet import Supernet
 from smash_search.rank.finalists import (
     Finalist,
     FinalistsConfig,
@@ -23,7 +27,7 @@ from smash_search.rank.finalists import (
     run_rungs,
     train_rung,
 )
-from smash_search.rank.scoring import Score
+from smash_search.rank.scoring import Score, ScoringConfig
 from smash_search.space.architecture import InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
@@ -224,3 +228,21 @@ def test_a_race_at_int8_judges_what_rounding_leaves(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(fake_quantisation, "LEVELS", 1)
     shutil.rmtree(tmp_path / "int8")
     assert error("int8") > exact + 0.2  # two levels hold no image
+
+
+def test_generated_weights_start_a_finalist_where_the_hypernet_left_it(tmp_path: Path) -> None:
+    data = small_digits()
+    hypernet = HyperNetConfig(depths=(1,), growth=2, norm="sandwich")
+    torch.manual_seed(0)
+    supernet = Supernet(SPACE, SPEC, 10, hypernet)
+    config = FinalistsConfig(count=1, random=0, rungs=(1,), recipe=Recipe(batch=32), start="generated")
+    scoring = ScoringConfig(statistics_images=64, images=(48,))
+    worker = Worker(Equipment(supernet, data, scoring, config, None, tmp_path, "cpu"))
+    finalist = Finalist(SPACE.draw(3, 0), "search", "drawn", None, 1)
+    started = worker._start(finalist.architecture).eval()
+    with torch.no_grad():
+        images = data.preprocessing.normalise(torch.from_numpy(data.validation.images))
+        statistics = worker.scorer.statistics(finalist.architecture)
+        generated = supernet(finalist.architecture, images, statistics)
+        assert torch.allclose(started(images), generated, atol=1e-4)
+    assert worker.train(finalist, 0).diverged is None

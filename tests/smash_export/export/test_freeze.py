@@ -24,11 +24,12 @@ from smash_export.cli import cli
 from smash_export.export.freeze import default_recipe, freeze, statistics_images
 from smash_export.export.teacher import teacher_logits
 from smash_search.data import Dataset, load_dataset
+from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.interpreter import FrozenNetwork
 from smash_search.model.supernet import Supernet
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import BestFile, SearchRecord, write_best
-from smash_search.space.space import SPACES
+from smash_search.space.space import SPACES, space_for
 from smash_search.train.network import Recipe
 
 TINY = SPACES["tiny"]
@@ -106,6 +107,24 @@ def test_fine_tuning_starts_from_the_generated_weights(
     assert generated is not None
     name = "blocks.0.ops.0.reduce.weight"
     assert np.allclose(tuned[name], generated[name], atol=1e-6)
+
+
+def test_fine_tuning_keeps_the_norms_that_the_hypernet_was_trained_with(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    space = space_for(SPEC)
+    drawn = min((space.draw(0, slot) for slot in range(40)), key=lambda entry: entry.op_count)
+    torch.manual_seed(0)
+    supernet = Supernet(space, SPEC, 10, HyperNetConfig(depths=(1,), growth=2, norm="sandwich"))
+    best = BestFile(drawn, SPEC, LABELS, SearchRecord(data="digits"))
+    still = replace(SHORT, learning_rate=1e-12)
+    made = [
+        freeze(best, dataset, tmp_path / weights, weights=weights, recipe=still, supernet=supernet)
+        for weights in ("finetune", "generated")
+    ]
+    images = dataset.preprocessing.normalise(torch.from_numpy(dataset.test.images[:64]))
+    tuned, generated = (torch.jit.load(entry.bundle.torchscript)(images) for entry in made)
+    assert torch.nn.functional.cosine_similarity(tuned.flatten(), generated.flatten(), dim=0) > 0.9
 
 
 def test_the_same_seed_gives_the_same_onnx_bytes(tmp_path: Path, best: BestFile, dataset: Dataset) -> None:
