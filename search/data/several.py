@@ -85,14 +85,14 @@ def equal_files(paths: Sequence[Path]) -> list[list[int]]:
 
 
 def rarest(targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Of each image that of its classes with the fewest images, int64 [N]."""
+    """For each image the one of its classes with the fewest images, int64 [N]."""
     rank = np.where(targets > 0, counts, np.iinfo(np.int64).max)
     found: np.ndarray = rank.argmin(1)
     return found
 
 
 def likeliest(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Of each image that of its classes with the highest score, int64 [N]."""
+    """For each image the one of its classes with the highest score, int64 [N]."""
     found: np.ndarray = np.where(targets > 0, scores, -np.inf).argmax(1)
     return found
 

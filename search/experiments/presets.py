@@ -96,17 +96,17 @@ def _width(space: Space, index: int, copies: int) -> tuple[int, int, int]:
     The widest input that one op writes whole. Where even the narrowest is wider than any op, the op's output
     is added to the banks in turn, so that every bank gets some.
     """
-    fitting = [
+    possible = [
         (width, bank)
         for width in space.widths[index]
         for bank in space.bank_units
         if width % bank == 0 and copies * width // bank <= space.max_banks
     ]
-    if not fitting:
+    if not possible:
         raise InvalidInputError(f"block {index} has too few banks for the pattern", received=space.name)
-    whole = [entry for entry in fitting if entry[0] <= space.max_units]
-    narrowest = min(width for width, _ in fitting)
-    width, bank = max(whole or [entry for entry in fitting if entry[0] == narrowest])
+    whole = [entry for entry in possible if entry[0] <= space.max_units]
+    narrowest = min(width for width, _ in possible)
+    width, bank = max(whole or [entry for entry in possible if entry[0] == narrowest])
     return width, bank, min(width, space.max_units // bank * bank)
 
 
@@ -129,12 +129,12 @@ def _residual(space: Space, index: int, layers: int, pattern: str) -> Block:
 def _dense(space: Space, index: int, layers: int) -> Block:
     """Every op reads all banks before it and writes a new one."""
     width, _, _ = _width(space, index, 1)
-    fitting = [
+    possible = [
         bank
         for bank in space.bank_units
         if width % bank == 0 and bank <= space.max_units and width // bank + layers <= space.max_banks
     ]
-    bank = min(fitting, key=lambda size: abs(size - 2))
+    bank = min(possible, key=lambda size: abs(size - 2))
     inputs = width // bank
     ops = []
     for number in range(layers):

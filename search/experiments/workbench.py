@@ -286,7 +286,7 @@ class Workbench:
         network = new_network(architecture, spec, len(dataset.classes), start)
         recipe = replace(self.config.recipe, seed=start)
         # The errors are on the test images: they are compared, nothing is chosen by them.
-        judged = replace(dataset, validation=dataset.test)
+        tested = replace(dataset, validation=dataset.test)
         one_epoch = error = 1.0
 
         def on_epoch(entry: Epoch) -> None:
@@ -295,7 +295,7 @@ class Workbench:
                 one_epoch = 1 - accuracy(network, dataset.test, dataset.preprocessing, self.device)
 
         try:
-            result = fit(network, judged, recipe, device=self.device, on_epoch=on_epoch, evaluate=False)
+            result = fit(network, tested, recipe, device=self.device, on_epoch=on_epoch, evaluate=False)
             error = 1 - result.accuracy
         except DivergedError:
             pass  # nothing it says is right

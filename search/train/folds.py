@@ -73,9 +73,9 @@ def cross_validated(
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
     for fold in range(folds):
-        rest, judge = _part(images, places != fold), _part(images, places == fold)
+        rest, held_out = _part(images, places != fold), _part(images, places == fold)
         name = f"{dataset.fingerprint[:32]}-fold-{fold}-of-{folds}"
-        data = replace(dataset, train=rest, validation=judge, fingerprint=name)
+        data = replace(dataset, train=rest, validation=held_out, fingerprint=name)
         result = fit(
             make(),
             data,
@@ -86,8 +86,8 @@ def cross_validated(
             evaluate=False,
             on_step=on_step,
         )
-        rights.append(round(result.accuracy * len(judge)))
-        counts.append(len(judge))
+        rights.append(round(result.accuracy * len(held_out)))
+        counts.append(len(held_out))
     accuracies = tuple(right / count for right, count in zip(rights, counts, strict=True))
     return Folds(sum(rights), sum(counts), accuracies)
 

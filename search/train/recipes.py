@@ -210,16 +210,16 @@ def survives_flip(images: np.ndarray, labels: np.ndarray) -> bool:
     small = np.asarray(images[np.sort(order)])[:, ::step, ::step].astype(np.float32) / 255
     truth = labels[np.sort(order)]
     mixed = np.random.default_rng(1).permutation(len(truth))
-    learn, judge = mixed[::2], mixed[1::2]
+    learn, test = mixed[::2], mixed[1::2]
     mean = small[learn].mean(0)
     weights = _ridge((small[learn] - mean).reshape(len(learn), -1), truth[learn])
 
     def right(shown: np.ndarray) -> float:
         answers = (shown - mean).reshape(len(shown), -1) @ weights
-        return float((answers.argmax(1) == truth[judge]).mean()) if len(judge) else 0.0
+        return float((answers.argmax(1) == truth[test]).mean()) if len(test) else 0.0
 
-    as_is = right(small[judge])
-    return as_is > 0 and right(small[judge][:, :, ::-1]) >= FLIP_SHARE * as_is
+    as_is = right(small[test])
+    return as_is > 0 and right(small[test][:, :, ::-1]) >= FLIP_SHARE * as_is
 
 
 def _ridge(inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -317,7 +317,7 @@ def _train_several(
     values: dict[str, Any],
     output: Output,
 ) -> None:
-    """Of classes that do not exclude each other: the network answers with the probability of each."""
+    """Train for classes that do not exclude each other: the network answers with the probability of each."""
     from smash_search.train.network import new_network
 
     refused = [name for name in ("qat", "teacher", "folds") if values[name]]

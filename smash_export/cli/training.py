@@ -61,7 +61,7 @@ def augmentation(text: str | None) -> JsonObject | None:
 
 
 def seconds_of(values: dict[str, Any]) -> float:
-    """Of --time; 0 without."""
+    """Seconds of ``--time``; 0 without."""
     from smash_export.device_search.plan import parse_duration
 
     return parse_duration(values["duration"]) if values["duration"] else 0.0

@@ -44,8 +44,8 @@ def _for_dla(space: Space, input_spec: InputSpec, limits: DlaLimits) -> Space:
         )
     dilations = dict(space.dilations)
     kernels = tuple(k for k in space.kernels if _inside(k, limits.kernel))
-    fitting = {kernel: _largest_dilation(kernel, dilations[kernel], limits) for kernel in kernels}
-    kernels = tuple(kernel for kernel in kernels if fitting[kernel])
+    allowed = {kernel: _largest_dilation(kernel, dilations[kernel], limits) for kernel in kernels}
+    kernels = tuple(kernel for kernel in kernels if allowed[kernel])
     groups = tuple(count for count in space.groups if _inside(count, limits.groups))
     activations = tuple(name for name in space.activations if name in limits.activations)
     if not kernels or not activations or not _inside(max(space.stem_strides), limits.stride):
@@ -59,7 +59,7 @@ def _for_dla(space: Space, input_spec: InputSpec, limits: DlaLimits) -> Space:
             hint="Choose a --space with more blocks, or smaller images.",
         )
     return replace(
-        space, kernels=kernels, dilations=tuple(fitting.items()), groups=groups, activations=activations
+        space, kernels=kernels, dilations=tuple(allowed.items()), groups=groups, activations=activations
     )
 
 

@@ -102,7 +102,7 @@ def _asked(
 
 
 def _fingerprint(teacher: Path | str) -> str:
-    """Of the file that holds the teacher's weights."""
+    """SHA-256 of the file that holds the teacher's weights."""
     if spec := _timm(teacher):
         return files.sha256(_weights_file(spec))
     path = Path(teacher)
