@@ -10,6 +10,7 @@
     finalists.jsonl  one line per network and rung
     pareto.json      every trained network: error, latency, cost, whether it is on the front
     best-LIMIT.json  the pick within each further limit on latency
+    ensemble-..npy   answers of the best finalists for the training images, where they were to be kept
     best.json        the pick; written last
     timings.json     seconds of each stage: the only file that differs from run to run
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import itertools
 import json
 import math
@@ -46,12 +48,14 @@ from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.supernet import Supernet
 from smash_search.rank.evaluation import CONFIRMED, MEASURES, SCORES, Evaluator
 from smash_search.rank.finalists import (
+    ENSEMBLE,
     Finalist,
     FinalistsConfig,
     Propose,
     Rung,
     Trained,
     choose,
+    ensemble_answers,
     input_spec_of,
     pick,
     proposed_finalist,
@@ -406,6 +410,8 @@ class _Search:
             networks = [entry.to_json() for entry in pareto]
             files.write_json(self.folder / "pareto.json", {"schema": SCHEMA, "networks": networks})
             winner, picks = self._picks(trained + baseline, scored, baseline, evaluator)
+            if self.config.finalists.ensemble:
+                self._keep_ensemble(trained, scored)
         for label, pick_within_limit in picks.items():
             write_best(self.folder / f"best-{label}.json", pick_within_limit.best)
         best = self._best_file(winner, scored, trained + baseline, baseline)
@@ -731,6 +737,29 @@ class _Search:
             path = self.folder / "finalists.jsonl"
             return run_rungs(finalists, config, records=path, work=work, keep=keep, propose=propose)
 
+    def _keep_ensemble(self, trained: Sequence[Trained], scored: Sequence[Scored]) -> None:
+        """Answers of the best finalists, for who trains the pick at length; once, while weights are there."""
+        architectures = {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
+        path = self.folder / ensemble_file(self.dataset.fingerprint)
+        last = max(entry.rung for entry in trained)
+        through = sorted(
+            (entry for entry in trained if entry.rung == last and not entry.diverged),
+            key=lambda entry: (entry.error, entry.macs, entry.key),
+        )
+        best = [
+            Finalist(architectures[entry.key], "search", entry.reason, entry.score, entry.macs)
+            for entry in through[:ENSEMBLE]
+        ]
+        if path.exists() or not best or self.config.finalists.start != "scratch":
+            return
+        answers = ensemble_answers(
+            best, last, self.dataset, weights=self.folder / "finalists", device=self.device
+        )
+        if answers is not None:
+            stream = io.BytesIO()
+            np.save(stream, answers, allow_pickle=False)
+            files.write_bytes(path, stream.getvalue())
+
     def _settle_finalists(self, trained: list[Trained]) -> None:
         settle(
             self.folder / "finalists.jsonl",
@@ -962,6 +991,11 @@ class _Search:
     def _seconds(self) -> dict[str, float]:
         path = self.folder / "timings.json"
         return dict(files.read_json(path)) if path.exists() else {}
+
+
+def ensemble_file(fingerprint: str) -> str:
+    """Name of the file in a run that holds the answers of its best finalists for the training images."""
+    return f"ensemble-{fingerprint[:16]}.npy"
 
 
 def load_supernet(folder: Path | str) -> Supernet:

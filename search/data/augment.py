@@ -1,15 +1,16 @@
-"""Augmentation of a batch on its device: pad-crop, flip, one random change each, cutout, mixup; volumes too.
+"""Augmentation of a batch on its device: crop, flip, one random change each, cutout, mixup, cutmix; volumes.
 
 Applied to normalised batches [B, C, H, W] or [B, C, D, H, W], so that padding and erased parts are zero,
 the mean of the training images. Every random number comes from the one generator given, on its device and
-in a fixed order, so that a resumed run sees the same images. No loop over images, no wait for the device.
+in a fixed order, so that a resumed run sees the same images. No loop over images, and no wait for the device
+but for the box of cutmix.
 Operations are our own and for whole batches: torchvision has no release for this PyTorch, and libraries that
 change one image after another cost more than the step of a small network.
 
 Sources: pad-crop and flip, Lee et al. 2015; alternating flips, KellerJordan/cifar10-airbench 2024; one change
 of random strength, TrivialAugment, Müller & Hutter 2021 (2103.10158); cutout, DeVries & Taylor 2017
-(1708.04552); mixup, Zhang et al. 2018 (1710.09412); translated and flipped volumes, Brock et al. 2016
-(1608.04236).
+(1708.04552); mixup, Zhang et al. 2018 (1710.09412); cutmix, Yun et al. 2019 (1905.04899); translated and
+flipped volumes, Brock et al. 2016 (1608.04236).
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Augmentation:
             turned, brightness, contrast, saturation, sharpness, solarised, posterised, or left as it is.
         cutout: side of the square (cube) that is set to zero, in pixels; it may stick out of the image.
         mixup: alpha of the Beta distribution of the mixing ratio; 0 is off. One ratio per batch.
-        classes: K; needed with mixup, whose targets are shares of classes.
+        cutmix: alpha of the Beta distribution of the share that stays of an image; a box of the rest is
+            another image's. 0 is off. One box per batch; not together with mixup.
+        classes: K; needed with mixup and cutmix, whose targets are shares of classes.
         jitter: volumes are shifted by up to this many voxels along each axis and mirrored along the two
             horizontal ones (depth and width) with probability 1/2 each. Refused for images.
     """
@@ -46,6 +49,7 @@ class Augmentation:
     trivial: bool = False
     cutout: int = 0
     mixup: float = 0.0
+    cutmix: float = 0.0
     jitter: int = 0
     classes: int = 0
 
@@ -58,12 +62,16 @@ class Augmentation:
             raise InvalidInputError(
                 "augmentation flip", expected="true, false or alternate", received=self.flip
             )
-        if not 0 <= self.mixup < float("inf"):
-            raise InvalidInputError("augmentation mixup", expected="0 or more", received=self.mixup)
-        if self.mixup and self.classes < 2:
-            raise InvalidInputError(
-                "augmentation mixup", expected="the number of classes with it", received=self.classes
-            )
+        for name in ("mixup", "cutmix"):
+            alpha = getattr(self, name)
+            if not 0 <= alpha < float("inf"):
+                raise InvalidInputError(f"augmentation {name}", expected="0 or more", received=alpha)
+            if alpha and self.classes < 2:
+                raise InvalidInputError(
+                    f"augmentation {name}", expected="the number of classes with it", received=self.classes
+                )
+        if self.mixup and self.cutmix:
+            raise InvalidInputError("augmentation", expected="mixup or cutmix", received="both")
 
     def to_json(self) -> dict[str, object]:
         """The fields, for run configurations."""
@@ -88,7 +96,7 @@ class Augmentation:
             indices: numbers of the images in their data set, int64 [B]; needed to alternate flips.
 
         Returns:
-            The batch, and targets as ``cross_entropy`` takes them: the labels [B], or with mixup the
+            The batch, and targets as ``cross_entropy`` takes them: the labels [B], or with a mixture the
             share of each class, float32 [B, K].
 
         Raises:
@@ -113,7 +121,25 @@ class Augmentation:
             sizes = batch.shape[2:]
             middle = torch.stack([_integers((len(batch),), 0, size - 1, generator) for size in sizes], dim=1)
             batch = erase(batch, middle, self.cutout)
+        if self.cutmix:
+            return self._patched(batch, labels, generator)
         return self._mixed(batch, labels, generator) if self.mixup else (batch, labels)
+
+    def _patched(self, batch: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A box of each image is another image's; targets are the shares of the area."""
+        sides = (1 - float(_beta(self.cutmix, generator))) ** (1 / (batch.ndim - 2))
+        place, inside = [slice(None), slice(None)], 1.0
+        for size in batch.shape[2:]:
+            half = sides * size / 2
+            middle = float(torch.rand((), generator=generator, device=generator.device)) * size
+            low, high = max(0, round(middle - half)), min(size, round(middle + half))
+            place.append(slice(low, high))
+            inside *= (high - low) / size
+        order = torch.randperm(len(batch), generator=generator, device=generator.device).to(batch.device)
+        patched = batch.clone()
+        patched[tuple(place)] = batch[order][tuple(place)]
+        shares = one_hot(labels, self.classes).float()
+        return patched, shares.lerp(shares[order], inside)
 
     def _mixed(self, batch: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Each image blended with another one, and the shares of both classes."""

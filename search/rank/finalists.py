@@ -28,12 +28,13 @@ from smash_search.model.interpreter import Network, fold
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.strategies import Scored
 from smash_search.train.compute import DivergedError, Feed, load_checkpoint, save_checkpoint, seed_of
-from smash_search.train.network import Epoch, Recipe, accuracy, fit, new_network
+from smash_search.train.network import EVALUATION_BATCH, Epoch, Recipe, accuracy, fit, new_network
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
 
 
+ENSEMBLE = 3  # finalists whose answers are averaged
 OF_THE_RUNGS = ("epochs", "epoch_images", "keep_best", "include_validation", "seconds", "seed")
 """Fields of a recipe that finalists have from their rungs."""
 
@@ -66,6 +67,8 @@ class FinalistsConfig:
             rounded to 8 bits, as an int8 runtime rounds them (:func:`int8_accuracy`).
         teacher: file in the run's folder that holds another network's logits for the training images,
             float32 [N, K], which every finalist learns as well; or empty.
+        ensemble: keep the mean answers of the best finalists for the training images, which the pick may
+            learn from when it is trained at length (:func:`ensemble_answers`).
         seed: Random seed of initial weights and order of images.
     """
 
@@ -83,6 +86,7 @@ class FinalistsConfig:
     recipe: Recipe = field(default_factory=Recipe)
     precision: Literal["fp32", "int8"] = "fp32"
     teacher: str = ""
+    ensemble: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -491,6 +495,43 @@ def _starting_network(
 
 def _weights(folder: Path, finalist: Finalist, rung: int) -> Path:
     return folder / f"{finalist.group}-{finalist.architecture.key}.{rung}.pt"
+
+
+def ensemble_answers(
+    best: Sequence[Finalist],
+    rung: int,
+    dataset: Dataset,
+    *,
+    weights: Path,
+    device: torch.device | str = "cpu",
+) -> np.ndarray | None:
+    """Mean log-probabilities of trained finalists for the training images, float32 [N, K].
+
+    Args:
+        best: finalists that were trained from scratch through the rung.
+        rung: from 0.
+        dataset: its training images are answered, in their order.
+        weights: folder with their weights.
+        device: where to compute.
+
+    Returns:
+        None where weights are gone.
+    """
+    spec, classes = input_spec_of(dataset), len(dataset.classes)
+    feed = Feed(dataset.train, dataset.preprocessing, torch.device(device))
+    places = np.array_split(np.arange(len(dataset.train)), -(-len(dataset.train) // EVALUATION_BATCH))
+    total = np.zeros((len(dataset.train), classes), np.float32)
+    for finalist in best:
+        held = load_checkpoint(_weights(weights, finalist, rung), None)
+        if held is None:
+            return None
+        network = new_network(finalist.architecture, spec, classes, 0)
+        network.load_state_dict(held["network"])
+        network.to(device).eval()
+        with torch.inference_mode():
+            parts = [network(feed(place)[0]).float().log_softmax(1).cpu().numpy() for place in places]
+        total += np.concatenate(parts) / len(best)
+    return total
 
 
 def input_spec_of(dataset: Dataset) -> InputSpec:

@@ -220,9 +220,9 @@ class _Loop(Loop[Epoch]):
     ) -> None:
         self.network, self._feed, self._recipe = network, feed, recipe
         self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
-        if feed.targets is not None and (teacher is not None or recipe.augmentation.get("mixup")):
+        if feed.targets is not None and (teacher is not None or _mixes(recipe)):
             raise UsageError(
-                "classes that do not exclude each other", expected="neither a teacher nor mixup with them"
+                "classes that do not exclude each other", expected="neither a teacher nor mixup or cutmix"
             )
         augmentation = {"classes": classes, **recipe.augmentation} if recipe.augmentation else {}
         self._augmentation = augmentation_of(augmentation)
@@ -372,6 +372,10 @@ def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
     )
+
+
+def _mixes(recipe: Recipe) -> bool:
+    return bool(recipe.augmentation.get("mixup") or recipe.augmentation.get("cutmix"))
 
 
 def class_weights(labels: np.ndarray, classes: int) -> Tensor:

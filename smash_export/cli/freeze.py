@@ -223,7 +223,8 @@ def _frozen(
     from smash_export.export.freeze import freeze
     from smash_search.train.network import new_network
 
-    supernet = _supernet(values["run"] or arch.parent, values["weights"])
+    run = values["run"] or arch.parent
+    supernet = _supernet(run, values["weights"])
     teacher = None
     facts: JsonObject = {}
 
@@ -234,7 +235,7 @@ def _frozen(
         seconds = seconds_of(values)
         if values["teacher"]:
             place = destination.parent / f".{destination.name}.work" / "teacher"
-            teacher, seconds = taught(best.architecture, dataset, recipe, seconds, place, values, output)
+            teacher, seconds = taught(best.architecture, dataset, recipe, seconds, place, values, output, run)
         recipe = announced(make(), dataset, recipe, seconds / (1 + (values["folds"] or 0)), values, output)
         if values["folds"]:
             facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)

@@ -39,7 +39,7 @@ GROUPS = {
     "Scoring": ("images", "keep"),
     "Finalists": (
         "finalists", "rounds", "per_round", "rungs", "recipe", "balance", "augment", "teacher", "settings",
-        "finalist_batch", "finalist_images", "start", "baseline",
+        "finalist_batch", "finalist_images", "start", "baseline", "ensemble",
     ),
     "Limits": ("max_latency", "max_parameters", "max_macs", "max_memory"),
     "Device": (
@@ -158,6 +158,9 @@ def _words(value: object) -> str:
 @click.option("--balance", type=click.Choice(["none", "loss", "sampling"]), help=BALANCE_HELP)
 @click.option("--augment", metavar="NAME=VALUE,...", help=AUGMENT_HELP)
 @click.option("--teacher", metavar="NETWORK", help=TEACHER_HELP + ".")
+@click.option(
+    "--ensemble", is_flag=True, help="Keep answers of the best finalists for freeze --teacher auto."
+)
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other value of the recipe.")
 @click.option("--finalist-batch", type=click.IntRange(1), help="Images per step.")
 @click.option("--finalist-images", type=click.IntRange(0), help="Most training images of an epoch; 0 is all.")
@@ -389,7 +392,6 @@ def device_table(
 def _configuration(
     dataset: Dataset, measurement: DeviceLatency | None, values: dict[str, Any]
 ) -> SearchConfig:
-    from smash_export.cli.compile import read_options
     from smash_export.device_search.search import configure, latency_limits
 
     return configure(
@@ -427,14 +429,10 @@ def _configuration(
             "epoch_images": values["finalist_images"],
             "start": values["start"],
             "baseline": values["baseline"],
+            "ensemble": values["ensemble"] or None,
         },
         recipe=values["recipe"],
-        recipe_values={
-            "batch": values["finalist_batch"],
-            "balance": values["balance"],
-            "augmentation": augmentation(values["augment"]),
-            **read_options(values["settings"]),
-        },
+        recipe_values=_recipe_values(values),
     )
 
 
@@ -491,6 +489,18 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
 
 def _freeze_words(best: Path) -> list[str]:
     return ["smash-export", "freeze", "--arch", str(best), "--weights", "retrain"]
+
+
+def _recipe_values(values: dict[str, Any]) -> JsonObject:
+    """What is said of the finalists' recipe; None where nothing is."""
+    from smash_export.cli.compile import read_options
+
+    return {
+        "batch": values["finalist_batch"],
+        "balance": values["balance"],
+        "augmentation": augmentation(values["augment"]),
+        **read_options(values["settings"]),
+    }
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...] | None:

@@ -102,16 +102,17 @@ def taught(
     place: Path,
     values: dict[str, Any],
     output: Output,
+    run: Path | None = None,
 ) -> tuple[np.ndarray, float]:
     """A teacher's answers, and the seconds that are left for its student (0: as many as it takes)."""
+    from smash_export.export import teacher
     from smash_export.export.freeze import input_of
-    from smash_export.export.teacher import AUTO, TIME_SHARE, larger_network, teacher_logits, trained_teacher
     from smash_search.train.compute import pick_device
     from smash_search.train.network import new_network
 
-    if values["teacher"] != AUTO:
+    if values["teacher"] != teacher.AUTO:
         with output.progress("asking the teacher", None):
-            answers = teacher_logits(
+            answers = teacher.teacher_logits(
                 values["teacher"],
                 dataset,
                 place,
@@ -119,14 +120,20 @@ def taught(
                 warn=output.warn,
             )
         return answers, seconds
+    finalists = None
+    if run is not None and not recipe.include_validation:
+        finalists = teacher.ensemble_of(run, dataset)
+    if finalists is not None:  # they cost nothing any more
+        output.note(f"teacher: the best finalists of the search in {run}")
+        return finalists, seconds
     if architecture is None:
         raise UsageError("--teacher auto needs an architecture file or a preset", hint="Name a teacher.")
-    larger = larger_network(architecture, dataset)
+    larger = teacher.larger_network(architecture, dataset)
     output.note(f"teacher: {larger.key}, a larger network of the same space")
     network = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed)
-    recipe = announced(network, dataset, recipe, TIME_SHARE * seconds, values, output)
+    recipe = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, values, output)
     with output.progress(f"teacher {larger.key}", recipe.epochs) as advance:
-        answers = trained_teacher(
+        answers = teacher.trained_teacher(
             larger,
             dataset,
             recipe,
@@ -134,7 +141,7 @@ def taught(
             cache=place,
             on_step=lambda progress: advance(recipe.epochs / progress.steps),
         )
-    return answers, (1 - TIME_SHARE) * seconds
+    return answers, (1 - teacher.TIME_SHARE) * seconds
 
 
 def measured_on_folds(

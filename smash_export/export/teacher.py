@@ -2,8 +2,9 @@
 
 The teacher is a bundle, an ONNX or TorchScript file (adopted first, with all checks of ``smash-export
 adopt``), a network of timm with weights from a file, or ``auto``: a larger network of the student's own
-space, trained first by the same recipe. Its answers are logits; they are kept beside the student's
-checkpoints, so that a training that goes on asks nobody again.
+space, trained first by the same recipe, or the best finalists of the search where their answers were kept.
+Its answers are logits; they are kept beside the student's checkpoints, so that a training that goes on asks
+nobody again.
 """
 
 from __future__ import annotations
@@ -313,6 +314,23 @@ def larger_network(architecture: Architecture, dataset: Dataset) -> Architecture
             hint="Name a teacher, or train without one.",
         )
     return min(larger, key=lambda entry: (abs(math.log(times(entry) / TIMES_LARGER)), entry.key))
+
+
+def ensemble_of(run: Path, dataset: Dataset) -> np.ndarray | None:
+    """The answers of a search's best finalists for these training images, float32 [N, K]; None without any.
+
+    ``smash-export search --ensemble`` keeps them; their file's name says for which images.
+    """
+    from smash_search.run import ensemble_file
+
+    path = run / ensemble_file(dataset.fingerprint)
+    if not path.is_file():
+        return None
+    answers = _read(path)
+    wanted = (len(dataset.train), len(dataset.classes))
+    if answers.shape != wanted or answers.dtype != np.float32:
+        raise InvalidInputError(f"answers of finalists in {path}", expected=wanted, received=answers.shape)
+    return answers
 
 
 def _taught_by(network: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device) -> np.ndarray:

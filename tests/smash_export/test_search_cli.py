@@ -7,12 +7,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from smash_export.cli import run
 from smash_export.cli.search import GROUPS
 from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES, absolute
 from smash_search import strategies
+from smash_search.data import load_dataset
 from smash_search.space.space import SPACES
 
 SMALL = [
@@ -74,7 +76,15 @@ def test_finalists_learn_from_a_teacher_whose_answers_stay_in_the_run(
 ) -> None:
     folder = tmp_path / "taught"
     words = ["search", "--data", "digits", "--run", str(folder), "--quiet", *SMALL, "--rounds", "0"]
+    words += ["--validation", "0.1", "--ensemble"]
     assert run([*words, "--teacher", str(digits_bundle)]) == 0
+    (kept,) = folder.glob("ensemble-*.npy")
+    means = np.load(kept)
+    assert means.shape == (len(load_dataset("digits").train), 10)
+    assert (np.exp(means).sum(1) <= 1 + 1e-5).all(), "geometric means of probabilities"
+    best = ["freeze", "--arch", str(folder / "best.json"), "--out", str(tmp_path / "bundle")]
+    assert run([*best, "--teacher", "auto", "--epochs", "1", "--recipe", "quick", "--threads", "1"]) == 0
+    assert "the best finalists of the search" in capsys.readouterr().err
     (answers,) = folder.glob("teacher-*.npy")
     config = json.loads((folder / "config.json").read_text())
     assert config["identity"]["finalists"]["teacher"] == answers.name

@@ -19,6 +19,7 @@ def generator(seed: int = 0) -> torch.Generator:
     ("size", "augmentation"),
     [
         ((8, 8), Augmentation(pad_crop=2, flip=True, cutout=3, mixup=0.4, classes=16)),
+        ((8, 8), Augmentation(flip=True, cutmix=1.0, classes=16)),
         ((6, 6, 6), Augmentation(jitter=2, cutout=2, mixup=0.4, classes=16)),
     ],
 )
@@ -92,6 +93,24 @@ def test_mixing_ratios_follow_the_beta_distribution():
     assert abs(mixed.var() - 0.25 / (2 * 0.4 + 1)) < 0.01  # variance of Beta(a, a)
 
 
+def test_cutmix_puts_a_box_of_another_image_in_and_says_how_much_of_it():
+    labels = torch.arange(8)
+    batch = labels.float().view(8, 1, 1, 1).expand(8, 1, 10, 10).contiguous()
+    cut = Augmentation(cutmix=1.0, classes=8)
+    seen = set()
+    for seed in range(20):
+        patched, targets = cut(batch, labels, generator(seed))
+        for image, target in zip(patched, targets, strict=True):
+            values, counts = image.unique(return_counts=True)
+            shares = torch.zeros(8)
+            shares[values.long()] = counts / 100
+            assert torch.allclose(target, shares, atol=1e-6)
+            seen.add(len(values))
+    assert seen == {1, 2}
+    with pytest.raises(InvalidInputError, match="mixup or cutmix"):
+        Augmentation(mixup=0.2, cutmix=1.0, classes=8)
+
+
 def test_mixup_needs_the_number_of_classes():
     with pytest.raises(InvalidInputError, match="number of classes"):
         Augmentation(mixup=0.2)
@@ -102,7 +121,7 @@ def test_jitter_is_for_volumes():
         Augmentation(jitter=1)(torch.zeros(1, 1, 4, 4), torch.zeros(1), generator())
 
 
-@pytest.mark.parametrize("field", ["pad_crop", "cutout", "jitter", "mixup"])
+@pytest.mark.parametrize("field", ["pad_crop", "cutout", "jitter", "mixup", "cutmix"])
 def test_negative_values_are_refused(field):
     with pytest.raises(InvalidInputError, match=field):
         Augmentation(**{field: -1})
