@@ -97,6 +97,8 @@ def answers_file(
 def _asked(
     teacher: Path | str, dataset: Dataset, include_validation: bool, warn: Callable[[str], None]
 ) -> np.ndarray:
+    if dataset.several:
+        raise UsageError("a teacher is for images of one class each", received=f"{dataset.spec}")
     with tempfile.TemporaryDirectory(prefix="smash-export-teacher-") as folder:
         bundle = _as_bundle(teacher, dataset, Path(folder), warn)
         return _answers(bundle, dataset, include_validation)

@@ -103,6 +103,13 @@ def test_a_network_of_timm_sees_its_own_size_and_has_the_weights_of_the_file(
         teacher_logits("timm:linear", dataset)
 
 
+def test_images_of_several_classes_have_no_teacher(digits_bundle: Path, dataset: Dataset) -> None:
+    targets = np.eye(10, dtype=np.uint8)[dataset.train.labels]
+    several = replace(dataset, train=replace(dataset.train, targets=targets))
+    with pytest.raises(UsageError, match="one class each"):
+        teacher_logits(digits_bundle, several)
+
+
 def test_a_teacher_that_is_not_there_is_refused_with_the_forms(dataset: Dataset) -> None:
     with pytest.raises(UsageError, match="timm:NAME"):
         teacher_logits("nowhere.onnx", dataset)
