@@ -22,6 +22,7 @@ import datetime
 import functools
 import itertools
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -93,11 +94,14 @@ class Bundle:
         """
         path = Path(path)
         if not path.is_dir():
+            hint = "A bundle is made with: smash-export freeze --arch best.json"
+            if path.suffix.lower() == ".onnx":
+                hint = f"Make a bundle of it: smash-export adopt {shlex.quote(str(path))} --output BUNDLE"
             raise InvalidInputError(
                 f"{path} is not a bundle",
                 expected="a directory with a manifest.json",
                 received="a file" if path.exists() else "nothing of that name",
-                hint="A bundle is made with: smash-export freeze --arch best.json",
+                hint=hint,
             )
         return cls(path, integrity.read_checked(path))
 

@@ -13,10 +13,27 @@ from smash_export.cli.console import Output, common_options
 from smash_export.cli.groups import Grouped
 
 GROUPS = {
-    "Addresses": ("host", "port", "grpc_port", "no_grpc", "tls_certificate", "tls_key", "api_key_file"),
+    "Addresses": (
+        "host",
+        "port",
+        "grpc_port",
+        "no_grpc",
+        "workers",
+        "tls_certificate",
+        "tls_key",
+        "api_key_file",
+    ),
     "Files": ("target", "precision", "all_targets", "threads", "device"),
     "Batching": ("max_batch", "queue_size", "queue_delay", "queue_timeout"),
-    "Limits": ("max_body", "body_timeout", "answer_timeout"),
+    "Limits": (
+        "max_body",
+        "max_pixels",
+        "body_timeout",
+        "answer_timeout",
+        "max_connections",
+        "per_address",
+    ),
+    "Proxies": ("allowed_hosts", "proxy_headers", "root_path"),
     "Ending": ("drain_delay", "drain_timeout"),
     "Logs": ("log_level", "log_requests"),
 }
@@ -38,6 +55,13 @@ GROUPS = {
     default=8001,
     show_default=True,
     help="Port of gRPC; 0: a free one.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Processes that share the port, each with a model of its own.",
 )
 @click.option("--no-grpc", is_flag=True, help="HTTP only.")
 @click.option("--target", help="Runtime, instead of the one that the manifest recommends.")
@@ -80,6 +104,13 @@ GROUPS = {
     default=32,
     show_default=True,
     help="Largest body of a request, MiB.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Pixels of an image that is decoded; large JPEGs are decoded smaller. Default: the variable "
+    "SMASH_EXPORT_MAX_PIXELS, or 50 million.",
 )
 @click.option(
     "--body-timeout",
@@ -154,6 +185,7 @@ def command(
     host: str,
     port: int,
     grpc_port: int,
+    workers: int,
     no_grpc: bool,
     target: str | None,
     precision: str | None,
@@ -165,6 +197,7 @@ def command(
     queue_delay: float,
     queue_timeout: float,
     max_body: float,
+    max_pixels: int | None,
     body_timeout: float,
     answer_timeout: float,
     api_key_file: Path | None,
@@ -188,11 +221,16 @@ def command(
     """
     from dataclasses import replace
 
+    from smash_base.images import LIMIT_VARIABLE, pixel_limit
     from smash_export.server.gate import Limits
     from smash_export.server.models import ModelSpec, variants
     from smash_export.server.run import Addresses, Settings, serve
     from smash_export.server.sizing import Batching
+    from smash_export.server.workers import serve_many
 
+    if max_pixels is not None:
+        os.environ[LIMIT_VARIABLE] = str(max_pixels)  # of this process and of its workers
+    pixel_limit()
     if not no_grpc and importlib.util.find_spec("grpc") is None:
         raise MissingRuntimeError(
             "gRPC is not installed", hint="Install it: pip install 'smash-export[grpc]', or pass --no-grpc"
@@ -211,7 +249,8 @@ def command(
         limits=Limits(
             body_bytes=round(max_body * 2**20), body_seconds=body_timeout, answer_seconds=answer_timeout
         ),
-        threads=threads or max(1, len(os.sched_getaffinity(0)) - 1),
+        threads=threads or _threads(workers),
+        workers=workers,
         device=device,
         max_connections=max_connections,
         per_address=per_address,
@@ -232,7 +271,13 @@ def command(
         if settings.api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
             output.warn("anyone on the network can use this server; give it a key with --api-key-file")
 
-    serve(specs, settings, ready)
+    (serve if workers == 1 else serve_many)(specs, settings, ready)
+
+
+def _threads(workers: int) -> int:
+    """Threads of one inference: one core is left for the network, or each worker has its own."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores - 1 if workers == 1 else cores // workers)
 
 
 def _api_key(path: Path | None) -> str | None:

@@ -8,6 +8,7 @@ and nothing but those few batches is ever in memory.
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import itertools
 import os
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
@@ -32,74 +33,26 @@ from smash_base.errors import (
     VerificationError,
 )
 from smash_base.images import LeftOut
-from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing, present_classes, probabilities_of
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import RunnableFile, runnable_files
+from smash_export.prediction.answers import ClassScore as ClassScore
+from smash_export.prediction.answers import Failure as Failure
+from smash_export.prediction.answers import Prediction as Prediction
 from smash_export.prediction.batches import run_tensors
-from smash_export.prediction.sources import Source, is_single, is_stream, read_stream, sources
+from smash_export.prediction.sources import (
+    Channels,
+    Source,
+    is_single,
+    is_stream,
+    plain_arrays,
+    read_stream,
+    sources,
+)
 from smash_targets.base import TARGETS, Session, SessionInfo, SessionOptions, Target, get_target
 
 MAX_STREAM_BATCH = 64
 _ARRAYS_ONLY = (str, os.PathLike, bytes, Image.Image, np.ndarray)
-
-
-@dataclass(frozen=True, slots=True)
-class ClassScore:
-    """One class and its probability."""
-
-    label: str
-    index: int
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The answer for one image.
-
-    Attributes:
-        source: path of the image, or "image 7" for one without a name.
-        label, index, probability: the most probable class.
-        top: the ``top_k`` most probable classes, best first.
-        milliseconds: time in the runtime, of this image's share of its batch.
-        present: for networks whose classes do not exclude each other (``outputs: sigmoid``) every class with
-            a probability of at least one half, best first, possibly none; None for all others.
-        doubtful: whether the image is perhaps of none of the classes: its probability is below what nearly
-            all validation images reached; None where the bundle does not say how much that is.
-    """
-
-    source: str
-    label: str
-    index: int
-    probability: float
-    top: tuple[ClassScore, ...]
-    milliseconds: float
-    present: tuple[ClassScore, ...] | None = None
-    doubtful: bool | None = None
-
-    def to_json(self) -> JsonObject:
-        """JSON values; ``present`` and ``doubtful`` only where there is something to say."""
-        document: JsonObject = {
-            "source": self.source,
-            "label": self.label,
-            "index": self.index,
-            "probability": self.probability,
-            "top": [asdict(score) for score in self.top],
-            "milliseconds": self.milliseconds,
-        }
-        if self.present is not None:
-            document["present"] = [asdict(score) for score in self.present]
-        if self.doubtful is not None:
-            document["doubtful"] = self.doubtful
-        return document
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An image that could not be read; only :meth:`Classifier.stream` with ``on_error="yield"`` gives it."""
-
-    source: str
-    error: SmashError
 
 
 @dataclass(frozen=True)
@@ -168,7 +121,7 @@ def load(
             passed_over.append(f"{file.target} {file.precision}: {error.what}")
             continue
         choice = Choice(file.target, file.precision, file.path, reason, tuple(passed_over))
-        return Classifier(bundle, runtime, session, choice)
+        return Classifier(bundle, runtime, session, choice, options)
     raise MissingRuntimeError(
         f"no runtime is here that opens a file of {bundle.path}",
         received="; ".join(passed_over),
@@ -177,15 +130,25 @@ def load(
 
 
 class Classifier:
-    """An opened model. Made by :func:`load`; safe to use from several threads; a context manager.
+    """An opened model. Made by :func:`load`; safe to use from several threads; a context manager; callable.
+
+    Pickled it is the path of its bundle and the file that it runs: whoever unpickles it opens them anew.
 
     Attributes:
         bundle: where it comes from.
         choice: which file is run, and why.
     """
 
-    def __init__(self, bundle: Bundle, target: Target, session: Session, choice: Choice) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        target: Target,
+        session: Session,
+        choice: Choice,
+        options: SessionOptions | None = None,
+    ) -> None:
         self.bundle = bundle
+        self._options = options or SessionOptions()
         self.choice = choice
         self._session = session
         self._batch = bundle.signature.batch
@@ -208,13 +171,14 @@ class Classifier:
         """What is really used: version, provider, device, threads, precision."""
         return self._session.info
 
-    def predict(self, images: Any, top_k: int = 5) -> Any:
+    def predict(self, images: Any, top_k: int = 5, channels: Channels = "rgb") -> Any:
         """Classify one image or many.
 
         Args:
-            images: one image (a path, bytes, an open file, a PIL image, or a uint8 array [H, W] or
-                [H, W, C]); or many: a folder, a pattern such as ``"photos/*.png"``, a list, an array
-                [N, H, W, C], or a generator.
+            images: one image (a path, bytes, an open file, a PIL image, a uint8 array [H, W] or
+                [H, W, C], or a uint8 torch tensor [C, H, W]); or many: a folder, a pattern such as
+                ``"photos/*.png"``, a list, an array [N, H, W, C], a tensor [N, C, H, W], or a generator.
+            channels: "bgr" for arrays and tensors as OpenCV gives them; files say themselves what they hold.
             top_k: how many classes to name for each image.
 
         Returns:
@@ -224,12 +188,28 @@ class Classifier:
         Raises:
             InvalidInputError: an image that cannot be read, or ``top_k`` below 1.
         """
+        images = plain_arrays(images, self.preprocessing)
         if is_single(images, self.preprocessing):
-            source = next(sources(images, self.preprocessing))
+            source = next(sources(images, self.preprocessing, channels=channels))
             tensor = self.preprocessing.normalise(self._decode(source)[np.newaxis])
             return self._answer([source.name], tensor, self._checked_top(top_k))[0]
-        results = self.stream(images, top_k)
+        results = self.stream(images, top_k, channels=channels)
         return results if isinstance(images, Iterator) else list(results)
+
+    __call__ = predict
+
+    async def apredict(self, images: Any, top_k: int = 5, channels: Channels = "rgb") -> Any:
+        """:meth:`predict` in a thread, for event loops; a list for a generator.
+
+        Example:
+            >>> answer = await classifier.apredict(upload)
+        """
+
+        def work() -> Any:
+            answer = self.predict(images, top_k, channels)
+            return list(answer) if isinstance(answer, Iterator) else answer
+
+        return await asyncio.to_thread(work)
 
     def stream(
         self,
@@ -240,11 +220,12 @@ class Classifier:
         on_error: Literal["raise", "yield"] = "raise",
         workers: int | None = None,
         left_out: LeftOut | None = None,
+        channels: Channels = "rgb",
     ) -> Iterator[Any]:
         """Classify any number of images in bounded memory, in order.
 
         Args:
-            images: as for :meth:`predict`.
+            images, channels: as for :meth:`predict`.
             batch: images per run, by default the largest that the file takes (64 at most). With 1 nothing
                 is read ahead, which suits a live source.
             on_error: "yield" gives a :class:`Failure` in place of an image that cannot be read, and goes on.
@@ -257,7 +238,7 @@ class Classifier:
         count = self._checked_top(top_k)
         size = max(1, min(batch or MAX_STREAM_BATCH, self._batch[2]))
         workers = workers or max(1, min(4, len(os.sched_getaffinity(0)) - 1))
-        found = sources(images, self.preprocessing, left_out)
+        found = sources(images, self.preprocessing, left_out, channels)
         return self._stream(found, count, size, on_error == "yield", workers)
 
     def logits(self, tensor: np.ndarray) -> np.ndarray:
@@ -309,6 +290,11 @@ class Classifier:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        choice, options = self.choice, self._options
+        arguments = (self.bundle.path.absolute(), choice.target, options.threads, options.device)
+        return load, (*arguments, choice.precision)
+
     def __repr__(self) -> str:
         return f"<Classifier of {self.bundle.path}, {len(self.labels)} classes, {self.choice}>"
 
@@ -324,7 +310,7 @@ class Classifier:
         if not isinstance(image, _ARRAYS_ONLY):
             raise InvalidInputError(
                 f"{source.name} is not an image",
-                expected="a path, bytes, an open file, a PIL image or a uint8 array",
+                expected="a path, bytes, an open file, a PIL image, a uint8 array or a uint8 torch tensor",
                 received=type(image).__name__,
             )
         return self.preprocessing.decode(image)

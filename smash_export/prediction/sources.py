@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,9 @@ from PIL import Image
 from smash_base.errors import InvalidInputError
 from smash_base.images import MAX_FILE_BYTES, SUFFIXES, LeftOut, image_files
 from smash_base.preprocess import Preprocessing
+
+Channels = Literal["rgb", "bgr"]
+_BGR = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,37 @@ def read_stream(stream: Any, name: str) -> bytes:
     return bytes(data)
 
 
-def sources(images: Any, preprocessing: Preprocessing, left_out: LeftOut | None = None) -> Iterator[Source]:
+def plain_arrays(images: Any, preprocessing: Preprocessing) -> Any:
+    """A torch tensor as a uint8 array, channels last; anything else as it is. Needs no torch.
+
+    Tensors are channels first, as torchvision's readers give them: [C, H, W], [N, C, H, W]; [H, W] is grey.
+
+    Raises:
+        InvalidInputError: a tensor that is not uint8, or has its channels elsewhere.
+    """
+    if not (
+        type(images).__module__.partition(".")[0] == "torch" and callable(getattr(images, "numpy", None))
+    ):
+        return images
+    array: np.ndarray = images.detach().cpu().numpy()
+    place = array.ndim - len(preprocessing.sample_shape)  # where the channels are: behind the batch
+    known = place not in (0, 1) or array.shape[place] in (1, 3, preprocessing.channels)
+    if array.dtype != np.uint8 or not known:
+        raise InvalidInputError(
+            "a torch tensor is not an image",
+            expected="uint8, channels first: [C, H, W] or [N, C, H, W]",
+            received=f"{array.dtype} {list(array.shape)}",
+            hint="For tensors that are normalised already use Classifier.logits(tensor.numpy()).",
+        )
+    return np.moveaxis(array, place, -1) if place in (0, 1) else array
+
+
+def sources(
+    images: Any,
+    preprocessing: Preprocessing,
+    left_out: LeftOut | None = None,
+    channels: Channels = "rgb",
+) -> Iterator[Source]:
     """Every image in ``images``, in order, nothing read or decoded yet.
 
     A folder gives its image files (by suffix, recursively, sorted), a pattern (``*``, ``?``, ``[]``) the
@@ -75,10 +108,14 @@ def sources(images: Any, preprocessing: Preprocessing, left_out: LeftOut | None 
 
     Args:
         left_out: collects what of the folders is no image file or cannot be read.
+        channels: "bgr" for arrays whose last axis is blue, green, red (and opacity).
 
     Raises:
         InvalidInputError: a folder or pattern without images, or something that is no image at all.
     """
+    if channels not in ("rgb", "bgr"):
+        raise InvalidInputError("channels", expected='"rgb" or "bgr"', received=channels)
+    images = plain_arrays(images, preprocessing)
     if isinstance(images, np.ndarray) and not _is_one_array(images, preprocessing):
         images = _rows(images, preprocessing)
     elif is_single(images, preprocessing) or isinstance(images, str | os.PathLike):
@@ -95,6 +132,10 @@ def sources(images: Any, preprocessing: Preprocessing, left_out: LeftOut | None 
         else:
             name = getattr(image, "name", None) if is_stream(image) else None
             name = name if isinstance(name, str) else f"image {index}"
+            image = plain_arrays(image, preprocessing)
+            if channels == "bgr" and isinstance(image, np.ndarray) and image.ndim > 2:
+                order = _BGR.get(image.shape[-1])
+                image = image if order is None else image[..., order]
             yield Source(name, bytes(image) if isinstance(image, bytearray) else image)
 
 

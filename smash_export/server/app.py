@@ -1,6 +1,6 @@
 """The HTTP endpoints: Open Inference Protocol v2, image files, the page, metrics.
 
-    GET  /                                       page            POST /v1/predict   image file -> labels
+    GET  /                                       page            POST /v1/predict   image files -> labels
     GET  /v1/models  /v1/models/{m}/card         for the page    GET  /metrics  /openapi.json
     GET  /v2  /v2/health/live  /v2/health/ready  server
     GET  /v2/models/{m}[/versions/{v}][/ready|/config|/stats]
@@ -17,11 +17,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from python_multipart import create_form_parser
-from python_multipart.exceptions import FormParserError
 from starlette.requests import Request
 from starlette.routing import Route, Router
 
@@ -49,6 +47,8 @@ from smash_export.server.logs import REQUEST_ID, log
 from smash_export.server.metrics import CONTENT_TYPE, Metrics
 from smash_export.server.models import Model, Repository, require_files
 from smash_export.server.openapi import describe_api
+from smash_export.server.peers import Alone, Peers
+from smash_export.server.uploads import uploaded
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 MAX_TOP = 1000
@@ -68,6 +68,7 @@ _PAGE_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-cache"),
 )
+_EXAMPLE_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-cache"))
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -82,6 +83,7 @@ def build_app(
     administration: bool = True,
     hosts: Hosts | None = None,
     root_path: str = "",
+    peers: Peers | None = None,
 ) -> Gate:
     """The ASGI application.
 
@@ -94,10 +96,12 @@ def build_app(
         log_requests: log successful requests too.
         administration: whether loading and unloading over HTTP is allowed.
         hosts, root_path: as :class:`Gate`.
+        peers: the other processes of this server.
     """
     state, limits = state or State(), limits or Limits()
     bodies = Bodies(limits, state)
-    server = _Server(repository, metrics, state, limits, bodies, administration, root_path)
+    peers = peers or Alone(repository, metrics)
+    server = _Server(repository, peers, state, limits, bodies, administration, root_path)
     router = Router(server.routes(), redirect_slashes=False)
     gate = Gate(router, state, metrics, limits, bodies, api_key, log_requests, hosts, root_path)
     server.parsers = gate.parsers
@@ -120,7 +124,7 @@ class _Server:
     def __init__(
         self,
         repository: Repository,
-        metrics: Metrics,
+        peers: Peers,
         state: State,
         limits: Limits,
         bodies: Bodies,
@@ -129,7 +133,7 @@ class _Server:
     ) -> None:
         self._root_path = root_path
         self._repository = repository
-        self._metrics = metrics
+        self._peers = peers
         self._state = state
         self._limits = limits
         self._administration = administration
@@ -163,6 +167,7 @@ class _Server:
             ("POST", "/v2/repository/models/{model}/unload", self.unload),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/models/{model}/card", self.card),
+            ("GET", "/v1/models/{model}/versions/{version}/examples/{number}", self.example),
             ("GET", "/metrics", self.metrics),
             ("GET", "/openapi.json", self.openapi),
             ("GET", "/static/{name}", self.static),
@@ -193,9 +198,10 @@ class _Server:
 
         large = protocol.is_slow(len(body), length)
         request = await self.parsers.run(parse) if large else parse()
-        job = LoopJob(request.tensor)
-        model.batcher.submit(job)
-        logits = await self._answer(job)
+        if request.tensor.dtype == np.uint8:
+            logits = await self._infer_images(model, request.tensor)
+        else:
+            logits = await self._run(model, request.tensor)
         answer, json_length = protocol.encode_infer(
             request,
             logits,
@@ -210,6 +216,20 @@ class _Server:
         if encoding is not None:
             headers.append((b"content-encoding", encoding.encode()))
         await respond(send, 200, answer, _JSON if json_length is None else _OCTETS, headers)
+
+    async def _infer_images(self, model: Model, images: np.ndarray) -> np.ndarray:
+        """Logits of uint8 [B, H, W, C]; the tensor that they become is counted as bodies are."""
+        size = model.tensor_bytes(len(images))
+        self._bodies.reserve(size)
+        try:
+            return await self._run(model, await self.parsers.run(lambda: model.converted(images)))
+        finally:
+            self._bodies.release(size)
+
+    async def _run(self, model: Model, tensor: np.ndarray) -> np.ndarray:
+        job = LoopJob(tensor)
+        model.batcher.submit(job)
+        return await self._answer(job)
 
     async def _answer(self, job: LoopJob) -> np.ndarray:
         try:
@@ -228,46 +248,63 @@ class _Server:
             if model.batcher.full:
                 raise model.batcher.refusal()
             body = await self._bodies.read(scope, receive)
+            size = len(body)
             try:
                 content_type = scope["smash.headers"].get(b"content-type", b"").decode("latin-1")
-                tensor, decode = await self._decode(model, body, content_type)
+                decoded = await self._decode(model, body, content_type)
             finally:
-                self._bodies.release(len(body))
+                self._bodies.release(size)
             del body
-            job = LoopJob(tensor)
-            model.batcher.submit(job)
-            logits = await self._answer(job)
-            outputs = model.classifier.bundle.signature.outputs
-            probabilities = probabilities_of(logits, outputs)[0]
-            best = np.argsort(-logits[0], kind="stable")[: min(top, len(model.labels))]
-            await respond_json(
-                send,
-                {
-                    "model": model.spec.name,
-                    "version": model.spec.version,
-                    "target": model.classifier.choice.target,
-                    "precision": model.classifier.choice.precision,
-                    "predictions": [_score(model.labels, index, probabilities) for index in best.tolist()],
-                    **_present(model, probabilities),
-                    **_doubt(model, probabilities),
-                    "milliseconds": {
-                        "decode": round(decode * 1e3, 3),
-                        "queue": round(job.waited * 1e3, 3),
-                        "run": round(job.ran * 1e3, 3),
-                        "total": round((time.perf_counter() - started) * 1e3, 3),
-                    },
-                    "request_id": REQUEST_ID.get(),
+            try:
+                job = LoopJob(decoded.tensor)
+                model.batcher.submit(job)
+                rows = _named(model, await self._answer(job), top)
+            finally:
+                self._bodies.release(decoded.tensor.nbytes)
+            answer: JsonObject = {
+                "model": model.spec.name,
+                "version": model.spec.version,
+                "target": model.classifier.choice.target,
+                "precision": model.classifier.choice.precision,
+                **(decoded.results(rows) if decoded.batch else rows[0]),
+                "milliseconds": {
+                    "decode": round(decoded.seconds * 1e3, 3),
+                    "queue": round(job.waited * 1e3, 3),
+                    "run": round(job.ran * 1e3, 3),
+                    "total": round((time.perf_counter() - started) * 1e3, 3),
                 },
-            )
+                "request_id": REQUEST_ID.get(),
+            }
+            await respond_json(send, answer)
 
-    async def _decode(self, model: Model, body: bytes, content_type: str) -> tuple[np.ndarray, float]:
-        """File bytes -> float32 [1, *input_shape] and the seconds it took, in the pool."""
+    async def _decode(self, model: Model, body: bytes, content_type: str) -> _Decoded:
+        """Files -> tensor, in the pool. Its bytes are counted as those of a body until they are released:
+        small files become large tensors."""
+        limit = self._limits.body_bytes
 
-        def work() -> tuple[np.ndarray, float]:
+        def work() -> _Decoded:
             begun = time.perf_counter()
-            data = _uploaded(body, content_type)
-            pixels = model.preprocessing.decode(data)
-            return model.preprocessing.normalise(pixels[np.newaxis]), time.perf_counter() - begun
+            files, batch = uploaded(body, content_type, model.max_images, limit)
+            names, errors, pixels = [file.name for file in files], {}, []
+            self._bodies.reserve(size := model.tensor_bytes(len(files)))
+            try:
+                for place, file in enumerate(files):
+                    try:
+                        pixels.append(model.preprocessing.decode(file.data))
+                    except SmashError as error:
+                        if not batch:
+                            raise
+                        errors[place] = str(error)
+                if not pixels:
+                    raise InvalidInputError(
+                        f"none of {len(files)} files can be read", received=f"{names[0]}: {errors[0]}"
+                    )
+                tensor = model.preprocessing.normalise(np.stack(pixels))
+            except BaseException:
+                self._bodies.release(size)
+                raise
+            self._bodies.release(size - tensor.nbytes)
+            return _Decoded(tensor, names, errors, batch, time.perf_counter() - begun)
 
         return await self._decoders.run(work)
 
@@ -283,7 +320,8 @@ class _Server:
 
     async def model_metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._of_path(scope) as model:
-            await respond_json(send, model.metadata(self._repository.versions(model.spec.name)))
+            about = model.metadata(self._repository.versions(model.spec.name))
+            await respond_json(send, {**about, "parameters": {"image_input": model.image_input}})
 
     async def model_config(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._of_path(scope) as model:
@@ -304,21 +342,23 @@ class _Server:
 
     async def statistics(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._of_path(scope) as model:
-            await respond_json(send, {"model_stats": [self._metrics.statistics(*model.key)]})
+            metrics = await asyncio.to_thread(self._peers.metrics)
+            await respond_json(send, {"model_stats": [metrics.statistics(*model.key)]})
 
     async def all_statistics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        rows = [self._metrics.statistics(*key) for key in self._repository.open_models()]
+        metrics = await asyncio.to_thread(self._peers.metrics)
+        rows = [metrics.statistics(*key) for key in self._repository.open_models()]
         await respond_json(send, {"model_stats": rows})
 
     async def load(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = await self._administer(scope, receive)
-        await asyncio.to_thread(self._repository.load, name)
+        await asyncio.to_thread(self._peers.load, name)
         log(20, "model loaded", model=name)
         await respond_json(send, {})
 
     async def unload(self, scope: Scope, receive: Receive, send: Send) -> None:
         name = await self._administer(scope, receive)
-        await asyncio.to_thread(self._repository.unload, name)
+        await asyncio.to_thread(self._peers.unload, name)
         log(20, "model unloaded", model=name)
         await respond_json(send, {})
 
@@ -348,8 +388,16 @@ class _Server:
         with self._of_path(scope) as model:
             await respond(send, 200, model.card.encode(), b"text/plain; charset=utf-8")
 
+    async def example(self, scope: Scope, receive: Receive, send: Send) -> None:
+        number = scope["path_params"]["number"]
+        with self._of_path(scope) as model:
+            if not (number.isascii() and number.isdecimal() and int(number[:4]) < len(model.examples)):
+                raise HttpError(404, f"there are {len(model.examples)} examples, from 0")
+            await respond(send, 200, model.examples[int(number)][1], b"image/png", _EXAMPLE_HEADERS)
+
     async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await respond(send, 200, self._metrics.text(), CONTENT_TYPE.encode())
+        metrics = await asyncio.to_thread(self._peers.metrics)
+        await respond(send, 200, metrics.text(), CONTENT_TYPE.encode())
 
     async def openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond_json(send, describe_api(self._root_path))
@@ -368,6 +416,45 @@ class _Server:
         return self._repository.use(parameters["model"], parameters.get("version"))
 
 
+class _Decoded(NamedTuple):
+    """The images of a request.
+
+    Attributes:
+        tensor: float32 [B, *input_shape], of the files that could be read.
+        names: names of all files.
+        errors: place -> sentence, of those that could not.
+        batch: whether they are answered as a list.
+        seconds: that it took.
+    """
+
+    tensor: np.ndarray
+    names: list[str]
+    errors: dict[int, str]
+    batch: bool
+    seconds: float
+
+    def results(self, rows: list[JsonObject]) -> JsonObject:
+        """The answers by file, in the order of the request."""
+        left = iter(rows)
+        return {
+            "results": [
+                {"file": name, **({"error": self.errors[place]} if place in self.errors else next(left))}
+                for place, name in enumerate(self.names)
+            ]
+        }
+
+
+def _named(model: Model, logits: np.ndarray, top: int) -> list[JsonObject]:
+    """Logits as classes, for each image."""
+    rows: list[JsonObject] = []
+    best = np.argsort(-logits, axis=1, kind="stable")[:, : min(top, len(model.labels))]
+    all_probabilities = probabilities_of(logits, model.signature.outputs)
+    for indices, probabilities in zip(best.tolist(), all_probabilities, strict=True):
+        row: JsonObject = {"predictions": [_score(model.labels, index, probabilities) for index in indices]}
+        rows.append({**row, **_present(model, probabilities), **_doubt(model, probabilities)})
+    return rows
+
+
 def _score(labels: Sequence[str], index: int, probabilities: np.ndarray) -> JsonObject:
     return {"label": labels[index], "index": index, "probability": float(probabilities[index])}
 
@@ -382,7 +469,7 @@ def _present(model: Model, probabilities: np.ndarray) -> JsonObject:
 
 def _doubt(model: Model, probabilities: np.ndarray) -> dict[str, bool]:
     """Whether the image is perhaps of none of the classes, where the bundle says from when on."""
-    limit = model.classifier.bundle.doubt_below
+    limit = model.doubt_below
     return {} if limit is None else {"doubtful": bool(probabilities.max() < limit)}
 
 
@@ -390,33 +477,6 @@ def _top(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MAX_TOP):
         raise InvalidInputError("top_k", expected=f"1 to {MAX_TOP}", received=text[:40])
     return int(text)
-
-
-def _uploaded(body: bytes, content_type: str) -> bytes:
-    """The image file: the body itself, or the first file of a form."""
-    if not content_type.lower().startswith("multipart/form-data"):
-        return body
-    found: list[bytes] = []
-
-    def on_file(file: Any) -> None:
-        if not found:
-            file.file_object.seek(0)
-            found.append(file.file_object.read())
-        file.close()
-
-    headers = {"Content-Type": content_type.encode("latin-1")}
-    try:
-        # In memory whatever the size: the body is in memory already and its size is limited.
-        parser = create_form_parser(
-            headers, lambda field: None, on_file, config={"MAX_MEMORY_FILE_SIZE": len(body) + 1}
-        )
-        parser.write(body)
-        parser.finalize()
-    except (FormParserError, ValueError) as error:
-        raise InvalidInputError("the form cannot be read", received=error) from None
-    if not found:
-        raise InvalidInputError("the form holds no file", expected="one image file")
-    return found[0]
 
 
 async def reload_all(repository: Repository) -> None:

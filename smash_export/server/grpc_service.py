@@ -31,6 +31,7 @@ from smash_export.server.logs import Throttle
 from smash_export.server.messages import HEALTH, INFERENCE, METHODS, SERVICE, message
 from smash_export.server.metrics import Metrics
 from smash_export.server.models import Model, Repository, UnknownModelError
+from smash_export.server.peers import Alone, Peers
 from smash_export.server.reflection import FILE as REFLECTION
 from smash_export.server.reflection import METHODS as REFLECTION_METHODS
 from smash_export.server.reflection import Reflection
@@ -54,6 +55,8 @@ class GrpcServer:
     Args:
         repository, metrics, state, limits, api_key, administration: as for the HTTP application.
         largest: bytes of the largest message that a model can take; longer ones are not received.
+        peers: the other processes of this server.
+        share_port: whether they listen on the same port.
         threads: calls at once, fewer if their messages together could exceed half the limit of all bodies.
     """
 
@@ -67,10 +70,13 @@ class GrpcServer:
         administration: bool = True,
         largest: int | None = None,
         threads: int = 64,
+        peers: Peers | None = None,
+        share_port: bool = False,
     ) -> None:
         largest = min(largest or limits.body_bytes, limits.body_bytes)
         threads = max(_FEWEST_THREADS, min(threads, limits.all_bodies_bytes // 2 // largest))
-        servicer = _Servicer(repository, metrics, state, limits, administration)
+        peers = peers or Alone(repository, metrics)
+        servicer = _Servicer(repository, peers, state, limits, administration)
         self._calls = _Calls(servicer, repository, metrics, state, limits, api_key)
         self._server = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
@@ -78,7 +84,7 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", largest),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(share_port)),
             ],
         )
         self._server.add_generic_rpc_handlers([self._calls])
@@ -309,6 +315,8 @@ def _service_name(data: bytes) -> str:
 
 def _to_grpc(error: Exception) -> tuple[grpc.StatusCode, str]:
     codes = grpc.StatusCode
+    if isinstance(error, grpc.RpcError):  # while the message was waited for: nobody hears the answer
+        return codes.CANCELLED, "the client left, or its message is too large"
     if isinstance(error, BusyError):
         return codes.UNAVAILABLE, str(error)
     if isinstance(error, UnknownModelError):
@@ -322,11 +330,12 @@ class _Servicer:
     """One method per call, from message to message."""
 
     def __init__(
-        self, repository: Repository, metrics: Metrics, state: State, limits: Limits, administration: bool
+        self, repository: Repository, peers: Peers, state: State, limits: Limits, administration: bool
     ) -> None:
-        self._repository, self._metrics = repository, metrics
+        self._repository, self._peers = repository, peers
         self._state = state
         self._limits = limits
+        self._bodies = Bodies(limits, state)
         self._administration = administration
 
     def ServerLive(self, request: Any) -> Any:
@@ -364,9 +373,7 @@ class _Servicer:
                 raise model.batcher.refusal()
             tensor = _tensor(request, model)
             wanted = _outputs(request, model)
-            job = ThreadJob(tensor)
-            model.batcher.run(job)
-            logits = job.wait(self._limits.answer_seconds)
+            logits = self._run(model, tensor) if tensor.dtype != np.uint8 else self._run_images(model, tensor)
             response = _InferResponse(
                 model_name=model.spec.name, model_version=model.spec.version, id=request.id
             )
@@ -374,12 +381,26 @@ class _Servicer:
                 _add_output(response, logits, classes, model)
             return response
 
+    def _run_images(self, model: Model, images: np.ndarray) -> np.ndarray:
+        size = model.tensor_bytes(len(images))
+        self._bodies.reserve(size)
+        try:
+            return self._run(model, model.converted(images))
+        finally:
+            self._bodies.release(size)
+
+    def _run(self, model: Model, tensor: np.ndarray) -> np.ndarray:
+        job = ThreadJob(tensor)
+        model.batcher.run(job)
+        return job.wait(self._limits.answer_seconds)
+
     def ModelStatistics(self, request: Any) -> Any:
         keys = self._repository.open_models()
         if request.name:
             with self._repository.use(request.name, request.version or None) as model:
                 keys = [model.key]
-        rows = [self._metrics.statistics(*key) for key in keys]
+        metrics = self._peers.metrics()
+        rows = [metrics.statistics(*key) for key in keys]
         for row in rows:
             del row["batch_stats"]
         return message("ModelStatisticsResponse")(model_stats=rows)
@@ -392,12 +413,12 @@ class _Servicer:
 
     def RepositoryModelLoad(self, request: Any) -> Any:
         self._administer(request)
-        self._repository.load(request.model_name)
+        self._peers.load(request.model_name)
         return message("RepositoryModelLoadResponse")()
 
     def RepositoryModelUnload(self, request: Any) -> Any:
         self._administer(request)
-        self._repository.unload(request.model_name)
+        self._peers.unload(request.model_name)
         return message("RepositoryModelUnloadResponse")()
 
     def _administer(self, request: Any) -> None:
@@ -423,15 +444,19 @@ def _tensor(request: Any, model: Model) -> np.ndarray:
         )
     shape = protocol.check_shape(entry.datatype, list(entry.shape[:17]), signature, model.max_images)
     raw = request.raw_input_contents
-    values = entry.contents.fp32_contents
+    images = entry.datatype == protocol.IMAGES
+    values = entry.contents.uint_contents if images else entry.contents.fp32_contents
     if len(raw) + bool(len(values)) != 1:
+        typed = "uint_contents" if images else "fp32_contents"
         raise InvalidInputError(
-            "contents of the input", expected="one of raw_input_contents and contents.fp32_contents"
+            "contents of the input", expected=f"one of raw_input_contents and contents.{typed}"
         )
     if len(raw):
-        return protocol.check_finite(protocol.from_raw(raw[0], shape))
-    tensor = np.asarray(values, dtype="<f4")
-    return protocol.check_finite(protocol.from_raw(tensor.tobytes(), shape))
+        return protocol.check_values(protocol.from_raw(raw[0], shape, entry.datatype), signature)
+    if images and max(values) > 255:
+        raise InvalidInputError("contents of the input", expected="0 to 255", received=max(values))
+    data = np.asarray(values, dtype="u1" if images else "<f4").tobytes()
+    return protocol.check_values(protocol.from_raw(data, shape, entry.datatype), signature)
 
 
 def _outputs(request: Any, model: Model) -> list[int]:

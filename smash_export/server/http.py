@@ -24,8 +24,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from smash_export.server import protocol
@@ -275,7 +277,7 @@ class Connection(HttpToolsProtocol):
             return
         try:
             request = protocol.parse_infer(body, length, model.signature, model.max_images)
-            self._submit(call, model, request)
+            self._accept(call, model, request)
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             self._refuse(call, error)
 
@@ -286,7 +288,32 @@ class Connection(HttpToolsProtocol):
                 lambda: protocol.parse_infer(body, length, model.signature, model.max_images)
             )
             if not call.response_complete:
-                self._submit(call, model, request)
+                self._accept(call, model, request)
+        except Exception as error:  # noqa: BLE001 - every error becomes an answer
+            if not call.response_complete:
+                self._refuse(call, error)
+
+    def _accept(self, call: InferCall, model: Model, request: protocol.InferRequest) -> None:
+        """Images become a tensor, beside the loop where that takes time."""
+        images = request.tensor
+        if images.dtype != np.uint8:
+            self._submit(call, model, request)
+            return
+        size = model.tensor_bytes(len(images))
+        self.gate.bodies.reserve(size)
+        call.reserved += size
+        if model.is_quick(images):
+            self._submit(call, model, replace(request, tensor=model.converted(images)))
+            return
+        task = self.loop.create_task(self._convert_later(call, model, request))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _convert_later(self, call: InferCall, model: Model, request: protocol.InferRequest) -> None:
+        try:
+            tensor = await self.gate.parsers.run(lambda: model.converted(request.tensor))
+            if not call.response_complete:
+                self._submit(call, model, replace(request, tensor=tensor))
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             if not call.response_complete:
                 self._refuse(call, error)

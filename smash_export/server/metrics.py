@@ -7,10 +7,15 @@ in a process do not mix.
 
 from __future__ import annotations
 
+import copy
+import functools
+import os
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -35,6 +40,11 @@ class _Counter:
     def add(self, key: tuple[str, ...], value: float = 1) -> None:
         self.values[key] = self.values.get(key, 0) + value
 
+    def join(self, values: Mapping[tuple[str, ...], float]) -> None:
+        """Add the numbers of another process."""
+        for key, value in values.items():
+            self.add(key, value)
+
     def family(self) -> Metric:
         family = CounterMetricFamily(f"{_PREFIX}_{self.name}", self.help_text, labels=self.labels)
         for key, value in self.values.items():
@@ -56,6 +66,12 @@ class _Histogram:
         row[bisect_left(self.bounds, value)] += 1
         row[-1] += value
 
+    def join(self, values: Mapping[tuple[str, ...], list[float]]) -> None:
+        """Add the numbers of another process."""
+        for key, row in values.items():
+            mine = self.values.setdefault(key, [0.0] * len(row))
+            mine[:] = [a + b for a, b in zip(mine, row, strict=True)]
+
     def total(self, key: tuple[str, ...]) -> tuple[int, int]:
         """How many there were, and their sum in units of 1e-9."""
         row = self.values.get(key)
@@ -72,10 +88,52 @@ class _Histogram:
         return family
 
 
-class Metrics:
-    """Every metric."""
+@dataclass(frozen=True)
+class Counts:
+    """The numbers of one process, for others.
 
-    def __init__(self) -> None:
+    Attributes:
+        tables: name of a counter or histogram -> its rows.
+        last: when each model last ran.
+        waiting: images in each model's queue.
+        process: id of the process itself.
+    """
+
+    tables: dict[str, dict[tuple[str, ...], Any]]
+    last: dict[tuple[str, str], int]
+    waiting: dict[tuple[str, str], float]
+    process: int
+
+
+class _Processes:
+    """The processor time, memory and files of some processes, each summed; the time of the first start."""
+
+    def __init__(self, processes: Iterable[int]) -> None:
+        self._collectors = [
+            ProcessCollector(pid=functools.partial(int, pid), registry=None) for pid in processes
+        ]
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        families: dict[str, Metric] = {}
+        for collector in self._collectors:
+            for family in collector.collect():
+                first = families.setdefault(family.name, family)
+                if first is not family and first.samples and family.samples:
+                    values = (first.samples[0].value, family.samples[0].value)
+                    value = min(values) if "start_time" in family.name else sum(values)
+                    first.samples[0] = first.samples[0]._replace(value=value)
+        yield from families.values()
+
+
+class Metrics:
+    """Every metric.
+
+    Args:
+        processes: whose memory and time are told; this one if None.
+    """
+
+    def __init__(self, processes: Iterable[int] | None = None) -> None:
         self._lock = threading.Lock()
         answers, model = ("protocol", "route", "code"), ("model", "version")
         self._requests = _Counter("requests", "Answered requests.", answers)
@@ -90,13 +148,19 @@ class Metrics:
         self._last: dict[tuple[str, str], int] = {}  # when a model last ran, ms since 1970
         self._loads = _Counter("model_loads", "Loads of a model.", ("model", "result"))
         self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
+        self._waiting: dict[tuple[str, str], Callable[[], float]] = {}
+        self._registry.register(_Processes([os.getpid()] if processes is None else processes))
         self._queue = Gauge(f"{_PREFIX}_queue_images", "Images waiting now.", model, registry=self._registry)
         self._registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
-        own: Iterable[_Counter | _Histogram] = (
+        with self._lock:
+            families = [metric.family() for metric in self._tables()]
+        yield from families
+
+    def _tables(self) -> tuple[_Counter | _Histogram, ...]:
+        return (
             self._requests,
             self._seconds,
             self._images,
@@ -106,9 +170,30 @@ class Metrics:
             self._queue_time,
             self._loads,
         )
+
+    def counts(self) -> Counts:
+        """The numbers so far, copied."""
         with self._lock:
-            families = [metric.family() for metric in own]
-        yield from families
+            tables = {table.name: copy.deepcopy(dict(table.values)) for table in self._tables()}
+            last = dict(self._last)
+        waiting = {key: read() for key, read in list(self._waiting.items())}
+        return Counts(tables, last, waiting, os.getpid())
+
+    @classmethod
+    def together(cls, parts: Iterable[Counts]) -> Metrics:
+        """The sum of the numbers of several processes."""
+        parts = list(parts)
+        total = cls([part.process for part in parts])
+        for part in parts:
+            for table in total._tables():
+                table.join(part.tables[table.name])
+            for key, when in part.last.items():
+                total._last[key] = max(when, total._last.get(key, 0))
+        keys = {key for part in parts for key in part.waiting}
+        for key in sorted(keys):
+            waiting = sum(part.waiting.get(key, 0) for part in parts)
+            total.watch_queue(*key, functools.partial(float, waiting))
+        return total
 
     def answered(self, protocol: str, route: str, code: int | str, seconds: float) -> None:
         """Count one answer. ``route`` is a template, never what a client sent."""
@@ -167,8 +252,9 @@ class Metrics:
             "batch_stats": [],
         }
 
-    def watch_queue(self, model: str, version: str, waiting: Callable[[], int]) -> None:
+    def watch_queue(self, model: str, version: str, waiting: Callable[[], float]) -> None:
         """Read the length of a queue whenever the metrics are asked for."""
+        self._waiting[(model, version)] = waiting
         self._queue.labels(model, version).set_function(waiting)
 
     def text(self) -> bytes:

@@ -11,6 +11,8 @@ every hash again.
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import math
 import re
 import shlex
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, SmashError, UsageError, VerificationError
@@ -30,13 +33,15 @@ from smash_export.prediction.classifier import Classifier, load
 from smash_export.server.batching import Batcher
 from smash_export.server.logs import log
 from smash_export.server.metrics import Metrics
-from smash_export.server.protocol import json_limit
+from smash_export.server.protocol import IMAGES, SLOW_BYTES, json_limit
 from smash_export.server.sizing import Batching, Sizes, choose_sizes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _MESSAGE_BYTES = 2**16  # of a request beside its tensor
+_IMAGE_BYTES = 2**20  # of images that the server makes smaller: 640 x 480 in colour
 _WARM_SAMPLES = 32
+_EXAMPLES = 8
 _WARM_AGREEMENT = 0.9
 
 
@@ -101,6 +106,7 @@ class Model:
         sizes: Sizes,
         digest: str,
         card: str,
+        examples: tuple[tuple[str, bytes], ...] = (),
     ) -> None:
         self.spec = spec
         self.classifier = classifier
@@ -108,9 +114,11 @@ class Model:
         self.sizes = sizes
         self.digest = digest
         self.card = card
+        self.examples = examples
         self.signature = classifier.bundle.signature
         self.labels = classifier.labels
         self.preprocessing = classifier.preprocessing
+        self.doubt_below = classifier.bundle.doubt_below
         self.max_images = batcher.settings.queue_size
         self.json_limit = json_limit(self.signature, self.max_images)
         self._users = 1  # the repository
@@ -130,6 +138,37 @@ class Model:
             "tensorrt": "tensorrt_plan",
             "torchscript": "pytorch_torchscript",
         }.get(target, target)
+
+    def is_quick(self, images: np.ndarray) -> bool:
+        """Whether preprocessing is so little that an event loop can do it: few bytes, nothing to resize."""
+        return images.nbytes <= SLOW_BYTES and images.shape[1:] == self.preprocessing.sample_shape
+
+    def tensor_bytes(self, images: int) -> int:
+        """Bytes of the tensor of so many images, however few they took when they came."""
+        return 4 * images * math.prod(self.signature.input_shape)
+
+    def converted(self, images: np.ndarray) -> np.ndarray:
+        """The one preprocessing: uint8 [B, H, W, C] -> float32 [B, *input_shape].
+
+        Raises:
+            InvalidInputError: a strip that would be too long when resized.
+        """
+        if images.shape[1:] != self.preprocessing.sample_shape:
+            images = np.stack([self.preprocessing.decode(image) for image in images])
+        tensor: np.ndarray = self.preprocessing.normalise(images)
+        return tensor
+
+    @property
+    def image_input(self) -> JsonObject:
+        """The other form of the input: images for which the server does the preprocessing."""
+        channels, *sides = self.signature.input_shape
+        free = channels in (1, 3) and len(sides) == 2
+        inner = [-1, -1] if free else sides
+        return {
+            "datatype": IMAGES,
+            "shape": [-1, *inner, channels],
+            "channels_first": [-1, channels, *inner],
+        }
 
     def metadata(self, versions: list[str]) -> JsonObject:
         """The metadata answer of the protocol."""
@@ -179,6 +218,7 @@ class Model:
                 "preferred_batch_size": [settings.max_batch],
                 "max_queue_delay_microseconds": round(settings.delay * 1e6),
             },
+            "parameters": {"image_input": {"string_value": json.dumps(self.image_input)}},
         }
 
     def describe(self) -> JsonObject:
@@ -198,6 +238,8 @@ class Model:
             "takes_files": preprocessing.depth is None and preprocessing.channels in (1, 3),
             "preprocessing": preprocessing.to_json(),
             "max_images": self.max_images,
+            "doubt_below": self.doubt_below,
+            "examples": [label for label, _ in self.examples],
             "batching": self.sizes.describe(),
             "changed_on_disk": self.changed_on_disk(),
         }
@@ -258,7 +300,23 @@ def open_model(
     )
     metrics.watch_queue(spec.name, spec.version, lambda: batcher.waiting)
     log(20, "model opened", model=spec.name, version=spec.version, **sizes.describe())
-    return Model(spec, classifier, batcher, sizes, digest, card)
+    return Model(spec, classifier, batcher, sizes, digest, card, examples_of(bundle))
+
+
+def examples_of(bundle: Bundle) -> tuple[tuple[str, bytes], ...]:
+    """Label and PNG of one sample of each of the first classes; none of networks that take no image files."""
+    preprocessing = bundle.preprocessing
+    if preprocessing.depth is not None or preprocessing.channels not in (1, 3):
+        return ()
+    samples = bundle.samples()
+    _, first = np.unique(samples.labels, return_index=True)
+    found = []
+    for place in first[:_EXAMPLES]:
+        stream = io.BytesIO()
+        pixels = samples.images[place]
+        Image.fromarray(pixels[..., 0] if preprocessing.channels == 1 else pixels).save(stream, "PNG")
+        found.append((bundle.labels[int(samples.labels[place])], stream.getvalue()))
+    return tuple(found)
 
 
 def _warm_up(classifier: Classifier) -> np.ndarray:
@@ -401,12 +459,10 @@ class Repository:
             return [(name, version) for name, versions in self._models.items() for version in versions]
 
     def largest_message(self) -> int:
-        """Bytes of the largest binary request that a served model takes."""
+        """Bytes of the largest binary request that is taken for a served model."""
         with self._lock:
             models = [model for versions in self._models.values() for model in versions.values()]
-        return _MESSAGE_BYTES + max(
-            4 * model.max_images * math.prod(model.signature.input_shape) for model in models
-        )
+        return _MESSAGE_BYTES + max(_IMAGE_BYTES, *(model.tensor_bytes(model.max_images) for model in models))
 
     def ready(self) -> bool:
         """Whether every model is open."""

@@ -73,9 +73,22 @@ _PREDICTION: JsonObject = {
 }
 _PREDICT_ANSWER: JsonObject = {
     "type": "object",
-    "required": ["model", "version", "target", "precision", "predictions", "milliseconds", "request_id"],
+    "required": ["model", "version", "target", "precision", "milliseconds", "request_id"],
     "properties": {
         "predictions": {"type": "array", "items": _PREDICTION},
+        "results": {  # instead, of several files: in their order, each with predictions or an error
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {"type": "string"},
+                    "error": {"type": "string"},
+                    "predictions": {"type": "array", "items": _PREDICTION},
+                    "doubtful": {"type": "boolean"},
+                },
+            },
+        },
         "present": {  # only of networks whose classes do not exclude each other
             "type": "array",
             "items": _PREDICTION,
@@ -98,6 +111,12 @@ _VERSION: JsonObject = {
     "required": True,
     "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"},
 }
+_NUMBER: JsonObject = {
+    "name": "number",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 0, "maximum": 7},
+}
 _OPEN = ("/v2/health/live", "/v2/health/ready")
 _STATISTICS: JsonObject = {
     "type": "object",
@@ -117,20 +136,46 @@ _CONFIGURATION: JsonObject = {
 _BODY_ERRORS = ("408", "413", "415", "503")
 
 
+_SCHEMAS: dict[str, JsonObject] = {
+    "Error": _ERROR,
+    "Tensor": _TENSOR,
+    "InferRequest": _INFER_REQUEST,
+    "InferResponse": _INFER_ANSWER,
+    "Prediction": _PREDICTION,
+    "PredictResponse": _PREDICT_ANSWER,
+    "ModelMetadata": _METADATA,
+    "ModelConfiguration": _CONFIGURATION,
+    "ModelStatistics": _STATISTICS,
+}
+_SCHEMA_NAMES = {id(schema): name for name, schema in _SCHEMAS.items()}
+
+
 def describe_api(root_path: str = "") -> JsonObject:
     """The whole document, OpenAPI 3.1; ``root_path`` is the prefix under which a proxy offers it."""
+    paths = _finished({**_server_paths(), **_model_paths(), **_repository_paths(), **_page_paths()})
     return {
         "openapi": "3.1.0",
         "info": {"title": "smash-export", "version": __version__},
         "servers": [{"url": root_path or "/"}],
-        "paths": _finished({**_server_paths(), **_model_paths(), **_repository_paths(), **_page_paths()}),
+        "paths": _linked(paths),
         "components": {
+            "schemas": {name: _linked(schema, inside=True) for name, schema in _SCHEMAS.items()},
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer"},
                 "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
             },
         },
     }
+
+
+def _linked(value: Any, *, inside: bool = False) -> Any:
+    """The same with references in place of the schemas that have a name; ``inside`` is such a one itself."""
+    if isinstance(value, dict):
+        name = None if inside else _SCHEMA_NAMES.get(id(value))
+        if name is not None:
+            return {"$ref": f"#/components/schemas/{name}"}
+        return {key: _linked(item) for key, item in value.items()}
+    return [_linked(item) for item in value] if isinstance(value, list) else value
 
 
 def _finished(paths: dict[str, Any]) -> JsonObject:
@@ -227,10 +272,11 @@ def _page_paths() -> JsonObject:
     }
     content: JsonObject = {
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "application/zip": {"schema": {"type": "string", "format": "binary"}},
         "multipart/form-data": {"schema": file},
     }
     predict: JsonObject = {
-        "summary": "Classify an image file",
+        "summary": "Classify an image file, or several",
         "parameters": [
             {"name": "model", "in": "query", "schema": _NAME},
             {"name": "version", "in": "query", "schema": {"type": "string"}},
@@ -242,6 +288,16 @@ def _page_paths() -> JsonObject:
     return {
         "/v1/predict": {"post": predict},
         "/v1/models": _get("Every open model", {"type": "object", "required": ["models"]}),
+        "/v1/models/{model}/versions/{version}/examples/{number}": {
+            "parameters": [_MODEL, _VERSION, _NUMBER],
+            "get": {
+                "summary": "A sample of the bundle",
+                "responses": {
+                    **_answers({}, "404"),
+                    "200": {"description": "Done.", "content": {"image/png": {}}},
+                },
+            },
+        },
         "/v1/models/{model}/card": {"parameters": [_MODEL], **_text("The model card", "404")},
     }
 

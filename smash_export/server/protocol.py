@@ -6,6 +6,9 @@ Follows the KServe predict protocol (rest_predict_v2) with Triton's two extensio
                          Inference-Header-Content-Length says where they begin
     classification       an output is asked for as its k best classes: BYTES "value:index:label"
 
+The input is FP32 as the network takes it, or UINT8: images of any size, channels last or first, for which the
+server does the preprocessing.
+
 Pure functions from bytes to values and back. Everything a client can get wrong raises
 InvalidInputError, whose sentence goes into the answer. Sizes are checked against the bytes that are
 there before anything is allocated from what a client claims.
@@ -30,6 +33,7 @@ from smash_targets.base import ModelSignature
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPE = "FP32"
+IMAGES = "UINT8"
 DATATYPES = (
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
     "FP16", "FP32", "FP64", "BF16", "BYTES",
@@ -77,7 +81,8 @@ class InferRequest:
     """A checked request.
 
     Attributes:
-        tensor: float32 [B, *input_shape], finite.
+        tensor: float32 [B, *input_shape], finite; or images that are still to be preprocessed, uint8
+            [B, height, width, channels].
         id: echoed in the answer.
         outputs: how the one output is wanted; more than once if asked so.
     """
@@ -121,22 +126,26 @@ def parse_infer(
         )
     read = _head if len(text) > _REMEMBERED_BYTES else _remembered_head
     head = read(text, signature, max_images)
+    return InferRequest(check_values(_tensor(head, raw), signature), head.id, head.outputs)
+
+
+def _tensor(head: _Head, raw: memoryview) -> np.ndarray:
+    """The input from the JSON, or from the bytes that follow it."""
     if head.size is None:
         if len(raw):
             raise InvalidInputError(
                 f"{len(raw)} bytes follow the JSON and no input claims them",
                 expected="the parameter binary_data_size in the input",
             )
-        tensor = _from_json(head.data, head.shape)
-    else:
-        if type(head.size) is not int or head.size != len(raw):
-            raise InvalidInputError(
-                "parameter binary_data_size",
-                expected=f"{len(raw)}, the bytes that follow the JSON",
-                received=repr(head.size),
-            )
-        tensor = from_raw(raw, head.shape)
-    return InferRequest(check_finite(tensor), head.id, head.outputs)
+        values = _from_json(head.data, head.shape)
+        return _as_bytes(values) if head.datatype == IMAGES else values
+    if type(head.size) is not int or head.size != len(raw):
+        raise InvalidInputError(
+            "parameter binary_data_size",
+            expected=f"{len(raw)}, the bytes that follow the JSON",
+            received=repr(head.size),
+        )
+    return from_raw(raw, head.shape, head.datatype)
 
 
 def _whole_body(body: bytes, signature: ModelSignature, max_images: int) -> np.ndarray:
@@ -154,6 +163,7 @@ def _whole_body(body: bytes, signature: ModelSignature, max_images: int) -> np.n
 class _Head(NamedTuple):
     """The JSON of a request, checked as far as that goes without the raw tensor."""
 
+    datatype: str
     shape: tuple[int, ...]
     size: Any
     data: Any
@@ -177,7 +187,7 @@ def _head(text: bytes, signature: ModelSignature, max_images: int) -> _Head:
         if data != []:
             raise InvalidInputError("data of the input", expected="one list of numbers", received="another")
         data = _parse_numbers(numbers, shape)
-    return _Head(shape, size, data, _id(request), _outputs(request, signature))
+    return _Head(entry["datatype"], shape, size, data, _id(request), _outputs(request, signature))
 
 
 # "data" as a key of an object, not as the end of a text, and the begin of a list.
@@ -345,16 +355,18 @@ def parse_object(text: bytes, what: str) -> dict[str, Any]:
 
 
 def check_shape(datatype: Any, shape: Any, signature: ModelSignature, max_images: int) -> tuple[int, ...]:
-    """Check type and shape of the input tensor against the model: [B, *input_shape].
+    """Check type and shape of the input tensor against the model: FP32 [B, *input_shape], or UINT8 images.
 
     Raises:
         InvalidInputError: another type, not a list of whole numbers, or another shape.
     """
+    if datatype == IMAGES:
+        return _check_image_shape(shape, signature, max_images)
     if datatype != DATATYPE:
         known = isinstance(datatype, str) and datatype in DATATYPES
         raise InvalidInputError(
             "the input has another datatype than the model" if known else "unknown datatype",
-            expected=DATATYPE,
+            expected=f"{DATATYPE}, or {IMAGES} for images",
             received=repr(datatype),
         )
     text = f"[B, {', '.join(map(str, signature.input_shape))}] with B from 1 to {max_images}"
@@ -365,20 +377,56 @@ def check_shape(datatype: Any, shape: Any, signature: ModelSignature, max_images
     return tuple(shape)
 
 
-def from_raw(raw: memoryview | bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Little-endian FP32 bytes -> a view of them, float32 of ``shape``.
+def _check_image_shape(shape: Any, signature: ModelSignature, max_images: int) -> tuple[int, ...]:
+    """[B, H, W, C] or [B, C, H, W]; H and W as they come where image files could be given as well."""
+    channels, *sides = signature.input_shape
+    free = channels in (1, 3) and len(sides) == 2
+    names = ["H", "W"] if free else [str(side) for side in sides]
+    layouts = (", ".join([*names, str(channels)]), ", ".join([str(channels), *names]))
+    inner = shape[1:] if isinstance(shape, list) and all(type(size) is int for size in shape) else []
+    fits = len(inner) == len(sides) + 1 and min(inner) > 0 and channels in (inner[0], inner[-1])
+    if fits and not free:
+        fits = inner in ([*sides, channels], [channels, *sides])
+    if not fits or not 1 <= shape[0] <= max_images:
+        raise InvalidInputError(
+            "shape of the images",
+            expected=f"[B, {layouts[0]}] or [B, {layouts[1]}] with B from 1 to {max_images}",
+            received=repr(shape)[:200],
+        )
+    return tuple(shape)
+
+
+def from_raw(raw: memoryview | bytes, shape: tuple[int, ...], datatype: str = DATATYPE) -> np.ndarray:
+    """Little-endian FP32 or UINT8 bytes -> a view of them of ``shape``.
 
     Raises:
         InvalidInputError: another number of bytes.
     """
-    needed = 4 * math.prod(shape)
+    kind = np.dtype("u1" if datatype == IMAGES else "<f4")
+    needed = kind.itemsize * math.prod(shape)
     if len(raw) != needed:
         raise InvalidInputError(
             "the binary tensor has the wrong length",
-            expected=f"{needed} bytes for {DATATYPE} {list(shape)}",
+            expected=f"{needed} bytes for {datatype} {list(shape)}",
             received=f"{len(raw)} bytes",
         )
-    return np.frombuffer(raw, dtype="<f4").reshape(shape)
+    return np.frombuffer(raw, dtype=kind).reshape(shape)
+
+
+def check_values(tensor: np.ndarray, signature: ModelSignature) -> np.ndarray:
+    """FP32: finite, or :func:`check_finite` raises. Images: channels last."""
+    if tensor.dtype != np.uint8:
+        return check_finite(tensor)
+    return tensor if tensor.shape[-1] == signature.input_shape[0] else np.moveaxis(tensor, 1, -1)
+
+
+def _as_bytes(values: np.ndarray) -> np.ndarray:
+    images = values.astype(np.uint8) if ((values >= 0) & (values <= 255)).all() else None
+    if images is None or not np.array_equal(images, values):
+        raise InvalidInputError(
+            "data of the input", expected=f"whole numbers from 0 to 255 for {IMAGES}", received="others"
+        )
+    return images
 
 
 def check_finite(tensor: np.ndarray) -> np.ndarray:

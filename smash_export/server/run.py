@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from PIL import Image
@@ -35,7 +36,11 @@ from smash_export.server.hosts import Hosts
 from smash_export.server.http import connection_class
 from smash_export.server.metrics import Metrics
 from smash_export.server.models import ModelSpec, Repository
+from smash_export.server.peers import Alone, Peers
 from smash_export.server.sizing import Batching
+
+if TYPE_CHECKING:
+    from smash_export.server.grpc_service import GrpcServer
 
 _OTHER_FILES = 128  # that a server with gRPC and a few models opens beside its connections
 _SPARE_FILES = 8  # for a load of a bundle while all connections are taken
@@ -57,6 +62,8 @@ class Settings:
         max_connections, per_address: HTTP connections of everybody and of one address; None for three
             quarters of all.
         allowed_hosts, proxy_headers, root_path: see :mod:`hosts`, and for prefixes that a proxy adds.
+        workers: processes; see :mod:`smash_export.server.workers`.
+        share_port: whether other processes may listen on the same port.
         drain_delay: seconds in which new requests are still taken after SIGTERM.
         drain_timeout: seconds after which unfinished requests are given up.
         log_level, log_requests: see :mod:`logs`.
@@ -77,6 +84,8 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
     proxy_headers: bool = False
     root_path: str = ""
+    workers: int = 1
+    share_port: bool = False
     drain_delay: float = 1.0
     drain_timeout: float = 30.0
     log_level: str = "info"
@@ -91,13 +100,19 @@ class Addresses:
     grpc: str | None
 
 
-def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses], None]) -> None:
+def serve(
+    specs: list[ModelSpec],
+    settings: Settings,
+    ready: Callable[[Addresses], None],
+    join: Callable[[Repository, Metrics], Peers] = Alone,
+) -> None:
     """Serve until SIGTERM or SIGINT; returns when the last answer is sent.
 
     Args:
         specs: what to serve.
         settings: how.
         ready: called once with the addresses when requests are answered.
+        join: makes the connection with other processes of the same server.
 
     Raises:
         UsageError: a port in use, or settings that contradict each other.
@@ -107,28 +122,19 @@ def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses
     lines = logs.configure(settings.log_level)
     metrics, state = Metrics(), State()
     repository = Repository(specs, settings.batching, metrics, settings.threads, settings.device)
-    administration = settings.api_key is not None or _is_loopback(settings.host)
-    listener = _listen(settings.host, settings.port)
+    peers = join(repository, metrics)
+    # One of several processes listens when it can answer: the kernel hands connections to all that listen.
+    listener = None if settings.share_port else listen(settings.host, settings.port)
     grpc_server = grpc_address = None
     try:
         reserved = _reserve_grpc(settings)
         Image.preinit()  # image formats; else the first picture waits for their import
         repository.load_all()
+        listener = listener or listen(settings.host, settings.port, shared=True)
         if settings.grpc_port is not None:
-            from smash_export.server.grpc_service import GrpcServer
-
-            grpc_server = GrpcServer(
-                repository,
-                metrics,
-                state,
-                settings.limits,
-                settings.api_key,
-                administration,
-                repository.largest_message(),
-            )
             if reserved is not None:
                 reserved.close()
-            port = grpc_server.bind(settings.host, settings.grpc_port, tls)
+            grpc_server, port = _grpc(repository, metrics, state, settings, peers, tls)
             grpc_address = f"{_host(settings.host)}:{port}"
         app = build_app(
             repository,
@@ -137,9 +143,10 @@ def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses
             limits=settings.limits,
             api_key=settings.api_key,
             log_requests=settings.log_requests,
-            administration=administration,
+            administration=_may_administer(settings),
             hosts=_hosts(settings),
             root_path=settings.root_path.rstrip("/"),
+            peers=peers,
         )
         scheme = "http" if tls is None else "https"
         addresses = Addresses(f"{scheme}://{_host(settings.host)}:{listener.getsockname()[1]}", grpc_address)
@@ -154,11 +161,43 @@ def serve(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses
         if grpc_server is not None:
             grpc_server.stop(settings.drain_timeout)
     finally:
-        listener.close()
+        if listener is not None:
+            listener.close()
         repository.close()
         lines.flush()
     if not server.started:
         raise UsageError("the server could not start", hint="The log above says why.")
+
+
+def _grpc(
+    repository: Repository,
+    metrics: Metrics,
+    state: State,
+    settings: Settings,
+    peers: Peers,
+    tls: tuple[bytes, bytes] | None,
+) -> tuple[GrpcServer, int]:
+    """The gRPC server on its port, and the port."""
+    from smash_export.server.grpc_service import GrpcServer
+
+    made = GrpcServer(
+        repository,
+        metrics,
+        state,
+        settings.limits,
+        settings.api_key,
+        _may_administer(settings),
+        repository.largest_message(),
+        peers=peers,
+        share_port=settings.share_port,
+    )
+    assert settings.grpc_port is not None
+    return made, made.bind(settings.host, settings.grpc_port, tls)
+
+
+def _may_administer(settings: Settings) -> bool:
+    """Whether models may be loaded and unloaded by clients."""
+    return settings.api_key is not None or _is_loopback(settings.host)
 
 
 class _Server(uvicorn.Server):
@@ -305,15 +344,20 @@ def _uvicorn(app: Gate, repository: Repository, settings: Settings, places: Conn
 def _reserve_grpc(settings: Settings) -> socket.socket | None:
     """Hold gRPC's port while the models open: a port in use is said at once, and gRPC wants to know the
     largest message before it takes it."""
-    if not settings.grpc_port:
+    if not settings.grpc_port or settings.share_port:
         return None
-    return _listen(settings.host, settings.grpc_port, "--grpc-port")
+    return listen(settings.host, settings.grpc_port, "--grpc-port")
 
 
-def _listen(host: str, port: int, option: str = "--port") -> socket.socket:
+def listen(host: str, port: int, option: str = "--port", *, shared: bool = False) -> socket.socket:
+    """A listening socket; ``shared`` with other processes, to which the kernel hands connections in turn.
+
+    Raises:
+        UsageError: the port is in use.
+    """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=shared)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(

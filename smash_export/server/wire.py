@@ -13,8 +13,8 @@ from smash_base.errors import InvalidInputError
 
 SMALL_BYTES = 2**14
 # Field numbers that lead to tensor values, of ModelInferRequest: raw_input_contents, and
-# inputs.contents.fp32_contents.
-_INNER: Mapping[int, object] = {6: None}
+# inputs.contents.fp32_contents and uint_contents.
+_INNER: Mapping[int, object] = {4: None, 6: None}
 INFER_TENSORS: Mapping[int, object] = {7: None, 5: {5: _INNER}}
 _VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
 

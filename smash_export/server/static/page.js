@@ -4,7 +4,8 @@
 const at = (id) => document.getElementById(id);
 const WORST_SIDE = 1600; // photographs are made smaller before they travel; networks take far less
 let models = [];
-let picture = null; // Blob of the last picture
+const AT_ONCE = 16; // pictures in one request
+let pictures = []; // Blobs that were chosen last
 let key = "";
 let stream = null;
 let asked = 0;
@@ -65,6 +66,12 @@ async function showModel() {
     Input: `${size.height} x ${size.width}, ${size.channels} channel${size.channels > 1 ? "s" : ""}`,
     Classes: model.labels.length,
   };
+  const many = model.labels.length > 6 ? ", ..." : "";
+  const classes = `${model.labels.slice(0, 6).join(", ")}${many}`;
+  document.title = `${model.name}: ${classes}`;
+  at("about").textContent = `${model.name} knows ${model.labels.length} classes: ${classes}`;
+  showExamples(model);
+  showProgram(model);
   at("facts").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => {
     const term = document.createElement("dt");
     const text = document.createElement("dd");
@@ -73,13 +80,66 @@ async function showModel() {
     return [term, text];
   }));
   at("card").textContent = await (await call(`v1/models/${model.name}/card`)).text().catch(() => "");
-  if (picture) ask();
+  if (pictures.length) ask();
 }
 
-async function take(blob) {
-  if (!blob) return;
+async function showExamples(model) {
+  at("examples-block").hidden = true;
+  const buttons = await Promise.all(model.examples.map(async (label, number) => {
+    const path = `v1/models/${model.name}/versions/${model.version}/examples/${number}`;
+    const blob = await (await call(path)).blob();
+    const button = document.createElement("button");
+    const image = document.createElement("img");
+    button.type = "button";
+    image.src = URL.createObjectURL(blob);
+    image.alt = `Example of ${label}`;
+    button.append(image);
+    button.addEventListener("click", () => take([new File([blob], `example of ${label}.png`, { type: blob.type })]));
+    return button;
+  }));
+  if (model !== chosen()) return;
+  at("examples").replaceChildren(...buttons);
+  at("examples-block").hidden = buttons.length === 0;
+}
+
+function showProgram(model) {
+  const address = new URL(`v1/predict?${new URLSearchParams({ model: model.name, top_k: 5 })}`, location.href);
+  const key = at("key-form").dataset.used ? "X-API-Key: YOUR-KEY" : "";
+  at("curl").textContent = `curl${key ? ` -H '${key}'` : ""} --data-binary @image.png '${address}'`;
+  at("python").textContent = [
+    "import json",
+    "import urllib.request",
+    "",
+    'with open("image.png", "rb") as file:',
+    `    request = urllib.request.Request("${address}", file.read(), {${key ? '"X-API-Key": "YOUR-KEY"' : ""}})`,
+    "with urllib.request.urlopen(request) as answer:",
+    "    print(json.load(answer)[\"predictions\"][0][\"label\"])",
+  ].join("\n");
+}
+
+function clear() {
+  asked += 1;
   stopCamera();
-  picture = blob;
+  pictures = [];
+  URL.revokeObjectURL(at("picture").src);
+  at("picture").hidden = true;
+  at("picture").removeAttribute("src");
+  at("invitation").hidden = false;
+  at("again").hidden = at("clear").hidden = true;
+  at("drop").removeAttribute("aria-label");
+  at("labels").replaceChildren();
+  at("several").replaceChildren();
+  at("time").textContent = "";
+  say("No picture yet.");
+  at("drop").focus();
+}
+
+async function take(files) {
+  const blobs = [...(files || [])].filter((file) => file);
+  if (!blobs.length) return;
+  stopCamera();
+  pictures = blobs;
+  const blob = blobs[0];
   const image = at("picture");
   URL.revokeObjectURL(image.src);
   image.onload = () => image.classList.toggle("tiny", image.naturalWidth < 128);
@@ -88,7 +148,9 @@ async function take(blob) {
   image.alt = blob.name ? `The chosen picture, ${blob.name}` : "The chosen picture";
   image.hidden = false;
   at("invitation").hidden = true;
-  at("again").hidden = false;
+  at("again").hidden = at("clear").hidden = false;
+  const others = blobs.length > 1 ? ` and ${blobs.length - 1} more` : "";
+  at("drop").setAttribute("aria-label", `Chosen: ${blob.name || "a picture"}${others}. Press to choose others`);
   await ask();
 }
 
@@ -106,13 +168,18 @@ async function smaller(blob) {
 
 async function ask() {
   const model = chosen();
-  if (!model || !picture) return;
+  if (!model || !pictures.length) return;
   const number = ++asked;
   say("Looking ...");
+  at("several").replaceChildren();
   try {
+    if (pictures.length > 1) {
+      await askMany(model, number);
+      return;
+    }
     const query = new URLSearchParams({ model: model.name, version: model.version, top_k: 5 });
     const started = performance.now();
-    const body = await smaller(picture);
+    const body = await smaller(pictures[0]);
     const result = await (await call(`v1/predict?${query}`, { method: "POST", body })).json();
     if (number !== asked) return; // a newer picture is on its way
     show(result, performance.now() - started);
@@ -122,6 +189,41 @@ async function ask() {
     at("time").textContent = "";
     say(error.message, true);
   }
+}
+
+async function askMany(model, number) {
+  at("labels").replaceChildren();
+  at("time").textContent = "";
+  const query = new URLSearchParams({ model: model.name, version: model.version, top_k: 1 });
+  let doubtful = 0;
+  for (let start = 0; start < pictures.length; start += AT_ONCE) {
+    const part = pictures.slice(start, start + AT_ONCE);
+    const form = new FormData();
+    for (const blob of part) form.append("file", await smaller(blob), blob.name || "picture");
+    const result = await (await call(`v1/predict?${query}`, { method: "POST", body: form })).json();
+    if (number !== asked) return;
+    const rows = result.results || [{ file: part[0].name, ...result }];
+    doubtful += rows.filter((row) => row.error || row.doubtful).length;
+    at("several").append(...rows.map((row, place) => lineOf(part[place], row)));
+  }
+  say(`${pictures.length} pictures` + (doubtful ? `, ${doubtful} doubtful or not read` : ""));
+}
+
+function lineOf(blob, row) {
+  const line = document.createElement("li");
+  const image = document.createElement("img");
+  const text = document.createElement("span");
+  image.src = URL.createObjectURL(blob);
+  image.alt = "";
+  text.textContent = `${blob.name || "picture"}: ${row.error || summary(row)}`;
+  line.append(image, text);
+  return line;
+}
+
+function summary(row) {
+  const first = row.predictions[0];
+  const words = `${first.label}, ${(100 * first.probability).toFixed(1)} %`;
+  return row.doubtful ? `${words} - perhaps none of the classes` : words;
 }
 
 function show(result, milliseconds) {
@@ -140,12 +242,19 @@ function show(result, milliseconds) {
     line.append(label, value, bar);
     return line;
   }));
-  const first = result.predictions[0];
-  const doubt = result.doubtful ? " - perhaps none of the classes" : "";
-  say(`${first.label}, ${(100 * first.probability).toFixed(1)} %${doubt}`);
+  say(summary(result));
   const times = result.milliseconds;
   at("time").textContent = `${times.run.toFixed(2)} ms in ${result.target} ${result.precision}, `
     + `${times.total.toFixed(2)} ms on the server, ${milliseconds.toFixed(0)} ms from here`;
+}
+
+async function copy(place) {
+  try {
+    await navigator.clipboard.writeText(place.textContent);
+    say("Copied.");
+  } catch { // not over plain HTTP: marked, to be copied by hand
+    getSelection().selectAllChildren(place);
+  }
 }
 
 async function startCamera() {
@@ -178,19 +287,24 @@ function shoot() {
   canvas.width = video.videoWidth;
   canvas.height = video.videoHeight;
   canvas.getContext("2d").drawImage(video, 0, 0);
-  canvas.toBlob(take, "image/png");
+  canvas.toBlob((blob) => take([blob]), "image/png");
 }
 
 at("drop").addEventListener("click", () => (stream ? shoot() : at("file").click()));
-at("file").addEventListener("change", (event) => { take(event.target.files[0]); event.target.value = ""; });
+at("file").addEventListener("change", (event) => { take(event.target.files); event.target.value = ""; });
 at("group").addEventListener("change", chooseGroup);
 at("model").addEventListener("change", showModel);
 at("again").addEventListener("click", ask);
+at("clear").addEventListener("click", clear);
+for (const button of document.querySelectorAll(".copy")) {
+  button.addEventListener("click", () => copy(at(button.dataset.of)));
+}
 at("camera").addEventListener("click", startCamera);
 at("shoot").addEventListener("click", shoot);
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   key = at("key").value;
+  at("key-form").dataset.used = "yes";
   loadModels().then(ask);
 });
 for (const kind of ["dragenter", "dragover"]) {
@@ -199,7 +313,7 @@ for (const kind of ["dragenter", "dragover"]) {
 for (const kind of ["dragleave", "drop"]) {
   document.addEventListener(kind, (event) => { event.preventDefault(); at("drop").classList.remove("over"); });
 }
-document.addEventListener("drop", (event) => take(event.dataTransfer.files[0]));
-document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
+document.addEventListener("drop", (event) => take(event.dataTransfer.files));
+document.addEventListener("paste", (event) => take(event.clipboardData.files));
 at("camera").hidden = !(navigator.mediaDevices && navigator.mediaDevices.getUserMedia);
 loadModels();

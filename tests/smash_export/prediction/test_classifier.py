@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import io
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -21,8 +23,10 @@ from PIL import Image
 
 import smash_export
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError, VerificationError
+from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle
 from smash_export.prediction.classifier import Classifier, Failure, Prediction, load
+from smash_export.prediction.sources import sources
 from smash_targets.base import (
     TARGETS,
     Availability,
@@ -473,3 +477,81 @@ def test_prediction_needs_no_torch_and_no_command_line(digits_bundle: Path, fold
 def test_load_is_exported_by_the_package() -> None:
     assert smash_export.load is load
     assert smash_export.Classifier is Classifier
+
+
+def test_answers_are_compared_by_their_labels_and_printed_on_one_line(
+    classifier: Classifier, digits_images: tuple[np.ndarray, np.ndarray]
+) -> None:
+    image, label = digits_images[0][0], str(digits_images[1][0])
+    one, other = classifier.predict(image), classifier.predict(image)
+    assert (one == other, hash(one) == hash(other)) == (True, True)
+    assert one != classifier.predict(image, top_k=1)
+    assert one != label
+    different = next(i for i, value in enumerate(digits_images[1]) if str(value) != label)
+    assert one != classifier.predict(digits_images[0][different])
+    for text in (str(one), repr(one)):
+        assert "\n" not in text
+        assert f"image 0: {label} " in text
+
+
+def test_a_classifier_is_callable_awaitable_and_picklable(
+    classifier: Classifier, digits_images: tuple[np.ndarray, np.ndarray]
+) -> None:
+    images = digits_images[0][:4]
+    wanted = classifier.predict(images)
+    assert classifier(images) == wanted
+    assert asyncio.run(classifier.apredict(images)) == wanted
+    assert asyncio.run(classifier.apredict(image for image in images)) == wanted
+    with pickle.loads(pickle.dumps(classifier)) as copy:
+        assert copy.predict(images) == wanted
+        assert (copy.choice.target, copy.choice.precision) == (
+            classifier.choice.target,
+            classifier.choice.precision,
+        )
+
+
+def test_apredict_leaves_the_loop_free(
+    classifier: Classifier, digits_images: tuple[np.ndarray, np.ndarray]
+) -> None:
+    async def both() -> int:
+        turns = 0
+        task = asyncio.create_task(classifier.apredict(list(digits_images[0]) * 4))
+        while not task.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return turns
+
+    assert asyncio.run(both()) > 10
+
+
+def test_torch_tensors_are_channels_first(
+    classifier: Classifier, digits_images: tuple[np.ndarray, np.ndarray]
+) -> None:
+    torch = pytest.importorskip("torch")
+    images = torch.from_numpy(digits_images[0][:3].copy()).movedim(-1, 1)  # [3, 1, 8, 8]
+    wanted = classifier.predict(digits_images[0][:3])
+    assert classifier.predict(images) == wanted
+    assert classifier.predict(list(images)) == wanted
+    assert classifier.predict(images[0]) == wanted[0]
+    assert classifier.predict(images[0, 0]) == wanted[0]
+    for wrong in (images.float(), images[:, :, :, :7].movedim(1, -1)):
+        with pytest.raises(InvalidInputError, match="channels first"):
+            classifier.predict(wrong)
+
+
+def test_arrays_may_be_blue_green_red() -> None:
+    preprocessing = Preprocessing(2, 2, 3, (0.5,) * 3, (0.5,) * 3)
+    rgb = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    alpha = np.dstack([rgb[..., ::-1], np.full((2, 2), 255, np.uint8)])
+    for array in (rgb[..., ::-1], alpha):
+        (source,) = sources(array, preprocessing, channels="bgr")
+        assert np.array_equal(preprocessing.decode(source.image), rgb)
+    batch = list(sources(np.stack([rgb, rgb])[..., ::-1], preprocessing, channels="bgr"))
+    assert all(np.array_equal(item.image, rgb) for item in batch)
+    with pytest.raises(InvalidInputError, match="channels"):
+        list(sources(rgb, preprocessing, channels="gbr"))
+
+
+def test_a_model_file_is_told_how_to_become_a_bundle(digits_bundle: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"smash-export adopt .*model\.onnx --output"):
+        load(digits_bundle / "model.onnx")

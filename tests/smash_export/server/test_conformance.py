@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 http = pytest.importorskip("tritonclient.http")
 grpc = pytest.importorskip("tritonclient.grpc")
@@ -151,6 +154,44 @@ def test_the_repository_extension(client: Any, kind: str, tensor: np.ndarray) ->
     client.load_model("other")
     assert client.is_server_ready()
     assert client.infer("other", inputs(kind, tensor)).as_numpy("logits").shape == (16, 10)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_images_are_preprocessed_by_the_server(
+    client: Any, kind: str, digits_images: Any, logits: np.ndarray, channels_last: bool
+) -> None:
+    """UINT8 in either layout, as the metadata says, gives the logits of the network."""
+    module = http if kind == "http" else grpc
+    images = digits_images[0][:16]
+    images = images if channels_last else np.ascontiguousarray(np.moveaxis(images, -1, 1))
+    given = module.InferInput("input", list(images.shape), "UINT8")
+    given.set_data_from_numpy(images)
+    answer = client.infer("digits", [given]).as_numpy("logits")
+    np.testing.assert_allclose(answer, logits, atol=1e-4)
+    config = as_dict(kind, client.get_model_config("digits"))
+    config = config["config"] if kind == "grpc" else config
+    about = json.loads(config["parameters"]["image_input"]["string_value"])
+    assert about == {"datatype": "UINT8", "shape": [-1, -1, -1, 1], "channels_first": [-1, 1, -1, -1]}
+
+
+def test_images_of_another_size_are_resized_as_files_are(
+    client: Any, kind: str, server: Any, digits_images: Any
+) -> None:
+    module = http if kind == "http" else grpc
+    large = digits_images[0][:2].repeat(40, axis=1).repeat(30, axis=2)  # [2, 320, 240, 1]
+    given = module.InferInput("input", list(large.shape), "UINT8")
+    given.set_data_from_numpy(large)
+    wanted = module.InferRequestedOutput("logits", class_count=1)
+    rows = client.infer("digits", [given], outputs=[wanted]).as_numpy("logits")
+    for row, image in zip(rows, large, strict=True):
+        stream = io.BytesIO()
+        Image.fromarray(image[:, :, 0]).save(stream, "PNG")
+        answer = json.loads(server.call("POST", "/v1/predict?model=digits", stream.getvalue())[2])
+        assert row[0].decode().split(":")[2] == answer["predictions"][0]["label"]
+    given = module.InferInput("input", [2, 320, 240, 3], "UINT8")
+    given.set_data_from_numpy(large.repeat(3, axis=3))
+    with pytest.raises(utils.InferenceServerException, match=r"\[B, H, W, 1\] or \[B, 1, H, W\]"):
+        client.infer("digits", [given])
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])

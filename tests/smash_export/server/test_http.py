@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,70 @@ def test_a_form_and_a_jpeg_of_another_size_do_as_well(server: Any, digit: bytes)
     stream = io.BytesIO()
     Image.open(io.BytesIO(digit)).resize((640, 480)).convert("RGB").save(stream, "JPEG")
     assert server.call("POST", "/v1/predict", stream.getvalue())[0] == 200
+
+
+def form_of(files: dict[str, bytes]) -> bytes:
+    parts = [
+        b'--X\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n%s\r\n'
+        % (name.encode(), data)
+        for name, data in files.items()
+    ]
+    return b"".join(parts) + b"--X--\r\n"
+
+
+def zip_of(files: dict[str, bytes], **options: Any) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, **options) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["form", "zip", "zip in a form"])
+def test_several_files_are_answered_in_their_order(server: Any, digits_images: Any, form: str) -> None:
+    files = {f"{number}.png": png(digits_images[0][number][:, :, 0]) for number in range(5)}
+    files["3.png"] = b"no image"
+    if form != "form":
+        packed = zip_of({"digits/": b"", "__MACOSX/x": b"", **{f"digits/{n}": d for n, d in files.items()}})
+        body, headers = packed, {"Content-Type": "application/zip"}
+    if form != "zip":
+        body = form_of(files if form == "form" else {"all.zip": packed})
+        headers = {"Content-Type": "multipart/form-data; boundary=X"}
+    status, _, text = server.call("POST", "/v1/predict?top_k=2", body, headers)
+    answer = json.loads(text)
+    assert status == 200, answer
+    names = [row["file"].rpartition("/")[2] for row in answer["results"]]
+    assert names == list(files)
+    for number, row in enumerate(answer["results"]):
+        if number == 3:
+            assert "not an image" in row["error"]
+            continue
+        assert row["predictions"][0]["label"] == str(digits_images[1][number])
+        assert len(row["predictions"]) == 2
+        single = json.loads(server.call("POST", "/v1/predict?top_k=2", files[f"{number}.png"])[2])
+        assert row["predictions"][0]["probability"] == pytest.approx(
+            single["predictions"][0]["probability"], abs=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (zip_of({}) + b"x", 400, "not an image"),  # an empty zip begins otherwise
+        (zip_of({"a/": b""}), 400, "holds no file"),
+        (zip_of({"a.png": b"x", "b.png": b"y"}), 400, "none of 2 files"),
+        (zip_of({f"{n}.png": b"" for n in range(300)}), 400, "at most 256"),
+        (zip_of({"a.png": bytes(40 * 2**20)}), 413, "too large together"),
+        (zip_of({"a.png": b"x"})[:-10], 400, "zip cannot be read"),
+        (zip_of({"a.png": b"some bytes"}).replace(b"some bytes", b"other byte"), 400, ""),
+    ],
+)
+def test_a_zip_that_is_no_batch_of_images_is_refused(
+    server: Any, body: bytes, status: int, words: str
+) -> None:
+    got, _, text = server.call("POST", "/v1/predict", body)
+    assert got == status, text
+    assert words in json.loads(text)["error"]
 
 
 def bomb() -> bytes:
@@ -241,7 +306,16 @@ def strict(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory, start:
     """A server with small limits and a key."""
     key = tmp_path_factory.mktemp("key") / "key"
     key.write_text("correct horse\n")
-    options = ["--max-body", "0.01", "--body-timeout", "0.5", "--api-key-file", str(key)]
+    options = [
+        "--max-body",
+        "0.01",
+        "--max-pixels",
+        "900",
+        "--body-timeout",
+        "0.5",
+        "--api-key-file",
+        str(key),
+    ]
     with start(f"digits={digits_bundle}", *options, "--drain-delay", "0") as server:
         yield server
 
@@ -282,6 +356,13 @@ def test_a_large_body_is_refused_by_its_claim_and_by_its_bytes(strict: Any) -> N
         assert "at most" in json.loads(answer.read())["error"]
     status, _, body = strict.call("POST", "/v1/predict", b"x", {**KEY, "Content-Length": "2000000000"})
     assert status == 413, body
+
+
+def test_pictures_of_too_many_pixels_are_refused(strict: Any) -> None:
+    for side, status in ((30, 200), (31, 400)):
+        body = png(np.zeros((side, side), np.uint8))
+        got, _, text = strict.call("POST", "/v1/predict", body, KEY)
+        assert (got, "too many pixels" in text.decode()) == (status, status == 400)
 
 
 def test_a_slow_body_is_refused_while_others_are_answered(strict: Any) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,7 +135,7 @@ def test_everything_is_reached_by_keyboard(page: Any, digit: tuple[Path, str]) -
         " window.opened = true; event.preventDefault(); })"
     )
     visited = []
-    for _ in range(7):
+    for _ in range(20):  # eight of them are examples
         page.switch_to.active_element.send_keys(Keys.TAB)
         element = page.switch_to.active_element
         visited.append(element.get_attribute("id") or element.tag_name)
@@ -151,7 +155,7 @@ def test_the_camera_gives_a_picture(page: Any) -> None:
     wait(page, lambda: page.find_element(By.ID, "shoot").is_displayed())
     wait(page, lambda: page.execute_script("return document.getElementById('video').videoWidth") > 0)
     page.find_element(By.ID, "shoot").click()
-    wait(page, lambda: status(page).endswith("%"))
+    wait(page, lambda: " %" in status(page))
     assert not page.find_element(By.ID, "video").is_displayed()
 
 
@@ -203,3 +207,73 @@ def test_no_other_address_is_asked_and_nothing_is_blocked(page: Any, server: Any
     assert len(requests) >= 4
     assert all(f"{server.host}:{server.port}" in text or '"url":"data:' in text for text in requests)
     assert [row for row in page.get_log("browser") if row["level"] == "SEVERE"] == []
+
+
+def test_an_example_of_the_bundle_is_one_press_away(page: Any) -> None:
+    wait(page, lambda: len(page.find_elements(By.CSS_SELECTOR, "#examples img")) == 8)
+    image = page.find_elements(By.CSS_SELECTOR, "#examples img")[3]
+    assert image.get_attribute("alt") == "Example of 3"
+    image.click()
+    wait(page, lambda: status(page).startswith("3, "))
+
+
+def test_title_and_names_say_what_is_there(page: Any, digit: tuple[Path, str]) -> None:
+    assert page.title == "digits: 0, 1, 2, 3, 4, 5, ..."
+    assert page.find_element(By.ID, "about").text.startswith("digits knows 10 classes: 0, 1")
+    page.find_element(By.ID, "file").send_keys(str(digit[0]))
+    wait(page, lambda: status(page).startswith(f"{digit[1]}, "))
+    assert page.find_element(By.ID, "drop").accessible_name == "Chosen: digit.png. Press to choose others"
+    live = page.find_elements(By.CSS_SELECTOR, "[aria-live], [role=status], [role=alert], [role=log]")
+    assert [element.get_attribute("id") for element in live] == ["status"]
+
+
+def test_several_pictures_are_answered_and_cleared(
+    page: Any, digit: tuple[Path, str], digits_images: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    images, labels = digits_images
+    paths = []
+    for number in range(18):  # more than one request
+        paths.append(tmp_path / f"{number:02}.png")
+        Image.fromarray(images[number][:, :, 0]).save(paths[-1])
+    paths[4].write_text("no picture")
+    page.find_element(By.ID, "file").send_keys("\n".join(map(str, paths)))
+    wait(page, lambda: status(page).startswith("18 pictures, "))
+    assert status(page).endswith(" doubtful or not read")
+    rows = [row.text for row in page.find_elements(By.CSS_SELECTOR, "#several li")]
+    assert len(rows) == 18
+    for number, row in enumerate(rows):
+        if number != 4:
+            assert row.startswith(f"{number:02}.png: {labels[number]}, ")
+    assert "not an image" in rows[4]
+    picture_of(page, "several")
+    page.find_element(By.ID, "clear").click()
+    assert status(page) == "No picture yet."
+    assert not page.find_elements(By.CSS_SELECTOR, "#several li, #labels li")
+    assert not page.find_element(By.ID, "picture").is_displayed()
+    assert page.switch_to.active_element.get_attribute("id") == "drop"
+    assert page.find_element(By.ID, "drop").accessible_name.startswith("Drop a picture here")
+
+
+def test_the_request_can_be_copied_and_works(page: Any, digit: tuple[Path, str], tmp_path: Path) -> None:
+    page.find_elements(By.TAG_NAME, "summary")[1].click()
+    shutil.copy(digit[0], tmp_path / "image.png")
+    program = page.find_element(By.ID, "python").get_attribute("textContent")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == digit[1], done.stderr
+    words = shlex.split(page.find_element(By.ID, "curl").get_attribute("textContent"))
+    assert words[0] == "curl"
+    if shutil.which("curl"):
+        done = subprocess.run([*words, "-s"], cwd=tmp_path, capture_output=True, text=True)
+        assert json.loads(done.stdout)["predictions"][0]["label"] == digit[1]
+
+
+def test_a_doubtful_answer_says_so(page: Any, server: Any, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    path = tmp_path / "noise.png"
+    doubtful = False
+    while not doubtful:
+        Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+        answer = server.call("POST", "/v1/predict?model=digits", path.read_bytes())[2]
+        doubtful = json.loads(answer)["doubtful"]
+    page.find_element(By.ID, "file").send_keys(str(path))
+    wait(page, lambda: status(page).endswith("% - perhaps none of the classes"))

@@ -94,7 +94,7 @@ WRONG: dict[str, tuple[Any, bytes | None, str]] = {
     "other name": ({"inputs": [entry(name="x")]}, None, "unknown input; expected 'input'; received 'x'"),
     "no name": ({"inputs": [entry(name=...)]}, None, "unknown input"),
     "unknown type": ({"inputs": [entry(datatype="FP31")]}, None, "unknown datatype"),
-    "other type": ({"inputs": [entry(datatype="UINT8")]}, None, "another datatype than the model"),
+    "other type": ({"inputs": [entry(datatype="INT8")]}, None, "another datatype than the model"),
     "type of a list": ({"inputs": [entry(datatype=[])]}, None, "unknown datatype"),
     "negative shape": ({"inputs": [entry(shape=[-1, 2, 3])]}, None, "shape of the input"),
     "zero batch": ({"inputs": [entry(shape=[0, 2, 3])]}, None, "shape of the input"),
@@ -172,6 +172,24 @@ def test_what_is_wrong_is_said_in_one_sentence(case: str) -> None:
 def test_a_header_length_that_is_none_is_refused(length: str) -> None:
     with pytest.raises(InvalidInputError, match="Inference-Header-Content-Length"):
         parse_infer(json.dumps({"inputs": [entry()]}).encode(), length, SIGNATURE, 8)
+
+
+def test_images_in_json_are_whole_numbers_of_a_byte() -> None:
+    flat = {"name": "input", "datatype": "UINT8", "shape": [1, 3, 2, 1], "data": [0, 255, 1, 2, 3, 4]}
+    signature = ModelSignature("input", "logits", (1, 2, 2), 4, (1, 1, 8))
+    tensor = parse_infer(json.dumps({"inputs": [flat]}).encode(), None, signature, 8).tensor
+    assert (tensor.dtype, tensor.shape, tensor.ravel().tolist()) == (np.uint8, (1, 3, 2, 1), flat["data"])
+    first = {**flat, "shape": [1, 1, 3, 2]}
+    tensor = parse_infer(json.dumps({"inputs": [first]}).encode(), None, signature, 8).tensor
+    assert tensor.shape == (1, 3, 2, 1)
+    for wrong in ([0, 256, 1, 2, 3, 4], [0, 1.5, 1, 2, 3, 4], [-1, 1, 1, 2, 3, 4]):
+        text = json.dumps({"inputs": [{**flat, "data": wrong}]}).encode()
+        with pytest.raises(InvalidInputError, match="0 to 255"):
+            parse_infer(text, None, signature, 8)
+    for shape in ([1, 3, 2], [1, 3, 2, 2], [9, 3, 2, 1], [1, 0, 2, 1], "x", [1, 3, 2, True]):
+        text = json.dumps({"inputs": [{**flat, "shape": shape}]}).encode()
+        with pytest.raises(InvalidInputError, match="shape of the images"):
+            parse_infer(text, None, signature, 8)
 
 
 def test_a_claim_of_gigabytes_allocates_nothing() -> None:

@@ -1,0 +1,130 @@
+"""What one server process knows of the others that serve the same models on the same port.
+
+A process alone loads, unloads and counts by itself (:class:`Alone`). One of several (:class:`Member`) asks
+the process that started them, which asks everyone: so a load through any is a load in all, and metrics
+are those of all together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from smash_base.errors import SmashError
+from smash_export.server.batching import BusyError
+from smash_export.server.metrics import Counts, Metrics
+from smash_export.server.models import Repository
+
+ANSWER_S = 300.0  # a load may open large files in each of many processes
+
+
+class Peers(Protocol):
+    """All processes of a server; every method waits for all of them."""
+
+    def load(self, name: str) -> None:
+        """:meth:`Repository.load` everywhere."""
+
+    def unload(self, name: str) -> None:
+        """:meth:`Repository.unload` everywhere."""
+
+    def metrics(self) -> Metrics:
+        """The numbers of all together."""
+
+
+class Alone:
+    """The only process."""
+
+    def __init__(self, repository: Repository, metrics: Metrics) -> None:
+        self._repository, self._metrics = repository, metrics
+
+    def load(self, name: str) -> None:
+        """See :class:`Peers`."""
+        self._repository.load(name)
+
+    def unload(self, name: str) -> None:
+        """See :class:`Peers`."""
+        self._repository.unload(name)
+
+    def metrics(self) -> Metrics:
+        """See :class:`Peers`."""
+        return self._metrics
+
+
+class Member:
+    """One of several processes.
+
+    Args:
+        connection: to the process that started this one; when it ends, so does this one.
+        repository, metrics: Models and numbers of this process.
+    """
+
+    def __init__(self, connection: Connection, repository: Repository, metrics: Metrics) -> None:
+        self._connection, self._repository, self._metrics = connection, repository, metrics
+        self._numbers = itertools.count()
+        self._asked: dict[int, Future[Any]] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="peer")
+        threading.Thread(target=self._listen, name="peers", daemon=True).start()
+
+    def load(self, name: str) -> None:
+        """See :class:`Peers`."""
+        self._ask("load", name)
+
+    def unload(self, name: str) -> None:
+        """See :class:`Peers`."""
+        self._ask("unload", name)
+
+    def metrics(self) -> Metrics:
+        """See :class:`Peers`."""
+        counts: list[Counts] = self._ask("counts", "")
+        return Metrics.together(counts)
+
+    def _ask(self, what: str, name: str) -> Any:
+        number = next(self._numbers)
+        future: Future[Any] = Future()
+        self._asked[number] = future
+        try:
+            self._send(("ask", number, what, name))
+            return future.result(ANSWER_S)
+        except TimeoutError:
+            raise BusyError("another process of this server does not answer", hint="Try again.") from None
+        finally:
+            self._asked.pop(number, None)
+
+    def _send(self, message: tuple[Any, ...]) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            self._connection.send(message)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                kind, number, what, name = self._connection.recv()
+            except (EOFError, OSError):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            if kind == "do":
+                self._pool.submit(self._do, number, what, name)
+            elif (future := self._asked.get(number)) is not None:
+                if isinstance(what, BaseException):
+                    future.set_exception(what)
+                else:
+                    future.set_result(what)
+
+    def _do(self, number: int, what: str, name: str) -> None:
+        result: Any = None
+        try:
+            if what == "load":
+                self._repository.load(name)
+            elif what == "unload":
+                self._repository.unload(name)
+            else:
+                result = self._metrics.counts()
+        except SmashError as error:
+            result = error
+        self._send(("done", number, result, ""))

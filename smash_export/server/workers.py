@@ -1,0 +1,257 @@
+"""``serve --workers N``: whole servers that share the port, and the process that keeps them together.
+
+Each worker is a server as :mod:`smash_export.server.run` makes it, with a model of its own: the kernel hands
+each new connection to one of them (SO_REUSEPORT), and nothing is copied between processes while requests run.
+It takes the memory of the model N times, which image classifiers have; one model process behind shared memory
+would save that and pay a change of processes for every request.
+
+The first process only keeps the port, passes signals on, starts a worker again that died, and asks all of
+them what one of them wants to know of all (:mod:`smash_export.server.peers`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+from smash_base.errors import SmashError, UsageError
+from smash_export.server import logs
+from smash_export.server.gate import Limits
+from smash_export.server.models import ModelSpec
+from smash_export.server.peers import ANSWER_S, Member
+from smash_export.server.run import Addresses, Settings, listen, serve
+
+_START_S = 300.0
+_RESTART_S = 1.0  # between the death of a worker and the next one
+_LEAVE_S = 15.0  # beyond the times of a drain
+
+
+def serve_many(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses], None]) -> None:
+    """As :func:`smash_export.server.run.serve`, in ``settings.workers`` processes."""
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise UsageError("this system cannot share a port between processes", hint="Leave --workers out.")
+    lines = logs.configure(settings.log_level)
+    held, settings = _hold_ports(settings)
+    fleet = _Fleet(specs, _shared_out(settings))
+    before = {number: signal.signal(number, fleet.handle) for number in _SIGNALS}
+    try:
+        addresses = fleet.start(settings.workers)
+        if addresses is not None:
+            ready(addresses)
+        fleet.watch()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        fleet.end()
+        for holder in held:
+            holder.close()
+        lines.flush()
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def _hold_ports(settings: Settings) -> tuple[list[socket.socket], Settings]:
+    """Take the ports for all workers; refused when another program has one of them."""
+    held, ports = [], {}
+    for name, option in (("port", "--port"), ("grpc_port", "--grpc-port")):
+        wanted: int | None = getattr(settings, name)
+        if wanted is None:
+            continue
+        # Whoever shares a port could share it with a stranger as well: so it must be free first.
+        with listen(settings.host, wanted, option) as alone:
+            port = alone.getsockname()[1]
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        holder = socket.socket(family, socket.SOCK_STREAM)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((settings.host, port))  # bound and not listening: no connection comes here
+        held.append(holder)
+        ports[name] = port
+    return held, replace(settings, **ports)
+
+
+def _shared_out(settings: Settings) -> Settings:
+    """What one worker gets: its part of connections and of the memory of bodies."""
+    count = settings.workers
+    bound = max(settings.limits.body_bytes, settings.limits.all_bodies_bytes // count)
+    per_address = settings.per_address and max(1, settings.per_address // count)
+    limits: Limits = replace(settings.limits, all_bodies_bytes=bound)
+    return replace(
+        settings,
+        share_port=True,
+        limits=limits,
+        max_connections=max(1, settings.max_connections // count),
+        per_address=per_address,
+    )
+
+
+def _work(connection: Connection, specs: list[ModelSpec], settings: Settings) -> None:
+    """A worker process."""
+    os.setpgrp()  # a key pressed in the terminal reaches the first process only, which passes it on
+    try:
+        serve(
+            specs,
+            settings,
+            lambda addresses: connection.send(("ready", 0, addresses, "")),
+            lambda repository, metrics: Member(connection, repository, metrics),
+        )
+    except SmashError as error:
+        with contextlib.suppress(OSError):
+            connection.send(("failed", 0, error, ""))
+        sys.exit(error.exit_code)
+
+
+@dataclass
+class _Worker:
+    """A worker as the first process sees it.
+
+    Attributes:
+        addresses: set when it is ready.
+        failure: why it never was.
+    """
+
+    process: Any
+    connection: Connection
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    told: threading.Event = field(default_factory=threading.Event)
+    addresses: Addresses | None = None
+    failure: SmashError | None = None
+    owed: dict[int, Future[Any]] = field(default_factory=dict)
+
+    def send(self, *message: Any) -> None:
+        with self.lock, contextlib.suppress(OSError):
+            self.connection.send(message)
+
+    def gone(self) -> None:
+        self.told.set()
+        for future in list(self.owed.values()):
+            if not future.done():
+                future.set_result(None)
+
+
+class _Fleet:
+    """All workers."""
+
+    def __init__(self, specs: list[ModelSpec], settings: Settings) -> None:
+        self._specs, self._settings = specs, settings
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[_Worker] = []
+        self._numbers = itertools.count()
+        self._leaving = threading.Event()
+        self._asking = threading.Lock()  # one question to all at a time
+
+    def start(self, count: int) -> Addresses | None:
+        """Start ``count`` workers; the addresses when all are ready, None when told to leave before.
+
+        Raises:
+            SmashError: one could not start.
+        """
+        self._workers = [self._spawn() for _ in range(count)]
+        for worker in self._workers:
+            self._await(worker)
+        return None if self._leaving.is_set() else self._workers[0].addresses
+
+    def watch(self) -> None:
+        """Until every worker has left; one that dies before it is told to is started again."""
+        while not self._leaving.is_set():
+            for place, worker in enumerate(self._workers):
+                if not worker.process.is_alive() and not self._leaving.wait(_RESTART_S):
+                    logs.log(40, "a worker died and is started again", code=worker.process.exitcode)
+                    self._workers[place] = self._spawn()
+                    try:
+                        self._await(self._workers[place])
+                    except SmashError as error:  # the others go on; tried again
+                        logs.log(40, "the worker did not start", error=str(error))
+            self._leaving.wait(0.1)
+        deadline = time.monotonic() + self._settings.drain_delay + self._settings.drain_timeout + _LEAVE_S
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+
+    def handle(self, number: int, frame: object) -> None:
+        """Pass a signal on."""
+        if number != signal.SIGHUP:
+            self._leaving.set()
+        for worker in self._workers:
+            if worker.process.is_alive():
+                os.kill(worker.process.pid, number)
+
+    def end(self) -> None:
+        """Whatever is still there ends now."""
+        for worker in self._workers:
+            if worker.process.is_alive():
+                worker.process.kill()
+            worker.process.join()
+
+    def _spawn(self) -> _Worker:
+        mine, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_work, args=(theirs, self._specs, self._settings), daemon=False
+        )
+        process.start()
+        theirs.close()
+        worker = _Worker(process, mine)
+        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+        return worker
+
+    def _await(self, worker: _Worker) -> None:
+        worker.told.wait(_START_S)
+        if worker.failure is not None:
+            raise worker.failure
+        if worker.addresses is None and not self._leaving.is_set():
+            raise UsageError("a worker could not start", hint="The log above says why.")
+
+    def _listen(self, worker: _Worker) -> None:
+        while True:
+            try:
+                kind, number, what, name = worker.connection.recv()
+            except (EOFError, OSError):
+                worker.gone()
+                return
+            if kind == "ready":
+                worker.addresses = what
+                worker.told.set()
+            elif kind == "failed":
+                worker.failure = what
+                worker.told.set()
+            elif kind == "ask":
+                arguments = (worker, number, what, name)
+                threading.Thread(target=self._answer, args=arguments, daemon=True).start()
+            elif (future := worker.owed.pop(number, None)) is not None:
+                future.set_result(what)
+
+    def _answer(self, asker: _Worker, number: int, what: str, name: str) -> None:
+        """Ask everyone: all at once for numbers, one after the other for loads, each of which takes the
+        memory and time of a second model; the first that fails ends it."""
+        results: list[Any] = []
+        with self._asking if what != "counts" else contextlib.nullcontext():
+            workers = [worker for worker in self._workers if worker.process.is_alive()]
+            if what == "counts":
+                futures = [self._owe(worker, what, name) for worker in workers]
+                results = [future.result(ANSWER_S) for future in futures]
+                asker.send("answer", number, [result for result in results if result is not None], "")
+                return
+            for worker in workers:
+                result = self._owe(worker, what, name).result(ANSWER_S)
+                if isinstance(result, SmashError):
+                    asker.send("answer", number, result, "")
+                    return
+        asker.send("answer", number, None, "")
+
+    def _owe(self, worker: _Worker, what: str, name: str) -> Future[Any]:
+        number = next(self._numbers)
+        future: Future[Any] = Future()
+        worker.owed[number] = future
+        worker.send("do", number, what, name)
+        return future

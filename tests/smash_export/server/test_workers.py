@@ -1,0 +1,190 @@
+"""Several processes on one port are one server: numbers, exchange, health and the end are those of all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.smash_export.server.test_lifecycle import PATH, PATIENT, Load, relabel
+
+CLIENTS = 12
+
+
+def workers_of(process: int) -> list[int]:
+    """Process ids of the children that serve."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [pid for child in children if "spawn_main" in _command(pid := int(child))]
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+def numbers(server: Any) -> dict[str, float]:
+    text = server.call("GET", "/metrics")[2].decode()
+    rows = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in rows}
+
+
+def label(server: Any, body: bytes, headers: dict[str, str]) -> str:
+    """On a new connection, so by any of the workers."""
+    status, _, text = server.call("POST", PATH, body, headers)
+    assert status == 200
+    return str(np.frombuffer(text[-40:], "<f4").argmax())
+
+
+@pytest.fixture(scope="module")
+def many(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory, start: Any) -> Any:
+    path = tmp_path_factory.mktemp("workers") / "digits"
+    shutil.copytree(digits_bundle, path)
+    with start(f"digits={path}", "--workers", "2", "--drain-delay", "0.3", *PATIENT) as server:
+        server.bundle = path
+        yield server
+
+
+def test_metrics_are_those_of_all_processes(many: Any, tensor: np.ndarray, make_body: Any) -> None:
+    body, headers = make_body(tensor[:1])
+    before = numbers(many)
+    for _ in range(40):  # a connection each
+        assert many.call("POST", PATH, body, headers)[0] == 200
+    after = numbers(many)
+    name = 'smash_export_images_total{model="digits",version="1"}'
+    assert after[name] - before.get(name, 0) == 40
+    (row,) = many.json("GET", "/v2/models/digits/stats")[1]["model_stats"]
+    assert row["inference_count"] == after[name]
+    resident = sum(
+        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        for pid in workers_of(many.process.pid)
+    )
+    assert after["process_resident_memory_bytes"] == pytest.approx(resident, rel=0.2)
+    families = {
+        line.split()[2] for line in many.call("GET", "/metrics")[2].decode().splitlines() if "# TYPE" in line
+    }
+    assert {
+        "process_cpu_seconds_total",
+        "smash_export_requests_total",
+        "smash_export_queue_images",
+    } <= families
+
+
+def test_every_process_is_asked(many: Any, tensor: np.ndarray, make_body: Any) -> None:
+    """Both take processor time: the kernel hands out connections."""
+    body, headers = make_body(tensor)
+    pids = workers_of(many.process.pid)
+    assert len(pids) == 2
+
+    def spent() -> list[int]:
+        fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+        return [int(row[11]) + int(row[12]) for row in fields]
+
+    before = spent()
+    with Load(many, body, headers, CLIENTS) as clients:
+        clients.wait_for(1500)
+    assert set(clients.outcomes) == {200}
+    assert all(now > then for now, then in zip(spent(), before, strict=True))
+
+
+def test_an_exchange_reaches_every_process(many: Any, tensor: np.ndarray, make_body: Any) -> None:
+    body, headers = make_body(tensor[:1])
+
+    def labels() -> set[str]:
+        wanted = {
+            "inputs": [
+                {
+                    "name": "input",
+                    "datatype": "FP32",
+                    "shape": [1, 1, 8, 8],
+                    "data": tensor[0].ravel().tolist(),
+                }
+            ],
+            "outputs": [{"name": "logits", "parameters": {"classification": 1}}],
+        }
+        answers = [many.json("POST", PATH, wanted)[1] for _ in range(16)]
+        return {answer["outputs"][0]["data"][0].split(":")[2] for answer in answers}
+
+    (old,) = labels()
+    with Load(many, body, headers, CLIENTS) as clients:
+        clients.wait_for(50)
+        relabel(many.bundle, many.bundle, "new-")
+        assert many.json("POST", "/v2/repository/models/digits/load")[0] == 200
+        assert labels() == {f"new-{old}"}
+        clients.wait_for(sum(clients.outcomes.values()) + 50)
+    assert set(clients.outcomes) == {200}
+    (many.bundle / "model.onnx").rename(many.bundle / "gone")
+    status, answer = many.json("POST", "/v2/repository/models/digits/load")
+    assert (status, "missing" in answer["error"]) == (400, True)
+    assert labels() == {f"new-{old}"}
+    (many.bundle / "gone").rename(many.bundle / "model.onnx")
+
+
+def test_a_process_that_dies_is_started_again(many: Any) -> None:
+    pids = workers_of(many.process.pid)
+    os.kill(pids[0], signal.SIGKILL)
+    deadline = time.monotonic() + 40
+    while True:
+        now = workers_of(many.process.pid)
+        if len(now) == 2 and pids[0] not in now:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for _ in range(10):
+        assert many.call("GET", "/v2/health/ready")[0] == 200
+
+
+def test_the_end_loses_no_request(
+    digits_bundle: Path, start: Any, tensor: np.ndarray, make_body: Any
+) -> None:
+    options = ("--workers", "2", "--drain-delay", "0.5", *PATIENT)
+    body, headers = make_body(tensor[:1])
+    with start(f"digits={digits_bundle}", *options) as server:
+        pids = workers_of(server.process.pid)
+        with Load(server, body, headers, CLIENTS) as clients:
+            clients.wait_for(100)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(30) == 0
+        assert set(clients.outcomes) == {200}, clients.outcomes
+        assert not [pid for pid in pids if _command(pid)]
+
+
+def test_a_port_in_use_is_said_though_ports_can_be_shared(digits_bundle: Path) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        words = [sys.executable, "-m", "smash_export.cli", "serve", str(digits_bundle), "--port", port]
+        done = subprocess.run([*words, "--workers", "2", "--no-grpc"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"port {port}" in done.stderr
+
+
+def test_grpc_is_shared_too(many: Any, tensor: np.ndarray) -> None:
+    grpc = pytest.importorskip("grpc")
+    from smash_export.server.messages import SERVICE, message
+
+    before = numbers(many)
+    request = message("ModelInferRequest")(model_name="digits", raw_input_contents=[tensor[:1].tobytes()])
+    request.inputs.add(name="input", datatype="FP32", shape=[1, 1, 8, 8])
+    for _ in range(8):
+        with grpc.insecure_channel(
+            many.addresses["grpc"], [("grpc.use_local_subchannel_pool", 1)]
+        ) as channel:
+            assert channel.unary_unary(f"/{SERVICE}/ModelInfer")(request.SerializeToString(), timeout=20)
+    asked = message("ModelStatisticsRequest")(name="digits").SerializeToString()
+    with grpc.insecure_channel(many.addresses["grpc"]) as channel:
+        text = channel.unary_unary(f"/{SERVICE}/ModelStatistics")(asked, timeout=20)
+    count = message("ModelStatisticsResponse").FromString(text).model_stats[0].inference_count
+    assert count - before['smash_export_images_total{model="digits",version="1"}'] == 8
