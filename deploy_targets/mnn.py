@@ -4,8 +4,9 @@ Its Python converter (``MNN.tools``) runs ``pip install`` and sends telemetry wh
 never imported here: the native module ``_tools`` behind it converts without either, in a process of its
 own, since it leaves the process when it fails. ``import MNN`` alone installs and sends nothing.
 
-fp16 files hold fp16 weights; ARM processors with fp16 arithmetic also compute in it. Its int8 quantiser wants
-a folder of pictures that it prepares by its own rules instead of the bundle's, so int8 is not offered.
+fp16 files hold fp16 weights; ARM processors with fp16 arithmetic also compute in it. int8 is not offered: its
+quantiser wants a folder of pictures, which it prepares by its own rules instead of the bundle's, and given
+tensors as text (``input_type`` "sequence") that of MNN 3.6.1 ends the process with ``std::length_error``.
 """
 
 from __future__ import annotations

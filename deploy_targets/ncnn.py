@@ -2,7 +2,7 @@
 
 ncnn has no batch axis: a batch is one run per image. fp16 files hold fp16 weights, which ARM processors
 with fp16 arithmetic also compute in; x86 computes them in fp32. Its int8 tools are not in the Python
-packages, so int8 is not offered.
+packages; :mod:`smash_targets.ncnn_int8` writes such files.
 
 ``ncnn.Mat(array)`` borrows the array's memory and does not keep the array alive; the result is garbage,
 without an error, once the array is gone. Every input is cloned.
@@ -13,13 +13,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from smash_base import files
-from smash_base.errors import InvalidInputError, MissingRuntimeError, VerificationError
+from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError, VerificationError
 from smash_targets.base import (
     Availability,
     CompileRequest,
@@ -31,6 +32,7 @@ from smash_targets.base import (
     Target,
 )
 from smash_targets.common import check_batch, check_file, check_threads, find_module, find_runtime, only_cpu
+from smash_targets.ncnn_int8 import is_int8, quantise
 from smash_targets.onnx_file import read_onnx_facts
 
 INSTALL = "pip install ncnn pnnx"
@@ -46,7 +48,7 @@ class NcnnTarget(Target):
     name = "ncnn"
     extra = "ncnn"
     modules = {"ncnn": ("ncnn",), "pnnx": ("pnnx",)}
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "fp16", "int8")
     precision_source = "target"
     reads = ("fp32",)
     batch_note = "runs one image after the other"
@@ -90,7 +92,10 @@ class NcnnTarget(Target):
             for file in (parameters, weights):
                 shutil.copyfile(file, destination / file.name.replace(".ncnn", ""))
         layers = int((destination / "model.param").read_text().split()[1])
-        return CompileResult("model.param", {"layers": layers})
+        notes: dict[str, Any] = {"layers": layers}
+        if request.precision == "int8":
+            notes |= _write_int8(destination / "model.param", request)
+        return CompileResult("model.param", notes)
 
     def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
         """Only the CPU: ncnn's Vulkan devices need a build and a driver that this project does not test."""
@@ -100,6 +105,50 @@ class NcnnTarget(Target):
         check_file(path, "ncnn file")
         check_file(weights, "ncnn weights")
         return NcnnSession(path, weights, signature, options)
+
+
+def _write_int8(path: Path, request: CompileRequest) -> dict[str, Any]:
+    """Replace an fp32 network by the same at int8; returns notes."""
+    if request.calibration is None:
+        raise UsageError("int8 needs calibration images", hint="Freeze the bundle with its data.")
+    weights = path.with_suffix(".bin")
+    source, _ = _check_parameters(path)
+
+    def values_of(blobs: list[str]) -> Callable[[np.ndarray], list[np.ndarray]]:
+        net = _network(path, weights, threads=1, half=False)
+        net.opt.lightmode = False  # intermediate blobs are kept, so that an image runs once for all of them
+
+        def values(image: np.ndarray) -> list[np.ndarray]:
+            import ncnn
+
+            extractor = net.create_extractor()
+            extractor.set_light_mode(False)
+            extractor.input(source, ncnn.Mat(image).clone())
+            return [np.array(extractor.extract(blob)[1]) for blob in blobs]
+
+        return values
+
+    text, content, notes = quantise(path.read_text(), weights.read_bytes(), request.calibration, values_of)
+    path.write_text(text)
+    weights.write_bytes(content)
+    return notes
+
+
+def _network(path: Path, weights: Path, threads: int, half: bool) -> Any:
+    """An opened ``ncnn.Net``."""
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.use_vulkan_compute = False
+    net.opt.num_threads = threads
+    # Its defaults compute in fp16 and bf16 where the processor can, whatever the weights are.
+    net.opt.use_bf16_storage = False
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = half
+    if net.load_param(str(path)) or net.load_model(str(weights)):
+        raise InvalidInputError(
+            f"ncnn cannot open {path}", expected="a whole model.param and model.bin of the same network"
+        )
+    return net
 
 
 def _copy_for_one_image(request: CompileRequest, path: Path) -> None:
@@ -137,24 +186,17 @@ class NcnnSession(Session):
         self._input, self._output = names
         content = weights.read_bytes()
         half = _FP16_TAG in np.frombuffer(content[: len(content) // 4 * 4], "<u4")
-        net = ncnn.Net()
-        net.opt.use_vulkan_compute = False
-        net.opt.num_threads = check_threads(options.threads) or ncnn.get_cpu_count()
-        # Its defaults compute in fp16 and bf16 where the processor can, whatever the weights are.
-        net.opt.use_bf16_storage = False
-        net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = half
-        if net.load_param(str(path)) or net.load_model(str(weights)):
-            raise InvalidInputError(
-                f"ncnn cannot open {path}", expected="a whole model.param and model.bin of the same network"
-            )
+        threads = check_threads(options.threads) or ncnn.get_cpu_count()
+        net = _network(path, weights, threads, half)
+        rounded = is_int8(path.read_text())
         self._net = net
         self.info = SessionInfo(
             target="ncnn",
             version=find_module("ncnn", ("ncnn",), INSTALL).version,
             provider="cpu",
             device="cpu",
-            threads=net.opt.num_threads,
-            precision="fp16" if half else "fp32",
+            threads=threads,
+            precision="int8" if rounded else "fp16" if half else "fp32",
         )
 
     def run(self, batch: np.ndarray) -> np.ndarray:

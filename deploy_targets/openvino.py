@@ -129,6 +129,9 @@ class OpenVinoSession(Session):
         else:
             self._batch = int(fixed.inputs[0].shape[0])
         self._fixed, compiled = self._request(fixed)
+        # Arrays of the request itself: handing it a dictionary of arrays costs 14 of 76 microseconds.
+        self._images: np.ndarray = self._fixed.get_input_tensor(0).data
+        self._logits: np.ndarray = self._fixed.get_output_tensor(0).data
         hint = str(_value(compiled, "INFERENCE_PRECISION_HINT"))
         used = next((name for key, name in _NAMES.items() if f"'{key}'" in hint), hint)
         self.info = SessionInfo(
@@ -144,20 +147,21 @@ class OpenVinoSession(Session):
     def run(self, batch: np.ndarray) -> np.ndarray:
         batch = check_batch(batch, self._signature)
         if len(batch) == self._batch:
-            request = self._fixed
-        else:
-            if self._any is None:
-                if not self._model.inputs[0].partial_shape.is_dynamic:
-                    raise InvalidInputError(
-                        "this network takes one batch size", expected=self._batch, received=len(batch)
-                    )
-                self._any, _ = self._request(self._model)
-            request = self._any
-        logits: np.ndarray = request.infer({0: batch}, share_inputs=True, share_outputs=False)[0]
+            self._images[...] = batch
+            self._fixed.infer()
+            return self._logits.copy()
+        if self._any is None:
+            if not self._model.inputs[0].partial_shape.is_dynamic:
+                raise InvalidInputError(
+                    "this network takes one batch size", expected=self._batch, received=len(batch)
+                )
+            self._any, _ = self._request(self._model)
+        logits: np.ndarray = self._any.infer({0: batch}, share_inputs=True, share_outputs=False)[0]
         return logits
 
     def close(self) -> None:
         self._fixed = self._any = None
+        del self._images, self._logits
 
     def _request(self, model: Any) -> tuple[Any, Any]:
         try:

@@ -129,17 +129,18 @@ def candidate_graph(
 def _at_precision(model: bytes, input_spec: InputSpec, setting: Setting) -> bytes:
     import onnx
 
-    tensors = _noise(input_spec, 64)
+    graph = onnx.load_model_from_string(model)
     if setting.precision == "fp16":
         from smash_export.compiling.precision.fp16 import cast_to_fp16
 
-        cast, _ = cast_to_fp16(onnx.load_model_from_string(model), tensors)
+        cast, _ = cast_to_fp16(graph, _noise(input_spec, 64))
     else:
         from smash_export.compiling.precision.int8 import quantise_untrained, scheme_for
+        from smash_export.compiling.precision.placements import usual
         from smash_export.measure.machine import cpu_features
 
-        scheme = scheme_for(setting.target, cpu_features())
-        cast = quantise_untrained(onnx.load_model_from_string(model), tensors, scheme)
+        form = usual(setting.target)
+        cast = quantise_untrained(form.graph(graph), form.scheme(scheme_for(setting.target, cpu_features())))
     content: bytes = cast.SerializeToString(deterministic=True)
     return content
 

@@ -269,9 +269,19 @@ def _reason(chosen: Row, candidates: Sequence[Row], ties: Sequence[Row], rows: S
         f"accuracy {chosen.parity.accuracy:.2%} ({0.0 - chosen.parity.drop:+.2f} points), "
         f"same label as PyTorch for {chosen.parity.agreement:.2%} of {chosen.parity.images} images"
     )
+    words.append(_size(chosen, rows))
     if any(latency.flagged for latency in list(chosen.measurement.latency.values())[:1]):
         words.append("times were unsteady: compare again when the machine is idle")
     return "; ".join(words)
+
+
+def _size(chosen: Row, rows: Sequence[Row]) -> str:
+    """Its size, and that of the fp32 file of the same runtime where it differs."""
+    of = {row.name: row.measurement.size_bytes for row in rows}
+    exact = of.get(f"{chosen.measurement.target}:fp32", 0)
+    size = of[chosen.name]
+    words = f"{size / 1024:.0f} KiB"
+    return f"{words}, {size / exact:.2f} of its fp32 file" if exact and exact != size else words
 
 
 def _first(row: Row) -> Latency:

@@ -31,6 +31,7 @@ import numpy as np
 from smash_base.errors import VerificationError
 from smash_base.json_values import JsonObject
 from smash_export.compiling.precision.calibration import METHODS, Method, Ranges, check_classes, tensor_ranges
+from smash_export.compiling.precision.integer_form import clip_integers
 from smash_export.compiling.precision.noise import noise_by_node
 from smash_export.export.onnx_graphs import (
     check_finite,
@@ -69,12 +70,14 @@ class Scheme:
         symmetric: activations have zero point 0.
         reduce_range: weights use 7 of 8 bits.
         placement: "runtime" (Q/DQ around every operator, for CPU runtimes) or "tensorrt".
+        clips: a ReLU whose input others read too keeps the scale of that input and compares whole numbers.
     """
 
     activations: Literal["u8", "s8"] = "u8"
     symmetric: bool = False
     reduce_range: bool = False
     placement: Literal["runtime", "tensorrt"] = "runtime"
+    clips: bool = False
 
 
 TENSORRT = Scheme("s8", symmetric=True, placement="tensorrt")
@@ -98,6 +101,7 @@ def quantise(
     method: Method | Literal["auto"] = "auto",
     boundary: Literal["auto", "int8", "fp32"] = "auto",
     max_drop: float = 0.5,
+    faster_fp32: Iterable[str] = (),
 ) -> tuple[onnx.ModelProto, JsonObject]:
     """Give an fp32 graph Q/DQ nodes.
 
@@ -108,6 +112,7 @@ def quantise(
         method: how ranges are chosen; "auto" takes the one with the least noise at the logits.
         boundary: first and last layer: in int8, in fp32, or as measured.
         max_drop: points of accuracy that changed labels of the calibration images may cost by their margins.
+        faster_fp32: nodes that stay in fp32 because that was measured to be faster.
 
     Returns:
         the graph, and notes for the manifest: scheme, method, layers kept in fp32 with the reason, the
@@ -121,7 +126,8 @@ def quantise(
     graph = _Quantiser(prepared(model), calibration, scheme)
     check_classes(graph.expected)
     graph.choose_ranges(METHODS if method == "auto" else (method,))
-    kept = dict.fromkeys(graph.boundary(boundary), "first or last layer")
+    kept = dict.fromkeys(faster_fp32, "faster in fp32 on this machine")
+    kept |= dict.fromkeys(graph.boundary(boundary), "first or last layer")
     table = graph.noise_by_node()
     outcome = graph.outcome(kept)
     for names in _batches([row.node for row in table if row.node not in kept]):
@@ -154,12 +160,20 @@ def quantise(
     return result, notes
 
 
-def quantise_untrained(model: onnx.ModelProto, tensors: np.ndarray, scheme: Scheme) -> onnx.ModelProto:
-    """Every layer in int8 with ranges of ``tensors``, for timing only: nothing is held against labels."""
+def quantise_untrained(
+    model: onnx.ModelProto, scheme: Scheme, faster_fp32: Iterable[str] = ()
+) -> onnx.ModelProto:
+    """Layers in int8 with made-up ranges, for timing only: what is rounded how does not change the time."""
     require_onnxruntime()
-    graph = _Quantiser(prepared(model), tensors, scheme)
-    graph.choose_ranges(("minmax",))
-    return graph.build(())
+    model = prepared(model)
+    graph = _Quantiser(model, np.zeros((0, 1), np.float32), scheme)
+    graph.ranges = {model.graph.input[0].name: (-4.0, 4.0)}
+    for node in model.graph.node:
+        made_up = (0.0 if node.op_type in ("Relu", "Clip") else -4.0, 4.0)
+        if node.op_type in _PASSED or node.op_type == "GlobalAveragePool":
+            made_up = graph.ranges.get(node.input[0], made_up)
+        graph.ranges |= dict.fromkeys(node.output, made_up)
+    return graph.build(faster_fp32)
 
 
 @dataclass(frozen=True)
@@ -176,8 +190,6 @@ class _Quantiser:
         self.model, self.calibration, self.scheme = model, calibration, scheme
         self.op_types = _TENSORRT_OPS if scheme.placement == "tensorrt" else _RUNTIME_OPS
         self.nodes = [node for node in model.graph.node if node.op_type in self.op_types]
-        self.expected = logits_of(model, calibration)
-        check_finite(self.expected, "the fp32 network")
         self.method: Method = "minmax"
         self.ranges: Ranges = {}
 
@@ -231,7 +243,7 @@ class _Quantiser:
 
         left = set(kept)
         nodes = [node for node in self.nodes if node.name not in left]
-        ranges = _with_shared_ranges(self.ranges, nodes, self._reading)
+        ranges = _with_shared_ranges(self.ranges, nodes, self._reading, self.scheme.clips)
         # The quantiser merges a ReLU into the rounding of its output, which clips at zero only while that
         # range begins there. Tied to a range that begins below, the ReLU must stay.
         nodes = [
@@ -266,11 +278,20 @@ class _Quantiser:
             quantiser.model.topological_sort()
         if tensorrt:
             _free_convolution_sides(quantised.graph)
+        if self.scheme.clips:
+            clip_integers(quantised.graph)
         _leave_logits(quantised.graph)
         _drop_unused(quantised.graph)
         quantised.producer_name = self.model.producer_name
         quantised.producer_version = self.model.producer_version
         return quantised
+
+    @cached_property
+    def expected(self) -> np.ndarray:
+        """Logits of the fp32 graph on the calibration images."""
+        logits = logits_of(self.model, self.calibration)
+        check_finite(logits, "the fp32 network")
+        return logits
 
     @cached_property
     def _bytes(self) -> bytes:
@@ -288,7 +309,7 @@ def _evenly(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def _with_shared_ranges(
-    ranges: Ranges, nodes: list[onnx.NodeProto], reading: dict[str, list[onnx.NodeProto]]
+    ranges: Ranges, nodes: list[onnx.NodeProto], reading: dict[str, list[onnx.NodeProto]], clips: bool
 ) -> Ranges:
     """One range for each set of tensors that concatenations and passing operators tie together.
 
@@ -309,6 +330,8 @@ def _with_shared_ranges(
             after = reading.get(node.output[0], [])
             if not (len(after) == 1 and after[0].op_type in ("Relu", "Clip")):
                 tied.append(node.output[0])
+        elif clips and node.op_type == "Relu" and len(reading[node.input[0]]) > 1:
+            tied = [node.input[0], node.output[0]]
         elif node.op_type in _PASSED:
             tied = [node.input[0], *node.output]
         for name in tied[1:]:

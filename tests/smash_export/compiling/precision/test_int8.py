@@ -14,7 +14,11 @@ from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_export.bundle.bundle import Bundle
 from smash_export.compiling.compile import compile_bundle
 from smash_export.compiling.precision import prepare_onnx
-from smash_export.compiling.precision.calibration import calibration_tensors, check_classes
+from smash_export.compiling.precision.calibration import (
+    calibration_tensors,
+    check_classes,
+    tensor_ranges,
+)
 from smash_export.compiling.precision.int8 import TENSORRT, Scheme, quantise, scheme_for
 from smash_export.compiling.precision.noise import noise_by_node
 from smash_export.export.onnx_graphs import logits_of, prepared
@@ -194,12 +198,27 @@ def test_first_and_last_layer_follow_the_wish() -> None:
     assert {row["reason"] for row in notes["kept_fp32"]} == {"first or last layer"}
 
 
-@pytest.mark.parametrize("method", ["entropy", "percentile"])
+@pytest.mark.parametrize("method", ["entropy", "percentile", "mse"])
 def test_every_calibration_method_gives_a_file_that_works(method: str) -> None:
     x = images(128)
     model, notes = quantise(memory_bank(1), x, U8, method=method, max_drop=10)  # type: ignore[arg-type]
     assert notes["calibration_method"] == method
     assert (logits_of(model, x).argmax(1) == logits_of(memory_bank(1), x).argmax(1)).mean() >= 0.9
+
+
+def test_ranges_of_least_error_round_the_images_better_than_the_widest() -> None:
+    x = np.random.default_rng(0).laplace(size=(64, 1, 12, 12)).astype(np.float32)
+    model = prepared(memory_bank(1))
+    widest = tensor_ranges(model, x, "minmax", ["Conv"])
+    best = tensor_ranges(model, x, "mse", ["Conv"])
+    assert set(best) == set(widest)
+    assert best["input"][1] < widest["input"][1]
+
+    def error(limits: tuple[float, float]) -> float:
+        step = (limits[1] - limits[0]) / 255
+        return float(np.square(x - (np.rint((x - limits[0]) / step).clip(0, 255) * step + limits[0])).mean())
+
+    assert error(best["input"]) < error(widest["input"])
 
 
 def test_a_fixed_batch_is_calibrated_in_that_batch() -> None:
@@ -230,7 +249,7 @@ def test_same_bytes_for_the_same_network(digits_bundle: Path, tmp_path: Path) ->
     made = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        options = {"calibration_method": "minmax"}
+        options = {"calibration_method": "minmax", "placement": "clipped"}  # "auto" measures
         path, _ = prepare_onnx(bundle, "int8", target=target, destination=tmp_path / name, options=options)
         made.append(path.read_bytes())
     assert made[0] == made[1]
