@@ -79,7 +79,7 @@ def test_forms_are_timed_through_the_session_of_the_target(target: str) -> None:
         == {form.name for form in candidates(network("resnet-8"), target)}
     )
     assert all(value > 0 for value in times.values())
-    assert times[forms[0].name] <= 1.021 * min(times.values())
+    assert times[forms[0].name] <= 1.1 * min(times.values())
     assert usual(target).clips == (target == "onnxruntime")
 
 
@@ -93,5 +93,5 @@ def test_a_bundle_tells_which_form_it_ships(digits_bundle_copy: Path) -> None:
         digits_bundle_copy, "onnxruntime", "int8", {"calibration_method": "minmax"}
     )
     times = measured_file.notes["placements_ms"]
-    assert times[measured_file.notes["placement"]] <= 1.021 * min(times.values())
+    assert times[measured_file.notes["placement"]] <= 1.1 * min(times.values())
     assert Bundle.open(digits_bundle_copy).find_compiled("onnxruntime", "int8") is not None
