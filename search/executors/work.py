@@ -22,7 +22,6 @@ from smash_search.model.supernet import Supernet
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained, train_rung
 from smash_search.rank.scoring import Score, Scorer, ScoringConfig
 from smash_search.space.architecture import Architecture
-from smash_search.train.initial import begin_at_usual_size
 from smash_search.train.network import Epoch
 
 if TYPE_CHECKING:
@@ -151,7 +150,6 @@ class Worker:
         supernet = self.scorer.supernet
         network = Network(architecture, supernet.input_spec, supernet.classes, supernet.config.norm)
         supernet.copy_to(network, self.scorer.statistics(architecture))
-        begin_at_usual_size(network)
         return network
 
 

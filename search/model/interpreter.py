@@ -314,11 +314,11 @@ class Network(nn.Module):
         self.biases = nn.ParameterDict()
         self.norms = nn.ModuleDict()
         for part in architecture.convolutions(input_spec.channels, classes):
-            self.weights[parameter_key(part.name)] = nn.Parameter(torch.empty(part.weight_shape))
-            self.biases[parameter_key(part.name)] = nn.Parameter(torch.zeros(part.outputs))
+            self.weights[_key(part.name)] = nn.Parameter(torch.empty(part.weight_shape))
+            self.biases[_key(part.name)] = nn.Parameter(torch.zeros(part.outputs))
         kind = nn.BatchNorm2d if architecture.dims == 2 else nn.BatchNorm3d
         for place in norm_places(architecture, norm):
-            self.norms[parameter_key(place.name)] = kind(place.channels)
+            self.norms[_key(place.name)] = kind(place.channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -331,11 +331,11 @@ class Network(nn.Module):
 
     def affine(self, name: str) -> Affine:
         """See :class:`WeightSource`."""
-        return Affine(self.weights[parameter_key(name)], self.biases[parameter_key(name)])
+        return Affine(self.weights[_key(name)], self.biases[_key(name)])
 
     def normalise(self, name: str, x: Tensor) -> Tensor:
         """See :class:`WeightSource`."""
-        key = parameter_key(name)
+        key = _key(name)
         return self.norms[key](x) if key in self.norms else x
 
     def forward(self, images: Tensor) -> Tensor:
@@ -343,8 +343,7 @@ class Network(nn.Module):
         return forward(self.architecture, self, images)
 
 
-def parameter_key(name: str) -> str:
-    """Under which key a convolution or norm stands in ``weights``, ``biases`` and ``norms`` of a network."""
+def _key(name: str) -> str:
     return name.replace(".", "__")  # module names may not hold dots
 
 
@@ -360,10 +359,10 @@ def fold(network: Network) -> dict[str, np.ndarray]:
     architecture = network.architecture
     folded: dict[str, np.ndarray] = {}
     for part in architecture.convolutions(network.input_spec.channels, network.classes):
-        folded[f"{part.name}.weight"] = _array(network.weights[parameter_key(part.name)])
-        folded[f"{part.name}.bias"] = _array(network.biases[parameter_key(part.name)])
+        folded[f"{part.name}.weight"] = _array(network.weights[_key(part.name)])
+        folded[f"{part.name}.bias"] = _array(network.biases[_key(part.name)])
     for place in norm_places(architecture, network.norm):
-        scale, shift = _scale_and_shift(network.norms[parameter_key(place.name)])
+        scale, shift = _scale_and_shift(network.norms[_key(place.name)])
         if ends_block(place.name):
             owner = place.name.removesuffix(".norm")
             folded[f"{owner}.scale"], folded[f"{owner}.shift"] = scale, shift
@@ -414,7 +413,7 @@ class FrozenNetwork(nn.Module):
         super().__init__()
         self.architecture = architecture
         for name, value in weights.items():
-            self.register_buffer(parameter_key(name), torch.from_numpy(value.copy()))
+            self.register_buffer(_key(name), torch.from_numpy(value.copy()))
 
     def affine(self, name: str) -> Affine:
         """See :class:`WeightSource`."""
@@ -433,5 +432,5 @@ class FrozenNetwork(nn.Module):
         return forward(self.architecture, self, images)
 
     def _get(self, name: str) -> Tensor:
-        tensor: Tensor = getattr(self, parameter_key(name))
+        tensor: Tensor = getattr(self, _key(name))
         return tensor

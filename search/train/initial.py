@@ -6,14 +6,13 @@ one network, here for whatever first convolution a network has.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smash_search.model.interpreter import Network, norm_places, parameter_key
+from smash_search.model.interpreter import Network
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -74,27 +73,6 @@ def begin_as_identity(network: nn.Module) -> None:
     for weight in _filters(network):
         if weight is not first and weight.dim() >= 4:
             nn.init.dirac_(weight[: weight.shape[1]])
-
-
-@torch.no_grad()
-def begin_at_usual_size(network: Network) -> None:
-    """Give convolutions in front of a norm the size of fresh ones; the norm undoes it, the answers stay.
-
-    A step turns small weights further than large ones where a norm follows, so that weights of a HyperNet,
-    whose whole filters have a norm of about one, would be lost in the first steps at a usual rate.
-    """
-    for place in norm_places(network.architecture, network.norm):
-        if not place.before:
-            continue
-        weights = [network.weights[parameter_key(name)] for name in place.before]
-        usual = sum(2 * weight.shape[0] for weight in weights)  # squared norm of He's initialisation
-        factor = math.sqrt(usual / max(1e-12, sum(float(weight.square().sum()) for weight in weights)))
-        for name in place.before:
-            network.weights[parameter_key(name)].mul_(factor)
-            network.biases[parameter_key(name)].mul_(factor)
-        norm = network.norms[parameter_key(place.name)]
-        norm.running_mean.mul_(factor)  # type: ignore[operator]
-        norm.running_var.mul_(factor**2)  # type: ignore[operator]
 
 
 def _filters(network: nn.Module) -> list[Tensor]:
