@@ -23,6 +23,7 @@ same result; nothing else should run meanwhile, because latency is measured.
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import os
@@ -50,7 +51,7 @@ from smash_search.data import Dataset, Split
 from smash_search.rank.finalists import Finalist, Rung, Trained, input_spec_of, pick, run_rungs, train_rung
 from smash_search.rank.latency_model import fit_latency
 from smash_search.run import SearchConfig
-from smash_search.space.architecture import Architecture
+from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
@@ -146,20 +147,7 @@ class Bench:
         """Milliseconds of a hand-made network, the least of three measurements, through the target's
         session.
         """
-        network = self.hand_made(name).eval()
-        example = torch.zeros(1, self.spec.channels, *self.spec.size)
-        path = self.folder / "hand-made.onnx"
-        torch.onnx.export(
-            network,
-            (example,),
-            str(path),
-            input_names=["input"],
-            output_names=["logits"],
-            dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
-            opset_version=17,
-            dynamo=False,
-        )
-        graph = path.read_bytes()
+        graph = onnx_of(self.hand_made(name).eval(), self.spec)
         return min(measure_graph(graph, self.spec, self.classes, SETTING, 1.0).min_ms for _ in range(3))
 
     def compared(self, seed: int, name: str, limit: float) -> dict[str, Any]:
@@ -376,6 +364,22 @@ def cut(data: Dataset, images: int | None) -> Dataset:
         return data
     train = Split(data.train.images[:images], data.train.labels[:images])
     return replace(data, train=train, fingerprint=f"{data.fingerprint}-{images}")
+
+
+def onnx_of(network: nn.Module, spec: InputSpec) -> bytes:
+    """The ONNX file of a plain network, with any batch."""
+    stream = io.BytesIO()
+    torch.onnx.export(
+        network,
+        (torch.zeros(1, spec.channels, *spec.size),),
+        stream,
+        input_names=["input"],
+        output_names=["logits"],
+        dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
+        opset_version=17,
+        dynamo=False,
+    )
+    return stream.getvalue()
 
 
 def measure_again(run: Path) -> float:

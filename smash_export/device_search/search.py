@@ -81,7 +81,7 @@ SPACE_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
             "count": 8,
             "rounds": 2,
             "per_round": 4,
-            "rungs": (2, 6),
+            "rungs": (4, 10),
             "random": 1,
             "known": 3,
             "baseline": "none",
