@@ -224,7 +224,7 @@ def _mlserver(python: str, folder: Path, onnx: Path, port: int) -> list[str]:
     ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
     quiet = {"parallel_workers": 0, "debug": False, "use_structured_logging": False}
     (folder / "settings.json").write_text(json.dumps({"host": "127.0.0.1", **ports, **quiet}))
-    return [python, "-m", "mlserver.cli", "start", str(folder)]
+    return [str(Path(python).with_name("mlserver")), "start", str(folder)]
 
 
 def _as_json(tensor: np.ndarray) -> bytes:

@@ -137,6 +137,28 @@ def test_all_bad_files_stand_in_one_message_and_can_be_left_out(
         assert {os.path.basename(name) for name in summary.left_out[0].names} == set(bad)
 
 
+def test_grey_of_16_bits_is_read_as_that_of_8_or_refused_by_its_name(tmp_path: Path) -> None:
+    pixels = RANDOM.integers(0, 256, (16, 8, 8), dtype=np.uint8)
+    for depth, factor in ((np.uint8, 1), (np.uint16, 257)):
+        for index, image in enumerate(pixels):
+            path = tmp_path / depth.__name__ / ("cat", "dog")[index % 2] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.astype(depth) * depth(factor)).save(path)
+
+    def images(name: str) -> set[bytes]:
+        data = load_dataset(f"folder:{tmp_path / name}")
+        return {
+            np.asarray(image).tobytes()
+            for part in (data.train, data.validation, data.test)
+            for image in part.images
+        }
+
+    assert images("uint16") == images("uint8") == {image.tobytes() for image in pixels}
+    Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / "uint16/cat/dark.png")
+    with pytest.raises(InvalidInputError, match=r"dark\.png has 16 bits and would be all but black"):
+        load_dataset(f"folder:{tmp_path / 'uint16'}")
+
+
 def test_many_files_are_decoded_once_until_one_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

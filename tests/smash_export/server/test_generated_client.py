@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("openapi_python_client")
+pytestmark = pytest.mark.slow  # the generator takes seconds
 
 
 @pytest.fixture(scope="module")

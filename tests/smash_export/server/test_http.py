@@ -80,6 +80,19 @@ def test_a_form_and_a_jpeg_of_another_size_do_as_well(server: Any, digit: bytes)
     assert server.call("POST", "/v1/predict", stream.getvalue())[0] == 200
 
 
+def test_grey_of_16_bits_is_answered_as_that_of_8(
+    server: Any, digits_images: tuple[np.ndarray, np.ndarray]
+) -> None:
+    pixels = digits_images[0][0][:, :, 0]
+    plain, deep = (
+        json.loads(server.call("POST", "/v1/predict", png(image))[2])["predictions"]
+        for image in (pixels, pixels.astype(np.uint16) * 257)
+    )
+    assert deep == plain
+    status, _, text = server.call("POST", "/v1/predict", png(pixels.astype(np.uint16) * 4))
+    assert (status, "all but black" in json.loads(text)["error"]) == (400, True)
+
+
 def form_of(files: dict[str, bytes]) -> bytes:
     parts = [
         b'--X\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n%s\r\n'

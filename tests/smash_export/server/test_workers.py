@@ -19,6 +19,7 @@ import pytest
 from tests.smash_export.server.test_lifecycle import PATH, PATIENT, Load, relabel
 
 CLIENTS = 12
+pytestmark = pytest.mark.slow  # two processes open a bundle each
 
 
 def workers_of(process: int) -> list[int]:
