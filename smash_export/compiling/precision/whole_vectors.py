@@ -66,9 +66,13 @@ def fill_vectors(model: onnx.ModelProto) -> onnx.ModelProto:
     changes: dict[str, list[int]] = {}  # constant -> its new shape
     groups: dict[str, int] = {}  # depthwise convolution -> its new groups
     for tied in _tied(graph, shapes):
-        channels = shapes[tied.writers[0].input[1]][0] if tied.writers else 0
+        sizes = {shapes[node.input[1]][0] for node in (*tied.writers, *tied.depthwise)}
+        sizes |= {shapes[node.input[1]][1] for node in tied.readers}
+        if tied.fixed or len(sizes) != 1:  # one channel may weigh all others
+            continue
+        (channels,) = sizes
         wanted = _wanted(channels, bool(tied.depthwise))
-        if tied.fixed or wanted == channels:
+        if not tied.writers or wanted == channels:
             continue
         for node in (*tied.writers, *tied.depthwise):
             for name in node.input[1:]:
@@ -81,9 +85,8 @@ def fill_vectors(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _wanted(channels: int, depthwise: bool) -> int:
-    least = max(channels, FEWEST) if channels else 0
     multiple = DEPTHWISE if depthwise else DENSE
-    return -(-least // multiple) * multiple
+    return -(-max(channels, FEWEST) // multiple) * multiple
 
 
 def _tied(graph: onnx.GraphProto, shapes: dict[str, list[int]]) -> list[_Tied]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from smash_export.compiling.precision.whole_vectors import fill_vectors
 from smash_export.export.onnx_graphs import attribute, logits_of
@@ -65,6 +65,30 @@ def test_what_is_concatenated_or_wide_enough_stays() -> None:
     assert fill_vectors(wide).SerializeToString() == wide.SerializeToString()
     dense = written(densenet(6, 2, blocks=2))
     assert_equal(fill_vectors(dense), dense)
+
+
+def test_one_channel_that_weighs_all_others_stays() -> None:
+    random = np.random.default_rng(0)
+    shapes = {"a": (6, 2, 3, 3), "mask": (1, 6, 1, 1), "b": (20, 6, 1, 1)}
+    constants = [
+        numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), f"{name}.weight")
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["input", "a.weight"], ["a"], name="a", pads=[1] * 4),
+        helper.make_node("Conv", ["a", "mask.weight"], ["mask"], name="mask"),
+        helper.make_node("Mul", ["a", "mask"], ["weighed"], name="weighed"),
+        helper.make_node("Conv", ["weighed", "b.weight"], ["b"], name="b"),
+        helper.make_node("GlobalAveragePool", ["b"], ["pooled"], name="pooled"),
+        helper.make_node("Flatten", ["pooled"], ["logits"], name="logits"),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("input", [3, 2, 8, 8]), ("logits", [3, 20]))
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    assert_equal(fill_vectors(model), model)
 
 
 @pytest.mark.parametrize("slot", range(8))
