@@ -87,6 +87,12 @@ class Setting:
                 expected=" or ".join(target.precisions),
                 received=self.precision,
             )
+        if self.precision == "int8" and target.precision_source != "onnx":
+            raise UsageError(
+                f"target {self.target} makes int8 files from calibration images, which no candidate has",
+                expected="another precision while networks are searched; compile makes the int8 file then",
+                received=self.precision,
+            )
         target.require()
 
 
