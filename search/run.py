@@ -888,6 +888,7 @@ class _Search:
             data=self.dataset.spec,
             data_seed=self.dataset.seed,
             fingerprint=self.dataset.fingerprint,
+            images_sha256=self.dataset.images_sha256,
             versions=versions(),
             limit=limit,
             random_search_error=pick(baseline).error if baseline else None,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from smash_export.compiling.compile import compile_bundle as compile
     from smash_export.deploy.bake import bake
     from smash_export.deploy.triton import write_repository as triton
+    from smash_export.deploy.web import web
     from smash_export.device_search.reproduce import reproduce
     from smash_export.device_search.runs import runs
     from smash_export.device_search.search import search
@@ -69,6 +70,7 @@ __all__ = [
     "targets",
     "triton",
     "verify",
+    "web",
 ]
 
 # name -> "module:attribute", imported when the name is first used.
@@ -95,6 +97,7 @@ _PLACES = {
     "targets": "smash_targets.listing:targets",
     "triton": "smash_export.deploy.triton:write_repository",
     "verify": "smash_export.measure.verify:verify",
+    "web": "smash_export.deploy.web:web",
 }
 
 

@@ -10,6 +10,7 @@ Images are uint8 [N, H, W, C], volumes uint8 [N, D, H, W, C]; labels int64 [N], 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,22 @@ class Dataset:
     def several(self) -> bool:
         """Whether an image may be of several classes; every split then has targets."""
         return self.train.targets is not None
+
+    @functools.cached_property
+    def images_sha256(self) -> str:
+        """SHA-256 over classes, images and labels, the same however they are divided and ordered.
+
+        The sum of a digest per image: two seconds for a million small images.
+        """
+        total = 0
+        for split in (self.train, self.validation, self.test):
+            labels = split.labels.astype("<i8") if split.targets is None else split.targets
+            for image, label in zip(split.images, labels, strict=True):
+                digest = hashlib.sha256(np.ascontiguousarray(image).data)
+                digest.update(label.tobytes())
+                total += int.from_bytes(digest.digest(), "little")
+        shape = np.shape(self.train.images)[1:]
+        return hashlib.sha256(repr((self.classes, self.views, shape, total)).encode()).hexdigest()
 
 
 def _check_share(spec: str, parts: Parts, validation: float | None) -> None:

@@ -38,6 +38,7 @@ class SearchRecord:
         data: Specification of the images, as ``smash-export datasets`` lists them.
         data_seed: Seed of their division into training and validation.
         fingerprint: SHA-256 of the images and their division.
+        images_sha256: SHA-256 of the images and labels however they are divided.
         versions: Versions that the result may depend on, by name.
         measures: Measurements on the device, by name.
         limit_ms: Latency limit that the pick was held to.
@@ -64,6 +65,7 @@ class SearchRecord:
     data: str | None = None
     data_seed: int | None = None
     fingerprint: str | None = None
+    images_sha256: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
     limit_ms: float | None = None

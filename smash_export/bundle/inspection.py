@@ -16,6 +16,8 @@ from typing import Any
 from smash_base import files
 from smash_base.errors import InvalidInputError
 from smash_base.json_values import JsonObject
+from smash_export.bundle.measured import measured
+from smash_export.bundle.stored_cost import cost_words, stored_cost
 
 MAX_ONNX_BYTES = 512 * 2**20
 MAX_ONNX_NODES = 200_000
@@ -65,6 +67,9 @@ def _bundle(path: Path) -> JsonObject:
     facts = _manifest(bundle.manifest)
     facts["rejected"] = {file.name: "; ".join(file.problems) for file in rejected_files(bundle)}
     facts["bytes"] = sum(entry.size for entry in bundle.manifest.files.values())
+    facts["model.onnx"] = cost_words(bundle.onnx)
+    facts["measured"] = measured(bundle)
+    facts["provenance"] = dict(bundle.manifest.provenance)
     if bundle.architecture is not None:
         facts.update(
             _architecture_cost(bundle.architecture, bundle.signature.input_shape, len(bundle.labels))
@@ -104,6 +109,7 @@ def _compiled(path: Path) -> JsonObject:
         "precision": precision,
         "main": found.main.name,
         "bytes": found.size,
+        **({"stored": cost_words(found.main)} if found.main.suffix == ".onnx" else {}),
         "notes": dict(found.notes),
         "evidence": dict(found.evidence),
     }
@@ -221,6 +227,7 @@ def _onnx(path: Path) -> JsonObject:
             f"{path} has too many nodes", expected=f"at most {MAX_ONNX_NODES}", received=len(graph.node)
         )
     weights = {tensor.name for tensor in graph.initializer}
+    stored = stored_cost(model)
     external = sorted(
         _word(tensor.name)
         for tensor in graph.initializer
@@ -236,7 +243,9 @@ def _onnx(path: Path) -> JsonObject:
         "outputs": [_tensor(value) for value in graph.output],
         "nodes": len(graph.node),
         "operators": dict(Counter(_word(node.op_type) for node in graph.node).most_common()),
-        "parameters": sum(_elements(tensor.dims) for tensor in graph.initializer),
+        "parameters": stored.parameters,
+        "zeros": stored.zeros,
+        "macs": stored.macs,
         "metadata": {_word(item.key): _word(item.value, 1000) for item in list(model.metadata_props)[:50]},
     }
     if external:
@@ -259,13 +268,6 @@ def _tensor(value: Any) -> str:
 def _word(text: str | bytes, limit: int = 100) -> str:
     """A string of a protobuf file, which is bytes when it is not UTF-8."""
     return (text.decode(errors="replace") if isinstance(text, bytes) else text)[:limit]
-
-
-def _elements(dims: Any) -> int:
-    total = 1
-    for size in dims:
-        total *= max(0, int(size))
-    return total
 
 
 def _archive(path: Path) -> JsonObject:

@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "bake": ("smash_export.cli.bake:command", "Preprocessing and softmax inside one ONNX file."),
     "triton": ("smash_export.cli.triton:command", "Write a model repository for Triton Inference Server."),
+    "web": ("smash_export.cli.web:command", "Write a static folder that classifies in the browser."),
     "evaluate": ("smash_export.cli.evaluate:command", "Accuracy, confusion, calibration and worst errors."),
     "latency": ("smash_export.cli.latency:command", "Measure or predict latency on a device."),
     "inspect": ("smash_export.cli.inspect:command", "Say what a file or folder is."),

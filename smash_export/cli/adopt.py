@@ -105,10 +105,10 @@ def command(
     force: bool,
     output: Output,
 ) -> None:
-    """Make a bundle of MODEL, an ONNX or TorchScript image classifier.
+    """Make a bundle of MODEL, an image classifier as ONNX, TorchScript or torch.export program.
 
     Real images with known classes are needed, from --data or --samples: every later file is checked on
-    them. TorchScript is code; load only files whose maker you trust.
+    them. TorchScript and .pt2 files are code; load only those whose maker you trust.
     """
     from smash_export.export.adopt import (
         adopt,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,7 +159,7 @@ def _all(bundle: Path, judged: dict[str, Any], threads: int | None, in_process: 
     for item in outcomes:
         if item.problem:
             output.text(f"{item.target} {item.precision} {item.status}: {item.problem}")
-    output.note(f"Which one to use: smash-export compare {bundle}")
+    output.note(f"Which one to use: smash-export compare {shlex.quote(str(bundle))}")
     output.result({"files": [item.to_json() for item in outcomes]})
     return 4 if any(item.status == "rejected" for item in outcomes) else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from smash_base.errors import UsageError
+from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.groups import Grouped
@@ -129,7 +130,8 @@ TEACHER_HELP = "Learn its answers too: a bundle, an ONNX or TorchScript file, ti
 def command(arch: Path, output: Output, **values: Any) -> None:
     """Train or materialise the network of an architecture file and write a verified bundle.
 
-    An interrupted training goes on when the same command is given again.
+    An interrupted training goes on when the same command is given again. Images that changed since the
+    search are refused, unless --data names them.
     """
     run_freeze(arch, output, values)
 
@@ -201,12 +203,7 @@ def _read(arch: Path, values: dict[str, Any], output: Output) -> tuple[BestFile,
         shape = input_of(dataset)
         best = BestFile(preset(str(arch), shape), shape, dataset.classes)
     check_fit(best, dataset)
-    searched = best.search.fingerprint
-    if searched is not None and searched != dataset.fingerprint:
-        output.warn(
-            f"these are not the images of the search, or divided otherwise: fingerprint "
-            f"{dataset.fingerprint[:16]}, the search's was {searched[:16]}"
-        )
+    _check_images(arch, best, dataset, named=values["data"] is not None, output=output)
     return best, dataset, summary
 
 
@@ -338,6 +335,27 @@ def _train_several(
         recipe,
         values,
         output,
+    )
+
+
+def _check_images(arch: Path, best: BestFile, dataset: Dataset, named: bool, output: Output) -> None:
+    """The images that the file names are taken only while they are those of the search; others have to be
+    named. Dividing them otherwise is no difference.
+
+    Raises:
+        InvalidInputError: images or labels have changed since the search.
+    """
+    searched, held = best.search.fingerprint, best.search.images_sha256
+    if searched in (None, dataset.fingerprint) or held == dataset.images_sha256:
+        return
+    if named or held is None:  # of an earlier version, which knew them by their division only
+        output.warn(f"these are not the images of the search {best.search.run}, or are divided otherwise")
+        return
+    raise InvalidInputError(
+        f"the images that {arch} names have changed since the search",
+        expected=f"images and labels of SHA-256 {held[:16]}",
+        received=dataset.images_sha256[:16],
+        hint=f"To train on them as they are now: --data {shlex.quote(dataset.spec)}",
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 
 _LONGEST = 400
@@ -23,9 +25,18 @@ def command(path: str, output: Output) -> None:
     from smash_export.bundle.inspection import inspect
 
     facts = inspect(path)
-    rows = [[name.replace("_", " "), _text(value)] for name, value in facts.items()]
+    rows = [[name.replace("_", " "), _text(value)] for name, value in _lines(facts)]
     output.table("", ["what", "value"], rows)
     output.result(facts)
+
+
+def _lines(facts: JsonObject) -> Iterator[tuple[str, Any]]:
+    """Objects of objects, such as results by file, take a line for each."""
+    for name, value in facts.items():
+        if isinstance(value, dict) and any(isinstance(item, dict) for item in value.values()):
+            yield from ((f"{name}: {key}", item) for key, item in value.items())
+        else:
+            yield name, value
 
 
 def _text(value: Any) -> str:
@@ -33,6 +44,8 @@ def _text(value: Any) -> str:
         text = ", ".join(str(item) for item in value) or "none"
     elif isinstance(value, dict):
         text = ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
+    elif isinstance(value, float):
+        text = f"{value:.6g}"
     elif isinstance(value, int) and not isinstance(value, bool):
         text = f"{value:,}"
     elif value is None:

@@ -8,6 +8,7 @@ what fails is kept as ``<precision>.rejected`` with a ``report.json``, and an ea
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -280,7 +281,7 @@ def _next(bundle: Bundle, target: str, precision: str) -> str:
     """Commands that may help an int8 file."""
     if precision != "int8":
         return ""
-    command = f"smash-export compile {bundle.path} --target {target} --precision int8"
+    command = f"smash-export compile {shlex.quote(str(bundle.path))} --target {target} --precision int8"
     return (
         f"Judge it on more images: {command} --data NAME:PATH. "
         f"Allow a larger loss: {command} --max-drop POINTS. Train for int8: smash-export freeze --qat. "

@@ -97,9 +97,9 @@ def _write(file: Baked, runtimes: tuple[str, ...]) -> tuple[JsonObject, JsonObje
     baked = bake_graph(model, bundle.preprocessing, bundle.signature, file.top_k)
     files.write_bytes(file.main, baked.SerializeToString(deterministic=True))
     files.write_text(file.folder / "labels.txt", "".join(f"{label}\n" for label in bundle.labels))
-    parity = _parity(bundle, precision, "onnxruntime", onnxruntime_run(file.main))
+    parity = verify_baked(bundle, precision, "onnxruntime", onnxruntime_run(file.main))
     taken = [Taken("onnxruntime", "verified", "model.onnx", parity.agreement)]
-    taken += compile_baked(file, runtimes, functools.partial(_parity, bundle, precision))
+    taken += compile_baked(file, runtimes, functools.partial(verify_baked, bundle, precision))
     evidence: JsonObject = {
         "parity": parity.to_json(),
         "gate": asdict(GATES[precision]),
@@ -195,7 +195,7 @@ def _after(graph: Any, signature: ModelSignature, name: str, top_k: int | None) 
     return nodes
 
 
-def _parity(bundle: Bundle, precision: str, target: str, run: Run) -> Parity:
+def verify_baked(bundle: Bundle, precision: str, target: str, run: Run) -> Parity:
     """All test images through a file, against eager PyTorch.
 
     Raises:

@@ -1,8 +1,9 @@
 """A bundle from a classifier that somebody else trained, after the same checks as one of ours.
 
-The file is ONNX or TorchScript. Labels, preprocessing and real images come with it, because without them
-nothing that a bundle promises can be checked: the reference logits are those of the adopted file itself,
-and an accuracy near chance says that labels or preprocessing are not those it was trained with.
+The file is ONNX, TorchScript or a torch.export program. Labels, preprocessing and real images come with it,
+because without them nothing that a bundle promises can be checked: the reference logits are those of the
+adopted file itself, and an accuracy near chance says that labels or preprocessing are not those it was
+trained with.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ def adopt(
     """Make a bundle of a foreign classifier.
 
     Args:
-        model: ``.onnx``, or TorchScript (``.pt``, ``.ts``, ``.torchscript``), which is code: load only
-            files whose maker you trust.
+        model: ``.onnx``, or TorchScript (``.pt``, ``.ts``, ``.torchscript``) or a program of
+            ``torch.export.save`` (``.pt2``), which are code: load only files whose maker you trust.
         destination: the bundle's folder.
         labels: class names in the order of its outputs; two for a network of one output.
         preprocessing: how its training turned images into tensors.
@@ -217,24 +218,23 @@ def _check_labels(labels: np.ndarray, count: int, classes: int) -> None:
         )
 
 
-def _is_torchscript(model: Path) -> bool:
+def _opened(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) -> _Foreign:
     from smash_export.bundle.inspection import inspect
 
-    if model.suffix == ".onnx":
-        return False
-    kind = inspect(model)["kind"]
-    if kind != "TorchScript":
+    kind = "ONNX" if path.suffix == ".onnx" else inspect(path)["kind"]
+    readers = {
+        "ONNX": _from_onnx,
+        "TorchScript": _from_torchscript,
+        "exported program (.pt2)": _from_program,
+    }
+    if kind not in readers:
         raise InvalidInputError(
-            f"{model} cannot be adopted",
-            expected="an ONNX file or TorchScript",
+            f"{path} cannot be adopted",
+            expected="an ONNX file, TorchScript or a torch.export program",
             received=kind,
             hint="Export it: torch.onnx.export(network, images, 'model.onnx'), external_data=False.",
         )
-    return True
-
-
-def _opened(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) -> _Foreign:
-    return (_from_torchscript if _is_torchscript(path) else _from_onnx)(path, tensors, preprocessing)
+    return readers[str(kind)](path, tensors, preprocessing)
 
 
 def _from_onnx(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) -> _Foreign:
@@ -294,6 +294,21 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
     graph, batch, _ = _fitted(exported, path, preprocessing)
     facts = {"reference": f"TorchScript, torch {version_of('torch')}"}
     return _Foreign(graph, reference, batch, facts, data)
+
+
+def _from_program(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) -> _Foreign:
+    """A program of ``torch.export.save`` and its ONNX form."""
+    from smash_export.export.foreign_program import read_foreign_program
+    from smash_export.export.foreign_rewriting import Reference
+
+    run, exported = read_foreign_program(path, OPSET)
+    graph, batch, _ = _fitted(exported, path, preprocessing)
+    _name_batch(graph, batch)
+    try:
+        reference = Reference(run, tensors, str(path))
+    except (RuntimeError, TypeError, ValueError) as error:  # of PyTorch, for images of another size
+        raise InvalidInputError(f"{path} cannot be run on these images", received=error) from None
+    return _Foreign(graph, reference, batch, {"reference": f"torch.export, torch {version_of('torch')}"})
 
 
 def _fitted(

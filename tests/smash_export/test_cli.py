@@ -126,6 +126,7 @@ WRITES = [
     "adopt",
     "serve",
     "triton",
+    "web",
     "reproduce",
     "trtexec",
     "latency",

@@ -133,7 +133,7 @@ def test_the_same_command_again_resumes_and_json_is_pure(
     assert "seed differs" in capsys.readouterr().err
 
 
-def test_best_json_names_its_images_in_any_folder_and_freeze_notices_others(
+def test_best_json_names_its_images_in_any_folder_and_freeze_refuses_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -144,7 +144,16 @@ def test_best_json_names_its_images_in_any_folder_and_freeze_notices_others(
     best = json.loads((folder / "best.json").read_text())
     best["search"]["fingerprint"] = "0" * 64
     (tmp_path / "other.json").write_text(json.dumps(best))
-    assert run(["freeze", "--arch", "other.json", "--dry-run", "--quiet"]) == 0
+    words = ["freeze", "--arch", "other.json", "--dry-run", "--quiet"]
+    assert run(words) == 0  # divided otherwise
+    assert "not the images" not in capsys.readouterr().err
+    best["search"]["images_sha256"] = "0" * 64
+    (tmp_path / "other.json").write_text(json.dumps(best))
+    assert run(words) == 6
+    said = capsys.readouterr().err
+    assert "have changed since the search" in said
+    assert "--data digits" in said
+    assert run([*words, "--data", "digits"]) == 0
     assert "not the images of the search" in capsys.readouterr().err
 
 

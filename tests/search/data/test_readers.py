@@ -8,6 +8,7 @@ import io
 import pickle
 import struct
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -646,3 +647,16 @@ def test_parts_may_be_given_whole():
     parts = Parts(("a", "b"), train=split, validation=split, test=Split(pixels(4, 5, 4, 1), labels(4, 2)))
     with pytest.raises(InvalidInputError, match=r"shape of one image.*\(4, 4, 1\)"):
         assemble(parts, name="x", spec="x", seed=0, validation=None)
+
+
+def test_images_are_known_however_they_are_divided() -> None:
+    data, again = load_dataset("digits"), load_dataset("digits", seed=1, validation=0.25)
+    assert data.fingerprint != again.fingerprint
+    assert data.images_sha256 == again.images_sha256
+    images = data.train.images.copy()
+    images[5, 0, 0, 0] ^= 1
+    changed = replace(data, train=replace(data.train, images=images))
+    labels = data.train.labels.copy()
+    labels[5] = (labels[5] + 1) % 10
+    relabelled = replace(data, train=replace(data.train, labels=labels))
+    assert len({data.images_sha256, changed.images_sha256, relabelled.images_sha256}) == 3

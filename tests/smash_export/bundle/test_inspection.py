@@ -19,6 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from smash_base.errors import InvalidInputError, SmashError
 from smash_export import cli
 from smash_export.bundle.inspection import inspect
+from smash_export.bundle.stored_cost import cost_words
+from smash_export.export.onnx_writer import regroup
 
 BEST: dict[str, Any] = {
     "schema": 1,
@@ -80,6 +82,7 @@ def test_a_bundle_and_its_manifest_are_described(digits_bundle: Path) -> None:
     assert facts["classes"] == [str(digit) for digit in range(10)]
     assert facts["input"] == "input float32 [batch, 1, 8, 8]"
     assert "model.onnx" in facts["files"]
+    assert facts["provenance"]["accuracy"] > 0.9
     assert inspect(digits_bundle / "manifest.json")["kind"] == "bundle manifest"
     assert inspect(digits_bundle / "model.onnx")["opset"] == {"ai.onnx": 20}
     assert inspect(digits_bundle / "model.torchscript.pt")["kind"] == "TorchScript"
@@ -196,3 +199,54 @@ def test_mutated_onnx_files_give_facts_or_a_clean_error(
     path.write_bytes(data[: max(1, length % (2 * len(data)))])
     with contextlib.suppress(SmashError):
         json.dumps(inspect(path))
+
+
+def test_a_bundle_shows_every_measured_result(
+    digits_bundle_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["compile", "--target", "onnxruntime"], ["bench", "--seconds", "0.05"]):
+        assert cli.run([words[0], str(digits_bundle_copy), *words[1:], "-q"]) == 0
+    results = inspect(digits_bundle_copy)["measured"]["onnxruntime/fp32"]
+    assert results["agreement"] == 1.0
+    assert results["accuracy"] > 0.9
+    assert results["latency, batch 1"]["p50_ms"] > 0
+    capsys.readouterr()
+    assert cli.run(["inspect", str(digits_bundle_copy)]) == 0
+    shown = capsys.readouterr().out
+    assert "measured: onnxruntime/fp32" in shown
+    assert "p50_ms" in shown
+
+
+def grouped(weight: np.ndarray, groups: int) -> onnx.ModelProto:
+    """A convolution of 4x4 images and a product after it."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["input", "weight"], ["maps"], group=groups),
+            helper.make_node("GlobalAveragePool", ["maps"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["flat"]),
+            helper.make_node("Gemm", ["flat", "head"], ["logits"], transB=1),
+        ],
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 8, 4, 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
+        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(HEAD, "head")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+
+HEAD = np.ones((2, 8), np.float32)
+
+
+def test_the_cost_of_a_file_is_the_files_and_stored_zeros_are_said(tmp_path: Path) -> None:
+    narrow = np.random.default_rng(0).standard_normal((8, 2, 3, 3)).astype(np.float32)  # 4 groups
+    wide, groups = regroup(narrow, 4)
+    assert groups == 1
+    facts = {}
+    for name, model in {"narrow": grouped(narrow, 4), "wide": grouped(wide, groups)}.items():
+        onnx.save(model, tmp_path / f"{name}.onnx")
+        facts[name] = inspect(tmp_path / f"{name}.onnx")
+    assert (facts["narrow"]["parameters"], facts["narrow"]["zeros"]) == (144 + 16, 0)
+    assert (facts["wide"]["parameters"], facts["wide"]["zeros"]) == (576 + 16, 576 - 144)
+    assert facts["narrow"]["macs"] == 4 * 144 + 16  # 2x2 pixels
+    assert facts["wide"]["macs"] == 4 * 576 + 16
+    assert "432 of them in kernels of zeros" in cost_words(tmp_path / "wide.onnx")

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -92,6 +93,32 @@ def test_a_torchscript_classifier_becomes_a_bundle(
     assert found.bundle.torchscript is not None
     np.testing.assert_allclose(found.bundle.samples().logits, source.samples().logits, atol=1e-4)
     assert compile_bundle(found.bundle, "onnxruntime").evidence["parity"]["agreement"] == 1.0
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+def test_a_program_of_torch_export_becomes_a_bundle(
+    batch: int | None, digits_bundle: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    source = Bundle.open(digits_bundle)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 6, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(216, 10)
+        ).eval()
+    dynamic = None if batch else ({0: torch.export.Dim("batch", min=1, max=64)},)
+    example = torch.zeros(batch or 2, *source.signature.input_shape)
+    path = tmp_path / "network.pt2"
+    torch.export.save(torch.export.export(network, (example,), dynamic_shapes=dynamic), path)
+    found = adopt(path, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    assert found.bundle.signature.batch == ((1, 1, 32) if batch is None else (4, 4, 4))
+    with torch.no_grad():
+        expected = network(torch.from_numpy(preprocessing.normalise(images.test))).numpy()
+    np.testing.assert_allclose(found.bundle.samples().logits, expected, atol=1e-5)
+    damaged = tmp_path / "damaged.pt2"
+    whole = path.read_bytes()
+    damaged.write_bytes(whole[:200] + bytes(50) + whole[250:])
+    with pytest.raises(InvalidInputError):
+        adopt(damaged, tmp_path / "c", labels=LABELS, preprocessing=preprocessing, images=images)
 
 
 def test_command_takes_flags_labels_and_arrays(

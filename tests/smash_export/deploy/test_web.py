@@ -1,0 +1,150 @@
+"""A static folder in a real Chromium: pictures are prepared and classified there as they are in Python."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smash_base.preprocess import Preprocessing
+from smash_export import cli, load
+from smash_export.deploy.web import RUNTIME
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGE = Path(os.environ.get("SMASH_EXPORT_ONNXRUNTIME_WEB", ROOT / ".npm" / "package"))
+
+
+@pytest.fixture(scope="module")
+def folder(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not (PACKAGE / "dist" / RUNTIME[0]).is_file():
+        pytest.skip("the npm package onnxruntime-web is not here")
+    out = tmp_path_factory.mktemp("web") / "page"
+    assert cli.run(["web", str(digits_bundle), str(out), "--runtime", str(PACKAGE), "-q"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs Debian's packages chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = (
+        "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking"
+    )
+    for flag in flags.split():
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    made = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield made
+    made.quit()
+
+
+def answers(browser: Any, paths: list[Path]) -> list[dict[str, float]]:
+    """Label -> probability of the best classes of each picture, in order."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.find_element("id", "file").send_keys("\n".join(map(str, paths)))
+    wait = WebDriverWait(browser, 30, poll_frequency=0.05)
+    wait.until(lambda _: len(browser.find_elements("css selector", "#results > li")) == len(paths))
+    wait.until(lambda _: browser.find_element("id", "status").text == "ready")
+    script = """
+        const answers = (item) => [...item.querySelectorAll("ol li")].map((row) => row.dataset);
+        return [...document.querySelectorAll("#results > li")].reverse().map((item) =>
+            Object.fromEntries(answers(item).map((data) => [data.label, +data.probability])));
+    """
+    found: list[dict[str, float]] = browser.execute_script(script)
+    return found
+
+
+@pytest.mark.slow
+def test_a_browser_answers_as_predict_does(
+    address: str, browser: Any, digits_bundle: Path, digits_images: Any, tmp_path: Path
+) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(address)
+    ready = WebDriverWait(browser, 30, poll_frequency=0.05)
+    ready.until(lambda _: browser.find_element("id", "status").text == "ready")
+    paths = []
+    for index, image in enumerate(digits_images[0][:3]):
+        picture = Image.fromarray(image[:, :, 0])
+        picture.save(tmp_path / f"{index}.png")  # as large as the network takes
+        picture.resize((97, 61), Image.Resampling.BICUBIC).convert("RGB").save(
+            tmp_path / f"{index}-large.png"
+        )
+        paths += [tmp_path / f"{index}.png", tmp_path / f"{index}-large.png"]
+    with load(digits_bundle) as classifier:
+        expected = classifier.predict([str(path) for path in paths], top_k=5)
+    for found, answer in zip(answers(browser, paths), expected, strict=True):
+        assert max(found, key=lambda label: found[label]) == answer.label
+        assert abs(found[answer.label] - answer.probability) < 0.02  # a byte may differ by one
+    outside = [
+        url
+        for entry in browser.get_log("performance")
+        if (url := json.loads(entry["message"])["message"]["params"].get("request", {}).get("url", ""))
+        and not url.startswith((address, "data:", "blob:"))
+    ]
+    assert outside == []
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+SCRIPT = """
+const [bytes, preprocessing, done] = arguments;
+const { decode } = await import("./picture.mjs");
+done(Array.from(await decode(new Blob([new Uint8Array(bytes)]), preprocessing)));
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic", "box", "nearest"])
+@pytest.mark.parametrize("short_side", [None, 24])
+def test_pictures_become_the_bytes_that_pillow_makes(
+    resize: Any, short_side: int | None, address: str, browser: Any, tmp_path: Path
+) -> None:
+    browser.get(address)
+    random = np.random.default_rng(0)
+    rough = Image.fromarray(random.integers(0, 256, (9, 7, 3), np.uint8)).resize(
+        (61, 43), Image.Resampling.BICUBIC
+    )
+    path = tmp_path / "picture.png"
+    rough.save(path)
+    for channels in (1, 3):
+        preprocessing = Preprocessing(
+            20, 22, channels, (0.5,) * channels, (0.5,) * channels, resize, short_side=short_side
+        )
+        script = f"(async (...arguments) => {{ {SCRIPT} }})(...arguments)"
+        found = browser.execute_async_script(script, list(path.read_bytes()), preprocessing.to_json())
+        expected = preprocessing.decode(path).astype(int).reshape(-1)
+        assert np.abs(np.array(found) - expected).max() <= 1
+
+
+def test_without_the_package_one_line_with_the_command(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["web", str(digits_bundle), str(tmp_path / "page"), "--runtime", str(tmp_path)]
+    assert cli.run(words) == 3
+    assert "npm install onnxruntime-web" in capsys.readouterr().err
+    assert not (tmp_path / "page").exists()
