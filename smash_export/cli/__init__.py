@@ -79,6 +79,7 @@ EXTRA_OF_MODULE = {
     "ray": "ray",
     "optuna": "optuna",
     "mlperf_loadgen": "loadgen",
+    "timm": "timm",
 }
 
 EXIT_CODES = {

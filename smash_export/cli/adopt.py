@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from smash_base import files
 from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
@@ -105,10 +109,11 @@ def command(
     force: bool,
     output: Output,
 ) -> None:
-    """Make a bundle of MODEL, an image classifier as ONNX, TorchScript or torch.export program.
+    """Make a bundle of MODEL: an ONNX, TorchScript or torch.export classifier, or a network of timm.
 
     Real images with known classes are needed, from --data or --samples: every later file is checked on
-    them. TorchScript and .pt2 files are code; load only those whose maker you trust.
+    them. TorchScript and .pt2 files are code; load only those whose maker you trust. A network of timm is
+    'timm:NAME?weights=FILE.safetensors'; its preprocessing comes with it.
     """
     from smash_export.export.adopt import (
         adopt,
@@ -117,6 +122,7 @@ def command(
         read_preprocessing,
     )
     from smash_export.export.label_files import read_labels
+    from smash_export.export.timm_networks import PREFIX, network_and_weights, timm_program
 
     if (data is None) == (samples is None):
         raise UsageError("real images are needed", expected="either --data or --samples")
@@ -127,12 +133,22 @@ def command(
     given = {"channels": channels, "resize": resize, "crop_pct": crop_pct, "order": order}
     given["short_side"] = short_side
     wishes |= {name: value for name, value in given.items() if value is not None}
+    origin: JsonObject = {}
+    if str(model).startswith(PREFIX):
+        name, weights = network_and_weights(str(model))
+        model = click.get_current_context().with_resource(_program_file(name))
+        known = timm_program(name, weights, len(names), model)
+        if "short_side" in wishes:
+            known.pop("crop_pct", None)
+        wishes = {**(known if preprocess is None else {}), **wishes}
+        origin["timm"] = {"network": name, "weights": weights.name, "sha256": files.sha256(weights)}
     preprocessing = read_preprocessing(preprocess, wishes, model)
     if samples is not None:
         images = images_from_arrays(samples, calibration, preprocessing, len(names))
     else:
         assert data is not None
         images = images_from_data(data, names, preprocessing, seed=seed)
+    images = replace(images, provenance={**images.provenance, **origin})
     if output.dry_run:
         plan = {
             "model": str(model),
@@ -173,6 +189,13 @@ def command(
             "warnings": list(result.warnings),
         }
     )
+
+
+@contextlib.contextmanager
+def _program_file(name: str) -> Iterator[Path]:
+    """Where the program of a timm network is while it is adopted."""
+    with files.temporary_folder() as folder:
+        yield folder / f"{name}.pt2"
 
 
 def _overrides(size: str | None, mean: str | None, std: str | None) -> JsonObject:

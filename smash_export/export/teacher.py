@@ -241,7 +241,7 @@ def _traced_timm(spec: Spec, dataset: Dataset, folder: Path) -> tuple[Path, Prep
     import torch
 
     try:
-        import timm  # type: ignore[import-not-found]
+        import timm
     except ImportError:
         raise MissingRuntimeError(f"{spec.text} needs timm", hint="Install it: pip install timm") from None
     from safetensors.torch import load_file
