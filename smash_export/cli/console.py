@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,13 +17,14 @@ from smash_export.progress import Output as Output
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def common_options(*, writes: bool) -> Callable[[Function], Function]:
+def common_options(*, writes: bool, trains: bool = False) -> Callable[[Function], Function]:
     """Options of every command: ``--json``, ``--quiet``, ``--config``, ``--print-config``, ``--debug``.
 
     The decorated function gets ``output: Output`` in their place.
 
     Args:
         writes: whether the command writes files; adds ``--dry-run``.
+        trains: whether it loads PyTorch before it says anything, which takes seconds: a terminal is told.
     """
 
     def decorate(function: Function) -> Function:
@@ -29,6 +33,9 @@ def common_options(*, writes: bool) -> Callable[[Function], Function]:
             output = Output(json=as_json, quiet=quiet, dry_run=values.pop("dry_run", False))
             if print_config:
                 return print_settings(click.get_current_context(), output)
+            if trains and sys.stderr.isatty():
+                with output.progress("loading PyTorch", None), contextlib.suppress(ImportError):
+                    importlib.import_module("torch")  # one that is missing is told where it is needed
             return function(*args, output=output, **values)
 
         options = [

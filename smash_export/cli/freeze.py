@@ -126,7 +126,7 @@ TEACHER_HELP = "Learn its answers too: a bundle, an ONNX or TorchScript file, ti
 @click.option("--track", metavar="NAME[:FOLDER]", help="Curves for tensorboard or mlflow, on this machine.")
 @click.option("--bake", is_flag=True, help="Also write what smash-export bake writes.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
-@common_options(writes=True)
+@common_options(writes=True, trains=True)
 def command(arch: Path, output: Output, **values: Any) -> None:
     """Train or materialise the network of an architecture file and write a verified bundle.
 

@@ -61,7 +61,7 @@ GROUPS = {
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda: where to train.")
 @device_options
-@common_options(writes=True)
+@common_options(writes=True, trains=True)
 def command(
     data: str,
     skip_bad: bool,

@@ -49,7 +49,7 @@ NAMES = ("correlation", "capacity", "encoding", "gradient", "transfer", "presets
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
-@common_options(writes=True)
+@common_options(writes=True, trains=True)
 def command(
     name: str,
     size: str,

@@ -220,7 +220,7 @@ def _words(value: object) -> str:
 @click.option("--track", metavar="NAME[:FOLDER]", help="Curves for tensorboard or mlflow, on this machine.")
 @click.option("--workers", type=click.IntRange(1), help="Workers of the executor.  [one per GPU or core]")
 @click.option("--ray-address", help="Address of a Ray cluster, such as auto.  [default: one on this machine]")
-@common_options(writes=True)
+@common_options(writes=True, trains=True)
 def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
     """Train a HyperNet, rank architectures, train finalists briefly, pick one: RUN/best.json.
 

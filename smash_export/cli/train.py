@@ -70,7 +70,7 @@ def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
 command = Grouped(
     "train",
     groups={heading: [name for name in names if name not in NOT_HERE] for heading, names in GROUPS.items()},
-    callback=common_options(writes=True)(_train),
+    callback=common_options(writes=True, trains=True)(_train),
     params=[
         click.Argument(["network"], metavar="NETWORK", type=click.Path(path_type=Path)),
         *(option for option in freeze_command.params if option.name not in NOT_HERE),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,3 +94,21 @@ def test_progress_of_unknown_length_says_what_is_done(capsys: pytest.CaptureFixt
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "compiling ..." in captured.err
+
+
+@pytest.mark.slow
+def test_a_terminal_is_told_that_pytorch_loads(tmp_path: Path) -> None:
+    shown, terminal = pty.openpty()
+    words = ["freeze", "--arch", "resnet-8", "--data", "digits", "--out", str(tmp_path / "b"), "--dry-run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smash_export.cli", *words], stdin=terminal, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    said = b""
+    with contextlib.suppress(OSError):  # the terminal is closed at the end
+        while part := os.read(shown, 1 << 16):
+            said += part
+    os.close(shown)
+    assert process.wait() == 0, said.decode()
+    assert b"loading PyTorch" in said
+    assert said.index(b"loading PyTorch") < said.index(b"reading images")
