@@ -50,7 +50,7 @@ def read_foreign_program(path: Path, opset: int) -> tuple[Run, onnx.ModelProto]:
                 f"{path} is not a torch.export program",
                 expected="a file of torch.export.save, of this version of PyTorch",
                 received=f"{type(error).__name__}: {error}"[:300],
-            ) from None
+            ) from error
         shape = _input_shape(program, path)
         batch = shape[0] if isinstance(shape[0], int) else None
 
@@ -69,7 +69,7 @@ def read_foreign_program(path: Path, opset: int) -> tuple[Run, onnx.ModelProto]:
                 program, dynamo=True, opset_version=opset, external_data=False, verbose=False
             )
         except Exception as error:  # of the exporter's many parts
-            raise InvalidInputError(f"{path} cannot be written as ONNX", received=str(error)[:300]) from None
+            raise InvalidInputError(f"{path} cannot be written as ONNX", received=str(error)[:300]) from error
         assert exported is not None
         model: onnx.ModelProto = exported.model_proto
     return run, model
