@@ -115,6 +115,29 @@ def test_an_edge_device_predicts_without_torch(
     assert agreement >= 0.9
 
 
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_newer_pythons_predict(
+    version: str,
+    wheel: Path,
+    digits_bundle: Path,
+    digits_images: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+) -> None:
+    python = shutil.which(f"python{version}")
+    if python is None or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+        pytest.skip(f"no Python {version} here")
+    run(python, "-m", "venv", tmp_path / "edge", cwd=tmp_path)
+    pip = [tmp_path / "edge" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    run(*pip, "--constraint", ROOT / "constraints.txt", f"{wheel}[cpu]", cwd=tmp_path)
+    paths = [tmp_path / f"{index}.png" for index in range(10)]
+    for image, path in zip(digits_images[0], paths, strict=False):
+        Image.fromarray(image[:, :, 0]).save(path)
+    program = tmp_path / "edge" / "bin" / "smash-export"
+    answers = json.loads(run(program, "predict", digits_bundle, *paths, "--json", cwd=tmp_path))
+    assert json.dumps(answers).count(".png") >= len(paths)
+    assert json.loads(run(program, "inspect", digits_bundle, "--json", cwd=tmp_path))["kind"] == "bundle"
+
+
 def test_an_edge_device_can_be_asked_what_it_is(edge: Path, digits_bundle: Path, tmp_path: Path) -> None:
     program = edge / "smash-export"
     assert run(program, "--version", cwd=tmp_path).startswith("smash-export ")
