@@ -27,8 +27,8 @@ class StoredCost:
 
     Attributes:
         parameters: numbers in its weights, zeros included; shapes and axes, which are int64, are none.
-        zeros: of them, those in kernels that are all zeros, of convolutions.
-        macs: of convolutions and matrix products for one image; None where a shape is not known.
+        zeros: those among them in kernels of convolutions that are all zeros.
+        macs: multiply-accumulates of convolutions and matrix products for one image; None where a shape is not known.
     """
 
     parameters: int
@@ -104,7 +104,7 @@ def _macs(model: onnx.ModelProto) -> int | None:
 
 
 def _node_macs(node: Any, shapes: dict[str, list[int]]) -> int | None:
-    """Of one convolution or matrix product; None where a size is not known."""
+    """Multiply-accumulates of one convolution or matrix product; None where a size is not known."""
     result, left = shapes.get(node.output[0]), shapes.get(node.input[0])
     weight = shapes.get(node.input[1])
     if not result or not left or not weight or not all((*result, *left, *weight)):

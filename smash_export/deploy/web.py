@@ -96,7 +96,7 @@ def check_browser(bundle: Bundle) -> None:
 
 
 def _version(distribution: Path) -> str:
-    """Of the npm package, "" where its package.json is not beside it."""
+    """Version of the npm package, "" where its package.json is not beside it."""
     path = distribution.parent / "package.json"
     try:
         return str(json.loads(path.read_text())["version"])

@@ -29,7 +29,7 @@ def read_foreign_program(path: Path, opset: int) -> tuple[Run, onnx.ModelProto]:
 
     Args:
         path: the .pt2 file.
-        opset: of the graph.
+        opset: version of ONNX's operators in the graph.
 
     Raises:
         InvalidInputError: not a program of one image and one answer, or one that ONNX cannot hold.
@@ -76,7 +76,7 @@ def read_foreign_program(path: Path, opset: int) -> tuple[Run, onnx.ModelProto]:
 
 
 def _input_shape(program: Any, path: Path) -> tuple[Any, ...]:
-    """Of the one image input; a size that may change is not an int."""
+    """Shape of the one image input; a size that may change is not an int."""
     names = program.graph_signature.user_inputs
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     if len(names) != 1 or names[0] not in nodes:
