@@ -28,7 +28,8 @@ class StoredCost:
     Attributes:
         parameters: numbers in its weights, zeros included; shapes and axes, which are int64, are none.
         zeros: those among them in kernels of convolutions that are all zeros.
-        macs: multiply-accumulates of convolutions and matrix products for one image; None where a shape is not known.
+        macs: multiply-accumulates of convolutions and matrix products for one image; None where a shape is
+            not known.
     """
 
     parameters: int

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,11 +115,12 @@ def test_a_program_of_torch_export_becomes_a_bundle(
     with torch.no_grad():
         expected = network(torch.from_numpy(preprocessing.normalise(images.test))).numpy()
     np.testing.assert_allclose(found.bundle.samples().logits, expected, atol=1e-5)
-    damaged = tmp_path / "damaged.pt2"
-    whole = path.read_bytes()
-    damaged.write_bytes(whole[:200] + bytes(50) + whole[250:])
-    with pytest.raises(InvalidInputError):
-        adopt(damaged, tmp_path / "c", labels=LABELS, preprocessing=preprocessing, images=images)
+    other = tmp_path / "other.pt2"
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("other/archive_format", "pt2")
+        archive.writestr("other/models/model.json", "{}")
+    with pytest.raises(InvalidInputError, match=r"not a torch\.export program"):
+        adopt(other, tmp_path / "c", labels=LABELS, preprocessing=preprocessing, images=images)
 
 
 def test_command_takes_flags_labels_and_arrays(
