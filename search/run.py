@@ -105,7 +105,7 @@ SCHEMA = 1
 BASELINE_ROUNDS = 50  # of draws, to find random networks within the limit of latency
 PROBES = 64  # networks measured before a search, to predict the latency of others
 LEAST_SHARE = 0.65  # of a latency limit that a draw has to use, by prediction
-SPARE = 6  # proposals for each that is wanted, where measurement may refuse some
+SPARE = 20  # proposals for each that is wanted, where measurement may refuse some
 BASELINE = "random search"  # origin of networks that were trained beside the search
 MOST_UNUSED = 0.2  # of a latency limit, before the result says why
 LEAST_TRUSTED = 8  # trained networks that say something of the score
@@ -665,11 +665,13 @@ class _Search:
         if len(observations) < 2 or not wanted:
             return []
 
+        self._learn_latency(scored, evaluator)
+
         def fits(architecture: Architecture) -> bool:
             return (
                 architecture.key not in seen
                 and self._within_cost(architecture)
-                and self._predicted_refusal(architecture) is None
+                and self._predicted_refusal(architecture, slack=0.0) is None
             )
 
         candidates = propose(
@@ -685,6 +687,23 @@ class _Search:
             if len(kept) < wanted and self._refusal(candidate.architecture) is None:
                 kept.append(candidate)
         return [entry for entry in evaluator.evaluate(kept) if entry.refused is None]
+
+    def _learn_latency(self, scored: Sequence[Scored], evaluator: Evaluator) -> None:
+        """Predict latency from all that was measured so far.
+
+        The best of many predictions are those that promise too much: what a model of the first measurements
+        proposed at the limit was nearly all slower than it.
+        """
+        if self._latency is None:
+            return
+        architectures = {entry.key: entry for entry in self._probes}
+        architectures |= {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
+        measured = {
+            key: evaluator.measures[key][LATENCY] for key in architectures if key in evaluator.measures
+        }
+        self._latency = fit_latency(
+            [architectures[key] for key in measured], list(measured.values()), self.spec, self.classes
+        )
 
     def _unscored(self, finalist: Finalist, evaluator: Evaluator) -> Scored:
         """A network of the baseline among the candidates: trained, and so it may be picked."""
@@ -966,12 +985,13 @@ class _Search:
             reason = self._evaluator.refusal(architecture)
         return reason
 
-    def _predicted_refusal(self, architecture: Architecture) -> str | None:
+    def _predicted_refusal(self, architecture: Architecture, slack: float = 2.0) -> str | None:
+        """Why a network is slower than the limits by prediction; ``slack`` in errors of the prediction."""
         if self._latency is None:
             return None
         limit = max(limit.milliseconds for limit in self.config.latency_limits)
         predicted = self._latency.predict(architecture)
-        if predicted <= limit * (1 + 2 * self._latency.error):
+        if predicted <= limit * (1 + slack * self._latency.error):
             return None
         return f"about {predicted:.3g} ms by prediction, where at most {limit:g} ms are allowed"
 

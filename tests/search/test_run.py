@@ -16,6 +16,7 @@ import pytest
 
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_search.rank import proposals
 from smash_search.rank.finalists import FinalistsConfig
 from smash_search.rank.pareto import Limit
 from smash_search.run import load_supernet, run_search
@@ -230,7 +231,10 @@ class _ByMacs(_ByKey):
         return None if measures["latency_ms"] <= 4.0 else "too slow"
 
 
-def test_candidates_count_within_the_limit_and_rounds_propose_more_networks(tmp_path: Path) -> None:
+def test_candidates_count_within_the_limit_and_rounds_propose_more_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposals, "POOL", 100)
     changed = {
         "measured": {"target": "test"},
         "latency_limits": (Limit("4ms", 4.0),),
@@ -259,3 +263,31 @@ def test_candidates_count_within_the_limit_and_rounds_propose_more_networks(tmp_
         run_search(config(**changed), data, kept, device="cpu", measurement=_ByMacs())
         assert contents(kept) == contents(folder)
         shutil.rmtree(other)
+
+
+class _Erratic(_ByMacs):
+    """Up to 1.6 times slower than its multiply-accumulates say, for reasons that no model sees."""
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        expected = super().measure(architecture)["latency_ms"]
+        return {"latency_ms": expected * (1 + 0.6 * (int(architecture.key, 16) % 97) / 97)}
+
+    confirm = measure
+
+
+def test_rounds_are_full_where_most_that_is_proposed_at_the_limit_is_too_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposals, "POOL", 100)
+    changed = {
+        "measured": {"target": "test"},
+        "latency_limits": (Limit("4ms", 4.0),),
+        "limits": CostLimits(),
+        "finalists": FinalistsConfig(
+            count=3, rounds=2, per_round=4, rungs=(1,), random=1, baseline="none", recipe=Recipe(batch=32)
+        ),
+    }
+    data = small_digits(train=64, validation=48)
+    result = run_search(config(**changed), data, tmp_path / "run", device="cpu", measurement=_Erratic())
+    proposed = [entry for entry in result.trained if entry.reason.startswith("proposed in round")]
+    assert len(proposed) == 8
