@@ -53,6 +53,7 @@ SHAPE = (3, 32, 32)
 NETWORKS = {"small": ((16, 1), (32, 2), (64, 2)), "larger": ((64, 1), (64, 1), (64, 1), (64, 2))}
 BUNDLES = (*NETWORKS, "drawn 0", "drawn 3")
 Goal = dict[str, Any]
+server_cores: list[int] = []  # where servers run; anywhere if empty
 
 
 def make_bundle(folder: Path, name: str) -> Path:
@@ -140,6 +141,7 @@ def served(bundle: Path, *options: str) -> Iterator[dict[str, Any]]:
         stderr=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=(lambda: os.sched_setaffinity(0, server_cores)) if server_cores else None,
     )
     assert process.stdout is not None
     text = ""

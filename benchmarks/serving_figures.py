@@ -4,9 +4,9 @@
     python -m benchmarks.serving_figures --only others --only workers
     python -m benchmarks.serving_figures --quick    a little of each part, to see that it runs; no record
 
-The load comes from core 0 and the server runs on the others, except where two workers get both; processor
-time is the server's own, of all its processes. Other servers are found where their packages are: FastAPI
-beside this package, LitServe and MLServer in environments of their own (``--python litserve=PATH``):
+The load comes from the first core and the server runs on the others, except where two workers get both;
+processor time is the server's own, of all its processes. Other servers are found where their packages are:
+FastAPI beside this package, LitServe and MLServer in environments of their own (``--python litserve=PATH``):
 
     python -m venv litserve && litserve/bin/pip install litserve onnxruntime
 
@@ -45,15 +45,13 @@ from benchmarks.record import record
 from benchmarks.serving import SHAPE, Client, Goal, Outcome, cpu_seconds, goal, make_bundle, request_bytes
 from smash_export.measure import machine
 
-LOAD_CORE = 0
 CLIENTS = 32
 _START_S = 60
 
 
-def own_cores() -> list[int]:
-    """Cores of the server: all but that of the load, where there is another."""
-    cores = sorted(os.sched_getaffinity(0))
-    return cores[1:] or cores
+CORES = sorted(os.sched_getaffinity(0))
+LOAD_CORES = CORES[:1]
+SERVER_CORES = CORES[1:] or CORES
 
 
 @contextlib.contextmanager
@@ -315,7 +313,7 @@ def others(
             missing[name] = f"not installed in {Path(python).name}"
     for _ in range(rounds):
         for name, loads in found.items():
-            with pinned(own_cores()):
+            with pinned(SERVER_CORES):
                 started = (
                     _ours(bundles["small"])
                     if name == "smash-export"
@@ -325,7 +323,7 @@ def others(
                         bundles["small"] / "model.onnx",
                     )
                 )
-                with started as (address, pid), pinned([LOAD_CORE]):
+                with started as (address, pid), pinned(LOAD_CORES):
                     request = (
                         request_bytes(tensor) if name == "smash-export" else OTHERS[name].request(tensor)
                     )
@@ -364,7 +362,7 @@ def workers(
                 with _ours(bundles[name], "--workers", str(count), "--queue-size", "256") as (address, pid):
                     rates[name][count].append(measure(address, request, pid, seconds).rate)
     factors = {name: round(max(row[2]) / max(row[1]), 2) for name, row in rates.items()}
-    note = f"{len(os.sched_getaffinity(0))} cores, shared with the load; small network {factors['small']}x"
+    note = f"{len(CORES)} cores, shared with the load; small network {factors['small']}x"
     what = "throughput with 2 workers against 1, larger network"
     return {"per_second": rates, "factors": factors}, [
         goal(what, ">= 1.7x", factors["larger"], factors["larger"] >= 1.7, note)
@@ -627,7 +625,9 @@ def main(only: tuple[str, ...], quick: bool, pythons: tuple[str, ...]) -> None:
         bundles = {name: make_bundle(folder, name) for name in ("small", "larger", "drawn 0")}
         for name in only or PARTS:
             before, started = os.getloadavg()[0], time.time()
-            measured, rows = PARTS[name](bundles, quick, known)
+            serving.server_cores = [] if name == "workers" else SERVER_CORES
+            with pinned(CORES if name == "workers" else LOAD_CORES):
+                measured, rows = PARTS[name](bundles, quick, known)
             goals += rows
             results[name] = {
                 "date": machine.now(),

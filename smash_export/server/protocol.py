@@ -192,7 +192,9 @@ def _head(text: bytes, signature: ModelSignature, max_images: int) -> _Head:
 
 # "data" as a key of an object, not as the end of a text, and the begin of a list.
 _DATA = re.compile(rb'(?<!\\)"data"\s*:\s*\[')
-_MISPLACED = re.compile(rb"[^\s\[,]\s*\[|\]\s*[^\s\],]")
+_SPACES = np.zeros(256, bool)
+_SPACES[list(b" \t\n\r\f\v")] = True
+_OPEN, _CLOSE, _COMMA = b"[],"
 _PUNCTUATION = bytes(set(range(256)) - set(b"[],"))
 
 
@@ -261,7 +263,7 @@ def _marks(shape: tuple[int, ...]) -> bytes:
 def _numbers(text: bytes) -> np.ndarray:
     """At least one number, separated by commas; brackets only where numbers do not touch them wrongly."""
     try:
-        if _MISPLACED.search(text):
+        if _misplaced(text):
             raise ValueError
         values = np.array(orjson.loads(b"[" + text.translate(None, b"[]") + b"]"))
         if not len(values) or values.dtype.kind not in "iuf":
@@ -271,6 +273,20 @@ def _numbers(text: bytes) -> np.ndarray:
             "data of the input", expected="numbers only", received="something that is no number"
         ) from None
     return values
+
+
+def _misplaced(text: bytes) -> bool:
+    """Whether a bracket touches a number where a comma belongs. Array by array: a regular expression over all
+    of the text took seven times what orjson does."""
+    if b"[" not in text and b"]" not in text:
+        return False
+    codes = np.frombuffer(text, np.uint8)
+    solid = codes[~_SPACES[codes]]
+    opened, closed = np.flatnonzero(solid[1:] == _OPEN), np.flatnonzero(solid[:-1] == _CLOSE) + 1
+    before, after = solid[opened], solid[closed]
+    return not (
+        ((before == _OPEN) | (before == _COMMA)).all() and ((after == _CLOSE) | (after == _COMMA)).all()
+    )
 
 
 # A client sends the same short JSON before each of its binary tensors; it need not be parsed every time.

@@ -174,6 +174,25 @@ def test_a_header_length_that_is_none_is_refused(length: str) -> None:
         parse_infer(json.dumps({"inputs": [entry()]}).encode(), length, SIGNATURE, 8)
 
 
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [(b"[[[1.", b"[[1.[,"), (b"],[", b"] 5,["), (b"]]]", b"]]7]"), (b",[1.", b",1.[,")],
+)
+def test_brackets_of_long_lists_stand_where_they_belong(written: bytes, instead: bytes) -> None:
+    """Lists that are parsed by slices: the brackets are counted first, and looked at where numbers are."""
+    numbers = [[[1 + 10.0**-15 * place for place in range(row, row + 3)] for row in (0, 3)] for _ in range(8)]
+    request = {"id": "i" * 200, "inputs": [entry(shape=[8, 2, 3], data=numbers)]}
+    text = json.dumps(request, separators=(",", ":")).encode()
+    assert len(text) > 1024
+    parsed = parse_infer(text, None, SIGNATURE, 8)
+    assert np.array_equal(parsed.tensor, np.array(numbers, np.float32))
+    spaced = text.replace(b",", b" ,\n").replace(b"]", b" ]")
+    assert np.array_equal(parse_infer(spaced, None, SIGNATURE, 8).tensor, parsed.tensor)
+    assert written in text
+    with pytest.raises(InvalidInputError):
+        parse_infer(text.replace(written, instead, 1), None, SIGNATURE, 8)
+
+
 def test_images_in_json_are_whole_numbers_of_a_byte() -> None:
     flat = {"name": "input", "datatype": "UINT8", "shape": [1, 3, 2, 1], "data": [0, 255, 1, 2, 3, 4]}
     signature = ModelSignature("input", "logits", (1, 2, 2), 4, (1, 1, 8))
