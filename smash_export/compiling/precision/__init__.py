@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from smash_base.errors import UsageError
 from smash_base.files import write_bytes
 from smash_base.json_values import JsonObject
+from smash_export.compiling.precision.names import PLACEMENT_NAMES
 from smash_export.export.onnx_graphs import INT8_OPSET
 from smash_targets.onnx_file import read_onnx_facts
 
@@ -37,8 +38,6 @@ def _number(low: float, high: float, whole: bool = False) -> Callable[[Any], boo
 def _one_of(*names: str) -> Callable[[Any], bool]:
     return lambda value: value in names
 
-
-PLACEMENT_NAMES = ("plain", "folded", "folded_first_fp32", "clipped", "clipped_first_fp32")
 
 # precision -> option -> (what is right, how to check it, default)
 OPTIONS: dict[str, dict[str, tuple[str, Callable[[Any], bool], Any]]] = {

@@ -19,9 +19,9 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import SmashError
-from smash_export.compiling.precision import PLACEMENT_NAMES
 from smash_export.compiling.precision.int8 import Scheme, quantise_untrained
 from smash_export.compiling.precision.integer_form import fold_pools
+from smash_export.compiling.precision.names import PLACEMENT_NAMES
 from smash_export.compiling.precision.whole_vectors import fill_vectors
 from smash_export.export.onnx_graphs import prepared, readers
 from smash_targets.base import CompileRequest, ModelSignature, Session, SessionOptions, Target
