@@ -21,7 +21,7 @@ from smash_export.deploy import bake as baking
 from smash_export.deploy import baked_runtimes
 from smash_export.export.freeze import freeze, input_of
 from smash_search.data import load_dataset
-from smash_search.space.best import BestFile
+from smash_search.space.best import BestFile, SearchRecord
 from smash_search.space.space import space_for
 from smash_search.train.network import Recipe
 from smash_targets.base import ModelSignature, get_target
@@ -73,7 +73,7 @@ def test_every_runtime_that_takes_it_answers_alike_and_the_others_say_why(digits
 def test_a_runtime_that_takes_half_a_minute_is_asked_for(tmp_path: Path) -> None:
     dataset = load_dataset("digits")
     spec = input_of(dataset)
-    best = BestFile(space_for(spec, "tiny").draw(0, 1), spec, tuple(dataset.classes), {})
+    best = BestFile(space_for(spec, "tiny").draw(0, 1), spec, tuple(dataset.classes), SearchRecord())
     path = freeze(best, dataset, tmp_path / "bundle", recipe=Recipe(epochs=1)).bundle.path
     file = bake(path, runtimes=["torch_export"])
     taken = {item["target"]: item for item in file.notes["taken_by"]}
