@@ -60,6 +60,7 @@ from smash_search.rank.finalists import (
     pick,
     proposed_finalist,
     run_rungs,
+    through_last_rung,
 )
 from smash_search.rank.latency_model import LEAST, LatencyModel, fit_latency
 from smash_search.rank.measurement import Measurement
@@ -233,7 +234,7 @@ class SearchResult:
     @property
     def candidates(self) -> int:
         """Number of networks that the search proposed; those of the random search beside are none of them."""
-        return sum(entry.candidate.origin != BASELINE for entry in self.scored)
+        return proposed(self.scored)
 
 
 def run_search(
@@ -760,19 +761,15 @@ class _Search:
         """Answers of the best finalists, for who trains the pick at length; once, while weights are there."""
         architectures = {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
         path = self.folder / ensemble_file(self.dataset.fingerprint)
-        last = max(entry.rung for entry in trained)
-        through = sorted(
-            (entry for entry in trained if entry.rung == last and not entry.diverged),
-            key=lambda entry: (entry.error, entry.macs, entry.key),
-        )
+        through = [entry for entry in through_last_rung(trained) if not entry.diverged]
+        if path.exists() or not through or self.config.finalists.start != "scratch":
+            return
         best = [
             Finalist(architectures[entry.key], "search", entry.reason, entry.score, entry.macs)
             for entry in through[:ENSEMBLE]
         ]
-        if path.exists() or not best or self.config.finalists.start != "scratch":
-            return
         answers = ensemble_answers(
-            best, last, self.dataset, weights=self.folder / "finalists", device=self.device
+            best, through[0].rung, self.dataset, weights=self.folder / "finalists", device=self.device
         )
         if answers is not None:
             stream = io.BytesIO()
@@ -893,7 +890,7 @@ class _Search:
             key=lambda score: (-score.images, score.error, score.loss, score.key),
         )
         search = SearchRecord(
-            candidates=sum(entry.candidate.origin != BASELINE for entry in scored),
+            candidates=proposed(scored),
             origin=entry.candidate.origin,
             reason=winner.reason,
             error=winner.error,
@@ -1012,6 +1009,11 @@ class _Search:
     def _seconds(self) -> dict[str, float]:
         path = self.folder / "timings.json"
         return dict(files.read_json(path)) if path.exists() else {}
+
+
+def proposed(scored: Sequence[Scored]) -> int:
+    """Number of networks that the search itself proposed."""
+    return sum(entry.candidate.origin != BASELINE for entry in scored)
 
 
 def ensemble_file(fingerprint: str) -> str:

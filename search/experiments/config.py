@@ -94,7 +94,7 @@ class ExperimentConfig:
         plain["scoring"] = self.scoring.to_json()
         plain["transfer_to"] = list(self.transfer_to)
         if self.macs is None:
-            del plain["macs"]  # folders that were begun before there were bands go on
+            del plain["macs"]  # as in folders of sizes that never had a band
         else:
             plain["macs"] = list(self.macs)
         for entry in (plain["hypernet"], *plain["hypernets"].values()):
@@ -106,82 +106,72 @@ class ExperimentConfig:
         return replace(space_for(input_spec, self.space), **self.changes)
 
 
+_CPU = ExperimentConfig(
+    size="cpu",
+    space="small",
+    changes={
+        "unit": 2,
+        "stem_strides": (4,),
+        "stem_kernel": 7,
+        "widths": ((1, 2, 4, 8, 16), (1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 24)),
+        "max_banks": 48,
+        "max_ops": 4,
+        "reference_reads": (16, 24, 40),
+        "budget": (0.03, 1.0),
+        "per_axis": False,
+    },
+    train_images=6000,
+    validation_images=6000,
+    test_images=10_000,
+    hypernet=HyperNetConfig(depths=(3, 3), growth=8),
+    training=TrainingConfig(
+        steps=6000,
+        batch=32,
+        architectures=1,
+        learning_rate=5e-3,
+        hypernet_rate=0.2,
+        clip=1.0,
+        average=0.99,
+    ),
+    scoring=ScoringConfig(statistics_images=500, images=(0,), batch=250),
+    recipe=Recipe(epochs=6, batch=128, warmup=0.1),
+    networks=64,
+    second_seeds=32,
+    statistics_networks=20,
+    hypernets={"a tenth": HyperNetConfig(depths=(1,), growth=3)},
+    corrupted=24,
+    starts=6,
+    steps=2,
+    mutants=32,
+    batch=2,
+    rate=0.05,
+    picks=4,
+    transfer_to=("digits",),
+)
+
+_EDGE = replace(
+    _CPU,
+    size="edge",
+    space="edge",
+    changes={},
+    macs=(9e6, 14e6),  # a factor of 1.25 about that of MLPerf Tiny's ResNet-8 at the same latency
+    train_images=12_000,
+    validation_images=5000,
+    hypernet=HyperNetConfig(depths=(4, 5, 2), norm="sandwich", centred=True),
+    training=TrainingConfig(steps=1500, batch=64, architectures=1, learning_rate=0.03, hypernet_rate=0.07),
+    scoring=ScoringConfig(statistics="batch", images=(1000,), batch=250),
+    recipe=Recipe(
+        epochs=4, batch=128, whiten=True, label_smoothing=0.1, augmentation={"pad_crop": 2, "flip": True}
+    ),
+    networks=40,
+    second_seeds=8,
+    hypernets={"a tenth": HyperNetConfig(depths=(1,), growth=3, norm="sandwich", centred=True)},
+    transfer_to=("fashion-mnist",),
+)
+
 SIZES: dict[str, ExperimentConfig] = {
-    "cpu": ExperimentConfig(
-        size="cpu",
-        space="small",
-        changes={
-            "unit": 2,
-            "stem_strides": (4,),
-            "stem_kernel": 7,
-            "widths": ((1, 2, 4, 8, 16), (1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 24)),
-            "max_banks": 48,
-            "max_ops": 4,
-            "reference_reads": (16, 24, 40),
-            "budget": (0.03, 1.0),
-            "per_axis": False,
-        },
-        train_images=6000,
-        validation_images=6000,
-        test_images=10_000,
-        hypernet=HyperNetConfig(depths=(3, 3), growth=8),
-        training=TrainingConfig(
-            steps=6000,
-            batch=32,
-            architectures=1,
-            learning_rate=5e-3,
-            hypernet_rate=0.2,
-            clip=1.0,
-            average=0.99,
-        ),
-        scoring=ScoringConfig(statistics_images=500, images=(0,), batch=250),
-        recipe=Recipe(epochs=6, batch=128, warmup=0.1),
-        networks=64,
-        second_seeds=32,
-        statistics_networks=20,
-        hypernets={"a tenth": HyperNetConfig(depths=(1,), growth=3)},
-        corrupted=24,
-        starts=6,
-        steps=2,
-        mutants=32,
-        batch=2,
-        rate=0.05,
-        picks=4,
-        transfer_to=("digits",),
-    ),
-    "edge": ExperimentConfig(
-        size="edge",
-        space="edge",
-        changes={},
-        macs=(9e6, 14e6),  # a factor of 1.25 about that of MLPerf Tiny's ResNet-8 at the same latency
-        train_images=12_000,
-        validation_images=5000,
-        test_images=10_000,
-        hypernet=HyperNetConfig(depths=(4, 5, 2), norm="sandwich", centred=True),
-        training=TrainingConfig(
-            steps=1500, batch=64, architectures=1, learning_rate=0.03, hypernet_rate=0.07
-        ),
-        scoring=ScoringConfig(statistics="batch", images=(1000,), batch=250),
-        recipe=Recipe(
-            epochs=4,
-            batch=128,
-            whiten=True,
-            label_smoothing=0.1,
-            augmentation={"pad_crop": 2, "flip": True},
-        ),
-        networks=40,
-        second_seeds=8,
-        statistics_networks=20,
-        hypernets={"a tenth": HyperNetConfig(depths=(1,), growth=3, norm="sandwich", centred=True)},
-        corrupted=24,
-        starts=6,
-        steps=2,
-        mutants=32,
-        batch=2,
-        rate=0.05,
-        picks=4,
-        transfer_to=("fashion-mnist",),
-    ),
+    "cpu": _CPU,
+    "edge": _EDGE,
     "paper": ExperimentConfig(
         size="paper",
         space="paper",

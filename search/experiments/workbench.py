@@ -11,6 +11,7 @@ any time. With a time limit no further network is trained after it, and results 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from smash_base import files
+from smash_base.errors import GateError
 from smash_base.progress import ShowProgress
 from smash_base.records import read_record
 from smash_search.data import Dataset, Split, load_dataset
@@ -38,6 +40,7 @@ from smash_search.train.hypernet import new_supernet, train
 from smash_search.train.network import Epoch, accuracy, fit, new_network
 
 TEST_STREAM = 0xE4B  # seed of the architectures that are judged: none of the HyperNet's training
+MOST_DRAWS = 10_000  # for one network inside a band of cost
 GRADIENT_IMAGES = 250  # validation images that dE/dc is taken over
 
 
@@ -93,11 +96,15 @@ class Workbench:
         self.classes = len(dataset.classes)
         self._ends = None if minutes is None else time.monotonic() + 60 * minutes
         folder.mkdir(parents=True, exist_ok=True)
-        own = {name: value for name, value in config.to_json().items() if name != "transfer_to"}
-        identity = {"config": own, "data": self.dataset.fingerprint}
+        identity = {"config": config.to_json(), "data": self.dataset.fingerprint}
         path = folder / "config.json"
         if path.exists():
-            check_identity(path, files.read_json(path), files.parse_json(json.dumps(identity)))
+            held = files.read_json(path)
+            with contextlib.suppress(
+                KeyError, TypeError
+            ):  # another data set to transfer to changes nothing else
+                held["config"]["transfer_to"] = list(config.transfer_to)
+            check_identity(path, held, files.parse_json(json.dumps(identity)))
         else:
             files.write_json(path, identity)
         held = [
@@ -109,8 +116,8 @@ class Workbench:
             for record in files.read_jsonl(folder / "scores.jsonl")
         }
         self._scorers: dict[str, Scorer] = {}
-        self._drawn: list[Architecture] = []  # that are judged, and the slot of the next draw
-        self._slot = 0
+        self._drawn: list[Architecture] = []  # those that are judged
+        self._slot = 0  # of the next draw
 
     @property
     def time_is_up(self) -> bool:
@@ -120,11 +127,26 @@ class Workbench:
     def architecture(self, number: int) -> Architecture:
         """The number-th of the random architectures that every experiment judges."""
         while len(self._drawn) <= number:
+            self._drawn.append(self._next_judged())
+        return self._drawn[number]
+
+    def _next_judged(self) -> Architecture:
+        """The next draw inside the band.
+
+        Raises:
+            GateError: so many draws are outside that the band cannot be met with these images.
+        """
+        for _ in range(MOST_DRAWS):
             drawn = self.space.draw(seed_of(self.config.seed, TEST_STREAM), self._slot)
             self._slot += 1
             if self._is_judged(drawn):
-                self._drawn.append(drawn)
-        return self._drawn[number]
+                return drawn
+        raise GateError(
+            f"size {self.config.size} compares networks of one cost, and images of this size give none",
+            expected=f"one of {MOST_DRAWS} draws with multiply-accumulates in {self.config.macs}",
+            received="none",
+            hint="Choose another --size, or images of about 32 pixels.",
+        )
 
     def _is_judged(self, architecture: Architecture) -> bool:
         """Whether an architecture lies inside the band of the experiments, if they have one."""

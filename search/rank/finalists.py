@@ -363,17 +363,22 @@ def _best(
     return sorted(pairs, key=lambda pair: (pair[1].error, pair[0].macs, pair[1].key))
 
 
+def through_last_rung(results: Sequence[Trained]) -> list[Trained]:
+    """Networks of the last rung, best first: by validation error, then by MACs."""
+    last = max(entry.rung for entry in results)
+    return sorted(
+        (entry for entry in results if entry.rung == last),
+        key=lambda entry: (entry.error, entry.macs, entry.key),
+    )
+
+
 def pick(results: Sequence[Trained]) -> Trained:
     """The best of the last rung: lowest validation error, then fewest MACs.
 
     Raises:
         DivergedError: no network of the last rung could be trained.
     """
-    last = max(entry.rung for entry in results)
-    best = min(
-        (entry for entry in results if entry.rung == last),
-        key=lambda entry: (entry.error, entry.macs, entry.key),
-    )
+    best = through_last_rung(results)[0]
     if best.diverged:
         raise DivergedError(
             f"no finalist could be trained; the best of them: {best.diverged}",

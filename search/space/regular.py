@@ -229,8 +229,10 @@ def smallest(space: Space) -> Architecture:
         width = min(choices)
         bank = bank_of(space, width)
         banks = tuple(range(width // bank))
-        form: Form = next(form for form in ("pointwise", "reduced", "plain") if form in space.forms)
+        smallest_first: tuple[Form, ...] = ("pointwise", "reduced", "plain", "projected")
+        form = next(form for form in smallest_first if form in space.forms)
         pattern = "1000" if "1000" in dict(space.patterns) else space.patterns[0][0]
+        pattern = "0000" if form == "pointwise" else pattern
         conv = Conv((min(space.kernels),) * space.dims, (1,) * space.dims, 1, space.activations[0])
         convs = tuple(conv if active == "1" else None for active in pattern)
         motif = Motif(form, 1 / width, convs, False, space.activations[0], False)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from smash_base import files
-from smash_base.errors import InvalidInputError, UsageError
+from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_search.data import Dataset, load_dataset
 from smash_search.experiments import EXPERIMENTS, run_experiment
 from smash_search.experiments.config import size_named
@@ -216,3 +216,19 @@ def _seed(bench: Workbench, *numbers: int) -> Any:
     from smash_search.train.compute import seed_of
 
     return seed_of(bench.config.seed, *numbers)
+
+
+def test_a_band_that_no_network_is_in_ends_with_a_sentence(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smash_search.experiments.workbench.MOST_DRAWS", 20)
+    bench = Workbench(replace(TINY, macs=(1.0, 2.0)), digits, tmp_path, silent)
+    with pytest.raises(GateError, match="none"):
+        bench.architecture(0)
+
+
+def test_data_to_transfer_to_may_change_in_a_folder_that_was_begun(digits: Dataset, tmp_path: Path) -> None:
+    Workbench(TINY, digits, tmp_path, silent)
+    Workbench(replace(TINY, transfer_to=("fashion-mnist",)), digits, tmp_path, silent)
+    with pytest.raises(UsageError):
+        Workbench(replace(TINY, networks=4, second_seeds=1), digits, tmp_path, silent)
