@@ -1,9 +1,8 @@
 """``package.module:function``: data from your own code.
 
 The function is called with the options of the specification as keyword strings. It returns
-:class:`smash_search.data.Parts`, or a dictionary ``{"train": (images, labels), "validation": ..., "test":
-...,
-"classes": [...]}`` of which only ``train`` is required.
+:class:`smash_search.data.Parts`, or a dictionary of which only ``train`` is required:
+``{"train": (images, labels), "validation": ..., "test": ..., "classes": [...]}``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Every network of a space at once: the HyperNet's filters and the shared ones.
 
 The second source of weights beside :class:`smash_search.model.interpreter.Network`. 1x1 convolutions of
-ops are
-generated; all others are learned parameters that architectures share, cut to the size they ask for:
+ops are generated; all others are learned parameters that architectures share, cut to the size they ask for:
 centre-cropped kernels, the first channels (SMASH paper, section 3.2). BatchNorm stands at the end of blocks,
 and inside ops if :class:`HyperNetConfig` says so. Its statistics belong to one architecture: they are the
 batch's own in training, and recomputed from training images before scoring or freezing

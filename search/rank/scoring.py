@@ -2,9 +2,9 @@
 
 BatchNorm statistics are recomputed for every architecture: with statistics shared by all, most of the
 spread of scores was their mismatch. They come from the same training images for all, or, in one pass and
-half the time, from each batch that is scored. A race looks at few
-images for all architectures and at more for the better part. It reproduces the ranking by all images
-cheaply; it cannot make that ranking better than generated weights are.
+half the time, from each batch that is scored. A race looks at few images for all
+architectures and at more for the better part. It reproduces the ranking by all images cheaply; it cannot
+make that ranking better than generated weights are.
 
 Everything here is deterministic: the same supernet, data and configuration give the same records.
 """

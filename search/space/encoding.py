@@ -47,14 +47,12 @@ class Layout:
 
     Sections, in this order: ``read`` (banks the op reads), ``source`` (bank of this column's slice; none
     for a projection, which reads the op's own channels), ``write``, ``block``, ``bank`` (bank size),
-    ``units``,
-    ``bottleneck``, ``row`` (this output unit), ``inside`` (whether the place belongs to the filter),
-    ``place`` (position of the op in its block and of the column in its op, from -1 to 1), ``position`` (the
-    op's number in its block), ``role`` (first 1x1 convolution, or projection), then for each of the four
-    slots
-    ``active``, ``kernel`` and ``dilation`` per axis, ``groups`` (the last one: each channel on its own),
-    ``activation``, then ``form``, ``project`` (activation before it), ``squeeze``, ``stem`` and ``pool``
-    strides, and last ``gate`` and ``noise``.
+    ``units``, ``bottleneck``, ``row`` (this output unit), ``inside`` (whether the place belongs to the
+    filter), ``place`` (position of the op in its block and of the column in its op, from -1 to 1),
+    ``position`` (the op's number in its block), ``role`` (first 1x1 convolution, or projection), then for
+    each of the four slots ``active``, ``kernel`` and ``dilation`` per axis, ``groups`` (the last one: each
+    channel on its own), ``activation``, then ``form``, ``project`` (activation before it), ``squeeze``,
+    ``stem`` and ``pool`` strides, and last ``gate`` and ``noise``.
     """
 
     space: Space

@@ -1,4 +1,4 @@
-"""CostLimits on cost, checked before anything is trained or measured, and a survey of a space. No torch."""
+"""Limits on cost, checked before anything is trained or measured, and a survey of a space. No torch."""
 
 from __future__ import annotations
 

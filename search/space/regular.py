@@ -3,8 +3,7 @@
 A *motif* is what one op is, but for the banks that it reads and writes. A regular block repeats one motif
 over one wiring. A block that is regular can be widened, deepened or given another motif as a whole, which is
 how most steps between good networks look; :meth:`smash_search.space.space.Space.mutate` mixes these moves
-with
-changes of single choices.
+with changes of single choices.
 """
 
 from __future__ import annotations

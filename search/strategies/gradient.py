@@ -1,12 +1,11 @@
 """Search along dE/dc: the gradient of the loss with respect to an architecture's own description.
 
 The HyperNet makes the loss a differentiable function of c (:mod:`smash_search.space.encoding`). Its
-gradient at the
-present architecture says which marks would lower the loss if they moved, but c moves in jumps: the
-neighbours that exist are mutations. They are ranked by the change that the gradient predicts to first
-order, <dE/dc, c' - c>, and the most promising ones are scored. Where a mutation changes how many columns an
-op has, places of c and c' do not correspond and nothing is predicted; such mutations come after those that
-promise an improvement and before those that promise a loss.
+gradient at the present architecture says which marks would lower the loss if they moved, but c moves in
+jumps: the neighbours that exist are mutations. They are ranked by the change that the gradient predicts to
+first order, <dE/dc, c' - c>, and the most promising ones are scored. Where a mutation changes how many
+columns an op has, places of c and c' do not correspond and nothing is predicted; such mutations come after
+those that promise an improvement and before those that promise a loss.
 
 The prediction leaves out what does not pass through generated weights (another kernel in the shared
 filters changes the loss by itself); scoring decides, the gradient only proposes.

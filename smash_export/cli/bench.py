@@ -91,7 +91,6 @@ def command(
 
     Exit code 5 when --max-p50 is given and a measured file is slower.
     """
-
     from smash_export.bundle.bundle import Bundle
     from smash_export.bundle.runnable import selected_files
     from smash_export.measure.bench import bench, steps

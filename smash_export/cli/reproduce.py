@@ -11,11 +11,10 @@ from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 
-# Of smash_search.experiments.EXPERIMENTS, which a help text must not import; a test compares the two.
-
 if TYPE_CHECKING:
     from smash_export.device_search.reproduce import Reproduced
 
+# Of smash_search.experiments.EXPERIMENTS, which a help text must not import; a test compares the two.
 NAMES = ("correlation", "capacity", "encoding", "gradient", "transfer", "presets")
 
 

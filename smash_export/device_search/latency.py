@@ -2,8 +2,7 @@
 
 A candidate is measured without training and without an exporter: its graph is written directly
 (:mod:`smash_export.export.onnx_writer`) with random weights of the right size, compiled by the target and
-timed through
-the target's own session, with the one measurement of ``bench``.
+timed through the target's own session, with the one measurement of ``bench``.
 
 A *table* makes that unnecessary for most candidates, and possible for a device that is not here. A *kit*
 holds graphs of random networks of the space; the device runs them (it needs numpy, its runtime and this

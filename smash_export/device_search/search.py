@@ -346,8 +346,7 @@ def check_latency(
     """Raise GateError unless a network of the space keeps the latency limit; before anything is trained.
 
     Measures the cheapest of many draws and of the known networks by multiply-accumulates, from the
-    smallest on,
-    and the smallest network that the space has.
+    smallest on, and the smallest network that the space has.
     """
     from smash_export.device_search.latency import fastest_of
     from smash_search.rank.finalists import input_spec_of

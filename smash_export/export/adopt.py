@@ -186,8 +186,8 @@ def images_from_data(
     """Test and training images of a data set by name (:func:`smash_search.data.load_dataset`).
 
     Image files are decoded as prediction decodes them; other images of another size pass through the
-    preprocessing one by one. Classes are
-    matched by name: the order of ``labels`` is that of the network's outputs, whatever the data set's is.
+    preprocessing one by one. Classes are matched by name: the order of ``labels`` is that of the network's
+    outputs, whatever the data set's is.
 
     Raises:
         InvalidInputError: the data set has a class that is no label.

@@ -6,8 +6,7 @@
 ones, norms folded in. *finetune* trains on from there. *retrain* starts anew, with BatchNorm around each
 1x1 convolution, as the paper trains its winner. Whatever the way, what is exported is the same interpreter
 over plain arrays (:class:`smash_search.model.interpreter.FrozenNetwork`), and both files are compared with
-it on real
-images through the runtimes that will run them before the bundle gets its name.
+it on real images through the runtimes that will run them before the bundle gets its name.
 
 Training resumes: its checkpoints stand in ``.NAME.work`` beside the bundle until the bundle is there.
 """

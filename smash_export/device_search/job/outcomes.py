@@ -9,7 +9,7 @@ from smash_export.measure.compare import Verdict
 
 @dataclass(frozen=True)
 class PickLatency:
-    """PickLatency of the pick of a search."""
+    """Latency of the pick of a search."""
 
     milliseconds: float
 
