@@ -30,13 +30,12 @@ from torch import nn
 
 from benchmarks.networks import NETWORKS
 from benchmarks.record import record
-from benchmarks.search_vs_handmade import onnx_of
+from benchmarks.search_vs_handmade import onnx_of, surveyed
 from benchmarks.training_recipes import subset
 from smash_base import files
 from smash_export.device_search.latency import DeviceLatency, Setting, measure_graph
 from smash_search.data import Dataset, load_dataset
 from smash_search.rank.finalists import input_spec_of
-from smash_search.rank.latency_model import fit_latency
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import cost_of
 from smash_search.space.space import space_for
@@ -46,7 +45,6 @@ from smash_search.train.recipes import recipe_for
 
 SETTING = Setting("onnxruntime", "fp32", batch=1, threads=1)
 LEAST_SHARE = 0.85  # of the limit
-PROBES = 64
 GOAL = -0.015
 
 
@@ -62,13 +60,12 @@ class Bench:
         self.done = {(entry["key"], entry["seed"]): entry for entry in files.read_jsonl(self.path)}
 
     def milliseconds(self, architecture: Architecture) -> float:
-        """Fastest time of one image."""
+        """Median time of one image."""
         return self.latency.measure(architecture)["latency_ms"]
 
     def draws(self, limit: float) -> Iterator[Architecture]:
         """Networks of the prior that use most of the limit and keep it, without end."""
-        probes = [self.space.draw(seed_of(0, 0x9806), slot) for slot in range(PROBES)]
-        model = fit_latency(probes, [self.milliseconds(probe) for probe in probes], self.spec, self.classes)
+        model = surveyed(self.space, 0, self.latency, self.spec, self.classes)
         low, high = LEAST_SHARE * limit * (1 - model.error), limit * (1 + model.error)
         for slot in itertools.count():
             drawn = self.space.draw(seed_of(self.seed, 0xD4A), slot)
@@ -82,7 +79,7 @@ class Bench:
         return NETWORKS["resnet8"](self.spec.channels, self.classes)
 
     def known_milliseconds(self) -> float:
-        """The same of ResNet-8."""
+        """Median time of one image in ResNet-8."""
         graph = onnx_of(self.known().eval(), self.spec)
         return min(measure_graph(graph, self.spec, self.classes, SETTING, 0.2).p50_ms for _ in range(3))
 

@@ -49,12 +49,13 @@ from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_da
 from smash_export.progress import Output
 from smash_search.data import Dataset, Split
 from smash_search.rank.finalists import Finalist, Rung, Trained, input_spec_of, pick, run_rungs, train_rung
-from smash_search.rank.latency_model import fit_latency
-from smash_search.run import SearchConfig
+from smash_search.rank.latency_model import LatencyModel, fit_latency
+from smash_search.run import PROBES, SearchConfig
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
+from smash_search.space.space import Space
 from smash_search.train.compute import seed_of
 from smash_search.train.network import accuracy, fit, new_network
 from smash_search.train.recipes import NAMES, recipe_for
@@ -102,7 +103,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rungs", type=lambda text: tuple(map(int, text.split(","))))
     parser.add_argument("--epoch-images", type=int)
     parser.add_argument("--measure-again", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if unknown := set(arguments.arms.split(",")) - set(ARMS):
+        parser.error(f"--arms: expected some of {', '.join(ARMS)}; received {', '.join(sorted(unknown))}")
+    return arguments
 
 
 class Bench:
@@ -260,10 +264,7 @@ class Bench:
             some = [next(draws) for _ in range(MACS_DRAWS)]
             draws = iter(sorted(some, key=lambda entry: -self.macs(entry)))
         sources = [("preset", presets)] if arm == "presets" else [("preset", presets), (arm, draws)]
-        probes = [space.draw(seed_of(seed, 0x9806), slot) for slot in range(64)]
-        model = fit_latency(
-            probes, [latency.measure(probe)["latency_ms"] for probe in probes], self.spec, self.classes
-        )
+        model = surveyed(space, seed, latency, self.spec, self.classes)
         while sources:
             for origin, source in list(sources):
                 inside = (
@@ -364,6 +365,13 @@ def cut(data: Dataset, images: int | None) -> Dataset:
         return data
     train = Split(data.train.images[:images], data.train.labels[:images])
     return replace(data, train=train, fingerprint=f"{data.fingerprint}-{images}")
+
+
+def surveyed(space: Space, seed: int, latency: DeviceLatency, spec: InputSpec, classes: int) -> LatencyModel:
+    """A model of latency, fitted to networks of the space that are measured now."""
+    probes = [space.draw(seed_of(seed, 0x9806), slot) for slot in range(PROBES)]
+    measured = [latency.measure(probe)["latency_ms"] for probe in probes]
+    return fit_latency(probes, measured, spec, classes)
 
 
 def onnx_of(network: nn.Module, spec: InputSpec) -> bytes:
