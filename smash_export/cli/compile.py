@@ -12,7 +12,7 @@ import click
 
 from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
-from smash_export.cli.console import Output, common_options
+from smash_export.cli.console import Output, common_options, words_of
 from smash_export.cli.shared_options import split_option
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _show(output: Output, file: CompiledFile) -> None:
             shown = [list(item.values()) for item in value[:SHOWN_LINES]]
             output.table(f"{name}: {len(shown)} of {len(value)}", list(value[0]), shown)
         else:
-            output.note(f"{name}: {value}")
+            output.note(f"{name}: {words_of(value)}")
     output.result(
         {
             "target": file.target,

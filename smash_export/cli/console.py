@@ -1,10 +1,11 @@
-"""Options that every command takes, and the :class:`Output` that it gets in their place."""
+"""Options that every command takes, the :class:`Output` that it gets in their place, and words for values."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import importlib
+import json
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from smash_export.cli.config import check_settings, load_config, print_settings
 from smash_export.progress import Output as Output
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_LONGEST = 400  # characters of a value
 
 
 def common_options(*, writes: bool, trains: bool = False) -> Callable[[Function], Function]:
@@ -74,3 +77,20 @@ def _command_config(ctx: click.Context, parameter: click.Parameter, value: str |
         ctx.default_map = load_config(value, ctx).get(ctx.info_name or "", {})
     if ctx.default_map:
         check_settings(ctx)
+
+
+def words_of(value: Any) -> str:
+    """A JSON value on one line, for people; what is long ends in "…"."""
+    if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
+        text = ", ".join(str(item) for item in value) or "none"
+    elif isinstance(value, dict):
+        text = ", ".join(f"{key}: {words_of(item)}" for key, item in value.items()) or "none"
+    elif isinstance(value, float):
+        text = f"{value:.6g}"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        text = f"{value:,}"
+    elif value is None:
+        text = "-"
+    else:
+        text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

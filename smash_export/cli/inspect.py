@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from smash_base.json_values import JsonObject
-from smash_export.cli.console import Output, common_options
-
-_LONGEST = 400
+from smash_export.cli.console import Output, common_options, words_of
 
 
 @click.command()
@@ -25,7 +22,7 @@ def command(path: str, output: Output) -> None:
     from smash_export.bundle.inspection import inspect
 
     facts = inspect(path)
-    rows = [[name.replace("_", " "), _text(value)] for name, value in _lines(facts)]
+    rows = [[name.replace("_", " "), words_of(value)] for name, value in _lines(facts)]
     output.table("", ["what", "value"], rows)
     output.result(facts)
 
@@ -37,19 +34,3 @@ def _lines(facts: JsonObject) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}: {key}", item) for key, item in value.items())
         else:
             yield name, value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
-        text = ", ".join(str(item) for item in value) or "none"
-    elif isinstance(value, dict):
-        text = ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
-    elif isinstance(value, float):
-        text = f"{value:.6g}"
-    elif isinstance(value, int) and not isinstance(value, bool):
-        text = f"{value:,}"
-    elif value is None:
-        text = "-"
-    else:
-        text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
