@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,13 @@ def read(spec: Spec) -> Parts:
         UsageError: no such module or function.
         InvalidInputError: the function returns something else.
     """
-    function = _function(spec)
-    value = function(**spec.options)
+    missing = UsageError(
+        f"there is neither a data set nor a module {spec.name!r}",
+        expected="NAME[:PATH] or package.module:function",
+        received=spec.text,
+        hint="smash-export datasets lists the names.",
+    )
+    value = imported_function(spec.name, spec.path or "", spec.text, missing)(**spec.options)
     if isinstance(value, Parts):
         return value
     known = {"train", "validation", "test", "classes"}
@@ -63,23 +68,28 @@ def read(spec: Spec) -> Parts:
     )
 
 
-def _function(spec: Spec) -> Any:
+def imported_function(module: str, name: str, text: str, missing: UsageError) -> Callable[..., Any]:
+    """A function of a module that is imported; the current folder is searched too.
+
+    Args:
+        module, name: Module and its function.
+        text: what the user wrote, for errors.
+        missing: Error to raise where there is no such module.
+
+    Raises:
+        UsageError: no such module or function.
+    """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        module = importlib.import_module(spec.name)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and spec.name != error.name and not spec.name.startswith(f"{error.name}."):
+        if error.name and module != error.name and not module.startswith(f"{error.name}."):
             raise  # the module is there and lacks something itself
-        raise UsageError(
-            f"there is neither a data set nor a module {spec.name!r}",
-            expected="NAME[:PATH] or package.module:function",
-            received=spec.text,
-            hint="smash-export datasets lists the names.",
-        ) from None
-    function = getattr(module, spec.path or "", None)
+        raise missing from None
+    function: Callable[..., Any] | None = getattr(found, name, None)
     if not callable(function):
-        raise UsageError(f"module {spec.name} has no function {spec.path!r}", received=spec.text)
+        raise UsageError(f"module {module} has no function {name!r}", received=text)
     return function
 
 

@@ -205,16 +205,21 @@ def input_of(dataset: Dataset) -> InputSpec:
     return InputSpec(channels, tuple(size))
 
 
+def check_free(destination: Path, force: bool) -> None:
+    """Raise UsageError where a bundle would replace something that nobody gave up; before it is trained."""
+    if destination.exists() and not force:
+        raise UsageError(
+            f"{destination} exists already", hint="Choose another --out, or pass --force to replace it."
+        )
+
+
 def _check_arguments(
     destination: Path, weights: str, exporter: str, supernet: Supernet | None, force: bool
 ) -> None:
     for name, value, kind in (("weights", weights, Weights), ("exporter", exporter, Exporter)):
         if value not in get_args(kind):
             raise UsageError(f"unknown {name}", expected=" or ".join(get_args(kind)), received=value)
-    if destination.exists() and not force:
-        raise UsageError(
-            f"{destination} exists already", hint="Choose another --out, or pass --force to replace it."
-        )
+    check_free(destination, force)
     if weights != "retrain" and supernet is None:
         raise UsageError(
             f"--weights {weights} needs the HyperNet of the search",
@@ -319,7 +324,7 @@ def calibrate(architecture: Architecture, frozen: dict[str, np.ndarray], dataset
     No label changes, and softmax of the exported logits is calibrated in every runtime, baked files and
     programs of other people included, without anybody having to know of a temperature.
     """
-    logits = _logits(FrozenNetwork(architecture, frozen).eval(), dataset, dataset.validation.images)
+    logits = logits_of(FrozenNetwork(architecture, frozen).eval(), dataset, dataset.validation.images)
     calibration = fit_calibration(logits, dataset.validation.labels)
     for name in ("head.weight", "head.bias"):
         frozen[name] = (frozen[name] / calibration.temperature).astype(np.float32)
@@ -349,7 +354,7 @@ def _export(
     )
     chosen = spread(len(dataset.test), SAMPLE_IMAGES)
     images, labels = np.asarray(dataset.test.images[chosen]), dataset.test.labels[chosen]
-    samples = Samples(images, labels, _logits(reference, dataset, images))
+    samples = Samples(images, labels, logits_of(reference, dataset, images))
     if exporter == "graph":
         onnx = onnx_from_architecture(
             best.architecture,
@@ -365,7 +370,7 @@ def _export(
     torchscript = trace(reference, best, dataset)
     parity = _verify(destination, onnx, torchscript, signature, samples, dataset)
     test = score(
-        softmax(_logits(reference, dataset, dataset.test.images)), dataset.test.labels, dataset.classes
+        softmax(logits_of(reference, dataset, dataset.test.images)), dataset.test.labels, dataset.classes
     )
     cost = cost_of(best.architecture, best.input, len(best.classes))
     train = dataset.train.images[spread(len(dataset.train), CALIBRATION_IMAGES)]
@@ -403,7 +408,8 @@ def _export(
     return FreezeReport(bundle, weights, cost, test, parity, fitted)
 
 
-def _logits(network: torch.nn.Module, dataset: Dataset, images: np.ndarray) -> np.ndarray:
+def logits_of(network: torch.nn.Module, dataset: Dataset, images: np.ndarray) -> np.ndarray:
+    """What a network on the CPU answers for uint8 images, float32 [N, K], in small batches."""
     parts = []
     with torch.inference_mode():
         for start in range(0, len(images), 256):

@@ -9,17 +9,13 @@ business: no first convolution is whitened unless somebody asks for it, since it
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
 import re
 import shutil
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +27,10 @@ from smash_base.json_values import JsonObject
 from smash_base.preprocess import Outputs, probabilities_of
 from smash_export.export.adopt import Adopted, Images, adopt
 from smash_export.export.calibration import fit_calibration
-from smash_export.export.freeze import CALIBRATION_IMAGES, SAMPLE_IMAGES, spread
+from smash_export.export.freeze import CALIBRATION_IMAGES, SAMPLE_IMAGES, check_free, logits_of, spread
 from smash_export.measure.evaluate import score
 from smash_search.data import Dataset
+from smash_search.data.function import imported_function
 from smash_search.data.several import likeliest, thresholds_of
 from smash_search.train.compute import pick_device, seed_of
 from smash_search.train.loop import TrainingProgress
@@ -41,7 +38,6 @@ from smash_search.train.network import Epoch, fit
 from smash_search.train.recipes import Recipe
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_BATCH = 256
 
 
 def names_function(text: str) -> bool:
@@ -62,7 +58,9 @@ def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
         UsageError: no such module or function.
         InvalidInputError: it returns no module from images [B, C, *S] to logits [B, K].
     """
-    function = _function(text)
+    module, _, name = text.partition(":")
+    missing = UsageError(f"there is no module {module!r}", expected="package.module:function", received=text)
+    function = imported_function(module, name, text, missing)
     shape, classes = dataset.preprocessing.input_shape, len(dataset.classes)
     offered = {"channels": shape[0], "classes": classes, "input_shape": shape}
     parameters = inspect.signature(function).parameters
@@ -84,25 +82,6 @@ def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
             received=received,
         )
     return network
-
-
-def _function(text: str) -> Callable[..., Any]:
-    name, _, attribute = text.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and name != error.name and not name.startswith(f"{error.name}."):
-            raise  # the module is there and lacks something itself
-        raise UsageError(
-            f"there is no module {name!r}", expected="package.module:function", received=text
-        ) from None
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise UsageError(f"module {name} has no function {attribute!r}", received=text)
-    made: Callable[..., Any] = function
-    return made
 
 
 class Several(nn.Module):
@@ -169,10 +148,7 @@ def train_own(
         InvalidInputError, VerificationError: see :func:`smash_export.export.adopt.adopt`.
     """
     destination = Path(destination)
-    if destination.exists() and not force:
-        raise UsageError(
-            f"{destination} exists already", hint="Choose another --out, or pass --force to replace it."
-        )
+    check_free(destination, force)
     work = destination.parent / f".{destination.name}.work"
     with files.exclusive(work, purpose="bundle"):
         fit(
@@ -211,12 +187,12 @@ def _finished(network: nn.Module, dataset: Dataset, recipe: Recipe) -> tuple[nn.
         targets = dataset.validation.targets
         if targets is not None and not recipe.include_validation:
             plain = Several(network, thresholds).eval()
-            thresholds = thresholds_of(_logits(plain, dataset, dataset.validation.images), targets)
+            thresholds = thresholds_of(logits_of(plain, dataset, dataset.validation.images), targets)
         said = dict(zip(dataset.classes, thresholds.tolist(), strict=True))
         return Several(network, thresholds).eval(), {"thresholds": said}
     if recipe.include_validation:
         return network, {"calibration": None}
-    logits = _logits(network, dataset, dataset.validation.images)
+    logits = logits_of(network, dataset, dataset.validation.images)
     calibration = fit_calibration(logits, dataset.validation.labels)
     return Calibrated(network, calibration.temperature).eval(), {"calibration": asdict(calibration)}
 
@@ -226,7 +202,7 @@ def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, recipe: Rec
     chosen = spread(len(dataset.test), SAMPLE_IMAGES)
     train = np.asarray(dataset.train.images[spread(len(dataset.train), CALIBRATION_IMAGES)])
     outputs: Outputs = "sigmoid" if dataset.several else "logits"
-    probabilities = probabilities_of(_logits(network, dataset, dataset.test.images), outputs)
+    probabilities = probabilities_of(logits_of(network, dataset, dataset.test.images), outputs)
     labels, targets = dataset.test.labels, dataset.test.targets
     if targets is not None:  # right is an answer that is one of the image's classes
         labels = likeliest(targets, probabilities)
@@ -239,15 +215,6 @@ def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, recipe: Rec
         "accuracy": {"split": "test", **test.facts()},
     }
     return Images(np.asarray(dataset.test.images[chosen]), labels[chosen], train, facts)
-
-
-def _logits(network: nn.Module, dataset: Dataset, images: np.ndarray) -> np.ndarray:
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(images), _BATCH):
-            shown = dataset.preprocessing.normalise(np.asarray(images[start : start + _BATCH]))
-            parts.append(network(torch.from_numpy(shown)).numpy())
-    return np.concatenate(parts)
 
 
 def _trace(network: nn.Module, dataset: Dataset, path: Path) -> None:
