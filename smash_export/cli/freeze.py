@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
 from smash_export.cli.training import (
-    announced,
+    Prepared,
     bake_too,
     chosen_recipe,
-    measured_on_folds,
-    seconds_of,
+    prepared,
     shown_by,
-    taught,
     train_module,
 )
 
@@ -218,24 +215,15 @@ def _frozen(
 ) -> tuple[Recipe, FreezeReport]:
     """Train or materialise, with a bar and curves; the recipe that was used, and what came of it."""
     from smash_export.export.freeze import freeze
-    from smash_search.train.network import new_network
 
     run = values["run"] or arch.parent
     supernet = _supernet(run, values["weights"])
-    teacher = None
-    facts: JsonObject = {}
-
-    def make() -> nn.Module:
-        return new_network(best.architecture, best.input, len(best.classes), recipe.seed)
-
+    before = Prepared(recipe, None, {})
     if values["weights"] != "generated":
-        seconds = seconds_of(values)
-        if values["teacher"]:
-            place = destination.parent / f".{destination.name}.work" / "teacher"
-            teacher, seconds = taught(best.architecture, dataset, recipe, seconds, place, values, output, run)
-        recipe = announced(make(), dataset, recipe, seconds / (1 + (values["folds"] or 0)), values, output)
-        if values["folds"]:
-            facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
+        before = prepared(
+            _maker(best, recipe), best.architecture, dataset, recipe, destination, values, output, run
+        )
+    recipe = before.recipe
     with _followed(best, destination, recipe, values, output) as advance:
         on_epoch, on_step = shown_by(advance, recipe.epochs)
         report = freeze(
@@ -251,10 +239,17 @@ def _frozen(
             force=values["force"],
             on_epoch=on_epoch,
             on_step=on_step,
-            teacher=teacher,
-            facts=facts,
+            teacher=before.teacher,
+            facts=before.facts,
         )
     return recipe, report
+
+
+def _maker(best: BestFile, recipe: Recipe) -> Callable[[], nn.Module]:
+    """Makes networks of the architecture with the recipe's initial weights."""
+    from smash_search.train.network import new_network
+
+    return lambda: new_network(best.architecture, best.input, len(best.classes), recipe.seed)
 
 
 @contextlib.contextmanager
@@ -316,8 +311,6 @@ def _train_several(
     output: Output,
 ) -> None:
     """Train for classes that do not exclude each other: the network answers with the probability of each."""
-    from smash_search.train.network import new_network
-
     refused = [name for name in ("qat", "teacher", "folds") if values[name]]
     if refused or values["weights"] != "retrain" or values["exporter"] != "graph":
         raise UsageError(
@@ -326,7 +319,7 @@ def _train_several(
             received=", ".join(refused) or values["weights"],
         )
     train_module(
-        lambda: new_network(best.architecture, best.input, len(best.classes), recipe.seed),
+        _maker(best, recipe),
         best.architecture.key,
         best.architecture,
         dataset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,52 @@ def seconds_of(values: dict[str, Any]) -> float:
     from smash_export.device_search.plan import parse_duration
 
     return parse_duration(values["duration"]) if values["duration"] else 0.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is settled before a training.
+
+    Attributes:
+        recipe: Recipe that fits the time.
+        teacher: logits of the training images, float32 [N, K], or None.
+        facts: what is known already for the bundle's provenance.
+    """
+
+    recipe: Recipe
+    teacher: np.ndarray | None
+    facts: JsonObject
+
+
+def prepared(
+    make: Callable[[], nn.Module],
+    architecture: Architecture | None,
+    dataset: Dataset,
+    recipe: Recipe,
+    destination: Path,
+    values: dict[str, Any],
+    output: Output,
+    run: Path | None = None,
+) -> Prepared:
+    """Ask the teacher, fit the recipe to the time that is left, measure on folds; each where it is wanted.
+
+    Args:
+        make: a new network.
+        architecture: what it is made from, if from an architecture.
+        destination: Folder of the bundle; work is kept beside it.
+        values: The command's options.
+        run: folder of the search, whose finalists may be the teacher.
+    """
+    teacher, seconds = None, seconds_of(values)
+    if values["teacher"]:
+        place = destination.parent / f".{destination.name}.work" / "teacher"
+        teacher, seconds = taught(architecture, dataset, recipe, seconds, place, values, output, run)
+    seconds /= 1 + (values["folds"] or 0)
+    recipe = announced(make(), dataset, recipe, seconds, values, output)
+    facts: JsonObject = {}
+    if values["folds"]:
+        facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
+    return Prepared(recipe, teacher, facts)
 
 
 def announced(
@@ -226,20 +273,12 @@ def train_module(
     """
     from smash_export.export.own_network import train_own
 
-    network = make()
-    teacher, seconds = None, seconds_of(values)
-    if values["teacher"]:
-        place = destination.parent / f".{destination.name}.work" / "teacher"
-        teacher, seconds = taught(architecture, dataset, recipe, seconds, place, values, output)
-    seconds /= 1 + (values["folds"] or 0)
-    recipe = announced(network, dataset, recipe, seconds, values, output)
-    facts: JsonObject = {}
-    if values["folds"]:
-        facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
+    before = prepared(make, architecture, dataset, recipe, destination, values, output)
+    recipe = before.recipe
     with output.progress(f"training {name}", recipe.epochs) as advance:
         on_epoch, on_step = shown_by(advance, recipe.epochs)
         adopted = train_own(
-            network,
+            make(),
             dataset,
             destination,
             name=name,
@@ -248,8 +287,8 @@ def train_module(
             force=values["force"],
             on_epoch=on_epoch,
             on_step=on_step,
-            teacher=teacher,
-            facts=facts,
+            teacher=before.teacher,
+            facts=before.facts,
         )
     tell_adopted(adopted, destination, name, recipe, images, output)
     if values["bake"]:
