@@ -122,7 +122,8 @@ def command(
         read_preprocessing,
     )
     from smash_export.export.label_files import read_labels
-    from smash_export.export.timm_networks import PREFIX, network_and_weights, timm_program
+    from smash_export.export.timm_networks import PREFIX, timm_program, weights_file
+    from smash_search.data.spec import parse_spec
 
     if (data is None) == (samples is None):
         raise UsageError("real images are needed", expected="either --data or --samples")
@@ -135,7 +136,8 @@ def command(
     wishes |= {name: value for name, value in given.items() if value is not None}
     origin: JsonObject = {}
     if str(model).startswith(PREFIX):
-        name, weights = network_and_weights(str(model))
+        spec = parse_spec(str(model))
+        name, weights = str(spec.path), weights_file(spec)
         model = click.get_current_context().with_resource(_program_file(name))
         known = timm_program(name, weights, len(names), model)
         if "short_side" in wishes:

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smash_base import files
-from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Preprocessing
 from smash_export.export.adopt import Images, adopt, read_preprocessing
+from smash_export.export.timm_networks import PREFIX, network_with_weights, weights_file
 from smash_export.measure.labelled import as_files
 from smash_search.data.spec import Spec, parse_spec
 
@@ -38,13 +39,11 @@ if TYPE_CHECKING:
     from smash_search.train.recipes import Recipe
 
 AUTO = "auto"
-TIMM = "timm"
 FORMS = "auto, a bundle, an ONNX or TorchScript file, or timm:NAME?weights=FILE"
 TIMES_LARGER = 4.0  # multiply-accumulates of an automatic teacher over those of its student
 TIME_SHARE = 0.5  # of --time, for an automatic teacher
 CHECKED = 512  # test images that an adopted teacher is checked on
 _BATCH = 256
-_RESIZE = ("bilinear", "bicubic", "nearest", "box")
 
 
 def teacher_logits(
@@ -107,7 +106,7 @@ def _asked(
 def _fingerprint(teacher: Path | str) -> str:
     """SHA-256 of the file that holds the teacher's weights."""
     if spec := _timm(teacher):
-        return files.sha256(_weights_file(spec))
+        return files.sha256(weights_file(spec, "size"))
     path = Path(teacher)
     if path.is_dir():
         from smash_export.bundle.bundle import Bundle
@@ -221,70 +220,27 @@ def _keep(path: Path, answers: np.ndarray) -> None:
 def _timm(teacher: Path | str) -> Spec | None:
     """The specification of a network of timm; None for anything else."""
     text = str(teacher)
-    return parse_spec(text) if text.startswith(f"{TIMM}:") else None
-
-
-def _weights_file(spec: Spec) -> Path:
-    spec.options_known("weights", "size")
-    path = Path(spec.options.get("weights", "")).expanduser()
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise UsageError(
-            f"the weights of {spec.text}",
-            expected="timm:NAME?weights=FILE.safetensors; nothing is downloaded, nothing unpickled",
-            received=spec.options.get("weights"),
-        )
-    return path
+    return parse_spec(text) if text.startswith(PREFIX) else None
 
 
 def _traced_timm(spec: Spec, dataset: Dataset, folder: Path) -> tuple[Path, Preprocessing]:
-    """A TorchScript file of timm's network with the weights given, and its preprocessing."""
+    """A TorchScript file of timm's network with the weights given, and its preprocessing.
+
+    With ``size`` the weights are for images of another size than timm has the network for.
+    """
+    network, block = network_with_weights(
+        str(spec.path), weights_file(spec, "size"), len(dataset.classes), dataset.preprocessing.channels
+    )
     import torch
 
-    try:
-        import timm
-    except ImportError:
-        raise MissingRuntimeError(f"{spec.text} needs timm", hint="Install it: pip install timm") from None
-    from safetensors.torch import load_file
-
-    channels = dataset.preprocessing.channels
-    try:
-        network = timm.create_model(
-            str(spec.path), pretrained=False, num_classes=len(dataset.classes), in_chans=channels
-        )
-        network.load_state_dict(load_file(_weights_file(spec)))
-    except (RuntimeError, ValueError, OSError) as error:
-        raise InvalidInputError(
-            f"{spec.text} cannot be made",
-            expected=f"weights for {len(dataset.classes)} classes",
-            received=error,
-        ) from None
-    preprocessing = _preprocessing_of(network.pretrained_cfg, spec.integer("size", 8, 4096), channels)
-    traced = torch.jit.trace(network.eval(), torch.zeros(2, *preprocessing.input_shape), check_trace=False)
+    if size := spec.integer("size", 8, 4096):
+        block |= {"height": size, "width": size}
+        block.pop("crop_pct", None)
     path = folder / "timm.pt"
+    preprocessing = read_preprocessing(None, block, path)
+    traced = torch.jit.trace(network, torch.zeros(2, *preprocessing.input_shape), check_trace=False)
     torch.jit.save(traced, path)
     return path, preprocessing
-
-
-def _preprocessing_of(config: Any, size: int | None, channels: int) -> Preprocessing:
-    """timm's configuration of a network in our words; ``size`` where the weights are for another one."""
-    _, height, width = config["input_size"]
-    mean, std = (
-        tuple(config[name]) if len(config[name]) == channels else (float(np.mean(config[name])),) * channels
-        for name in ("mean", "std")
-    )
-    filter_name = config.get("interpolation", "bicubic")
-    short = None
-    if size is None and height == width:
-        short = math.floor(height / config.get("crop_pct", 1.0))
-    return Preprocessing(
-        size or height,
-        size or width,
-        channels,
-        mean,
-        std,
-        filter_name if filter_name in _RESIZE else "bicubic",
-        short_side=short,
-    )
 
 
 # ---------------------------------------------------------------------------------- a larger network

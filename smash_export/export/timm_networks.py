@@ -1,4 +1,4 @@
-"""A network of timm with weights from a file, as a program: ``adopt 'timm:NAME?weights=FILE.safetensors'``.
+"""A network of timm with weights from a file: ``timm:NAME?weights=FILE.safetensors``, adopted or a teacher.
 
 timm gives the network and the preprocessing that its weights were trained with. It is never asked for weights
 itself, which it would download, and nothing is unpickled.
@@ -10,41 +10,51 @@ import difflib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_base.json_values import JsonObject
-from smash_search.data.spec import parse_spec
+from smash_export.export.adopt import read_preprocessing
+from smash_search.data.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PREFIX = "timm:"
-_RESIZE = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest", "box": "box"}
+_RESIZE = ("bilinear", "bicubic", "nearest", "box")
 
 
-def network_and_weights(text: str) -> tuple[str, Path]:
-    """Name of the network and file of its weights; raises UsageError."""
-    spec = parse_spec(text)
-    spec.options_known("weights")
+def weights_file(spec: Spec, *others: str) -> Path:
+    """The file that a specification names; raises UsageError.
+
+    Args:
+        spec: parsed from ``timm:NAME?weights=FILE.safetensors``.
+        others: options that it may have besides.
+    """
+    spec.options_known("weights", *others)
     path = Path(spec.options.get("weights", "")).expanduser()
     if not spec.path or path.suffix != ".safetensors" or not path.is_file():
         raise UsageError(
-            f"the weights of {text}",
+            f"the weights of {spec.text}",
             expected="timm:NAME?weights=FILE.safetensors; nothing is downloaded, nothing unpickled",
             received=spec.options.get("weights"),
         )
-    return spec.path, path
+    return path
 
 
-def timm_program(name: str, weights: Path, classes: int, path: Path) -> JsonObject:
-    """Write the network as a program that takes any number of images.
+def network_with_weights(
+    name: str, weights: Path, classes: int, channels: int | None = None
+) -> tuple[nn.Module, JsonObject]:
+    """The network for evaluation, and its preprocessing.
 
     Args:
         name: as ``timm.list_models()`` has it.
         weights: safetensors file of its weights.
         classes: K.
-        path: the .pt2 file to write.
+        channels: Channels of the images, where they are not those that timm has the network for.
 
     Returns:
-        Its preprocessing, as :func:`smash_export.export.adopt.read_preprocessing` takes it.
+        The preprocessing is as :func:`smash_export.export.adopt.read_preprocessing` takes it.
 
     Raises:
         MissingRuntimeError: timm is not installed.
@@ -52,7 +62,6 @@ def timm_program(name: str, weights: Path, classes: int, path: Path) -> JsonObje
     """
     try:
         import timm
-        import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
@@ -65,33 +74,51 @@ def timm_program(name: str, weights: Path, classes: int, path: Path) -> JsonObje
         raise InvalidInputError(
             f"timm has no network {name!r}", hint=f"Did you mean {' or '.join(near)}?" if near else None
         )
-    network = timm.create_model(name, pretrained=False, num_classes=classes).eval()
+    wanted = {} if channels is None else {"in_chans": channels}
     try:
+        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **wanted)
         network.load_state_dict(load_file(weights))
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         raise InvalidInputError(
-            f"{weights} does not hold the weights of {name} with {classes} classes",
+            f"{weights} does not hold the weights of {name}",
+            expected=f"weights for {classes} classes",
             received=" ".join(str(error).split())[:300],
         ) from None
-    config = timm.data.resolve_model_data_config(network)
-    example = torch.zeros(2, *config["input_size"])
+    return network.eval(), _preprocessing(timm.data.resolve_model_data_config(network), channels)
+
+
+def timm_program(name: str, weights: Path, classes: int, path: Path) -> JsonObject:
+    """Write the network as a program that takes any number of images.
+
+    Args:
+        name, weights, classes: see :func:`network_with_weights`.
+        path: the .pt2 file to write.
+
+    Returns:
+        Its preprocessing, as :func:`smash_export.export.adopt.read_preprocessing` takes it.
+
+    Raises:
+        MissingRuntimeError, InvalidInputError: see :func:`network_with_weights`.
+    """
+    network, block = network_with_weights(name, weights, classes)
+    import torch
+
+    example = torch.zeros(2, *read_preprocessing(None, block, path).input_shape)
     batch = torch.export.Dim("batch", min=1, max=256)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.export.save(torch.export.export(network, (example,), dynamic_shapes=({0: batch},)), path)
-    return _preprocessing(config)
+    return block
 
 
-def _preprocessing(config: Mapping[str, Any]) -> JsonObject:
-    channels, height, width = config["input_size"]
-    block: JsonObject = {
-        "height": height,
-        "width": width,
-        "channels": channels,
-        "mean": list(config["mean"]),
-        "std": list(config["std"]),
-        "resize": _RESIZE.get(config["interpolation"], "bicubic"),
-    }
+def _preprocessing(config: Mapping[str, Any], channels: int | None) -> JsonObject:
+    own, height, width = config["input_size"]
+    channels = channels or own
+    block: JsonObject = {"height": height, "width": width, "channels": channels}
+    for name in ("mean", "std"):
+        values = list(config[name])
+        block[name] = values if len(values) == channels else [sum(values) / len(values)] * channels
+    block["resize"] = config["interpolation"] if config["interpolation"] in _RESIZE else "bicubic"
     if height == width and config.get("crop_mode", "center") == "center":
         block["crop_pct"] = config["crop_pct"]
     return block

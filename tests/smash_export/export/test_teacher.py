@@ -70,6 +70,9 @@ TIMM = '''
 """Stands for timm, which needs a torchvision that this environment has not."""
 import torch
 
+def is_model(name):
+    return name == "linear"
+
 def create_model(name, pretrained, num_classes, in_chans):
     assert name == "linear" and not pretrained
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(in_chans * 256, num_classes))
@@ -78,6 +81,10 @@ def create_model(name, pretrained, num_classes, in_chans):
         "interpolation": "bicubic",
     }
     return network
+
+class data:
+    def resolve_model_data_config(network):
+        return network.pretrained_cfg
 '''
 
 
@@ -90,7 +97,7 @@ def test_a_network_of_timm_sees_its_own_size_and_has_the_weights_of_the_file(
     words = f"timm:linear?weights={weights}"
     with monkeypatch.context() as context:
         context.setitem(sys.modules, "timm", None)  # not installed
-        with pytest.raises(MissingRuntimeError, match="pip install timm"):
+        with pytest.raises(MissingRuntimeError, match=r"pip install 'smash-export\[timm\]'"):
             teacher_logits(words, dataset)
     (tmp_path / "timm.py").write_text(TIMM)
     monkeypatch.syspath_prepend(str(tmp_path))
