@@ -11,15 +11,17 @@ import struct
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smash_base import files
 from smash_base.errors import InvalidInputError
 from smash_base.json_values import JsonObject
 from smash_export.bundle.measured import measured
-from smash_export.bundle.stored_cost import cost_words, stored_cost
+from smash_export.bundle.stored_cost import MAX_ONNX_BYTES, cost_words, stored_cost
 
-MAX_ONNX_BYTES = 512 * 2**20
+if TYPE_CHECKING:
+    import onnx
+
 MAX_ONNX_NODES = 200_000
 MAX_ARCHIVE_MEMBERS = 100_000
 MAX_SAFETENSORS_HEADER = 16 * 2**20
@@ -204,7 +206,18 @@ def _binary(path: Path) -> JsonObject:
     raise InvalidInputError(f"{path} is of no kind that this program knows", expected=KNOWN)
 
 
-def _onnx(path: Path) -> JsonObject:
+def onnx_metadata(path: Path) -> dict[str, str]:
+    """What an ONNX file says of itself, every value whole (:func:`inspect` shows beginnings).
+
+    Raises:
+        InvalidInputError: missing, too large, or damaged.
+    """
+    if not path.is_file():
+        raise InvalidInputError(f"{path} does not exist", expected="an ONNX file")
+    return {_text(item.key): _text(item.value) for item in _read_onnx(path).metadata_props}
+
+
+def _read_onnx(path: Path) -> onnx.ModelProto:
     size = path.stat().st_size
     if size > MAX_ONNX_BYTES:
         raise InvalidInputError(
@@ -217,15 +230,22 @@ def _onnx(path: Path) -> JsonObject:
         model = onnx.load_model_from_string(path.read_bytes())  # external data stays where it is
     except (DecodeError, ValueError) as error:
         raise InvalidInputError(f"{path} is not an ONNX file, or is damaged", received=error) from None
-    graph = model.graph
-    if not graph.node or not graph.output:
+    if not model.graph.node or not model.graph.output:
         raise InvalidInputError(
             f"{path} is not an ONNX file, or is damaged", received="a graph without nodes"
         )
-    if len(graph.node) > MAX_ONNX_NODES:
+    if len(model.graph.node) > MAX_ONNX_NODES:
         raise InvalidInputError(
-            f"{path} has too many nodes", expected=f"at most {MAX_ONNX_NODES}", received=len(graph.node)
+            f"{path} has too many nodes", expected=f"at most {MAX_ONNX_NODES}", received=len(model.graph.node)
         )
+    return model
+
+
+def _onnx(path: Path) -> JsonObject:
+    import onnx
+
+    model = _read_onnx(path)
+    graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
     stored = stored_cost(model)
     external = sorted(
@@ -235,7 +255,7 @@ def _onnx(path: Path) -> JsonObject:
     )
     facts: JsonObject = {
         "kind": "ONNX",
-        "bytes": size,
+        "bytes": path.stat().st_size,
         "ir_version": model.ir_version,
         "opset": {_word(item.domain) or "ai.onnx": item.version for item in model.opset_import},
         "producer": f"{_word(model.producer_name)} {_word(model.producer_version)}".strip(),
@@ -265,9 +285,13 @@ def _tensor(value: Any) -> str:
     return f"{_word(value.name)} {kind} [{', '.join(axes)}]"
 
 
-def _word(text: str | bytes, limit: int = 100) -> str:
+def _text(text: str | bytes) -> str:
     """A string of a protobuf file, which is bytes when it is not UTF-8."""
-    return (text.decode(errors="replace") if isinstance(text, bytes) else text)[:limit]
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
+
+
+def _word(text: str | bytes, limit: int = 100) -> str:
+    return _text(text)[:limit]
 
 
 def _archive(path: Path) -> JsonObject:

@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-MAX_BYTES = 512 * 2**20
+MAX_ONNX_BYTES = 512 * 2**20
 _NUMBERS = {1, 2, 3, 10, 11, 16}  # ONNX types of weights: float, uint8, int8, float16, double, bfloat16
 
 
@@ -51,7 +51,7 @@ def stored_cost(model: onnx.ModelProto) -> StoredCost:
 
 def cost_words(path: Path) -> str:
     """The cost of a file in words; says so where it is not read."""
-    if path.stat().st_size > MAX_BYTES:
+    if path.stat().st_size > MAX_ONNX_BYTES:
         return "too large to be counted"
     try:
         import onnx

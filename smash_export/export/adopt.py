@@ -480,11 +480,9 @@ def read_preprocessing(path: Path | None, overrides: Mapping[str, Any], model: P
             raise InvalidInputError(f"preprocessing {path}", expected="an object", received=value)
         block |= value
     elif model.suffix == ".onnx":
-        from smash_export.bundle.inspection import inspect
+        from smash_export.bundle.inspection import onnx_metadata
 
-        metadata = inspect(model).get("metadata")
-        text = metadata.get("preprocessing") if isinstance(metadata, Mapping) else None
-        if isinstance(text, str) and text:
+        if text := onnx_metadata(model).get("preprocessing"):
             parsed = files.parse_json(text, what=f"preprocessing in {model}")
             block = {"exif": False, **parsed} if isinstance(parsed, dict) else block
     block |= overrides

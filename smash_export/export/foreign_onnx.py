@@ -20,7 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from smash_base.errors import InvalidInputError
-from smash_export.bundle.inspection import MAX_ONNX_BYTES, MAX_ONNX_NODES
+from smash_export.bundle.inspection import MAX_ONNX_NODES
+from smash_export.bundle.stored_cost import MAX_ONNX_BYTES
 from smash_targets.onnx_file import fields_of
 
 if TYPE_CHECKING:

@@ -14,16 +14,17 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Preprocessing
+from smash_export.bundle.inspection import onnx_metadata
 from smash_export.export.adopt import Images, adopt, read_preprocessing
 from smash_export.export.timm_networks import PREFIX, network_with_weights, weights_file
 from smash_export.measure.labelled import as_files
@@ -130,7 +131,7 @@ def _as_bundle(teacher: Path | str, dataset: Dataset, folder: Path, warn: Callab
     elif path.is_dir():
         return path
     else:
-        metadata = _metadata(_there(path))
+        metadata = onnx_metadata(path) if _there(path).suffix == ".onnx" else {}
         if "preprocessing" in metadata:
             preprocessing = read_preprocessing(None, {}, path)
         labels = _labels(metadata, path) or labels
@@ -144,15 +145,7 @@ def _as_bundle(teacher: Path | str, dataset: Dataset, folder: Path, warn: Callab
     return adopted.bundle.path
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    """What an ONNX file says of itself; nothing of other files."""
-    from smash_export.bundle.inspection import inspect
-
-    found = inspect(path).get("metadata") if path.suffix == ".onnx" else None
-    return found if isinstance(found, dict) else {}
-
-
-def _labels(metadata: dict[str, Any], path: Path) -> tuple[str, ...]:
+def _labels(metadata: Mapping[str, str], path: Path) -> tuple[str, ...]:
     if "labels" not in metadata:
         return ()
     value = files.parse_json(metadata["labels"], what=f"labels in {path}")
