@@ -268,6 +268,7 @@ def eight_bits(picture: Image.Image, name: str) -> Image.Image:
             hint="Convert it first, with the range that its values have.",
         )
     table = ((np.arange(2**16, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    # Pillow declares what only pictures of TIFF files have in their own class.
     white_is_zero = picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     grey = Image.fromarray((table[::-1] if white_is_zero else table)[values])
     if (turn := orientation(picture)) != 1:

@@ -22,6 +22,7 @@ from smash_export.cli.training import (
     prepared,
     shown_by,
     train_module,
+    use_threads,
 )
 
 GROUPS = {
@@ -187,10 +188,7 @@ def _read(arch: Path, values: dict[str, Any], output: Output) -> tuple[BestFile,
     spec = values["data"] or (best.search.data if best else None)
     if not spec:
         raise UsageError(f"{arch} does not say which images it is for", expected="--data NAME[:PATH]")
-    if values["threads"]:
-        import torch
-
-        torch.set_num_threads(values["threads"])
+    use_threads(values["threads"])
     # A file must not choose which code is imported; a person may.
     spec = data_words(spec, values["skip_bad"])
     seed = max(0, best.search.data_seed or 0) if best else 0

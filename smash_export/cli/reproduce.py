@@ -10,6 +10,7 @@ import click
 from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.training import use_threads
 
 if TYPE_CHECKING:
     from smash_export.device_search.reproduce import Reproduced
@@ -68,21 +69,20 @@ def command(
     from smash_search.data import load_dataset
     from smash_search.experiments.config import size_named
 
-    dataset = load_dataset(data)
-    folder = out or Path("experiments") / f"{dataset.name}-{size}"
     if transfer_to and name != "transfer":
         raise UsageError("--transfer-to", expected="with the experiment transfer", received=name)
+    dataset = load_dataset(data)
+    folder = out or Path("experiments") / f"{dataset.name}-{size}"
     plan: JsonObject = size_named(size).to_json()
+    if transfer_to:
+        plan["transfer_to"] = list(transfer_to)
     if output.dry_run:
         output.table("Would do", ["what", "value"], [[what, str(value)] for what, value in plan.items()])
         output.result({"dry_run": True, "writes": str(folder), **plan})
         return
-    import torch
-
     from smash_export.device_search.reproduce import reproduce
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     made = reproduce(
         name,
         dataset,

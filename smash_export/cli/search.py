@@ -17,7 +17,7 @@ from smash_export.cli.device import NAMES, ask, device_of, device_options, given
 from smash_export.cli.freeze import AUGMENT_HELP, BALANCE_HELP, TEACHER_HELP
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
-from smash_export.cli.training import FEW_TO_DECIDE, augmentation
+from smash_export.cli.training import FEW_TO_DECIDE, augmentation, use_threads
 from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES
 from smash_targets.base import target_names
 
@@ -226,18 +226,11 @@ def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
 
     A search that was interrupted goes on when the same command is given again.
     """
-    if values["threads"]:
-        _set_threads(values["threads"])
+    use_threads(values["threads"])
     with output.job("search"):
         found = _search(data, run, output, values)
     if found is not None:
         _show(output, *found)
-
-
-def _set_threads(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(count)
 
 
 def _search(

@@ -13,7 +13,7 @@ from smash_export.cli.freeze import GROUPS, run_freeze
 from smash_export.cli.freeze import command as freeze_command
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, tell_images
-from smash_export.cli.training import chosen_recipe, train_module
+from smash_export.cli.training import chosen_recipe, train_module, use_threads
 
 NOT_HERE = ("arch", "weights", "run")  # the network is an argument, and nothing is generated
 
@@ -38,10 +38,7 @@ def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
             f"{name} is a network of your own",
             expected="--data, and neither --qat nor --exporter, which need an architecture file",
         )
-    if values["threads"]:
-        import torch
-
-        torch.set_num_threads(values["threads"])
+    use_threads(values["threads"])
     destination = values["out"] or Path(f"{name.rpartition(':')[2]}-bundle")
     dataset = load_dataset(data_words(values["data"], values["skip_bad"]))
     summary = tell_images(output, dataset)

@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 FEW_TO_DECIDE = 200  # validation images below which their figures are said to be uncertain
 
 
+def use_threads(count: int | None) -> None:
+    """Give PyTorch so many threads of the CPU; its own number without."""
+    if count:
+        import torch
+
+        torch.set_num_threads(count)
+
+
 def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
     """The recipe asked for, with every value that was given beside it."""
     from smash_export.cli.compile import read_options
@@ -101,7 +109,13 @@ def prepared(
         destination: Folder of the bundle; work is kept beside it.
         values: The command's options.
         run: folder of the search, whose finalists may be the teacher.
+
+    Raises:
+        UsageError: the bundle exists.
     """
+    from smash_export.export.freeze import check_free
+
+    check_free(destination, values["force"])  # before a teacher or folds are trained
     teacher, seconds = None, seconds_of(values)
     if values["teacher"]:
         place = destination.parent / f".{destination.name}.work" / "teacher"

@@ -163,7 +163,7 @@ def train_own(
             teacher=teacher,
             evaluate=not recipe.include_validation,
         )
-        network.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # PyTorch declares no such call
         network, found = _finished(network, dataset, recipe)
         traced = work / "network.pt"
         _trace(network, dataset, traced)

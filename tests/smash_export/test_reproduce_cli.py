@@ -59,6 +59,8 @@ def test_a_dry_run_writes_nothing(tiny_size: None, tmp_path: Path) -> None:
     assert answer["dry_run"]
     assert answer["networks"] == TINY.networks
     assert not out.exists()
+    words = ["transfer", "--data", "digits", "--transfer-to", "stl10:here", "--dry-run", "--json"]
+    assert json.loads(_run(*words).stdout)["transfer_to"] == ["stl10:here"], "what it would do"
 
 
 def test_without_time_it_says_that_there_is_too_little(tiny_size: None, tmp_path: Path) -> None:

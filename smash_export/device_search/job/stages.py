@@ -96,11 +96,14 @@ class Job:
                     received=value,
                     hint="Repeat the command as it was, or choose another --out.",
                 )
-        plan = Plan.from_json(state["plan"])
-        done = [
-            Done(Stage.from_json(entry["stage"]), entry["seconds"], entry["result"])
-            for entry in state["done"]
-        ]
+        try:
+            plan = Plan.from_json(state["plan"])
+            done = [
+                Done(Stage.from_json(entry["stage"]), entry["seconds"], entry["result"])
+                for entry in state["done"]
+            ]
+        except (KeyError, TypeError) as error:
+            raise InvalidInputError(f"{path} is damaged", received=error) from None
         return cls(folder, request, plan, done)
 
     def save(self) -> None:

@@ -46,6 +46,10 @@ def test_an_onnx_file_teaches_through_its_own_preprocessing_and_labels(
     assert np.allclose(teacher_logits(path, dataset), wanted, atol=1e-4)
     turned = replace(dataset, classes=dataset.classes[::-1])
     assert np.allclose(teacher_logits(path, turned), wanted[:, ::-1], atol=1e-4)
+    long = replace(dataset, classes=tuple(f"{name} {'i' * 150}" for name in dataset.classes))
+    onnx.helper.set_model_props(model, {**facts, "labels": json.dumps(long.classes)})
+    onnx.save(model, path)
+    assert np.allclose(teacher_logits(path, long), wanted, atol=1e-4)
     onnx.helper.set_model_props(model, {"labels": json.dumps(list("abcdefghij"))})
     onnx.save(model, path)
     with pytest.raises(InvalidInputError, match="other classes"):
@@ -158,3 +162,6 @@ def test_train_trains_the_teacher_within_the_time_and_then_its_student(tmp_path:
     assert "a larger network of the same space" in done.output
     recipe = json.loads((out / "manifest.json").read_text())["provenance"]["recipe"]
     assert recipe["seconds"] == pytest.approx(1.5)
+    again = CliRunner().invoke(cli, [*words, "--teacher", "auto", "--time", "3s", "--device", "cpu"])
+    assert isinstance(again.exception, UsageError)
+    assert "a larger network" not in again.output, "refused before a teacher is trained"

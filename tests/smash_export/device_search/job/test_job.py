@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from smash_base.errors import GateError, UsageError
+from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
-from smash_export.device_search.job.plan import Plan
+from smash_export.device_search.job.plan import Plan, Request, request_json
+from smash_export.device_search.job.stages import SCHEMA, STATE, Job
 from smash_export.device_search.plan import (
     WHOLE,
     Units,
@@ -165,6 +166,15 @@ def test_times_are_read_and_written_as_people_do() -> None:
         parse_duration("")
     plan = Plan({"images": "5"}, {}, ())
     assert Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("rest", [{}, {"plan": {}, "done": []}, {"plan": Plan({}, {}, ()).to_json()}])
+def test_a_damaged_run_is_refused_by_its_file(rest: dict[str, object], tmp_path: Path) -> None:
+    request = Request("digits")
+    document = {"schema": SCHEMA, "request": request_json(request), **rest}
+    (tmp_path / STATE).write_text(json.dumps(document))
+    with pytest.raises(InvalidInputError, match=r"damaged|malformed"):
+        Job.find(tmp_path, request)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6])
