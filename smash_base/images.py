@@ -9,6 +9,7 @@ of those pixels.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import stat
@@ -267,7 +268,7 @@ def eight_bits(picture: Image.Image, name: str) -> Image.Image:
             received=f"at most {largest}",
             hint="Convert it first, with the range that its values have.",
         )
-    table = ((np.arange(2**16, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    table = _eight_of_sixteen()
     # Pillow declares what only pictures of TIFF files have in their own class.
     white_is_zero = picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     grey = Image.fromarray((table[::-1] if white_is_zero else table)[values])
@@ -276,6 +277,12 @@ def eight_bits(picture: Image.Image, name: str) -> Image.Image:
         exif[_ORIENTATION] = turn
         grey.info["exif"] = exif.tobytes()
     return grey
+
+
+@functools.cache
+def _eight_of_sixteen() -> np.ndarray:
+    """The 8 bits of each value of 16, uint8 [65536], rounded."""
+    return ((np.arange(2**16, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def orientation(picture: Image.Image) -> int:

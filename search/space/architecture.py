@@ -264,7 +264,8 @@ class Stem:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A whole network but for its input size and class count, which :class:`BestFile` adds.
+    """A whole network but for its input size and class count, which
+    :class:`smash_search.space.best.BestFile` adds.
 
     Raises:
         InvalidInputError: anything that no network could be built from, with the field named.

@@ -179,7 +179,9 @@ def _words(value: object) -> str:
     help="Limit on measured latency, such as 3ms or 800us; one pick within each of several.",
 )
 @click.option(
-    "--require", type=click.Choice(["tensorrt-dla"]), help="Device whose convolutions and pooling are enough."
+    "--require",
+    type=click.Choice(["tensorrt-dla"]),
+    help="Device that must take every convolution and pooling.",
 )
 @click.option(
     "--target",

@@ -230,7 +230,7 @@ def command(
 
     if max_pixels is not None:
         os.environ[LIMIT_VARIABLE] = str(max_pixels)  # of this process and of its workers
-    pixel_limit()
+    pixel_limit()  # refuses a variable that is no number, before a model is opened
     if not no_grpc and importlib.util.find_spec("grpc") is None:
         raise MissingRuntimeError(
             "gRPC is not installed", hint="Install it: pip install 'smash-export[grpc]', or pass --no-grpc"

@@ -74,7 +74,7 @@ def write_repository(
     Args:
         bundle: what to write.
         destination: the repository.
-        variants: names of :func:`variants`.
+        variants: names of :func:`known_variants`.
         name: Name of the model; that of the bundle's folder if None.
         settings: see there.
         force: replace models that are there.

@@ -163,7 +163,8 @@ def train_own(
             teacher=teacher,
             evaluate=not recipe.include_validation,
         )
-        network.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # PyTorch declares no such call
+        # PyTorch declares no call with a memory format alone.
+        network.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         network, found = _finished(network, dataset, recipe)
         traced = work / "network.pt"
         _trace(network, dataset, traced)
