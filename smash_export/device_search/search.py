@@ -35,10 +35,8 @@ if TYPE_CHECKING:
 # at 0.57 with 1e-2 and the HyperNet at a fifth of it, and at 0.49 with the rates below.
 #
 # In "edge" what is generated and shared was chosen by op contribution, not by loss: with norms inside ops,
-# zeroed
-# filters cost 3.3 points after 700 steps on CIFAR-10, with norms at the end of blocks alone 0.7, at a
-# lower loss
-# (docs/experiments).
+# zeroed filters cost 3.3 points after 700 steps on CIFAR-10, with norms at the end of blocks alone 0.7, at a
+# lower loss (docs/experiments).
 #
 # Scores of 42 architectures on 1,000 images of Fashion-MNIST by statistics of their own batches and by those
 # of 500 training images agreed with a Spearman correlation of 0.984 and the same mean; those on 250 and on
@@ -131,8 +129,7 @@ STRATEGIES = ("random", "smash", "perturb", "evolution", "bayesian", "hyperband"
 """Names in :data:`smash_search.strategies.STRATEGIES`, for a command line that must not import torch."""
 
 # --strategy smash: the paper's way whole. Its sampler, norms and shared filters, a HyperNet that takes
-# most of the
-# time, no known networks and no proposals; the best by score are trained.
+# most of the time, no known networks and no proposals; the best by score are trained.
 SMASH: dict[str, dict[str, Any]] = {
     "search": {"known": 0},
     "hypernet": {"norm": "none", "sharing": "block", "centred": False, "depths": (8, 10, 4)},

@@ -176,8 +176,7 @@ else:
 
 
 # AOTInductor compiles for half a minute; what it is made of, PyTorch, is here as torchscript. ExecuTorch
-# lies in an
-# environment of its own and starts from the PyTorch network, which this bundle does not hold.
+# lies in an environment of its own and starts from the PyTorch network, which this bundle does not hold.
 LEFT_OUT = ("torch_export", "executorch")
 HERE = [name for name in target_names() if get_target(name).availability().available and name not in LEFT_OUT]
 
