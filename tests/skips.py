@@ -13,7 +13,8 @@ from collections.abc import Iterable
 import pytest
 
 STAYS = (
-    r"^(tensorrt|tensorrt_rtx|trtexec) is not here$",  # engines run on an NVIDIA GPU only
+    r"^(tensorrt|tensorrt_rtx) is not here$",  # engines run on an NVIDIA GPU only
+    r"^(trtexec|baked) is not here$",  # files for other programs
     r"^(executorch|litert) is not here$",  # test_own_environments.py runs them
     r"^no GPU here$",
     r"^there is a GPU$",

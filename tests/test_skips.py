@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from smash_targets.base import get_target, target_names
+from smash_targets.elsewhere import ElsewhereTarget
+from tests.skips import removable
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFTEST = """
 from tests import skips
@@ -36,3 +40,9 @@ def test_a_skip_that_an_installation_would_remove_fails_in_ci(
     assert result.ret == code
     if option == "--strict-skips":
         result.stdout.fnmatch_lines(["1 tests were skipped:", f"  1  {reason}"])
+
+
+def test_a_target_for_other_programs_may_be_skipped_in_ci() -> None:
+    elsewhere = [name for name in target_names() if isinstance(get_target(name), ElsewhereTarget)]
+    assert elsewhere
+    assert removable(f"{name} is not here" for name in elsewhere) == []
