@@ -18,7 +18,14 @@ import numpy as np
 from smash_base.errors import InvalidInputError, VerificationError
 from smash_base.preprocess import Outputs
 from smash_export.export.foreign_onnx import shape_of
-from smash_export.export.onnx_graphs import INT8_OPSET, attribute, check_finite, chunks, session_of
+from smash_export.export.onnx_graphs import (
+    INT8_OPSET,
+    attribute,
+    check_finite,
+    chunks,
+    producers,
+    session_of,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -402,10 +409,10 @@ def _without_weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _last_operator(model: onnx.ModelProto) -> str:
     """What made the answers, renaming and reshaping left out."""
-    producers = {name: node for node in model.graph.node for name in node.output}
-    node = producers.get(model.graph.output[0].name)
-    while node is not None and node.op_type in _PASSING and node.input[0] in producers:
-        node = producers[node.input[0]]
+    makers = producers(model.graph)
+    node = makers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in _PASSING and node.input[0] in makers:
+        node = makers[node.input[0]]
     return "" if node is None else str(node.op_type)
 
 

@@ -6,7 +6,7 @@ that the file is for runs it later, in verification.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,6 +172,30 @@ def readers(graph: onnx.GraphProto) -> Mapping[str, list[onnx.NodeProto]]:
         for name in dict.fromkeys(node.input):
             found.setdefault(name, []).append(node)
     return found
+
+
+def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """Tensor name -> node that writes it."""
+    return {name: node for node in graph.node for name in node.output}
+
+
+class TensorSets:
+    """Tensors that must have something in common, by name: a union of disjoint sets."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def root(self, name: str) -> str:
+        """The one name that stands for the set of this tensor; a tensor never joined is its own set."""
+        while self._parent.setdefault(name, name) != name:
+            name = self._parent[name]
+        return name
+
+    def join(self, names: Iterable[str]) -> None:
+        """Make the sets of all these tensors one."""
+        roots = [self.root(name) for name in names]
+        for other in roots[1:]:
+            self._parent[other] = roots[0]
 
 
 def _is_float(value: onnx.ValueInfoProto) -> bool:

@@ -144,7 +144,7 @@ def _rounded(
         forms = [named(settings["placement"])]
 
     def quantised(form: Placement) -> tuple[onnx.ModelProto, JsonObject]:
-        graph = prepared(form.graph(model))
+        graph = form.graph(model)
         result, notes = quantise(
             graph,
             tensors,

@@ -6,7 +6,7 @@ ONNX Runtime's quantiser places the nodes and its calibrators measure ranges. Wh
   runtimes copy bytes there instead of rescaling them;
 * first and last layer in int8 or not, as measured; logits are never rounded;
 * the noise that every single layer brings (:mod:`smash_export.compiling.precision.noise`), and a loop that
-puts the worst layers back to fp32 until the changed labels of the calibration images cost no more than
+  puts the worst layers back to fp32 until the changed labels of the calibration images cost no more than
   ``max_drop`` points by their margins (:mod:`smash_export.measure.gates`), and test images stay unseen until
   verification;
 * Q/DQ as TensorRT wants it: symmetric, zero point 0, no int32 bias, the convolution's side of an
@@ -34,9 +34,11 @@ from smash_export.compiling.precision.calibration import METHODS, Method, Ranges
 from smash_export.compiling.precision.integer_form import clip_integers
 from smash_export.compiling.precision.noise import noise_by_node
 from smash_export.export.onnx_graphs import (
+    TensorSets,
     check_finite,
     logits_of,
     prepared,
+    producers,
     readers,
     require_onnxruntime,
     sqnr_db,
@@ -58,6 +60,7 @@ _TENSORRT_OPS = sorted({*WEIGHTED, "Add", "AveragePool", "Concat", "MaxPool"})
 
 NOISE_IMAGES = 256  # for what is compared, in decibels
 JUDGED_IMAGES = 512  # for the share of labels that change
+KEPT_GRAPHS = len(METHODS) + 2  # the quantiser takes long: each method's graph, and two with an end in fp32
 BOUNDARY_GAIN_DB = 3.0  # keeping first or last layer in fp32 must halve the noise of the logits
 
 
@@ -109,7 +112,7 @@ def quantise(
         model: one float32 input [B, *input_shape], one output of logits [B, K].
         calibration: float32 [N, *input_shape], training images after the one preprocessing.
         scheme: how numbers are rounded.
-        method: how ranges are chosen; "auto" takes the one with the least noise at the logits.
+        method: how ranges are chosen; "auto" takes the one whose changed labels cost least, then the least noise.
         boundary: first and last layer: in int8, in fp32, or as measured.
         max_drop: points of accuracy that changed labels of the calibration images may cost by their margins.
         faster_fp32: nodes that stay in fp32 because that was measured to be faster.
@@ -192,12 +195,16 @@ class _Quantiser:
         self.nodes = [node for node in model.graph.node if node.op_type in self.op_types]
         self.method: Method = "minmax"
         self.ranges: Ranges = {}
+        self._built: dict[tuple[Method, frozenset[str]], onnx.ModelProto] = {}
+        self._outcomes: dict[tuple[Method, frozenset[str], int], _Outcome] = {}
 
     def choose_ranges(self, methods: tuple[Method, ...]) -> None:
         """Measure ranges by each method; keep those whose changed labels cost least, then the least noisy."""
         best: tuple[float, float] | None = None
+        extremes: Ranges | None = None
         for method in methods:
-            ranges = tensor_ranges(self.model, self.calibration, method, self.op_types)
+            ranges = tensor_ranges(self.model, self.calibration, method, self.op_types, extremes)
+            extremes = ranges if method == "minmax" else extremes
             before = self.ranges, self.method
             self.ranges, self.method = ranges, method
             if len(methods) == 1:
@@ -227,6 +234,12 @@ class _Quantiser:
 
     def outcome(self, kept: Iterable[str], images: int = JUDGED_IMAGES) -> _Outcome:
         """What the graph with these nodes in fp32 does on so many of the calibration images."""
+        key = self.method, frozenset(kept), images
+        if key not in self._outcomes:
+            self._outcomes[key] = self._outcome(key[1], images)
+        return self._outcomes[key]
+
+    def _outcome(self, kept: frozenset[str], images: int) -> _Outcome:
         expected = _evenly(self.expected, images)
         received = logits_of(self.build(kept), _evenly(self.calibration, images))
         answers = received.argmax(1)
@@ -235,13 +248,20 @@ class _Quantiser:
         return _Outcome(changed, cost, sqnr_db(expected, received))
 
     def build(self, kept: Iterable[str]) -> onnx.ModelProto:
-        """The graph with Q/DQ nodes on all operators but ``kept``."""
+        """The graph with Q/DQ nodes on all operators but ``kept``; not to be changed."""
+        key = self.method, frozenset(kept)
+        if key not in self._built:
+            if len(self._built) == KEPT_GRAPHS:
+                self._built.pop(next(iter(self._built)))
+            self._built[key] = self._build(key[1])
+        return self._built[key]
+
+    def _build(self, left: frozenset[str]) -> onnx.ModelProto:
         import onnx
         from onnxruntime.quantization import CalibrationMethod, QuantType
         from onnxruntime.quantization.calibrate import TensorsData
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-        left = set(kept)
         nodes = [node for node in self.nodes if node.name not in left]
         ranges = _with_shared_ranges(self.ranges, nodes, self._reading, self.scheme.clips)
         # The quantiser merges a ReLU into the rounding of its output, which clips at zero only while that
@@ -316,15 +336,9 @@ def _with_shared_ranges(
     A concatenation whose only reader is a ReLU keeps an output range of its own: the quantiser merges
     the two, and a range that begins at zero is worth one bit.
     """
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            name = parent[name]
-        return name
-
+    sets = TensorSets()
     for node in nodes:
-        tied = []
+        tied: list[str] = []
         if node.op_type == "Concat":
             tied = [*node.input]
             after = reading.get(node.output[0], [])
@@ -334,33 +348,30 @@ def _with_shared_ranges(
             tied = [node.input[0], node.output[0]]
         elif node.op_type in _PASSED:
             tied = [node.input[0], *node.output]
-        for name in tied[1:]:
-            parent[root(name)] = root(tied[0])
+        sets.join(tied)
     shared: Ranges = {}
-    for name in parent:
-        if name in ranges:
-            low, high = ranges[name]
-            before = shared.get(root(name), (low, high))
-            shared[root(name)] = (min(low, before[0]), max(high, before[1]))
-    return {name: shared[root(name)] if name in parent else limits for name, limits in ranges.items()}
+    for name, (low, high) in ranges.items():
+        before = shared.get(sets.root(name), (low, high))
+        shared[sets.root(name)] = (min(low, before[0]), max(high, before[1]))
+    return {name: shared[sets.root(name)] for name in ranges}
 
 
 def _free_convolution_sides(graph: onnx.GraphProto) -> None:
     """Take Q/DQ off one side of each addition: the side of a convolution that nothing else reads."""
-    producers = {name: node for node in graph.node for name in node.output}
+    makers = producers(graph)
     reading = readers(graph)
     removed: list[str] = []
     for node in graph.node:
         if node.op_type != "Add":
             continue
         for index, name in enumerate(node.input):
-            dequantise = producers.get(name)
+            dequantise = makers.get(name)
             if dequantise is None or dequantise.op_type != "DequantizeLinear":
                 continue
-            quantiser = producers.get(dequantise.input[0])
+            quantiser = makers.get(dequantise.input[0])
             if quantiser is None or quantiser.op_type != "QuantizeLinear":
                 continue
-            source = producers.get(quantiser.input[0])
+            source = makers.get(quantiser.input[0])
             alone = len(reading[quantiser.input[0]]) == len(reading[name]) == 1
             if source is not None and source.op_type in WEIGHTED and alone:
                 node.input[index] = quantiser.input[0]
@@ -372,16 +383,16 @@ def _free_convolution_sides(graph: onnx.GraphProto) -> None:
 
 def _leave_logits(graph: onnx.GraphProto) -> None:
     """Take Q/DQ off the graph's output."""
-    producers = {name: node for node in graph.node for name in node.output}
+    makers = producers(graph)
     output = graph.output[0].name
-    dequantise = producers[output]
+    dequantise = makers[output]
     if dequantise.op_type != "DequantizeLinear":
         return
-    quantiser = producers[dequantise.input[0]]
+    quantiser = makers[dequantise.input[0]]
     raw = quantiser.input[0]
-    if len(readers(graph)[raw]) > 1 or raw not in producers:
+    if len(readers(graph)[raw]) > 1 or raw not in makers:
         return
-    source = producers[raw]
+    source = makers[raw]
     source.output[list(source.output).index(raw)] = output
     graph.node.remove(dequantise)
     graph.node.remove(quantiser)

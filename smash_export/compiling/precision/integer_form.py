@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smash_export.export.onnx_graphs import attribute, readers
+from smash_export.export.onnx_graphs import attribute, producers, readers
 
 if TYPE_CHECKING:
     import onnx
@@ -84,13 +84,13 @@ def clip_integers(graph: onnx.GraphProto) -> None:
     from onnx import helper, numpy_helper
 
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    producers = {name: node for node in graph.node for name in node.output}
+    makers = producers(graph)
     reading = readers(graph)
     clips: dict[str, onnx.NodeProto] = {}  # name of a ReLU -> what stands in its place
     removed: set[str] = set()
     for rectifier in graph.node:
         after = reading.get(rectifier.output[0], [])
-        before = producers.get(rectifier.input[0])
+        before = makers.get(rectifier.input[0])
         if rectifier.op_type != "Relu" or len(after) != 1 or before is None:
             continue
         (quantise,) = after

@@ -11,13 +11,13 @@ is split, concatenated or answered stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smash_export.export.onnx_graphs import attribute, readers
+from smash_export.export.onnx_graphs import TensorSets, attribute, readers
 
 if TYPE_CHECKING:
     import onnx
@@ -37,23 +37,6 @@ class _Tied:
     readers: list[onnx.NodeProto] = field(default_factory=list)
     depthwise: list[onnx.NodeProto] = field(default_factory=list)
     fixed: bool = False
-
-
-class _Ties:
-    """Which tensors have the same channels: a union of sets."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def root(self, name: str) -> str:
-        while self._parent.setdefault(name, name) != name:
-            name = self._parent[name]
-        return name
-
-    def tie(self, names: Iterable[str]) -> None:
-        first, *others = (self.root(name) for name in names)
-        for other in others:
-            self._parent[self.root(other)] = first
 
 
 def fill_vectors(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -90,17 +73,17 @@ def _wanted(channels: int, depthwise: bool) -> int:
 
 
 def _tied(graph: onnx.GraphProto, shapes: dict[str, list[int]]) -> list[_Tied]:
-    ties = _Ties()
+    sets = TensorSets()
     reading = readers(graph)
     for node in graph.node:
         if node.op_type in _BY_CHANNEL or _is_depthwise(node, shapes):
-            ties.tie([node.input[0], node.output[0]])
+            sets.join([node.input[0], node.output[0]])
         elif node.op_type in ("Add", "Mul"):
-            ties.tie([*node.input, *node.output])
+            sets.join([*node.input, *node.output])
     found: dict[str, _Tied] = {}
 
     def of(name: str) -> _Tied:
-        return found.setdefault(ties.root(name), _Tied())
+        return found.setdefault(sets.root(name), _Tied())
 
     for node in graph.node:
         if node.op_type in _BY_CHANNEL:
