@@ -15,6 +15,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,13 @@ from smash_search.space.cost import cost_of
 from smash_search.space.known import PRESETS
 from smash_search.space.space import space_for
 from smash_targets.base import (
-    CompileRequest,
     ModelSignature,
     Precision,
     Session,
     SessionOptions,
     get_target,
 )
+from smash_targets.common import open_graph
 
 TRAINED_ON = ("onnxruntime", "openvino", "ncnn")
 KNOWN = ("resnet-8", "resnet-20", "mobilenetv2")
@@ -116,17 +117,18 @@ def speed(architecture: Architecture, runtime: str, folder: Path) -> dict[str, A
     forms, times = measured(exact, scheme, target, SIGNATURE)
     graph = forms[0].graph(prepared(exact))
     quantised = quantise_untrained(graph, forms[0].scheme(scheme), forms[0].fp32_nodes(graph))
-    sessions = {}
     precisions: dict[Precision, onnx.ModelProto] = {"fp32": exact, "int8": quantised}
-    for precision, model in precisions.items():
-        place = folder / precision
-        place.mkdir(parents=True)
-        (place / "model.onnx").write_bytes(model.SerializeToString())
-        (place / "compiled").mkdir()
-        request = CompileRequest(place / "model.onnx", None, SIGNATURE, precision)
-        main = target.compile(request, place / "compiled").main
-        sessions[precision] = target.open(place / "compiled" / main, SIGNATURE, SessionOptions(threads=1))
-    fp32, int8 = interleaved(list(sessions.values()))
+    options = SessionOptions(threads=1)
+    with ExitStack() as stack:
+        sessions = [
+            stack.enter_context(
+                open_graph(
+                    target, model.SerializeToString(), SIGNATURE, precision, options, folder / precision
+                )
+            )
+            for precision, model in precisions.items()
+        ]
+        fp32, int8 = interleaved(sessions)
     ratio = round(int8 / fp32, 3)
     milliseconds = {"fp32_ms": round(fp32, 4), "int8_ms": round(int8, 4), "ratio": ratio}
     return {**milliseconds, "placement": forms[0].name, "placements_ms": times}

@@ -11,7 +11,35 @@ from typing import Any
 import numpy as np
 
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
-from smash_targets.base import Availability, CompileRequest, ModelSignature, SessionOptions, Target
+from smash_targets.base import (
+    Availability,
+    CompileRequest,
+    ModelSignature,
+    Precision,
+    Session,
+    SessionOptions,
+    Target,
+)
+
+
+def open_graph(
+    target: Target,
+    model: bytes,
+    signature: ModelSignature,
+    precision: Precision,
+    options: SessionOptions,
+    folder: Path,
+) -> Session:
+    """Compile an ONNX graph and open the result: for graphs that are timed and never shipped.
+
+    Args:
+        folder: Where its files go; must not exist, and must outlive the session.
+    """
+    source, compiled = folder / "model.onnx", folder / "compiled"
+    compiled.mkdir(parents=True)
+    source.write_bytes(model)
+    result = target.compile(CompileRequest(source, None, signature, precision), compiled)
+    return target.open(compiled / result.main, signature, options)
 
 
 def has_module(name: str) -> bool:

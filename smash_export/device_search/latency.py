@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -37,7 +37,8 @@ from smash_base.json_values import JsonObject
 from smash_export.measure.timing import SPREAD_LIMIT, Latency, measure_latency
 from smash_search.rank.latency_model import fit_costs
 from smash_search.space.architecture import Architecture, InputSpec
-from smash_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
+from smash_targets.base import ModelSignature, Precision, SessionOptions, get_target
+from smash_targets.common import open_graph
 
 if TYPE_CHECKING:
     from smash_export.remote.device import Device
@@ -138,15 +139,16 @@ def _at_precision(model: bytes, input_spec: InputSpec, setting: Setting) -> byte
     if setting.precision == "fp16":
         from smash_export.compiling.precision.fp16 import cast_to_fp16
 
-        cast, _ = cast_to_fp16(graph, _noise(input_spec, 64))
+        rounded, _ = cast_to_fp16(graph, _noise(input_spec, 64))
     else:
         from smash_export.compiling.precision.int8 import quantise_untrained, scheme_for
         from smash_export.compiling.precision.placements import usual
         from smash_export.measure.machine import cpu_features
 
         form = usual(setting.target)
-        cast = quantise_untrained(form.graph(graph), form.scheme(scheme_for(setting.target, cpu_features())))
-    content: bytes = cast.SerializeToString(deterministic=True)
+        scheme = form.scheme(scheme_for(setting.target, cpu_features()))
+        rounded = quantise_untrained(form.graph(graph), scheme)
+    content: bytes = rounded.SerializeToString(deterministic=True)
     return content
 
 
@@ -172,12 +174,9 @@ def measure_graph(
     target = get_target(setting.target)
     signature = _signature(input_spec, classes, setting.batch)
     with tempfile.TemporaryDirectory(prefix="smash-export-") as name:
-        source, folder = Path(name) / "model.onnx", Path(name) / "compiled"
-        source.write_bytes(model)
-        folder.mkdir()
-        request = CompileRequest(source, None, signature, setting.precision)  # type: ignore[arg-type]
-        result = target.compile(request, folder)
-        with target.open(folder / result.main, signature, setting.options()) as session:
+        precision = cast(Precision, setting.precision)
+        folder = Path(name) / "graph"
+        with open_graph(target, model, signature, precision, setting.options(), folder) as session:
             return measure_latency(
                 session, _noise(input_spec, setting.batch), seconds=seconds, warm_up=seconds / 4
             )

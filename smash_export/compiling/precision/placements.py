@@ -8,8 +8,7 @@ VNNI).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,13 +23,14 @@ from smash_export.compiling.precision.integer_form import fold_pools
 from smash_export.compiling.precision.names import PLACEMENT_NAMES
 from smash_export.compiling.precision.whole_vectors import fill_vectors
 from smash_export.export.onnx_graphs import prepared, readers
-from smash_targets.base import CompileRequest, ModelSignature, Session, SessionOptions, Target
+from smash_export.measure.timing import interleaved
+from smash_targets.base import ModelSignature, Session, SessionOptions, Target
+from smash_targets.common import open_graph
 
 if TYPE_CHECKING:
     import onnx
 
-SECONDS = 2.0  # for all forms together, once each has had its fewest rounds
-ROUNDS, FEWEST = 20, 4
+SECONDS, ROUNDS = 0.2, 10  # for each form; slow networks take longer, as a few runs of each round are timed
 TIE = 1.02  # a form must be this much faster than an earlier one to be worth it
 
 
@@ -89,21 +89,27 @@ def named(name: str) -> Placement:
 
 def candidates(model: onnx.ModelProto, target: str) -> list[Placement]:
     """Forms in which this graph differs, from the simplest on."""
-    changed = len(fold_pools(model).graph.node) < len(model.graph.node)
-    reading = readers(model.graph)
-    clips = any(node.op_type == "Relu" and len(reading[node.input[0]]) > 1 for node in model.graph.node)
-    clips = clips or _constants(fill_vectors(model)) != _constants(model)
-    possible = []
+    folds = len(fold_pools(model).graph.node) < len(model.graph.node)
+    clips = target == "onnxruntime" and _clips_change(model)
+    different: dict[tuple[bool, bool, bool], Placement] = {}
     for placement in PLACEMENTS:
-        if placement.clips and not (clips and target == "onnxruntime"):
+        if placement.clips and not clips:
             continue
-        possible.append(placement if changed else replace(placement, folds=False))
-    return list({(item.folds, item.clips, item.first_fp32): item for item in reversed(possible)}.values())[
-        ::-1
-    ]
+        form = replace(placement, folds=placement.folds and folds)
+        different.setdefault((form.folds, form.clips, form.first_fp32), form)
+    return list(different.values())
 
 
-def _constants(model: onnx.ModelProto) -> list[list[int]]:
+def _clips_change(model: onnx.ModelProto) -> bool:
+    """Whether ReLUs would become comparisons, or channels be filled up."""
+    reading = readers(model.graph)
+    if any(node.op_type == "Relu" and len(reading[node.input[0]]) > 1 for node in model.graph.node):
+        return True
+    return _shapes(fill_vectors(model)) != _shapes(model)
+
+
+def _shapes(model: onnx.ModelProto) -> list[list[int]]:
+    """Shapes of the constants."""
     return [list(tensor.dims) for tensor in model.graph.initializer]
 
 
@@ -117,17 +123,20 @@ def measured(
     """
     model = prepared(model)
     forms = candidates(model, target.name)
+    shape = (signature.batch[0], *signature.input_shape)
+    batch = np.random.default_rng(0).standard_normal(shape, np.float32)
     with files.temporary_folder() as folder, ExitStack() as stack:
-        sessions: dict[str, Session] = {}
+        runs: dict[str, tuple[Session, np.ndarray]] = {}
         for placement in forms:
             try:
                 session = _opened(model, placement, scheme, target, signature, folder / placement.name)
             except SmashError:  # a form that the runtime refuses is no candidate
                 continue
-            sessions[placement.name] = stack.enter_context(session)
-        times = _fastest(sessions, signature)
-    found = [placement for placement in forms if placement.name in times]
-    return in_order(found, times), {name: round(value, 4) for name, value in times.items()}
+            runs[placement.name] = stack.enter_context(session), batch
+        latencies = interleaved(runs, seconds=SECONDS, rounds=ROUNDS, warm_up=0)
+    times = {name: latency.min_ms for name, latency in latencies.items()}
+    opened = [placement for placement in forms if placement.name in times]
+    return in_order(opened, times), {name: round(value, 4) for name, value in times.items()}
 
 
 def in_order(forms: Sequence[Placement], times: dict[str, float]) -> list[Placement]:
@@ -150,35 +159,8 @@ def _opened(
 ) -> Session:
     graph = placement.graph(model)
     rounded = quantise_untrained(graph, placement.scheme(scheme), placement.fp32_nodes(graph))
-    folder.mkdir()
-    source = folder / "source.onnx"
-    source.write_bytes(rounded.SerializeToString())
-    (folder / "compiled").mkdir()
-    result = target.compile(CompileRequest(source, None, signature, "int8"), folder / "compiled")
     options = SessionOptions(threads=1, batch=signature.batch[0])
-    return target.open(folder / "compiled" / result.main, signature, options)
-
-
-def _fastest(sessions: dict[str, Session], signature: ModelSignature) -> dict[str, float]:
-    images = np.random.default_rng(0).standard_normal((signature.batch[0], *signature.input_shape))
-    batch = images.astype(np.float32)
-    times: dict[str, float] = {}
-    for name in _turns(list(sessions)):
-        begin = time.perf_counter()
-        sessions[name].run(batch)
-        passed = (time.perf_counter() - begin) * 1e3
-        times[name] = min(passed, times.get(name, passed))
-    return times
-
-
-def _turns(names: Sequence[str]) -> Iterator[str]:
-    """Names in turn, five runs each so that a cold cache costs one of them, until rounds or time are over."""
-    end = time.monotonic() + SECONDS
-    for turn in range(ROUNDS):
-        if turn >= FEWEST and time.monotonic() > end:
-            return
-        for name in names:
-            yield from [name] * 5
+    return open_graph(target, rounded.SerializeToString(), signature, "int8", options, folder)
 
 
 def _first_layer(model: onnx.ModelProto) -> list[str]:
