@@ -124,7 +124,10 @@ def _write_int8(path: Path, request: CompileRequest) -> dict[str, Any]:
             extractor = net.create_extractor()
             extractor.set_light_mode(False)
             extractor.input(source, ncnn.Mat(image).clone())
-            return [np.array(extractor.extract(blob)[1]) for blob in blobs]
+            results = [extractor.extract(blob) for blob in blobs]
+            if any(code for code, _ in results):
+                raise VerificationError("ncnn failed to run the network on a calibration image")
+            return [np.array(blob) for _, blob in results]
 
         return values
 
