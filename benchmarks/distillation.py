@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.networks import ResNet8
 from benchmarks.record import record
-from benchmarks.training_recipes import subset
+from benchmarks.training_recipes import runs_like, subset
 from smash_base import files
 from smash_search.data import Dataset, load_dataset
 from smash_search.train.compute import seed_of
@@ -98,11 +98,11 @@ def main() -> None:
     dataset = subset(load_dataset(arguments.data), arguments.images)
     arguments.work.mkdir(parents=True, exist_ok=True)
     log = arguments.work / "runs.jsonl"
+    asked = {"images": arguments.images, "epochs": arguments.epochs}
     for seed in range(arguments.seeds):
-        asked = {"images": arguments.images, "epochs": arguments.epochs, "seed": seed}
-        if not any(all(run[key] == asked[key] for key in asked) for run in files.read_jsonl(log)):
+        if not runs_like(log, {**asked, "seed": seed}):
             files.append_jsonl(log, {**compared(dataset, arguments.epochs, seed, arguments.work), **asked})
-    runs = files.read_jsonl(log)
+    runs = runs_like(log, asked)
     gains = [100 * (run["taught"]["accuracy"] - run["alone"]["accuracy"]) for run in runs]
     mean = float(np.mean(gains))
     goal = {

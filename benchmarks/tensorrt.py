@@ -75,7 +75,7 @@ def torch_sessions(bundle: Bundle, device: str) -> dict[str, TorchSession]:
 
 def sessions_of(
     architecture: Architecture, weights: dict[str, np.ndarray], device: str
-) -> dict[str, Session]:
+) -> dict[str, TorchSession]:
     """Eager and compiled PyTorch in half precision, and eager in single."""
     import torch
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,11 @@ def subset(dataset: Dataset, images: int) -> Dataset:
     return replace(dataset, train=train, fingerprint=f"{dataset.fingerprint[:16]}-{images}")
 
 
+def runs_like(log: Path, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs of a log that were made with these settings."""
+    return [run for run in files.read_jsonl(log) if all(run[key] == asked[key] for key in asked)]
+
+
 def one_run(dataset: Dataset, recipe: Recipe, checkpoint: Path) -> dict[str, float]:
     """Train once; validation error and processor seconds of this process."""
     torch.manual_seed(seed_of(recipe.seed, 0x1217))
@@ -79,15 +85,15 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for name in chosen:
             recipe = replace(BASE, epochs=arguments.epochs, seed=seed, **CHANGES[name])
             wanted = {"change": name, "images": arguments.images, "recipe": recipe.to_json()}
-            if any(all(run[key] == wanted[key] for key in wanted) for run in files.read_jsonl(log)):
+            if runs_like(log, wanted):
                 continue
             partial = arguments.work / f"{name.replace(' ', '-')}-{seed}.pt"
             files.append_jsonl(log, {**wanted, **one_run(dataset, recipe, partial)})
             partial.unlink(missing_ok=True)
     return [
         run
-        for run in files.read_jsonl(log)
-        if run["images"] == arguments.images and run["recipe"]["epochs"] == arguments.epochs
+        for run in runs_like(log, {"images": arguments.images})
+        if run["recipe"]["epochs"] == arguments.epochs
     ]
 
 

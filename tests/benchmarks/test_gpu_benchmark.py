@@ -11,26 +11,16 @@ import pytest
 import torch
 
 from benchmarks import gpu as benchmark
+from tests.benchmarks.bare import run_bare
 
 ROOT = Path(__file__).resolve().parents[2]
-# A machine with PyTorch, numpy and Pillow has none of these.
-WITHOUT = "click rich pydantic onnx onnxruntime scipy sklearn safetensors matplotlib packaging".split()  # noqa: SIM905
-BARE = f"""
-import sys
-
-sys.modules.update(dict.fromkeys({WITHOUT}))  # an import then says that there is none
-from benchmarks.gpu import main
-sys.argv[1:] = ["--size", "toy", "--device", "cpu", "--seconds", "0.01", "--out", sys.argv[1]]
-sys.exit(main())
-"""
 
 
 @pytest.mark.slow
 def test_every_figure_is_measured_on_a_machine_with_pytorch_only(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    done = subprocess.run(
-        [sys.executable, "-c", BARE, str(out)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    words = ["--size", "toy", "--device", "cpu", "--seconds", "0.01", "--out", str(out)]
+    done = run_bare("benchmarks.gpu", *words)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert found["hypernet_step"]["step_ms"] > 0

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import tensorrt as benchmark
 from smash_export.bundle.bundle import Bundle
+from tests.benchmarks.bare import run_bare
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED: dict[str, Any] = {
@@ -42,24 +43,10 @@ def test_a_machine_with_nothing_to_measure_is_one_line_and_exit_3() -> None:
     assert "no GPU and no TensorRT" in line
 
 
-# A machine with PyTorch, numpy and Pillow has none of these.
-WITHOUT = [*benchmark.PACKAGES, "scipy", "matplotlib", "packaging"]
-BARE = f"""
-import sys
-
-sys.modules.update(dict.fromkeys({WITHOUT}))  # an import then says that there is none
-from benchmarks import tensorrt
-sys.argv[1:] = ["--device", "cpu", "--seconds", "0.01", "--out", sys.argv[1]]
-sys.exit(tensorrt.main())
-"""
-
-
 @pytest.mark.slow
 def test_a_machine_with_pytorch_alone_measures_pytorch(tmp_path: Path) -> None:
     out = tmp_path / "tensorrt.json"
-    done = subprocess.run(
-        [sys.executable, "-c", BARE, str(out)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run_bare("benchmarks.tensorrt", "--device", "cpu", "--seconds", "0.01", "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert "engines and files need click" in done.stderr
     found = json.loads(out.read_text())
