@@ -52,7 +52,7 @@ class Size:
 
     Attributes:
         space: name of the space.
-        spec: of the images.
+        spec: Shape of the images.
         step_images: of one HyperNet step.
         score_images, score_batch: of one score.
         training_batch: of one training step.

@@ -31,7 +31,7 @@ def record(name: str, results: dict[str, Any], goals: list[dict[str, Any]]) -> P
     """Write ``benchmarks/results/NAME.json`` and print the goals as a table.
 
     Args:
-        name: of the benchmark, the file's stem.
+        name: Name of the benchmark, the file's stem.
         results: everything measured.
         goals: one dict per goal: ``what``, ``goal``, ``value``, ``met`` (None: not measured here), ``note``.
 

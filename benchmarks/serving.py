@@ -203,7 +203,7 @@ class Client:
     """Many kept connections in one thread.
 
     Args:
-        address: of the server.
+        address: Address of the server.
         request: bytes to send.
         connections: how many.
         rate: requests in a second, sent on time whatever the answers do (as far as connections are free);

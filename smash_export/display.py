@@ -85,7 +85,7 @@ class Part:
 
     Attributes:
         label: the first words of its bar.
-        seconds: that it should take.
+        seconds: Seconds that it should take.
     """
 
     label: str

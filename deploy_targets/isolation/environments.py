@@ -40,7 +40,7 @@ class EnvironmentTarget(Target):
     """A target that works in this process where its packages are, and in a child elsewhere.
 
     Class attributes:
-        modules: that :meth:`open_here` imports; the first one's version is the runtime's.
+        modules: Modules that :meth:`open_here` imports; the first one's version is the runtime's.
         compiler: modules that :meth:`compile_here` imports.
         options: names of the settings that :meth:`compile_here` takes.
         install: the command for the runtime alone, where that shares an environment with the others.

@@ -66,7 +66,7 @@ class NodeFacts:
     Attributes:
         operator: ONNX operator.
         inputs, outputs: names of tensors; "" is one that is left out.
-        attributes: by name.
+        attributes: Attributes by name.
         types: tensor name -> ONNX's number of its element type, where that is known.
         constants: names of constant tensors.
         release: Release of the parser.

@@ -44,7 +44,7 @@ class Option:
     """One option of trtexec.
 
     Attributes:
-        name: with the dashes.
+        name: Name with its dashes.
         kind: see :mod:`smash_targets.tensorrt.trtexec_options`, without the star.
         repeatable: may come several times.
         states: version -> "y", "d" or "-".
@@ -188,7 +188,7 @@ class EngineCommand:
     Attributes:
         onnx, engine: file names on the device.
         input_name, input_shape: Name and shape of one sample, without the batch.
-        precision: that is computed in.
+        precision: Precision that is computed in.
         release: Release of trtexec.
         batches: smallest, usual and largest batch; None for a graph of fixed shape, which refuses shapes.
         workspace_mib: limit of scratch memory.

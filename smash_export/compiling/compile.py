@@ -72,7 +72,7 @@ def compile_bundle(
         max_drop: points of accuracy that an int8 file may lose; 0.5 if None.
         data: labelled images to judge on (NAME or NAME:PATH) instead of those in the bundle.
         split: "train", "validation" or "test"; part of ``data``.
-        threads: for the verification run.
+        threads: Threads of one inference while it is verified.
         isolated: compile and verify in processes of their own: a runtime that crashes or hangs is then an
             error like any other.
         on_progress: called with a phase, the steps done and all steps, by targets that take minutes.

@@ -34,7 +34,7 @@ class Outcome:
         bytes: Size in bytes of the file.
         accuracy: share of right answers on the images it was judged on.
         points_lost: accuracy lost, in percentage points.
-        seconds: that it took.
+        seconds: Seconds that it took.
     """
 
     target: str

@@ -44,7 +44,7 @@ class FileMeasurement:
         status: "measured", "skipped" (its runtime is not here) or "failed".
         problem: why it was skipped or failed.
         runtime: what was really used, see :class:`smash_targets.base.SessionInfo`.
-        latency: by batch size.
+        latency: Latency by batch size.
         stages: median milliseconds of ``preprocess`` (encoded image to tensor), ``inference`` and
             ``postprocess`` (logits to labels), and of ``end_to_end``.
         memory: ``peak_bytes`` of the process; ``base_bytes`` before the runtime was imported.
@@ -212,11 +212,11 @@ def bench_bundle(
 
     Args:
         select: see :func:`smash_export.bundle.runnable.selected_files`.
-        threads: for one inference.
+        threads: Threads of one inference.
         batches: batch sizes; the bundle's range must allow them.
-        seconds: for each file and batch size, over all rounds.
+        seconds: Time for each file and batch size, over all rounds.
         scenarios: LoadGen scenarios to run as well, see :mod:`smash_export.measure.loadgen`.
-        scenario_seconds: for each scenario.
+        scenario_seconds: Time for each scenario.
         timeout: seconds after which a silent process is ended and its file called failed.
         logits: a folder; the logits of the bundled images by each file land in it, as TARGET-PRECISION.npy.
         advance: called after every step; there are ``steps(...)`` of them.
@@ -248,7 +248,7 @@ class _Bench:
     """The files of one benchmark, their workers, and what is known so far.
 
     Attributes:
-        results: by name of the file; a worker that fails costs its own only.
+        results: Measurements by name of the file; a worker that fails costs its own only.
     """
 
     def __init__(self, files: Sequence[RunnableFile], advance: Callable[..., None]) -> None:

@@ -53,7 +53,7 @@ class BenchProcess:
 
         Args:
             images: .npy file, uint8 [N, *sample_shape].
-            threads: for one inference; None leaves it to the runtime.
+            threads: Threads of one inference; None leaves it to the runtime.
             timeout: seconds that any answer may take beyond the time it was asked to measure.
 
         Raises:

@@ -126,7 +126,7 @@ def interleaved(
 
     Args:
         runs: name -> session and the batch it gets.
-        seconds: for each of them, over all rounds.
+        seconds: Time for each of them, over all rounds.
     """
     load = os.getloadavg()[0]
     for session, batch in runs.values():

@@ -96,7 +96,7 @@ class Device(ABC):
 
     Attributes:
         program: command of this program on the device, words of a shell.
-        seconds: that a command may take there, or None for a bound that its caller knows.
+        seconds: Longest time of a command there, or None for a bound that its caller knows.
     """
 
     program: str = "smash-export"

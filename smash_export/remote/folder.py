@@ -24,7 +24,7 @@ class FolderDevice(Device):
     """A device that a person carries a folder to.
 
     Attributes:
-        folder: that is carried; each task has one of its own in it.
+        folder: Folder that is carried; each task has one of its own in it.
     """
 
     folder: Path = field(kw_only=True)
