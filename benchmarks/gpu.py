@@ -53,9 +53,9 @@ class Size:
     Attributes:
         space: name of the space.
         spec: Shape of the images.
-        step_images: of one HyperNet step.
-        score_images, score_batch: of one score.
-        training_batch: of one training step.
+        step_images: Images of one HyperNet step.
+        score_images, score_batch: Images and batch size of one score.
+        training_batch: Images of one training step.
     """
 
     space: str

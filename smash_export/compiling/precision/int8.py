@@ -112,7 +112,8 @@ def quantise(
         model: one float32 input [B, *input_shape], one output of logits [B, K].
         calibration: float32 [N, *input_shape], training images after the one preprocessing.
         scheme: how numbers are rounded.
-        method: how ranges are chosen; "auto" takes the one whose changed labels cost least, then the least noise.
+        method: how ranges are chosen; "auto" takes the one whose changed labels cost least, then the least
+            noisy one.
         boundary: first and last layer: in int8, in fp32, or as measured.
         max_drop: points of accuracy that changed labels of the calibration images may cost by their margins.
         faster_fp32: nodes that stay in fp32 because that was measured to be faster.
