@@ -81,14 +81,14 @@ def new_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
         UsageError: ``path`` exists and ``replace`` is false, or another process is making it.
     """
     path = Path(path)
-    _refuse_existing(path, replace)
+    refuse_existing(path, replace=replace)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _claimed(path):
         temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
         try:
             set_mode(temporary, 0o755)
             yield temporary
-            _refuse_existing(path, replace)
+            refuse_existing(path, replace=replace)
             _give_name(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -96,7 +96,8 @@ def new_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
-def _refuse_existing(path: Path, replace: bool) -> None:
+def refuse_existing(path: Path, *, replace: bool) -> None:
+    """Raise UsageError where ``path`` would take the place of something that nobody gave up."""
     if not replace and os.path.lexists(path):
         raise UsageError(f"{path} exists already", hint="Choose another name, or pass --force to replace it.")
 

@@ -46,7 +46,7 @@ class Taken:
         how: "verified" on all images, "built" and not run, "checked" by rules, or why there is no file.
         file: relative to the folder, "" where nothing is kept.
         agreement: share of images with the label of PyTorch; None where it was not run.
-        why: there is no file, one line.
+        why: Reason why there is no file, one line.
     """
 
     target: str
@@ -61,9 +61,9 @@ class Baked:
     """What runtimes start from.
 
     Attributes:
-        bundle: that was baked.
+        bundle: Bundle that was baked.
         precision: Precision of the graph inside ``model.onnx``.
-        top_k: number of classes that are answered; None for all probabilities.
+        top_k: Number of classes that are answered; None for all probabilities.
         folder: Folder of ``model.onnx``, where each runtime gets its own.
     """
 
@@ -96,9 +96,9 @@ class _Runtime:
     Attributes:
         write: compiles into the folder that it is given; returns the file's name and how to run it. What
             has to be closed goes onto the stack.
-        seconds: that compiling takes, roughly.
+        seconds: Time that compiling takes, roughly.
         precisions: Precisions of the graph inside that it is compiled for.
-        why: other precisions are not.
+        why: Reason why other precisions are not compiled for it.
         top_k: whether it can answer the best classes.
     """
 

@@ -47,8 +47,7 @@ def web(
     bundle, destination = opened(bundle), Path(destination)
     distribution = find_runtime(Path(runtime))
     check_browser(bundle)
-    if destination.exists() and not force:
-        raise UsageError(f"{destination} exists already", hint="Choose another folder, or pass --force.")
+    files.refuse_existing(destination, replace=force)  # before the work; asked again after it
     import onnx
 
     model = onnx.load_model_from_string(bundle.onnx.read_bytes())

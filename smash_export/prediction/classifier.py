@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
@@ -178,8 +178,8 @@ class Classifier:
             images: one image (a path, bytes, an open file, a PIL image, a uint8 array [H, W] or
                 [H, W, C], or a uint8 torch tensor [C, H, W]); or many: a folder, a pattern such as
                 ``"photos/*.png"``, a list, an array [N, H, W, C], a tensor [N, C, H, W], or a generator.
-            channels: "bgr" for arrays and tensors as OpenCV gives them; files say themselves what they hold.
             top_k: how many classes to name for each image.
+            channels: "bgr" for arrays and tensors as OpenCV gives them; files say themselves what they hold.
 
         Returns:
             :class:`Prediction` for one image; a list of them for many; for a generator (or any other
@@ -334,23 +334,19 @@ class Classifier:
         best = np.argsort(-logits, axis=1, kind="stable")[:, :count]
         values = probabilities[np.arange(len(best))[:, np.newaxis], best].tolist()
         answers = []
-        for name, indices, scores in zip(names, best.tolist(), values, strict=True):
+        for name, indices, scores, row in zip(names, best.tolist(), values, probabilities, strict=True):
             top = tuple(
                 ClassScore(labels[index], index, score) for index, score in zip(indices, scores, strict=True)
             )
             first = top[0]
+            present = self._present(row) if outputs == "sigmoid" else None
             doubtful = None if self._doubt_below is None else first.probability < self._doubt_below
             answers.append(
                 Prediction(
-                    name, first.label, first.index, first.probability, top, milliseconds, doubtful=doubtful
+                    name, first.label, first.index, first.probability, top, milliseconds, present, doubtful
                 )
             )
-        if outputs != "sigmoid":
-            return answers
-        return [
-            replace(answer, present=self._present(row))
-            for answer, row in zip(answers, probabilities, strict=True)
-        ]
+        return answers
 
     def _present(self, probabilities: np.ndarray) -> tuple[ClassScore, ...]:
         """Classes that are more likely there than not, best first."""

@@ -48,7 +48,7 @@ from smash_export.server.metrics import CONTENT_TYPE, Metrics
 from smash_export.server.models import Model, Repository, require_files
 from smash_export.server.openapi import describe_api
 from smash_export.server.peers import Alone, Peers
-from smash_export.server.uploads import uploaded
+from smash_export.server.uploads import Upload, uploaded
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 MAX_TOP = 1000
@@ -219,12 +219,8 @@ class _Server:
 
     async def _infer_images(self, model: Model, images: np.ndarray) -> np.ndarray:
         """Logits of uint8 [B, H, W, C]; the tensor that they become is counted as bodies are."""
-        size = model.tensor_bytes(len(images))
-        self._bodies.reserve(size)
-        try:
+        with self._bodies.holding(model.tensor_bytes(len(images))):
             return await self._run(model, await self.parsers.run(lambda: model.converted(images)))
-        finally:
-            self._bodies.release(size)
 
     async def _run(self, model: Model, tensor: np.ndarray) -> np.ndarray:
         job = LoopJob(tensor)
@@ -285,25 +281,15 @@ class _Server:
         def work() -> _Decoded:
             begun = time.perf_counter()
             files, batch = uploaded(body, content_type, model.max_images, limit)
-            names, errors, pixels = [file.name for file in files], {}, []
             self._bodies.reserve(size := model.tensor_bytes(len(files)))
             try:
-                for place, file in enumerate(files):
-                    try:
-                        pixels.append(model.preprocessing.decode(file.data))
-                    except SmashError as error:
-                        if not batch:
-                            raise
-                        errors[place] = str(error)
-                if not pixels:
-                    raise InvalidInputError(
-                        f"none of {len(files)} files can be read", received=f"{names[0]}: {errors[0]}"
-                    )
-                tensor = model.preprocessing.normalise(np.stack(pixels))
+                pixels, errors = _pictures(model, files, batch)
+                tensor = model.preprocessing.normalise(pixels)
             except BaseException:
                 self._bodies.release(size)
                 raise
             self._bodies.release(size - tensor.nbytes)
+            names = [file.name for file in files]
             return _Decoded(tensor, names, errors, batch, time.perf_counter() - begun)
 
         return await self._decoders.run(work)
@@ -391,7 +377,8 @@ class _Server:
     async def example(self, scope: Scope, receive: Receive, send: Send) -> None:
         number = scope["path_params"]["number"]
         with self._of_path(scope) as model:
-            if not (number.isascii() and number.isdecimal() and int(number[:4]) < len(model.examples)):
+            short = number.isascii() and number.isdecimal() and len(number) <= 4
+            if not (short and int(number) < len(model.examples)):
                 raise HttpError(404, f"there are {len(model.examples)} examples, from 0")
             await respond(send, 200, model.examples[int(number)][1], b"image/png", _EXAMPLE_HEADERS)
 
@@ -444,6 +431,27 @@ class _Decoded(NamedTuple):
         }
 
 
+def _pictures(model: Model, files: list[Upload], batch: bool) -> tuple[np.ndarray, dict[int, str]]:
+    """The files that can be read, uint8 [B, *sample_shape], and place -> sentence of the others.
+
+    Raises:
+        SmashError: none can be read, or the only one of a request that is no batch.
+    """
+    pixels, errors = [], {}
+    for place, file in enumerate(files):
+        try:
+            pixels.append(model.preprocessing.decode(file.data))
+        except SmashError as error:
+            if not batch:
+                raise
+            errors[place] = str(error)
+    if not pixels:
+        raise InvalidInputError(
+            f"none of {len(files)} files can be read", received=f"{files[0].name}: {errors[0]}"
+        )
+    return np.stack(pixels), errors
+
+
 def _named(model: Model, logits: np.ndarray, top: int) -> list[JsonObject]:
     """Logits as classes, for each image."""
     rows: list[JsonObject] = []
@@ -461,7 +469,7 @@ def _score(labels: Sequence[str], index: int, probabilities: np.ndarray) -> Json
 
 def _present(model: Model, probabilities: np.ndarray) -> JsonObject:
     """Every class that is there, for networks whose classes do not exclude each other."""
-    if model.classifier.bundle.signature.outputs != "sigmoid":
+    if model.signature.outputs != "sigmoid":
         return {}
     indices = present_classes(probabilities)
     return {"present": [_score(model.labels, index, probabilities) for index in indices]}

@@ -8,6 +8,7 @@ many slow or large senders cannot fill the memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hmac
 import itertools
@@ -17,7 +18,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -410,6 +411,19 @@ class Bodies:
         """
         if not claimed.isdigit() or len(claimed) > 18 or int(claimed) > self._limits.body_bytes:
             raise self._too_large()
+
+    @contextlib.contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Count ``size`` bytes, for example of a tensor that a body becomes, as long as the block lasts.
+
+        Raises:
+            BusyError: as :meth:`reserve`.
+        """
+        self.reserve(size)
+        try:
+            yield
+        finally:
+            self.release(size)
 
     def release(self, size: int) -> None:
         """The body is no longer in use."""

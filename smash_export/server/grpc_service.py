@@ -213,16 +213,15 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
 
         def answer(messages: Any, context: Any) -> bytes:
             started = time.perf_counter()
-            code, size = grpc.StatusCode.OK, 0
+            code = grpc.StatusCode.OK
             with self._lock:
                 self._active += 1
             try:
                 data = self._receive(messages, context)
-                self._bodies.reserve(len(data))
-                size = len(data)
-                check_small(data, tensors)
-                response: bytes = method(_decode(request_class, data)).SerializeToString()
-                return response
+                with self._bodies.holding(len(data)):
+                    check_small(data, tensors)
+                    response: bytes = method(_decode(request_class, data)).SerializeToString()
+                    return response
             except Exception as error:  # noqa: BLE001 - the one place where errors become answers
                 code, sentence = _to_grpc(error)
                 context.set_code(code)
@@ -230,7 +229,6 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
                 self._report(code, error)
                 return response_class().SerializeToString()  # type: ignore[no-any-return]
             finally:
-                self._bodies.release(size)
                 with self._lock:
                     self._active -= 1
                 self._metrics.answered("grpc", name, code.name, time.perf_counter() - started)
@@ -382,12 +380,8 @@ class _Servicer:
             return response
 
     def _run_images(self, model: Model, images: np.ndarray) -> np.ndarray:
-        size = model.tensor_bytes(len(images))
-        self._bodies.reserve(size)
-        try:
+        with self._bodies.holding(model.tensor_bytes(len(images))):
             return self._run(model, model.converted(images))
-        finally:
-            self._bodies.release(size)
 
     def _run(self, model: Model, tensor: np.ndarray) -> np.ndarray:
         job = ThreadJob(tensor)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -271,15 +272,19 @@ class Connection(HttpToolsProtocol):
         length = None if call.length is None else call.length.decode("latin-1")
         call.timer = self.loop.call_later(self.gate.limits.answer_seconds, self._no_answer, call)
         if protocol.is_slow(len(body), length):
-            task = self.loop.create_task(self._submit_later(call, model, body, length))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self._later(self._submit_later(call, model, body, length))
             return
         try:
             request = protocol.parse_infer(body, length, model.signature, model.max_images)
             self._accept(call, model, request)
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             self._refuse(call, error)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Go on beside this call; the loop itself keeps weak references only, and a drain waits for these."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     async def _submit_later(self, call: InferCall, model: Model, body: bytes, length: str | None) -> None:
         """Much JSON is parsed beside the loop."""
@@ -305,9 +310,7 @@ class Connection(HttpToolsProtocol):
         if model.is_quick(images):
             self._submit(call, model, replace(request, tensor=model.converted(images)))
             return
-        task = self.loop.create_task(self._convert_later(call, model, request))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self._later(self._convert_later(call, model, request))
 
     async def _convert_later(self, call: InferCall, model: Model, request: protocol.InferRequest) -> None:
         try:
@@ -353,9 +356,7 @@ class Connection(HttpToolsProtocol):
             return
         kind = _JSON if json_length is None else _OCTETS % (_LENGTH_HEADER, json_length)
         if call.accept and len(body) >= WORTH_BYTES:
-            task = self.loop.create_task(self._write_shortened(call, kind, body))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self._later(self._write_shortened(call, kind, body))
             return
         self._write(call, 200, kind, body)
 

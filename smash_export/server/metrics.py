@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from smash_base.json_values import JsonObject
@@ -150,7 +150,6 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._waiting: dict[tuple[str, str], Callable[[], float]] = {}
         self._registry.register(_Processes([os.getpid()] if processes is None else processes))
-        self._queue = Gauge(f"{_PREFIX}_queue_images", "Images waiting now.", model, registry=self._registry)
         self._registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
@@ -158,6 +157,12 @@ class Metrics:
         with self._lock:
             families = [metric.family() for metric in self._tables()]
         yield from families
+        queue = GaugeMetricFamily(
+            f"{_PREFIX}_queue_images", "Images waiting now.", labels=("model", "version")
+        )
+        for key, waiting in list(self._waiting.items()):
+            queue.add_metric(key, waiting())
+        yield queue
 
     def _tables(self) -> tuple[_Counter | _Histogram, ...]:
         return (
@@ -255,7 +260,6 @@ class Metrics:
     def watch_queue(self, model: str, version: str, waiting: Callable[[], float]) -> None:
         """Read the length of a queue whenever the metrics are asked for."""
         self._waiting[(model, version)] = waiting
-        self._queue.labels(model, version).set_function(waiting)
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -41,7 +41,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _MESSAGE_BYTES = 2**16  # of a request beside its tensor
 _IMAGE_BYTES = 2**20  # of images that the server makes smaller: 640 x 480 in colour
 _WARM_SAMPLES = 32
-_EXAMPLES = 8
+EXAMPLES = 8
 _WARM_AGREEMENT = 0.9
 
 
@@ -311,7 +311,7 @@ def examples_of(bundle: Bundle) -> tuple[tuple[str, bytes], ...]:
     samples = bundle.samples()
     _, first = np.unique(samples.labels, return_index=True)
     found = []
-    for place in first[:_EXAMPLES]:
+    for place in first[:EXAMPLES]:
         stream = io.BytesIO()
         pixels = samples.images[place]
         Image.fromarray(pixels[..., 0] if preprocessing.channels == 1 else pixels).save(stream, "PNG")

@@ -6,6 +6,7 @@ from typing import Any
 
 from smash_base.json_values import JsonObject
 from smash_export import __version__
+from smash_export.server.models import EXAMPLES
 
 _NAME: JsonObject = {"type": "string", "minLength": 1, "maxLength": 100}
 _ERROR: JsonObject = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
@@ -115,7 +116,7 @@ _NUMBER: JsonObject = {
     "name": "number",
     "in": "path",
     "required": True,
-    "schema": {"type": "integer", "minimum": 0, "maximum": 7},
+    "schema": {"type": "integer", "minimum": 0, "maximum": EXAMPLES - 1},
 }
 _OPEN = ("/v2/health/live", "/v2/health/ready")
 _STATISTICS: JsonObject = {

@@ -127,4 +127,6 @@ class Member:
                 result = self._metrics.counts()
         except SmashError as error:
             result = error
+        except Exception as error:  # noqa: BLE001 - whoever asked waits for an answer, whatever went wrong
+            result = RuntimeError(f"{what} failed in process {os.getpid()}: {type(error).__name__}: {error}")
         self._send(("done", number, result, ""))

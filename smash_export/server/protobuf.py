@@ -81,7 +81,9 @@ class ProtoFile:
             field.label = _Field.LABEL_REPEATED
         if shape == "oneof":
             if not message.oneof_decl:
-                message.oneof_decl.add(name="choice" if full_name[-9:] != "Parameter" else "parameter_choice")
+                message.oneof_decl.add(
+                    name="parameter_choice" if full_name.endswith("Parameter") else "choice"
+                )
             field.oneof_index = 0
         if shape == "map":
             entry = self._add_entry(message, name, kind)

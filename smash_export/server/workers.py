@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
@@ -120,6 +120,8 @@ class _Worker:
     Attributes:
         addresses: set when it is ready.
         failure: why it never was.
+        left: whether it answers no question any more.
+        owed: question -> what waits for its answer.
     """
 
     process: Any
@@ -128,17 +130,27 @@ class _Worker:
     told: threading.Event = field(default_factory=threading.Event)
     addresses: Addresses | None = None
     failure: SmashError | None = None
+    left: bool = False
     owed: dict[int, Future[Any]] = field(default_factory=dict)
 
     def send(self, *message: Any) -> None:
         with self.lock, contextlib.suppress(OSError):
             self.connection.send(message)
 
+    def ask(self, number: int, what: str, name: str) -> Future[Any]:
+        """Its answer; None where it left before it gave one."""
+        future = self.owed[number] = Future[Any]()
+        self.send("do", number, what, name)
+        if self.left:  # it may have left between the last look and this question
+            self.gone()
+        return future
+
     def gone(self) -> None:
+        self.left = True
         self.told.set()
-        for future in list(self.owed.values()):
-            if not future.done():
-                future.set_result(None)
+        with contextlib.suppress(KeyError):
+            while True:  # each is taken once, whichever thread comes first
+                self.owed.popitem()[1].set_result(None)
 
 
 class _Fleet:
@@ -150,7 +162,7 @@ class _Fleet:
         self._workers: list[_Worker] = []
         self._numbers = itertools.count()
         self._leaving = threading.Event()
-        self._asking = threading.Lock()  # one question to all at a time
+        self._asking = threading.Lock()  # one load in all at a time
 
     def start(self, count: int) -> Addresses | None:
         """Start ``count`` workers; the addresses when all are ready, None when told to leave before.
@@ -183,9 +195,8 @@ class _Fleet:
         """Pass a signal on."""
         if number != signal.SIGHUP:
             self._leaving.set()
-        for worker in self._workers:
-            if worker.process.is_alive():
-                os.kill(worker.process.pid, number)
+        for worker in self._alive():
+            os.kill(worker.process.pid, number)
 
     def end(self) -> None:
         """Whatever is still there ends now."""
@@ -232,26 +243,25 @@ class _Fleet:
                 future.set_result(what)
 
     def _answer(self, asker: _Worker, number: int, what: str, name: str) -> None:
-        """Ask everyone: all at once for numbers, one after the other for loads, each of which takes the
-        memory and time of a second model; the first that fails ends it."""
-        results: list[Any] = []
-        with self._asking if what != "counts" else contextlib.nullcontext():
-            workers = [worker for worker in self._workers if worker.process.is_alive()]
-            if what == "counts":
-                futures = [self._owe(worker, what, name) for worker in workers]
-                results = [future.result(ANSWER_S) for future in futures]
-                asker.send("answer", number, [result for result in results if result is not None], "")
-                return
-            for worker in workers:
-                result = self._owe(worker, what, name).result(ANSWER_S)
-                if isinstance(result, SmashError):
-                    asker.send("answer", number, result, "")
-                    return
-        asker.send("answer", number, None, "")
+        """Ask everyone for one of them, who gets the answers, or the first error."""
+        results = list(self._results(what, name))
+        failure = next((result for result in results if isinstance(result, Exception)), None)
+        told = [result for result in results if result is not None]
+        asker.send("answer", number, failure or told, "")
 
-    def _owe(self, worker: _Worker, what: str, name: str) -> Future[Any]:
-        number = next(self._numbers)
-        future: Future[Any] = Future()
-        worker.owed[number] = future
-        worker.send("do", number, what, name)
-        return future
+    def _results(self, what: str, name: str) -> Iterator[Any]:
+        """All at once for numbers, one after the other for loads, each of which takes the memory and time of
+        a second model; the first that fails ends it."""
+        if what == "counts":
+            futures = [worker.ask(next(self._numbers), what, name) for worker in self._alive()]
+            yield from (future.result(ANSWER_S) for future in futures)
+            return
+        with self._asking:
+            for worker in self._alive():
+                result = worker.ask(next(self._numbers), what, name).result(ANSWER_S)
+                yield result
+                if isinstance(result, Exception):
+                    return
+
+    def _alive(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker.process.is_alive()]

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from smash_export import cli
 from smash_export.bundle.bundle import Bundle
 from smash_export.deploy.dla import read_calibration_cache
 from smash_export.deploy.trtexec import ScriptSettings, scripts
+from smash_export.export.adopt import Images, adopt
 from smash_export.measure.gates import GATES
 from smash_targets.base import ModelSignature
 from smash_targets.tensorrt.trtexec import EngineCommand, Release
@@ -93,6 +95,31 @@ def test_commands_are_printed_and_nothing_written_with_dry_run(
     assert "--exportOutput=check_000000.output.json" in check
     assert not (digits_bundle / "targets" / "trtexec").exists()
     assert "--fp16" in run_json(capsys, *words, "--for", "8.6")["commands"][0]
+
+
+def test_a_batch_that_the_network_fixes_is_the_batch_of_the_engine(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(digits_bundle / "model.onnx")
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, tmp_path / "four.onnx")
+    bundle = Bundle.open(digits_bundle)
+    samples = bundle.samples()
+    images = Images(samples.images[:40], samples.labels[:40], None, {})
+    adopt(
+        tmp_path / "four.onnx",
+        tmp_path / "four",
+        labels=bundle.labels,
+        preprocessing=bundle.preprocessing,
+        images=images,
+    )
+    build, measure, check = run_json(capsys, "trtexec", tmp_path / "four", "--dry-run")["commands"]
+    assert "--onnx=model.onnx" in build
+    assert "--loadInputs=input:images_000000.bin" in check
+    assert not [line for line in (build, measure, check) if "hapes=" in line]  # the file says them itself
+    assert cli.run(["trtexec", str(tmp_path / "four"), "--batch", "1", "--dry-run", "-q"]) == 2
+    assert "within the bundle's 4 to 4" in capsys.readouterr().err
 
 
 def test_a_release_that_may_refuse_the_opset_is_a_warning(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -85,16 +86,21 @@ def test_a_runtime_that_takes_half_a_minute_is_asked_for(tmp_path: Path) -> None
     np.testing.assert_allclose(again, first, atol=1e-5)
 
 
-def test_a_runtime_whose_file_answers_otherwise_is_rejected_alone(
-    digits_bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    true = baked_runtimes.scale_and_shift
+def shift_what_is_baked(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make ``module`` put another preprocessing into its networks than the bundle's."""
+    true = module.scale_and_shift
 
     def shifted(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
         scale, shift = true(mean, std)
         return scale, shift + np.float32(0.5)
 
-    monkeypatch.setattr(baked_runtimes, "scale_and_shift", shifted)  # of PyTorch's networks only
+    monkeypatch.setattr(module, "scale_and_shift", shifted)
+
+
+def test_a_runtime_whose_file_answers_otherwise_is_rejected_alone(
+    digits_bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shift_what_is_baked(baked_runtimes, monkeypatch)  # PyTorch's networks only
     file = bake(digits_bundle_copy, runtimes=["torchscript", "mnn"])
     taken = {item["target"]: item for item in file.notes["taken_by"]}
     assert taken["torchscript"]["how"] == "rejected"
@@ -156,13 +162,7 @@ def test_mean_std_and_channel_order_are_those_of_the_preprocessing(order: Any, t
 def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_left(
     digits_bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true = baking.scale_and_shift
-
-    def shifted(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-        scale, shift = true(mean, std)
-        return scale, shift + np.float32(0.5)
-
-    monkeypatch.setattr(baking, "scale_and_shift", shifted)
+    shift_what_is_baked(baking, monkeypatch)
     with pytest.raises(VerificationError, match="the baked file in onnxruntime does not do what the network"):
         bake(digits_bundle_copy)
     assert not list(digits_bundle_copy.glob("targets/baked/*"))

@@ -6,7 +6,6 @@ import functools
 import http.server
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 from smash_base.preprocess import Preprocessing
 from smash_export import cli, load
 from smash_export.deploy.web import RUNTIME
+from tests.smash_export.chromium import chromium
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = Path(os.environ.get("SMASH_EXPORT_ONNXRUNTIME_WEB", ROOT / ".npm" / "package"))
@@ -44,22 +44,8 @@ def address(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs Debian's packages chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    flags = (
-        "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking"
-    )
-    for flag in flags.split():
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    made = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield made
-    made.quit()
+    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
 
 
 def answers(browser: Any, paths: list[Path]) -> list[dict[str, float]]:

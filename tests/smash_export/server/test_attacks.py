@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.smash_export.server.client_requests import grpc_infer
+
 INFER = "/v2/models/digits/infer"
 LIVE = "/v2/health/live"
 SOON_S = 1.0
@@ -396,14 +398,12 @@ def test_grpc_and_http_share_one_bound_of_memory(digits_bundle: Path, tensor: np
     from smash_export.server.batching import BusyError
     from smash_export.server.gate import Bodies, Limits, State
     from smash_export.server.grpc_service import GrpcServer
-    from smash_export.server.messages import SERVICE, message
+    from smash_export.server.messages import SERVICE
     from smash_export.server.metrics import Metrics
     from smash_export.server.models import ModelSpec, Repository
     from smash_export.server.sizing import Batching
 
-    request = message("ModelInferRequest")(model_name="digits", raw_input_contents=[tensor.tobytes()])
-    request.inputs.add(name="input", datatype="FP32", shape=tensor.shape)
-    data = request.SerializeToString()
+    data = grpc_infer(tensor)
     metrics, state, limits = Metrics(), State(), Limits(all_bodies_bytes=10_000)
     repository = Repository([ModelSpec.parse(f"digits={digits_bundle}")], Batching(8, 64), metrics, 1)
     repository.load_all()

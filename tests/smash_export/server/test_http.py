@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import zipfile
 import zlib
 from pathlib import Path
@@ -25,12 +26,7 @@ from PIL import Image
 from smash_export.bundle.bundle import Bundle
 from smash_export.compiling.compile import compile_bundle
 from smash_export.server.healthcheck import is_ready
-
-
-def png(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
+from tests.smash_export.server.client_requests import png
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +87,14 @@ def test_grey_of_16_bits_is_answered_as_that_of_8(
     assert deep == plain
     status, _, text = server.call("POST", "/v1/predict", png(pixels.astype(np.uint16) * 4))
     assert (status, "all but black" in json.loads(text)["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("number", ["8", "-1", "00009", "0" * 5000, "x", "\u0663"])
+def test_an_example_that_is_not_there_is_said(server: Any, number: str) -> None:
+    place = "/v1/models/digits/versions/1/examples/"
+    assert server.call("GET", place + "7")[2].startswith(b"\x89PNG")
+    status, _, text = server.call("GET", place + urllib.parse.quote(number))
+    assert (status, json.loads(text)["error"]) == (404, "there are 8 examples, from 0")
 
 
 def form_of(files: dict[str, bytes]) -> bytes:
@@ -258,7 +262,9 @@ def test_what_other_clients_send_is_taken(server: Any, tensor: np.ndarray, make_
     status, _, text = server.call("POST", path, tensor[:1].tobytes()[:-1], headers)
     assert status == 400
     assert "256 bytes" in json.loads(text)["error"]
-    assert server.call("POST", path, b"{}", {"Content-Encoding": "Identity"})[0] == 400
+    text = json.dumps({"inputs": [entry]}).encode()
+    status, _, answer = server.call("POST", path, text, {"Content-Encoding": "Identity"})
+    assert (status, json.loads(answer)) == plain
     rows = server.json("POST", "/v2/repository/index", {"ready": True})[1]
     assert {row["state"] for row in rows} == {"READY"}
     assert server.json("POST", "/v2/repository/index", {"ready": 1})[0] == 400

@@ -10,32 +10,27 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
 
 from smash_export.bundle.bundle import Bundle, write_bundle
+from tests.smash_export.server.client_requests import grpc_infer
 
 PATH = "/v2/models/digits/infer"
 PATIENT = ("--queue-size", "256")  # a busy machine is overload; whoever asks for a queue waits instead
 
 
-class Load:
-    """Clients with kept connections that ask until told to stop or until the server says goodbye.
+class Clients:
+    """Threads that ask until told to stop; ``outcomes`` counts what they were answered."""
 
-    ``outcomes`` counts statuses; "lost" is a request that was sent and not answered.
-    """
-
-    def __init__(self, server: Any, body: bytes, headers: dict[str, str], clients: int) -> None:
-        self.outcomes: Counter[object] = Counter()
-        self.retry_after = 0
-        self._server, self._body, self._headers = server, body, headers
+    def __init__(self, count: int) -> None:
+        self.outcomes: Counter[Any] = Counter()
         self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -44,6 +39,22 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join(30)
+
+    def _ask(self) -> None:
+        raise NotImplementedError
+
+
+class Load(Clients):
+    """Clients with kept connections that ask until told to stop or until the server says goodbye.
+
+    ``outcomes`` counts statuses; "lost" is a request that was sent and not answered.
+    """
+
+    def __init__(self, server: Any, body: bytes, headers: dict[str, str], clients: int) -> None:
+        super().__init__(clients)
+        self.retry_after = 0
+        self._server, self._body, self._headers = server, body, headers
+        self._lock = threading.Lock()
 
     def wait_for(self, count: int) -> None:
         deadline = time.monotonic() + 30
@@ -182,29 +193,13 @@ def test_sigterm_under_load_answers_everything_that_was_sent(
         assert server.process.wait(20) == 0
 
 
-class GrpcLoad:
+class GrpcLoad(Clients):
     """gRPC clients that ask until they are told to stop or refused; counts codes."""
 
     def __init__(self, server: Any, tensor: np.ndarray, clients: int = 8) -> None:
-        from smash_export.server.messages import message
-
-        request = message("ModelInferRequest")(model_name="digits", raw_input_contents=[tensor[:1].tobytes()])
-        request.inputs.add(name="input", datatype="FP32", shape=[1, 1, 8, 8])
-        self._data = request.SerializeToString()
+        super().__init__(clients)
+        self._data = grpc_infer(tensor[:1])
         self._address = server.addresses["grpc"]
-        self.outcomes: Counter[str] = Counter()
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
-
-    def __enter__(self) -> GrpcLoad:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
 
     def wait_for_more(self, count: int) -> None:
         wanted, deadline = self.outcomes["OK"] + count, time.monotonic() + 20

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from smash_export.cli.serve import command
+from tests.smash_export.server.client_requests import png
 
 PACKAGING = Path(__file__).resolve().parents[3] / "packaging"
 SITE = "www.example.org"
@@ -124,16 +125,6 @@ def grpc_is_passed_on(port: int) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
         assert check(b"", timeout=10, wait_for_ready=True) == b"\x08\x01"
-
-
-def png(pixels: np.ndarray) -> bytes:
-    import io
-
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.smash_export.server.client_requests import grpc_infer
 from tests.smash_export.server.test_lifecycle import PATH, PATIENT, Load, relabel
 
 CLIENTS = 12
@@ -177,13 +178,12 @@ def test_grpc_is_shared_too(many: Any, tensor: np.ndarray) -> None:
     from smash_export.server.messages import SERVICE, message
 
     before = numbers(many)
-    request = message("ModelInferRequest")(model_name="digits", raw_input_contents=[tensor[:1].tobytes()])
-    request.inputs.add(name="input", datatype="FP32", shape=[1, 1, 8, 8])
+    data = grpc_infer(tensor[:1])
     for _ in range(8):
         with grpc.insecure_channel(
             many.addresses["grpc"], [("grpc.use_local_subchannel_pool", 1)]
         ) as channel:
-            assert channel.unary_unary(f"/{SERVICE}/ModelInfer")(request.SerializeToString(), timeout=20)
+            assert channel.unary_unary(f"/{SERVICE}/ModelInfer")(data, timeout=20)
     asked = message("ModelStatisticsRequest")(name="digits").SerializeToString()
     with grpc.insecure_channel(many.addresses["grpc"]) as channel:
         text = channel.unary_unary(f"/{SERVICE}/ModelStatistics")(asked, timeout=20)
