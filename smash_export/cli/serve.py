@@ -222,7 +222,7 @@ def command(
     from dataclasses import replace
 
     from smash_base.images import LIMIT_VARIABLE, pixel_limit
-    from smash_export.server.gate import Limits
+    from smash_export.server.middleware import RequestLimits
     from smash_export.server.models import ModelSpec, variants
     from smash_export.server.run import Addresses, Settings, serve
     from smash_export.server.sizing import Batching
@@ -246,7 +246,7 @@ def command(
         tls_key=tls_key,
         api_key=_api_key(api_key_file),
         batching=Batching(max_batch, queue_size, queue_delay / 1e3, queue_timeout / 1e3),
-        limits=Limits(
+        limits=RequestLimits(
             body_bytes=round(max_body * 2**20), body_seconds=body_timeout, answer_seconds=answer_timeout
         ),
         threads=threads or _threads(workers),

@@ -24,8 +24,8 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Agreement of a signal with the error after training."""
+class RankAgreement:
+    """RankAgreement of a signal with the error after training."""
 
     kendall: Estimate
     spearman: Estimate
@@ -36,9 +36,9 @@ class Signal:
     """One predictor of the error after training: over all networks, and over the best of them."""
 
     signal: str
-    everything: Annotated[Agreement, Field(alias="all")]
-    top_half: Annotated[Agreement, Field(alias="top half")]
-    top_fifth: Annotated[Agreement, Field(alias="top fifth")]
+    everything: Annotated[RankAgreement, Field(alias="all")]
+    top_half: Annotated[RankAgreement, Field(alias="top half")]
+    top_fifth: Annotated[RankAgreement, Field(alias="top fifth")]
     regret: dict[str, float]
 
 

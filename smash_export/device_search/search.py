@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from smash_search.executors import ExecutorConfig
     from smash_search.rank.finalists import FinalistsConfig
     from smash_search.run import SearchConfig, SearchResult
+    from smash_search.space.architecture import InputSpec
+    from smash_search.space.space import Space
+    from smash_search.train.hypernet import TrainingConfig
     from smash_search.train.recipes import Recipe
 
 # By space. The learning rates are higher than the original program's 1e-3, which serves trainings of a
@@ -193,44 +196,17 @@ def configure(
     from smash_search.rank.scoring import ScoringConfig
     from smash_search.run import SearchConfig
     from smash_search.space.limits import CostLimits
-    from smash_search.space.prior import prior_named
-    from smash_search.space.space import space_for
-    from smash_search.train.hypernet import TrainingConfig
-    from smash_search.train.recipes import AUTO, RECIPES, recipe_for
+    from smash_search.train.recipes import recipe_for
 
-    spec = input_spec_of(dataset)
     if prior is None and strategy == "smash":
         prior = "paper"
-    chosen_space = space_for(spec, space, prior_named(prior) if prior else None)
-    name = chosen_space.name
-    if require is not None:
-        from smash_export.device_search.device_limits import limited_space
-
-        chosen_space = limited_space(chosen_space, spec, require)
-    preset = SPACE_DEFAULTS[name]
-    if strategy == "smash":
-        preset = {part: {**values, **SMASH.get(part, {})} for part, values in preset.items()}
-
-    def merged(part: str, given: dict[str, Any] | None) -> dict[str, Any]:
-        chosen = {key: value for key, value in (given or {}).items() if value is not None}
-        return {**preset[part], **chosen}
-
-    trained = merged("training", training)
-    if epochs is not None:
-        if training and training.get("steps") is not None:
-            raise UsageError("both --epochs and --steps are given", hint="Choose one.")
-        images = trained["batch"] * trained["architectures"]
-        trained["steps"] = max(1, round(epochs * len(dataset.train) / images))
+    name, exact_space = _space(input_spec_of(dataset), space, prior, require)
+    preset = _preset(name, strategy)
     candidates = candidates or preset["search"]["candidates"]
     known = min(preset["search"]["known"] if known is None else known, candidates // 2)
-    entering = merged("finalists", finalists)
-    entering["random"] = min(entering["random"], entering["count"])
-    entering["known"] = min(entering["known"], known, entering["count"] - entering["random"])
-    setting = (measured or {}).get("setting")
-    if isinstance(setting, Mapping) and setting.get("precision") == "int8":
-        entering["precision"] = "int8"
-    if recipe != AUTO and not (finalists and finalists.get("rungs")):
-        entering["rungs"] = _rungs_until(RECIPES[recipe].epochs, entering["rungs"])
+    entering = _entering(_merged(preset["finalists"], finalists), known, measured or {})
+    if not (finalists and finalists.get("rungs")):
+        entering["rungs"] = _rungs_of(recipe, entering["rungs"])
     return SearchConfig(
         space=name,
         seed=seed,
@@ -239,16 +215,75 @@ def configure(
         candidates=candidates,
         known=known,
         limits=CostLimits(**(limits or {})),
-        hypernet=HyperNetConfig(**merged("hypernet", hypernet)),
-        training=TrainingConfig(**trained),
-        scoring=ScoringConfig(**merged("scoring", scoring)),
+        hypernet=HyperNetConfig(**_merged(preset["hypernet"], hypernet)),
+        training=_training(preset["training"], training, epochs, len(dataset.train)),
+        scoring=ScoringConfig(**_merged(preset["scoring"], scoring)),
         finalists=_finalists(entering, recipe_for(recipe, dataset, seed), recipe_values or {}),
         measured=measured or {},
         latency_limits=tuple(
             sorted((Limit(*pair) for pair in (latency_limits or {}).items()), key=lambda x: x.milliseconds)
         ),
-        exact_space=chosen_space if require is not None or prior is not None else None,
+        exact_space=exact_space,
     )
+
+
+def _space(
+    spec: InputSpec, named: str | None, prior: str | None, require: str | None
+) -> tuple[str, Space | None]:
+    """Name of the space, and the space itself where it differs from the one that is known by this name."""
+    from smash_search.space.prior import prior_named
+    from smash_search.space.space import space_for
+
+    space = space_for(spec, named, prior_named(prior) if prior else None)
+    if require is None:
+        return space.name, None if prior is None else space
+    from smash_export.device_search.device_limits import limited_space
+
+    return space.name, limited_space(space, spec, require)
+
+
+def _preset(space: str, strategy: str) -> dict[str, dict[str, Any]]:
+    preset = SPACE_DEFAULTS[space]
+    if strategy != "smash":
+        return preset
+    return {part: {**values, **SMASH.get(part, {})} for part, values in preset.items()}
+
+
+def _merged(preset: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
+    return {**preset, **{name: value for name, value in (given or {}).items() if value is not None}}
+
+
+def _training(
+    preset: dict[str, Any], given: dict[str, Any] | None, epochs: float | None, images: int
+) -> TrainingConfig:
+    """Settings of the HyperNet's training, of which ``epochs`` are passes over ``images``.
+
+    Raises:
+        UsageError: both epochs and steps are given.
+    """
+    from smash_search.train.hypernet import TrainingConfig
+
+    values = _merged(preset, given)
+    if epochs is not None:
+        if given and given.get("steps") is not None:
+            raise UsageError("both --epochs and --steps are given", hint="Choose one.")
+        values["steps"] = max(1, round(epochs * images / (values["batch"] * values["architectures"])))
+    return TrainingConfig(**values)
+
+
+def _entering(finalists: dict[str, Any], known: int, measured: JsonObject) -> dict[str, Any]:
+    """Values of the finalists that fit each other: no more at random and of known networks than enter, and
+    judged by the precision that is measured."""
+    random = min(finalists["random"], finalists["count"])
+    entering = {
+        **finalists,
+        "random": random,
+        "known": min(finalists["known"], known, finalists["count"] - random),
+    }
+    setting = measured.get("setting")
+    if isinstance(setting, Mapping) and setting.get("precision") == "int8":
+        entering["precision"] = "int8"
+    return entering
 
 
 def _finalists(entering: dict[str, Any], recipe: Recipe, changes: dict[str, Any]) -> FinalistsConfig:
@@ -271,8 +306,13 @@ def _finalists(entering: dict[str, Any], recipe: Recipe, changes: dict[str, Any]
     return FinalistsConfig(**entering, recipe=Recipe.from_json({**recipe.to_json(), **changes}))
 
 
-def _rungs_until(epochs: int, rungs: tuple[int, ...]) -> tuple[int, ...]:
-    """The same shares of a training of so many epochs."""
+def _rungs_of(recipe: str, rungs: tuple[int, ...]) -> tuple[int, ...]:
+    """The same shares of the epochs of a recipe that has a length of its own."""
+    from smash_search.train.recipes import AUTO, RECIPES
+
+    if recipe == AUTO:
+        return rungs
+    epochs = RECIPES[recipe].epochs
     return tuple(sorted({max(1, round(rung * epochs / rungs[-1])) for rung in rungs}))
 
 

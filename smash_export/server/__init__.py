@@ -5,7 +5,7 @@
     protocol   OIP tensors: JSON, binary and classification extensions; no network in it
     app        the HTTP endpoints        grpc_service   the same over gRPC
     sizing     how large a batch and a queue, from measured times
-    gate       what every HTTP request passes: ids, key, limits, errors, counts
+    middleware what every HTTP request passes: ids, key, limits, errors, counts
     hosts      names the server answers to    connections   who may be connected, and who goes first
     messages, protobuf, reflection   of gRPC, from tables         encodings  compressed bodies
     wire       protobuf messages judged by their bytes            logs   lines that never block

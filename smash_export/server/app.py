@@ -28,23 +28,23 @@ from smash_base.json_values import JsonObject
 from smash_base.preprocess import present_classes, probabilities_of
 from smash_export import __version__
 from smash_export.server import protocol
-from smash_export.server.batching import BusyError, LoopJob
-from smash_export.server.gate import (
-    Bodies,
-    Gate,
-    HttpError,
-    Limits,
-    Receive,
-    Scope,
-    Send,
-    State,
-    Workers,
-    respond,
-    respond_json,
-)
+from smash_export.server.batching import BusyError, LoopRequest
 from smash_export.server.hosts import Hosts
 from smash_export.server.logs import REQUEST_ID, log
 from smash_export.server.metrics import CONTENT_TYPE, Metrics
+from smash_export.server.middleware import (
+    Bodies,
+    BoundedThreads,
+    HttpError,
+    Middleware,
+    Receive,
+    RequestLimits,
+    Scope,
+    Send,
+    State,
+    respond,
+    respond_json,
+)
 from smash_export.server.models import Model, Repository, require_files
 from smash_export.server.openapi import describe_api
 from smash_export.server.peers import Alone, Peers
@@ -77,14 +77,14 @@ def build_app(
     metrics: Metrics,
     *,
     state: State | None = None,
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
     api_key: str | None = None,
     log_requests: bool = False,
     administration: bool = True,
     hosts: Hosts | None = None,
     root_path: str = "",
     peers: Peers | None = None,
-) -> Gate:
+) -> Middleware:
     """The ASGI application.
 
     Args:
@@ -95,17 +95,17 @@ def build_app(
         api_key: what clients must show; None asks for nothing.
         log_requests: log successful requests too.
         administration: whether loading and unloading over HTTP is allowed.
-        hosts, root_path: as :class:`Gate`.
+        hosts, root_path: as :class:`Middleware`.
         peers: the other processes of this server.
     """
-    state, limits = state or State(), limits or Limits()
+    state, limits = state or State(), limits or RequestLimits()
     bodies = Bodies(limits, state)
     peers = peers or Alone(repository, metrics)
     server = _Server(repository, peers, state, limits, bodies, administration, root_path)
     router = Router(server.routes(), redirect_slashes=False)
-    gate = Gate(router, state, metrics, limits, bodies, api_key, log_requests, hosts, root_path)
-    server.parsers = gate.parsers
-    return gate
+    middleware = Middleware(router, state, metrics, limits, bodies, api_key, log_requests, hosts, root_path)
+    server.parsers = middleware.parsers
+    return middleware
 
 
 class _Endpoint:
@@ -126,7 +126,7 @@ class _Server:
         repository: Repository,
         peers: Peers,
         state: State,
-        limits: Limits,
+        limits: RequestLimits,
         bodies: Bodies,
         administration: bool,
         root_path: str,
@@ -138,8 +138,8 @@ class _Server:
         self._limits = limits
         self._administration = administration
         self._bodies = bodies
-        self._decoders = Workers("decode", _DECODERS, _WAITING_DECODES)
-        self.parsers = Workers("parse", _DECODERS, _WAITING_DECODES)
+        self._decoders = BoundedThreads("decode", _DECODERS, _WAITING_DECODES)
+        self.parsers = BoundedThreads("parse", _DECODERS, _WAITING_DECODES)
         folder = resources.files("smash_export.server") / "static"
         self._static = {name: (folder / name).read_bytes() for name in ("index.html", *_STATIC)}
 
@@ -223,14 +223,14 @@ class _Server:
             return await self._run(model, await self.parsers.run(lambda: model.converted(images)))
 
     async def _run(self, model: Model, tensor: np.ndarray) -> np.ndarray:
-        job = LoopJob(tensor)
-        model.batcher.submit(job)
-        return await self._answer(job)
+        queued = LoopRequest(tensor)
+        model.batcher.submit(queued)
+        return await self._answer(queued)
 
-    async def _answer(self, job: LoopJob) -> np.ndarray:
+    async def _answer(self, queued: LoopRequest) -> np.ndarray:
         try:
             async with asyncio.timeout(self._limits.answer_seconds):
-                return await job.wait()
+                return await queued.wait()
         except TimeoutError:
             raise BusyError("no answer in time", hint="Try again in a moment.") from None
 
@@ -252,9 +252,9 @@ class _Server:
                 self._bodies.release(size)
             del body
             try:
-                job = LoopJob(decoded.tensor)
-                model.batcher.submit(job)
-                rows = _named(model, await self._answer(job), top)
+                queued = LoopRequest(decoded.tensor)
+                model.batcher.submit(queued)
+                rows = _named(model, await self._answer(queued), top)
             finally:
                 self._bodies.release(decoded.tensor.nbytes)
             answer: JsonObject = {
@@ -265,8 +265,8 @@ class _Server:
                 **(decoded.results(rows) if decoded.batch else rows[0]),
                 "milliseconds": {
                     "decode": round(decoded.seconds * 1e3, 3),
-                    "queue": round(job.waited * 1e3, 3),
-                    "run": round(job.ran * 1e3, 3),
+                    "queue": round(queued.waited * 1e3, 3),
+                    "run": round(queued.ran * 1e3, 3),
                     "total": round((time.perf_counter() - started) * 1e3, 3),
                 },
                 "request_id": REQUEST_ID.get(),

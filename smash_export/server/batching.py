@@ -33,7 +33,7 @@ class BusyError(SmashError):
 
 
 @dataclass(frozen=True)
-class BatchingSettings:
+class QueueLimits:
     """Limits of one model's queue.
 
     Attributes:
@@ -57,7 +57,7 @@ class BatchingSettings:
     allowed: float | None = None
 
 
-class Job:
+class QueuedRequest:
     """One request on its way through the queue.
 
     Attributes:
@@ -89,13 +89,13 @@ class Job:
         return self.logits
 
 
-class CallbackJob(Job):
-    """A job whose answer an event loop takes by a call; no task, no future.
+class CallbackRequest(QueuedRequest):
+    """A request whose answer an event loop takes by a call; no task, no future.
 
     Args:
         tensor: float32 [B, *input_shape].
         loop: where ``done`` is called.
-        done: takes the job once it ran or failed.
+        done: takes the request once it ran or failed.
     """
 
     __slots__ = ("_call", "loop")
@@ -104,7 +104,7 @@ class CallbackJob(Job):
         self,
         tensor: np.ndarray,
         loop: asyncio.AbstractEventLoop,
-        done: Callable[[CallbackJob], None],
+        done: Callable[[CallbackRequest], None],
     ) -> None:
         super().__init__(tensor)
         self.loop = loop
@@ -115,8 +115,8 @@ class CallbackJob(Job):
         self._call(self)
 
 
-class LoopJob(Job):
-    """A job that a coroutine waits for."""
+class LoopRequest(QueuedRequest):
+    """A request that a coroutine waits for."""
 
     __slots__ = ("_future", "loop")
 
@@ -126,7 +126,7 @@ class LoopJob(Job):
         self._future: asyncio.Future[None] = self.loop.create_future()
 
     async def wait(self) -> np.ndarray:
-        """The logits; a cancelled waiter takes its job out of the queue."""
+        """The logits; a cancelled waiter takes its request out of the queue."""
         try:
             await self._future
         except asyncio.CancelledError:
@@ -140,15 +140,15 @@ class LoopJob(Job):
             self._future.set_result(None)
 
 
-class ThreadJob(Job):
-    """A job that a thread waits for."""
+class ThreadRequest(QueuedRequest):
+    """A request that a thread waits for."""
 
-    __slots__ = ("_gate",)
+    __slots__ = ("_answered",)
 
     def __init__(self, tensor: np.ndarray) -> None:
         super().__init__(tensor)
-        self._gate = threading.Lock()
-        self._gate.acquire()
+        self._answered = threading.Lock()
+        self._answered.acquire()
 
     def wait(self, timeout: float) -> np.ndarray:
         """The logits.
@@ -156,17 +156,17 @@ class ThreadJob(Job):
         Raises:
             BusyError: no answer within ``timeout`` seconds.
         """
-        if not self._gate.acquire(timeout=timeout):
+        if not self._answered.acquire(timeout=timeout):
             self.abandoned = True
             raise BusyError("no answer in time", expected=f"within {timeout:g} s")
         return self.result()
 
     def done(self) -> None:
         """Called in the worker."""
-        self._gate.release()
+        self._answered.release()
 
 
-Observer = Callable[[list[Job]], None]
+Observer = Callable[[list[QueuedRequest]], None]
 
 
 class Batcher:
@@ -176,20 +176,20 @@ class Batcher:
         run: float32 [N, *input_shape] -> float32 [N, K]; one call at a time.
         settings: limits.
         name: Name of the worker thread.
-        observe: called in the worker with the jobs of every batch that ran, before they are delivered.
+        observe: called in the worker with the requests of every batch that ran, before they are delivered.
     """
 
     def __init__(
         self,
         run: Callable[[np.ndarray], np.ndarray],
-        settings: BatchingSettings,
+        settings: QueueLimits,
         name: str = "model",
         observe: Observer | None = None,
     ) -> None:
         self.settings = settings
         self._run = run
         self._observe = observe
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[QueuedRequest | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # held by the thread that runs the model
         self._waiting = 0
@@ -228,40 +228,40 @@ class Batcher:
         load = self._load if since is None else self._load * math.exp((since - now) / BURST_SECONDS)
         return load > _OVERLOADED
 
-    def submit(self, job: Job) -> None:
-        """Put a job into the queue.
+    def submit(self, request: QueuedRequest) -> None:
+        """Put a request into the queue.
 
         Raises:
             BusyError: the queue is full, or closed.
         """
-        count = len(job.tensor)
-        job.entered = time.perf_counter() - job.age
+        count = len(request.tensor)
+        request.entered = time.perf_counter() - request.age
         with self._lock:
             if self._closed:
                 raise self._closing()
-            bound = self._bound(job.entered) if self._waiting else self.settings.queue_size
+            bound = self._bound(request.entered) if self._waiting else self.settings.queue_size
             if self._waiting + count > bound:
                 raise self.refusal()
             self._waiting += count
-            self._queue.put(job)
+            self._queue.put(request)
 
-    def run(self, job: Job) -> None:
-        """Run a job in the calling thread if nothing runs or waits, else put it into the queue.
+    def run(self, request: QueuedRequest) -> None:
+        """Run a request in the calling thread if nothing runs or waits, else put it into the queue.
 
-        For threads that would only wait: two changes of threads less. The job is done when this returns,
+        For threads that would only wait: two changes of threads less. The request is done when this returns,
         or later; wait for it either way.
 
         Raises:
             BusyError: as :meth:`submit`.
         """
         if self._waiting or self.settings.delay > 0 or not self._turn.acquire(blocking=False):
-            self.submit(job)
+            self.submit(request)
             return
         try:
             if self._closed:
                 raise self._closing()
-            job.entered = time.perf_counter()
-            self._execute([job])
+            request.entered = time.perf_counter()
+            self._execute([request])
         finally:
             self._turn.release()
 
@@ -277,7 +277,7 @@ class Batcher:
         )
 
     def close(self) -> None:
-        """Refuse new jobs, run those that wait, and end the thread."""
+        """Refuse new requests, run those that wait, and end the thread."""
         with self._lock:
             if self._closed:
                 return
@@ -286,31 +286,31 @@ class Batcher:
         self._thread.join()
 
     def _work(self) -> None:
-        held: Job | None = None
+        held: QueuedRequest | None = None
         last_time = time.perf_counter()
         while True:
             now = time.perf_counter()
             self._load = 1 - (1 - self._load) * math.exp((last_time - now) / BURST_SECONDS)
             self._idle = now
-            job = held or self._queue.get()
+            request = held or self._queue.get()
             last_time = time.perf_counter()
             self._load *= math.exp((now - last_time) / BURST_SECONDS)
             self._idle = None
             held = None
-            if job is None:
+            if request is None:
                 return
             with self._turn:
-                jobs, held, last = self._gather(job)
-                live = self._still_wanted(jobs)
+                requests, held, last = self._gather(request)
+                live = self._still_wanted(requests)
                 if live:
                     self._execute(live)
-            del jobs, live, job  # nothing of a request stays in memory while the worker is idle
+            del requests, live, request  # nothing of a request stays in memory while the worker is idle
             if last:
                 return
 
-    def _gather(self, first: Job) -> tuple[list[Job], Job | None, bool]:
-        """Jobs that run together; the one that did not fit any more; whether the queue has ended."""
-        jobs, total = [self._leave(first)], len(first.tensor)
+    def _gather(self, first: QueuedRequest) -> tuple[list[QueuedRequest], QueuedRequest | None, bool]:
+        """Requests that run together; the one that did not fit any more; whether the queue has ended."""
+        requests, total = [self._leave(first)], len(first.tensor)
         settings = self.settings
         deadline = first.entered + settings.delay
         while total < settings.max_batch:
@@ -322,71 +322,72 @@ class Batcher:
             except queue.Empty:
                 break
             if following is None:
-                return jobs, None, True
+                return requests, None, True
             if total + len(following.tensor) > settings.max_batch:
-                return jobs, following, False
-            jobs.append(self._leave(following))
+                return requests, following, False
+            requests.append(self._leave(following))
             total += len(following.tensor)
-        return jobs, None, False
+        return requests, None, False
 
-    def _leave(self, job: Job) -> Job:
+    def _leave(self, request: QueuedRequest) -> QueuedRequest:
         with self._lock:
-            self._waiting -= len(job.tensor)
-        return job
+            self._waiting -= len(request.tensor)
+        return request
 
-    def _still_wanted(self, jobs: list[Job]) -> list[Job]:
+    def _still_wanted(self, requests: list[QueuedRequest]) -> list[QueuedRequest]:
         now = time.perf_counter()
         live, late = [], []
         limit = self.settings.timeout
         if self.settings.patience is not None and self._overloaded(now):
             limit = min(limit, self.settings.patience)
-        for job in jobs:
-            job.waited = now - job.entered
-            if job.abandoned:
+        for request in requests:
+            request.waited = now - request.entered
+            if request.abandoned:
                 continue
-            if job.waited > limit:
-                job.error = BusyError(
+            if request.waited > limit:
+                request.error = BusyError(
                     "the request waited too long",
                     expected=f"at most {limit * 1e3:.4g} ms in the queue",
-                    received=f"{job.waited * 1e3:.4g} ms",
+                    received=f"{request.waited * 1e3:.4g} ms",
                     hint="Try again in a moment.",
                 )
-                late.append(job)
+                late.append(request)
             else:
-                live.append(job)
+                live.append(request)
         _deliver(late)
         return live
 
-    def _execute(self, jobs: list[Job]) -> None:
-        """Run jobs together; if that fails, each by itself, so that nobody pays for another's input."""
-        tensor = jobs[0].tensor if len(jobs) == 1 else np.concatenate([job.tensor for job in jobs])
+    def _execute(self, requests: list[QueuedRequest]) -> None:
+        """Run requests together; if that fails, each by itself, so that nobody pays for another's input."""
+        tensors = [request.tensor for request in requests]
+        tensor = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
         started = time.perf_counter()
         try:
             logits = self._run(tensor)
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the callers report it
-            if len(jobs) > 1:
-                for job in jobs:
-                    self._execute([job])
+            if len(requests) > 1:
+                for request in requests:
+                    self._execute([request])
                 return
-            jobs[0].error = error
+            requests[0].error = error
         else:
-            _hand_out(jobs, logits, time.perf_counter() - started)
+            _hand_out(requests, logits, time.perf_counter() - started)
         if self._observe is not None:
-            self._observe(jobs)
-        _deliver(jobs)
+            self._observe(requests)
+        _deliver(requests)
 
 
-def _hand_out(jobs: list[Job], logits: np.ndarray, ran: float) -> None:
-    """Give each job its rows. Each is judged by its own: a row that overflows spoils no other."""
+def _hand_out(requests: list[QueuedRequest], logits: np.ndarray, ran: float) -> None:
+    """Give each request its rows. Each is judged by its own: a row that overflows spoils no other."""
     finite, start = bool(np.isfinite(logits).all()), 0
-    for job in jobs:
-        end = start + len(job.tensor)
+    for request in requests:
+        end = start + len(request.tensor)
         rows = logits[start:end]
-        job.ran, job.batch = ran, len(logits)
+        request.ran, request.batch = ran, len(logits)
         if finite or np.isfinite(rows).all():
-            job.logits = rows
+            request.logits = rows
         else:
-            job.error = _overflow(rows)
+            request.error = _overflow(rows)
         start = end
 
 
@@ -399,14 +400,14 @@ def _overflow(rows: np.ndarray) -> InvalidInputError:
     )
 
 
-def _deliver(jobs: list[Job]) -> None:
-    """Wake those that wait; a loop is woken once for all its jobs."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[CallbackJob | LoopJob]] = {}
-    for job in jobs:
-        if isinstance(job, CallbackJob | LoopJob):
-            by_loop.setdefault(job.loop, []).append(job)
-        elif isinstance(job, ThreadJob):
-            job.done()
+def _deliver(requests: list[QueuedRequest]) -> None:
+    """Wake those that wait; a loop is woken once for all its requests."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[CallbackRequest | LoopRequest]] = {}
+    for request in requests:
+        if isinstance(request, CallbackRequest | LoopRequest):
+            by_loop.setdefault(request.loop, []).append(request)
+        elif isinstance(request, ThreadRequest):
+            request.done()
     for loop, waiting in by_loop.items():
         try:
             loop.call_soon_threadsafe(_done, waiting)
@@ -414,6 +415,6 @@ def _deliver(jobs: list[Job]) -> None:
             continue
 
 
-def _done(jobs: list[CallbackJob | LoopJob]) -> None:
-    for job in jobs:
-        job.done()
+def _done(requests: list[CallbackRequest | LoopRequest]) -> None:
+    for request in requests:
+        request.done()

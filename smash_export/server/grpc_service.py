@@ -25,11 +25,11 @@ from smash_base.errors import InvalidInputError, SmashError, UsageError
 from smash_export import __version__
 from smash_export.server import protocol
 from smash_export.server.app import EXTENSIONS
-from smash_export.server.batching import BusyError, ThreadJob
-from smash_export.server.gate import Bodies, Limits, State, bearer_token
+from smash_export.server.batching import BusyError, ThreadRequest
 from smash_export.server.logs import Throttle
 from smash_export.server.messages import HEALTH, INFERENCE, METHODS, SERVICE, message
 from smash_export.server.metrics import Metrics
+from smash_export.server.middleware import Bodies, RequestLimits, State, bearer_token
 from smash_export.server.models import Model, Repository, UnknownModelError
 from smash_export.server.peers import Alone, Peers
 from smash_export.server.reflection import FILE as REFLECTION
@@ -65,7 +65,7 @@ class GrpcServer:
         repository: Repository,
         metrics: Metrics,
         state: State,
-        limits: Limits,
+        limits: RequestLimits,
         api_key: str | None = None,
         administration: bool = True,
         largest: int | None = None,
@@ -136,7 +136,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         repository: Repository,
         metrics: Metrics,
         state: State,
-        limits: Limits,
+        limits: RequestLimits,
         api_key: str | None,
     ) -> None:
         self._repository, self._metrics, self._state, self._limits = repository, metrics, state, limits
@@ -328,7 +328,7 @@ class _Servicer:
     """One method per call, from message to message."""
 
     def __init__(
-        self, repository: Repository, peers: Peers, state: State, limits: Limits, administration: bool
+        self, repository: Repository, peers: Peers, state: State, limits: RequestLimits, administration: bool
     ) -> None:
         self._repository, self._peers = repository, peers
         self._state = state
@@ -384,9 +384,9 @@ class _Servicer:
             return self._run(model, model.converted(images))
 
     def _run(self, model: Model, tensor: np.ndarray) -> np.ndarray:
-        job = ThreadJob(tensor)
-        model.batcher.run(job)
-        return job.wait(self._limits.answer_seconds)
+        queued = ThreadRequest(tensor)
+        model.batcher.run(queued)
+        return queued.wait(self._limits.answer_seconds)
 
     def ModelStatistics(self, request: Any) -> Any:
         keys = self._repository.open_models()

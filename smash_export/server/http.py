@@ -32,10 +32,10 @@ import numpy as np
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from smash_export.server import protocol
-from smash_export.server.batching import BusyError, CallbackJob
+from smash_export.server.batching import BusyError, CallbackRequest
 from smash_export.server.connections import Arrivals, Connections
 from smash_export.server.encodings import WORTH_BYTES
-from smash_export.server.gate import Gate, HttpError, encode_error, to_http
+from smash_export.server.middleware import HttpError, Middleware, encode_error, to_http
 from smash_export.server.models import Model, Repository
 
 _INFER = re.compile(rb"/v2/models/([A-Za-z0-9._-]{1,100})(?:/versions/([0-9]{1,9}))?/infer", re.ASCII)
@@ -61,11 +61,11 @@ class InferCall:
         "body",
         "disconnected",
         "identity",
-        "job",
         "keep_alive",
         "length",
         "model",
         "path",
+        "queued",
         "reserved",
         "response_complete",
         "route",
@@ -84,7 +84,7 @@ class InferCall:
         self.body: list[bytes] = []
         self.reserved = 0
         self.model: Model | None = None
-        self.job: CallbackJob | None = None
+        self.queued: CallbackRequest | None = None
         self.timer: asyncio.TimerHandle | None = None  # until the answer is there
         self.response_complete = self.disconnected = False
 
@@ -98,11 +98,11 @@ class InferCall:
 
 
 class Connection(HttpToolsProtocol):
-    """See the head of this module. The models and the gate are class attributes of a subclass, as uvicorn
-    makes its connections itself: :func:`connection_class`."""
+    """See the head of this module. The models and the middleware are class attributes of a subclass, as
+    uvicorn makes its connections itself: :func:`connection_class`."""
 
     repository: Repository
-    gate: Gate
+    middleware: Middleware
     places: Connections
     arrivals: Arrivals
 
@@ -127,7 +127,7 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self.loop.call_later(self.gate.limits.body_seconds, self.transport.abort)
+        self._unread = self.loop.call_later(self.middleware.limits.body_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -142,8 +142,8 @@ class Connection(HttpToolsProtocol):
         call = self.cycle
         if isinstance(call, InferCall) and not call.response_complete:
             call.response_complete = True
-            if call.job is not None:
-                call.job.abandoned = True
+            if call.queued is not None:
+                call.queued.abandoned = True
             self._end(call, 499)
         super().connection_lost(exc)
 
@@ -218,22 +218,22 @@ class Connection(HttpToolsProtocol):
         call = InferCall(
             self.url.decode(),
             _ROUTE if version is None else _VERSION_ROUTE,
-            self.gate.identity(headers),
+            self.middleware.identity(headers),
             headers.get(_LENGTH_HEADER),
             self.parser.should_keep_alive(),
         )
         call.accept = headers.get(b"accept-encoding", b"")
         self.cycle = call  # type: ignore[assignment]
-        self.gate.state.active += 1
+        self.middleware.state.active += 1
         try:
-            self.gate.check(call.path, "POST", headers)
+            self.middleware.check(call.path, "POST", headers)
             call.model = model = self.repository.take(
                 name.decode(), None if version is None else version.decode()
             )
             call.age = self.arrivals.age(call.started)
             if model.batcher.full or model.batcher.late(call.age, self.arrivals.average):
                 raise model.batcher.refusal()
-            self.gate.bodies.check_claim(claimed)
+            self.middleware.bodies.check_claim(claimed)
             if call.length is None and int(claimed) > model.json_limit:
                 raise protocol.TooLargeError("the body", expected=f"at most {model.json_limit} bytes of JSON")
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
@@ -246,7 +246,7 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
         elif not call.response_complete:
             try:
-                self.gate.bodies.reserve(len(body))  # what came, not what is claimed
+                self.middleware.bodies.reserve(len(body))  # what came, not what is claimed
             except BusyError as error:
                 self._refuse(call, error)
                 return
@@ -270,7 +270,7 @@ class Connection(HttpToolsProtocol):
         model, body = call.model, call.body[0] if len(call.body) == 1 else b"".join(call.body)
         assert model is not None
         length = None if call.length is None else call.length.decode("latin-1")
-        call.timer = self.loop.call_later(self.gate.limits.answer_seconds, self._no_answer, call)
+        call.timer = self.loop.call_later(self.middleware.limits.answer_seconds, self._no_answer, call)
         if protocol.is_slow(len(body), length):
             self._later(self._submit_later(call, model, body, length))
             return
@@ -289,7 +289,7 @@ class Connection(HttpToolsProtocol):
     async def _submit_later(self, call: InferCall, model: Model, body: bytes, length: str | None) -> None:
         """Much JSON is parsed beside the loop."""
         try:
-            request = await self.gate.parsers.run(
+            request = await self.middleware.parsers.run(
                 lambda: protocol.parse_infer(body, length, model.signature, model.max_images)
             )
             if not call.response_complete:
@@ -305,7 +305,7 @@ class Connection(HttpToolsProtocol):
             self._submit(call, model, request)
             return
         size = model.tensor_bytes(len(images))
-        self.gate.bodies.reserve(size)
+        self.middleware.bodies.reserve(size)
         call.reserved += size
         if model.is_quick(images):
             self._submit(call, model, replace(request, tensor=model.converted(images)))
@@ -314,7 +314,7 @@ class Connection(HttpToolsProtocol):
 
     async def _convert_later(self, call: InferCall, model: Model, request: protocol.InferRequest) -> None:
         try:
-            tensor = await self.gate.parsers.run(lambda: model.converted(request.tensor))
+            tensor = await self.middleware.parsers.run(lambda: model.converted(request.tensor))
             if not call.response_complete:
                 self._submit(call, model, replace(request, tensor=tensor))
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
@@ -322,9 +322,9 @@ class Connection(HttpToolsProtocol):
                 self._refuse(call, error)
 
     def _submit(self, call: InferCall, model: Model, request: protocol.InferRequest) -> None:
-        call.job = CallbackJob(request.tensor, self.loop, lambda job: self._answer(call, request))
-        call.job.age = call.age
-        model.batcher.submit(call.job)
+        call.queued = CallbackRequest(request.tensor, self.loop, lambda _: self._answer(call, request))
+        call.queued.age = call.age
+        model.batcher.submit(call.queued)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -338,14 +338,14 @@ class Connection(HttpToolsProtocol):
                 self._arm()
 
     def _answer(self, call: InferCall, request: protocol.InferRequest) -> None:
-        """The job ran, or failed."""
-        job, model = call.job, call.model
-        if call.response_complete or job is None or model is None:
+        """The request ran, or failed."""
+        queued, model = call.queued, call.model
+        if call.response_complete or queued is None or model is None:
             return  # the client left, or was told that it takes too long
         try:
             body, json_length = protocol.encode_infer(
                 request,
-                job.result(),
+                queued.result(),
                 model.labels,
                 output_name=model.signature.output_name,
                 model=model.spec.name,
@@ -362,7 +362,7 @@ class Connection(HttpToolsProtocol):
 
     async def _write_shortened(self, call: InferCall, headers: bytes, body: bytes) -> None:
         """The client takes compressed answers; a long one is compressed beside the loop."""
-        body, encoding = await self.gate.bodies.shortened(body, call.accept)
+        body, encoding = await self.middleware.bodies.shortened(body, call.accept)
         if encoding is not None:
             headers += b"content-encoding: %s\r\n" % encoding.encode()
         if not call.response_complete:
@@ -370,26 +370,26 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, call: InferCall, error: Exception) -> None:
         failure = to_http(error)
-        self.gate.report(error, failure, call.identity)
+        self.middleware.report(error, failure, call.identity)
         body, extra = encode_error(failure)
         self._write(call, failure.status, _JSON + extra, body)
 
     def _no_answer(self, call: InferCall) -> None:
-        if call.job is not None:
-            call.job.abandoned = True
+        if call.queued is not None:
+            call.queued.abandoned = True
         self._refuse(call, BusyError("no answer in time", hint="Try again in a moment."))
 
     def _too_slow(self) -> None:
         """Headers or a body did not come in time."""
         self._timer = None
         call = self.cycle
-        if isinstance(call, InferCall) and not call.response_complete and call.job is None:
-            self._refuse(call, self.gate.bodies.too_slow())
+        if isinstance(call, InferCall) and not call.response_complete and call.queued is None:
+            self._refuse(call, self.middleware.bodies.too_slow())
         elif call is not None and not call.response_complete:
             self._arm()  # the next request can wait: an earlier one is not answered yet
         elif not self.transport.is_closing():
             if self._in_headers:
-                self._refuse_early(408, str(self.gate.bodies.too_slow("the headers")))
+                self._refuse_early(408, str(self.middleware.bodies.too_slow("the headers")))
             self.transport.close()
 
     def _refuse_early(self, status: int, sentence: str) -> None:
@@ -400,10 +400,10 @@ class Connection(HttpToolsProtocol):
         head = b"%s%scontent-length: %d\r\n%sconnection: close\r\n\r\n"
         self.transport.write(head % (STATUS_LINE[status], _JSON, len(body), extra) + body)
         self.transport.close()
-        self.gate.count("other", "", "", status, 0.0, b"")
+        self.middleware.count("other", "", "", status, 0.0, b"")
 
     def _write(self, call: InferCall, status: int, headers: bytes, body: bytes) -> None:
-        if self.gate.state.draining:
+        if self.middleware.state.draining:
             call.keep_alive = False
         if b"connection: close" in headers:
             call.keep_alive, close = False, b""
@@ -429,12 +429,12 @@ class Connection(HttpToolsProtocol):
             call.timer.cancel()
         if call.model is not None:
             call.model.leave()
-        self.gate.bodies.release(call.reserved)
-        self.gate.state.active -= 1
-        call.model = call.job = call.timer = None
+        self.middleware.bodies.release(call.reserved)
+        self.middleware.state.active -= 1
+        call.model = call.queued = call.timer = None
         call.body.clear()
         seconds = time.perf_counter() - call.started
-        self.gate.count(call.route, "POST", call.path, status, seconds, call.identity)
+        self.middleware.count(call.route, "POST", call.path, status, seconds, call.identity)
 
     def _await_next(self) -> None:
         """The rest of a refused body is there: the connection is idle from now on."""
@@ -444,7 +444,7 @@ class Connection(HttpToolsProtocol):
             )
 
     def _arm(self) -> None:
-        seconds = self.gate.limits.body_seconds
+        seconds = self.middleware.limits.body_seconds
         self._timer = self.loop.call_later(
             min(seconds, _SHORT_S) if self._health_only else seconds, self._too_slow
         )
@@ -465,7 +465,7 @@ _TOO_LONG = f"the headers are too long; expected at most {MAX_HEAD_BYTES} bytes"
 _TOO_MANY = "too many connections; only health is answered on this one. Try again in a moment."
 
 
-def connection_class(repository: Repository, gate: Gate, places: Connections) -> type[Connection]:
+def connection_class(repository: Repository, middleware: Middleware, places: Connections) -> type[Connection]:
     """The class of connections of one server."""
-    shared = {"repository": repository, "gate": gate, "places": places, "arrivals": Arrivals()}
+    shared = {"repository": repository, "middleware": middleware, "places": places, "arrivals": Arrivals()}
     return type("Connection", (Connection,), shared)

@@ -22,7 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from smash_base.json_values import JsonObject
-from smash_export.server.batching import Job
+from smash_export.server.batching import QueuedRequest
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _PREFIX = "smash_export"
@@ -211,16 +211,16 @@ class Metrics:
         with self._lock:
             self._loads.add((model, result))
 
-    def observer(self, model: str, version: str) -> Callable[[list[Job]], None]:
+    def observer(self, model: str, version: str) -> Callable[[list[QueuedRequest]], None]:
         """What a model's batcher reports its runs to."""
         key = (model, version)
 
-        def observe(jobs: list[Job]) -> None:
-            ran = jobs[0]  # of a batch that raised nothing each job knows size and time of the run
-            failed = sum(job.error is not None for job in jobs)
+        def observe(requests: list[QueuedRequest]) -> None:
+            ran = requests[0]  # of a batch that raised nothing each request knows size and time of the run
+            failed = sum(request.error is not None for request in requests)
             with self._lock:
-                for job in jobs:
-                    self._queue_time.add(key, job.waited)
+                for request in requests:
+                    self._queue_time.add(key, request.waited)
                 if failed:
                     self._failures.add(key, failed)
                 self._last[key] = int(time.time() * 1e3)

@@ -31,10 +31,10 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_export.server import logs
 from smash_export.server.app import build_app, reload_all
 from smash_export.server.connections import HEALTH_SHARE, Connections
-from smash_export.server.gate import Gate, Limits, State
 from smash_export.server.hosts import Hosts
 from smash_export.server.http import connection_class
 from smash_export.server.metrics import Metrics
+from smash_export.server.middleware import Middleware, RequestLimits, State
 from smash_export.server.models import ModelSpec, Repository
 from smash_export.server.peers import Alone, Peers
 from smash_export.server.sizing import Batching
@@ -76,7 +76,7 @@ class Settings:
     tls_key: Path | None = None
     api_key: str | None = None
     batching: Batching = field(default_factory=Batching)
-    limits: Limits = field(default_factory=Limits)
+    limits: RequestLimits = field(default_factory=RequestLimits)
     threads: int | None = None
     device: str | None = None
     max_connections: int = 1024
@@ -322,7 +322,9 @@ def _hosts(settings: Settings) -> Hosts:
     return Hosts(settings.api_key is not None, frozenset(names), settings.proxy_headers)
 
 
-def _uvicorn(app: Gate, repository: Repository, settings: Settings, places: Connections) -> uvicorn.Config:
+def _uvicorn(
+    app: Middleware, repository: Repository, settings: Settings, places: Connections
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=connection_class(repository, app, places),

@@ -19,7 +19,7 @@ import numpy as np
 
 from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
-from smash_export.server.batching import BatchingSettings
+from smash_export.server.batching import QueueLimits
 
 QUEUE_SIZE = 256
 _GAIN = 1.1  # images per second that doubling the batch must bring
@@ -37,7 +37,7 @@ class Batching:
     Attributes:
         max_batch: images that run at once, at most; None to measure.
         queue_size: images that may wait; None for 256 in a burst and a measured number under overload.
-        delay, timeout: as :class:`BatchingSettings`.
+        delay, timeout: as :class:`QueueLimits`.
     """
 
     max_batch: int | None = None
@@ -63,7 +63,7 @@ class Sizes:
         seconds: batch -> seconds of a run, the quickest of a few.
     """
 
-    settings: BatchingSettings
+    settings: QueueLimits
     seconds: dict[int, float]
 
     def describe(self) -> JsonObject:
@@ -104,14 +104,14 @@ def choose_sizes(
                 break
             best = twice
     if asked.queue_size is not None:
-        settings = BatchingSettings(best, asked.queue_size, None, asked.delay, asked.timeout)
+        settings = QueueLimits(best, asked.queue_size, None, asked.delay, asked.timeout)
     else:
         allowed = max(_PATIENCE * (seconds[1] + _NETWORK_S), _SHORT_S)
         batches = int(allowed / seconds[best]) - 1  # one is running
         patience = max(2 * allowed, 2 * seconds[best])
         queue_size = max(QUEUE_SIZE, best)
         standing = min(best * max(batches, 1), queue_size)
-        settings = BatchingSettings(best, queue_size, standing, asked.delay, asked.timeout, patience, allowed)
+        settings = QueueLimits(best, queue_size, standing, asked.delay, asked.timeout, patience, allowed)
     return Sizes(settings, seconds)
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from smash_base.errors import SmashError, UsageError
 from smash_export.server import logs
-from smash_export.server.gate import Limits
+from smash_export.server.middleware import RequestLimits
 from smash_export.server.models import ModelSpec
 from smash_export.server.peers import ANSWER_S, Member
 from smash_export.server.run import Addresses, Settings, listen, serve
@@ -87,7 +87,7 @@ def _shared_out(settings: Settings) -> Settings:
     count = settings.workers
     bound = max(settings.limits.body_bytes, settings.limits.all_bodies_bytes // count)
     per_address = settings.per_address and max(1, settings.per_address // count)
-    limits: Limits = replace(settings.limits, all_bodies_bytes=bound)
+    limits: RequestLimits = replace(settings.limits, all_bodies_bytes=bound)
     return replace(
         settings,
         share_port=True,

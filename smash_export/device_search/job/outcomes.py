@@ -41,7 +41,7 @@ class Frozen:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Parity:
     """How a file answers, against the reference."""
 
     agreement: float
@@ -52,7 +52,7 @@ class Agreement:
 class Proof:
     """What verification measured of a compiled file."""
 
-    parity: Agreement
+    parity: Parity
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class ComparedFile:
     name: str
     verdict: Verdict
     reason: str
-    parity: Agreement | None
+    parity: Parity | None
     measurement: Measured
 
 

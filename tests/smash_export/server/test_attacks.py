@@ -396,15 +396,15 @@ def test_grpc_messages_that_do_not_come_are_given_up(digits_bundle: Path, start:
 def test_grpc_and_http_share_one_bound_of_memory(digits_bundle: Path, tensor: np.ndarray) -> None:
     grpc = pytest.importorskip("grpc")
     from smash_export.server.batching import BusyError
-    from smash_export.server.gate import Bodies, Limits, State
     from smash_export.server.grpc_service import GrpcServer
     from smash_export.server.messages import SERVICE
     from smash_export.server.metrics import Metrics
+    from smash_export.server.middleware import Bodies, RequestLimits, State
     from smash_export.server.models import ModelSpec, Repository
     from smash_export.server.sizing import Batching
 
     data = grpc_infer(tensor)
-    metrics, state, limits = Metrics(), State(), Limits(all_bodies_bytes=10_000)
+    metrics, state, limits = Metrics(), State(), RequestLimits(all_bodies_bytes=10_000)
     repository = Repository([ModelSpec.parse(f"digits={digits_bundle}")], Batching(8, 64), metrics, 1)
     repository.load_all()
     service = GrpcServer(repository, metrics, state, limits)

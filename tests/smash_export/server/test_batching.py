@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from smash_base.errors import InvalidInputError
-from smash_export.server.batching import Batcher, BatchingSettings, BusyError, Job, LoopJob, ThreadJob
+from smash_export.server.batching import (
+    Batcher,
+    BusyError,
+    LoopRequest,
+    QueuedRequest,
+    QueueLimits,
+    ThreadRequest,
+)
 
 
 class Runner:
@@ -37,30 +44,30 @@ def runner() -> Iterator[Runner]:
     made.go.set()
 
 
-def job(*values: float) -> ThreadJob:
-    return ThreadJob(np.array(values, np.float32)[:, None])
+def request(*values: float) -> ThreadRequest:
+    return ThreadRequest(np.array(values, np.float32)[:, None])
 
 
-def hold(runner: Runner, batcher: Batcher) -> ThreadJob:
+def hold(runner: Runner, batcher: Batcher) -> ThreadRequest:
     """Occupy the worker."""
     runner.go.clear()
-    first = job(0)
+    first = request(0)
     batcher.submit(first)
     assert runner.running.wait(10)
     return first
 
 
 def test_what_gathered_while_the_worker_was_busy_runs_together(runner: Runner) -> None:
-    seen: list[Job] = []
-    batcher = Batcher(runner, BatchingSettings(max_batch=4), observe=seen.extend)
+    seen: list[QueuedRequest] = []
+    batcher = Batcher(runner, QueueLimits(max_batch=4), observe=seen.extend)
     first = hold(runner, batcher)
-    jobs = [job(1), job(2, 3), job(4, 5), job(6)]
-    for waiting in jobs:
+    requests = [request(1), request(2, 3), request(4, 5), request(6)]
+    for waiting in requests:
         batcher.submit(waiting)
     assert batcher.waiting == 6
     runner.go.set()
     assert first.wait(5).tolist() == [[0]]
-    assert [waiting.wait(5).ravel().tolist() for waiting in jobs] == [[2], [4, 6], [8, 10], [12]]
+    assert [waiting.wait(5).ravel().tolist() for waiting in requests] == [[2], [4, 6], [8, 10], [12]]
     assert runner.sizes == [1, 3, 3]  # the second pair did not fit into the first four
     batcher.close()
     assert batcher.waiting == 0
@@ -68,9 +75,9 @@ def test_what_gathered_while_the_worker_was_busy_runs_together(runner: Runner) -
 
 
 def test_an_idle_worker_waits_for_no_company(runner: Runner) -> None:
-    batcher = Batcher(runner, BatchingSettings())
+    batcher = Batcher(runner, QueueLimits())
     for number in range(20):
-        waiting = job(number)
+        waiting = request(number)
         batcher.submit(waiting)
         waiting.wait(5)
         assert waiting.waited < 0.1
@@ -79,13 +86,13 @@ def test_an_idle_worker_waits_for_no_company(runner: Runner) -> None:
 
 
 def test_a_delay_fills_the_batch(runner: Runner) -> None:
-    batcher = Batcher(runner, BatchingSettings(max_batch=3, delay=5.0))
-    jobs = [job(1), job(2), job(3)]
+    batcher = Batcher(runner, QueueLimits(max_batch=3, delay=5.0))
+    requests = [request(1), request(2), request(3)]
     started = time.perf_counter()
-    for waiting in jobs:
+    for waiting in requests:
         batcher.submit(waiting)
         time.sleep(0.02)
-    for waiting in jobs:
+    for waiting in requests:
         waiting.wait(5)
     assert time.perf_counter() - started < 4  # full before the delay was over
     batcher.close()
@@ -93,30 +100,30 @@ def test_a_delay_fills_the_batch(runner: Runner) -> None:
 
 
 def test_a_full_queue_refuses_at_once_and_recovers(runner: Runner) -> None:
-    batcher = Batcher(runner, BatchingSettings(max_batch=2, queue_size=3))
+    batcher = Batcher(runner, QueueLimits(max_batch=2, queue_size=3))
     hold(runner, batcher)
-    batcher.submit(job(1, 2))
+    batcher.submit(request(1, 2))
     assert not batcher.full
     with pytest.raises(BusyError, match="at most 3 images"):
-        batcher.submit(job(3, 4))
-    last = job(5)
+        batcher.submit(request(3, 4))
+    last = request(5)
     batcher.submit(last)
     assert batcher.full
     runner.go.set()
     assert last.wait(5).tolist() == [[10]]
-    again = job(6)
+    again = request(6)
     batcher.submit(again)
     assert again.wait(5).tolist() == [[12]]
     batcher.close()
 
 
 def test_who_waited_too_long_is_refused_and_who_left_is_not_run(runner: Runner) -> None:
-    batcher = Batcher(runner, BatchingSettings(timeout=0.05))
+    batcher = Batcher(runner, QueueLimits(timeout=0.05))
     hold(runner, batcher)
-    late = job(1)
+    late = request(1)
     batcher.submit(late)
     time.sleep(0.1)
-    gone, fresh = job(2), job(3)
+    gone, fresh = request(2), request(3)
     gone.abandoned = True
     batcher.submit(gone)
     batcher.submit(fresh)
@@ -134,13 +141,13 @@ def test_a_failed_run_fails_its_requests_and_no_others() -> None:
             raise ValueError("the runtime broke")
         return np.where(tensor == 7, np.nan, tensor)
 
-    batcher = Batcher(run, BatchingSettings())
+    batcher = Batcher(run, QueueLimits())
     for value, error in ((13, ValueError), (7, InvalidInputError)):
-        bad = job(value)
+        bad = request(value)
         batcher.submit(bad)
         with pytest.raises(error):
             bad.wait(5)
-    good = job(1)
+    good = request(1)
     batcher.submit(good)
     assert good.wait(5).tolist() == [[1]]
     batcher.close()
@@ -156,48 +163,48 @@ def test_a_poisoned_batch_fails_only_who_poisoned_it(runner: Runner, poison: flo
             raise ValueError("the runtime broke")
         return np.where(tensor == 7, np.inf, answer)
 
-    seen: list[Job] = []
-    batcher = Batcher(run, BatchingSettings(max_batch=8), observe=seen.extend)
+    seen: list[QueuedRequest] = []
+    batcher = Batcher(run, QueueLimits(max_batch=8), observe=seen.extend)
     hold(runner, batcher)
-    jobs = [job(1), job(2, poison), job(3), job(4, 5)]
-    for waiting in jobs:
+    requests = [request(1), request(2, poison), request(3), request(4, 5)]
+    for waiting in requests:
         batcher.submit(waiting)
     runner.go.set()
-    assert [jobs[number].wait(5).ravel().tolist() for number in (0, 2, 3)] == [[2], [6], [8, 10]]
+    assert [requests[number].wait(5).ravel().tolist() for number in (0, 2, 3)] == [[2], [6], [8, 10]]
     error = ValueError if poison == 13 else InvalidInputError
     with pytest.raises(error, match="broke" if poison == 13 else "image 1 of the input"):
-        jobs[1].wait(5)
+        requests[1].wait(5)
     batcher.close()
     assert [item.error is None for item in seen] == [True, True, False, True, True]
 
 
 def test_closing_runs_what_waits_and_refuses_what_comes(runner: Runner) -> None:
-    batcher = Batcher(runner, BatchingSettings(max_batch=2))
+    batcher = Batcher(runner, QueueLimits(max_batch=2))
     hold(runner, batcher)
-    jobs = [job(number) for number in range(9)]
-    for waiting in jobs:
+    requests = [request(number) for number in range(9)]
+    for waiting in requests:
         batcher.submit(waiting)
     closer = threading.Thread(target=batcher.close)
     closer.start()
     runner.go.set()
     closer.join(5)
-    assert [waiting.wait(0).item() for waiting in jobs] == [2 * number for number in range(9)]
+    assert [waiting.wait(0).item() for waiting in requests] == [2 * number for number in range(9)]
     with pytest.raises(BusyError, match="closed"):
-        batcher.submit(job(1))
+        batcher.submit(request(1))
 
 
 def test_coroutines_wait_without_blocking_their_loop(runner: Runner) -> None:
     async def main() -> None:
-        batcher = Batcher(runner, BatchingSettings(max_batch=8))
+        batcher = Batcher(runner, QueueLimits(max_batch=8))
         runner.go.clear()
-        jobs = [LoopJob(np.full((1, 1), number, np.float32)) for number in range(12)]
-        for waiting in jobs:
+        requests = [LoopRequest(np.full((1, 1), number, np.float32)) for number in range(12)]
+        for waiting in requests:
             batcher.submit(waiting)
-        tasks = [asyncio.create_task(waiting.wait()) for waiting in jobs]
+        tasks = [asyncio.create_task(waiting.wait()) for waiting in requests]
         await asyncio.sleep(0.01)
         tasks[5].cancel()
         await asyncio.sleep(0)
-        assert jobs[5].abandoned
+        assert requests[5].abandoned
         runner.go.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(results.pop(5), asyncio.CancelledError)
@@ -212,9 +219,9 @@ def test_under_lasting_overload_the_queue_is_kept_short(runner: Runner) -> None:
         time.sleep(0.01)
         return runner(tensor)
 
-    settings = BatchingSettings(max_batch=1, queue_size=64, standing=2, patience=0.2)
+    settings = QueueLimits(max_batch=1, queue_size=64, standing=2, patience=0.2)
     batcher = Batcher(run, settings)
-    burst = [job(number) for number in range(60)]
+    burst = [request(number) for number in range(60)]
     for waiting in burst:
         batcher.submit(waiting)  # the worker was idle: a burst may fill the queue
     results: list[float] = []
@@ -224,11 +231,11 @@ def test_under_lasting_overload_the_queue_is_kept_short(runner: Runner) -> None:
         except BusyError:
             continue  # it waited too long in what turned out to be no burst
     assert 5 <= len(results) < 60
-    running = job(1)
+    running = request(1)
     runner.go.clear()  # the queue stands still while the test fills it
     runner.running.clear()
     batcher.submit(running)
-    two, third = [job(2), job(3)], job(4)
+    two, third = [request(2), request(3)], request(4)
     assert runner.running.wait(5)
     for waiting in two:
         batcher.submit(waiting)
@@ -238,8 +245,8 @@ def test_under_lasting_overload_the_queue_is_kept_short(runner: Runner) -> None:
     runner.go.set()
     assert [waiting.wait(5).item() for waiting in (running, *two)] == [2, 4, 6]
     time.sleep(0.3)  # idle again
-    large = job(*range(50))
-    batcher.submit(job(0))
+    large = request(*range(50))
+    batcher.submit(request(0))
     batcher.submit(large)
     assert len(large.wait(5)) == 50
     batcher.close()
@@ -252,17 +259,17 @@ def test_a_thread_runs_the_model_itself_when_it_is_free(runner: Runner) -> None:
         threads.append(threading.current_thread().name)
         return runner(tensor)
 
-    batcher = Batcher(run, BatchingSettings(), name="worker")
-    first = job(1)
+    batcher = Batcher(run, QueueLimits(), name="worker")
+    first = request(1)
     batcher.run(first)
     assert first.wait(0).item() == 2
     runner.running.clear()
     hold(runner, batcher)
-    second = job(2)
+    second = request(2)
     batcher.run(second)  # waits its turn like any other
     runner.go.set()
     assert second.wait(5).item() == 4
     assert threads == [threading.current_thread().name, "batch-worker", "batch-worker"]
     batcher.close()
     with pytest.raises(BusyError, match="closed"):
-        batcher.run(job(3))
+        batcher.run(request(3))

@@ -184,8 +184,8 @@ def test_kubernetes_reads_the_key_that_serve_reads(
 
 
 def test_memory_of_kubernetes_holds_all_bodies(manifest: dict[str, Any]) -> None:
-    from smash_export.server.gate import Limits
+    from smash_export.server.middleware import RequestLimits
 
     limit = container(manifest)["resources"]["limits"]["memory"]
     assert limit == "1Gi"
-    assert Limits().all_bodies_bytes <= 2**30 // 2
+    assert RequestLimits().all_bodies_bytes <= 2**30 // 2

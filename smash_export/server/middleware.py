@@ -48,7 +48,7 @@ _OPEN_TO_ALL = ("/", "/static", "/v2/health/live", "/v2/health/ready", "/openapi
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What one client may ask for.
 
     Attributes:
@@ -93,7 +93,7 @@ class HttpError(Exception):
         self.headers = headers or {}
 
 
-class Gate:
+class Middleware:
     """See the head of this module.
 
     Args:
@@ -110,7 +110,7 @@ class Gate:
         app: App,
         state: State,
         metrics: Metrics,
-        limits: Limits,
+        limits: RequestLimits,
         bodies: Bodies,
         api_key: str | None,
         log_requests: bool,
@@ -127,7 +127,7 @@ class Gate:
         self._hosts = hosts or Hosts()
         self._root = root_path
         self.throttle = Throttle()
-        self.parsers = Workers("parse", 2, 32)
+        self.parsers = BoundedThreads("parse", 2, 32)
         self._prefix = os.urandom(4).hex().encode()
         self._numbers = itertools.count(1)
         self._busy_answers = 0
@@ -244,7 +244,7 @@ class Gate:
             REQUEST_ID.reset(token)
 
 
-class Workers:
+class BoundedThreads:
     """A few threads for what would hold up the loop, with a bound on what waits for them.
 
     Args:
@@ -317,10 +317,10 @@ class Bodies:
         threads: where what is long is compressed and decompressed.
     """
 
-    def __init__(self, limits: Limits, state: State) -> None:
+    def __init__(self, limits: RequestLimits, state: State) -> None:
         self._limits = limits
         self._state = state
-        self.threads = Workers("inflate", 2, 32)
+        self.threads = BoundedThreads("inflate", 2, 32)
 
     async def read(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, decompressed. Its bytes are counted until :meth:`release`.
