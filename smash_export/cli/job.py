@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "Images and run": ("data", "skip_bad", "duration", "out", "seed"),
-    "Network": ("space", "max_latency"),
+    "Network": ("space", "max_latency", "max_macs"),
     "Target": ("target", "precision"),
     "This machine": ("device",),
     "Device": NAMES,
@@ -39,6 +39,7 @@ GROUPS = {
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
 @skip_bad_option
 @click.option("--max-latency", metavar="TIME", help="Limit on measured latency, such as 2ms or 800us.")
+@click.option("--max-macs", type=click.IntRange(1), help="Limit on multiply-accumulates per image.")
 @click.option(
     "--target",
     type=click.Choice(target_names()),

@@ -37,6 +37,7 @@ EVALUATION = 1 / 3  # of the time of a trained image: there is no backward pass
 SMALLEST = {"steps": 60, "candidates": 8, "finalists": 2, "epochs": 3}
 MEASURED = 1.3  # networks measured for each that keeps the latency limit, most of which are predicted to
 WHOLE = 4.0  # a plan is never made larger than this many times the default
+LAST_TRAINING = 0.5  # of --time: scaled like the search, half an hour of CIFAR-10 left the pick 6 epochs
 
 
 @dataclass(frozen=True)
@@ -321,9 +322,17 @@ def _scaled(value: int, factor: float, name: str) -> int:
     return max(min(value, SMALLEST[name]), round(value * factor))
 
 
-def scaled_epochs(epochs: int, factor: float) -> int:
-    """Passes of the last training in a plan of that size; at most twice the default."""
-    return _scaled(epochs, min(factor, 2.0), "epochs")
+def last_epochs(epochs: int, one: float, others: float, seconds: float) -> int:
+    """Passes of the last training that fill its share of a time, 3 to four times the default.
+
+    Args:
+        epochs: the default.
+        one: Expected seconds of one of them.
+        others: Expected seconds of everything else in the smallest plan.
+        seconds: there are for the whole plan.
+    """
+    own = min(LAST_TRAINING * seconds, seconds - others)
+    return max(min(epochs, SMALLEST["epochs"]), min(int(own / max(1e-9, one)), round(WHOLE * epochs)))
 
 
 def largest_factor(seconds_of: Callable[[float], float], seconds: float) -> float:

@@ -16,9 +16,9 @@ from smash_base.json_values import JsonObject, JsonValue
 from smash_export.device_search.plan import (
     Units,
     largest_factor,
+    last_epochs,
     rehearse,
     scaled,
-    scaled_epochs,
     search_parts,
     training_part,
 )
@@ -46,6 +46,7 @@ class Request:
     Attributes:
         data: as ``smash-export datasets`` lists it.
         max_latency: such as "2ms", or None.
+        max_macs: most multiply-accumulates per image, or None.
         target: runtime that the network is for.
         precision: fp32, fp16 or int8.
         seconds: that the whole may take, or None for the default plan.
@@ -57,6 +58,7 @@ class Request:
 
     data: str
     max_latency: str | None = None
+    max_macs: int | None = None
     target: str = "onnxruntime"
     precision: str = "fp32"
     seconds: float | None = None
@@ -173,6 +175,7 @@ def make_plan(
         dataset,
         space=request.space,
         seed=request.seed,
+        limits={"macs": request.max_macs},
         measured=measurement.describe() if measurement else None,
         latency_limits=latency_limits(request.max_latency),
     )
@@ -182,17 +185,16 @@ def make_plan(
         units = rehearse(config, dataset, measurement=measurement, device=request.device, advance=advance)
     recipe = default_recipe(dataset, "retrain", request.seed)
 
-    def planned(factor: float) -> Plan:
-        stages = _stages(request, dataset, folder, units, scaled(config, factor), _sized(recipe, factor))
-        return Plan(images.facts(), _searched(scaled(config, factor), _sized(recipe, factor), units), stages)
+    def planned(factor: float, epochs: int) -> Plan:
+        sized, last = scaled(config, factor), replace(recipe, epochs=epochs)
+        stages = _stages(request, dataset, folder, units, sized, last)
+        return Plan(images.facts(), _searched(sized, last, units), stages)
 
     if request.seconds is None:
-        return planned(1.0)
-    return planned(largest_factor(lambda factor: planned(factor).seconds, request.seconds))
-
-
-def _sized(recipe: Recipe, factor: float) -> Recipe:
-    return replace(recipe, epochs=scaled_epochs(recipe.epochs, factor))
+        return planned(1.0, recipe.epochs)
+    one = training_part("", replace(recipe, epochs=1), dataset, units).seconds
+    epochs = last_epochs(recipe.epochs, one, planned(0.0, 0).seconds, request.seconds)
+    return planned(largest_factor(lambda factor: planned(factor, epochs).seconds, request.seconds), epochs)
 
 
 def _stages(
@@ -249,6 +251,8 @@ def _search_words(request: Request, folder: Path, config: SearchConfig) -> tuple
     words += ["--target", request.target, "--precision", request.precision]
     if request.max_latency is not None:
         words += ["--max-latency", request.max_latency]
+    if request.max_macs is not None:
+        words += ["--max-macs", str(request.max_macs)]
     return (*words, *request.elsewhere)
 
 

@@ -17,6 +17,7 @@ from smash_export.device_search.plan import (
     Units,
     duration_words,
     largest_factor,
+    last_epochs,
     parse_duration,
     scaled,
     search_parts,
@@ -87,12 +88,16 @@ def test_a_dry_run_says_everything_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"
-    words = ["run", "--data", "digits", "--time", "10m", "--out", str(folder), "--dry-run", "--json"]
+    words = ["run", "--data", "digits", "--time", "10m", "--max-macs", "300000", "--out", str(folder)]
+    words += ["--dry-run", "--json"]
     assert run([*words, "--quiet"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert 10 < told["seconds"] <= 600
     names = [stage["name"] for stage in told["stages"]]
     assert names == ["search", "freeze", "compile fp32", "verify", "bench", "compare"]
+    search, freeze = (stage["words"] for stage in told["stages"][:2])
+    assert search[search.index("--max-macs") + 1] == "300000"
+    assert freeze[freeze.index("--epochs") + 1] == "8", "four times the default: there is time"
     assert told["images"]["splits"] == "train 1,078, validation 360, test 359"
     assert not folder.exists()
     folder.mkdir()
@@ -109,6 +114,7 @@ def test_a_dry_run_says_everything_and_writes_nothing(
         (["--time", "soon"], 2, "45m"),
         (["--time", "2s"], 5, "at least"),
         (["--max-latency", "1ms,2ms"], 2, "one limit"),
+        (["--max-macs", "10"], 5, "at most 10 MACs"),
         (["--max-latency", "1us"], 5, "no network of the space keeps"),
         (["--target", "ncnn", "--precision", "int8"], 2, "precision"),
     ],
@@ -155,6 +161,13 @@ def test_a_plan_uses_the_time_it_is_given_and_no_more() -> None:
     small = scaled(config, 0.0)
     assert (small.training.steps, small.candidates, small.finalists.count) == (60, 8, 2)
     assert scaled(config, 1.0) == config
+
+
+def test_the_last_training_has_half_of_the_time_unless_the_smallest_search_needs_it() -> None:
+    assert last_epochs(15, one=20.0, others=100.0, seconds=1800.0) == 45
+    assert last_epochs(15, one=20.0, others=1500.0, seconds=1800.0) == 15
+    assert last_epochs(15, one=20.0, others=2000.0, seconds=1800.0) == 3, "the plan is refused as a whole"
+    assert last_epochs(15, one=1.0, others=100.0, seconds=1800.0) == 60, "four times the default"
 
 
 def test_times_are_read_and_written_as_people_do() -> None:

@@ -1,0 +1,141 @@
+"""From a folder of pictures to a verified int8 file within a time: error on test images, and wall time.
+
+    python -m benchmarks.folder_to_int8 --data cifar10:DIR [--time 30m] [--max-macs 15000000] [--seed 0]
+        [--train-images N] [--test-images N] [--work DIR]
+
+The pictures of a data set are written as PNG files, ``train/CLASS/`` and ``test/CLASS/``, as somebody would
+have them. What is measured is one command, ``smash-export run --data folder:PICTURES --precision int8``:
+decoding, search, last training, compilation, verification and comparison, in a process of its own. Its int8
+file then answers all test images, which nothing has looked at but the reports. A run that is in ``--work``
+already is read, not repeated. Wall time: nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.record import record
+from smash_base import files
+from smash_search.data import Dataset, Split, load_dataset
+
+GOAL_ERROR, GOAL_SECONDS, GOAL_MACS = 0.13, 1800.0, 15_000_000
+PROGRAM = Path(sys.executable).with_name("smash-export")
+
+
+def write_pictures(data: Dataset, folder: Path, train: int, test: int) -> None:
+    """PNG files below ``train`` and ``test`` and their classes; 0 images for all of a part.
+
+    Validation images are training images to whoever has a folder.
+    """
+    for part, splits, count in (
+        ("train", (data.train, data.validation), train),
+        ("test", (data.test,), test),
+    ):
+        for name in data.classes:
+            (folder / part / name).mkdir(parents=True)
+        for number, split in enumerate(splits):
+            share = count and -(-count * len(split) // sum(map(len, splits)))
+            _write(split, data.classes, folder / part, share, str(number))
+
+
+def _write(split: Split, classes: tuple[str, ...], folder: Path, count: int, prefix: str) -> None:
+    order = np.random.default_rng(0).permutation(len(split))[: count or None]
+    for index in order:
+        place = folder / classes[split.labels[index]] / f"{prefix}-{index}.png"
+        Image.fromarray(np.asarray(split.images[index])).save(place)
+
+
+def answered(words: list[str]) -> Any:
+    """JSON of a command in a process of its own."""
+    done = subprocess.run([PROGRAM, *words, "--json"], stdout=subprocess.PIPE, text=True, check=True)
+    return files.parse_json(done.stdout, what=f"smash-export {words[0]}")
+
+
+def measured(arguments: argparse.Namespace, data: str, out: Path) -> dict[str, Any]:
+    """The command with its wall and processor seconds, and what its int8 file answers."""
+    words = ["run", "--data", data, "--precision", "int8", "--time", arguments.time]
+    words += ["--max-macs", str(arguments.max_macs), "--seed", str(arguments.seed), "--out", str(out)]
+    begin, before = time.monotonic(), os.times()
+    ran = answered(words)
+    seconds, after = time.monotonic() - begin, os.times()
+    bundle = out / "bundle"
+    judged = answered(["evaluate", str(bundle), "--data", data, "--split", "test", "--precision", "int8"])
+    made = files.read_json(bundle / "manifest.json", what="bundle")["provenance"]
+    return {
+        "seed": arguments.seed,
+        "time": arguments.time,
+        "max_macs": arguments.max_macs,
+        "error": 1 - judged["accuracy"],
+        "error_fp32": 1 - made["accuracy"]["top1"],
+        "test_images": judged["images"],
+        "macs": made["cost"]["macs"],
+        "parameters": made["cost"]["parameters"],
+        "epochs": made["recipe"]["epochs"],
+        "wall_seconds": seconds,
+        "cpu_seconds": sum(after[2:4]) - sum(before[2:4]),
+        "planned_seconds": {stage["stage"]["name"]: _planned(stage["stage"]) for stage in ran["stages"]},
+        "stage_seconds": {stage["stage"]["name"]: stage["seconds"] for stage in ran["stages"]},
+        "recommendation": ran["recommendation"],
+    }
+
+
+def _planned(stage: dict[str, Any]) -> float:
+    return sum(seconds for _, seconds in stage["parts"])
+
+
+def main() -> None:
+    """Measure and record."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--time", default="30m")
+    parser.add_argument("--max-macs", type=int, default=GOAL_MACS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train-images", type=int, default=0)
+    parser.add_argument("--test-images", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("runs/folder-to-int8"))
+    arguments = parser.parse_args()
+    pictures, out = arguments.work / "pictures", arguments.work / f"run-{arguments.seed}"
+    result = arguments.work / f"run-{arguments.seed}.json"
+    if not pictures.exists():
+        arguments.work.mkdir(parents=True, exist_ok=True)
+        with files.new_folder(pictures) as whole:
+            write_pictures(load_dataset(arguments.data), whole, arguments.train_images, arguments.test_images)
+    if not result.exists():
+        if out.exists():
+            parser.error(
+                f"{out} was interrupted, and its time is not known: delete it, or choose another --work"
+            )
+        files.write_json(result, measured(arguments, f"folder:{pictures}", out))
+    _record(files.read_json(result, what="result"))
+
+
+def _record(run: dict[str, Any]) -> None:
+    met = run["error"] <= GOAL_ERROR and run["wall_seconds"] <= GOAL_SECONDS and run["macs"] <= GOAL_MACS
+    record(
+        "folder_to_int8",
+        run,
+        [
+            {
+                "what": "error of the int8 file from a folder of pictures, <= 15 MMACs, total <= 30 minutes",
+                "goal": "<= 13 %",
+                "value": f"{run['error']:.2%}, {run['macs'] / 1e6:.1f} MMACs, "
+                f"{run['wall_seconds'] / 60:.1f} minutes",
+                "met": met,
+                "note": f"{run['test_images']:,} test images; fp32 {run['error_fp32']:.2%}; "
+                f"{run['epochs']} epochs of the last training; --time {run['time']}, seed {run['seed']}",
+            }
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
