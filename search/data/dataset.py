@@ -172,12 +172,12 @@ def _divided(
         shares.append(("test", DEFAULT_TEST))
     if parts.validation is None:
         shares.append(("validation", DEFAULT_VALIDATION if validation is None else validation))
-    _check_enough(spec, labels, parts.classes, needed=1 + len(shares))
+    _check_enough(spec, _images_of_each(parts), parts.classes, needed=1 + len(shares))
     sliced = isinstance(parts.train.images, np.memmap) and parts.train.images.nbytes > COPY_LIMIT
     for stream, (part, share) in enumerate(shares):
         if sliced:
             taken = rest[len(rest) - max(1, round(share * len(rest))) :]
-            _check_tail(spec, part, labels[taken], parts.classes)
+            _check_tail(spec, part, np.setdiff1d(labels, labels[taken]), parts.classes)
         else:
             taken = rest[stratified(labels[rest], share, np.random.default_rng([seed, stream]))]
         indices[part] = taken
@@ -363,7 +363,7 @@ def _check_split(where: str, split: Split, shape: tuple[int, ...], classes: int,
 
 
 def _check_every_class(spec: str, parts: Parts) -> None:
-    missing = np.flatnonzero(np.bincount(parts.train.labels, minlength=len(parts.classes)) == 0)
+    missing = np.flatnonzero(_images_of_each(parts) == 0)
     if len(missing):
         names = ", ".join(repr(parts.classes[label]) for label in missing[:5])
         raise InvalidInputError(
@@ -374,8 +374,18 @@ def _check_every_class(spec: str, parts: Parts) -> None:
         )
 
 
-def _check_enough(spec: str, labels: np.ndarray, classes: tuple[str, ...], needed: int) -> None:
-    counts = np.bincount(labels, minlength=len(classes))
+def _images_of_each(parts: Parts) -> np.ndarray:
+    """Training images of each class, int64 [K]; views of an object count once.
+
+    Where an image may be of several classes it counts for each: one may be the rarest of no image.
+    """
+    if parts.train.targets is not None:
+        found: np.ndarray = parts.train.targets[:: parts.views].sum(0, dtype=np.int64)
+        return found
+    return np.bincount(parts.train.labels[:: parts.views], minlength=len(parts.classes))
+
+
+def _check_enough(spec: str, counts: np.ndarray, classes: tuple[str, ...], needed: int) -> None:
     if counts.min() < needed:
         scarce = int(counts.argmin())
         raise InvalidInputError(
@@ -386,12 +396,10 @@ def _check_enough(spec: str, labels: np.ndarray, classes: tuple[str, ...], neede
         )
 
 
-def _check_tail(spec: str, part: str, labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    counts = np.bincount(labels, minlength=len(classes))
-    if counts.min() == 0:
+def _check_tail(spec: str, part: str, lacking: np.ndarray, classes: tuple[str, ...]) -> None:
+    if len(lacking):
         raise InvalidInputError(
-            f"the last images of {spec}, which become the {part} split, lack class "
-            f"{classes[int(counts.argmin())]!r}",
+            f"the last images of {spec}, which become the {part} split, lack class {classes[lacking[0]]!r}",
             expected="images in random order, as mapped data this large are split without copying",
             hint=f"Shuffle the rows once, or give the data their own {part} part.",
         )

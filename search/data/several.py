@@ -1,9 +1,10 @@
 """Classes that do not exclude each other: an image of a cat and a dog is of both.
 
-Where a table's cell names several classes, a split has ``targets`` beside its labels: uint8 [N, K], 1 where
-a class is there. ``labels`` then hold one class of each image, the rarest, which is what splits are balanced
-by. How good answers are is told by the average precision of each class (the mean precision at the places of
-its images, sorted by answer), which needs no threshold; thresholds are those with the highest F1.
+Where a cell names several classes or holds a list of them, a split has ``targets`` beside its labels: uint8
+[N, K], 1 where a class is there. ``labels`` then hold one class of each image, the rarest, which is what
+splits are balanced by. How good answers are is told by the average precision of each class (the mean
+precision at the places of its images, sorted by answer), which needs no threshold; thresholds are those with
+the highest F1.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from smash_base import files
-from smash_base.errors import InvalidInputError, UsageError
+from smash_base.errors import UsageError
 from smash_search.data.spec import Spec
 
 MARKS = {"comma": ",", "semicolon": ";", "bar": "|", "space": " "}
@@ -40,37 +41,19 @@ def mark_of(spec: Spec) -> str | None:
     return text
 
 
-def targets_of(
-    spec: Spec, cells: dict[str, list[str]], mark: str
-) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Class names, sorted, and targets uint8 [N, K] by part.
+def parted(value: object, mark: str | None) -> object:
+    """The classes of a cell: parts of a text where there is a mark, anything else as it is."""
+    if mark is None or not isinstance(value, str):
+        return value
+    return [word.strip() for word in value.split(mark) if word.strip()]
 
-    Args:
-        cells: names of the classes of each image, by part; "train" decides which classes there are.
-        mark: between the names.
 
-    Raises:
-        InvalidInputError: a class that training has not.
-    """
-    named = {
-        part: [[word.strip() for word in cell.split(mark) if word.strip()] for cell in found]
-        for part, found in cells.items()
-    }
-    classes = tuple(sorted({name for names in named["train"] for name in names}))
-    place = {name: index for index, name in enumerate(classes)}
-    targets = {}
-    for part, found in named.items():
-        strange = sorted({name for names in found for name in names if name not in place})
-        if strange:
-            raise InvalidInputError(
-                f"{part} images of {spec.text} have labels that training has not",
-                expected=", ".join(classes[:20]),
-                received=", ".join(strange[:20]),
-            )
-        targets[part] = np.zeros((len(found), len(classes)), np.uint8)
-        for row, names in zip(targets[part], found, strict=True):
-            row[[place[name] for name in names]] = 1
-    return classes, targets
+def targets_of(members: Sequence[np.ndarray], classes: int) -> np.ndarray:
+    """Targets uint8 [N, K] of the class numbers of each image."""
+    targets = np.zeros((len(members), classes), np.uint8)
+    for row, numbers in zip(targets, members, strict=True):
+        row[numbers] = 1
+    return targets
 
 
 def equal_files(paths: Sequence[Path]) -> list[list[int]]:

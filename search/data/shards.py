@@ -7,13 +7,15 @@ its folder (``train/0000.parquet``); files that say nothing are training images.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.images import LeftOut
-from smash_search.data import parts
+from smash_search.data import parts, several
 from smash_search.data.spec import Spec
 
 
@@ -65,26 +67,77 @@ def _usual(words: list[str]) -> str | None:
     return next((part for word in words if (part := parts.part_of(word))), None)
 
 
-def numbered(
-    spec: Spec, values: dict[str, list[object]], names: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Class names, and labels as int64 [N] by part.
+@dataclass(frozen=True)
+class Labels:
+    """Classes of a data set and those of its images, by part.
+
+    Attributes:
+        classes: Names of the classes; index = label.
+        labels: int64 [N]; where an image may be of several classes, its rarest one.
+        targets: uint8 [N, K], 1 where a class is there; empty where each image has one.
+    """
+
+    classes: tuple[str, ...]
+    labels: dict[str, np.ndarray]
+    targets: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def numbered(spec: Spec, values: dict[str, list[object]], names: tuple[str, ...] | None) -> Labels:
+    """Numbers of the classes of each image.
 
     Args:
-        values: Label of each image: a class name, or a number; None is not allowed.
+        values: Label of each image: a class name, a number, or a list of these, none of them empty. One list
+            makes classes that do not exclude each other (:mod:`smash_search.data.several`).
         names: Names of numbered classes in their order, where the data say it; else the values that occur in
             training are the classes, sorted.
 
     Raises:
         InvalidInputError: values of several kinds, or one that training has not.
     """
+    if not any(isinstance(value, list) for found in values.values() for value in found):
+        classes, labels = _one_each(spec, values, names)
+        return Labels(classes, labels)
+    lists = {
+        part: [value if isinstance(value, list) else [value] for value in found]
+        for part, found in values.items()
+    }
+    flat: dict[str, list[object]] = {part: list(chain.from_iterable(found)) for part, found in lists.items()}
+    classes, members = _one_each(spec, flat, names)
+    targets = {}
+    for part, found in lists.items():
+        ends = np.cumsum([len(value) for value in found])[:-1]
+        _check_numbers(spec, part, members[part], lists[part], len(classes))
+        targets[part] = several.targets_of(np.split(members[part], ends), len(classes))
+    counts = targets["train"].sum(0, dtype=np.int64)
+    labels = {part: several.rarest(found, counts) for part, found in targets.items()}
+    return Labels(classes, labels, targets)
+
+
+def _check_numbers(
+    spec: Spec, part: str, numbers: np.ndarray, lists: list[list[object]], classes: int
+) -> None:
+    """Refuse numbers of no class, and 0 and 1 for every class, which would be read as two classes."""
+    where = f"{part} images of {spec.text}: numbers of classes"
+    wrong = numbers[(numbers < 0) | (numbers >= classes)]
+    if len(wrong):
+        raise InvalidInputError(where, expected=f"0 to {classes - 1}", received=wrong[0])
+    twice = next(
+        (value for value in lists if len(set(value)) < len(value) and isinstance(value[0], int)), None
+    )
+    if twice is not None:
+        raise InvalidInputError(where, expected="those that are there, each once", received=twice[:20])
+
+
+def _one_each(
+    spec: Spec, values: dict[str, list[object]], names: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Class names, and labels int64 [N] by part, of single names or numbers."""
     kinds = {type(value) for part in values.values() for value in part}
     if len(kinds) > 1 or not kinds <= {int, str}:
         raise InvalidInputError(
             f"labels of {spec.text}",
-            expected="one whole number or one name for each image",
+            expected="a whole number or a name for each image, or a list of these",
             received=", ".join(sorted(kind.__name__ for kind in kinds)) or "none",
-            hint="For classes that do not exclude each other: csv:FILE?several=semicolon.",
         )
     if names is not None and kinds == {int}:
         return names, {part: np.array(found, dtype=np.int64) for part, found in values.items()}

@@ -10,8 +10,6 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.images import LeftOut
 from smash_search.data import files, several
@@ -42,7 +40,8 @@ def read(spec: Spec) -> Parts:
     left_out = LeftOut()
     paths: dict[str, list[Path]] = {"train": []}
     values: dict[str, list[object]] = {"train": []}
-    for part, image, label in _rows(spec, path, left_out):
+    mark = several.mark_of(spec)
+    for part, image, label in _rows(spec, path, mark, left_out):
         paths.setdefault(part, []).append(root / image)
         values.setdefault(part, []).append(label)
     if not values["train"]:
@@ -53,21 +52,15 @@ def read(spec: Spec) -> Parts:
             if len(values) > 1
             else "no rows",
         )
-    mark = several.mark_of(spec)
-    targets: dict[str, np.ndarray] = {}
-    if mark is None:
-        classes, labels = numbered(spec, values, None)
-    else:
-        cells = {part: list(map(str, found)) for part, found in values.items()}
-        classes, targets = several.targets_of(spec, cells, mark)
-        counts = targets["train"].sum(0, dtype=np.int64)
-        labels = {part: several.rarest(found, counts) for part, found in targets.items()}
-    listed = {part: files.Listed(tuple(paths[part]), labels[part], targets.get(part)) for part in values}
-    return files.read_files(spec, listed, classes, path.parent, left_out)
+    found = numbered(spec, values, None)
+    listed = {
+        part: files.Listed(tuple(paths[part]), found.labels[part], found.targets.get(part)) for part in values
+    }
+    return files.read_files(spec, listed, found.classes, path.parent, left_out)
 
 
-def _rows(spec: Spec, path: Path, left_out: LeftOut) -> Iterator[tuple[str, str, object]]:
-    """Part, path and label of each row."""
+def _rows(spec: Spec, path: Path, mark: str | None, left_out: LeftOut) -> Iterator[tuple[str, str, object]]:
+    """Part, path and label of each row; with a mark a list of labels."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             head = stream.readline()
@@ -82,10 +75,11 @@ def _rows(spec: Spec, path: Path, left_out: LeftOut) -> Iterator[tuple[str, str,
             for row in reader:
                 where = f"{path}: row {reader.line_num}"
                 part = _part(row[split] or "", where) if split else "train"
-                if not row[image] or not row[label]:
+                value = several.parted((row[label] or "").strip(), mark)
+                if not row[image] or not value:
                     left_out.add("rows without a path or a label", where)
                 else:
-                    yield part, row[image].strip(), row[label].strip()
+                    yield part, row[image].strip(), value
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInputError(f"{path} cannot be read", expected="CSV in UTF-8", received=error) from None
 

@@ -1,7 +1,8 @@
 """Parquet and Arrow files in the layout of Hugging Face's ``datasets``: from the Hub, or of ``save_to_disk``.
 
 An image is a struct of its file's bytes and its path; a label is a whole number, whose names stand in the
-metadata of the file or in ``dataset_info.json``, or a text. Only local files are read; batches of rows at a
+metadata of the file or in ``dataset_info.json``, or a text; a list of either where classes do not exclude
+each other. Only local files are read; batches of rows at a
 time.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 from smash_base import files as base_files
 from smash_base.errors import InvalidInputError
 from smash_base.images import LeftOut, shown
-from smash_search.data import files, parts
+from smash_search.data import files, parts, several
 from smash_search.data.dataset import Parts
 from smash_search.data.shards import column, find_shards, numbered
 from smash_search.data.spec import Spec
@@ -35,28 +36,32 @@ LABELS = ("label", "labels", "fine_label", "class", "target", "category", "cls",
 def read(spec: Spec) -> Parts:
     """Read ``parquet:PATH`` or ``arrow:PATH``, a file or a folder of files.
 
-    Options: ``image`` and ``label``, columns; ``train``, ``validation`` and ``test``, beginnings of file
-        names or folders; and those of :mod:`smash_search.data.files`.
+    Options: ``image`` and ``label``, columns; ``several``, what stands between the classes of a text
+        (:mod:`smash_search.data.several`; a list needs no option); ``train``, ``validation`` and ``test``,
+        beginnings of file names or folders; and those of :mod:`smash_search.data.files`.
     """
-    spec.options_known("image", "label", *parts.OPTIONS, *files.OPTIONS)
+    spec.options_known("image", "label", several.OPTION, *parts.OPTIONS, *files.OPTIONS)
     path = spec.folder(hint="Give a file, or the folder that holds them.")
     left_out = LeftOut()
     found = find_shards(spec, path, SUFFIXES[spec.name], left_out)
     columns = _columns(spec, found["train"][0])
     tables = {part: _Table(tuple(shards), columns) for part, shards in found.items()}
     values: dict[str, list[object]] = {}
+    mark = several.mark_of(spec)
     for part, table in tables.items():
-        read_labels = [value for batch in table.batches(columns.label) for value in batch]
+        batches = table.batches(columns.label)
+        read_labels = [several.parted(value, mark) for batch in batches for value in batch]
         values[part] = [value for value in read_labels if not _unknown(value)]
         table.labelled = np.array([not _unknown(value) for value in read_labels], dtype=bool)
         for _ in range(int((~table.labelled).sum())):
             left_out.add("rows without a label", part)
-    values = {part: found for part, found in values.items() if found or part == "train"}
-    classes, labels = numbered(spec, values, columns.classes)
+    values = {part: given for part, given in values.items() if given or part == "train"}
+    labels = numbered(spec, values, columns.classes)
     for part in values:
-        tables[part].labels = labels[part]
+        tables[part].labels = labels.labels[part]
+        tables[part].targets = labels.targets.get(part)
     root = path if path.is_dir() else path.parent
-    return files.read_files(spec, {part: tables[part] for part in values}, classes, root, left_out)
+    return files.read_files(spec, {part: tables[part] for part in values}, labels.classes, root, left_out)
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,8 @@ def _image(value: Any, path: Path, row: int) -> tuple[str, Path | bytes]:
 
 
 def _unknown(value: Any) -> bool:
-    """Test parts on the Hub often have the label -1."""
-    return value is None or value == -1
+    """Test parts on the Hub often have the label -1; a list without a class says nothing to learn from."""
+    return value is None or value == -1 or value == []
 
 
 def _batches(path: Path, name: str) -> Iterator[pyarrow.RecordBatch]:
@@ -174,11 +179,18 @@ def _columns(spec: Spec, path: Path) -> _Columns:
     image = column(spec, "image", schema.names, IMAGES) or ""
     label = column(spec, "label", schema.names, LABELS) or ""
     features = _features(schema, path.parent)
-    feature = features.get(label)
+    feature = _member(features.get(label))
     names = feature.get("names") if isinstance(feature, dict) else None
     if isinstance(names, dict):  # as YAML of the Hub has them: {"0": "cat", ...}
         names = [names[key] for key in sorted(names, key=int)]
     return _Columns(image, label, tuple(map(str, names)) if isinstance(names, list) else None)
+
+
+def _member(feature: Any) -> Any:
+    """What a list is of, ``Sequence`` or ``List`` of ``datasets`` or a list of one; anything else itself."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return feature[0]
+    return feature.get("feature", feature) if isinstance(feature, dict) else feature
 
 
 def _features(schema: pyarrow.Schema, folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """WebDataset: tar archives whose neighbours of one name are a sample, ``0001.jpg`` and ``0001.cls``.
 
-The label is a number or a class name in ``.cls`` (or ``.txt``, ``.label``), or a key of ``.json``. Archives
-are read as streams, nothing is unpacked to the disk; the names of numbered classes stand in
-``classnames.txt`` beside them, if at all.
+The label is a number or a class name in ``.cls`` (or ``.txt``, ``.label``), or a key of ``.json``, which may
+hold a list where classes do not exclude each other. Archives are read as streams, nothing is unpacked to the
+disk; the names of numbered classes stand in ``classnames.txt`` beside them, if at all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from smash_base.errors import InvalidInputError
 from smash_base.images import MAX_FILE_BYTES, SUFFIXES, LeftOut, shown
-from smash_search.data import files, parts
+from smash_search.data import files, parts, several
 from smash_search.data.dataset import Parts
 from smash_search.data.shards import find_shards, numbered
 from smash_search.data.spec import Spec
@@ -33,21 +33,23 @@ MAX_LABEL_BYTES = 2**20
 def read(spec: Spec) -> Parts:
     """Read ``webdataset:PATH``, an archive or a folder of archives.
 
-    Options: ``label``, the ending that holds the label, or a key of the JSON member; ``train``,
-        ``validation`` and ``test``, beginnings of file names or folders; and those of
+    Options: ``label``, the ending that holds the label, or a key of the JSON member; ``several``, what
+        stands between the classes of a text (:mod:`smash_search.data.several`; a list in JSON needs no
+        option); ``train``, ``validation`` and ``test``, beginnings of file names or folders; and those of
         :mod:`smash_search.data.files`.
     """
-    spec.options_known("label", *parts.OPTIONS, *files.OPTIONS)
+    spec.options_known("label", several.OPTION, *parts.OPTIONS, *files.OPTIONS)
     path = spec.folder(hint="Give a .tar file, or the folder that holds them.")
     left_out = LeftOut()
     found = find_shards(spec, path, ARCHIVES, left_out)
     root = path if path.is_dir() else path.parent
     archives = {part: _Archives(tuple(shards)) for part, shards in found.items()}
     values = {part: archive.look(spec, left_out) for part, archive in archives.items()}
-    classes, labels = numbered(spec, values, _class_names(root))
+    labels = numbered(spec, values, _class_names(root))
     for part, archive in archives.items():
-        archive.labels = labels[part]
-    return files.read_files(spec, archives, classes, root, left_out)
+        archive.labels = labels.labels[part]
+        archive.targets = labels.targets.get(part)
+    return files.read_files(spec, archives, labels.classes, root, left_out)
 
 
 @dataclass
@@ -62,9 +64,10 @@ class _Archives:
     def look(self, spec: Spec, left_out: LeftOut) -> list[object]:
         """Labels of the samples that have an image and a label, in order; the others are left out."""
         values: list[object] = []
+        mark = several.mark_of(spec)
         for path in self.sources:
             for sample in _samples(path):
-                label = sample.label(spec.options.get("label"))
+                label = sample.label(spec.options.get("label"), mark)
                 where = f"{shown(path)}: {shown(sample.key)}"
                 if sample.image is None:
                     left_out.add("samples without an image", where)
@@ -90,17 +93,27 @@ class _Sample:
     image: bytes | None = None
     texts: dict[str, bytes] = field(default_factory=dict)
 
-    def label(self, wanted: str | None) -> int | str | None:
-        """A number, a name, or None where there is none."""
+    def label(self, wanted: str | None, mark: str | None) -> object:
+        """A number, a name, a list of these, or None where there is none; ``mark`` parts a text."""
         for ending in (wanted,) if wanted else LABELS:
             if ending in self.texts:
-                return _value(self.texts[ending].decode("utf-8", "replace").strip())
+                return _class(several.parted(self.texts[ending].decode("utf-8", "replace").strip(), mark))
         try:
             record = json.loads(self.texts["json"])
             found = next(record[key] for key in ((wanted,) if wanted else JSON_KEYS) if key in record)
         except (KeyError, StopIteration, ValueError, TypeError, RecursionError):
             return None
-        return found if isinstance(found, int | str) and not isinstance(found, bool) else None
+        if isinstance(found, list):
+            return found or None  # what it is a list of is checked with all others
+        found = several.parted(found, mark) if isinstance(found, str) else found
+        return found if isinstance(found, int | str | list) and not isinstance(found, bool) else None
+
+
+def _class(value: object) -> object:
+    """Texts as numbers where they are; None for an empty text or list."""
+    if isinstance(value, list):
+        return [_value(word) for word in value] or None
+    return _value(str(value))
 
 
 def _value(text: str) -> int | str | None:

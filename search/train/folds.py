@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from smash_base.errors import InvalidInputError, UsageError
+from smash_base.errors import InvalidInputError
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import fit, joined
+from smash_search.train.network import answers_of, fit, joined
 from smash_search.train.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -30,14 +30,17 @@ class Folds:
     """What the networks of all folds answered.
 
     Attributes:
-        right: images that were answered right by the network that had not seen them.
+        right: images that were answered right by the network that had not seen them. Where an image may be
+            of several classes, the likeliest answer is right if it is one of them.
         images: in all folds.
         accuracies: share of right answers in each fold.
+        precisions: mean average precision of each fold, where an image may be of several classes.
     """
 
     right: int
     images: int
     accuracies: tuple[float, ...]
+    precisions: tuple[float, ...] = ()
 
 
 def cross_validated(
@@ -63,10 +66,8 @@ def cross_validated(
 
     Raises:
         InvalidInputError: a class has fewer images than there are folds.
-        UsageError: images of several classes.
     """
-    if dataset.several:
-        raise UsageError("folds count right answers", expected="images of one class each")
+    precisions: list[float] = []
     images, rights, counts = joined(dataset.train, dataset.validation), [], []
     places = fold_of(images.labels, folds, recipe.seed)
     plain = replace(recipe, keep_best=False, include_validation=False)
@@ -76,8 +77,9 @@ def cross_validated(
         rest, held_out = _part(images, places != fold), _part(images, places == fold)
         name = f"{dataset.fingerprint[:32]}-fold-{fold}-of-{folds}"
         data = replace(dataset, train=rest, validation=held_out, fingerprint=name)
+        network = make()
         result = fit(
-            make(),
+            network,
             data,
             plain,
             device=device,
@@ -86,10 +88,15 @@ def cross_validated(
             evaluate=False,
             on_step=on_step,
         )
-        rights.append(round(result.accuracy * len(held_out)))
+        if held_out.targets is None:
+            rights.append(round(result.accuracy * len(held_out)))
+        else:
+            precisions.append(result.accuracy)
+            likeliest = answers_of(network, held_out, data.preprocessing, device).argmax(1)
+            rights.append(int(held_out.targets[np.arange(len(held_out)), likeliest].sum()))
         counts.append(len(held_out))
     accuracies = tuple(right / count for right, count in zip(rights, counts, strict=True))
-    return Folds(sum(rights), sum(counts), accuracies)
+    return Folds(sum(rights), sum(counts), accuracies, tuple(precisions))
 
 
 def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:

@@ -220,10 +220,8 @@ class _Loop(Loop[Epoch]):
     ) -> None:
         self.network, self._feed, self._recipe = network, feed, recipe
         self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
-        if feed.targets is not None and (teacher is not None or _mixes(recipe)):
-            raise UsageError(
-                "classes that do not exclude each other", expected="neither a teacher nor mixup or cutmix"
-            )
+        if feed.targets is not None and _mixes(recipe):
+            raise UsageError("classes that do not exclude each other", expected="neither mixup nor cutmix")
         augmentation = {"classes": classes, **recipe.augmentation} if recipe.augmentation else {}
         self._augmentation = augmentation_of(augmentation)
         labels = feed.labels.cpu().numpy()
@@ -268,8 +266,8 @@ class _Loop(Loop[Epoch]):
             logits = self.network(images)
         loss = self._loss(logits.float(), targets)
         if soft is not None:
-            share = recipe.distillation
-            loss = (1 - share) * loss + share * distance(logits.float(), soft, recipe.temperature)
+            share, apart = recipe.distillation, distance if self._feed.targets is None else distance_of_each
+            loss = (1 - share) * loss + share * apart(logits.float(), soft, recipe.temperature)
         loss.backward()
         return loss.detach()
 
@@ -397,6 +395,12 @@ def distance(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits / temperature, wanted) * temperature**2
 
 
+def distance_of_each(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:
+    """:func:`distance` of classes that do not exclude each other: of each class by itself, their mean."""
+    wanted = torch.sigmoid(soft / temperature)
+    return F.binary_cross_entropy_with_logits(logits / temperature, wanted) * temperature**2
+
+
 def _resized(images: Tensor, first: float, progress: float) -> Tensor:
     """Images [B, C, H, W] at the size of this part of a training, in whole fours; volumes as they are."""
     share = first + (1 - first) * min(1.0, progress / WHOLE_SIZE_FROM)
@@ -429,14 +433,27 @@ def accuracy(
     The mean average precision of the classes instead, where they do not exclude each other.
     """
     if split.targets is not None:
-        outputs = _outputs(network, split, preprocessing, torch.device(device), batch)
-        answers = torch.cat([logits.cpu() for logits, _ in outputs]).numpy()
+        answers = answers_of(network, split, preprocessing, device, batch=batch)
         return mean_average_precision(answers, split.targets)
     right = sum(
         int((logits.argmax(1) == labels).sum())
         for logits, labels in _outputs(network, split, preprocessing, torch.device(device), batch)
     )
     return right / len(split.labels)
+
+
+def answers_of(
+    network: nn.Module,
+    split: Split,
+    preprocessing: Preprocessing,
+    device: torch.device | str = "cpu",
+    *,
+    batch: int = EVALUATION_BATCH,
+) -> np.ndarray:
+    """Logits float32 [N, K] of a split's images."""
+    outputs = _outputs(network, split, preprocessing, torch.device(device), batch)
+    found: np.ndarray = torch.cat([logits.cpu() for logits, _ in outputs]).numpy()
+    return found
 
 
 def _outputs(

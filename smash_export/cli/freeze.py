@@ -309,12 +309,13 @@ def _train_several(
     output: Output,
 ) -> None:
     """Train for classes that do not exclude each other: the network answers with the probability of each."""
-    refused = [name for name in ("qat", "teacher", "folds") if values[name]]
-    if refused or values["weights"] != "retrain" or values["exporter"] != "graph":
+    given = {"--weights": values["weights"], "--exporter": values["exporter"], "--qat": values["qat"]}
+    usual = {"--weights": "retrain", "--exporter": "graph", "--qat": False}
+    if refused := [name for name in given if given[name] != usual[name]]:
         raise UsageError(
             f"images of {dataset.spec} may be of several classes",
-            expected="--weights retrain, without --qat, --teacher, --folds and --exporter",
-            received=", ".join(refused) or values["weights"],
+            expected="--weights retrain, without --qat and --exporter",
+            received=", ".join(refused),
         )
     train_module(
         _maker(best, recipe),

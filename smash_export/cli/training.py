@@ -235,13 +235,22 @@ def measured_on_folds(
         f"{count} folds: accuracy {accuracy:.2%} ({low:.2%} to {high:.2%}) on {found.images} images, "
         "each judged by a network that was not trained on it"
     )
-    return {
+    facts: JsonObject = {
         "folds": count,
         "images": found.images,
         "top1": accuracy,
         "interval": [low, high],
         "of_each": list(found.accuracies),
     }
+    if found.precisions:
+        mean = sum(found.precisions) / count
+        least, most = min(found.precisions), max(found.precisions)
+        output.text(
+            f"Right is an answer that is one of the image's classes; mean average precision {mean:.2%}, "
+            f"{least:.2%} to {most:.2%} of each fold."
+        )
+        facts["mean_average_precision"] = list(found.precisions)
+    return facts
 
 
 def shown_by(

@@ -23,7 +23,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
-from smash_base.preprocess import Preprocessing
+from smash_base.preprocess import Outputs, Preprocessing
 from smash_export.bundle.inspection import onnx_metadata
 from smash_export.export.adopt import Images, adopt, read_preprocessing
 from smash_export.export.timm_networks import PREFIX, network_with_weights, weights_file
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from smash_export.bundle.bundle import Bundle
     from smash_search.data import Dataset, Split
     from smash_search.space.architecture import Architecture
     from smash_search.train.loop import TrainingProgress
@@ -44,6 +45,7 @@ FORMS = "auto, a bundle, an ONNX or TorchScript file, or timm:NAME?weights=FILE"
 TIMES_LARGER = 4.0  # multiply-accumulates of an automatic teacher over those of its student
 TIME_SHARE = 0.5  # of --time, for an automatic teacher
 CHECKED = 512  # test images that an adopted teacher is checked on
+LEAST = 1e-7  # probability whose logarithm is taken
 _BATCH = 256
 
 
@@ -97,11 +99,9 @@ def answers_file(
 def _asked(
     teacher: Path | str, dataset: Dataset, include_validation: bool, warn: Callable[[str], None]
 ) -> np.ndarray:
-    if dataset.several:
-        raise UsageError("a teacher is for images of one class each", received=f"{dataset.spec}")
     with tempfile.TemporaryDirectory(prefix="smash-export-teacher-") as folder:
         bundle = _as_bundle(teacher, dataset, Path(folder), warn)
-        return _answers(bundle, dataset, include_validation)
+        return _answers(bundle, teacher, dataset, include_validation)
 
 
 def _fingerprint(teacher: Path | str) -> str:
@@ -140,7 +140,10 @@ def _as_bundle(teacher: Path | str, dataset: Dataset, folder: Path, warn: Callab
     images = Images(shown, labelled, None, {})
     adopted = adopt(path, folder / "teacher", labels=labels, preprocessing=preprocessing, images=images)
     for warning in adopted.warnings:
-        if "calibration images" not in warning:  # nobody compiles a teacher
+        about_one = (
+            dataset.several and "no better than chance" in warning
+        )  # it counts one class of each image
+        if "calibration images" not in warning and not about_one:  # nobody compiles a teacher
             warn(f"teacher {teacher}: {warning}")
     return adopted.bundle.path
 
@@ -163,7 +166,7 @@ def _columns(labels: tuple[str, ...], classes: tuple[str, ...], teacher: Path | 
     return np.array([labels.index(name) for name in classes], np.int64)
 
 
-def _answers(bundle: Path, dataset: Dataset, include_validation: bool) -> np.ndarray:
+def _answers(bundle: Path, teacher: Path | str, dataset: Dataset, include_validation: bool) -> np.ndarray:
     """Logits of the dataset's classes for its training images, float32 [N, K]."""
     from smash_export.prediction.classifier import load
 
@@ -171,18 +174,54 @@ def _answers(bundle: Path, dataset: Dataset, include_validation: bool) -> np.nda
     with load(bundle) as classifier:
         order = _columns(tuple(classifier.labels), dataset.classes, bundle)
         outputs = classifier.bundle.signature.outputs
-        if outputs == "sigmoid":
-            raise InvalidInputError(
-                f"the teacher {bundle} answers each class by itself", expected="one class per image"
-            )
+        _check_answers(outputs, dataset, teacher)
+        shift = _thresholds(classifier.bundle)
         for images in _batches(dataset, include_validation):
             shown = as_files(images, dataset.preprocessing, classifier.preprocessing)
             answers = classifier.logits(classifier.preprocessing.normalise(shown))
             if outputs == "probabilities":
-                answers = np.log(np.maximum(answers, 1e-7))
+                answers = np.log(np.maximum(answers, LEAST))
+            elif outputs == "sigmoid":
+                answers = _logit(np.asarray(answers)) + shift
             parts.append(answers[:, order])
     found: np.ndarray = np.concatenate(parts).astype(np.float32)
     return found
+
+
+def _check_answers(outputs: Outputs, dataset: Dataset, teacher: Path | str) -> None:
+    """Whether classes exclude each other, for the teacher as for the images, as far as its answers tell.
+
+    Logits of a file say nothing about that; those of a bundle are of classes that do.
+
+    Raises:
+        InvalidInputError: for one of the two only.
+    """
+    each = outputs == "sigmoid" or (outputs == "logits" and not Path(teacher).is_dir())
+    if dataset.several and not each:
+        raise InvalidInputError(
+            f"images of {dataset.spec} may be of several classes",
+            expected="a teacher that answers each class by itself",
+            received=f"{teacher}, whose probabilities sum to one",
+        )
+    if outputs == "sigmoid" and not dataset.several:
+        raise InvalidInputError(
+            f"the teacher {teacher} answers each class by itself", expected="one class per image"
+        )
+
+
+def _logit(probabilities: np.ndarray) -> np.ndarray:
+    """Logits of probabilities of each class by itself."""
+    inside = np.clip(probabilities.astype(np.float64), LEAST, 1 - LEAST)
+    found: np.ndarray = np.log(inside / (1 - inside))
+    return found
+
+
+def _thresholds(bundle: Bundle) -> np.ndarray:
+    """Logits of the thresholds that a bundle's probabilities were moved by, [K]; zeros without any."""
+    told = bundle.manifest.provenance.get("thresholds")
+    if not isinstance(told, dict) or sorted(told) != sorted(bundle.labels):
+        return np.zeros(len(bundle.labels))
+    return _logit(np.array([told[name] for name in bundle.labels], np.float64))
 
 
 def _batches(dataset: Dataset, include_validation: bool) -> list[np.ndarray]:

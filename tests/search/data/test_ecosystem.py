@@ -94,6 +94,54 @@ def test_labels_without_names_and_as_texts(tmp_path: Path) -> None:
     assert whole(texts)
 
 
+def of_several(number: int) -> list[int]:
+    """Classes of an image: cats are also dogs in every other one, and every owl is with a cat."""
+    return [[0, 1] if number % 2 else [0], [1], [2, 0]][number % 3]
+
+
+def in_every_class(data: Dataset) -> bool:
+    """Whether the targets of every image are :func:`of_several` of its number."""
+    return all(
+        part.targets is not None
+        and set(np.flatnonzero(part.targets[row])) == set(of_several(int(image[0, 0, 0])))
+        for part in (data.train, data.validation, data.test)
+        for row, image in enumerate(part.images)
+    )
+
+
+@pytest.mark.parametrize("feature", ["Sequence", "List", "list", "texts", "cells"])
+def test_a_list_of_labels_in_parquet_is_several_classes(tmp_path: Path, feature: str) -> None:
+    named = {"_type": "ClassLabel", "names": list(CLASSES)}
+    about = [named] if feature == "list" else {"_type": feature, "feature": named}
+    values: list[object] = [of_several(number) for number in range(90)]
+    if feature in ("texts", "cells"):
+        values = [[CLASSES[label] for label in of_several(number)] for number in range(90)]
+    if feature == "cells":
+        values = ["|".join(names) for names in values]  # type: ignore[arg-type]
+    values.append([] if feature != "cells" else "")
+    rows = {"image": [{"bytes": png(n), "path": f"{n}.png"} for n in range(91)], "labels": values}
+    told = {"info": {"features": {"labels": about}}} if feature not in ("texts", "cells") else {}
+    metadata = {"huggingface": json.dumps(told)} if told else {}
+    write_parquet(tmp_path / "a.parquet", pyarrow.table(rows).replace_schema_metadata(metadata))
+    data = load_dataset(f"parquet:{tmp_path}" + "?several=bar" * (feature == "cells"))
+    assert data.classes == CLASSES
+    assert in_every_class(data)
+    assert [(item.reason, item.count) for item in summarise(data).left_out] == [("rows without a label", 1)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"), [([0, 1, 0], "each once"), ([3], "0 to 2"), ([True], "a list of these")]
+)
+def test_lists_that_name_no_classes_are_refused(tmp_path: Path, wrong: list[int], text: str) -> None:
+    about = {"labels": {"_type": "List", "feature": {"_type": "ClassLabel", "names": list(CLASSES)}}}
+    values = [wrong if wrong == [True] else of_several(n) for n in range(30)] + [wrong]
+    rows = {"image": [{"bytes": png(n), "path": None} for n in range(31)], "labels": values}
+    metadata = {"huggingface": json.dumps({"info": {"features": about}})}
+    write_parquet(tmp_path / "a.parquet", pyarrow.table(rows).replace_schema_metadata(metadata))
+    with pytest.raises(InvalidInputError, match=text):
+        load_dataset(f"parquet:{tmp_path}")
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_arrow_of_save_to_disk(tmp_path: Path, stream: bool) -> None:
     for part, numbers in (("train", range(90)), ("test", range(90, 120))):
@@ -190,6 +238,25 @@ def test_webdataset(tmp_path: Path, ending: str, names: bool) -> None:
     assert len(data.validation) == 30
     assert len(data.train) + len(data.test) == 90
     assert whole(data)
+
+
+@pytest.mark.parametrize("ending", ["cls", "json"])
+@pytest.mark.parametrize("names", [True, False])
+def test_webdataset_of_several_classes(tmp_path: Path, ending: str, names: bool) -> None:
+    members = {}
+    for number in range(90):
+        members[f"{number:05}.png"] = png(number)
+        labels = [CLASSES[label] if names else label for label in of_several(number)]
+        text = json.dumps({"label": labels}) if ending == "json" else " ".join(map(str, labels))
+        members[f"{number:05}.{ending}"] = text.encode()
+    members |= {"none.png": png(0), f"none.{ending}": b'{"label": []}' if ending == "json" else b" "}
+    write_tar(tmp_path / "a.tar", members)
+    if not names:
+        (tmp_path / "classnames.txt").write_text("\n".join(CLASSES))
+    data = load_dataset(f"webdataset:{tmp_path}" + "?several=space" * (ending == "cls"))
+    assert data.classes == CLASSES
+    assert in_every_class(data)
+    assert [(item.reason, item.count) for item in data.left_out] == [("samples without a label", 1)]
 
 
 def test_samples_that_lack_something_are_named(tmp_path: Path) -> None:

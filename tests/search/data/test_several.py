@@ -53,6 +53,16 @@ def test_equal_files_in_folders_of_several_classes_are_one_image(tmp_path: Path)
     assert not load_dataset(f"folder:{tmp_path}").several
 
 
+def test_a_class_that_never_is_the_rarest_of_an_image_is_a_class(tmp_path: Path) -> None:
+    table = squares(tmp_path, count=40)
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *(f"{line};any" for line in lines[1:])]))
+    data = load_dataset(f"csv:{table}?several=semicolon")
+    for split in (data.train, data.validation, data.test):
+        assert split.targets is not None
+        assert split.targets[:, data.classes.index("any")].all()
+
+
 def test_marks_and_classes_that_cannot_be_are_refused(tmp_path: Path) -> None:
     table = squares(tmp_path, count=30)
     with pytest.raises(UsageError, match="semicolon"):

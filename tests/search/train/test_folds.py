@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +78,16 @@ def test_folds_that_are_done_are_not_trained_again(tmp_path: Path) -> None:
     again = cross_validated(make, data, recipe, 3, work=tmp_path, on_step=lambda p: steps.append(p.step))
     assert again == first
     assert not steps
+
+
+def test_folds_of_several_classes_are_judged_by_every_one_of_them() -> None:
+    data = small_digits(train=60, validation=30)
+    several = [
+        replace(part, targets=np.eye(10, dtype=np.uint8)[part.labels] | np.eye(10, dtype=np.uint8)[:1])
+        for part in (data.train, data.validation)
+    ]
+    data = replace(data, train=several[0], validation=several[1])
+    found = cross_validated(_Memory, data, Recipe(epochs=1, batch=16), 3)
+    assert found.right == found.images == 90, "class 0, which _Memory answers, is one of each image's"
+    assert len(found.precisions) == 3
+    assert all(0.1 < precision < 0.6 for precision in found.precisions)

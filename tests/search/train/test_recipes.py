@@ -14,7 +14,7 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_search.space.architecture import InputSpec
 from smash_search.train.compute import Batches
 from smash_search.train.initial import begin_as_identity, first_convolution, whiten, whitening_filters
-from smash_search.train.network import Recipe, class_weights, fit, new_network, schedule, within
+from smash_search.train.network import Recipe, answers_of, class_weights, fit, new_network, schedule, within
 from smash_search.train.recipes import NAMES, recipe_for, survives_flip
 from tests.search.small_data import same_state, small_architecture, small_digits
 
@@ -133,6 +133,17 @@ def test_a_teacher_is_learned_from() -> None:
     with torch.no_grad():
         answers = network(data.preprocessing.normalise(torch.from_numpy(data.train.images))).argmax(1).numpy()
     assert (answers == wrong).mean() > 0.5
+
+
+def test_a_teacher_of_several_classes_is_learned_from_class_by_class() -> None:
+    data = small_digits()
+    there = np.eye(10, dtype=np.uint8)[data.train.labels] | np.eye(10, dtype=np.uint8)[9 - data.train.labels]
+    data = replace(data, train=replace(data.train, targets=np.eye(10, dtype=np.uint8)[data.train.labels]))
+    teacher = (8.0 * there - 4).astype(np.float32)
+    network = _network()
+    fit(network, data, Recipe(epochs=20, batch=16, distillation=1.0), evaluate=False, teacher=teacher)
+    answers = answers_of(network, data.train, data.preprocessing)
+    assert ((answers > 0) == (there > 0)).mean() > 0.85, "two classes of each image, where it is told of one"
 
 
 def test_schedules_end_at_zero() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from smash_base.errors import InvalidInputError
 from smash_export import load
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
+from smash_export.export.teacher import teacher_logits
 from smash_export.measure.evaluate import evaluate
 from smash_search.data import load_dataset
 from smash_search.space.architecture import InputSpec
@@ -77,7 +80,51 @@ def test_evaluate_gives_average_precision_and_the_card_has_it(place: Path) -> No
     assert "average precision" in done.output
 
 
+def test_a_bundle_of_several_classes_teaches_with_the_logits_that_it_was_trained_to(place: Path) -> None:
+    data = load_dataset(words(place)[3])
+    answers = teacher_logits(place / "bundle", data)
+    targets = data.train.targets
+    assert targets is not None
+    thresholds = Bundle.open(place / "bundle").manifest.provenance["thresholds"]
+    assert isinstance(thresholds, dict)
+    with load(place / "bundle") as classifier:
+        shown = classifier.preprocessing.normalise(np.asarray(data.train.images))
+        present = np.asarray(classifier.logits(shown)) >= 0.5
+    wanted = np.log([thresholds[name] / (1 - thresholds[name]) for name in data.classes])
+    clear = np.abs(answers - wanted) > 1e-3
+    assert ((answers > wanted) == present)[clear].all(), "moved back by the thresholds"
+    one_each = replace(data, train=replace(data.train, targets=None))
+    with pytest.raises(InvalidInputError, match="one class per image"):
+        teacher_logits(place / "bundle", one_each)
+    traced = teacher_logits(place / "bundle" / "model.torchscript.pt", data)
+    assert np.allclose(traced, answers - wanted, atol=1e-3), "a file tells no thresholds"
+
+
+def test_a_student_of_several_classes_learns_from_a_teacher_and_is_judged_on_folds(place: Path) -> None:
+    out = place / "student"
+    command = [*words(place), "--teacher", str(place / "bundle"), "--folds", "2", "--epochs", "6"]
+    command[command.index("--out") + 1] = str(out)
+    done = CliRunner().invoke(cli, [*command, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert "one of the image's classes; mean average precision" in done.output
+    facts = Bundle.open(out).manifest.provenance["folds"]
+    assert isinstance(facts, dict)
+    precisions = facts["mean_average_precision"]
+    assert isinstance(precisions, list)
+    assert len(precisions) == 2
+    assert facts["top1"] > 0.6
+
+
+def test_a_larger_network_teaches_several_classes_too(place: Path) -> None:
+    out = place / "taught"
+    command = [*words(place), "--teacher", "auto", "--epochs", "2", "--device", "cpu"]
+    command[command.index("--out") + 1] = str(out)
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    assert "a larger network of the same space" in done.output
+
+
 def test_what_needs_one_class_is_refused(place: Path) -> None:
-    done = CliRunner().invoke(cli, [*words(place), "--force", "--folds", "3"])
+    done = CliRunner().invoke(cli, [*words(place), "--force", "--qat"])
     assert done.exit_code != 0
     assert "several classes" in str(done.exception or done.output)

@@ -115,10 +115,12 @@ def test_a_network_of_timm_sees_its_own_size_and_has_the_weights_of_the_file(
         teacher_logits("timm:linear", dataset)
 
 
-def test_images_of_several_classes_have_no_teacher(digits_bundle: Path, dataset: Dataset) -> None:
+def test_a_teacher_whose_classes_exclude_each_other_is_none_for_images_of_several(
+    digits_bundle: Path, dataset: Dataset
+) -> None:
     targets = np.eye(10, dtype=np.uint8)[dataset.train.labels]
     several = replace(dataset, train=replace(dataset.train, targets=targets))
-    with pytest.raises(UsageError, match="one class each"):
+    with pytest.raises(InvalidInputError, match="each class by itself"):
         teacher_logits(digits_bundle, several)
 
 
