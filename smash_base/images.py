@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -45,6 +46,7 @@ JPEG_PIXELS = 16 * 10**6  # of a JPEG decoded whole; networks take far less
 DARK_16 = 4096  # values of 12 bits in 16, as cameras and microscopes write them, would be all but black
 LARGEST_LIMIT = 178_956_970  # above it Pillow refuses by itself
 PROGRESSIVE_BYTES = 18
+BAND_PIXELS = 2**20
 LIMIT_VARIABLE = "SMASH_EXPORT_MAX_PIXELS"
 MAX_NAMES = 1000  # of files left out for one reason; the rest is only counted
 _ORIENTATION = 0x0112
@@ -215,8 +217,12 @@ def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
             animated or damaged.
     """
     name, data = _content(source)
+    return _decoded(name, data, FORMATS if isinstance(source, bytes) else FILE_FORMATS)
+
+
+def _decoded(name: str, data: bytes, formats: tuple[str, ...]) -> Image.Image:
     with _named_errors(name):
-        picture = _open(name, data, FORMATS if isinstance(source, bytes) else FILE_FORMATS)
+        picture = _open(name, data, formats)
         if picture.format in ANIMATED and getattr(picture, "n_frames", 1) != 1:
             raise InvalidInputError(
                 f"{name} is animated",
@@ -228,15 +234,43 @@ def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
 
 
 def load_picture(picture: Image.Image, name: str = "the picture") -> Image.Image:
-    """Decode what a picture that somebody else opened has not decoded yet, and check what it is.
+    """A picture that somebody else opened, decoded; the one who opened it finds it as it was.
+
+    As long as nobody has decoded it, it is read as its file is, under the same limits.
 
     Raises:
-        InvalidInputError: truncated, damaged, of 32 bits, or of 16 bits that are all but black.
+        InvalidInputError: truncated, damaged, of 32 bits, or of 16 bits that are all but black; not decoded
+            yet and too large, or animated.
     """
     with _named_errors(name):
+        if (data := _undecoded(picture)) is not None:
+            return _decoded(name, data, FILE_FORMATS)
+        if _waits(picture) and picture.width * picture.height > pixel_limit():
+            raise _too_many_pixels(name, f"{picture.width}x{picture.height}")
         picture.load()
         check_mode(picture, name)
         return eight_bits(picture, name)
+
+
+def _waits(picture: Image.Image) -> bool:
+    """Whether a picture still has to be decoded: what its file holds of it stands in ``tile`` until then."""
+    return bool(getattr(picture, "tile", None))
+
+
+def _undecoded(picture: Image.Image) -> bytes | None:
+    """The file of a picture that nobody has decoded yet; None where somebody has asked Pillow for another
+    frame, size or mode of it, where the format is not one of ours, and where there is no file."""
+    file = getattr(picture, "fp", None)
+    if file is None or not _waits(picture) or picture.tell() or picture.format not in (*FILE_FORMATS, "MPO"):
+        return None
+    place = file.tell()
+    file.seek(0)
+    data: bytes = file.read(MAX_FILE_BYTES + 1)
+    file.seek(place)
+    if len(data) > MAX_FILE_BYTES:
+        return None
+    whole = Image.open(io.BytesIO(data), formats=FILE_FORMATS)
+    return data if (whole.size, whole.mode) == (picture.size, picture.mode) else None
 
 
 def check_mode(picture: Image.Image, name: str) -> None:
@@ -299,6 +333,35 @@ def upright(picture: Image.Image) -> Image.Image:
     """The picture as its EXIF orientation says that it is to be seen."""
     turn = orientation(picture)
     return picture if turn == 1 else picture.transpose(_UPRIGHT[turn])
+
+
+def converted(picture: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+    """Grey or colours of a decoded picture, what is transparent put on black.
+
+    A large one in bands, each of which is worked on alone: transparency takes twelve bytes for each pixel
+    beside the picture.
+    """
+    if picture.mode == mode and not _transparent(picture):
+        return picture
+    rows = max(1, BAND_PIXELS // picture.width)
+    if picture.height <= rows:
+        return _converted(picture, mode)
+    whole = Image.new(mode, picture.size)
+    for top in range(0, picture.height, rows):
+        band = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        whole.paste(_converted(band, mode), (0, top))
+    return whole
+
+
+def _converted(picture: Image.Image, mode: str) -> Image.Image:
+    if _transparent(picture):
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
+    return picture.convert(mode)
+
+
+def _transparent(picture: Image.Image) -> bool:
+    return picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
 
 
 def _content(source: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:

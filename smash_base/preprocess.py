@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from smash_base.errors import InvalidInputError
-from smash_base.images import load_picture, open_image, shown, upright
+from smash_base.images import converted, load_picture, open_image, shown, upright
 from smash_base.json_values import JsonObject
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -156,14 +156,8 @@ class Preprocessing:
         return self._from_picture(upright(picture) if self.exif else picture)
 
     def _from_picture(self, picture: Image.Image) -> np.ndarray:
-        if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            black = Image.new("RGBA", picture.size, (0, 0, 0, 255))
-            picture = Image.alpha_composite(black, picture)
-        wanted = "L" if self.channels == 1 else "RGB"
-        if picture.mode != wanted:
-            picture = picture.convert(wanted)
-        return np.asarray(self._resized(picture), dtype=np.uint8).reshape(self.sample_shape)
+        plain = converted(picture, "L" if self.channels == 1 else "RGB")
+        return np.asarray(self._resized(plain), dtype=np.uint8).reshape(self.sample_shape)
 
     def _resized(self, picture: Image.Image) -> Image.Image:
         """The picture at width x height; roundings of sides and offsets are those of torchvision."""

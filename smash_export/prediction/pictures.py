@@ -12,6 +12,7 @@ from smash_base import files
 
 INK, PAPER, GOOD, BAD = (20, 24, 32), (255, 255, 255), (24, 120, 60), (178, 34, 34)
 LARGEST_SIDE = 1024  # pixels of a picture that is shown
+MOST_CELLS = 2000  # of a confusion matrix along each side
 _LINE = 16  # height of a line of text in pixels
 
 
@@ -72,9 +73,11 @@ def confusion_picture(matrix: np.ndarray, labels: Sequence[str]) -> Image.Image:
     """Confusion matrix, int [K, K]: rows are the true classes, columns what was answered.
 
     Cells are shaded by their share of the row; the diagonal is green, errors are red. Up to 40 classes
-    are written with labels and counts, more are drawn as an image of cells.
+    are written with labels and counts, more are drawn as an image of cells, and of more than ``MOST_CELLS``
+    neighbours share a cell.
     """
-    count = len(labels)
+    matrix = _pooled(matrix, -(-len(matrix) // MOST_CELLS))
+    count = len(matrix)
     written = count <= 40
     cell = 36 if written else max(2, 1600 // count)
     font = _font()
@@ -101,6 +104,12 @@ def confusion_picture(matrix: np.ndarray, labels: Sequence[str]) -> Image.Image:
             place = (margin + column * cell + cell // 2, top + row * cell + cell // 2)
             draw.text(place, str(matrix[row, column]), fill=colour, font=font, anchor="mm")
     return picture
+
+
+def _pooled(matrix: np.ndarray, factor: int) -> np.ndarray:
+    """Sums of ``factor`` x ``factor`` neighbours; fewer at the ends."""
+    places = np.arange(0, len(matrix), factor)
+    return np.add.reduceat(np.add.reduceat(matrix, places, axis=0), places, axis=1)
 
 
 def save_png(path: Path, picture: Image.Image) -> None:

@@ -10,13 +10,23 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from smash_base import images
 from smash_base.errors import InvalidInputError, UsageError
-from smash_base.images import JPEG_PIXELS, LeftOut, image_files, open_image, orientation, read_header
+from smash_base.images import (
+    JPEG_PIXELS,
+    LeftOut,
+    converted,
+    image_files,
+    open_image,
+    orientation,
+    read_header,
+)
 from smash_base.preprocess import Preprocessing
 
 WIDTH, HEIGHT = 40, 24
@@ -283,6 +293,81 @@ def test_a_strip_of_one_pixel_is_no_bomb(tmp_path: Path) -> None:
 def test_truncated_lazy_picture_is_a_clean_error() -> None:
     with pytest.raises(InvalidInputError, match="damaged or truncated"):
         TARGET.decode(Image.open(io.BytesIO(encoded(scene(200, 200), "JPEG")[:-300])))
+
+
+def test_a_picture_that_nobody_decoded_is_read_as_its_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(turned("JPEG", 6))
+    monkeypatch.setenv("SMASH_EXPORT_MAX_PIXELS", "500")
+    for opened in (path, io.BytesIO(path.read_bytes())):
+        with Image.open(opened) as lazy:
+            assert np.array_equal(TARGET.decode(lazy), TARGET.decode(path))
+            assert lazy.tile, "not decoded, and of the same size, for whoever opened it"
+            assert lazy.width * lazy.height == WIDTH * HEIGHT
+            lazy.load()
+            assert np.abs(quarters(TARGET.decode(lazy)) - COLOURS).max() <= 12
+    for kind, words in (("PNG", "too many pixels"), ("PPM", "too many pixels"), ("TIFF", "too many pixels")):
+        with pytest.raises(InvalidInputError, match=words):
+            TARGET.decode(Image.open(io.BytesIO(encoded(scene(), kind))))
+
+
+def test_what_was_asked_of_a_picture_before_it_was_decoded_is_heeded() -> None:
+    moves = encoded(Image.new("RGB", (WIDTH, HEIGHT)), "GIF", save_all=True, append_images=[scene()])
+    second = Image.open(io.BytesIO(moves))
+    second.seek(1)
+    assert np.abs(quarters(TARGET.decode(second)) - COLOURS).max() <= 12
+    grey = Image.open(io.BytesIO(READ["jpeg"]))
+    grey.draft("L", grey.size)
+    assert np.abs(quarters(TARGET.decode(grey)) - GREYS).max() <= 12
+    with pytest.raises(InvalidInputError, match="animated"):
+        TARGET.decode(Image.open(io.BytesIO(encoded(scene(), "PNG", **moving()))))
+    assert np.array_equal(quarters(TARGET.decode(Image.open(io.BytesIO(encoded(scene(), "PPM"))))), COLOURS)
+
+
+def veiled(mode: str) -> Image.Image:
+    """A picture of random colours, partly transparent where the mode can say so."""
+    random = np.random.default_rng(0)
+    picture = Image.fromarray(random.integers(0, 256, (HEIGHT, WIDTH, 4), dtype=np.uint8))
+    if mode in ("RGBA", "LA"):
+        return picture.convert(mode)
+    plain = picture.convert("RGB")
+    if mode == "P":
+        plain = plain.quantize(16)
+        plain.info["transparency"] = 3
+        return plain
+    plain = plain.convert(mode)
+    if mode == "L":
+        plain.info["transparency"] = 77
+    return plain
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB", "CMYK", "YCbCr", "1"])
+@pytest.mark.parametrize("wanted", ["L", "RGB"])
+def test_large_pictures_are_converted_in_bands_to_the_same_pixels(
+    mode: str, wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = veiled(mode)
+    at_once = np.asarray(converted(picture, wanted))
+    for pixels in (1, 5 * WIDTH):
+        monkeypatch.setattr(images, "BAND_PIXELS", pixels)
+        assert np.array_equal(np.asarray(converted(picture, wanted)), at_once)
+
+
+def test_transparency_of_a_large_picture_takes_no_second_one_of_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("RGBA", (4000, 3000), (9, 90, 9, 128)).save(path, compress_level=1)
+    code = (
+        "import resource, sys; from smash_base.images import open_image;"
+        "from smash_base.preprocess import Preprocessing; picture = open_image(sys.argv[1]);"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "Preprocessing(8, 8, 3, (0.0,) * 3, (1.0,) * 3).decode(picture);"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    words = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=True)
+    assert int(done.stdout) < 1.2 * 4000 * 3000 * 4 / 2**20  # the colours, and one band
 
 
 @pytest.mark.parametrize("name", ["none.png", "", "nul\0byte.png", "x" * 300])

@@ -103,7 +103,8 @@ async function showExamples(model) {
 }
 
 function showProgram(model) {
-  const address = new URL(`v1/predict?${new URLSearchParams({ model: model.name, top_k: 5 })}`, location.href);
+  const query = new URLSearchParams({ model: model.name, top_k: 5 });
+  const address = new URL(`v1/predict?${query}`, location.href).href.replaceAll("'", "%27");  // quoted in a shell
   const key = at("key-form").dataset.used ? "X-API-Key: YOUR-KEY" : "";
   at("curl").textContent = `curl${key ? ` -H '${key}'` : ""} --data-binary @image.png '${address}'`;
   at("python").textContent = [

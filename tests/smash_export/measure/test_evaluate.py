@@ -150,7 +150,7 @@ def test_other_classes_are_refused(digits_bundle_copy: Path) -> None:
     assert run(["evaluate", str(digits_bundle_copy), "--data", "digits"]) == 6
 
 
-@pytest.mark.parametrize("classes", [1, 2, 40, 41, 1000])
+@pytest.mark.parametrize("classes", [1, 2, 40, 41, 1000, 2501])
 def test_confusion_matrices_of_any_size_are_drawn(classes: int) -> None:
     matrix = np.eye(classes, dtype=np.int64) * 5
     matrix[0, -1] += 3
