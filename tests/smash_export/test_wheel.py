@@ -115,6 +115,19 @@ def test_an_edge_device_predicts_without_torch(
     assert agreement >= 0.9
 
 
+def interpreter(version: str) -> Path | None:
+    """A Python of that version that makes environments: on the PATH, or one that pyenv keeps."""
+    name = f"python{version}"
+    kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    places = [Path(shutil.which(name) or name), *sorted(kept.glob(f"{version}.*/bin/{name}"), reverse=True)]
+    for place in places:
+        # pyenv puts a script of that name on the PATH that may lead nowhere
+        words = [place, "-c", "import ensurepip, ssl, venv"]
+        if place.is_file() and subprocess.run(words, capture_output=True).returncode == 0:
+            return place
+    return None
+
+
 @pytest.mark.parametrize("version", ["3.12", "3.13"])
 def test_newer_pythons_predict(
     version: str,
@@ -123,8 +136,8 @@ def test_newer_pythons_predict(
     digits_images: tuple[np.ndarray, np.ndarray],
     tmp_path: Path,
 ) -> None:
-    python = shutil.which(f"python{version}")
-    if python is None or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+    python = interpreter(version)
+    if python is None:
         pytest.skip(f"no Python {version} here")
     run(python, "-m", "venv", tmp_path / "edge", cwd=tmp_path)
     pip = [tmp_path / "edge" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q"]
