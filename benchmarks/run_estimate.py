@@ -13,18 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pty
-import select
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
+from benchmarks.terminal import in_terminal
 
-TIMES = "40s,45s,50s,60s,70s,80s,100s,120s"
+TIMES = "40s,45s,50s,55s,60s,70s,80s,90s,100s,120s"
 LOW, HIGH, SILENCE = 0.7, 1.4, 2.0
 
 
@@ -50,9 +47,11 @@ def one_run(data: str, duration: str, folder: Path, index: int) -> dict[str, Any
     if index % 2:
         words += ["--max-latency", "5ms"]
     load = os.getloadavg()[0]
-    silence, code = in_terminal([sys.executable, "-m", "smash_export.cli", *words])
-    if code:
-        return {"data": data, "time": duration, "load": load, "exit_code": code, "silence_s": silence}
+    ended = in_terminal([sys.executable, "-m", "smash_export.cli", *words])
+    silence = round(ended.silence.seconds, 2)
+    if ended.code:
+        print(ended.text, flush=True)
+        return {"data": data, "time": duration, "load": load, "exit_code": ended.code, "silence_s": silence}
     state = json.loads((out / "run.json").read_text())
     real = sum(entry["seconds"] for entry in state["done"])
     row = {
@@ -62,7 +61,7 @@ def one_run(data: str, duration: str, folder: Path, index: int) -> dict[str, Any
         "estimate_s": state["plan"]["seconds"],
         "real_s": round(real, 1),
         "ratio": round(state["plan"]["seconds"] / real, 3),
-        "silence_s": round(silence, 2),
+        "silence_s": silence,
         "stages": {
             entry["stage"]["name"]: [
                 round(sum(part[1] for part in entry["stage"]["parts"]), 1),
@@ -75,29 +74,12 @@ def one_run(data: str, duration: str, folder: Path, index: int) -> dict[str, Any
     return row
 
 
-def in_terminal(words: list[str]) -> tuple[float, int]:
-    """Longest silence in seconds, and exit code."""
-    parent, child = pty.openpty()
-    longest, last = 0.0, time.monotonic()
-    process = subprocess.Popen(words, stdin=child, stdout=child, stderr=child)
-    os.close(child)
-    while True:
-        ready, _, _ = select.select([parent], [], [], 60)
-        now = time.monotonic()
-        longest, last = max(longest, now - last), now
-        try:
-            if not ready or not os.read(parent, 1 << 16):
-                break
-        except OSError:  # the terminal is closed
-            break
-    os.close(parent)
-    return longest, process.wait()
-
-
 def write(rows: list[dict[str, Any]]) -> None:
     """Record."""
     good = [row for row in rows if "ratio" in row]
-    ratios = [row["ratio"] for row in good]
+    if not good:
+        raise SystemExit("no run came to its end")
+    ratios, loads = [row["ratio"] for row in good], [row["load"] for row in rows]
     silence = max(row["silence_s"] for row in rows)
     inside = sum(LOW <= ratio <= HIGH for ratio in ratios)
     record(
@@ -109,7 +91,7 @@ def write(rows: list[dict[str, Any]]) -> None:
                 "goal": f"{LOW} to {HIGH}x",
                 "value": f"{min(ratios):.2f} to {max(ratios):.2f}x, {inside} inside",
                 "met": inside == len(rows),
-                "note": f"load {min(row['load'] for row in rows)} to {max(row['load'] for row in rows)}",
+                "note": f"load {min(loads):.1f} to {max(loads):.1f}",
             },
             {
                 "what": "longest silence on a terminal during a run",

@@ -627,6 +627,7 @@ class _Search:
             ranking,
             trust=trust(right, zeroed, errors) if len(first) >= LEAST_TRUSTED else None,
             origins=tuple(origins_of(trained, origins)),
+            refused=sum(entry.refused is not None for entry in scored) if self.measurement else None,
         )
         files.write_json(path, ranking.to_json())
         return ranking

@@ -284,7 +284,11 @@ def _terminal(title: str, schedule: Schedule) -> Iterator[Board]:
         Times(),
         TextColumn("{task.fields[shown]}"),
     )
-    progress = Progress(*columns, console=Console(stderr=True), refresh_per_second=8)
+    # What a program reads from stdout does not go to the terminal with the bars.
+    to_terminal = sys.stdout.isatty()
+    progress = Progress(
+        *columns, console=Console(stderr=True), refresh_per_second=8, redirect_stdout=to_terminal
+    )
     with progress:
         if title:
             _whole(progress, title, schedule)

@@ -60,12 +60,14 @@ class Ranking:
         encoding: Whether the HyperNet reads descriptions; None where no network could be checked.
         trust: Agreement of score and training; None for too few trained networks.
         origins: What each origin of networks added.
+        refused: Candidates beyond the measured limits, which have no score; None where nothing was measured.
     """
 
     stages: tuple[RaceStage, ...]
     encoding: EncodingCheck | None
     trust: Trust | None = None
     origins: tuple[Origin, ...] = ()
+    refused: int | None = None
 
     def to_json(self) -> JsonObject:
         """The document as :func:`read_ranking` takes it."""
@@ -77,6 +79,7 @@ class Ranking:
             "encoding": None if self.encoding is None else asdict(self.encoding),
             "trust": None if self.trust is None else asdict(self.trust),
             "origins": [asdict(origin) for origin in self.origins],
+            "refused": self.refused,
         }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import gc
 import importlib
 import io
 import os
@@ -172,7 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that no encoding writes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(run(arguments))
+    code = run(arguments)
+    gc.freeze()  # all that lives now lives to the end; a last look through PyTorch takes half a second
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

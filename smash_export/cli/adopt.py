@@ -139,7 +139,8 @@ def command(
         spec = parse_spec(str(model))
         name, weights = str(spec.path), weights_file(spec)
         model = click.get_current_context().with_resource(_program_file(name))
-        known = timm_program(name, weights, len(names), model)
+        with output.progress(f"tracing {name}", None):
+            known = timm_program(name, weights, len(names), model)
         if "short_side" in wishes:
             known.pop("crop_pct", None)
         wishes = {**(known if preprocess is None else {}), **wishes}
@@ -149,7 +150,8 @@ def command(
         images = images_from_arrays(samples, calibration, preprocessing, len(names))
     else:
         assert data is not None
-        images = images_from_data(data, names, preprocessing, seed=seed)
+        with output.progress("reading images", None):
+            images = images_from_data(data, names, preprocessing, seed=seed)
     images = replace(images, provenance={**images.provenance, **origin})
     if output.dry_run:
         plan = {
@@ -163,15 +165,16 @@ def command(
         output.table("Would adopt", ["what", "value"], [[key, str(value)] for key, value in plan.items()])
         output.result({"dry_run": True, **plan})
         return
-    result = adopt(
-        model,
-        destination,
-        labels=names,
-        preprocessing=preprocessing,
-        images=images,
-        outputs=outputs,
-        force=force,
-    )
+    with output.progress("adopting", None):
+        result = adopt(
+            model,
+            destination,
+            labels=names,
+            preprocessing=preprocessing,
+            images=images,
+            outputs=outputs,
+            force=force,
+        )
     answers = result.bundle.signature.outputs
     for warning in result.warnings:
         output.warn(warning)

@@ -67,7 +67,8 @@ def command(
         output.text(f"would write {folder}")
         output.result({"dry_run": True, "writes": folder})
         return
-    file = bake(opened, precision, answers, top_k, runtimes)
+    with output.progress("baking", None):
+        file = bake(opened, precision, answers, top_k, runtimes)
     parity = parity_of(file)
     output.table(
         f"{file.main}: taken by",

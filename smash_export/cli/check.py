@@ -58,7 +58,10 @@ def command(
     if gpu_fallback and dla is None:
         raise UsageError("a fallback to the GPU is for a DLA", expected="--dla orin with --gpu-fallback")
     opened = Bundle.open(bundle)
-    with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
+    with (
+        tempfile.TemporaryDirectory(prefix="smash-export-") as work,
+        output.progress(f"checking for {target}", None),
+    ):
         onnx, _ = graph_for_tensorrt(opened, precision, Path(work))
         weak = dla is not None and not release.startswith("11")  # flags decide, on the fp32 graph
         judged = opened.onnx if weak else onnx

@@ -52,9 +52,12 @@ def command(
     from smash_export.prediction.classifier import load
 
     with load(bundle, target, threads=threads, device=device, precision=precision) as classifier:
-        images = (
-            bundled(classifier.bundle) if data is None else from_data(classifier.bundle, data, split, seed)
-        )
+        with output.progress("reading images", None):
+            images = (
+                bundled(classifier.bundle)
+                if data is None
+                else from_data(classifier.bundle, data, split, seed)
+            )
         choice = classifier.choice
         output.note(f"using {choice}")
         with output.progress(f"classifying {len(images)} images", None) as advance:

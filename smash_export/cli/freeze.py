@@ -192,7 +192,8 @@ def _read(arch: Path, values: dict[str, Any], output: Output) -> tuple[BestFile,
     # A file must not choose which code is imported; a person may.
     spec = data_words(spec, values["skip_bad"])
     seed = max(0, best.search.data_seed or 0) if best else 0
-    dataset = load_dataset(spec, seed=seed, allow_code=values["data"] is not None)
+    with output.progress("reading images", None):
+        dataset = load_dataset(spec, seed=seed, allow_code=values["data"] is not None)
     summary = tell_images(output, dataset)
     if best is None:
         shape = input_of(dataset)

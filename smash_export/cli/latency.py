@@ -65,7 +65,8 @@ def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) 
     from smash_search.rank.finalists import input_spec_of
     from smash_search.space.space import space_for
 
-    dataset = load_dataset(data)
+    with output.progress("reading images", None):
+        dataset = load_dataset(data)
     input_spec = input_spec_of(dataset)
     chosen = space_for(input_spec, space)
     setting = Setting(values["target"], values["precision"], values["batch"], values["threads"])

@@ -71,7 +71,8 @@ def command(
 
     if transfer_to and name != "transfer":
         raise UsageError("--transfer-to", expected="with the experiment transfer", received=name)
-    dataset = load_dataset(data)
+    with output.progress("reading images", None):
+        dataset = load_dataset(data)
     folder = out or Path("experiments") / f"{dataset.name}-{size}"
     plan: JsonObject = size_named(size).to_json()
     if transfer_to:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from smash_export.cli.console import Output, common_options
+
+if TYPE_CHECKING:
+    from smash_export.device_search.runs import Run
 
 
 @click.command()
@@ -19,20 +23,25 @@ def command(folders: tuple[Path, ...], output: Output) -> None:
     found = runs(*folders)
     columns = [
         "run", "data", "space", "strategy", "seed", "state", "scored", "SMASH score (error)", "error trained",
-        "random search", "origin", "limit ms", "latency ms", "of the limit", "parameters", "MACs", "seconds",
+        "random search", "origin", "parameters", "MACs", "seconds",
     ]  # fmt: skip
     rows = [
         [
             run.folder, run.data, run.space, run.strategy, run.seed, run.state, run.scored,
             _percent(run.score), _percent(run.error), _percent(run.random_search_error),
-            run.origin, run.limit_ms, run.latency_ms,
-            _percent(run.latency_ms / run.limit_ms if run.latency_ms and run.limit_ms else None),
-            run.parameters, run.macs, run.seconds,
+            run.origin, run.parameters, run.macs, run.seconds,
         ]
         for run in found
     ]  # fmt: skip
     output.table("Searches", columns, rows)
+    measured = [_latency(run) for run in found if run.latency is not None or run.within is not None]
+    if measured:
+        output.table("Latency", ["run", "latency", "candidates within the limit", "beyond it"], measured)
     output.result({"runs": [run.to_json() for run in found]})
+
+
+def _latency(run: Run) -> list[object]:
+    return [run.folder, None if run.latency is None else run.latency.words(), run.within, run.beyond]
 
 
 def _percent(value: float | None) -> str:

@@ -41,15 +41,16 @@ def command(output: Output, **values: Any) -> None:
     from smash_search.space.limits import CostLimits
 
     limits = CostLimits(values["max_parameters"], values["max_macs"], values["max_memory"])
-    survey = space(
-        values["data"],
-        space=values["space"],
-        size=values["size"],
-        channels=values["channels"],
-        classes=values["classes"],
-        samples=values["samples"],
-        limits=limits,
-    )
+    with output.progress("drawing networks", None):
+        survey = space(
+            values["data"],
+            space=values["space"],
+            size=values["size"],
+            channels=values["channels"],
+            classes=values["classes"],
+            samples=values["samples"],
+            limits=limits,
+        )
     ranges = [("parameters", survey.parameters), ("macs", survey.macs)]
     ranges += [("activation_bytes", survey.activation_bytes)]
     output.table(

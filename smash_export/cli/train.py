@@ -40,7 +40,8 @@ def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
         )
     use_threads(values["threads"])
     destination = values["out"] or Path(f"{name.rpartition(':')[2]}-bundle")
-    dataset = load_dataset(data_words(values["data"], values["skip_bad"]))
+    with output.progress("reading images", None):
+        dataset = load_dataset(data_words(values["data"], values["skip_bad"]))
     summary = tell_images(output, dataset)
     if not any(word.startswith("whiten=") for word in values["settings"]):
         values["settings"] = (*values["settings"], "whiten=false")  # its weights may be trained ones

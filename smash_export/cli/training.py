@@ -140,7 +140,8 @@ def announced(
     from smash_search.train.compute import pick_device
     from smash_search.train.network import seconds_per_step, within
 
-    per_step = seconds_per_step(network, dataset, recipe, pick_device(values["device"]))
+    with output.progress("measuring a few steps", None):
+        per_step = seconds_per_step(network, dataset, recipe, pick_device(values["device"]))
     images = len(dataset.train)
     if seconds:
         recipe = within(recipe, images, seconds, per_step)
@@ -271,7 +272,9 @@ def bake_too(bundle: Bundle, output: Output) -> None:
     """The file for other programs, where ``--bake`` asks for it."""
     from smash_export.deploy.bake import bake
 
-    output.text(f"{bake(bundle).main}: uint8 images in, probabilities out; verified")
+    with output.progress("baking", None):
+        baked = bake(bundle)
+    output.text(f"{baked.main}: uint8 images in, probabilities out; verified")
 
 
 def train_module(

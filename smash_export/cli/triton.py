@@ -92,7 +92,10 @@ def command(
     if output.dry_run:
         folders = [folder for _, folder, _ in plan_repository(opened, out, variants, name, settings)]
     else:
-        folders = write_repository(opened, out, variants=variants, name=name, settings=settings, force=force)
+        with output.progress("writing the repository", None):
+            folders = write_repository(
+                opened, out, variants=variants, name=name, settings=settings, force=force
+            )
     for folder in folders:
         output.text(f"{'would write' if output.dry_run else 'wrote'} {folder}")
     output.result({"models": folders, "written": not output.dry_run})

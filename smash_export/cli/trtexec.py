@@ -108,7 +108,8 @@ def command(
     if output.dry_run:
         output.result({"dry_run": True, **result})
         return
-    file, parity = write_scripts(opened, precision, settings)
+    with output.progress("writing and running the graph", None):
+        file, parity = write_scripts(opened, precision, settings)
     output.note(f"wrote {file.folder}/build_engine.sh, bench_engine.sh and check_engine.sh; {NOT_RUN}")
     if "dla" in file.notes:
         where = file.notes["dla"]

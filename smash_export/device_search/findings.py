@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smash_export.device_search.latency import FLAGGED, LOWEST
+from smash_export.report.page import counted
 
 if TYPE_CHECKING:
     from smash_search.run import SearchConfig, SearchResult
@@ -35,6 +36,14 @@ class LatencyFinding:
         """Share of the limit that is used."""
         return None if self.limit_ms is None else self.milliseconds / self.limit_ms
 
+    @property
+    def share_words(self) -> str:
+        """``80% of the limit of 2 ms``; nothing without a limit."""
+        if self.share is None:
+            return ""
+        percent = f"{self.share:.0%}" if self.share >= 0.01 else "under 1%"
+        return f"{percent} of the limit of {self.limit_ms:g} ms"
+
     def words(self) -> str:
         """For people."""
         text = f"{self.milliseconds:.3g} ms"
@@ -43,7 +52,7 @@ class LatencyFinding:
         if self.lowest_ms is not None and self.lowest_ms < self.milliseconds:
             text += f", slowest of repeated measurements, fastest {self.lowest_ms:.3g} ms"
         if self.share is not None:
-            text += f"; {self.share:.0%} of the limit of {self.limit_ms:g} ms"
+            text += f"; {self.share_words}"
         if self.flagged:
             text += "; the machine was busy meanwhile: measure again when it is idle"
         return text
@@ -77,12 +86,22 @@ class Findings:
     picks: dict[str, LatencyFinding]
     refused: int | None
 
+    def headline(self) -> str:
+        """What was found, in one sentence."""
+        pick, cost = self.result.pick, self.result.cost
+        facts = [f"{pick.error:.2%} validation error after {counted(pick.epochs, 'epoch')}"]
+        if self.latency is not None:
+            share = f" ({self.latency.share_words})" if self.latency.share is not None else ""
+            facts.append(f"{self.latency.milliseconds:.3g} ms{share}")
+        facts += [counted(cost.parameters, "parameter"), counted(cost.macs, "MAC")]
+        return f"Network {pick.key} ({self.result.best.search.origin}): {', '.join(facts)}."
+
     def rows(self) -> list[tuple[str, str]]:
         """Name and value of each fact, the most important ones first."""
         result, search, cost = self.result, self.result.best.search, self.result.cost
         rows = [
             ("architecture", f"{result.best.architecture.key}, {search.origin}"),
-            (f"validation error after {result.pick.epochs} epochs", f"{result.pick.error:.2%}"),
+            (f"validation error after {counted(result.pick.epochs, 'epoch')}", f"{result.pick.error:.2%}"),
         ]
         if result.random is not None:
             rows.append(("the same for random search", f"{result.random.error:.2%}"))

@@ -8,6 +8,8 @@ from pathlib import Path
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
+from smash_export.device_search.findings import LatencyFinding, latency_of
+from smash_search.rank.ranking import read_ranking
 from smash_search.space.best import SearchRecord, read_best
 
 
@@ -22,7 +24,9 @@ class Run:
         scored: architectures scored so far.
         score, error, random_search_error: Errors of the pick; see best.json.
         origin: how the pick came about.
-        latency_ms, limit_ms: Latency of the pick, and the limit that it was held to; None without.
+        latency: Latency of the pick, with the limit that it was held to; None where nothing was measured.
+        within, beyond: candidates that keep the latency limit, and those that do not; None without a limit,
+            and until the finalists are trained.
         parameters, macs: its cost.
         seconds: all stages together.
     """
@@ -38,8 +42,9 @@ class Run:
     error: float | None
     random_search_error: float | None
     origin: str | None
-    latency_ms: float | None
-    limit_ms: float | None
+    latency: LatencyFinding | None
+    within: int | None
+    beyond: int | None
     parameters: int | None
     macs: int | None
     seconds: float
@@ -79,6 +84,9 @@ def read_run(folder: Path) -> Run:
     try:
         identity = config["identity"]
         scored = {record["key"] for record in files.read_jsonl(folder / "scores.jsonl")}
+        limit = max((entry["milliseconds"] for entry in identity.get("latency_limits", [])), default=None)
+        ranking = folder / "ranking.json"
+        beyond = read_ranking(ranking).refused if limit is not None and ranking.exists() else None
         done = (folder / "best.json").is_file()
         best = read_best(folder / "best.json").search if done else SearchRecord()
         timings = folder / "timings.json"
@@ -95,8 +103,9 @@ def read_run(folder: Path) -> Run:
             best.error,
             best.random_search_error,
             best.origin,
-            best.measures.get("latency_ms"),
-            max((limit["milliseconds"] for limit in identity.get("latency_limits", [])), default=None),
+            latency_of(best, limit, predicted=bool(identity.get("measured", {}).get("predicted"))),
+            None if beyond is None else len(scored),  # a network beyond the limit is not scored
+            beyond,
             None if best.cost is None else best.cost.parameters,
             None if best.cost is None else best.cost.macs,
             round(sum(seconds.values()), 1),

@@ -494,7 +494,10 @@ def search(
     from smash_export.report.search import search_page
 
     words = command or ["smash-export", "search", "--data", dataset.spec, "--run", str(folder)]
-    text = search_page(result, shlex.join(words), facts=findings(result, chosen).rows(), dataset=dataset)
+    facts = findings(result, chosen)
+    text = search_page(
+        result, shlex.join(words), headline=facts.headline(), facts=facts.rows(), dataset=dataset
+    )
     files.write_text(folder / "report.html", text)
     return result
 

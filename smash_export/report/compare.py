@@ -13,7 +13,7 @@ from smash_export.bundle.bundle import Bundle, opened
 from smash_export.measure.compare import Comparison, Row, compare_bundle
 from smash_export.prediction.pictures import to_picture
 from smash_export.report.chart import Axis, Point, scatter
-from smash_export.report.page import Cell, Html, heading, page, paragraph, picture, table
+from smash_export.report.page import Cell, Html, counted, heading, page, paragraph, picture, table
 
 COLUMNS = (
     "file", "provider used", "bytes", "accuracy", "change, points", "same label",
@@ -202,8 +202,8 @@ def _disagreements(comparison: Comparison, images: np.ndarray, labels: tuple[str
         return [*parts, paragraph("No file changed the label of any image.", "note")]
     parts.append(
         paragraph(
-            f"{len(found)} images get another label from at least one file; the margin is how far the "
-            "reference's own logits were apart.",
+            f"{counted(len(found), 'image')} with another label from at least one file; the margin is how "
+            "far the reference's own logits were apart.",
             "note",
         )
     )

@@ -36,6 +36,8 @@ tr.chosen { background: var(--mark); font-weight: 600; } tr.bad td { color: var(
   width: 9rem; font-size: .8rem; overflow-wrap: anywhere; }
 figure.small { width: 6rem; } figure img { width: 6rem; image-rendering: pixelated; display: block; }
 svg { max-width: 100%; height: auto; } svg.chart { width: 760px; min-width: 34rem; }
+svg.drawing { max-width: none; }
+@media (max-width: 40rem) { td.words { min-width: 11rem; } }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
 svg .axis { stroke: var(--soft); } svg .grid { stroke: var(--line); } svg .front { stroke: var(--good); }
 """
@@ -70,6 +72,16 @@ def heading(text: str, level: int = 2) -> Html:
 def paragraph(text: str, kind: str = "") -> Html:
     """A paragraph; ``kind`` is "lead", "note" or nothing."""
     return Html(f'<p class="{html.escape(kind)}">{html.escape(text)}</p>')
+
+
+def scrolled(drawing: Html) -> Html:
+    """A drawing in its own size; where the window is narrower, it scrolls and the page does not."""
+    return Html(f'<div class="scroll">{drawing.text}</div>')
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 op``, ``2 ops``."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], kinds: Sequence[str] = ()) -> Html:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from smash_export.report.chart import Axis, Chart, Point, scatter
 from smash_export.report.images import class_counts, sample_images
-from smash_export.report.page import Cell, Html, heading, page, paragraph, table
+from smash_export.report.page import Cell, Html, counted, heading, page, paragraph, scrolled, table
 from smash_search.data import Dataset
 from smash_search.rank.finalists import Trained
 from smash_search.rank.pareto import LATENCY
@@ -31,6 +31,7 @@ def search_page(
     result: SearchResult,
     command: str,
     *,
+    headline: str,
     facts: Sequence[tuple[str, str]] = (),
     dataset: Dataset | None = None,
 ) -> str:
@@ -39,16 +40,12 @@ def search_page(
     Args:
         result: Result of the search.
         command: that repeats it.
+        headline: Sentence that says what was found.
         facts: name and value of what was found, for the head of the page.
         dataset: whose images are shown.
     """
-    lead = (
-        f"Network {result.pick.key}: {result.pick.error:.2%} validation error after "
-        f"{result.pick.epochs} epochs, {result.cost.parameters:,} parameters, "
-        f"{result.cost.macs:,} MACs."
-    )
     parts = [
-        paragraph(lead, "lead"),
+        paragraph(headline, "lead"),
         table(["what", "value"], facts) if facts else paragraph("", ""),
         paragraph(_against_random(result), ""),
         heading("How far this can be trusted"),
@@ -91,13 +88,16 @@ def _network(result: SearchResult) -> list[Html]:
     best, architecture = result.best, result.best.architecture
     return [
         heading("The network"),
-        network_drawing(architecture, best.input.size, len(best.classes)),
+        scrolled(network_drawing(architecture, best.input.size, len(best.classes))),
+        paragraph(
+            "Below: an op reads the banks with a hollow dot and adds to those with a full one.", "note"
+        ),
         *[
             part
             for index, block in enumerate(architecture.blocks)
             for part in (
                 heading(f"Memory banks of block {index}", level=3),
-                bank_drawing(block),
+                scrolled(bank_drawing(block)),
                 block_steps(block),
             )
         ],
@@ -305,7 +305,7 @@ def _score_against_trained(result: SearchResult) -> Html:
     return scatter(
         points,
         Axis("SMASH score (error with generated weights)", percent=True),
-        Axis(f"error after {epochs} epochs", percent=True),
+        Axis(f"error after {counted(epochs, 'epoch')}", percent=True),
         draw_pareto=False,
     )
 
@@ -400,14 +400,14 @@ def network_drawing(architecture: Architecture, size: tuple[int, ...], classes: 
     for index, block in enumerate(architecture.blocks):
         boxes.append(
             (
-                f"block {index}: {len(block.ops)} ops",
-                f"{block.banks} banks of {block.bank_channels}, {sizes[index]}",
+                f"block {index}: {counted(len(block.ops), 'op')}",
+                f"{counted(block.banks, 'bank')} of {block.bank_channels}, {sizes[index]}",
             )
         )
     boxes.append(("head", f"{architecture.blocks[-1].channels_out} to {classes}"))
     step, width, height = 190, 160, 56
     across = step * len(boxes)
-    drawn = [f'<svg width="{across}" viewBox="0 0 {across} 80" role="img" aria-label="the network">']
+    drawn = [_drawing("the network", across, 80)]
     for number, (name, detail) in enumerate(boxes):
         x = step * number + 5
         drawn.append(
@@ -423,8 +423,8 @@ def network_drawing(architecture: Architecture, size: tuple[int, ...], classes: 
 def bank_drawing(block: Block) -> Html:
     """A block as a graph of memory banks: one row per bank, one column per op, dots for reads and writes."""
     row, column, left, top = 18, 150, 90, 30
-    width, height = left + column * len(block.ops) + 40, top + row * block.banks + 62
-    drawn = [f'<svg width="{width}" viewBox="0 0 {width} {height}" role="img" aria-label="memory banks">']
+    width, height = left + column * len(block.ops) + 40, top + row * block.banks + 44
+    drawn = [_drawing("memory banks", width, height)]
     for bank in range(block.banks):
         y = top + row * bank
         kind = "input" if bank < block.input_banks else "bank"
@@ -451,8 +451,14 @@ def bank_drawing(block: Block) -> Html:
             f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{op.bottleneck} to {op.units}</text>'
             f'<text x="{x}" y="{bottom + 32}" text-anchor="middle">{html.escape(kernels)}</text>'
         )
-    drawn.append(f'<text x="{left}" y="{height - 4}">hollow: read, full: written (added)</text></svg>')
-    return Html("\n".join(drawn))
+    return Html("\n".join([*drawn, "</svg>"]))
+
+
+def _drawing(name: str, width: int, height: int) -> str:
+    """The tag that begins a drawing."""
+    return (
+        f'<svg class="drawing" width="{width}" viewBox="0 0 {width} {height}" role="img" aria-label="{name}">'
+    )
 
 
 def block_steps(block: Block) -> Html:

@@ -164,6 +164,7 @@ def test_runs_lists_and_compares(folder: Path, capsys: pytest.CaptureFixture[str
     finalists = SPACE_DEFAULTS["edge-tiny"]["finalists"]
     assert entry["scored"] == 4 + finalists["rounds"] * finalists["per_round"]
     assert entry["error"] is not None
+    assert entry["latency"] is None
     assert run(["runs", str(folder / "nothing")]) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def test_several_limits_give_a_pick_each_and_a_front(
     page = (folder / "report.html").read_text()
     assert "Pareto front of the trained networks" in page
     assert "2000ms" in page
+    assert re.search(r'"lead">Network [^<]* ms \(under 1% of the limit of 5000 ms\)', page)
+    assert run(["runs", str(folder), "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)["runs"]
+    assert listed["latency"]["limit_ms"] == 5000
+    assert (listed["within"], listed["beyond"]) == (result["candidates"], 0)
+    assert run(["runs", str(folder)]) == 0
+    assert "under 1% of the limit of 5000 ms" in capsys.readouterr().out
     assert run([*words[:-2], "2s,6s"]) == 2, "another limit is another search"
 
 

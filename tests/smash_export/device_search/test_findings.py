@@ -17,6 +17,12 @@ def test_a_confirmed_latency_says_spread_share_and_a_busy_machine() -> None:
     assert "busy" in words
 
 
+def test_what_is_hardly_used_is_not_rounded_to_nothing() -> None:
+    found = latency_of(SearchRecord(measures={"latency_ms": 0.01}), 500.0)
+    assert found is not None
+    assert found.words() == "0.01 ms; under 1% of the limit of 500 ms"
+
+
 def test_a_prediction_is_called_one_until_the_device_has_measured_it() -> None:
     table = latency_of(SearchRecord(measures={"latency_ms": 1.5}), None, predicted=True)
     assert table is not None

@@ -1,4 +1,4 @@
-"""The pages in a real Chromium: at three widths, light and dark, nothing is cut off or hidden.
+"""The pages in a real Chromium: at three widths, light and dark, nothing is cut off, hidden or pale.
 
 With SMASH_EXPORT_TEST_PICTURES=FOLDER every page is kept there as a picture, to look at.
 """
@@ -25,6 +25,47 @@ from selenium import webdriver  # noqa: E402
 PICTURES = os.environ.get("SMASH_EXPORT_TEST_PICTURES")
 VIEWS = [(width, scheme) for width in (390, 800, 1300) for scheme in ("light", "dark")]
 TALLEST_ROW = 100  # pixels: four lines
+READABLE = 4.5  # contrast of text as WCAG 2.2 wants it (success criterion 1.4.3, level AA)
+
+# Words whose contrast is less than the argument: relative luminance as WCAG defines it.
+PALE = """
+const parts = colour => (colour.match(/[0-9.]+/g) || [0, 0, 0, 0]).map(Number);
+const light = colour => parts(colour).slice(0, 3).map(value => value / 255)
+  .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0);
+const behind = node => {
+  for (; node; node = node.parentElement) {
+    const colour = getComputedStyle(node).backgroundColor;
+    if ((parts(colour)[3] ?? 1) > 0) return colour;
+  }
+  return "rgb(255, 255, 255)";
+};
+const pale = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const node = walker.currentNode.parentElement, words = walker.currentNode.textContent.trim();
+  if (!words || node.closest("title, style")) continue;
+  const style = getComputedStyle(node);
+  const [a, b] = [light(node.closest("svg") ? style.fill : style.color), light(behind(node))];
+  const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  if (contrast < arguments[0]) pale.push(`${words.slice(0, 40)}: ${contrast.toFixed(2)}`);
+}
+return pale;
+"""
+
+# Words of a drawing that reach beyond it.
+CUT = """
+const cut = [];
+for (const drawing of document.querySelectorAll("svg")) {
+  const frame = drawing.getBoundingClientRect();
+  for (const words of drawing.querySelectorAll("text")) {
+    const box = words.getBoundingClientRect();
+    if (box.left < frame.left - 1 || box.right > frame.right + 1 ||
+        box.top < frame.top - 1 || box.bottom > frame.bottom + 1) cut.push(words.textContent);
+  }
+}
+return cut;
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +147,10 @@ def test_a_page_fits_its_window_and_its_colours(
             "return Math.max(...[...document.querySelectorAll('tr')].map(row => row.offsetHeight))"
         )
         assert tallest <= TALLEST_ROW
+    pale = browser.execute_script(PALE, READABLE)
+    assert pale == [], "every word stands out from what is behind it"
+    cut = browser.execute_script(CUT)
+    assert cut == [], "no word of a drawing is cut off"
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
