@@ -35,7 +35,7 @@ class Availability:
     Attributes:
         available: whether it imports and finds its device.
         version: version of the runtime, "" when it is missing.
-        reason: why it cannot be used, one line; where it can: what it lacks all the same, or "".
+        reason: One line, why it cannot be used; where it can: what it lacks all the same, or "".
         install: the exact command that would make it available.
     """
 

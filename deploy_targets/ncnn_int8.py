@@ -72,7 +72,7 @@ def quantise(
     """The .param text and .bin content at int8 of an fp32 network.
 
     Args:
-        text, weights: that pnnx wrote, fp32.
+        text, weights: Both files that pnnx wrote, fp32.
         calibration: float32 [N, *input_shape].
         values_of: gives a function for these blobs that maps an image to their values.
 

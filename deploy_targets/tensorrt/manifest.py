@@ -39,7 +39,7 @@ class EngineManifest:
     batch: smallest, usual and largest.
     flags: settings of the builder.
     layers: how many layers write each type, from the engine inspector.
-    target: that built it.
+    target: Target that built it.
     """
 
     gpu: str

@@ -19,7 +19,7 @@ class Spec:
 
     Attributes:
         text: as the user wrote it; error messages name it.
-        name: before the first colon.
+        name: Words before the first colon.
         path: between the colon and the question mark, or None.
         options: after the question mark.
     """

@@ -38,7 +38,7 @@ class Duplicates:
     """Images that are equal pixel by pixel, after decoding and scaling.
 
     Attributes:
-        images: that equal an earlier one.
+        images: Number of images that equal an earlier one.
         across_splits: images of validation and test that stand in training (or test, in validation) as well;
             what is measured on them is memory, not skill.
         other_class: images that equal one of another class.

@@ -73,7 +73,7 @@ class Executor(Protocol):
         """Do all tasks; yields (number of the task, result) as results come.
 
         Args:
-            tasks: to do.
+            tasks: Pieces of work to do.
             alone: one after the other, all by the same worker, while nothing else runs: for measurements
                 of time, which neighbours would disturb.
 

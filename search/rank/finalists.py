@@ -171,7 +171,7 @@ class Finalist:
     Attributes:
         architecture: what to train.
         group: "search", or "random" for the baseline.
-        reason: why it is here, for people.
+        reason: Reason why it is here, for people.
         error: its SMASH score, or None.
         macs: Multiply-accumulates per image; the smaller network wins a tie.
     """
@@ -192,7 +192,7 @@ class Trained:
         rung, epochs: number of the rung from 0, epochs trained so far.
         error: on all validation images.
         loss: mean training loss of the last epoch.
-        diverged: why training stopped early, or None.
+        diverged: Reason why training stopped early, or None.
     """
 
     group: str

@@ -110,7 +110,7 @@ def pick_within(
     Args:
         trained: every network and rung of the search.
         latencies: by key.
-        limit: to keep.
+        limit: Limit that is kept.
 
     Raises:
         GateError: no trained network keeps the limit; names the fastest.

@@ -118,7 +118,7 @@ def propose(
     Args:
         observations: what was trained so far.
         wanted: how many.
-        space: to move and draw in.
+        space: Space to move and draw in.
         seed: Random seed of this round.
         fits: whether an architecture may be proposed: new, within all limits that cost nothing to check.
         cost: Exact cost of an architecture.

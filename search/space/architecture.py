@@ -126,7 +126,7 @@ class NormPlace(NamedTuple):
 
     Attributes:
         name: for example "norm_in"; the place is put before it.
-        channels: that it normalises.
+        channels: Number of channels that it normalises.
         before: convolutions whose (summed) output it normalises; empty where it normalises what was read.
         after: the 1x1 convolution that it precedes directly, where ``before`` is empty.
     """

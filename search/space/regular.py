@@ -30,7 +30,7 @@ class Motif:
         ratio: channels of the bottleneck over those that are read.
         convs: kernel, dilation and activation of each slot; their groups are set by the block.
         depthwise: whether a projected op convolves each channel on its own.
-        activation: before the projection.
+        activation: Activation before the projection.
         squeeze: whether there is squeeze-excitation.
     """
 

@@ -56,7 +56,7 @@ class Scored:
         score: on the images that were asked for; None when ``refused``.
         cost: exact.
         measures: by name, for example "latency_ms"; empty unless the search measures.
-        refused: why the measures exclude it, or None.
+        refused: Reason why the measures exclude it, or None.
     """
 
     candidate: Candidate

@@ -21,7 +21,7 @@ class RejectedFile:
     Attributes:
         target, precision: what it was compiled for.
         folder: relative to the bundle.
-        problems: why it was refused.
+        problems: Reasons why it was refused.
     """
 
     target: str

@@ -99,7 +99,7 @@ def ask(
 
     Args:
         words: as :meth:`Device.ask` takes them, the name of the command first.
-        seconds: that it should take; it may take ten times as long, and two minutes.
+        seconds: Time that it should take; it may take ten times as long, and two minutes.
     """
     with output.progress(f"{words[0]} on {device.name}", None) as advance:
         return device.ask(

@@ -30,7 +30,7 @@ class Outcome:
     Attributes:
         target, precision: which file.
         status: "compiled", "rejected" by its gates, "not possible" for this network, or "missing" runtime.
-        problem: why there is no file, with the next command; "" when there is one.
+        problem: Reason why there is no file, with the next command; "" when there is one.
         bytes: Size in bytes of the file.
         accuracy: share of right answers on the images it was judged on.
         points_lost: accuracy lost, in percentage points.

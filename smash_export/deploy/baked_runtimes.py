@@ -9,6 +9,7 @@ judged by rules.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -358,7 +359,7 @@ def _trtexec_line(file: Baked, release: str) -> str:
         "model.onnx", "model.engine", INPUT, file.signature.input_shape, file.precision,
         cast(Any, release), None if least == most else (least, usual, most),
     )  # fmt: skip
-    return " ".join(["trtexec", *build_words(command)]) + "\n"
+    return shlex.join(["trtexec", *build_words(command)]) + "\n"
 
 
 RUNTIMES = {

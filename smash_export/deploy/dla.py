@@ -31,7 +31,7 @@ def write_dla_source(bundle: Bundle, command: EngineCommand, batch: int, method:
 
     Args:
         batch: the only size.
-        method: that chooses ranges: "minmax", "entropy" or "percentile".
+        method: Method that chooses ranges: "minmax", "entropy" or "percentile".
     """
     import onnx
 

@@ -56,7 +56,7 @@ class ScriptSettings:
 
     Attributes:
         release: Release of trtexec on the device.
-        batches: to measure; the engine takes the smallest to the largest and is tuned for the middle one.
+        batches: Sizes to measure; the engine takes the smallest to the largest, tuned for the middle one.
         device: "dgpu" or "jetson-orin" (less scratch memory).
         dla: DLA core of an Orin, or None. One batch size only.
         gpu_fallback: what the DLA refuses runs on the GPU, which also converts input and output; no line can

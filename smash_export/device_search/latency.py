@@ -288,7 +288,7 @@ def build_table(
     does makes a network slower, never faster, and does not last over all passes.
 
     Args:
-        kit: that :func:`write_kit` wrote.
+        kit: File that :func:`write_kit` wrote.
         out: the table.
         seconds: Seconds of timing for each network, over all passes.
         advance: called after each of the PASSES measurements of each network.

@@ -45,7 +45,7 @@ class Units:
     """Seconds of single steps on this machine.
 
     Attributes:
-        start: before the first update.
+        start: Time before the first update.
         step: an update of the HyperNet.
         measurement: Seconds to measure one candidate; 0 where nothing is measured.
         score: Seconds to score one candidate in the first stage of the race.

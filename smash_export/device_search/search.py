@@ -333,7 +333,7 @@ def device_latency(
         max_latency: one or several limits, such as "3ms" or "3ms,5ms"; candidates keep the largest.
         target, precision, batch, threads: see :class:`smash_export.device_search.latency.Setting`.
         table: Table of a device that is not here; decides the setting itself.
-        elsewhere: that device, where it can be asked: picks are measured on it.
+        elsewhere: Device of the table, where it can be asked: picks are measured on it.
 
     Raises:
         UsageError: a table together with a setting; MissingRuntimeError: the runtime is not here.

@@ -32,10 +32,10 @@ class SpaceSurvey:
         space: name of the space.
         log10_size: how many networks it holds, as a power of ten.
         input: Input of the networks.
-        classes: that they tell apart.
+        classes: Number of classes that they tell apart.
         samples: how many were drawn.
         parameters, macs, activation_bytes: what these cost.
-        limits: that were asked for.
+        limits: Limits that were asked for.
         costs: Costs of every network drawn.
     """
 

@@ -22,7 +22,7 @@ class Calibration:
     """What validation images said.
 
     Attributes:
-        temperature: that logits are divided by.
+        temperature: Number that logits are divided by.
         images: validation images, which were not trained on.
         error_before, error_after: expected calibration error on them, 0 to 1.
         threshold: top probability below which an image is likely of no class.

@@ -42,7 +42,7 @@ class FileMeasurement:
     Attributes:
         target, precision, source, size_bytes: which file.
         status: "measured", "skipped" (its runtime is not here) or "failed".
-        problem: why it was skipped or failed.
+        problem: Reason why it was skipped or failed.
         runtime: what was really used, see :class:`smash_targets.base.SessionInfo`.
         latency: Latency by batch size.
         stages: median milliseconds of ``preprocess`` (encoded image to tensor), ``inference`` and
@@ -128,7 +128,7 @@ class Benchmark:
         settings: How it was measured.
         machine, date: where and when.
         clock: governor, frequency, temperature and throttling before and after.
-        unrecorded: why it does not stand in the bundle's manifest, "" if it does.
+        unrecorded: Reason why it does not stand in the bundle's manifest, "" if it does.
     """
 
     files: tuple[FileMeasurement, ...]

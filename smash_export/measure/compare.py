@@ -43,7 +43,7 @@ class Row:
         measurement: Size, latency, throughput and memory.
         parity: against eager PyTorch on the bundled images; None when it could not be run.
         verdict: what this says about using it.
-        reason: why, in words.
+        reason: Reason of the verdict, in words.
         noise: int8: signal to noise by layer, from the notes of compilation.
     """
 

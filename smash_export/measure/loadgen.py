@@ -50,7 +50,7 @@ class LoadGenResult:
     Attributes:
         scenario: its name.
         valid: LoadGen's own verdict.
-        reasons: why it is not valid.
+        reasons: Reasons why it is not valid.
         metric, value: the scenario's figure and its name with the unit.
         percentiles_ms: latency of a query by percentile.
         settings: what LoadGen was asked to do.

@@ -51,10 +51,10 @@ class Sustained:
 
     Attributes:
         name: ``target:precision``.
-        windows: in order; empty when it could not be run.
+        windows: Windows in their order; empty when it could not be run.
         first_ms, last_ms: median time of one inference in the first and in the last minute (or quarter).
-        clock: before, after, and the highest temperature.
-        problem: why it could not be run, "" otherwise.
+        clock: State before and after, and the highest temperature.
+        problem: Reason why it could not be run, "" otherwise.
     """
 
     name: str

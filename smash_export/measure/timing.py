@@ -35,7 +35,7 @@ class Latency:
         threads: in use for one inference, 0 when the runtime does not tell.
         load_average: Load average of the machine over the minute before; includes what was measured.
         spread: interquartile range over the median.
-        warnings: why the numbers should not be trusted; empty when nothing speaks against them.
+        warnings: Reasons not to trust the numbers; empty when nothing speaks against them.
     """
 
     min_ms: float

@@ -263,7 +263,7 @@ class FileReport:
         target, precision: which file.
         source: whether it is model.onnx or model.torchscript.pt itself.
         status: "passed", "failed", or "skipped" when its runtime is not here.
-        problems: why it failed or was skipped.
+        problems: Reasons why it failed or was skipped.
         parity: what was measured; None when skipped or when the file could not be run.
         runtime: name, version, provider and threads in use.
     """

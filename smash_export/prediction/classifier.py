@@ -62,7 +62,7 @@ class Choice:
     Attributes:
         target, precision: Target and precision of the file.
         path: the file.
-        reason: why this one, a sentence.
+        reason: One sentence, why this one.
         passed_over: files that would have come first, each with the reason why it could not be used.
     """
 

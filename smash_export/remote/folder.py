@@ -49,7 +49,7 @@ class FolderDevice(Device):
             self._prepare(place, words, inputs, outputs or {})
             raise DeviceError(
                 f"{place} waits for the device",
-                hint=f"Copy it to the device, run there: sh {place.name}/run.sh; "
+                hint=f"Copy it to the device, run there: sh {shlex.quote(f'{place.name}/run.sh')}; "
                 "copy it back and repeat this command.",
             )
         result = self.result_of(self._ended(place), words, self.seconds or seconds)

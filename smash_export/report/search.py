@@ -39,7 +39,7 @@ def search_page(
 
     Args:
         result: Result of the search.
-        command: that repeats it.
+        command: Command that repeats it.
         headline: Sentence that says what was found.
         facts: name and value of what was found, for the head of the page.
         dataset: whose images are shown.

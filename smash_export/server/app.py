@@ -411,7 +411,7 @@ class _Decoded(NamedTuple):
         names: names of all files.
         errors: place -> sentence, of those that could not.
         batch: whether they are answered as a list.
-        seconds: that it took.
+        seconds: Time that it took.
     """
 
     tensor: np.ndarray

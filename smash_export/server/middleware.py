@@ -54,8 +54,8 @@ class RequestLimits:
     Attributes:
         body_bytes: Largest size of one body.
         all_bodies_bytes: Largest size of all bodies together that are being read or worked on.
-        body_seconds: to send the headers, and again to send the body.
-        answer_seconds: to answer once the body is there.
+        body_seconds: Time to send the headers, and again to send the body.
+        answer_seconds: Time to answer once the body is there.
     """
 
     body_bytes: int = 32 * 2**20

@@ -60,7 +60,7 @@ class Member:
     """One of several processes.
 
     Args:
-        connection: to the process that started this one; when it ends, so does this one.
+        connection: Pipe to the process that started this one; when it ends, so does this one.
         repository, metrics: Models and numbers of this process.
     """
 

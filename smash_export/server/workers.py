@@ -119,7 +119,7 @@ class _Worker:
 
     Attributes:
         addresses: set when it is ready.
-        failure: why it never was.
+        failure: Reason why it never was.
         left: whether it answers no question any more.
         owed: question -> what waits for its answer.
     """

@@ -49,7 +49,7 @@ class Request:
         max_macs: most multiply-accumulates per image, or None.
         target: runtime that the network is for.
         precision: fp32, fp16 or int8.
-        seconds: that the whole may take, or None for the default plan.
+        seconds: Time that the whole may take, or None for the default plan.
         space: Name of the space, or None to choose by the size of the images.
         seed: Random seed of everything that is drawn.
         device: auto, cpu or cuda: where to train.
@@ -117,7 +117,7 @@ class Plan:
     Attributes:
         images: facts about the data, by name, in words.
         searched: facts about the search, by name, in words.
-        stages: in order.
+        stages: Stages in their order.
     """
 
     images: dict[str, str]

@@ -38,7 +38,7 @@ class Done:
     """A stage that is over.
 
     Attributes:
-        stage: that it is.
+        stage: Stage whose turn it is.
         seconds: it took, of the process that ended it.
         result: JSON of its command.
     """
