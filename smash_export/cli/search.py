@@ -55,7 +55,9 @@ TABLE_SEED = 1  # of the networks that a device measures; the same as that of `l
 
 def _by_space(part: str, name: str) -> str:
     """``[tiny 240, small 4000]``: the default of an option that depends on the space."""
-    values = {space: preset[part][name] for space, preset in SPACE_DEFAULTS.items() if name in preset[part]}
+    values = {
+        space: defaults[part][name] for space, defaults in SPACE_DEFAULTS.items() if name in defaults[part]
+    }
     words = [f"{space} {_words(value)}" for space, value in values.items()]
     return f"[{', '.join(words)}]"
 

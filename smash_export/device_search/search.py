@@ -171,7 +171,7 @@ def configure(
     require: str | None = None,
     prior: str | None = None,
 ) -> SearchConfig:
-    """The configuration of a search: the preset of the space, changed by what is given.
+    """The configuration of a search: the defaults of the space, changed by what is given.
 
     Args:
         dataset: decides the space where none is named.
@@ -179,7 +179,7 @@ def configure(
         known: candidates that are known networks; at most half of all.
         limits: ``parameters``, ``macs``, ``memory``.
         hypernet, training, scoring, finalists: fields of the configurations in :mod:`search`; None keeps
-            the preset's value.
+            the default of the space.
         recipe: Recipe of the finalists' training, one of :data:`smash_search.train.recipes.NAMES`; each
             but "auto" also gives the epochs at which the last rung ends, unless ``finalists["rungs"]`` does.
         recipe_values: fields of the recipe that are not its own.
@@ -201,10 +201,10 @@ def configure(
     if prior is None and strategy == "smash":
         prior = "paper"
     name, exact_space = _space(input_spec_of(dataset), space, prior, require)
-    preset = _preset(name, strategy)
-    candidates = candidates or preset["search"]["candidates"]
-    known = min(preset["search"]["known"] if known is None else known, candidates // 2)
-    entering = _entering(_merged(preset["finalists"], finalists), known, measured or {})
+    defaults = _defaults(name, strategy)
+    candidates = candidates or defaults["search"]["candidates"]
+    known = min(defaults["search"]["known"] if known is None else known, candidates // 2)
+    entering = _entering(_merged(defaults["finalists"], finalists), known, measured or {})
     if not (finalists and finalists.get("rungs")):
         entering["rungs"] = _rungs_of(recipe, entering["rungs"])
     return SearchConfig(
@@ -215,9 +215,9 @@ def configure(
         candidates=candidates,
         known=known,
         limits=CostLimits(**(limits or {})),
-        hypernet=HyperNetConfig(**_merged(preset["hypernet"], hypernet)),
-        training=_training(preset["training"], training, epochs, len(dataset.train)),
-        scoring=ScoringConfig(**_merged(preset["scoring"], scoring)),
+        hypernet=HyperNetConfig(**_merged(defaults["hypernet"], hypernet)),
+        training=_training(defaults["training"], training, epochs, len(dataset.train)),
+        scoring=ScoringConfig(**_merged(defaults["scoring"], scoring)),
         finalists=_finalists(entering, recipe_for(recipe, dataset, seed), recipe_values or {}),
         measured=measured or {},
         latency_limits=tuple(
@@ -242,19 +242,19 @@ def _space(
     return space.name, limited_space(space, spec, require)
 
 
-def _preset(space: str, strategy: str) -> dict[str, dict[str, Any]]:
-    preset = SPACE_DEFAULTS[space]
+def _defaults(space: str, strategy: str) -> dict[str, dict[str, Any]]:
+    defaults = SPACE_DEFAULTS[space]
     if strategy != "smash":
-        return preset
-    return {part: {**values, **SMASH.get(part, {})} for part, values in preset.items()}
+        return defaults
+    return {part: {**values, **SMASH.get(part, {})} for part, values in defaults.items()}
 
 
-def _merged(preset: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
-    return {**preset, **{name: value for name, value in (given or {}).items() if value is not None}}
+def _merged(defaults: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
+    return {**defaults, **{name: value for name, value in (given or {}).items() if value is not None}}
 
 
 def _training(
-    preset: dict[str, Any], given: dict[str, Any] | None, epochs: float | None, images: int
+    defaults: dict[str, Any], given: dict[str, Any] | None, epochs: float | None, images: int
 ) -> TrainingConfig:
     """Settings of the HyperNet's training, of which ``epochs`` are passes over ``images``.
 
@@ -263,7 +263,7 @@ def _training(
     """
     from smash_search.train.hypernet import TrainingConfig
 
-    values = _merged(preset, given)
+    values = _merged(defaults, given)
     if epochs is not None:
         if given and given.get("steps") is not None:
             raise UsageError("both --epochs and --steps are given", hint="Choose one.")
@@ -445,7 +445,7 @@ def search(
     Args:
         data: a specification as ``smash-export datasets`` lists them, or a data set.
         run: folder; ``runs/NAME`` unless given. A search that is in it already is continued.
-        config: from :func:`configure`; the preset of the space unless given.
+        config: from :func:`configure`; the defaults of the space unless given.
         seed: Random seed of the search, where no configuration is given.
         device: auto, cpu, cuda or cuda:N.
         resume: continue; False refuses a folder that holds a search.
