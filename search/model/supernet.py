@@ -26,7 +26,6 @@ from smash_search.model.hypernet import HyperNet, HyperNetConfig, normalised
 from smash_search.model.interpreter import Affine, Network, fold, forward, norm_places
 from smash_search.space.architecture import SLOTS, Architecture, Convolution, InputSpec
 from smash_search.space.encoding import Layout
-from smash_search.space.regular import SQUEEZE_SHARE
 from smash_search.space.space import Space
 
 NORM_EPSILON = 1e-5
@@ -105,7 +104,7 @@ class Supernet(nn.Module):
     def _share_op(self, where: str, width: int) -> None:
         """What ops at one place share, as large as the space allows; more channels repeat what there is."""
         space = self.space
-        kernel, ones = (max(space.kernels),) * space.dims, (1,) * space.dims
+        kernel = (max(space.kernels),) * space.dims
         units, bottleneck = space.max_units * space.unit, space.max_bottleneck * space.unit
         if self.config.sharing == "position":  # one set for each op: no larger than regular networks need
             units, bottleneck = min(units, width), min(bottleneck, width)
@@ -117,10 +116,10 @@ class Supernet(nn.Module):
             most = max(space.max_units, space.max_bottleneck) * space.unit
             for slot in slots:
                 self._share(f"{where}.depthwise.{slot}", (most, 1, *(max(space.kernels),) * space.dims))
-        if space.squeeze:
-            most = max(space.max_units, space.max_bottleneck) * space.unit
-            self._share(f"{where}.squeeze", (most // SQUEEZE_SHARE, most, *ones))
-            self._share(f"{where}.excite", (most, most // SQUEEZE_SHARE, *ones))
+        most = space.widest_op.units
+        for part in space.widest_op.convolutions(most, space.dims):
+            if not part.generated:
+                self._share(f"{where}.{part.name}", part.weight_shape)
         if self.config.norm == "sandwich":
             for name, channels in self._norms_of_op(width):
                 self._share_norm(f"{where}.{name}", channels)

@@ -288,6 +288,13 @@ class Space:
         """Whether a convolution may work on each channel on its own, whatever ``groups`` says."""
         return "projected" in self.forms
 
+    @property
+    def widest_op(self) -> Op:
+        """Everything that an op of the space may have beside its branches, as wide as it may be."""
+        most = max(self.max_units, self.max_bottleneck) * self.unit
+        squeeze = most // regular.SQUEEZE_SHARE if self.squeeze else 0
+        return Op((0,), (0,), most, most, (None,) * SLOTS, project="none", squeeze=squeeze)
+
     def draw_writes(self, draws: Draws, where: str, bank: int, held: int) -> tuple[int, tuple[int, ...], int]:
         """Chunks of output, banks written, and banks that hold something afterwards."""
         chunks = draws.pick(f"{where}.chunks", range(1, min(self.max_units // bank, held) + 1))

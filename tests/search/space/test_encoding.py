@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +94,34 @@ def test_different_architectures_have_different_codes() -> None:
         block = replace(a.blocks[0], ops=(replace(op, convs=(other, *op.convs[1:])), *a.blocks[0].ops[1:]))
         b = replace(a, blocks=(block, *a.blocks[1:]))
         assert (layout.encode(a) != layout.encode(b)).any()
+
+
+def test_ops_that_differ_in_any_choice_have_different_codes() -> None:
+    """Small steps change one choice; one without a channel of its own is found by the name of its field."""
+    layout, at, differences = Layout(RICH), RICH.draw(0, 0), set()
+    for step in range(400):
+        after = RICH.mutate(at, 5, step, 0.01)
+        changed = {name for name in differing_fields(at, after) if name.startswith(("Op.", "Conv."))}
+        if changed:
+            code, other = layout.encode(at), layout.encode(after)
+            assert code.shape != other.shape or (code != other).any(), f"{changed} not in the code"
+        differences |= changed
+        at = after
+    assert {"Op.reads", "Op.gate", "Op.bottleneck", "Conv.kernel", "Conv.activation"} <= differences
+
+
+def differing_fields(a: Any, b: Any) -> set[str]:
+    """Names of the fields in which two networks differ, with the class that has them."""
+    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+        return set().union(*(differing_fields(*pair) for pair in zip(a, b, strict=True)))
+    if not (is_dataclass(a) and type(a) is type(b)):
+        return set()
+    found = set()
+    for item in fields(a):
+        pair = getattr(a, item.name), getattr(b, item.name)
+        if pair[0] != pair[1]:
+            found |= differing_fields(*pair) or {f"{type(a).__name__}.{item.name}"}
+    return found
 
 
 def test_noise_is_a_pure_function_of_its_seed() -> None:
