@@ -134,12 +134,13 @@ def speed(architecture: Architecture, runtime: str, folder: Path) -> dict[str, A
     return {**milliseconds, "placement": forms[0].name, "placements_ms": times}
 
 
-def interleaved(sessions: list[Session]) -> list[float]:
-    """Milliseconds of processor time of each session for one image."""
-    image = np.random.default_rng(0).standard_normal((1, *SIGNATURE.input_shape)).astype(np.float32)
+def interleaved(sessions: list[Session], images: list[np.ndarray] | None = None) -> list[float]:
+    """Milliseconds of processor time of each session for one image; each has its own, or all a random one."""
+    drawn = np.random.default_rng(0).standard_normal((1, *SIGNATURE.input_shape)).astype(np.float32)
+    images = images or [drawn] * len(sessions)
     times: list[list[float]] = [[] for _ in sessions]
     for _ in range(ROUNDS):
-        for session, found in zip(sessions, times, strict=True):
+        for session, image, found in zip(sessions, images, times, strict=True):
             session.run(image)
             begin = time.process_time()
             for _ in range(3):
