@@ -4,9 +4,8 @@ Its Python converter (``MNN.tools``) runs ``pip install`` and sends telemetry wh
 never imported here: the native module ``_tools`` behind it converts without either, in a process of its
 own, since it leaves the process when it fails. ``import MNN`` alone installs and sends nothing.
 
-fp16 files hold fp16 weights; ARM processors with fp16 arithmetic also compute in it. int8 is not offered: its
-quantiser wants a folder of pictures, which it prepares by its own rules instead of the bundle's, and given
-tensors as text (``input_type`` "sequence") that of MNN 3.6.1 ends the process with ``std::length_error``.
+fp16 files hold fp16 weights; ARM processors with fp16 arithmetic also compute in it. int8 files are made by
+its quantiser (:mod:`smash_targets.mnn_int8`).
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from smash_base import files
 from smash_base.errors import VerificationError
 from smash_targets.base import (
     Availability,
@@ -42,12 +42,14 @@ from smash_targets.common import (
     find_runtime,
     only_cpu,
 )
+from smash_targets.mnn_int8 import quantise, with_pooled_means
 from smash_targets.onnx_file import read_onnx_facts
 
-SECONDS = 300  # for the converter, which takes less than one
+SECONDS = 300  # for the converter and the quantiser, which take about one
 _CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
-_FP16 = "smash-export-fp16"  # as bizCode, the one text of ours that the file keeps
-_FP32 = "smash-export-fp32"
+_QUANTISE = "import sys, _tools; _tools.mnnquant(sys.argv)"
+_CODE = "smash-export-"  # with the precision as bizCode, the one text of ours that the file keeps
+_FP16 = f"{_CODE}fp16"
 
 
 class MnnTarget(Target):
@@ -56,7 +58,7 @@ class MnnTarget(Target):
     name = "mnn"
     extra = "mnn"
     modules = {"MNN": ("MNN",)}
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "fp16", "int8")
     precision_source = "target"
     reads = ("fp32", "fp16")
     batch_note = "takes every batch size"
@@ -69,32 +71,16 @@ class MnnTarget(Target):
         self.require()
         self.check_request(request)
         read_onnx_facts(request.onnx)  # no weights in other files
-        half = request.precision == "fp16"
         file = destination / "model.mnn"
-        arguments = [
-            "-f",
-            "ONNX",
-            "--modelFile",
-            str(request.onnx.absolute()),
-            "--MNNModel",
-            str(file.absolute()),
-        ]
-        arguments += ["--bizCode", _FP16 if half else _FP32] + (["--fp16"] if half else [])
-        try:
-            done = subprocess.run(
-                [sys.executable, "-P", "-c", _CONVERT, *arguments],
-                capture_output=True,
-                timeout=SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise VerificationError(f"MNN's converter took longer than {SECONDS} seconds") from None
-        if done.returncode or not file.is_file():
-            log = (done.stdout + done.stderr).decode(errors="replace").splitlines()
-            raise VerificationError(
-                f"MNN could not convert this network (exit code {done.returncode})",
-                received=" ".join(log[-3:]),
-            )
+        with files.temporary_folder() as work:
+            converted, source = file, request.onnx
+            if request.precision == "int8":
+                converted, source = work / "fp32.mnn", with_pooled_means(source, work / "pooled.onnx")
+            arguments = ["-f", "ONNX", "--modelFile", str(source.absolute())]
+            arguments += ["--MNNModel", str(converted.absolute()), "--bizCode", _CODE + request.precision]
+            _run(_CONVERT, arguments + (["--fp16"] if request.precision == "fp16" else []), converted)
+            if request.precision == "int8":
+                quantise(converted, file, request.calibration, lambda words: _run(_QUANTISE, words, file))
         return CompileResult("model.mnn")
 
     def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
@@ -102,6 +88,29 @@ class MnnTarget(Target):
         self.require()
         only_cpu(options, "MNN")
         return MnnSession(check_file(path, "MNN file"), signature, options)
+
+
+def _run(program: str, arguments: Sequence[str], written: Path) -> None:
+    """A tool of the native module in a process of its own, which must write a file.
+
+    Raises:
+        VerificationError: it took too long, failed or crashed.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program, *arguments],
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise VerificationError(f"MNN's converter took longer than {SECONDS} seconds") from None
+    if done.returncode or not written.is_file():
+        log = (done.stdout + done.stderr).decode(errors="replace").splitlines()
+        raise VerificationError(
+            f"MNN could not convert this network (exit code {done.returncode})",
+            received=" ".join(log[-3:]),
+        )
 
 
 # Interpreter::HintMode of MNN. With Winograd's transforms fp32 logits of trained networks were off by up to
@@ -122,7 +131,7 @@ class MnnSession(Session):
             provider="CPU",
             device="cpu",
             threads=threads,
-            precision="fp16" if self._opened.facts.get("bizCode") == _FP16 else "fp32",
+            precision=_precision(self._opened.facts.get("bizCode")),
         )
 
     def run(self, batch: np.ndarray) -> np.ndarray:
@@ -140,6 +149,12 @@ class MnnSession(Session):
 
     def close(self) -> None:
         del self._opened
+
+
+def _precision(code: str | None) -> str:
+    """What a file of ours says of itself; a foreign one says nothing."""
+    known = [f"{_CODE}{precision}" for precision in MnnTarget.precisions]
+    return code.removeprefix(_CODE) if code in known else "fp32"
 
 
 @dataclass(frozen=True)
