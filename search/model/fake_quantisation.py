@@ -9,6 +9,7 @@ comes out are float weights again, which calibration then quantises as any other
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,13 +28,17 @@ class FakeQuantisedNetwork(nn.Module):
     Args:
         architecture: the network.
         weights: frozen weights (:func:`smash_search.model.interpreter.fold`).
+        bits: of a weight: 7 for processors whose 8-bit products saturate.
 
     Input [B, C, *S], normalised; output logits [B, K].
     """
 
-    def __init__(self, architecture: Architecture, weights: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, architecture: Architecture, weights: Mapping[str, np.ndarray], bits: Literal[7, 8] = 8
+    ) -> None:
         super().__init__()
         self.architecture = architecture
+        self._largest = 2 ** (bits - 1) - 1
         self.values = nn.ParameterDict(
             {_key(name): nn.Parameter(torch.from_numpy(value.copy())) for name, value in weights.items()}
         )
@@ -41,11 +46,13 @@ class FakeQuantisedNetwork(nn.Module):
             self.register_buffer(_key(place.name), torch.zeros(2))  # lowest and highest value
 
     def affine(self, name: str) -> Affine:
-        """Weight rounded to 8 bits per output channel, bias as it is."""
+        """Weight rounded per output channel, bias as it is."""
         weight = self.values[_key(f"{name}.weight")]
-        scale = weight.detach().abs().flatten(1).amax(1).clamp_min(1e-8) / 127
+        scale = weight.detach().abs().flatten(1).amax(1).clamp_min(1e-8) / self._largest
         zero = torch.zeros_like(scale, dtype=torch.int32)
-        rounded = torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
+        rounded = torch.fake_quantize_per_channel_affine(
+            weight, scale, zero, 0, -self._largest, self._largest
+        )
         return Affine(rounded, self.values[_key(f"{name}.bias")])
 
     def normalise(self, name: str, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from smash_export.cli.shared_options import split_option
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle, CompiledFile
+    from smash_export.compiling.effort import Effort
     from smash_targets.base import Target
 
 _DEFAULT = click.core.ParameterSource.DEFAULT
@@ -50,6 +51,13 @@ SHOWN_LINES = 12  # of a note that is a table, such as the noise by layer: the w
     help="Percentage points of accuracy that an int8 file may lose.  [default: 0.5]",
 )
 @click.option(
+    "--effort",
+    default="normal",
+    show_default=True,
+    type=click.Choice(["normal", "high"]),
+    help="high: for an int8 file that fails or loses more than it needs to, equalise channels and train on.",
+)
+@click.option(
     "--data", metavar="NAME[:PATH]", help="Labelled images to verify on instead of those in the bundle."
 )
 @split_option
@@ -67,6 +75,7 @@ def command(
     precision: str,
     options: tuple[str, ...],
     max_drop: float | None,
+    effort: Effort,
     data: str | None,
     split: str,
     threads: int | None,
@@ -79,13 +88,13 @@ def command(
     """
     _check_choice(target, everything, options)
     if target is None:
-        judged = {"max_drop": max_drop, "data": data, "split": split}
+        judged = {"max_drop": max_drop, "effort": effort, "data": data, "split": split}
         return _all(bundle, judged, threads, in_process, output)
     from smash_export.bundle.bundle import Bundle
     from smash_export.compiling.compile import compile_bundle, plan
 
     opened = Bundle.open(bundle)
-    runtime = plan(opened, target, precision)
+    runtime = plan(opened, target, precision, effort)
     settings = read_options(options)
     if runtime.deprecated:
         output.warn(runtime.deprecated)
@@ -99,6 +108,7 @@ def command(
             precision,
             settings,
             max_drop=max_drop,
+            effort=effort,
             data=data,
             split=split,
             threads=threads,

@@ -7,11 +7,13 @@ what fails is kept as ``<precision>.rejected`` with a ``report.json``, and an ea
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -22,6 +24,7 @@ from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle, CompiledFile
 from smash_export.bundle.manifest import plain
 from smash_export.bundle.samples import Samples
+from smash_export.compiling.effort import ENOUGH, Effort, Source, sources
 from smash_export.compiling.precision import check_quantisable
 from smash_export.measure.evidence import Evidence
 from smash_export.measure.gates import GATES
@@ -55,6 +58,7 @@ def compile_bundle(
     options: Mapping[str, Any] | None = None,
     *,
     max_drop: float | None = None,
+    effort: Effort = "normal",
     data: str | None = None,
     split: str = "test",
     threads: int | None = None,
@@ -70,6 +74,8 @@ def compile_bundle(
         options: settings by name, of the target and of the precision
             (:data:`smash_export.compiling.precision.OPTIONS`).
         max_drop: points of accuracy that an int8 file may lose; 0.5 if None.
+        effort: "high" mends the network for int8 where the file fails or loses more than it needs to
+            (:mod:`smash_export.compiling.effort`).
         data: labelled images to judge on (NAME or NAME:PATH) instead of those in the bundle.
         split: "train", "validation" or "test"; part of ``data``.
         threads: Threads of one inference while it is verified.
@@ -87,39 +93,129 @@ def compile_bundle(
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
-    runtime = plan(bundle, target, precision)
+    runtime = plan(bundle, target, precision, effort)
     runtime.require()
     standard = _standard(bundle, precision, max_drop, data, split, threads)
     options = {**(options or {}), **({} if max_drop is None else {"max_drop": max_drop})}
-    started = time.monotonic()
-    staging = bundle.staging(target, precision)
-    try:
-        with files.temporary_folder() as work:
-            request, notes = _request(bundle, runtime, precision, options, work)
-            if isolated:
-                result = compile_isolated(target, request, staging, on_progress=on_progress)
-            else:
-                runtime.on_progress = on_progress
-                result = runtime.compile(request, staging)
-        evidence, problems = _verify(bundle, target, precision, staging, result, standard, threads, isolated)
-        evidence = replace(evidence, seconds=round(time.monotonic() - started, 3))
-        notes = {**notes, **result.notes}
-        if problems:
-            raise _reject(bundle, target, precision, staging, problems, evidence, notes)
-        added = bundle.add_compiled(target, precision, staging, result.main, notes, evidence.to_json())
+    job = _Job(bundle, runtime, precision, options, standard, threads, isolated, on_progress)
+    with ExitStack() as stack:
+        work = stack.enter_context(files.temporary_folder())
+        best = _best(job, sources(bundle, runtime, effort, work, data, on_progress), stack)
+        if best.problems:
+            raise _reject(bundle, target, precision, best)
+        evidence = best.evidence.to_json()
+        added = bundle.add_compiled(target, precision, best.folder, best.result.main, best.notes, evidence)
         shutil.rmtree(bundle.rejected_folder(target, precision), ignore_errors=True)
         return added
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
-def plan(bundle: Bundle, target: str, precision: str) -> Target:
+@dataclass(frozen=True)
+class _Job:
+    """What is compiled, and how it is judged."""
+
+    bundle: Bundle
+    runtime: Target
+    precision: str
+    options: Mapping[str, Any]
+    standard: _Standard
+    threads: int | None
+    isolated: bool
+    on_progress: OnProgress | None
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A file that was made and judged."""
+
+    folder: Path
+    result: CompileResult
+    evidence: Evidence
+    problems: list[str]
+    notes: JsonObject
+
+    @property
+    def lost(self) -> float:
+        """Points of accuracy by the margins of changed labels."""
+        loss = None if self.evidence.parity is None else self.evidence.parity.loss
+        return math.inf if loss is None else loss.expected
+
+    @property
+    def given_up(self) -> int:
+        """Layers that stay in fp32 because rounding them costs too much."""
+        kept: Any = self.notes.get("kept_fp32") or []
+        return sum(row["reason"].startswith("noise") for row in kept)
+
+    @property
+    def rank(self) -> tuple[bool, int, float]:
+        """Less is better."""
+        return bool(self.problems), self.given_up, self.lost
+
+    def is_enough(self, drop: float) -> bool:
+        """Whether nothing more need be tried."""
+        return not self.problems and not self.given_up and self.lost <= ENOUGH * drop
+
+    def tried(self, source: Source) -> JsonObject:
+        """What the notes say of it."""
+        lost = None if math.isinf(self.lost) else round(self.lost, 4)
+        return {"network": source.name, "passed": not self.problems, "points": lost, "in_fp32": self.given_up}
+
+
+def _best(job: _Job, networks: Iterator[Source], stack: ExitStack) -> _Attempt:
+    """The first file that is good enough, or the best one, with what was tried in its notes.
+
+    Raises:
+        VerificationError: no network bears the precision.
+    """
+    drop = GATES[job.precision].drop if job.standard.max_drop is None else job.standard.max_drop
+    best: _Attempt | None = None
+    failed: VerificationError | None = None
+    tried: list[JsonObject] = []
+    for source in networks:
+        try:
+            attempt = _attempt(job, source, stack)
+        except VerificationError as error:
+            failed = failed or error
+            tried.append({"network": source.name, "passed": False, "points": None, "in_fp32": None})
+            continue
+        tried.append(attempt.tried(source))
+        if best is None or attempt.rank < best.rank:
+            best = replace(attempt, notes={**attempt.notes, "network": source.name})
+        if attempt.is_enough(drop):
+            break
+    if best is None:
+        assert failed is not None  # there is one network at least
+        raise failed
+    return replace(best, notes={**best.notes, "tried": tried}) if job.precision == "int8" else best
+
+
+def _attempt(job: _Job, source: Source, stack: ExitStack) -> _Attempt:
+    """Make one file of one network and judge it."""
+    started = time.monotonic()
+    staging = job.bundle.staging(job.runtime.name, job.precision)
+    stack.callback(shutil.rmtree, staging, ignore_errors=True)
+    with files.temporary_folder() as work:
+        request, notes = _request(job, source, work)
+        if job.isolated:
+            result = compile_isolated(job.runtime.name, request, staging, on_progress=job.on_progress)
+        else:
+            job.runtime.on_progress = job.on_progress
+            result = job.runtime.compile(request, staging)
+    evidence, problems = _verify(job, staging, result)
+    evidence = replace(evidence, seconds=round(time.monotonic() - started, 3))
+    return _Attempt(staging, result, evidence, problems, {**notes, **result.notes})
+
+
+def plan(bundle: Bundle, target: str, precision: str, effort: Effort = "normal") -> Target:
     """The target, after checking that it has this precision and that the bundle has what it needs.
 
     Raises:
-        UsageError: no such target or precision.
+        UsageError: no such target, precision or effort.
     """
     runtime = get_target(target)
+    if effort not in get_args(Effort):
+        raise UsageError("effort", expected=" or ".join(get_args(Effort)), received=effort)
+    if effort == "high" and precision != "int8":
+        raise UsageError("effort high mends int8 files", expected="precision int8", received=precision)
     if precision not in get_args(Precision) or precision not in runtime.precisions:
         raise UsageError(
             f"target {target} has no precision {precision}",
@@ -177,21 +273,18 @@ def _standard(
     return _Standard(samples, reference, max_drop)
 
 
-def _request(
-    bundle: Bundle,
-    runtime: Target,
-    precision: str,
-    options: Mapping[str, Any],
-    work: Path,
-) -> tuple[CompileRequest, JsonObject]:
-    onnx: Path = bundle.onnx
+def _request(job: _Job, source: Source, work: Path) -> tuple[CompileRequest, JsonObject]:
+    bundle, runtime, precision, options = job.bundle, job.runtime, job.precision, job.options
+    onnx = source.onnx
     notes: JsonObject = {}
     if precision in CAST_IN_GRAPH and runtime.precision_source == "onnx":
         from smash_export.compiling.precision import OPTIONS, prepare_onnx
 
         of_precision = {name: value for name, value in options.items() if name in OPTIONS[precision]}
         options = {name: value for name, value in options.items() if name not in of_precision}
-        onnx, notes = prepare_onnx(bundle, precision, target=runtime, destination=work, options=of_precision)
+        onnx, notes = prepare_onnx(
+            bundle, precision, target=runtime, destination=work, options=of_precision, source=onnx
+        )
     calibration = None
     if precision in CALIBRATED and "calibration.npz" in bundle.manifest.files:
         calibration = bundle.preprocessing.normalise(bundle.calibration())
@@ -199,7 +292,7 @@ def _request(
     if runtime.needs_torch_program:
         from smash_export.export.torch_program import write_torch_program
 
-        program = write_torch_program(bundle, work / "model.pt2")
+        program = write_torch_program(bundle, work / "model.pt2", source.weights)
     request = CompileRequest(
         onnx=onnx,
         torchscript=bundle.torchscript,
@@ -213,17 +306,9 @@ def _request(
     return request, notes
 
 
-def _verify(
-    bundle: Bundle,
-    target: str,
-    precision: str,
-    folder: Path,
-    result: CompileResult,
-    standard: _Standard,
-    threads: int | None,
-    isolated: bool,
-) -> tuple[Evidence, list[str]]:
+def _verify(job: _Job, folder: Path, result: CompileResult) -> tuple[Evidence, list[str]]:
     """Evidence for the manifest, and what is wrong with the file (nothing: it passed)."""
+    bundle, target, precision, standard = job.bundle, job.runtime.name, job.precision, job.standard
     gate = GATES[precision]
     if standard.max_drop is not None:
         gate = replace(gate, drop=standard.max_drop)
@@ -232,8 +317,8 @@ def _verify(
     if not main.exists():
         return evidence, [f"expected the file {result.main}, received nothing from {target}"]
     try:
-        options = SessionOptions(threads=threads)
-        with open_session(target, main, bundle.signature, options, isolated) as session:
+        options = SessionOptions(threads=job.threads)
+        with open_session(target, main, bundle.signature, options, job.isolated) as session:
             evidence = replace(evidence, runtime=session.info)
             parity = measure_parity(
                 session,
@@ -250,29 +335,21 @@ def _verify(
     return evidence, parity.problems(precision, standard.max_drop)
 
 
-def _reject(
-    bundle: Bundle,
-    target: str,
-    precision: str,
-    staging: Path,
-    problems: list[str],
-    evidence: Evidence,
-    notes: Mapping[str, Any],
-) -> VerificationError:
+def _reject(bundle: Bundle, target: str, precision: str, attempt: _Attempt) -> VerificationError:
     """Keep the file under a name that is never used, beside the reason."""
     report = {
         "target": target,
         "precision": precision,
-        "problems": problems,
-        "evidence": plain(evidence.to_json()),
-        "notes": plain(dict(notes)),
+        "problems": attempt.problems,
+        "evidence": plain(attempt.evidence.to_json()),
+        "notes": plain(attempt.notes),
     }
-    files.write_json(staging / "report.json", report)
+    files.write_json(attempt.folder / "report.json", report)
     rejected = bundle.rejected_folder(target, precision)
     shutil.rmtree(rejected, ignore_errors=True)
-    os.rename(staging, rejected)
+    os.rename(attempt.folder, rejected)
     return VerificationError(
-        f"{target} {precision} does not do what the network does: {'; '.join(problems)}",
+        f"{target} {precision} does not do what the network does: {'; '.join(attempt.problems)}",
         hint=f"{_next(bundle, target, precision)}The file and the measurements are in {rejected}",
     )
 
@@ -283,6 +360,7 @@ def _next(bundle: Bundle, target: str, precision: str) -> str:
         return ""
     command = f"smash-export compile {shlex.quote(str(bundle.path))} --target {target} --precision int8"
     return (
+        f"Mend the network for int8: {command} --effort high. "
         f"Judge it on more images: {command} --data NAME:PATH. "
         f"Allow a larger loss: {command} --max-drop POINTS. Train for int8: smash-export freeze --qat. "
     )

@@ -16,6 +16,7 @@ from smash_base.errors import MissingRuntimeError, SmashError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle, CompiledFile, opened
 from smash_export.compiling.compile import compile_bundle
+from smash_export.compiling.effort import Effort
 from smash_export.measure.evidence import parity_of
 from smash_targets.base import Target
 from smash_targets.listing import described_targets
@@ -60,6 +61,7 @@ def compile_all(
     bundle: Bundle | Path | str,
     *,
     max_drop: float | None = None,
+    effort: Effort = "normal",
     data: str | None = None,
     split: str = "test",
     threads: int | None = None,
@@ -70,6 +72,7 @@ def compile_all(
 
     Args:
         max_drop: points of accuracy that int8 files may lose; 0.5 if None.
+        effort: of int8 files.
         data, split, threads, isolated: as there.
         on_outcome: called with each outcome as soon as it is known.
     """
@@ -78,22 +81,22 @@ def compile_all(
         compile_bundle, bundle, data=data, split=split, threads=threads, isolated=isolated
     )
     outcomes = []
-    for outcome in _outcomes(make, max_drop):
+    for outcome in _outcomes(make, max_drop, effort):
         outcomes.append(outcome)
         on_outcome(outcome)
     return outcomes
 
 
-def _outcomes(make: Callable[..., CompiledFile], max_drop: float | None) -> Iterator[Outcome]:
+def _outcomes(make: Callable[..., CompiledFile], max_drop: float | None, effort: Effort) -> Iterator[Outcome]:
     for target, precision in wishes():
         state = target.availability()
         if not state.available:
             yield Outcome(target.name, precision, "missing", f"{state.reason}  {state.install}".strip())
             continue
         began = time.monotonic()
-        allowed = max_drop if precision == "int8" else None
+        of_int8 = {"max_drop": max_drop, "effort": effort} if precision == "int8" else {}
         try:
-            file = make(target.name, precision, max_drop=allowed)
+            file = make(target.name, precision, **of_int8)
         except SmashError as error:
             seconds = round(time.monotonic() - began, 2)
             yield Outcome(target.name, precision, _status(error), str(error), seconds=seconds)

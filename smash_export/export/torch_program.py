@@ -13,22 +13,26 @@ from typing import TYPE_CHECKING
 from smash_export.bundle.bundle import Bundle
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
     from smash_targets.base import ModelSignature
 
 
-def write_torch_program(bundle: Bundle, path: Path) -> Path | None:
+def write_torch_program(
+    bundle: Bundle, path: Path, weights: dict[str, np.ndarray] | None = None
+) -> Path | None:
     """Export the frozen network with a dynamic batch axis.
 
     Args:
         path: the .pt2 file to write.
+        weights: other ones than the bundle's, by name.
 
     Returns:
         ``path``, or None when the bundle holds no PyTorch network (it was adopted as ONNX).
     """
-    weights = bundle.weights()
+    weights = bundle.weights() if weights is None else weights
     if bundle.architecture is None or weights is None:
         return None
     from smash_search.model.interpreter import FrozenNetwork

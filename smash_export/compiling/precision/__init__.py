@@ -70,6 +70,7 @@ def prepare_onnx(
     target: Target,
     destination: Path,
     options: Mapping[str, Any] | None = None,
+    source: Path | None = None,
 ) -> tuple[Path, JsonObject]:
     """Write the bundle's network at a precision.
 
@@ -79,6 +80,7 @@ def prepare_onnx(
         target: the runtime that it is for; with this machine's processor it decides how int8 is rounded.
         destination: an existing folder; ``model.onnx`` is written into it.
         options: see :data:`OPTIONS`; unknown ones are refused.
+        source: another fp32 graph of the same network; None for the bundle's.
 
     Returns:
         the file, and notes for the manifest.
@@ -89,13 +91,14 @@ def prepare_onnx(
         VerificationError: the network does not bear the precision.
     """
     settings = read_settings(precision, options or {})
+    source = source or bundle.onnx
     if precision == "bf16":
-        return bundle.onnx, {"graph": "fp32; the runtime computes in bf16"}
+        return source, {"graph": "fp32; the runtime computes in bf16"}
     import onnx
 
     from smash_export.compiling.precision.calibration import calibration_tensors
 
-    model = onnx.load_model_from_string(bundle.onnx.read_bytes())  # external data is never followed
+    model = onnx.load_model_from_string(source.read_bytes())  # external data is never followed
     if precision == "fp16":
         from smash_export.compiling.precision.fp16 import cast_to_fp16
 

@@ -5,6 +5,8 @@ ONNX Runtime's quantiser places the nodes and its calibrators measure ranges. Wh
 * one range for all inputs of a concatenation (and for what slices and pools of them pass on), so that
   runtimes copy bytes there instead of rescaling them;
 * first and last layer in int8 or not, as measured; logits are never rounded;
+* biases that take back the mean of what rounding adds, where that costs fewer labels
+  (:mod:`smash_export.compiling.precision.bias_correction`);
 * the noise that every single layer brings (:mod:`smash_export.compiling.precision.noise`), and a loop that
   puts the worst layers back to fp32 until the changed labels of the calibration images cost no more than
   ``max_drop`` points by their margins (:mod:`smash_export.measure.gates`), and test images stay unseen until
@@ -30,6 +32,7 @@ import numpy as np
 
 from smash_base.errors import VerificationError
 from smash_base.json_values import JsonObject
+from smash_export.compiling.precision.bias_correction import with_corrected_biases
 from smash_export.compiling.precision.calibration import METHODS, Method, Ranges, check_classes, tensor_ranges
 from smash_export.compiling.precision.integer_form import clip_integers
 from smash_export.compiling.precision.noise import noise_by_node
@@ -132,6 +135,9 @@ def quantise(
     graph.choose_ranges(METHODS if method == "auto" else (method,))
     kept = dict.fromkeys(faster_fp32, "faster in fp32 on this machine")
     kept |= dict.fromkeys(graph.boundary(boundary), "first or last layer")
+    corrected = graph.corrected(kept)
+    better = corrected.outcome(kept).rank < graph.outcome(kept).rank
+    graph = corrected if better else graph
     table = graph.noise_by_node()
     outcome = graph.outcome(kept)
     for names in _batches([row.node for row in table if row.node not in kept]):
@@ -153,6 +159,7 @@ def quantise(
         "scheme": asdict(scheme),
         "calibration_images": len(calibration),
         "calibration_method": graph.method,
+        "biases_corrected": better,
         "kept_fp32": [{"node": name, "reason": reason} for name, reason in kept.items()],
         "labels_changed_percent": round(outcome.changed, 4),
         "expected_points_lost": round(outcome.cost, 4),
@@ -186,12 +193,24 @@ class _Outcome:
     cost: float  # percentage points of accuracy, by the margins of the changed labels
     sqnr: float  # of the logits, in decibels
 
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Less is better: what changed labels cost, then the noise."""
+        return self.cost, -self.sqnr
+
 
 class _Quantiser:
     """One graph with its calibration images; builds it with any set of nodes left in fp32."""
 
-    def __init__(self, model: onnx.ModelProto, calibration: np.ndarray, scheme: Scheme) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        calibration: np.ndarray,
+        scheme: Scheme,
+        exact: onnx.ModelProto | None = None,
+    ) -> None:
         self.model, self.calibration, self.scheme = model, calibration, scheme
+        self.exact = exact or model  # what it is compared with, before biases were corrected
         self.op_types = _TENSORRT_OPS if scheme.placement == "tensorrt" else _RUNTIME_OPS
         self.nodes = [node for node in model.graph.node if node.op_type in self.op_types]
         self.method: Method = "minmax"
@@ -211,9 +230,8 @@ class _Quantiser:
             if len(methods) == 1:
                 return
             outcome = self.outcome((), NOISE_IMAGES)
-            rank = (outcome.cost, -outcome.sqnr)
-            if best is None or rank < best:
-                best = rank
+            if best is None or outcome.rank < best:
+                best = outcome.rank
             else:
                 self.ranges, self.method = before
 
@@ -231,7 +249,16 @@ class _Quantiser:
     def noise_by_node(self) -> list[NodeNoise]:
         """Noise that each node brings to its own output when its inputs are exact, the worst first."""
         few = _evenly(self.calibration, NOISE_IMAGES)
-        return noise_by_node(self.model, self.build(()), few, _COMPUTED)
+        return noise_by_node(self.exact, self.build(()), few, _COMPUTED)
+
+    def corrected(self, kept: Iterable[str]) -> _Quantiser:
+        """The same with biases corrected for all operators but ``kept`` in int8."""
+        few = _evenly(self.calibration, NOISE_IMAGES)
+        model = with_corrected_biases(self.model, self.build(kept), few)
+        other = _Quantiser(model, self.calibration, self.scheme, self.exact)
+        other.method, other.ranges = self.method, self.ranges
+        other.__dict__["expected"] = self.expected
+        return other
 
     def outcome(self, kept: Iterable[str], images: int = JUDGED_IMAGES) -> _Outcome:
         """What the graph with these nodes in fp32 does on so many of the calibration images."""
@@ -310,7 +337,7 @@ class _Quantiser:
     @cached_property
     def expected(self) -> np.ndarray:
         """Logits of the fp32 graph on the calibration images."""
-        logits = logits_of(self.model, self.calibration)
+        logits = logits_of(self.exact, self.calibration)
         check_finite(logits, "the fp32 network")
         return logits
 

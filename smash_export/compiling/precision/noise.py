@@ -18,7 +18,7 @@ from smash_export.measure.noise import NodeNoise
 if TYPE_CHECKING:
     import onnx
 
-_EXACT = "exact/"
+EXACT = "exact/"
 
 
 def noise_by_node(
@@ -34,7 +34,7 @@ def noise_by_node(
     Returns:
         one entry per node, the noisiest first.
     """
-    model, measured = _side_by_side(exact, quantised, operators)
+    model, measured = _measuring(exact, quantised, operators)
     session = session_of(model)
     names = [output.name for output in session.get_outputs()]
     totals = dict.fromkeys(names, 0.0)
@@ -54,10 +54,10 @@ def _renamed(exact: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
     import onnx
 
     left = onnx.ModelProto.FromString(exact.SerializeToString())
-    rename = {name: _EXACT + name for node in left.graph.node for name in node.output}
-    rename |= {tensor.name: _EXACT + tensor.name for tensor in left.graph.initializer}
+    rename = {name: EXACT + name for node in left.graph.node for name in node.output}
+    rename |= {tensor.name: EXACT + tensor.name for tensor in left.graph.initializer}
     for node in left.graph.node:
-        node.name = _EXACT + node.name
+        node.name = EXACT + node.name
         node.input[:] = [rename.get(name, name) for name in node.input]
         node.output[:] = [rename.get(name, name) for name in node.output]
     for tensor in left.graph.initializer:
@@ -65,22 +65,41 @@ def _renamed(exact: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
     return left, rename
 
 
-def _side_by_side(
+def with_exact_inputs(
+    exact: onnx.ModelProto, quantised: onnx.ModelProto
+) -> tuple[onnx.ModelProto, dict[str, str], dict[str, onnx.NodeProto]]:
+    """Both graphs in one, without outputs: every QuantizeLinear of the second reads the tensor of the first.
+
+    Returns:
+        the merged graph; for each tensor of the first graph its name there (:data:`EXACT` before it); and for
+        each of these tensors that is rounded its QuantizeLinear.
+    """
+    import onnx
+
+    left, rename = _renamed(exact)
+    merged = onnx.ModelProto.FromString(quantised.SerializeToString())
+    for node in merged.graph.node:
+        if node.op_type == "QuantizeLinear":
+            node.input[0] = rename.get(node.input[0], node.input[0])
+    del merged.graph.output[:], merged.graph.value_info[:]
+    merged.graph.initializer.extend(left.graph.initializer)
+    ordered = [*left.graph.node, *merged.graph.node]
+    del merged.graph.node[:]
+    merged.graph.node.extend(ordered)
+    rounding = {node.input[0]: node for node in merged.graph.node if node.op_type == "QuantizeLinear"}
+    return merged, rename, {old: rounding[new] for old, new in rename.items() if new in rounding}
+
+
+def _measuring(
     exact: onnx.ModelProto, quantised: onnx.ModelProto, operators: Sequence[str]
 ) -> tuple[onnx.ModelProto, list[tuple[str, str]]]:
     """The merged graph with two scalars per measured node, and (name, operator) of these nodes."""
-    import onnx
     from onnx import TensorProto, helper
 
     source = exact.graph.input[0].name
-    left, rename = _renamed(exact)
-    right = onnx.ModelProto.FromString(quantised.SerializeToString())
-    rounding = {}  # tensor -> its QuantizeLinear
-    for node in right.graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] in rename:
-            rounding[node.input[0]] = node
+    model, rename, rounding = with_exact_inputs(exact, quantised)
     nodes, outputs, measured = [], [], []
-    for node in right.graph.node:
+    for node in model.graph.node:
         output = node.output[0] if node.output else ""
         if node.op_type not in operators or output not in rename or output == source:
             continue
@@ -102,12 +121,6 @@ def _side_by_side(
             for what in ("noise", "signal")
         ]
         measured.append((node.name, node.op_type))
-    for tensor, node in rounding.items():
-        node.input[0] = rename[tensor]
-    del right.graph.output[:], right.graph.value_info[:]
-    right.graph.output.extend(outputs)
-    right.graph.initializer.extend(left.graph.initializer)
-    ordered = [*left.graph.node, *right.graph.node, *nodes]
-    del right.graph.node[:]
-    right.graph.node.extend(ordered)
-    return right, measured
+    model.graph.output.extend(outputs)
+    model.graph.node.extend(nodes)
+    return model, measured
