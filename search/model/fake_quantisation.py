@@ -28,7 +28,7 @@ class FakeQuantisedNetwork(nn.Module):
     Args:
         architecture: the network.
         weights: frozen weights (:func:`smash_search.model.interpreter.fold`).
-        bits: of a weight: 7 for processors whose 8-bit products saturate.
+        bits: Bits of a weight; 7 for processors whose 8-bit products saturate.
 
     Input [B, C, *S], normalised; output logits [B, K].
     """

@@ -168,6 +168,7 @@ def _best(job: _Job, networks: Iterator[Source], stack: ExitStack) -> _Attempt:
     """
     drop = GATES[job.precision].drop if job.standard.max_drop is None else job.standard.max_drop
     best: _Attempt | None = None
+    chosen = ""
     failed: VerificationError | None = None
     tried: list[JsonObject] = []
     for source in networks:
@@ -179,13 +180,15 @@ def _best(job: _Job, networks: Iterator[Source], stack: ExitStack) -> _Attempt:
             continue
         tried.append(attempt.tried(source))
         if best is None or attempt.rank < best.rank:
-            best = replace(attempt, notes={**attempt.notes, "network": source.name})
+            best, chosen = attempt, source.name
         if attempt.is_enough(drop):
             break
     if best is None:
         assert failed is not None  # there is one network at least
         raise failed
-    return replace(best, notes={**best.notes, "tried": tried}) if job.precision == "int8" else best
+    if job.precision != "int8":
+        return best
+    return replace(best, notes={**best.notes, "network": chosen, "tried": tried})
 
 
 def _attempt(job: _Job, source: Source, stack: ExitStack) -> _Attempt:

@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from smash_base.files import write_bytes
+from smash_base import files
+from smash_base.errors import MissingRuntimeError
 from smash_export.bundle.bundle import Bundle
 from smash_export.measure.machine import cpu_features
 from smash_targets.base import OnProgress, Target
+from smash_targets.common import has_module
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -36,6 +38,7 @@ Effort = Literal["normal", "high"]
 ENOUGH = 0.4  # of the points that may be lost: an int8 file that loses no more is not mended
 TRAINED_IMAGES = 8192  # at most
 STEPS, BATCH, RATE = 500, 64, 1e-3
+_TRAINED: dict[tuple[str, bool, str | None], dict[str, np.ndarray]] = {}
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ def sources(
         folder: an existing one, for files.
         data: data set whose training images are trained on; None for the bundle's calibration images.
         on_progress: called with "training", the steps done and all steps.
+
+    Raises:
+        MissingRuntimeError: training needs torch, which is not here.
     """
     yield Source("as it is", bundle.onnx)
     if effort == "normal":
@@ -76,6 +82,11 @@ def sources(
         if _write_equalised(bundle, path):
             yield Source("equalised", path)
     if bundle.architecture is not None and bundle.signature.outputs == "logits" and bundle.weights():
+        if not has_module("torch"):
+            raise MissingRuntimeError(
+                "effort high trains the network, which needs torch",
+                hint="Install it: pip install 'smash-export[search]'",
+            )
         path = folder / "trained.onnx"
         yield Source("trained", path, _write_trained(bundle, runtime, path, data, on_progress))
 
@@ -92,7 +103,7 @@ def _write_equalised(bundle: Bundle, path: Path) -> bool:
     few = images[:: max(1, len(images) // 128)][:128]
     result, scaled = equalised(model, np.asarray(bundle.preprocessing.normalise(few), np.float32))
     if scaled:
-        write_bytes(path, result.SerializeToString(deterministic=True))
+        files.write_bytes(path, result.SerializeToString(deterministic=True))
     return scaled > 0
 
 
@@ -102,8 +113,34 @@ def _write_trained(
     """Train on, write the graph, and give the weights by name."""
     from smash_export.compiling.precision.int8 import scheme_for
     from smash_export.export.onnx_writer import onnx_from_architecture
-    from smash_search.model.fake_quantisation import FakeQuantisedNetwork
     from smash_search.space.architecture import InputSpec
+
+    architecture = bundle.architecture
+    assert architecture is not None  # sources()
+    narrow = runtime.precision_source == "onnx" and scheme_for(runtime.name, cpu_features()).reduce_range
+    key = files.sha256(bundle.onnx), narrow, data
+    if key not in _TRAINED:
+        _TRAINED.clear()  # one network at a time: that of ``compile --all``
+        _TRAINED[key] = _trained(bundle, 7 if narrow else 8, data, on_progress)
+    channels, *size = bundle.signature.input_shape
+    smallest, _, largest = bundle.signature.batch
+    content = onnx_from_architecture(
+        architecture,
+        _TRAINED[key],
+        InputSpec(channels, tuple(size)),
+        labels=bundle.labels,
+        preprocessing=bundle.preprocessing,
+        batch=smallest if smallest == largest else None,
+    )
+    files.write_bytes(path, content)
+    return _TRAINED[key]
+
+
+def _trained(
+    bundle: Bundle, bits: Literal[7, 8], data: str | None, on_progress: OnProgress | None
+) -> dict[str, np.ndarray]:
+    """The weights after training with weights of so many bits."""
+    from smash_search.model.fake_quantisation import FakeQuantisedNetwork
     from smash_search.train.network import fit
     from smash_search.train.recipes import Recipe
 
@@ -121,27 +158,14 @@ def _write_trained(
         temperature=1.0,
         precision="float32",  # bfloat16 would round again what is rounded to int8
     )
-    narrow = runtime.precision_source == "onnx" and scheme_for(runtime.name, cpu_features()).reduce_range
-    network = FakeQuantisedNetwork(architecture, weights, bits=7 if narrow else 8)
 
     def tell(progress: TrainingProgress) -> None:
         if on_progress is not None:
             on_progress("training", progress.step, progress.steps)
 
+    network = FakeQuantisedNetwork(architecture, weights, bits)
     fit(network, dataset, recipe, evaluate=False, teacher=answers, on_step=tell)
-    trained = network.frozen()
-    channels, *size = bundle.signature.input_shape
-    smallest, _, largest = bundle.signature.batch
-    content = onnx_from_architecture(
-        architecture,
-        trained,
-        InputSpec(channels, tuple(size)),
-        labels=bundle.labels,
-        preprocessing=bundle.preprocessing,
-        batch=smallest if smallest == largest else None,
-    )
-    write_bytes(path, content)
-    return trained
+    return network.frozen()
 
 
 def _lesson(bundle: Bundle, data: str | None) -> tuple[Dataset, np.ndarray]:

@@ -72,7 +72,7 @@ def compile_all(
 
     Args:
         max_drop: points of accuracy that int8 files may lose; 0.5 if None.
-        effort: of int8 files.
+        effort: Effort for int8 files.
         data, split, threads, isolated: as there.
         on_outcome: called with each outcome as soon as it is known.
     """
