@@ -217,8 +217,10 @@ def _sustained(
             "files": [row.to_json() for row in rows],
         }
     record.pop("bundle", None)
-    bundle.try_record("sustained", record)
+    unrecorded = bundle.try_record("sustained", record)
     _show_sustained(output, record, seconds, batch)
+    if unrecorded:
+        output.warn(f"the results were not recorded in {bundle.path}: {unrecorded}")
     output.result({"bundle": str(bundle.path), **record})
 
 

@@ -65,10 +65,14 @@ def command(
             advance()
     _show(output, result)
     written: list[Path] = []
+    unwritten: OSError | None = None
     if out is not None and output.dry_run:
         output.note(f"would write evaluation.json, confusion.png and errors.png to {out}")
     elif out is not None:
-        written = write_report(out, result, images)
+        try:
+            written = write_report(out, result, images)
+        except OSError as error:  # raised once what was measured has been told
+            unwritten = error
         for path in written:
             output.note(f"wrote {path}")
     output.result(
@@ -81,6 +85,8 @@ def command(
             "written": [str(path) for path in written],
         }
     )
+    if unwritten is not None:
+        raise unwritten
     if min_accuracy is not None:
         _check(result, min_accuracy)
 

@@ -166,7 +166,9 @@ def _on_device(device: Device, bundle: Bundle, output: Output, data: str | None)
     seconds = 20.0 * (2 + len(bundle.compiled))
     result = ask(device, words, output, inputs={"bundle": bundle.path}, seconds=seconds)
     reports = tuple(FileReport.from_json(item) for item in result["files"])
-    bundle.record("verify_elsewhere", {"device": device.name, "files": result["files"]})
+    reason = bundle.try_record("verify_elsewhere", {"device": device.name, "files": result["files"]})
+    if reason:
+        output.warn(f"the results were not recorded in {bundle.path}: {reason}")
     return Verification(f"{result['reference']}, on {device.name},", bundle.samples(), reports)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -205,9 +206,18 @@ def test_command_records_and_gates(
     assert run(["bench", path, "--dry-run", "--json", "-q"]) == 0
 
 
+def deny_writing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system answers of a folder of somebody else, for a test that root runs."""
+    true = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **how: path != folder and true(path, mode, **how))
+
+
 @pytest.mark.slow
 def test_what_was_measured_of_a_bundle_that_may_not_be_written_is_shown(
-    digits_bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    digits_bundle_copy: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compile_bundle(digits_bundle_copy, "onnxruntime", isolated=False)
     lock = digits_bundle_copy / ".lock"
@@ -219,11 +229,18 @@ def test_what_was_measured_of_a_bundle_that_may_not_be_written_is_shown(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["files"][0]["latency"]["1"]["p50_ms"] > 0
     assert captured.err.count("not recorded") == 1
+    assert run(["bench", *words, "-t", "onnxruntime", "--sustained", "0.005"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["files"][0]["verdict"]
+    assert captured.err.count("not recorded") == 1
     (tmp_path / "file").touch()
+    deny_writing(digits_bundle_copy, monkeypatch)
     assert run(["compare", *words, "--html", str(tmp_path / "file" / "page.html")]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["recommendation"]["target"] == "onnxruntime"
-    assert "recommendation was not recorded" in captured.err
+    before_measuring, _, afterwards = captured.err.partition("will be shown and not recorded")
+    assert "comparing" not in before_measuring
+    assert "recommendation was not recorded" in afterwards
     assert "report was not written" in captured.err
     assert (digits_bundle_copy / "manifest.json").read_bytes() == before
 

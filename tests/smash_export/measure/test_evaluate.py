@@ -96,6 +96,19 @@ def test_the_command_writes_report_and_pictures(digits_bundle: Path, tmp_path: P
             assert len(picture.convert("RGB").getcolors(10**6) or []) > 5
 
 
+def test_figures_are_told_even_where_the_report_cannot_be_written(
+    digits_bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out"
+    assert run(["evaluate", str(digits_bundle), "--out", str(out), "--threads", "1", "--json", "-q"]) == 6
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert document["accuracy"] > 0.95
+    assert document["written"] == []
+    assert f"{out} cannot be used: Not a directory" in captured.err
+
+
 def test_json_and_the_accuracy_gate(digits_bundle: Path, capsys: Capture) -> None:
     assert run(["evaluate", str(digits_bundle), "--json", "--min-accuracy", "0.9"]) == 0
     document = json.loads(capsys.readouterr().out)
