@@ -58,7 +58,23 @@ OURS = replace(SMALL, norm="sandwich", sharing="position", centred=True)
 WAYS = (
     Way("norms inside ops, filters by position, centred c", OURS),
     Way("filters by position, centred c, norms at the end of blocks", replace(OURS, norm="none")),
-    Way("norms inside ops, filters by block, centred c (the preset)", replace(OURS, sharing="block")),
+    Way("norms inside ops, filters by block, centred c", replace(OURS, sharing="block")),
+    Way(
+        "whitened stem, norms at the end of blocks, filters by block, centred c (the default)",
+        replace(SMALL, centred=True, whiten=True),
+    ),
+    Way(
+        "whitened stem, norms inside ops, filters by block, centred c",
+        replace(OURS, sharing="block", whiten=True),
+    ),
+    Way(
+        "whitened stem, norms at the end of blocks, filters by position, centred c",
+        replace(OURS, norm="none", whiten=True),
+    ),
+    Way(
+        "whitened stem, norms at the end of blocks, filters by block, centred c; rows of unit norm",
+        replace(SMALL, centred=True, whiten=True, gain="rows"),
+    ),
     Way("as the paper: norms at the end of blocks, filters by block, plain c", SMALL),
     Way("norms inside ops, filters by position, centred c; SGD for what is shared", OURS, 0.1, 0.01, "sgd"),
     Way(

@@ -157,7 +157,7 @@ _EDGE = replace(
     macs=(9e6, 14e6),  # a factor of 1.25 about that of MLPerf Tiny's ResNet-8 at the same latency
     train_images=12_000,
     validation_images=5000,
-    hypernet=HyperNetConfig(depths=(4, 5, 2), norm="sandwich", centred=True),
+    hypernet=HyperNetConfig(depths=(4, 5, 2), centred=True, whiten=True),
     training=TrainingConfig(steps=1500, batch=64, architectures=1, learning_rate=0.03, hypernet_rate=0.07),
     scoring=ScoringConfig(statistics="batch", images=(1000,), batch=250),
     recipe=Recipe(
@@ -165,7 +165,7 @@ _EDGE = replace(
     ),
     networks=40,
     second_seeds=8,
-    hypernets={"a tenth": HyperNetConfig(depths=(1,), growth=3, norm="sandwich", centred=True)},
+    hypernets={"a tenth": HyperNetConfig(depths=(1,), growth=3, centred=True, whiten=True)},
     transfer_to=("fashion-mnist",),
 )
 

@@ -45,6 +45,8 @@ class HyperNetConfig:
         centred: whether c is shifted and scaled to what its channels are on average over draws of the space.
         gain: "whole" leaves a generated filter's whole norm at 1, as the paper does; "rows" scales it to unit
             norm per output channel on average, so that activations keep their size.
+        whiten: whether the first convolution that networks share whitens patches of the training images and
+            stays so (:func:`smash_search.train.initial.whiten_stems`).
     """
 
     depths: tuple[int, ...] = (8, 10, 4)
@@ -55,6 +57,7 @@ class HyperNetConfig:
     sharing: Literal["block", "position"] = "block"
     centred: bool = False
     gain: Literal["rows", "whole"] = "whole"
+    whiten: bool = False
 
     def __post_init__(self) -> None:
         if not self.depths or min(self.depths) < 0 or self.growth < 1 or self.compression < 1:

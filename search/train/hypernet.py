@@ -41,6 +41,7 @@ from smash_search.train.compute import (
     seed_of,
 )
 from smash_search.train.distributed import ALONE, Ranks
+from smash_search.train.initial import whiten_stems
 from smash_search.train.loop import Loop, TrainingLimits
 
 if TYPE_CHECKING:
@@ -180,6 +181,8 @@ def train(
     ranks.check(config.architectures)
     checkpoint = checkpoint if ranks.is_first else None
     device = torch.device(device)
+    if supernet.config.whiten:
+        whiten_stems(supernet, dataset)
     supernet.to(device)
     loop = _Loop(supernet, dataset, config, device, ranks, accept)
     identity = {

@@ -16,6 +16,7 @@ from smash_search.model.interpreter import Network
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
+    from smash_search.model.supernet import Supernet
 
 PATCH_IMAGES = 2000
 EPSILON = 5e-4  # added to the variances, which are 0 for patches that never vary
@@ -43,13 +44,41 @@ def whiten(network: nn.Module, dataset: Dataset) -> None:
     weight = first_convolution(network)
     if weight.dim() != 4:
         return
-    chosen = np.random.default_rng(0).permutation(len(dataset.train))[:PATCH_IMAGES]
-    images = dataset.preprocessing.normalise(torch.from_numpy(dataset.train.images[np.sort(chosen)]))
-    filters = whitening_filters(images, (weight.shape[2], weight.shape[3]))  # [C k k, C, k, k]
+    kernel = (weight.shape[2], weight.shape[3])
+    filters = whitening_filters(_patch_images(dataset), kernel)  # [C k k, C, k, k]
     half = min(len(filters), len(weight) // 2)
     both = torch.cat([filters[:half], -filters[:half]])
     weight[: 2 * half] = both.to(weight)
     weight.requires_grad_(False)
+
+
+@torch.no_grad()
+def whiten_stems(supernet: Supernet, dataset: Dataset) -> None:
+    """The same for every stem that networks of a space share, which take the first channels of it.
+
+    So the two signs of a filter stand side by side, and channels that are left are random mixtures of the
+    filters, which whiten as well. Volumes are left as they are.
+    """
+    stems = {name: weight for name, weight in supernet.filters.items() if name.startswith("stem")}
+    images = _patch_images(dataset)
+    for name in sorted(stems):
+        weight = stems[name]
+        if weight.dim() != 4:
+            continue
+        filters = whitening_filters(images, (weight.shape[2], weight.shape[3]))
+        pairs = torch.stack([filters, -filters], 1).flatten(0, 1)[: len(weight)]
+        generator = torch.Generator().manual_seed(0)
+        mixture = torch.randn(len(weight) - len(pairs), len(filters), generator=generator)
+        mixed = torch.einsum("on,n...->o...", mixture / mixture.norm(dim=1, keepdim=True), filters)
+        weight.copy_(torch.cat([pairs, mixed]))
+        weight.requires_grad_(False)
+
+
+def _patch_images(dataset: Dataset) -> Tensor:
+    """Some training images, normalised: [B, C, *S]."""
+    chosen = np.random.default_rng(0).permutation(len(dataset.train))[:PATCH_IMAGES]
+    images: Tensor = dataset.preprocessing.normalise(torch.from_numpy(dataset.train.images[np.sort(chosen)]))
+    return images
 
 
 def whitening_filters(images: Tensor, kernel: tuple[int, int]) -> Tensor:

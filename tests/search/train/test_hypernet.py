@@ -15,6 +15,7 @@ from smash_search.space.architecture import InputSpec
 from smash_search.space.space import space_for
 from smash_search.train.compute import DivergedError, load_checkpoint
 from smash_search.train.hypernet import TrainingConfig, choices_of, cosine, new_supernet, train
+from smash_search.train.initial import whiten_stems
 from tests.search.small_data import same_state, small_architecture, small_digits, with_bad_images
 
 SPEC = InputSpec(1, (8, 8))
@@ -67,6 +68,41 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     again = _supernet(seed=5)
     assert train(again, data, CONFIG, checkpoint=path).steps == CONFIG.steps
     assert same_state(whole.state_dict(), again.state_dict())
+
+
+def test_a_shared_stem_that_whitens_stays_so_and_any_two_of_its_channels_carry_different_things() -> None:
+    data = small_digits(train=192)
+    config = HyperNetConfig(depths=(2, 2), whiten=True)
+    supernet = new_supernet(SMALL, SPEC, 10, config, seed=0)
+    train(supernet, data, replace(CONFIG, average=0.9))
+    stem = supernet.filters["stem"].detach()
+    again = new_supernet(SMALL, SPEC, 10, config, seed=1)
+    whiten_stems(again, data)
+    assert torch.equal(stem, again.filters["stem"])
+    images = data.preprocessing.normalise(torch.from_numpy(data.train.images))
+    patches = torch.nn.functional.unfold(images, stem.shape[2:], stride=stem.shape[2:]).movedim(1, 2)
+    first = patches.flatten(0, 1) @ stem[:8].flatten(1).T  # four filters, both signs of each
+    torch.testing.assert_close(first[:, 0::2], -first[:, 1::2])
+    covariance = first[:, 0::2].T @ first[:, 0::2] / len(first)
+    torch.testing.assert_close(covariance, torch.eye(4), atol=0.02, rtol=0)
+
+
+def test_a_resumed_training_with_a_whitened_stem_ends_with_the_same_bits(tmp_path: Path) -> None:
+    data, path = small_digits(), tmp_path / "hypernet.pt"
+
+    def fresh(seed: int) -> Supernet:
+        return new_supernet(SMALL, SPEC, 10, HyperNetConfig(depths=(2, 2), whiten=True), seed=seed)
+
+    def stop(step: int, loss: float) -> None:
+        if step == 3:
+            raise Stop
+
+    whole, resumed = fresh(0), fresh(5)
+    train(whole, data, CONFIG)
+    with pytest.raises(Stop):
+        train(fresh(0), data, CONFIG, checkpoint=path, checkpoint_seconds=0, on_step=stop)
+    train(resumed, data, CONFIG, checkpoint=path)
+    assert same_state(whole.state_dict(), resumed.state_dict())
 
 
 def test_another_configuration_space_or_data_set_is_refused(tmp_path: Path) -> None:
