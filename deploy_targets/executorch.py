@@ -3,8 +3,9 @@
 Its packages pin each other and bring 1.5 GB, so it has an environment of its own: ``make
 target-executorch``. The batch size is fixed when it is compiled; other batches run in parts of that size.
 
-Only fp32: int8 through its quantiser fails in the partitioner ("dependency cycles") or converts for
-minutes into a file that does not load, and fp16 needs a processor with fp16 arithmetic.
+int8 is PyTorch's quantiser for XNNPACK (PT2E): int8 activations, weights with a scale per output channel,
+ranges from calibration images. Input and logits stay float; splits and means are computed at fp32. The file
+says so by a constant method of the name ``int8``. fp16 needs a processor with fp16 arithmetic.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from smash_base.errors import VerificationError
+from smash_base.errors import UsageError, VerificationError
 from smash_targets.base import (
     CompileRequest,
     CompileResult,
@@ -38,6 +39,8 @@ from smash_targets.common import (
 from smash_targets.isolation.environments import EnvironmentTarget
 
 _BYTE = 0  # as ExecuTorch numbers the type uint8
+_INT8 = "int8"  # name of the method that files of this precision have
+CALIBRATED = 256  # images
 
 
 class ExecuTorchTarget(EnvironmentTarget):
@@ -48,11 +51,11 @@ class ExecuTorchTarget(EnvironmentTarget):
     modules = {"executorch": ("executorch",), "torch": ("torch",)}
     imports_torch = True
     environment = "executorch"
-    precisions = ("fp32",)
+    precisions = ("fp32", "int8")
     precision_source = "target"
     needs_torch_program = True
     batch_note = "has one batch size; others run in parts of it"
-    compiler = ("executorch", "torch")
+    compiler = ("executorch", "torch", "torchao")
     options = ("batch",)
 
     def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:
@@ -68,8 +71,12 @@ class ExecuTorchTarget(EnvironmentTarget):
             exported = torch.export.load(source)
             module = exported.module()
             example = torch.zeros(batch, *request.signature.input_shape, dtype=input_type(exported))
+            if request.precision == "int8":
+                module = _quantised(module, example, request.calibration)
             program = to_edge_transform_and_lower(
-                torch.export.export(module, (example,)), partitioner=[XnnpackPartitioner()]
+                torch.export.export(module, (example,)),
+                partitioner=[XnnpackPartitioner()],
+                constant_methods={_INT8: True} if request.precision == "int8" else None,
             )
             left = sorted(
                 {
@@ -110,6 +117,7 @@ class ExecuTorchSession(Session):
         except RuntimeError as error:
             raise damaged(path, "ExecuTorch", error) from error
         self._batch = int(sizes[0])
+        int8 = _INT8 in self._module.method_names()
         if tuple(sizes[1:]) != signature.input_shape:
             raise damaged(path, "ExecuTorch", ValueError(f"its input is {list(sizes)}"))
         self.info = SessionInfo(
@@ -118,7 +126,7 @@ class ExecuTorchSession(Session):
             provider="XNNPACK",
             device="cpu",
             threads=native._threadpool_get_thread_count(),
-            precision="fp32",
+            precision="int8" if int8 else "fp32",
         )
 
     def run(self, batch: np.ndarray) -> np.ndarray:
@@ -136,3 +144,25 @@ class ExecuTorchSession(Session):
             raise VerificationError("ExecuTorch failed to run the network", received=error) from error
         result: np.ndarray = logits.numpy()
         return result
+
+
+def _quantised(module: Any, example: Any, calibration: np.ndarray | None) -> Any:
+    """The module with Q/DQ around what XNNPACK computes in int8; ranges come from the calibration images."""
+    if calibration is None:
+        raise UsageError("int8 needs calibration images", hint="Freeze the bundle with its data.")
+    import torch
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    quantiser = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    prepared = prepare_pt2e(torch.export.export(module, (example,)).module(), quantiser)
+    batch = len(example)
+    images = calibration[:: max(1, len(calibration) // CALIBRATED)][:CALIBRATED]
+    whole = np.resize(images, (-(-len(images) // batch) * batch, *images.shape[1:]))  # the first ones again
+    with torch.no_grad():
+        for part in whole.reshape(-1, batch, *images.shape[1:]):
+            prepared(torch.from_numpy(part))
+    return convert_pt2e(prepared)

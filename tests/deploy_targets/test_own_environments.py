@@ -17,6 +17,7 @@ from smash_base.errors import InvalidInputError, MissingRuntimeError, SmashError
 from smash_export.export.torch_program import export_program
 from smash_targets.base import SessionOptions, get_target
 from smash_targets.isolation.environments import EnvironmentTarget
+from smash_targets.litert import LiteRtSession
 from tests.deploy_targets.inputs import IMAGES, SIGNATURE
 from tests.deploy_targets.networks import Sources
 
@@ -87,12 +88,15 @@ def test_a_network_that_takes_bytes(name: str, sources: Sources, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_litert_int8(compiled: Callable[..., Path], sources: Sources) -> None:
-    target = needs_compiler("litert")
-    with target.open(compiled("litert", "int8"), SIGNATURE, SessionOptions(threads=1)) as session:
+@pytest.mark.parametrize("name", NAMES)
+def test_int8_follows_the_network(name: str, compiled: Callable[..., Path], sources: Sources) -> None:
+    target = needs_compiler(name)
+    with target.open(compiled(name, "int8"), SIGNATURE, SessionOptions(threads=1)) as session:
         assert session.info.precision == "int8"
         difference = np.abs(session.run(IMAGES) - sources.logits).max()
         assert 0 < difference < 0.1 * np.ptp(sources.logits)
+        if isinstance(session, LiteRtSession):  # images and answers are bytes in the file
+            assert session._input["dtype"] is session._output["dtype"] is np.int8
 
 
 @pytest.mark.slow
