@@ -641,10 +641,11 @@ class _Search:
         finalists = choose(scored, config, *self._by_latency(scored))
 
         def propose(number: int, results: Sequence[tuple[Finalist, Trained]]) -> list[Finalist]:
-            added = self._propose(number, results, scored, evaluator)
-            scored.extend(added)
-            latencies.update(self._latencies(added))
-            return [proposed_finalist(entry, number + 1) for entry in added]
+            entering = self._propose(number, results, scored, evaluator)
+            known = {entry.candidate.architecture.key for entry in scored}
+            scored.extend(entry for entry in entering if entry.candidate.architecture.key not in known)
+            latencies.update(self._latencies(entering))
+            return [proposed_finalist(entry, number + 1) for entry in entering]
 
         entering = len(finalists) + config.rounds * config.per_round
         return self._rungs(finalists, "finalists", workers, latencies, propose, entering)
@@ -656,8 +657,17 @@ class _Search:
         scored: Sequence[Scored],
         evaluator: Evaluator,
     ) -> list[Scored]:
-        """New networks within the limits for the next round of the first rung, measured and scored."""
+        """Networks within the limits for the next round of the first rung, measured and scored.
+
+        New ones, and those of ``scored`` that no round has trained.
+        """
         seen = {entry.candidate.architecture.key for entry in scored}
+        trained = {finalist.architecture.key for finalist, _ in results}
+        waiting = {
+            entry.candidate.architecture.key: entry
+            for entry in scored
+            if entry.score and not entry.refused and entry.candidate.architecture.key not in trained
+        }
         observations = [
             Observation(finalist.architecture, self._cost(finalist.architecture), trained.error)
             for finalist, trained in results
@@ -683,12 +693,17 @@ class _Search:
             seed=seed_of(self.config.seed, 0x920, number),
             fits=fits,
             cost=self._cost,
+            waiting=[entry.candidate for entry in waiting.values()],
         )
         kept: list[Candidate] = []
         for candidate in candidates:  # the model predicts latency; measurement decides
-            if len(kept) < wanted and self._refusal(candidate.architecture) is None:
+            is_measured = candidate.architecture.key in waiting
+            if len(kept) < wanted and (is_measured or self._refusal(candidate.architecture) is None):
                 kept.append(candidate)
-        return [entry for entry in evaluator.evaluate(kept) if entry.refused is None]
+        new = [candidate for candidate in kept if candidate.architecture.key not in waiting]
+        judged = waiting | {entry.candidate.architecture.key: entry for entry in evaluator.evaluate(new)}
+        entering = [judged[candidate.architecture.key] for candidate in kept]
+        return [entry for entry in entering if entry.refused is None]
 
     def _learn_latency(self, scored: Sequence[Scored], evaluator: Evaluator) -> None:
         """Predict latency from all that was measured so far.

@@ -51,6 +51,8 @@ HISTORY_POINTS = 100  # of the loss over a whole training
 WARMUP = 0.02  # share of the steps
 MOMENTUM = 0.9  # of SGD
 ATTEMPTS = 200  # draws for one slot, where only some are acceptable
+# Acceptable draws that later slots take again, where draws are refused: a share of all, within bounds.
+KEPT_SHARE, LEAST_KEPT, MOST_KEPT = 0.25, 256, 4096
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ class _Loop(Loop[Stretch]):
         self._batches = Batches(seed_of(config.seed, 0xDA7A), len(self._feed), config.batch)
         self._parts = 1  # of a batch, after the memory of a GPU was too small
         self._drawn: list[tuple[int, Architecture]] = []  # of the present step
+        self._kept: dict[int, Architecture] = {}  # acceptable draws by their slot
         self.counts: Counter[str] = Counter()
 
     def rate(self) -> float:
@@ -272,16 +275,25 @@ class _Loop(Loop[Stretch]):
         slots = range(first, first + config.architectures)
         if self._accept is None:
             return [(slot, space.draw(config.seed, slot, progress)) for slot in slots]
-        return [(slot, self._accepted(slot, progress)) for slot in slots]
+        return [(slot, self._accepted(slot)) for slot in slots]
 
-    def _accepted(self, slot: int, progress: float) -> Architecture:
-        """The first acceptable one of the draws that belong to a slot; the last one where none is."""
+    def _accepted(self, slot: int) -> Architecture:
+        """The first acceptable one of the draws that belong to a slot; the last one where none is.
+
+        Near a tight limit one draw in a hundred is acceptable, and finding one takes longer than training on
+        it, so that slots after the first ones begin with those again.
+        """
+        config, space = self._config, self._supernet.space
         assert self._accept is not None
-        for attempt in range(ATTEMPTS):
-            drawn = self._supernet.space.draw(self._config.seed, slot * ATTEMPTS + attempt, progress)
-            if self._accept(drawn):
-                break
-        return drawn
+        kept = round(KEPT_SHARE * config.steps * config.architectures)
+        slot %= min(max(kept, LEAST_KEPT), MOST_KEPT)
+        if slot not in self._kept:
+            progress = slot // config.architectures / config.steps
+            for attempt in range(ATTEMPTS):
+                self._kept[slot] = drawn = space.draw(config.seed, slot * ATTEMPTS + attempt, progress)
+                if self._accept(drawn):
+                    break
+        return self._kept[slot]
 
     def _gradients(self, drawn: list[tuple[int, Architecture]], share: int) -> Tensor:
         """Fill in gradients of the loss, divided by ``share``: the architectures of all ranks.

@@ -8,6 +8,7 @@ from smash_search.rank.proposals import ErrorModel, Observation, propose
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import Cost, cost_of
 from smash_search.space.space import space_for
+from smash_search.strategies import Candidate
 
 SPEC = InputSpec(3, (32, 32))
 SPACE = space_for(SPEC, "edge")
@@ -64,3 +65,17 @@ def test_proposals_are_better_than_draws_new_within_limits_and_reproducible() ->
 
 def test_nothing_is_proposed_where_nothing_fits() -> None:
     assert propose(observed(4), 3, space=SPACE, seed=0, fits=lambda _: False, cost=cost) == []
+
+
+def test_what_was_scored_and_not_trained_is_chosen_where_it_promises_more() -> None:
+    by_error = sorted((SPACE.draw(4, slot) for slot in range(200)), key=error)
+    waiting = [Candidate(by_error[0], "known"), Candidate(by_error[-1], "known")]
+
+    def proposed(wanted: int, fits: bool) -> list[Candidate]:
+        return propose(
+            observed(40), wanted, space=SPACE, seed=0, fits=lambda _: fits, cost=cost, waiting=waiting
+        )
+
+    assert proposed(1, fits=False) == [waiting[0]]
+    assert proposed(2, fits=False) == waiting
+    assert waiting[1] not in proposed(8, fits=True)

@@ -11,7 +11,7 @@ import torch
 from smash_base.errors import InvalidInputError, UsageError
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.supernet import Supernet
-from smash_search.space.architecture import InputSpec
+from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.space import space_for
 from smash_search.train.compute import DivergedError, load_checkpoint
 from smash_search.train.hypernet import TrainingConfig, choices_of, cosine, new_supernet, train
@@ -102,6 +102,32 @@ def test_a_resumed_training_with_a_whitened_stem_ends_with_the_same_bits(tmp_pat
     with pytest.raises(Stop):
         train(fresh(0), data, CONFIG, checkpoint=path, checkpoint_seconds=0, on_step=stop)
     train(resumed, data, CONFIG, checkpoint=path)
+    assert same_state(whole.state_dict(), resumed.state_dict())
+
+
+def test_where_draws_are_refused_the_first_acceptable_ones_come_again_and_a_resumed_training_has_them_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smash_search.train.hypernet.LEAST_KEPT", 3)
+    asked: list[str] = []
+    data, path = small_digits(), tmp_path / "hypernet.pt"
+
+    def accept(architecture: Architecture) -> bool:
+        asked.append(architecture.key)
+        return len(architecture.blocks[0].ops) == 2
+
+    def stop(step: int, loss: float) -> None:
+        if step == 3:
+            raise Stop
+
+    whole, resumed = _supernet(), _supernet(seed=5)
+    expected = train(whole, data, CONFIG, accept=accept)
+    assert expected.counts["block 0 ops 2"] == CONFIG.steps * CONFIG.architectures
+    assert len(asked) == len(set(asked))  # three are looked for, once
+    with pytest.raises(Stop):
+        train(_supernet(), data, CONFIG, checkpoint=path, checkpoint_seconds=0, on_step=stop, accept=accept)
+    result = train(resumed, data, CONFIG, checkpoint=path, accept=accept)
+    assert result.counts == expected.counts
     assert same_state(whole.state_dict(), resumed.state_dict())
 
 
