@@ -1,15 +1,16 @@
 """The longest time without a word on a terminal, command by command, on a folder of pictures.
 
-    python -m benchmarks.silence --data cifar10:DIR [--images N] [--time 5m] [--folder DIR] [--only NAME;..]
+    python -m benchmarks.silence --data cifar10:DIR [--images N] [--time 5m] [--folder DIR] [--resume]
 
-Pictures of the data set are written as PNG files, one folder per class. Then ``run`` goes from them to a
-measured bundle, and its stages follow as commands of their own, each in a terminal of its own. What stood
-there before the longest silence is kept beside it: the place to mend.
+Pictures of the data set are written as PNG files, one folder per class. Every command from them to a
+measured bundle has a terminal of its own, and at last ``run`` does all of it with a quarter of the pictures.
+What stood there before the longest silence is kept beside it: the place to mend.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -20,21 +21,20 @@ from benchmarks.record import record
 from benchmarks.terminal import in_terminal
 
 SILENCE = 2.0
+PICTURES = ("pictures", "pictures-few")
 
 
-def commands(data: str, folder: Path, duration: str) -> dict[str, list[str]]:
+def commands(folder: Path, duration: str) -> dict[str, list[str]]:
     """Words of each command, by name, in an order in which each finds what it needs."""
+    data, few = (f"folder:{folder / name}" for name in PICTURES)
     whole, search, bundle = folder / "whole", folder / "search", folder / "bundle"
     train = ["--data", data, "--device", "cpu"]
-    run = ["run", *train, "--max-latency", "5ms", "--precision", "int8", "--space", "edge-tiny"]
-    run += ["--time", duration]
+    run = ["run", "--data", few, "--device", "cpu", "--max-latency", "5ms", "--precision", "int8"]
+    run += ["--space", "edge-tiny", "--time", duration]
     small = ["--steps", "60", "--candidates", "8", "--finalists", "2", "--per-round", "1", "--rungs", "1,2"]
     adopted = ["--labels", str(folder / "labels.txt"), "--output", str(folder / "adopted"), "--force"]
-    freeze = ["freeze", "--arch", str(search / "best.json"), "--weights", "retrain", "--epochs", "2"]
+    freeze = ["freeze", "--arch", str(search / "best.json"), "--epochs", "2", "--force"]
     return {
-        "run": [*run, "--out", str(whole)],
-        "run again": [*run, "--out", str(whole)],
-        "run, dry": [*run, "--out", str(folder / "dry"), "--dry-run"],
         "search": ["search", *train, "--run", str(search), "--max-latency", "5ms", *small],
         "freeze": [*freeze, *train, "--out", str(bundle)],
         "compile fp32": ["compile", str(bundle), "--target", "onnxruntime"],
@@ -50,6 +50,8 @@ def commands(data: str, folder: Path, duration: str) -> dict[str, list[str]]:
         "inspect": ["inspect", str(bundle)],
         "datasets": ["datasets", data],
         "space": ["space", "--data", data],
+        "run": [*run, "--out", str(whole)],
+        "run again": [*run, "--out", str(whole)],
     }
 
 
@@ -60,23 +62,29 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--time", default="5m")
     parser.add_argument("--folder", type=Path, default=Path("runs/silence"))
-    parser.add_argument("--only", default="", help="names of commands; nothing is recorded")
+    parser.add_argument("--resume", action="store_true", help="keep what an earlier process measured")
     arguments = parser.parse_args()
-    only = [name for name in arguments.only.split(";") if name]
     folder: Path = arguments.folder
-    pictures = folder / "pictures"
-    if not only:
+    if not arguments.resume:
         shutil.rmtree(folder, ignore_errors=True)
-    if not pictures.exists():
-        pictures.mkdir(parents=True)
-        write_pictures(arguments.data, pictures, arguments.images)
-        (folder / "labels.txt").write_text("\n".join(sorted(path.name for path in pictures.iterdir())))
-    rows = []
-    for name, words in commands(f"folder:{pictures}", folder, arguments.time).items():
-        if not only or name in only:
+    make_pictures(arguments.data, folder, arguments.images)
+    kept = folder / "rows.json"
+    rows = json.loads(kept.read_text()) if kept.exists() else []
+    for name, words in commands(folder, arguments.time).items():
+        if name not in {row["command"] for row in rows}:
             rows.append(measured(name, words))
-    if not only:
-        write(rows, arguments.images)
+            kept.write_text(json.dumps(rows))
+    write(rows, arguments.images)
+
+
+def make_pictures(data: str, folder: Path, images: int) -> None:
+    """Two folders of pictures, and the names of the classes."""
+    for name, count in zip(PICTURES, (images, images // 4), strict=True):
+        if not (folder / name).exists():
+            (folder / name).mkdir(parents=True)
+            write_pictures(data, folder / name, count)
+    classes = sorted(path.name for path in (folder / PICTURES[0]).iterdir())
+    (folder / "labels.txt").write_text("\n".join(classes))
 
 
 def measured(name: str, words: list[str]) -> dict[str, Any]:

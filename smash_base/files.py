@@ -331,10 +331,15 @@ def exclusive(folder: Path | str, *, purpose: str) -> Iterator[None]:
     """Hold a folder for one process; the lock ends with the process, however it ends.
 
     Raises:
-        UsageError: another process holds the folder.
+        UsageError: another process holds the folder, or a file has its name.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(
+            f"{folder} is a file", expected="a folder", hint=f"Give this {purpose} another folder."
+        ) from None
     with open(folder / ".lock", "a+") as stream:
         if not lock(stream.fileno()):
             stream.seek(0)

@@ -62,9 +62,11 @@ class Augmentation:
             raise InvalidInputError(
                 "augmentation flip", expected="true, false or alternate", received=self.flip
             )
+        if not isinstance(self.trivial, bool):
+            raise InvalidInputError("augmentation trivial", expected="true or false", received=self.trivial)
         for name in ("mixup", "cutmix"):
             alpha = getattr(self, name)
-            if not 0 <= alpha < float("inf"):
+            if not isinstance(alpha, int | float) or not 0 <= alpha < float("inf"):
                 raise InvalidInputError(f"augmentation {name}", expected="0 or more", received=alpha)
             if alpha and self.classes < 2:
                 raise InvalidInputError(

@@ -13,6 +13,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -231,11 +232,20 @@ class Ahead(Generic[Made]):
 
 
 def augmentation_of(arguments: Mapping[str, Any]) -> Augmentation | None:
-    """The augmentation of a recipe; None for none."""
+    """The augmentation of a recipe; None for none.
+
+    Raises:
+        InvalidInputError: there is no such augmentation, or it cannot be of that size.
+    """
     if not arguments:
         return None
     from smash_search.data.augment import Augmentation
 
+    known = [entry.name for entry in fields(Augmentation) if entry.name != "classes"]
+    if unknown := sorted(set(arguments) - {*known, "classes"}):
+        raise InvalidInputError(
+            "there is no such augmentation", expected=", ".join(known), received=unknown[0]
+        )
     return Augmentation(**arguments)
 
 

@@ -44,6 +44,7 @@ from smash_search.train.recipes import Schedule
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset, Split
+    from smash_search.data.augment import Augmentation
 
 EVALUATION_BATCH = 512
 PROBED_STEPS = 8
@@ -186,6 +187,11 @@ def within(recipe: Recipe, images: int, seconds: float, per_step: float) -> Reci
     return replace(recipe, epochs=int(np.clip(seconds / per_epoch, 1, MOST_EPOCHS)), seconds=seconds)
 
 
+def augmentation_for(recipe: Recipe, classes: int) -> Augmentation | None:
+    """What is done to training batches of that many classes; raises InvalidInputError where it cannot be."""
+    return augmentation_of({"classes": classes, **recipe.augmentation} if recipe.augmentation else {})
+
+
 def prepare(network: nn.Module, dataset: Dataset, recipe: Recipe) -> None:
     """Give a network the initial weights that a recipe asks for."""
     if recipe.identity:
@@ -222,8 +228,7 @@ class _Loop(Loop[Epoch]):
         self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
         if feed.targets is not None and _mixes(recipe):
             raise UsageError("classes that do not exclude each other", expected="neither mixup nor cutmix")
-        augmentation = {"classes": classes, **recipe.augmentation} if recipe.augmentation else {}
-        self._augmentation = augmentation_of(augmentation)
+        self._augmentation = augmentation_for(recipe, classes)
         labels = feed.labels.cpu().numpy()
         sampled = labels if recipe.balance == "sampling" else None
         self._batches = Batches(recipe.seed, len(feed), recipe.batch, sampled)

@@ -129,8 +129,11 @@ class Recipe:
     def from_json(cls, value: Any) -> Recipe:
         """Read :meth:`to_json` back; raises InvalidInputError for unknown fields."""
         names = {entry.name for entry in fields(cls)}
-        if not isinstance(value, dict) or set(value) - names:
+        if not isinstance(value, dict):
             raise InvalidInputError("recipe", expected=", ".join(sorted(names)), received=value)
+        if unknown := sorted(set(value) - names):
+            expected = ", ".join(sorted(names))
+            raise InvalidInputError("a recipe has no such value", expected=expected, received=unknown[0])
         return cls(**value)
 
 

@@ -131,11 +131,13 @@ def _tell(output: Output, plan: Plan, folder: Path, job: Job | None) -> None:
     output.table("Search", ["what", "value"], list(map(list, plan.searched.items())))
     done = len(job.done) if job else 0
     rows: list[list[object]] = [
-        [stage.name, "done" if index < done else duration_words(stage.seconds), command_line(stage)]
+        [stage.name, "done" if index < done else duration_words(stage.seconds)]
         for index, stage in enumerate(plan.stages)
     ]
     left = sum(stage.seconds for stage in plan.stages[done:])
-    output.table(f"{folder}: about {duration_words(left)}", ["stage", "time", "command"], rows)
+    output.table(f"{folder}: about {duration_words(left)}", ["stage", "time"], rows)
+    for stage in plan.stages[done:]:
+        output.text(command_line(stage))  # no cell of a table: what is folded there cannot be pasted
 
 
 def _do(output: Output, job: Job, dataset: Dataset) -> None:

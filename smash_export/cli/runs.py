@@ -34,6 +34,8 @@ def command(folders: tuple[Path, ...], output: Output) -> None:
         for run in found
     ]  # fmt: skip
     output.table("Searches", columns, rows)
+    if not found:
+        output.note("no searches here; start one: smash-export search --data digits")
     measured = [_latency(run) for run in found if run.latency is not None or run.within is not None]
     if measured:
         output.table("Latency", ["run", "latency", "candidates within the limit", "beyond it"], measured)

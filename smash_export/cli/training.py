@@ -39,6 +39,7 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
     """The recipe asked for, with every value that was given beside it."""
     from smash_export.cli.compile import read_options
     from smash_export.export.freeze import default_recipe, recipe_with
+    from smash_search.train.network import augmentation_for
     from smash_search.train.recipes import AUTO, Recipe, recipe_for
 
     if values["recipe_name"] == AUTO:
@@ -57,7 +58,9 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
             "augmentation": augmentation(values["augment"]),
         },
     )
-    return Recipe.from_json({**recipe.to_json(), **read_options(values["settings"])})
+    recipe = Recipe.from_json({**recipe.to_json(), **read_options(values["settings"])})
+    augmentation_for(recipe, len(dataset.classes))  # refused before anything is trained
+    return recipe
 
 
 def augmentation(text: str | None) -> JsonObject | None:
@@ -140,7 +143,7 @@ def announced(
     from smash_search.train.compute import pick_device
     from smash_search.train.network import seconds_per_step, within
 
-    with output.progress("measuring a few steps", None):
+    with output.progress("timing a few steps", None):
         per_step = seconds_per_step(network, dataset, recipe, pick_device(values["device"]))
     images = len(dataset.train)
     if seconds:

@@ -224,7 +224,9 @@ def configure(
         hypernet=HyperNetConfig(**_merged(defaults["hypernet"], hypernet)),
         training=_training(defaults["training"], training, epochs, len(dataset.train)),
         scoring=ScoringConfig(**_merged(defaults["scoring"], scoring)),
-        finalists=_finalists(entering, recipe_for(recipe, dataset, seed), recipe_values or {}),
+        finalists=_finalists(
+            entering, recipe_for(recipe, dataset, seed), recipe_values or {}, len(dataset.classes)
+        ),
         measured=measured or {},
         latency_limits=tuple(
             sorted((Limit(*pair) for pair in (latency_limits or {}).items()), key=lambda x: x.milliseconds)
@@ -292,13 +294,17 @@ def _entering(finalists: dict[str, Any], known: int, measured: JsonObject) -> di
     return entering
 
 
-def _finalists(entering: dict[str, Any], recipe: Recipe, changes: dict[str, Any]) -> FinalistsConfig:
+def _finalists(
+    entering: dict[str, Any], recipe: Recipe, changes: dict[str, Any], classes: int
+) -> FinalistsConfig:
     """How finalists are trained: by the recipe, changed where somebody says so.
 
     Raises:
         UsageError: a change of what the rungs decide.
+        InvalidInputError: a recipe that cannot be; said before a HyperNet is trained.
     """
     from smash_search.rank.finalists import OF_THE_RUNGS, FinalistsConfig
+    from smash_search.train.network import augmentation_for
     from smash_search.train.recipes import Recipe
 
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -309,7 +315,9 @@ def _finalists(entering: dict[str, Any], recipe: Recipe, changes: dict[str, Any]
             received=f"{refused[0]}={changes[refused[0]]}",
             hint="Pass --rungs, --finalist-images or --seed.",
         )
-    return FinalistsConfig(**entering, recipe=Recipe.from_json({**recipe.to_json(), **changes}))
+    changed = Recipe.from_json({**recipe.to_json(), **changes})
+    augmentation_for(changed, classes)
+    return FinalistsConfig(**entering, recipe=changed)
 
 
 def _rungs_of(recipe: str, rungs: tuple[int, ...]) -> tuple[int, ...]:

@@ -256,6 +256,9 @@ def test_a_folder_is_held_by_one_process_and_freed_by_its_death(tmp_path):
     process.wait()
     with files.exclusive(tmp_path, purpose="run"):
         pass
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"), files.exclusive(tmp_path / "file", purpose="run"):
+        pass
 
 
 def test_sha256(tmp_path):

@@ -187,6 +187,9 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--max-parameters", "5"], 5, "smallest found"),
         (["--strategy", "magic"], 2, "evolution"),
         (["--device", "tpu"], 2, "unknown device"),
+        (["--augment", "blur=1"], 6, "expected pad_crop"),
+        (["--augment", "mixup=much"], 6, "mixup"),
+        (["--set", "speed=1"], 6, "received speed"),
     ],
 )
 def test_wrong_options_are_one_clear_line(

@@ -188,7 +188,7 @@ def make_plan(
     def planned(factor: float, epochs: int) -> Plan:
         sized, last = scaled(config, factor), replace(recipe, epochs=epochs)
         stages = _stages(request, dataset, folder, units, sized, last)
-        return Plan(images.facts(), _searched(sized, last, units), stages)
+        return Plan(images.facts(), _searched(request, sized, last, units), stages)
 
     if request.seconds is None:
         return planned(1.0, recipe.epochs)
@@ -206,12 +206,13 @@ def _stages(
     if request.elsewhere:
         search.insert(0, Part("latency on", TABLE_NETWORKS * ELSEWHERE))
     there = request.elsewhere
+    training = training_part("retrain", recipe, dataset, units)
     return (
         Stage("search", _search_words(request, folder, config), tuple(search)),
         Stage(
             "freeze",
-            _freeze_words(request, folder, recipe),
-            (training_part("retrain", recipe, dataset, units), Part("exporting", EXPORT)),
+            _freeze_words(request, folder, recipe, training.seconds),
+            (training, Part("exporting", EXPORT)),
         ),
         *(
             Stage(
@@ -256,20 +257,26 @@ def _search_words(request: Request, folder: Path, config: SearchConfig) -> tuple
     return (*words, *request.elsewhere)
 
 
-def _freeze_words(request: Request, folder: Path, recipe: Recipe) -> tuple[str, ...]:
+def _freeze_words(request: Request, folder: Path, recipe: Recipe, seconds: float) -> tuple[str, ...]:
+    """The pick's own size is known after the search only: in a plan of a given time its training gets its
+    seconds, and as many epochs as they allow."""
     words = ["freeze", "--arch", str(folder / "search" / "best.json"), "--weights", "retrain"]
-    words += ["--data", request.data, "--out", str(folder / "bundle"), "--epochs", str(recipe.epochs)]
+    words += ["--data", request.data, "--out", str(folder / "bundle")]
+    if request.seconds is None:
+        words += ["--epochs", str(recipe.epochs)]
+    else:
+        words += ["--time", f"{max(1.0, seconds):.0f}s"]
     return (*words, "--seed", str(request.seed), "--device", request.device, "--force")
 
 
-def _searched(config: SearchConfig, recipe: Recipe, units: Units) -> dict[str, str]:
+def _searched(request: Request, config: SearchConfig, recipe: Recipe, units: Units) -> dict[str, str]:
     finalists = config.finalists
     facts = {
         "space": str(config.space),
         "HyperNet": f"{config.training.steps:,} updates",
         "candidates": f"{config.candidates:,}",
         "finalists": f"{finalists.entering}, epochs {','.join(map(str, finalists.rungs))}",
-        "last training": f"{recipe.epochs} epochs",
+        "last training": f"{'about ' * (request.seconds is not None)}{recipe.epochs} epochs",
     }
     if units.measurement:
         facts["candidates"] += ", measured"

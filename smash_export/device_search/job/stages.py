@@ -79,6 +79,8 @@ class Job:
             UsageError: it is another one, or the folder holds something else.
             InvalidInputError: its run.json is damaged.
         """
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file", expected="a folder", hint="Choose another --out.")
         path = folder / STATE
         if not path.exists():
             if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):

@@ -60,6 +60,7 @@ def test_one_command_makes_a_bundle_and_a_page_and_goes_on_where_it_stopped(
     told = capsys.readouterr()
     for part in ("training", "validation", "HyperNet", "candidates", "smash-export freeze"):
         assert part in told.out, "said before it starts"
+    assert f"smash-export verify {folder / 'bundle'}" in told.out.splitlines(), "a line to paste"
     state = json.loads((folder / "run.json").read_text())
     assert [entry["stage"]["name"] for entry in state["done"]] == ["search", "freeze"]
     best = (folder / "search" / "best.json").stat().st_mtime_ns
@@ -97,13 +98,18 @@ def test_a_dry_run_says_everything_and_writes_nothing(
     assert names == ["search", "freeze", "compile fp32", "verify", "bench", "compare"]
     search, freeze = (stage["words"] for stage in told["stages"][:2])
     assert search[search.index("--max-macs") + 1] == "300000"
-    assert freeze[freeze.index("--epochs") + 1] == "8", "four times the default: there is time"
+    assert told["searched"]["last training"] == "about 8 epochs", "four times the default: there is time"
+    expected = dict(told["stages"][1]["parts"])["retrain"]
+    assert float(freeze[freeze.index("--time") + 1].rstrip("s")) == pytest.approx(max(1, expected), abs=0.6)
     assert told["images"]["splits"] == "train 1,078, validation 360, test 359"
     assert not folder.exists()
     folder.mkdir()
     (folder / "notes.txt").touch()
     assert run([*words, "--quiet"]) == 2
     assert "other files" in capsys.readouterr().err
+    words[words.index(str(folder))] = str(folder / "notes.txt")
+    assert run([*words, "--quiet"]) == 2
+    assert "is a file" in capsys.readouterr().err
 
 
 @pytest.mark.slow
