@@ -185,19 +185,19 @@ def interleaved(sessions: list[Session], images: list[np.ndarray] | None = None)
     return [float(np.percentile(found, 15)) for found in times]
 
 
-def speeds(runtimes: list[str]) -> dict[str, dict[str, Any]]:
-    """Per runtime and network: :func:`speed`."""
+def speeds(runtimes: list[str], most: int) -> dict[str, dict[str, Any]]:
+    """Per runtime and network: :func:`speed`; of the first networks, at most so many."""
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as name:
         for runtime in runtimes:
             found[runtime] = {}
-            for index, (network, architecture) in enumerate(networks().items()):
+            for index, (network, architecture) in enumerate(itertools.islice(networks().items(), most)):
                 found[runtime][network] = speed(architecture, runtime, Path(name) / runtime / str(index))
                 print(runtime, network, found[runtime][network], flush=True)
     return found
 
 
-def trained(path: Path, data: str) -> dict[str, Any]:
+def trained(path: Path, data: str, runtimes: list[str]) -> dict[str, Any]:
     """Every CPU runtime's int8 file of a bundle with high effort: accuracy lost on all test images, its time.
 
     Times are processor time as in :func:`speed`, beside frozen TorchScript at fp32.
@@ -207,7 +207,7 @@ def trained(path: Path, data: str) -> dict[str, Any]:
         bundle = Bundle.open(Path(name) / "bundle")
         made: dict[str, dict[str, Any]] = {}
         opened = {"torchscript": _session(compile_bundle(bundle, "torchscript", "fp32"), bundle)}
-        for runtime in TRAINED_ON:
+        for runtime in runtimes:
             try:
                 file = compile_bundle(bundle, runtime, "int8", data=data, effort="high")
             except VerificationError as error:
@@ -225,13 +225,13 @@ def trained(path: Path, data: str) -> dict[str, Any]:
         return {"torchscript_ms": round(times["torchscript"], 4), "int8": made}
 
 
-def kept(folder: Path | None, path: Path, data: str) -> dict[str, Any]:
+def kept(folder: Path | None, path: Path, data: str, runtimes: list[str]) -> dict[str, Any]:
     """:func:`trained`, or what an interrupted run measured."""
     if folder is None:
-        return trained(path, data)
+        return trained(path, data, runtimes)
     file = folder / f"{path.name}.json"
     if not file.exists():
-        files.write_json(file, trained(path, data))
+        files.write_json(file, trained(path, data, runtimes))
     found: dict[str, Any] = json.loads(file.read_text())
     return found
 
@@ -243,14 +243,16 @@ def _session(file: CompiledFile, bundle: Bundle) -> Session:
 def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runtimes", nargs="*", help="to time; all networks of this file")
+    parser.add_argument("runtimes", nargs="*", help="to time")
+    parser.add_argument("--networks", type=int, default=len(KNOWN) + DRAWS, help="how many to time")
     parser.add_argument("--results", default="int8", help="name of the results; gates belong to int8")
     parser.add_argument("--bundle", action="append", type=Path, default=[], help="a trained 3x32x32 network")
+    parser.add_argument("--compile-for", action="append", help="a runtime for --bundle")
     parser.add_argument("--kept", type=Path, help="folder of what was measured of bundles, to go on from")
     parser.add_argument("--data", default="cifar10:data", help="its labelled images, for --bundle")
     arguments = parser.parse_args()
     gates = {str(images): judged(images) for images in SAMPLES} if arguments.results == "int8" else {}
-    measured_speeds = speeds(arguments.runtimes)
+    measured_speeds = speeds(arguments.runtimes, arguments.networks)
     goals: list[dict[str, Any]] = []
     for images, counts in gates.items():
         refused = counts["right refused"] / counts["right"]
@@ -272,7 +274,10 @@ def main() -> None:
         what = f"{runtime}: int8 over fp32, median of {len(found)} networks of 5 to 40 MMACs"
         limit = LIMITS.get(runtime, 0.5)
         goals.append(_goal(what, f"<= {limit}x", round(ratio, 3), ratio <= limit, None))
-    bundles = {path.name: kept(arguments.kept, path, arguments.data) for path in arguments.bundle}
+    compiled_for = arguments.compile_for or list(TRAINED_ON)
+    bundles = {
+        path.name: kept(arguments.kept, path, arguments.data, compiled_for) for path in arguments.bundle
+    }
     goals += _trained_goals(bundles)
     parts = {"gates": gates, "speed": measured_speeds, "trained": bundles}
     record(arguments.results, {name: part for name, part in parts.items() if part}, goals)
