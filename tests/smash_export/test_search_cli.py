@@ -23,7 +23,7 @@ SMALL = [
 ]
 
 
-def test_every_space_has_a_preset_and_every_strategy_a_name() -> None:
+def test_every_space_has_defaults_and_every_strategy_a_name() -> None:
     assert list(SPACE_DEFAULTS) == list(SPACES)
     assert list(STRATEGIES) == list(strategies.STRATEGIES)
 

@@ -139,3 +139,25 @@ def test_five_files_add_a_kind_of_operation(tree: Path) -> None:
     tests = (IN_SPACE, IN_JSON, IN_COST, IN_CODE, IN_FOLDING, IN_SUPERNET, IN_QAT, IN_ONNX)
     code, said = outcome(tree, *tests)
     assert code == 0, said[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("forgotten", "test", "words"),
+    [
+        (f"{SPACE}/space.py", IN_SPACE, "unexpected keyword argument 'again'"),
+        (f"{SPACE}/encoding.py", IN_CODE, "{'Op.again'} not in the code"),
+        ("search/model/interpreter.py", IN_COST, "test_parameters_and_macs_are_those_of_a_forward_pass"),
+        ("smash_export/export/onnx_writer.py", IN_ONNX, "assert difference <= 1e-5"),
+    ],
+)
+def test_a_forgotten_file_is_found(tree: Path, forgotten: str, test: str, words: str) -> None:
+    """Without the first of the five there is no new kind to forget."""
+    whole = (tree / forgotten).read_text()
+    shutil.copyfile(ROOT / forgotten, tree / forgotten)
+    try:
+        code, said = outcome(tree, test)
+    finally:
+        (tree / forgotten).write_text(whole)
+    assert code
+    assert words in said, said[-3000:]
