@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -134,12 +134,29 @@ class Job:
         Args:
             command: runs the words of one; its errors pass through.
         """
-        for stage in self.missing:
+        for planned in self.missing:
+            stage = self._in_time(planned)
             begin = time.monotonic()
             result = command(stage.words)
             self.done.append(Done(stage, time.monotonic() - begin, result))
             self.save()
             yield self.done[-1]
+
+    def _in_time(self, stage: Stage) -> Stage:
+        """The last training of a run of given time gets what the search left of it, at least half of its own.
+
+        A function of run.json, so that a training that was interrupted goes on with the same time.
+        """
+        if self.request.seconds is None or "--time" not in stage.words:
+            return stage
+        number = self.plan.stages.index(stage)
+        training, *others = stage.parts
+        rest = sum(part.seconds for part in others) + sum(it.seconds for it in self.plan.stages[number + 1 :])
+        left = self.request.seconds - sum(done.seconds for done in self.done) - rest
+        seconds = max(left, training.seconds / 2, 1.0)
+        words = list(stage.words)
+        words[words.index("--time") + 1] = f"{seconds:.0f}s"
+        return replace(stage, words=tuple(words), parts=(replace(training, seconds=seconds), *others))
 
     def outcome(self, name: str, kind: type[Outcome]) -> Outcome:
         """What the stage of that name gave."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
-from smash_export.device_search.job.plan import Plan, Request, request_json
-from smash_export.device_search.job.stages import SCHEMA, STATE, Job
+from smash_export.device_search.job.plan import Plan, Request, Stage, request_json
+from smash_export.device_search.job.stages import SCHEMA, STATE, Done, Job
 from smash_export.device_search.plan import (
     WHOLE,
     Units,
@@ -24,6 +26,7 @@ from smash_export.device_search.plan import (
     with_hypernet_share,
 )
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_data
+from smash_export.display import Part
 
 
 @pytest.fixture
@@ -174,6 +177,31 @@ def test_the_last_training_has_half_of_the_time_unless_the_smallest_search_needs
     assert last_epochs(15, one=20.0, others=1500.0, seconds=1800.0) == 15
     assert last_epochs(15, one=20.0, others=2000.0, seconds=1800.0) == 3, "the plan is refused as a whole"
     assert last_epochs(15, one=1.0, others=100.0, seconds=1800.0) == 60, "four times the default"
+
+
+@pytest.mark.parametrize(("searched", "trained"), [(100.0, "385s"), (400.0, "85s"), (900.0, "60s")])
+def test_the_last_training_gets_what_the_search_left_of_the_time(
+    searched: float, trained: str, tmp_path: Path
+) -> None:
+    """500 s in all, of which verify needs 10 and exporting 5; half of what was planned stays in any case."""
+    stages = (
+        Stage("search", ("search",), (Part("search", 300.0),)),
+        Stage("freeze", ("freeze", "--time", "120s"), (Part("retrain", 120.0), Part("exporting", 5.0))),
+        Stage("verify", ("verify",), (Part("verify", 10.0),)),
+    )
+    done = [Done(stages[0], searched, {})]
+    job = Job(tmp_path, Request("digits", seconds=500.0), Plan({}, {}, stages), done)
+    asked: list[tuple[str, ...]] = []
+
+    def command(words: Sequence[str]) -> JsonObject:
+        asked.append(tuple(words))
+        return {}
+
+    assert next(job.stages(command)).stage.seconds == float(trained.rstrip("s")) + 5
+    assert asked == [("freeze", "--time", trained)]
+    found = Job.find(tmp_path, job.request)
+    assert found is not None
+    assert found.missing == stages[2:]
 
 
 def test_times_are_read_and_written_as_people_do() -> None:
