@@ -45,6 +45,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "TrivialAugment": {"augmentation": {**FLIP_CROP, "trivial": True}},
     "batch 64": {"batch": 64},
     "cutout 8": {"augmentation": {**FLIP_CROP, "cutout": 8}},
+    "cutmix 1.0": {"augmentation": {**FLIP_CROP, "cutmix": 1.0}},
     "mixup 0.2": {"augmentation": {**FLIP_CROP, "mixup": 0.2}},
     "rate 0.05": {"learning_rate": 0.05},
     "batch 256 at rate 0.2": {"batch": 256, "learning_rate": 0.2},

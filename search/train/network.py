@@ -226,8 +226,10 @@ class _Loop(Loop[Epoch]):
     ) -> None:
         self.network, self._feed, self._recipe = network, feed, recipe
         self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
-        if feed.targets is not None and _mixes(recipe):
-            raise UsageError("classes that do not exclude each other", expected="neither mixup nor cutmix")
+        self._distance = distance if feed.targets is None else distance_of_each
+        if _mixes(recipe) and (teacher is not None or feed.targets is not None):
+            what = "classes that do not exclude each other" if teacher is None else "answers for whole images"
+            raise UsageError(what, expected="neither mixup nor cutmix")
         self._augmentation = augmentation_for(recipe, classes)
         labels = feed.labels.cpu().numpy()
         sampled = labels if recipe.balance == "sampling" else None
@@ -271,8 +273,8 @@ class _Loop(Loop[Epoch]):
             logits = self.network(images)
         loss = self._loss(logits.float(), targets)
         if soft is not None:
-            share, apart = recipe.distillation, distance if self._feed.targets is None else distance_of_each
-            loss = (1 - share) * loss + share * apart(logits.float(), soft, recipe.temperature)
+            share = recipe.distillation
+            loss = (1 - share) * loss + share * self._distance(logits.float(), soft, recipe.temperature)
         loss.backward()
         return loss.detach()
 

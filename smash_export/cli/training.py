@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smash_base import files
 from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output
@@ -168,12 +169,13 @@ def taught(
     values: dict[str, Any],
     output: Output,
     run: Path | None = None,
-) -> tuple[np.ndarray, float]:
-    """A teacher's answers, and the seconds that are left for its student (0: as many as it takes)."""
+) -> tuple[np.ndarray | None, float]:
+    """A teacher's answers, and the seconds that are left for its student (0: as many as it takes).
+
+    No answers where there is no time to train a teacher that knows more than its student would: students of
+    a teacher that is worse than they become alone lose by it.
+    """
     from smash_export.export import teacher
-    from smash_export.export.freeze import input_of
-    from smash_search.train.compute import pick_device
-    from smash_search.train.network import new_network
 
     if values["teacher"] != teacher.AUTO:
         with output.progress("asking the teacher", None):
@@ -184,6 +186,10 @@ def taught(
                 include_validation=recipe.include_validation,
                 warn=output.warn,
             )
+        if not dataset.several:
+            labels = dataset.train.labels
+            right = float((answers[: len(labels)].argmax(1) == labels).mean())
+            output.note(f"the teacher is right on {right:.1%} of the training images")
         return answers, seconds
     finalists = None
     if run is not None and not recipe.include_validation:
@@ -193,10 +199,30 @@ def taught(
         return finalists, seconds
     if architecture is None:
         raise UsageError("--teacher auto needs an architecture file or a preset", hint="Name a teacher.")
+    return _trained_first(architecture, dataset, recipe, seconds, place, values, output)
+
+
+def _trained_first(
+    architecture: Architecture,
+    dataset: Dataset,
+    recipe: Recipe,
+    seconds: float,
+    place: Path,
+    values: dict[str, Any],
+    output: Output,
+) -> tuple[np.ndarray | None, float]:
+    """:func:`taught` by a larger network, which is trained for half of the time."""
+    from smash_export.export import teacher
+    from smash_export.export.freeze import input_of
+    from smash_search.train.compute import pick_device
+    from smash_search.train.network import new_network
+
     larger = teacher.larger_network(architecture, dataset)
     output.note(f"teacher: {larger.key}, a larger network of the same space")
-    network = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed)
+    network, wanted = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed), recipe.epochs
     recipe = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, values, output)
+    if _too_short(recipe.epochs, wanted, place, output):
+        return None, seconds
     with output.progress(f"teacher {larger.key}", recipe.epochs) as advance:
         answers = teacher.trained_teacher(
             larger,
@@ -207,6 +233,20 @@ def taught(
             on_step=lambda progress: advance(recipe.epochs / progress.steps),
         )
     return answers, (1 - teacher.TIME_SHARE) * seconds
+
+
+def _too_short(epochs: int, wanted: int, place: Path, output: Output) -> bool:
+    """Whether a teacher would be trained for less than its recipe has; what was decided once holds."""
+    begun = {path.name for path in place.parent.glob(f"{place.name}-*")}
+    none = place.with_name(f"{place.name}-none")
+    if none.name not in begun and (begun or epochs >= wanted):
+        return False
+    files.write_text(none, "")
+    output.warn(
+        f"no teacher is trained: half of --time is {epochs} epochs of it, and after fewer than {wanted} it "
+        "teaches less than the time is worth; name one that is there"
+    )
+    return True
 
 
 def measured_on_folds(

@@ -146,6 +146,13 @@ def test_a_teacher_of_several_classes_is_learned_from_class_by_class() -> None:
     assert ((answers > 0) == (there > 0)).mean() > 0.85, "two classes of each image, where it is told of one"
 
 
+def test_answers_for_whole_images_are_not_compared_with_mixed_ones() -> None:
+    data = small_digits()
+    recipe = Recipe(epochs=1, batch=16, augmentation={"mixup": 0.2})
+    with pytest.raises(UsageError, match="neither mixup nor cutmix"):
+        fit(_network(), data, recipe, teacher=np.zeros((len(data.train), 10), np.float32))
+
+
 def test_schedules_end_at_zero() -> None:
     for shape in ("cosine", "linear"):
         assert schedule(1.0, 0.1, shape) == pytest.approx(0)  # type: ignore[arg-type]

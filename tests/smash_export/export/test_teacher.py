@@ -159,11 +159,17 @@ def test_train_trains_the_teacher_within_the_time_and_then_its_student(tmp_path:
     words = ["train", str(tmp_path / "best.json"), "--data", "digits", "--out", str(out), "--threads", "1"]
     data = load_dataset("digits")
     write_best(tmp_path / "best.json", BestFile(small_architecture(), SPEC, data.classes))
-    done = CliRunner().invoke(cli, [*words, "--teacher", "auto", "--time", "3s", "--device", "cpu"])
+    words += ["--teacher", "auto", "--device", "cpu"]
+    done = CliRunner().invoke(cli, [*words, "--time", "3s", "--epochs", "1"])
     assert done.exit_code == 0, done.output
     assert "a larger network of the same space" in done.output
     recipe = json.loads((out / "manifest.json").read_text())["provenance"]["recipe"]
     assert recipe["seconds"] == pytest.approx(1.5)
-    again = CliRunner().invoke(cli, [*words, "--teacher", "auto", "--time", "3s", "--device", "cpu"])
+    again = CliRunner().invoke(cli, [*words, "--time", "3s"])
     assert isinstance(again.exception, UsageError)
     assert "a larger network" not in again.output, "refused before a teacher is trained"
+    short = CliRunner().invoke(cli, [*words, "--time", "1s", "--epochs", "190", "--force"])
+    assert short.exit_code == 0, short.output
+    assert "no teacher is trained" in short.output
+    recipe = json.loads((out / "manifest.json").read_text())["provenance"]["recipe"]
+    assert recipe["seconds"] == 1, "the student has the whole time"
