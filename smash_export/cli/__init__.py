@@ -173,9 +173,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that no encoding writes
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    code = run(arguments)
+    code = _flushed(run(arguments))
     gc.freeze()  # all that lives now lives to the end; a last look through PyTorch takes half a second
     sys.exit(code)
+
+
+def _flushed(code: int) -> int:
+    """The exit code after everything was written; what cannot be is dropped, else Python tries again at the
+    end and leaves with a code of its own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            code = code or 1
+    return code
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ import click
 from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options, words_of
+from smash_export.cli.groups import Grouped
 from smash_export.cli.shared_options import split_option
 
 if TYPE_CHECKING:
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
     from smash_export.compiling.effort import Effort
     from smash_targets.base import Target
 
+GROUPS = {
+    "File": ["target", "everything", "precision", "options"],
+    "What int8 may lose": ["max_drop", "effort"],
+    "Verification": ["data", "split", "threads", "in_process"],
+}
 _DEFAULT = click.core.ParameterSource.DEFAULT
 SHOWN_LINES = 12  # of a note that is a table, such as the noise by layer: the worst come first
 
 
-@click.command()
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", "-t", metavar="NAME", help="Runtime; see: smash-export targets")
 @click.option("--all", "everything", is_flag=True, help="Every runtime that is here, at every precision.")

@@ -20,7 +20,7 @@ from smash_export.measure.bench import FileMeasurement
 from smash_export.measure.compare import Row, disagreements, recommend, verdict_on
 from smash_export.measure.timing import Latency
 from smash_export.report.chart import Axis, Point, pareto, scatter
-from smash_export.report.page import Html, page, paragraph, picture, table
+from smash_export.report.page import Html, counted, page, paragraph, picture, table
 
 
 def samples(count: int = 400, classes: int = 4) -> Samples:
@@ -215,7 +215,8 @@ def test_page_is_whole_and_self_contained(compared: tuple[Path, dict]) -> None:
         assert row["name"] in text
     assert printed["recommendation"]["reason"].split(";")[0] in text
     assert "Signal to noise by layer: onnxruntime:int8" in text
-    assert f"{len(printed['disagreements'])} images get another label" in text or not printed["disagreements"]
+    count = len(printed["disagreements"])
+    assert f"{counted(count, 'image')} with another label" in text or not count
     assert len(parser.fetched) == min(24, len(printed["disagreements"]))
 
 
