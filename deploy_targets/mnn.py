@@ -11,6 +11,7 @@ its quantiser (:mod:`smash_targets.mnn_int8`).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import subprocess
 import sys
@@ -200,12 +201,13 @@ def open_module(
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """MNN prints what the processor can do on stdout, where ``--json`` answers go."""
+    """MNN prints on stdout, where ``--json`` answers go; C holds that back where it is a pipe."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
+        ctypes.CDLL(None).fflush(None)
         os.dup2(kept, 1)
         os.close(kept)
