@@ -50,7 +50,7 @@ def test_several_limits_give_a_pick_each_and_a_front(
     (listed,) = json.loads(capsys.readouterr().out)["runs"]
     assert listed["latency"]["limit_ms"] == 5000
     assert (listed["within"], listed["beyond"]) == (result["candidates"], 0)
-    monkeypatch.setenv("COLUMNS", "200")  # no cell is folded
+    monkeypatch.setenv("COLUMNS", "1000")  # no cell is folded
     assert run(["runs", str(folder)]) == 0
     assert "under 1% of the limit of 5000 ms" in capsys.readouterr().out
     assert run([*words[:-2], "2s,6s"]) == 2, "another limit is another search"
