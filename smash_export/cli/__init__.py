@@ -183,6 +183,8 @@ def _flushed(code: int) -> int:
     end and leaves with a code of its own.
     """
     for stream in (sys.stdout, sys.stderr):
+        if stream is None:  # closed before the process began
+            continue
         try:
             stream.flush()
         except OSError:

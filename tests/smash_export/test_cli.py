@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -226,6 +227,12 @@ def test_every_error_type_has_a_documented_exit_code() -> None:
     kinds = [errors.SmashError, *errors.SmashError.__subclasses__()]
     assert {kind.exit_code for kind in kinds} == {1, 2, 3, 4, 5, 6}
     assert {kind.exit_code for kind in kinds} <= set(cli.EXIT_CODES)
+
+
+def test_a_closed_stdout_does_not_change_how_a_command_ends() -> None:
+    command = f"{shlex.quote(sys.executable)} -m smash_export.cli completion bash >&-"
+    answer = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert (answer.returncode, answer.stderr) == (0, "")
 
 
 def test_a_real_full_disk_is_reported_as_such() -> None:
