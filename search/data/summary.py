@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
@@ -12,10 +10,12 @@ import numpy as np
 from smash_base.images import Omission
 from smash_base.json_values import JsonObject
 from smash_search.data.dataset import Dataset, Split
+from smash_search.data.duplicates import Duplicates, duplicates_of
 
 HASHED_BYTES = 2**31  # of pixels; larger data are not searched for duplicates
 SHOWN_CLASSES = 20
 FEW_IMAGES = 20  # training images of a class below which the summary warns
+REPEATED = 0.01  # of the validation and test images, above which copies of others are worth a note
 
 
 @dataclass(frozen=True)
@@ -31,27 +31,6 @@ class ClassCount:
     def total(self) -> int:
         """In all splits together."""
         return self.train + self.validation + self.test
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """Images that are equal pixel by pixel, after decoding and scaling.
-
-    Attributes:
-        images: Number of images that equal an earlier one.
-        across_splits: images of validation and test that stand in training (or test, in validation) as well;
-            what is measured on them is memory, not skill.
-        other_class: images that equal one of another class.
-    """
-
-    images: int
-    across_splits: int
-    other_class: int
-
-    def __str__(self) -> str:
-        if not self.images:
-            return "none"
-        return f"{self.images:,}, {self.across_splits:,} across splits, {self.other_class:,} in another class"
 
 
 @dataclass(frozen=True)
@@ -129,7 +108,7 @@ def summarise(dataset: Dataset) -> DatasetSummary:
         for label, name in enumerate(dataset.classes)
     )
     pixels = sum(split.images.nbytes for split in splits.values())
-    duplicates = _duplicates(splits) if pixels <= HASHED_BYTES else None
+    duplicates = duplicates_of(splits) if pixels <= HASHED_BYTES else None
     form = dataset.preprocessing
     return DatasetSummary(
         spec=dataset.spec,
@@ -166,21 +145,7 @@ def _warnings(
     if missing:
         yield f"{len(missing)} classes have no test image: {', '.join(missing[:5])}"
     judged = len(splits["validation"]) + len(splits["test"])
-    if duplicates and duplicates.across_splits > 0.01 * judged:
+    if duplicates and duplicates.across_splits > REPEATED * judged:
         yield f"{duplicates.across_splits} of {judged} validation and test images stand in another split too"
-
-
-def _duplicates(splits: dict[str, Split]) -> Duplicates:
-    seen: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
-    repeated = across = other = 0
-    for name, split in splits.items():
-        for image, label in zip(split.images, split.labels.tolist(), strict=True):
-            digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
-            before = seen[digest]
-            if before:
-                repeated += 1
-                across += any(split_name != name for split_name, _ in before)
-                other += any(known != label for _, known in before)
-            if (name, label) not in before:
-                before.append((name, label))
-    return Duplicates(repeated, across, other)
+    if duplicates and (duplicates.near or 0) > REPEATED * judged:
+        yield f"{duplicates.near} of {judged} validation and test images look like a training image"
