@@ -64,7 +64,7 @@ def subset(dataset: Dataset, images: int) -> Dataset:
 
 def runs_like(log: Path, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs of a log that were made with these settings."""
-    return [run for run in files.read_jsonl(log) if all(run[key] == asked[key] for key in asked)]
+    return [run for run in files.read_jsonl(log) if asked.items() <= run.items()]
 
 
 def one_run(dataset: Dataset, recipe: Recipe, checkpoint: Path) -> dict[str, float]:
