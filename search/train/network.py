@@ -273,7 +273,7 @@ class _Loop(Loop[Epoch]):
             logits = self.network(images)
         loss = self._loss(logits.float(), targets)
         if soft is not None:
-            share = recipe.distillation
+            share = recipe.distillation * (1 - (1 - recipe.distillation_left) * self.progress)
             loss = (1 - share) * loss + share * self._distance(logits.float(), soft, recipe.temperature)
         loss.backward()
         return loss.detach()

@@ -11,11 +11,21 @@ import torch
 import torch.nn.functional as F
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_search.data import Dataset, Split
 from smash_search.space.architecture import InputSpec
 from smash_search.train.compute import Batches
 from smash_search.train.initial import begin_as_identity, first_convolution, whiten, whitening_filters
-from smash_search.train.network import Recipe, answers_of, class_weights, fit, new_network, schedule, within
-from smash_search.train.recipes import NAMES, recipe_for, survives_flip
+from smash_search.train.network import (
+    Recipe,
+    accuracy,
+    answers_of,
+    class_weights,
+    fit,
+    new_network,
+    schedule,
+    within,
+)
+from smash_search.train.recipes import NAMES, has_few_of_a_class, recipe_for, survives_flip
 from tests.search.small_data import same_state, small_architecture, small_digits
 
 SPEC = InputSpec(1, (8, 8))
@@ -47,6 +57,36 @@ def test_images_whose_mirror_image_is_of_the_same_kind_are_flipped() -> None:
 def test_an_unknown_recipe_is_refused_with_the_known_names() -> None:
     with pytest.raises(UsageError, match="quick"):
         recipe_for("slow", small_digits())
+
+
+def pictures(count: int, classes: int) -> Dataset:
+    """Grey images of one brightness for each class, the same from both sides."""
+    labels = np.arange(count) % classes
+    images = np.broadcast_to((2 * labels).astype(np.uint8)[:, None, None, None], (count, 8, 8, 1)).copy()
+    images[:, ::2] //= 2
+    part = Split(images, labels)
+    names = tuple(map(str, range(classes)))
+    return replace(small_digits(), classes=names, train=part, validation=part, test=part)
+
+
+def test_few_images_of_a_class_are_few_however_many_there_are_in_all() -> None:
+    many_of_each, few_of_each = (
+        recipe_for("auto", pictures(6000, 10)),
+        recipe_for("auto", pictures(6000, 100)),
+    )
+    assert (many_of_each.epochs, few_of_each.epochs) == (30, 67), "at most 400,000 images are shown"
+    assert "trivial" not in many_of_each.augmentation
+    assert few_of_each.augmentation["trivial"] is True
+    assert many_of_each.batch == few_of_each.batch == 64, "which is about the number of steps"
+    assert recipe_for("standard", pictures(6000, 100)).epochs == 25
+
+
+def test_an_image_counts_for_each_of_its_classes() -> None:
+    data = pictures(6000, 100)
+    assert has_few_of_a_class(data)
+    targets = np.zeros((6000, 100), np.uint8)
+    targets[:, :2] = 1
+    assert not has_few_of_a_class(replace(data, train=replace(data.train, targets=targets)))
 
 
 def test_whitening_filters_give_patches_of_unit_variance() -> None:
@@ -133,6 +173,16 @@ def test_a_teacher_is_learned_from() -> None:
     with torch.no_grad():
         answers = network(data.preprocessing.normalise(torch.from_numpy(data.train.images))).argmax(1).numpy()
     assert (answers == wrong).mean() > 0.5
+
+
+def test_a_teacher_that_loses_its_weight_does_not_have_the_last_word() -> None:
+    data = small_digits()
+    wrong = (data.train.labels + 1) % 10
+    teacher = 20 * np.eye(10, dtype=np.float32)[wrong]
+    network = _network()
+    recipe = Recipe(epochs=12, batch=16, distillation=0.9, distillation_left=0.0)
+    fit(network, data, recipe, evaluate=False, teacher=teacher)
+    assert accuracy(network, data.train, data.preprocessing) > 0.4, "below that with its whole weight"
 
 
 def test_a_teacher_of_several_classes_is_learned_from_class_by_class() -> None:
