@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smash_base import files
 from smash_base.errors import UsageError
@@ -120,16 +120,16 @@ def prepared(
     from smash_export.export.freeze import check_free
 
     check_free(destination, values["force"])  # before a teacher or folds are trained
-    teacher, seconds = None, seconds_of(values)
+    lesson = Lesson(None, recipe, seconds_of(values))
     if values["teacher"]:
         place = destination.parent / f".{destination.name}.work" / "teacher"
-        teacher, seconds = taught(architecture, dataset, recipe, seconds, place, values, output, run)
-    seconds /= 1 + (values["folds"] or 0)
-    recipe = announced(make(), dataset, recipe, seconds, values, output)
+        lesson = taught(architecture, dataset, recipe, lesson.seconds, place, values, output, run)
+    seconds = lesson.seconds / (1 + (values["folds"] or 0))
+    recipe = announced(make(), dataset, lesson.recipe, seconds, values, output)
     facts: JsonObject = {}
     if values["folds"]:
         facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
-    return Prepared(recipe, teacher, facts)
+    return Prepared(recipe, lesson.answers, facts)
 
 
 def announced(
@@ -160,6 +160,16 @@ def announced(
     return recipe
 
 
+class Lesson(NamedTuple):
+    """What a student learns from beside the labels, and how."""
+
+    answers: np.ndarray | None
+    """Logits of the training images, float32 [N, K]; None without a teacher."""
+    recipe: Recipe
+    seconds: float
+    """Seconds that are left for the student; 0 for as many as it takes."""
+
+
 def taught(
     architecture: Architecture | None,
     dataset: Dataset,
@@ -169,8 +179,8 @@ def taught(
     values: dict[str, Any],
     output: Output,
     run: Path | None = None,
-) -> tuple[np.ndarray | None, float]:
-    """A teacher's answers, and the seconds that are left for its student (0: as many as it takes).
+) -> Lesson:
+    """A teacher's answers, and how its student learns from them.
 
     No answers where there is no time to train a teacher that knows more than its student would: students of
     a teacher that is worse than they become alone lose by it.
@@ -190,16 +200,69 @@ def taught(
             labels = dataset.train.labels
             right = float((answers[: len(labels)].argmax(1) == labels).mean())
             output.note(f"the teacher is right on {right:.1%} of the training images")
-        return answers, seconds
-    finalists = None
-    if run is not None and not recipe.include_validation:
-        finalists = teacher.ensemble_of(run, dataset)
-    if finalists is not None:  # they cost nothing any more
-        output.note(f"teacher: the best finalists of the search in {run}")
-        return finalists, seconds
+        return Lesson(answers, recipe, seconds)
     if architecture is None:
         raise UsageError("--teacher auto needs an architecture file or a preset", hint="Name a teacher.")
-    return _trained_first(architecture, dataset, recipe, seconds, place, values, output)
+    lesson = None
+    if run is not None and not recipe.include_validation:
+        lesson = _by_finalists(architecture, dataset, recipe, seconds, place, values, output, run)
+    return lesson or _trained_first(architecture, dataset, recipe, seconds, place, values, output)
+
+
+def _by_finalists(
+    architecture: Architecture,
+    dataset: Dataset,
+    recipe: Recipe,
+    seconds: float,
+    place: Path,
+    values: dict[str, Any],
+    output: Output,
+    run: Path,
+) -> Lesson | None:
+    """:func:`taught` by the best finalists of a search, which cost nothing any more.
+
+    None without any, and where they were trained for less than their student will be, which then becomes
+    better than they are together and would lose by their answers. What was decided once holds.
+    """
+    from smash_export.export import teacher
+
+    ensemble = teacher.ensemble_of(run, dataset)
+    if ensemble is None:
+        return None
+    decided = place.with_name("finalists.json")
+    if not decided.exists():
+        own = _within_time(architecture, dataset, recipe, seconds, values, output)
+        shown = teacher.images_shown(own, len(dataset.train))
+        files.write_json(decided, {"teach": ensemble.shown >= teacher.FINALISTS_SHARE * shown})
+    if not files.read_json(decided, what="decision about a teacher")["teach"]:
+        output.note(
+            f"the best finalists of the search in {run} do not teach: each was trained with "
+            f"{ensemble.shown:,} images, repeated ones counted, and their student, with more, becomes better"
+        )
+        return None
+    output.note(f"teacher: the best finalists of the search in {run}")
+    return Lesson(ensemble.answers, recipe, seconds)
+
+
+def _within_time(
+    architecture: Architecture,
+    dataset: Dataset,
+    recipe: Recipe,
+    seconds: float,
+    values: dict[str, Any],
+    output: Output,
+) -> Recipe:
+    """The recipe with the epochs that a network of that architecture gets in a time; 0 for no limit."""
+    from smash_export.export.freeze import input_of
+    from smash_search.train.compute import pick_device
+    from smash_search.train.network import new_network, seconds_per_step, within
+
+    if not seconds:
+        return recipe
+    network = new_network(architecture, input_of(dataset), len(dataset.classes), recipe.seed)
+    with output.progress("timing a few steps", None):
+        per_step = seconds_per_step(network, dataset, recipe, pick_device(values["device"]))
+    return within(recipe, len(dataset.train), seconds, per_step)
 
 
 def _trained_first(
@@ -210,7 +273,7 @@ def _trained_first(
     place: Path,
     values: dict[str, Any],
     output: Output,
-) -> tuple[np.ndarray | None, float]:
+) -> Lesson:
     """:func:`taught` by a larger network, which is trained for half of the time."""
     from smash_export.export import teacher
     from smash_export.export.freeze import input_of
@@ -219,20 +282,20 @@ def _trained_first(
 
     larger = teacher.larger_network(architecture, dataset)
     output.note(f"teacher: {larger.key}, a larger network of the same space")
-    network, wanted = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed), recipe.epochs
-    recipe = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, values, output)
-    if _too_short(recipe.epochs, wanted, place, output):
-        return None, seconds
-    with output.progress(f"teacher {larger.key}", recipe.epochs) as advance:
+    network = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed)
+    own = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, values, output)
+    if _too_short(own.epochs, recipe.epochs, place, output):
+        return Lesson(None, recipe, seconds)
+    with output.progress(f"teacher {larger.key}", own.epochs) as advance:
         answers = teacher.trained_teacher(
             larger,
             dataset,
-            recipe,
+            own,
             device=pick_device(values["device"]),
             cache=place,
-            on_step=lambda progress: advance(recipe.epochs / progress.steps),
+            on_step=lambda progress: advance(own.epochs / progress.steps),
         )
-    return answers, (1 - teacher.TIME_SHARE) * seconds
+    return Lesson(answers, recipe, (1 - teacher.TIME_SHARE) * seconds)
 
 
 def _too_short(epochs: int, wanted: int, place: Path, output: Output) -> bool:
