@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.record import record
 from benchmarks.terminal import in_terminal
 
-TIMES = "40s,45s,50s,55s,60s,70s,80s,90s,100s,120s"
+TIMES = "65s,70s,75s,80s,85s,90s,95s,100s,110s,120s"
 LOW, HIGH, SILENCE = 0.7, 1.4, 2.0
 
 

@@ -42,7 +42,7 @@ from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_base.progress import Advance, ShowProgress
-from smash_search.executors import Executor, ExecutorConfig, Task, make_executor
+from smash_search.executors import Executor, ExecutorConfig, Task, check_executor, make_executor
 from smash_search.executors.work import Equipment, Worker
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.supernet import Supernet
@@ -267,14 +267,17 @@ def run_search(
     Raises:
         UsageError: the folder is in use, or holds another search, or one and ``resume`` is false.
         GateError: no network of the space keeps the limits; before anything is trained.
+        MissingRuntimeError: the executor can have no workers; before the folder is made.
         DivergedError, OutOfMemoryError: see :mod:`smash_search.train.hypernet`.
     """
     folder = Path(folder)
     chosen = pick_device(device)
+    executor = executor or ExecutorConfig()
+    check_executor(executor)
     with files.exclusive(folder, purpose="search"):
         search = _Search(config, dataset, folder, chosen, progress or _silent, measurement)
         search.claim(resume)
-        return search.run(executor or ExecutorConfig(), ranks)
+        return search.run(executor, ranks)
 
 
 def join_training(config: SearchConfig, dataset: Dataset, *, device: str, ranks: Ranks) -> None:
@@ -962,14 +965,15 @@ class _Search:
         ]
         best = min(near, key=lambda other: (-other.rung, other.error), default=None)
         if best is None:
-            why = "no network that was trained uses more"
+            why = f"no network that was trained uses {1 - MOST_UNUSED:.0%} of it or more"
         else:
             why = (
                 f"the best of {len({other.key for other in near})} trained networks that use more had "
                 f"an error of {best.error:.2%} after {best.epochs} epochs, the pick {winner.error:.2%} after "
                 f"{winner.epochs}"
             )
-        return replace(search, unused=f"The pick uses {share:.0%} of the limit: {why}.")
+        used = f"{share:.0%}" if share >= 0.01 else "under 1%"
+        return replace(search, unused=f"The pick uses {used} of the limit: {why}.")
 
     # -------------------------------------------------------------------------------------- helpers
 

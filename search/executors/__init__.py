@@ -69,6 +69,10 @@ class ExecutorConfig:
 class Executor(Protocol):
     """Does tasks; see the head of this module. A context manager that lets its workers go at the end."""
 
+    @staticmethod
+    def check(config: ExecutorConfig) -> None:
+        """Raise MissingRuntimeError where there can be no workers; in seconds, before a search begins."""
+
     def run(self, tasks: Sequence[Task], *, alone: bool = False) -> Iterator[tuple[int, Any]]:
         """Do all tasks; yields (number of the task, result) as results come.
 
@@ -93,6 +97,11 @@ EXECUTORS: dict[str, str] = {
 }
 
 
+def check_executor(config: ExecutorConfig) -> None:
+    """Raise MissingRuntimeError where an executor of that name can have no workers."""
+    _executor_class(config).check(config)
+
+
 def make_executor(config: ExecutorConfig, equipment: Equipment, here: Worker) -> Executor:
     """The executor of that name.
 
@@ -104,6 +113,10 @@ def make_executor(config: ExecutorConfig, equipment: Equipment, here: Worker) ->
     Raises:
         MissingRuntimeError: Ray is not installed, or there is no cluster at the address.
     """
-    module, _, attribute = EXECUTORS[config.name].partition(":")
-    executor: Executor = getattr(importlib.import_module(module), attribute)(config, equipment, here)
+    executor: Executor = _executor_class(config)(config, equipment, here)
     return executor
+
+
+def _executor_class(config: ExecutorConfig) -> Any:
+    module, _, attribute = EXECUTORS[config.name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

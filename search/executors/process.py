@@ -41,6 +41,10 @@ class Processes(Pool):
         self._packed = equipment.packed(self._threads)
         self._context = multiprocessing.get_context("spawn")
 
+    @staticmethod
+    def check(config: ExecutorConfig) -> None:
+        """See :class:`smash_search.executors.Executor`."""
+
     def start(self, number: int) -> _Process:
         """See :class:`Pool`."""
         mine, theirs = self._context.Pipe()

@@ -6,6 +6,9 @@ into those of a trial. Each actor is sent HyperNet and images once, through Ray'
 
 from __future__ import annotations
 
+import functools
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +19,10 @@ from smash_base.json_values import JsonObject
 from smash_search.executors import ExecutorConfig, Task
 from smash_search.executors.pool import Pool
 from smash_search.executors.work import Answer, Equipment, Remote, Worker
+
+ANSWER_SECONDS = 30  # for a cluster to answer; Ray itself asks a dead address for minutes
+_ASK = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='error')"
+_HINT = "Start one with ray start --head; others join it: ray start --address=HEAD:6379."
 
 
 class RayActors(Pool):
@@ -50,6 +57,13 @@ class RayActors(Pool):
         )
         self._answers: dict[Any, Any] = {}  # actor -> reference to its coming answer
 
+    @staticmethod
+    def check(config: ExecutorConfig) -> None:
+        """See :class:`smash_search.executors.Executor`: Ray is installed and the cluster answers."""
+        ray = require_ray()
+        if config.ray_address is not None and not ray.is_initialized():
+            _ask(config.ray_address)
+
     def _connect(self, address: str | None, cores: int) -> None:
         quiet: JsonObject = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
         try:
@@ -61,7 +75,7 @@ class RayActors(Pool):
             raise MissingRuntimeError(
                 f"no Ray cluster at {address or 'this machine'}",
                 received=error,
-                hint="Start one with ray start --head; others join it: ray start --address=HEAD:6379.",
+                hint=_HINT,
             ) from None
 
     def start(self, number: int) -> Any:
@@ -94,6 +108,30 @@ class RayActors(Pool):
         super().close()
         if self._owns:
             self._ray.shutdown()
+
+
+@functools.cache
+def _ask(address: str) -> None:
+    """Connect once in a process of its own, which can be ended: a call of Ray's that waits cannot."""
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-P", "-c", _ASK, address],
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        received = "none"
+    else:
+        if ended.returncode == 0:
+            return
+        received = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+    raise MissingRuntimeError(
+        f"no Ray cluster at {address}",
+        expected=f"an answer within {ANSWER_SECONDS} s",
+        received=received,
+        hint=_HINT,
+    )
 
 
 def require_ray() -> Any:

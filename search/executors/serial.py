@@ -21,6 +21,10 @@ class Serial:
     def __init__(self, config: ExecutorConfig, equipment: Equipment, here: Worker) -> None:
         self._worker = here
 
+    @staticmethod
+    def check(config: ExecutorConfig) -> None:
+        """See :class:`smash_search.executors.Executor`."""
+
     def run(self, tasks: Sequence[Task], *, alone: bool = False) -> Iterator[tuple[int, Any]]:
         """See :class:`smash_search.executors.Executor`."""
         for number, task in enumerate(tasks):

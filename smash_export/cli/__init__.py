@@ -207,7 +207,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):  # Abort: how click passes on Ctrl-C and the end of the input
-        go_on = "repeat the command to go on" if RESUMING & set(words) else None
+        go_on = "repeat the command to go on" if _command_of(words) in RESUMING else None
         return _fail(f"interrupted; {go_on or 'whatever was complete before is untouched'}", 130, debug)
     except SmashError as error:
         return _fail(str(error), error.exit_code, debug)
@@ -230,6 +230,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(line, 3, debug)
     except Exception as error:  # noqa: BLE001 - the last net: a defect of ours, reported as such
         return _internal(error, debug)
+
+
+def _command_of(words: Sequence[str]) -> str:
+    """Name of the command; later words are its own, and may be a file that is called "run"."""
+    return next((word for word in words if word in COMMANDS), "")
 
 
 def _extra_of(module: str) -> str | None:

@@ -243,11 +243,13 @@ def _search(
     """None after a dry run, and in all but the first of the processes that torchrun started."""
     from smash_export.device_search.search import default_folder, load_data, search
     from smash_export.tracking import tracked
-    from smash_search.executors import ExecutorConfig
+    from smash_search.executors import ExecutorConfig, check_executor
 
     executor = ExecutorConfig(
         values["executor"], workers=values["workers"], ray_address=values["ray_address"]
     )
+    with output.progress("reaching the workers", None):
+        check_executor(executor)
     with output.progress("reading images", None):
         dataset = load_data(data_words(data, values["skip_bad"]), validation=values["validation"])
     summary = tell_images(output, dataset)

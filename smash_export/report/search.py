@@ -190,12 +190,14 @@ def _pareto(result: SearchResult) -> list[Html]:
         if entry.on_front:
             rows.append([entry.key, f"{entry.error:.2%}", size, entry.cost.parameters, entry.epochs, label])
     size_title = "latency, ms" if timed else "MACs"
+    words = (
+        f"Full: no other network is better in error, {'latency' if timed else 'MACs'} or parameters without "
+        "being worse in another. Networks that stopped at an earlier rung have had less training."
+    )
+    if timed:
+        words += " Latencies are those of the first measurement, which all networks have."
     return [
-        paragraph(
-            "Full: no other network is better in error, size or parameters without being worse in another. "
-            "Networks that stopped at an earlier rung have had less training.",
-            "note",
-        ),
+        paragraph(words, "note"),
         scatter(points, Axis(size_title, "log"), Axis("accuracy after training", percent=True)),
         table(["network", "error", size_title, "parameters", "epochs", "pick within"], rows),
     ]

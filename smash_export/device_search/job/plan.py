@@ -188,7 +188,7 @@ def make_plan(
     def planned(factor: float, epochs: int) -> Plan:
         sized, last = scaled(config, factor), replace(recipe, epochs=epochs)
         stages = _stages(request, dataset, folder, units, sized, last)
-        return Plan(images.facts(), _searched(request, sized, last, units), stages)
+        return Plan(images.facts(), _searched(request, dataset, sized, last, units), stages)
 
     if request.seconds is None:
         return planned(1.0, recipe.epochs)
@@ -217,7 +217,7 @@ def _stages(
         *(
             Stage(
                 f"compile {precision}",
-                ("compile", str(bundle), "--target", request.target, "--precision", precision),
+                _compile_words(request, bundle, precision, len(dataset.train)),
                 (Part("compiling", COMPILE + INT8 * (precision == "int8")),),
             )
             for precision in _precisions(request)
@@ -269,7 +269,25 @@ def _freeze_words(request: Request, folder: Path, recipe: Recipe, seconds: float
     return (*words, "--seed", str(request.seed), "--device", request.device, "--force")
 
 
-def _searched(request: Request, config: SearchConfig, recipe: Recipe, units: Units) -> dict[str, str]:
+def _compile_words(request: Request, bundle: Path, precision: str, images: int) -> tuple[str, ...]:
+    """Few training images calibrate as well as they can: a refusal here would come after the trainings."""
+    words = ("compile", str(bundle), "--target", request.target, "--precision", precision)
+    if precision == "int8" and _too_few_to_calibrate(request, images):
+        return (*words, "--option", f"calibration_minimum={images}")
+    return words
+
+
+def _too_few_to_calibrate(request: Request, images: int) -> bool:
+    from smash_export.compiling.precision.calibration import MINIMUM
+    from smash_targets.base import get_target
+
+    quantises = request.precision == "int8" and get_target(request.target).precision_source == "onnx"
+    return quantises and images < MINIMUM
+
+
+def _searched(
+    request: Request, dataset: Dataset, config: SearchConfig, recipe: Recipe, units: Units
+) -> dict[str, str]:
     finalists = config.finalists
     facts = {
         "space": str(config.space),
@@ -280,6 +298,8 @@ def _searched(request: Request, config: SearchConfig, recipe: Recipe, units: Uni
     }
     if units.measurement:
         facts["candidates"] += ", measured"
+    if _too_few_to_calibrate(request, len(dataset.train)):
+        facts["calibration"] = f"{len(dataset.train)} training images are few: int8 may lose accuracy"
     return facts
 
 

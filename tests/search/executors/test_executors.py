@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -182,13 +183,32 @@ def test_cores_are_shared_and_settings_checked(monkeypatch: pytest.MonkeyPatch) 
         ExecutorConfig("process", workers=0)
 
 
-def test_a_missing_ray_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ray_is_named_with_the_command_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    equipment = _equipment(tmp_path)
     with pytest.raises(MissingRuntimeError, match="pip install"):
-        make_executor(ExecutorConfig("ray"), equipment, Worker(equipment))
+        _search_with_ray(tmp_path / "run")
+
+
+def _search_with_ray(folder: Path, address: str | None = None) -> None:
+    data = small_digits(train=64, validation=48)
+    run_search(config(), data, folder, device="cpu", executor=ExecutorConfig("ray", ray_address=address))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_an_address_that_never_answers_is_refused_in_seconds_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself asks it for three minutes."""
+    monkeypatch.setattr("smash_search.executors.ray.ANSWER_SECONDS", 4)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(MissingRuntimeError, match=f"{address}.*within 4 s.*ray start --head"):
+            _search_with_ray(tmp_path / "run", address)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

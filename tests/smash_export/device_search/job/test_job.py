@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
-from smash_export.device_search.job.plan import Plan, Request, Stage, request_json
+from smash_export.device_search.job.plan import Plan, Request, Stage, _searched, _stages, request_json
 from smash_export.device_search.job.stages import SCHEMA, STATE, Done, Job
 from smash_export.device_search.plan import (
     WHOLE,
@@ -27,6 +29,7 @@ from smash_export.device_search.plan import (
 )
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_data
 from smash_export.display import Part
+from smash_search.train.recipes import Recipe
 
 
 @pytest.fixture
@@ -177,6 +180,33 @@ def test_the_last_training_has_half_of_the_time_unless_the_smallest_search_needs
     assert last_epochs(15, one=20.0, others=1500.0, seconds=1800.0) == 15
     assert last_epochs(15, one=20.0, others=2000.0, seconds=1800.0) == 3, "the plan is refused as a whole"
     assert last_epochs(15, one=1.0, others=100.0, seconds=1800.0) == 60, "four times the default"
+
+
+@pytest.mark.parametrize(
+    ("target", "images", "added"),
+    [
+        ("onnxruntime", 300, ["--option", "calibration_minimum=300"]),
+        ("onnxruntime", 600, []),
+        ("litert", 300, []),  # quantises by itself and has no such option
+    ],
+)
+def test_few_images_calibrate_a_run_rather_than_end_it_after_its_trainings(
+    target: str, images: int, added: list[str]
+) -> None:
+    dataset = load_data("digits")
+    few = replace(dataset, train=dataset.train.take(np.arange(images)))
+    request = Request("folder:few", target=target, precision="int8")
+    units, config = Units(1.0, 0.05, 0.0, 0.04, 1e-4, 3e-4, 6e-4), configure(few)
+    stages = _stages(request, few, Path("out"), units, config, Recipe(2, 128))
+    words = {stage.name: list(stage.words) for stage in stages}
+    assert words["compile int8"] == [*_compile(target, "int8"), *added]
+    assert words["compile fp32"] == _compile(target, "fp32")
+    told = _searched(request, few, config, Recipe(2, 128), units)
+    assert ("300 training images are few" in told.get("calibration", "")) == bool(added)
+
+
+def _compile(target: str, precision: str) -> list[str]:
+    return ["compile", "out/bundle", "--target", target, "--precision", precision]
 
 
 @pytest.mark.parametrize(("searched", "trained"), [(100.0, "385s"), (400.0, "85s"), (900.0, "60s")])
