@@ -20,10 +20,12 @@ NVIDIA's tritonclient is measured beside them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import multiprocessing
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -297,6 +299,71 @@ class Client:
         self._selector.close()
 
 
+def drive(
+    address: tuple[str, int], request: bytes, clients: int, seconds: float, rate: float | None = None
+) -> Outcome:
+    """Kept connections that send for some seconds, by h2load where it is installed, else by :class:`Client`.
+
+    Args:
+        address: Address of the server.
+        request: bytes to send.
+        clients: how many connections.
+        seconds: how long.
+        rate: requests in a second of all of them, as far as connections are free; None for all they can.
+    """
+    if load_generator() == _PYTHON:
+        client = Client(address, request, clients, rate)
+        result = client.run(seconds=seconds)
+        client.close()
+        return result
+    head, _, body = request.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    # Clients of one process send in step with each other; those of several do not.
+    parts = 1 if rate is None else min(_PROCESSES, clients)
+    words = ["h2load", "--h1", "-t", "1", "-c", str(clients // parts), "-D", f"{round(seconds * 1e3)}ms"]
+    words += [] if rate is None else [f"--rps={rate / clients:.3f}"]
+    for line in lines:
+        if not line.lower().startswith(("host:", "content-length:")):
+            words += ["-H", line]
+    url = f"http://{address[0]}:{address[1]}{first.split()[1]}"
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "body")
+        data.write_bytes(body)
+        logs = [Path(folder, f"log{part}") for part in range(parts)]
+        running = [
+            subprocess.Popen(
+                [*words, "-d", str(data), f"--log-file={log}", url], stdout=subprocess.PIPE, text=True
+            )
+            for log in logs
+        ]
+        told = [process.communicate(timeout=seconds + 60)[0] for process in running]
+        return _read_logs(logs, told, seconds)
+
+
+def _read_logs(logs: list[Path], told: list[str], seconds: float) -> Outcome:
+    """What h2load saw: status and latency of each answer, and requests that got none but were not cut off by
+    the end of the measurement."""
+    rows = np.concatenate([np.loadtxt(log, np.int64, ndmin=2) for log in logs])
+    statuses = Counter(rows[:, 1].tolist())
+    latencies = rows[rows[:, 1] == 200, 2] / 1e6
+    lost = sum(int(count) for text in told for count in re.findall(r"(\d+) (?:errored|timeout)", text))
+    return Outcome(statuses, latencies.tolist(), lost, len(rows), seconds)
+
+
+_PROCESSES = 16
+_PYTHON = (
+    "a client in Python: its own time is part of what it measures; h2load (Debian: nghttp2-client) is exact"
+)
+
+
+@functools.cache
+def load_generator() -> str:
+    """What sends the requests."""
+    if shutil.which("h2load") is None:
+        return _PYTHON
+    return subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def goal(what: str, wanted: str, value: Any, met: bool | None, note: str = "") -> Goal:
     """One row of the goals."""
     return {"what": what, "goal": wanted, "value": value, "met": met, "note": note}
@@ -451,20 +518,15 @@ def _overloaded(
 ) -> dict[str, Any]:
     request = request_bytes(np.zeros((1, *shape), np.float32))
     with served(bundle) as server:
-        client = Client(server["address"], request, 1)
-        client.run(count=50)
-        client.outcome = Outcome()
-        alone = client.run(seconds=8)
-        client.close()
-        client = Client(server["address"], request, 3)
-        capacity = client.run(seconds=5).rate
-        client.close()
-        client = Client(server["address"], request, 256, rate=times and times * capacity)
-        before = cpu_seconds(server["process"].pid)
-        result = client.run(seconds=seconds)
-        spent = cpu_seconds(server["process"].pid) - before
-        client.close()
+        address, pid = server["address"], server["process"].pid
+        drive(address, request, 1, 1)
+        alone = drive(address, request, 1, seconds * 0.4)
+        capacity = drive(address, request, 3, seconds / 4).rate
+        before = cpu_seconds(pid)
+        result = drive(address, request, 256, seconds, times and times * capacity)
+        spent = cpu_seconds(pid) - before
     return {
+        "load": load_generator(),
         "unloaded": {"p50_ms": alone.percentile(50), "p99_ms": alone.percentile(99)},
         "capacity_per_second": capacity,
         "offered_per_second": round(result.sent / result.seconds, 1),

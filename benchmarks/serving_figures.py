@@ -42,7 +42,7 @@ import numpy as np
 
 from benchmarks import serving
 from benchmarks.record import record
-from benchmarks.serving import SHAPE, Client, Goal, Outcome, cpu_seconds, goal, make_bundle, request_bytes
+from benchmarks.serving import SHAPE, Client, Goal, cpu_seconds, drive, goal, make_bundle, request_bytes
 from smash_export.measure import machine
 
 CLIENTS = 32
@@ -115,13 +115,10 @@ def measure(
     address: tuple[str, int], request: bytes, pid: int, seconds: float, clients: int = CLIENTS
 ) -> Load:
     """Kept connections that ask one after the other, after a warm-up."""
-    client = Client(address, request, clients)
-    client.run(seconds=max(0.5, seconds / 5))
-    client.outcome = Outcome()
+    drive(address, request, clients, max(0.5, seconds / 5))
     before = spent(pid)
-    result = client.run(seconds=seconds)
+    result = drive(address, request, clients, seconds)
     cpu = (spent(pid) - before) / max(1, result.statuses[200])
-    client.close()
     return Load(
         result.rate, round(cpu * 1e3, 4), result.percentile(50), result.percentile(99), dict(result.statuses)
     )

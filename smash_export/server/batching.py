@@ -8,6 +8,9 @@ Two bounds, after the "controlled delay" of B. Maurer, "Fail at Scale" (ACM Queu
 fill the whole queue, as it is worked off soon; but once the worker has hardly been idle for a while, more
 comes than it can take, and then only as much may wait as is answered quickly; what waited longer is refused
 instead of run.
+
+A change of threads costs more than a short run. So an event loop runs what it has read itself, one batch in
+each of its turns, where that is short (``in_loop``); everything else is run by a thread.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +48,9 @@ class QueueLimits:
         patience: seconds that a request may wait under lasting overload; None for ``timeout``.
         delay: seconds to wait for company. 0 runs what is there.
         timeout: seconds that a request may wait before it is refused instead of run.
-        allowed: seconds that a request may have waited for the event loop under lasting overload; None
-            for any time.
+        allowed: seconds that requests may wait for the event loop on average. When they wait longer, those
+            are refused that do not come at once; None for any time.
+        in_loop: images that an event loop runs itself, at most.
     """
 
     max_batch: int = 32
@@ -55,6 +60,7 @@ class QueueLimits:
     timeout: float = 10.0
     patience: float | None = None
     allowed: float | None = None
+    in_loop: int = 0
 
 
 class QueuedRequest:
@@ -89,7 +95,23 @@ class QueuedRequest:
         return self.logits
 
 
-class CallbackRequest(QueuedRequest):
+class _LoopBound(QueuedRequest):
+    """A request that comes from an event loop and is answered there.
+
+    Attributes:
+        loop: where ``done`` is called.
+    """
+
+    __slots__ = ("loop",)
+
+    loop: asyncio.AbstractEventLoop
+
+    def done(self) -> None:
+        """Called in the loop."""
+        raise NotImplementedError
+
+
+class CallbackRequest(_LoopBound):
     """A request whose answer an event loop takes by a call; no task, no future.
 
     Args:
@@ -98,7 +120,7 @@ class CallbackRequest(QueuedRequest):
         done: takes the request once it ran or failed.
     """
 
-    __slots__ = ("_call", "loop")
+    __slots__ = ("_call",)
 
     def __init__(
         self,
@@ -115,10 +137,10 @@ class CallbackRequest(QueuedRequest):
         self._call(self)
 
 
-class LoopRequest(QueuedRequest):
+class LoopRequest(_LoopBound):
     """A request that a coroutine waits for."""
 
-    __slots__ = ("_future", "loop")
+    __slots__ = ("_future",)
 
     def __init__(self, tensor: np.ndarray) -> None:
         super().__init__(tensor)
@@ -192,9 +214,11 @@ class Batcher:
         self._queue: queue.SimpleQueue[QueuedRequest | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # held by the thread that runs the model
+        self._gathered: deque[_LoopBound] = deque()  # what an event loop runs in its next turn
         self._waiting = 0
         self._load = 0.0  # the share of the last time that the worker was busy
-        self._idle: float | None = time.perf_counter()  # since when the worker has nothing to do
+        self._changed = time.perf_counter()  # when the load was counted last
+        self._busy = False
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"batch-{name}", daemon=True)
         self._thread.start()
@@ -207,10 +231,12 @@ class Batcher:
     def late(self, age: float, average: float) -> bool:
         """Whether a request that waited ``age`` seconds before it came here should be refused.
 
-        As for the queue itself, under lasting overload only: while the average of ``age`` is high too.
+        As for the queue itself, under lasting overload only: while the longest waits, averaged, are long.
         """
-        allowed = self.settings.allowed
-        return allowed is not None and age > allowed and average > allowed
+        allowed, patience = self.settings.allowed, self.settings.patience
+        if not age or allowed is None or patience is None:
+            return False
+        return average > allowed or (age > patience and self._overloaded(time.perf_counter()))
 
     @property
     def full(self) -> bool:
@@ -224,9 +250,15 @@ class Batcher:
         return settings.standing
 
     def _overloaded(self, now: float) -> bool:
-        since = self._idle
-        load = self._load if since is None else self._load * math.exp((since - now) / BURST_SECONDS)
-        return load > _OVERLOADED
+        kept = math.exp((self._changed - now) / BURST_SECONDS)
+        return kept * self._load + (1 - kept) * self._busy > _OVERLOADED
+
+    def _count_load(self, busy: bool) -> None:
+        """The worker begins or ends to be busy."""
+        now = time.perf_counter()
+        kept = math.exp((self._changed - now) / BURST_SECONDS)
+        self._load = kept * self._load + (1 - kept) * self._busy
+        self._changed, self._busy = now, busy
 
     def submit(self, request: QueuedRequest) -> None:
         """Put a request into the queue.
@@ -243,7 +275,13 @@ class Batcher:
             if self._waiting + count > bound:
                 raise self.refusal()
             self._waiting += count
-            self._queue.put(request)
+            if count > self.settings.in_loop or not isinstance(request, _LoopBound):
+                self._queue.put(request)
+                return
+            self._gathered.append(request)
+            if len(self._gathered) == 1:
+                self._count_load(True)
+                request.loop.call_soon(self._run_gathered)
 
     def run(self, request: QueuedRequest) -> None:
         """Run a request in the calling thread if nothing runs or waits, else put it into the queue.
@@ -287,15 +325,10 @@ class Batcher:
 
     def _work(self) -> None:
         held: QueuedRequest | None = None
-        last_time = time.perf_counter()
         while True:
-            now = time.perf_counter()
-            self._load = 1 - (1 - self._load) * math.exp((last_time - now) / BURST_SECONDS)
-            self._idle = now
+            self._count_load(False)
             request = held or self._queue.get()
-            last_time = time.perf_counter()
-            self._load *= math.exp((now - last_time) / BURST_SECONDS)
-            self._idle = None
+            self._count_load(True)
             held = None
             if request is None:
                 return
@@ -307,6 +340,35 @@ class Batcher:
             del requests, live, request  # nothing of a request stays in memory while the worker is idle
             if last:
                 return
+
+    def _run_gathered(self) -> None:
+        """A turn of an event loop: one batch of what it has read, and the answers."""
+        if not self._turn.acquire(blocking=False):  # a thread runs another one; the worker takes these next
+            while self._gathered:
+                self._queue.put(self._gathered.popleft())
+            return
+        try:
+            requests = self._next_gathered()
+            loop = requests[0].loop
+            live = self._still_wanted(requests, loop)
+            if live:
+                self._execute(live, loop)
+        finally:
+            self._turn.release()
+        if self._gathered:
+            loop.call_soon(self._run_gathered)
+        else:
+            self._count_load(False)
+
+    def _next_gathered(self) -> list[_LoopBound]:
+        requests = [self._gathered.popleft()]
+        total = len(requests[0].tensor)
+        while self._gathered and total + len(self._gathered[0].tensor) <= self.settings.in_loop:
+            requests.append(self._gathered.popleft())
+            total += len(requests[-1].tensor)
+        with self._lock:
+            self._waiting -= total
+        return requests
 
     def _gather(self, first: QueuedRequest) -> tuple[list[QueuedRequest], QueuedRequest | None, bool]:
         """Requests that run together; the one that did not fit any more; whether the queue has ended."""
@@ -334,9 +396,12 @@ class Batcher:
             self._waiting -= len(request.tensor)
         return request
 
-    def _still_wanted(self, requests: list[QueuedRequest]) -> list[QueuedRequest]:
+    def _still_wanted(
+        self, requests: Sequence[QueuedRequest], here: asyncio.AbstractEventLoop | None = None
+    ) -> list[QueuedRequest]:
         now = time.perf_counter()
-        live, late = [], []
+        live: list[QueuedRequest] = []
+        late: list[QueuedRequest] = []
         limit = self.settings.timeout
         if self.settings.patience is not None and self._overloaded(now):
             limit = min(limit, self.settings.patience)
@@ -354,10 +419,11 @@ class Batcher:
                 late.append(request)
             else:
                 live.append(request)
-        _deliver(late)
+        if late:
+            _deliver(late, here)
         return live
 
-    def _execute(self, requests: list[QueuedRequest]) -> None:
+    def _execute(self, requests: list[QueuedRequest], here: asyncio.AbstractEventLoop | None = None) -> None:
         """Run requests together; if that fails, each by itself, so that nobody pays for another's input."""
         tensors = [request.tensor for request in requests]
         tensor = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
@@ -367,14 +433,14 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the callers report it
             if len(requests) > 1:
                 for request in requests:
-                    self._execute([request])
+                    self._execute([request], here)
                 return
             requests[0].error = error
         else:
             _hand_out(requests, logits, time.perf_counter() - started)
         if self._observe is not None:
             self._observe(requests)
-        _deliver(requests)
+        _deliver(requests, here)
 
 
 def _hand_out(requests: list[QueuedRequest], logits: np.ndarray, ran: float) -> None:
@@ -400,21 +466,24 @@ def _overflow(rows: np.ndarray) -> InvalidInputError:
     )
 
 
-def _deliver(requests: list[QueuedRequest]) -> None:
-    """Wake those that wait; a loop is woken once for all its requests."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[CallbackRequest | LoopRequest]] = {}
+def _deliver(requests: list[QueuedRequest], here: asyncio.AbstractEventLoop | None) -> None:
+    """Wake those that wait; a loop is woken once for all its requests, and not at all where it runs this."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_LoopBound]] = {}
     for request in requests:
-        if isinstance(request, CallbackRequest | LoopRequest):
+        if isinstance(request, _LoopBound):
             by_loop.setdefault(request.loop, []).append(request)
         elif isinstance(request, ThreadRequest):
             request.done()
     for loop, waiting in by_loop.items():
+        if loop is here:
+            _done(waiting)
+            continue
         try:
             loop.call_soon_threadsafe(_done, waiting)
         except RuntimeError:  # the loop has ended; nobody waits any more
             continue
 
 
-def _done(requests: list[CallbackRequest | LoopRequest]) -> None:
+def _done(requests: list[_LoopBound]) -> None:
     for request in requests:
         request.done()

@@ -21,8 +21,6 @@ from smash_export.server.logs import Throttle
 
 HEALTH_SHARE = 32
 _PATIENCE_S = 1.0  # a request that has been coming for longer may be given up for another's sake
-_AVERAGE_S = 0.1  # time constant of the average age
-_ASLEEP_S = 0.001  # a loop that read nothing for so long was waiting, not working
 
 
 class Closable(Protocol):
@@ -36,6 +34,9 @@ class Closable(Protocol):
 
     def evict(self) -> None:
         """Close at once."""
+
+    def expire(self) -> None:
+        """The answer that it owes is late."""
 
 
 class Connections:
@@ -53,6 +54,7 @@ class Connections:
         self._members: set[Closable] = set()
         self._resting: dict[Closable, float] = {}  # since when; longest first
         self._sending: dict[Closable, float] = {}  # since when; longest first
+        self._working: dict[Closable, float] = {}  # since when; longest first
         self._extra: dict[Closable, None] = {}
         self._log = Throttle(1, 10.0)
 
@@ -86,9 +88,11 @@ class Connections:
         """A request is there; its answer is owed."""
         self._sending.pop(connection, None)
         self._resting.pop(connection, None)
+        self._working.setdefault(connection, time.monotonic())
 
     def rests(self, connection: Closable) -> None:
         """Every answer is sent."""
+        self._working.pop(connection, None)
         if connection in self._members:
             self._sending.pop(connection, None)
             self._resting.pop(connection, None)
@@ -98,6 +102,7 @@ class Connections:
         """It is closed."""
         self._resting.pop(connection, None)
         self._sending.pop(connection, None)
+        self._working.pop(connection, None)
         self._extra.pop(connection, None)
         if connection in self._members:
             self._members.discard(connection)
@@ -109,6 +114,17 @@ class Connections:
         """Close connections that ask for nothing, the longest first."""
         for connection in list(self._resting)[:count]:
             self._drop(connection)
+
+    def expire(self, rest_seconds: float, answer_seconds: float) -> None:
+        """Close what has asked for nothing for too long, and give up answers that take too long. One look at
+        all of them now and then costs less than a timer for each request."""
+        now = time.monotonic()
+        while (idle := _first(self._resting, now - rest_seconds, None)) is not None:
+            self._drop(idle)
+        for connection, since in list(self._working.items()):
+            if since >= now - answer_seconds:
+                break
+            connection.expire()
 
     def _make_room(self, address: str | None) -> bool:
         late = time.monotonic() - _PATIENCE_S
@@ -135,36 +151,3 @@ def _first(connections: dict[Closable, float], before: float, address: str | Non
         if address in (None, connection.address):
             return connection
     return None
-
-
-class Arrivals:
-    """How long what is read now has waited in its socket, at most.
-
-    An event loop reads whatever is there, socket by socket, and then asks for more; what it finds came after
-    it asked last. So the time since the reading before this one began bounds the wait, unless the loop slept
-    in between. One long turn (a large answer, a garbage collection) is no overload; the average tells.
-    """
-
-    def __init__(self) -> None:
-        self.average = 0.0  # seconds
-        self._reading = False
-        self._base = self._begun = self._ended = 0.0
-
-    def read(self, now: float) -> bool:
-        """Something is read. True for the first of a turn: then :meth:`over` must be called after it."""
-        if self._reading:
-            return False
-        slept = now - self._ended > _ASLEEP_S
-        self._base = now if slept else self._begun
-        weight = 1 - math.exp((self._begun - now) / _AVERAGE_S)
-        self.average += weight * ((0.0 if slept else now - self._begun) - self.average)
-        self._begun, self._reading = now, True
-        return True
-
-    def over(self) -> None:
-        """The turn is over."""
-        self._reading, self._ended = False, time.perf_counter()
-
-    def age(self, now: float) -> float:
-        """Seconds that what is read at ``now`` may have waited."""
-        return now - self._base

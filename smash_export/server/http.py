@@ -12,8 +12,12 @@ connection is kept.
 
 Bounds, whatever a client does: 64 KiB of headers (431), 64 requests sent ahead, ``body_seconds`` for
 headers, for a body (read or not) and for taking an answer out of the socket, and the places of
-:mod:`connections`. A request that waited for this loop for longer than the model allows is refused like one
-that waits in its queue.
+:mod:`connections`. Under lasting overload a request that waited while others were read is refused
+(:mod:`turns`).
+
+A client says the same in the head of each of its requests. A head that was parsed once and found plain is
+remembered, byte by byte: a request that comes in one piece with such a head is not parsed again, and what
+depends on nothing else (name, key, origin, length) is not checked again.
 
 Built on ``HttpToolsProtocol``: its callbacks of the parser, ``cycle``, ``pipeline`` and
 ``on_response_complete``.
@@ -25,7 +29,7 @@ import asyncio
 import re
 import time
 from collections.abc import Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,10 +37,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from smash_export.server import protocol
 from smash_export.server.batching import BusyError, CallbackRequest
-from smash_export.server.connections import Arrivals, Connections
+from smash_export.server.connections import Connections
 from smash_export.server.encodings import WORTH_BYTES
 from smash_export.server.middleware import HttpError, Middleware, encode_error, to_http
 from smash_export.server.models import Model, Repository
+from smash_export.server.turns import TurnSelector
 
 _INFER = re.compile(rb"/v2/models/([A-Za-z0-9._-]{1,100})(?:/versions/([0-9]{1,9}))?/infer", re.ASCII)
 _ROUTE = "/v2/models/{model}/infer"
@@ -49,43 +54,59 @@ MAX_HEAD_BYTES = 2**16
 MAX_AHEAD = 64
 _HEALTH = (b"/v2/health/live", b"/v2/health/ready")
 _SHORT_S = 2.0  # for a request in a place where only health is answered
+_HEADS = 256  # that are remembered
+_HEAD_BYTES = 1024  # of the longest of them
 _OCTETS = b"content-type: application/octet-stream\r\n%s: %d\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of an infer request says.
+
+    Attributes:
+        path, route: as it was called, and as it is counted.
+        model, version: that shall answer.
+        size: bytes of the body.
+        json_size: value of ``Inference-Header-Content-Length``.
+        keep_alive: whether the connection goes on.
+        accept: value of ``Accept-Encoding``.
+    """
+
+    path: str
+    route: str
+    model: str
+    version: str | None
+    size: int
+    json_size: str | None
+    keep_alive: bool
+    accept: bytes
 
 
 class InferCall:
     """One inference on its way; what uvicorn's protocol knows as its request's ``cycle``."""
 
     __slots__ = (
-        "accept",
         "age",
         "body",
         "disconnected",
+        "head",
         "identity",
         "keep_alive",
-        "length",
         "model",
-        "path",
         "queued",
         "reserved",
         "response_complete",
-        "route",
         "started",
-        "timer",
     )
 
-    def __init__(
-        self, path: str, route: str, identity: bytes, length: bytes | None, keep_alive: bool
-    ) -> None:
-        self.path, self.route, self.identity = path, route, identity
-        self.length, self.keep_alive = length, keep_alive
-        self.accept = b""
+    def __init__(self, head: Head, identity: bytes) -> None:
+        self.head, self.identity, self.keep_alive = head, identity, head.keep_alive
         self.started = time.perf_counter()
-        self.age = 0.0
+        self.age = 0.0  # seconds that it waited while others were read
         self.body: list[bytes] = []
         self.reserved = 0
         self.model: Model | None = None
         self.queued: CallbackRequest | None = None
-        self.timer: asyncio.TimerHandle | None = None  # until the answer is there
         self.response_complete = self.disconnected = False
 
     @property
@@ -104,7 +125,8 @@ class Connection(HttpToolsProtocol):
     repository: Repository
     middleware: Middleware
     places: Connections
-    arrivals: Arrivals
+    turns: TurnSelector
+    heads: dict[bytes, Head]
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -113,11 +135,14 @@ class Connection(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None  # until the client takes what is written
         self._unparsed = 0  # bytes since something was whole: headers, a piece of a body
         self._whole = self._health_only = False
+        self._plain: Head | None = None  # of the request that is being read, if it may be remembered
+        self._descriptor = -1
         self.address = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
+        self._descriptor = transport.get_extra_info("socket").fileno()
         self._health_only = not self.places.admit(self)
         self._arm()
 
@@ -148,11 +173,19 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.arrivals.read(time.perf_counter()):
-            self.loop.call_soon(self.arrivals.over)
+        between = not self._receiving and not self._unparsed and self._is_free()
+        if between:
+            end = data.find(b"\r\n\r\n", 0, _HEAD_BYTES) + 4
+            head = self.heads.get(data[:end])
+            if head is not None and len(data) == end + head.size:
+                self._answer_known(head, data[end:])
+                return
+        self._plain = None
         self._unparsed += len(data)
         self._whole = False
         super().data_received(data)
+        if between and self._plain is not None and not self._receiving:
+            self._remember(data, self._plain)
         if self.transport.is_closing():
             return
         if self._whole:
@@ -168,6 +201,39 @@ class Connection(HttpToolsProtocol):
                 self._arm()
         elif self._timer is None and (self.cycle is None or self.cycle.response_complete):
             self._await_next()  # nothing but empty lines
+
+    def _is_free(self) -> bool:
+        """Whether a request that comes now is the only one of this connection."""
+        cycle = self.cycle
+        return (
+            (cycle is None or cycle.response_complete)
+            and not self._health_only
+            and not self.pipeline
+            and not self.flow.write_paused
+            and not self.transport.is_closing()
+        )
+
+    def _remember(self, data: bytes, head: Head) -> None:
+        """Keep the head of a request that came in one piece, if it is what it looks like."""
+        text = data[: len(data) - head.size]
+        if len(text) <= _HEAD_BYTES and text.find(b"\r\n\r\n") == len(text) - 4:
+            if len(self.heads) >= _HEADS:
+                self.heads.clear()
+            self.heads[text] = head
+
+    def _answer_known(self, head: Head, body: bytes) -> None:
+        """A whole request with a head that was parsed and checked before."""
+        self._disarm()
+        self._unset_keepalive_if_required()
+        self.places.works(self)
+        call = self._begin(head, self.middleware.new_identity())
+        try:
+            model = self._admit(call)
+            self.middleware.bodies.reserve(len(body))
+            call.reserved = len(body)
+            self._parse(call, model, body)
+        except Exception as error:  # noqa: BLE001 - every error becomes an answer
+            self._refuse(call, error)
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP."""
@@ -215,29 +281,47 @@ class Connection(HttpToolsProtocol):
             super().on_headers_complete()
             return
         name, version = found.groups()
-        call = InferCall(
+        length = headers.get(_LENGTH_HEADER)
+        head = Head(
             self.url.decode(),
             _ROUTE if version is None else _VERSION_ROUTE,
-            self.middleware.identity(headers),
-            headers.get(_LENGTH_HEADER),
+            name.decode(),
+            None if version is None else version.decode(),
+            int(claimed),
+            None if length is None else length.decode("latin-1"),
             self.parser.should_keep_alive(),
+            headers.get(b"accept-encoding", b""),
         )
-        call.accept = headers.get(b"accept-encoding", b"")
-        self.cycle = call  # type: ignore[assignment]
-        self.middleware.state.active += 1
+        call = self._begin(head, self.middleware.identity(headers))
         try:
-            self.middleware.check(call.path, "POST", headers)
-            call.model = model = self.repository.take(
-                name.decode(), None if version is None else version.decode()
-            )
-            call.age = self.arrivals.age(call.started)
-            if model.batcher.full or model.batcher.late(call.age, self.arrivals.average):
-                raise model.batcher.refusal()
+            self.middleware.check(head.path, "POST", headers)
             self.middleware.bodies.check_claim(claimed)
-            if call.length is None and int(claimed) > model.json_limit:
-                raise protocol.TooLargeError("the body", expected=f"at most {model.json_limit} bytes of JSON")
+            if b"x-request-id" not in headers:
+                self._plain = head
+            self._admit(call)
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             self._refuse(call, error)
+
+    def _begin(self, head: Head, identity: bytes) -> InferCall:
+        call = InferCall(head, identity)
+        self.cycle = call  # type: ignore[assignment]
+        self.middleware.state.active += 1
+        return call
+
+    def _admit(self, call: InferCall) -> Model:
+        """The model of a call, if it has room for it.
+
+        Raises:
+            UnknownModelError, BusyError, TooLargeError: no.
+        """
+        head = call.head
+        call.model = model = self.repository.take(head.model, head.version)
+        call.age = self.turns.waited(self._descriptor)
+        if model.batcher.full or model.batcher.late(call.age, self.turns.average):
+            raise model.batcher.refusal()
+        if head.json_size is None and head.size > model.json_limit:
+            raise protocol.TooLargeError("the body", expected=f"at most {model.json_limit} bytes of JSON")
+        return model
 
     def on_body(self, body: bytes) -> None:
         self._whole = True
@@ -269,16 +353,18 @@ class Connection(HttpToolsProtocol):
         self._disarm()
         model, body = call.model, call.body[0] if len(call.body) == 1 else b"".join(call.body)
         assert model is not None
-        length = None if call.length is None else call.length.decode("latin-1")
-        call.timer = self.loop.call_later(self.middleware.limits.answer_seconds, self._no_answer, call)
+        try:
+            self._parse(call, model, body)
+        except Exception as error:  # noqa: BLE001 - every error becomes an answer
+            self._refuse(call, error)
+
+    def _parse(self, call: InferCall, model: Model, body: bytes) -> None:
+        length = call.head.json_size
         if protocol.is_slow(len(body), length):
             self._later(self._submit_later(call, model, body, length))
             return
-        try:
-            request = protocol.parse_infer(body, length, model.signature, model.max_images)
-            self._accept(call, model, request)
-        except Exception as error:  # noqa: BLE001 - every error becomes an answer
-            self._refuse(call, error)
+        request = protocol.parse_infer(body, length, model.signature, model.max_images)
+        self._accept(call, model, request)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         """Go on beside this call; the loop itself keeps weak references only, and a drain waits for these."""
@@ -355,14 +441,14 @@ class Connection(HttpToolsProtocol):
             self._refuse(call, error)
             return
         kind = _JSON if json_length is None else _OCTETS % (_LENGTH_HEADER, json_length)
-        if call.accept and len(body) >= WORTH_BYTES:
+        if call.head.accept and len(body) >= WORTH_BYTES:
             self._later(self._write_shortened(call, kind, body))
             return
         self._write(call, 200, kind, body)
 
     async def _write_shortened(self, call: InferCall, headers: bytes, body: bytes) -> None:
         """The client takes compressed answers; a long one is compressed beside the loop."""
-        body, encoding = await self.middleware.bodies.shortened(body, call.accept)
+        body, encoding = await self.middleware.bodies.shortened(body, call.head.accept)
         if encoding is not None:
             headers += b"content-encoding: %s\r\n" % encoding.encode()
         if not call.response_complete:
@@ -374,10 +460,13 @@ class Connection(HttpToolsProtocol):
         body, extra = encode_error(failure)
         self._write(call, failure.status, _JSON + extra, body)
 
-    def _no_answer(self, call: InferCall) -> None:
-        if call.queued is not None:
-            call.queued.abandoned = True
-        self._refuse(call, BusyError("no answer in time", hint="Try again in a moment."))
+    def expire(self) -> None:
+        """The answer is late. The usual way has a clock of its own."""
+        call = self.cycle
+        if isinstance(call, InferCall) and not call.response_complete:
+            if call.queued is not None:
+                call.queued.abandoned = True
+            self._refuse(call, BusyError("no answer in time", hint="Try again in a moment."))
 
     def _too_slow(self) -> None:
         """Headers or a body did not come in time."""
@@ -421,20 +510,23 @@ class Connection(HttpToolsProtocol):
         self._end(call, status)
         if not call.keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        if self.pipeline or self._receiving:
+            self.on_response_complete()
+        elif call.keep_alive:
+            self.server_state.total_requests += 1
+            self.places.rests(self)  # which closes it as well, without a timer for each answer
 
     def _end(self, call: InferCall, status: int) -> None:
         """Let go of what a call holds, and count it."""
-        if call.timer is not None:
-            call.timer.cancel()
         if call.model is not None:
             call.model.leave()
         self.middleware.bodies.release(call.reserved)
         self.middleware.state.active -= 1
-        call.model = call.queued = call.timer = None
+        call.model = call.queued = None
         call.body.clear()
         seconds = time.perf_counter() - call.started
-        self.middleware.count(call.route, "POST", call.path, status, seconds, call.identity)
+        head = call.head
+        self.middleware.count(head.route, "POST", head.path, status, seconds, call.identity)
 
     def _await_next(self) -> None:
         """The rest of a refused body is there: the connection is idle from now on."""
@@ -459,13 +551,17 @@ def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
     return len(url) + sum(len(name) + len(text) + 4 for name, text in headers)
 
 
-_ENDED = InferCall("", "", b"", None, False)  # what follows a connection's last answer is not looked at
+_ENDED = InferCall(
+    Head("", "", "", None, 0, None, False, b""), b""
+)  # what follows a connection's last answer is not looked at
 _ENDED.response_complete = True
 _TOO_LONG = f"the headers are too long; expected at most {MAX_HEAD_BYTES} bytes"
 _TOO_MANY = "too many connections; only health is answered on this one. Try again in a moment."
 
 
-def connection_class(repository: Repository, middleware: Middleware, places: Connections) -> type[Connection]:
+def connection_class(
+    repository: Repository, middleware: Middleware, places: Connections, turns: TurnSelector
+) -> type[Connection]:
     """The class of connections of one server."""
-    shared = {"repository": repository, "middleware": middleware, "places": places, "arrivals": Arrivals()}
-    return type("Connection", (Connection,), shared)
+    shared = {"repository": repository, "middleware": middleware, "places": places}
+    return type("Connection", (Connection,), {**shared, "turns": turns, "heads": {}})

@@ -138,6 +138,10 @@ class Middleware:
         given = headers.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given
+        return self.new_identity()
+
+    def new_identity(self) -> bytes:
+        """An id that no other request of this server has."""
         return b"%s-%d" % (self._prefix, next(self._numbers))
 
     def check(self, path: str, method: str, headers: dict[bytes, bytes]) -> None:

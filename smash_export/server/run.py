@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import os
 import resource
@@ -38,12 +39,15 @@ from smash_export.server.middleware import Middleware, RequestLimits, State
 from smash_export.server.models import ModelSpec, Repository
 from smash_export.server.peers import Alone, Peers
 from smash_export.server.sizing import Batching
+from smash_export.server.turns import TurnSelector
 
 if TYPE_CHECKING:
     from smash_export.server.grpc_service import GrpcServer
 
 _OTHER_FILES = 128  # that a server with gRPC and a few models opens beside its connections
 _SPARE_FILES = 8  # for a load of a bundle while all connections are taken
+_BACKLOG = 1024  # connections that the kernel keeps until they are accepted
+_ACCEPTED = 8  # of them in one turn of the loop: each takes as long as a request
 _DROP = 8  # idle connections that are closed when files run out
 _SWITCH_INTERVAL_S = 0.0005  # a worker that comes back from its run waits this long for the loop, not 5 ms
 
@@ -152,12 +156,14 @@ def serve(
         addresses = Addresses(f"{scheme}://{_host(settings.host)}:{listener.getsockname()[1]}", grpc_address)
         most = _affordable(settings.max_connections)
         places = Connections(most, settings.per_address or max(1, most * 3 // 4))
-        config = _uvicorn(app, repository, settings, places)
+        turns = TurnSelector()
+        config = _uvicorn(app, repository, settings, places, turns)
         server = _Server(config, state, repository, settings, places, lambda: ready(addresses))
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         if grpc_server is not None:
             grpc_server.start()
-        server.run(sockets=[listener])
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
+            runner.run(server.serve(sockets=[listener]))
         if grpc_server is not None:
             grpc_server.stop(settings.drain_timeout)
     finally:
@@ -224,6 +230,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # startup left it at what is accepted in one turn
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
         if self.started:
             self._ready()
             logs.log(20, "ready")
@@ -231,6 +241,7 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if counter % 5 == 0 and self._descriptors.exhausted():
             self._places.drop_resting(_DROP)
+        self._places.expire(self.config.timeout_keep_alive, self._settings.limits.answer_seconds)
         return await super().on_tick(counter)
 
     @contextlib.contextmanager
@@ -323,11 +334,16 @@ def _hosts(settings: Settings) -> Hosts:
 
 
 def _uvicorn(
-    app: Middleware, repository: Repository, settings: Settings, places: Connections
+    app: Middleware,
+    repository: Repository,
+    settings: Settings,
+    places: Connections,
+    turns: TurnSelector,
 ) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=connection_class(repository, app, places),
+        http=connection_class(repository, app, places, turns),
+        backlog=_ACCEPTED,
         lifespan="off",
         ws="none",
         log_config=None,
@@ -359,7 +375,7 @@ def listen(host: str, port: int, option: str = "--port", *, shared: bool = False
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=shared)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=shared)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(

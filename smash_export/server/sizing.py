@@ -24,8 +24,11 @@ from smash_export.server.batching import QueueLimits
 QUEUE_SIZE = 256
 _GAIN = 1.1  # images per second that doubling the batch must bring
 _PATIENCE = 3  # under overload a request waits at most about this many times what it takes alone
-_NETWORK_S = 0.0005  # what a request alone takes beyond its run
-_SHORT_S = 0.008  # a queue of this length is no overload, however fast the network
+_NETWORK_S = 0.0002  # what a request alone takes beyond its run
+_SHORT_S = (
+    0.008  # requests that wait for the event loop for so long are no overload, however fast the network
+)
+_IN_LOOP_S = 0.001  # a run that holds up the event loop for so long costs less than a change of threads
 _ROUNDS_S = 0.03
 _ROUNDS = (3, 20)
 
@@ -103,15 +106,29 @@ def choose_sizes(
             if twice / seconds[twice] < _GAIN * best / seconds[best]:
                 break
             best = twice
+    in_loop = 0
+    if not asked.delay:
+        in_loop = max(
+            (size for size, took in seconds.items() if size <= best and took <= _IN_LOOP_S), default=0
+        )
     if asked.queue_size is not None:
-        settings = QueueLimits(best, asked.queue_size, None, asked.delay, asked.timeout)
+        settings = QueueLimits(
+            best, asked.queue_size, delay=asked.delay, timeout=asked.timeout, in_loop=in_loop
+        )
     else:
-        allowed = max(_PATIENCE * (seconds[1] + _NETWORK_S), _SHORT_S)
-        batches = int(allowed / seconds[best]) - 1  # one is running
-        patience = max(2 * allowed, 2 * seconds[best])
+        wait = _PATIENCE * (seconds[1] + _NETWORK_S)
+        batches = int(wait / seconds[best]) - 1  # one is running
         queue_size = max(QUEUE_SIZE, best)
-        standing = min(best * max(batches, 1), queue_size)
-        settings = QueueLimits(best, queue_size, standing, asked.delay, asked.timeout, patience, allowed)
+        settings = QueueLimits(
+            best,
+            queue_size,
+            standing=min(best * max(batches, 1), queue_size),
+            delay=asked.delay,
+            timeout=asked.timeout,
+            patience=max(wait, 2 * seconds[best]),
+            allowed=max(wait, _SHORT_S),
+            in_loop=in_loop,
+        )
     return Sizes(settings, seconds)
 
 

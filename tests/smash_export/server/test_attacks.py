@@ -152,6 +152,7 @@ def test_health_keeps_places_of_its_own_when_nobody_can_go(digits_bundle: Path, 
     with start(f"digits={digits_bundle}", *options) as server, contextlib.ExitStack() as held:
         for _ in range(4):  # each waits for company that does not come
             held.enter_context(connect(server)).sendall(request % (INFER.encode(), len(text), text))
+        time.sleep(0.3)  # whoever is not read yet could be given up for the next one
         deadline = time.monotonic() + 8
         while (refused := server.call("GET", "/v2"))[0] != 503:  # until all four are worked on
             assert time.monotonic() < deadline
@@ -311,13 +312,13 @@ def test_a_log_that_nobody_reads_stops_nobody(digits_bundle: Path) -> None:
 
 
 def test_a_flood_of_refusals_is_told_in_few_lines(server: Any) -> None:
-    before = len(server.log)
+    before, began = len(server.log), time.monotonic()
     with contextlib.closing(http.client.HTTPConnection(server.host, server.port, timeout=10)) as connection:
         for _ in range(400):
             connection.request("GET", "/v2/models/nothing")
             assert connection.getresponse().read()
     time.sleep(0.3)
-    assert len(server.log) - before < 300
+    assert len(server.log) - before <= 50 * (time.monotonic() - began + 1)
 
 
 def test_out_of_files_is_said_and_survived(digits_bundle: Path, start: Any) -> None:

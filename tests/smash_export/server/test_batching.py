@@ -214,6 +214,77 @@ def test_coroutines_wait_without_blocking_their_loop(runner: Runner) -> None:
     asyncio.run(main())
 
 
+def in_loop_requests(batcher: Batcher, *sizes: int) -> list[LoopRequest]:
+    """Requests of so many images, submitted in one turn of the running loop."""
+    requests = [LoopRequest(np.full((size, 1), number, np.float32)) for number, size in enumerate(sizes)]
+    for waiting in requests:
+        batcher.submit(waiting)
+    return requests
+
+
+def test_a_loop_runs_short_batches_itself(runner: Runner) -> None:
+    threads: list[bool] = []
+
+    def run(tensor: np.ndarray) -> np.ndarray:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return runner(tensor)
+
+    async def main() -> None:
+        batcher = Batcher(run, QueueLimits(max_batch=8, in_loop=4))
+        requests = in_loop_requests(batcher, 1, 2, 1, 3)
+        assert batcher.waiting == 7
+        assert [(await waiting.wait()).ravel().tolist() for waiting in requests] == [
+            [0],
+            [2, 2],
+            [4],
+            [6, 6, 6],
+        ]
+        assert (runner.sizes, batcher.waiting) == ([4, 3], 0)
+        (large,) = in_loop_requests(batcher, 5)  # would hold up the loop
+        await large.wait()
+        assert threads == [True, True, False]
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(main())
+
+
+def test_a_loop_leaves_its_batch_to_the_thread_that_is_running_another(runner: Runner) -> None:
+    async def main() -> None:
+        batcher = Batcher(runner, QueueLimits(max_batch=8, in_loop=8))
+        first = hold(runner, batcher)
+        requests = in_loop_requests(batcher, 1, 2)
+        await asyncio.sleep(0.01)  # the loop goes on
+        assert not first.logits
+        runner.go.set()
+        assert [len(await waiting.wait()) for waiting in requests] == [1, 2]
+        assert runner.sizes == [1, 3]
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(main())
+
+
+def test_a_loop_under_lasting_overload_keeps_its_queue_short() -> None:
+    def run(tensor: np.ndarray) -> np.ndarray:
+        time.sleep(0.01)
+        return tensor
+
+    async def main() -> None:
+        batcher = Batcher(run, QueueLimits(max_batch=1, queue_size=64, standing=2, in_loop=1))
+        burst = in_loop_requests(batcher, *[1] * 40)
+        for waiting in burst[:30]:
+            await waiting.wait()
+        assert batcher.full
+        with pytest.raises(BusyError, match="at most 2 images"):
+            in_loop_requests(batcher, 1)
+        for waiting in burst[30:]:
+            await waiting.wait()
+        await asyncio.sleep(0.3)  # idle again
+        assert len(in_loop_requests(batcher, *[1] * 10)) == 10
+        await asyncio.to_thread(batcher.close)
+
+    asyncio.run(main())
+
+
 def test_under_lasting_overload_the_queue_is_kept_short(runner: Runner) -> None:
     def run(tensor: np.ndarray) -> np.ndarray:
         time.sleep(0.01)

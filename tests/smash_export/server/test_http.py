@@ -459,6 +459,59 @@ def test_the_short_way_of_an_inference_answers_as_the_usual_one(
         assert answers[0] == answers[1], path
 
 
+def test_a_head_that_came_before_hides_no_difference(
+    server: Any, tensor: np.ndarray, logits: np.ndarray, make_body: Any
+) -> None:
+    """Requests with the same head, and what is nearly the same: cut in two, sent ahead, refused, renamed."""
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
+    with contextlib.closing(connection):
+
+        def ask(number: int, *pieces: int, path: str = "digits", **extra: str) -> tuple[int, Any, str | None]:
+            body, headers = make_body(tensor[number : number + 1])
+            connection.putrequest("POST", f"/v2/models/{path}/infer")
+            for name, text in {**headers, **extra, "Content-Length": str(len(body))}.items():
+                connection.putheader(name.replace("_", "-"), text)
+            connection.endheaders(body[: pieces[0]] if pieces else body)
+            if pieces:
+                time.sleep(0.05)
+                connection.send(body[pieces[0] :])
+            answer = connection.getresponse()
+            found = json.loads(answer.read())
+            return answer.status, found, answer.getheader("X-Request-ID")
+
+        identities = set()
+        for number in range(8):
+            pieces = (40,) if number % 3 == 2 else ()
+            status, found, identity = ask(number, *pieces)
+            assert status == 200
+            assert np.allclose(found["outputs"][0]["data"], logits[number], atol=1e-4)
+            identities.add(identity)
+        assert len(identities) == 8
+        assert [ask(0, X_Request_ID=name)[2] for name in ("mine", "yours")] == ["mine", "yours"]
+        for _ in range(2):
+            assert ask(0, path="nothing")[0] == 404
+            assert ask(0, Origin="http://elsewhere.example")[0] == 403
+            assert ask(0)[0] == 200
+        body, headers = make_body(tensor[:1])
+        text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\n{text}Content-Length: {len(body)}\r\n"
+    whole = head.encode() + b"\r\n" + body
+    broken = head.encode() + b"\r\n" + body[:-4] + b"\x00\x00\xc0\x7f"  # NaN
+    with socket.create_connection((server.host, server.port), timeout=10) as raw:
+        for data, statuses in ((whole, [200]), (whole, [200]), (broken, [400]), (whole * 3, [200] * 3)):
+            raw.sendall(data)
+            got = b""
+            while got.count(b"HTTP/1.1 ") < len(statuses) or not got.endswith(b"}"):
+                got += raw.recv(65536)
+            assert [int(part[:3]) for part in got.split(b"HTTP/1.1 ")[1:]] == statuses
+
+
+def test_a_key_is_asked_for_whatever_came_before(strict: Any, tensor: np.ndarray, make_body: Any) -> None:
+    body, headers = make_body(tensor[:1])
+    for key, status in ((KEY, 200), ({}, 401), (KEY, 200), ({"Authorization": "Bearer wrong"}, 401)) * 2:
+        assert strict.call("POST", "/v2/models/digits/infer", body, {**headers, **key})[0] == status
+
+
 def test_requests_sent_ahead_are_answered_in_order(server: Any, tensor: np.ndarray, make_body: Any) -> None:
     def whole(path: str, number: int) -> bytes:
         body, headers = make_body(tensor[number : number + 1])

@@ -42,6 +42,13 @@ def test_under_overload_as_much_waits_as_is_answered_quickly() -> None:
     assert quick.standing >= quick.max_batch == 32
 
 
+def test_only_short_runs_are_left_to_the_event_loop() -> None:
+    assert choose_sizes(costs(0.004, 0), IMAGE, 32, Batching()).settings.in_loop == 0
+    assert choose_sizes(lambda batch: batch, IMAGE, 8, Batching(max_batch=8)).settings.in_loop == 8
+    waiting = choose_sizes(lambda batch: batch, IMAGE, 8, Batching(delay=0.1)).settings
+    assert waiting.in_loop == 0  # a loop cannot wait for company
+
+
 def test_what_is_asked_for_is_not_measured() -> None:
     chosen = choose_sizes(costs(0, 0.001), IMAGE, 32, Batching(max_batch=8, queue_size=20, delay=0.5))
     assert (chosen.settings.max_batch, chosen.settings.queue_size, chosen.settings.standing) == (8, 20, None)
