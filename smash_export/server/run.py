@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _OTHER_FILES = 128  # that a server with gRPC and a few models opens beside its connections
 _SPARE_FILES = 8  # for a load of a bundle while all connections are taken
 _BACKLOG = 1024  # connections that the kernel keeps until they are accepted
-_ACCEPTED = 8  # of them in one turn of the loop: each takes as long as a request
+_ACCEPTED = 64  # of them in one turn of the loop: few milliseconds for others, soon for who comes last
 _DROP = 8  # idle connections that are closed when files run out
 _SWITCH_INTERVAL_S = 0.0005  # a worker that comes back from its run waits this long for the loop, not 5 ms
 
