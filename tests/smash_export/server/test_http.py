@@ -494,7 +494,8 @@ def test_a_head_that_came_before_hides_no_difference(
             assert ask(0)[0] == 200
         body, headers = make_body(tensor[:1])
         text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\n{text}Content-Length: {len(body)}\r\n"
+        head = "POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"{text}Content-Length: {len(body)}\r\n"
     whole = head.encode() + b"\r\n" + body
     broken = head.encode() + b"\r\n" + body[:-4] + b"\x00\x00\xc0\x7f"  # NaN
     with socket.create_connection((server.host, server.port), timeout=10) as raw:
