@@ -754,7 +754,10 @@ class _Search:
         def keep(entry: Trained) -> int:
             return of_latency(latencies[entry.key]) if latencies else 0
 
+        path = self.folder / "finalists.jsonl"
         with self.progress(label, config.epochs(entering or len(finalists))) as advance:
+            if done := config.epochs_done(path, finalists[0].group):
+                advance(done)
             seen = 0  # epochs of the present network, when this process trains it
 
             def on_epoch(entry: Epoch) -> None:
@@ -774,7 +777,6 @@ class _Search:
             assert self._here is not None  # set up after training
             self._here.on_epoch = on_epoch
 
-            path = self.folder / "finalists.jsonl"
             return run_rungs(finalists, config, records=path, work=work, keep=keep, propose=propose)
 
     def _keep_ensemble(self, trained: Sequence[Trained], scored: Sequence[Scored]) -> None:

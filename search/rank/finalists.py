@@ -163,6 +163,12 @@ class FinalistsConfig:
         steps = np.diff([0, *self.rungs])
         return int(np.dot(self.schedule(count), steps))
 
+    def epochs_done(self, records: Path, group: str) -> int:
+        """Epochs that finalists.jsonl holds already for one group."""
+        steps = np.diff([0, *self.rungs])
+        held = (Trained.from_json(record) for record in files.read_jsonl(records))
+        return sum(int(steps[entry.rung]) for entry in held if entry.group == group)
+
 
 @dataclass(frozen=True)
 class Finalist:

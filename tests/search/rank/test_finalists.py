@@ -113,6 +113,8 @@ def test_rungs_halve_and_train_on_from_the_rung_before(tmp_path: Path) -> None:
     best = {entry.key for entry in sorted(results[:3], key=lambda e: (e.error, e.macs, e.key))[:2]}
     assert {entry.key for entry in results[3:]} == best
     whole = records.read_bytes()
+    assert config.epochs_done(records, "search") == config.epochs(3) == 5, "what a resumed bar begins with"
+    assert config.epochs_done(records, "random") == 0
     assert run_rungs(finalists, config, records=records, work=work) == results
     assert records.read_bytes() == whole, "nothing is trained twice"
     lines = whole.splitlines(keepends=True)
