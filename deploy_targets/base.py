@@ -192,7 +192,7 @@ class Target(abc.ABC):
             is the runtime itself. Their versions stand beside every result.
         imports_torch: whether opening a file loads PyTorch, which takes seconds.
         int8_placement: where a graph of precision int8 has its Q/DQ pairs: "runtime" (around every
-            operator) or "tensorrt" (by NVIDIA's rules).
+            operator), "whole" (logits as well) or "tensorrt" (by NVIDIA's rules).
         triton: how Triton takes its files, None where it does not.
         environment: name of the file of pins in ``deploy_targets/environments``, "" for a runtime that shares
             an environment with the others.
@@ -213,7 +213,7 @@ class Target(abc.ABC):
     extra: str
     modules: Mapping[str, tuple[str, ...]] = {}
     imports_torch: bool = False
-    int8_placement: Literal["runtime", "tensorrt"] = "runtime"
+    int8_placement: Literal["runtime", "whole", "tensorrt"] = "runtime"
     triton: TritonBackend | None = None
     environment: str = ""
     precisions: tuple[Precision, ...] = ("fp32",)
@@ -247,6 +247,10 @@ class Target(abc.ABC):
             MissingRuntimeError: the runtime or the requested device is not there.
             InvalidInputError: the file is damaged or of another version.
         """
+
+    def starts_from_program(self, onnx: Path) -> bool:
+        """Whether :meth:`compile` needs ``CompileRequest.torch_program`` for this ONNX file."""
+        return self.needs_torch_program
 
     def require(self) -> None:
         """Raise :class:`MissingRuntimeError` with the install command unless available."""

@@ -1,12 +1,10 @@
 """LiteRT (formerly TensorFlow Lite), with XNNPACK: a .tflite file for phones and boards.
 
-The runtime is small and installs beside the others; the converter brings 2 GB and its own pins, so it has an
-environment of its own: ``smash-export doctor --environment litert``. The batch size is fixed when it is
-compiled, since its converter writes the example's batch size into reductions; other batches run in parts of
-that size.
-
-int8 is quantised by Google's quantiser from calibration images, inputs and logits included; the session
-does both roundings.
+The file is written here, from the ONNX graph (:mod:`smash_targets.litert_writer`), with channels last; int8
+is that of the graph, images and logits included, and the session does both roundings. What the writer does
+not know goes to Google's converter, from the PyTorch program, and to its quantiser. These bring 2 GB and
+their own pins, so they have an environment of their own: ``smash-export doctor --environment litert``. The
+batch size is fixed when it is compiled; other batches run in parts of that size.
 """
 
 from __future__ import annotations
@@ -14,6 +12,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,17 @@ from smash_targets.common import (
     check_threads,
     damaged,
     fixed_batch,
+    has_module,
     input_type,
     only_cpu,
     run_in_chunks,
     torch_program_of,
 )
 from smash_targets.isolation.environments import EnvironmentTarget
+from smash_targets.litert_writer import CHANNELS_LAST, UnknownOperatorError, write
+from smash_targets.onnx_file import read_onnx_facts
 
+_LOWEST, _HIGHEST = np.float32(-128), np.float32(127)
 _IDENTIFIER = b"TFL3"  # at byte 4 of the flatbuffer
 
 
@@ -52,12 +56,38 @@ class LiteRtTarget(EnvironmentTarget):
     modules = {"ai_edge_litert": ("ai-edge-litert",)}
     environment = "litert"
     precisions = ("fp32", "int8")
-    precision_source = "target"
-    needs_torch_program = True
+    int8_placement = "whole"
+    reads = ("fp32", "int8")
     batch_note = "has one batch size; others run in parts of it"
     compiler = ("litert_torch", "ai_edge_quantizer", "torch")
     options = ("batch",)
     install = "pip install ai-edge-litert"
+
+    def starts_from_program(self, onnx: Path) -> bool:
+        """Whether the writer is not here or does not know the graph."""
+        try:
+            return not _can_write() or not _written(onnx, None)
+        except UnknownOperatorError:
+            return True
+
+    def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
+        """Write the file; a graph that the writer does not know is converted, where there is a program."""
+        self.check_request(request, self.options)
+        batch = fixed_batch(request)
+        if not _can_write():
+            return super().compile(request, destination)
+        try:
+            content = _written(request.onnx, batch)
+        except UnknownOperatorError as error:
+            if request.torch_program is None:
+                raise
+            result = super().compile(request, destination)
+            return replace(result, notes={**result.notes, "converted": str(error)})
+        (destination / "model.tflite").write_bytes(content)
+        return CompileResult("model.tflite", {"batch": batch})
+
+    def _compiling(self) -> str:
+        return "" if _can_write() else super()._compiling()
 
     def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Convert for one batch size; quantise if int8 was asked for."""
@@ -106,10 +136,11 @@ class LiteRtSession(Session):
             raise damaged(path, "LiteRT", error) from error
         (self._input,) = self._interpreter.get_input_details()
         (self._output,) = self._interpreter.get_output_details()
-        shape = tuple(map(int, self._input["shape"]))
-        if shape[1:] != signature.input_shape:
-            raise damaged(path, "LiteRT", ValueError(f"its input is {list(shape)}"))
-        self._batch = shape[0]
+        self._batch, *shape = map(int, self._input["shape"])
+        self._turned = self._input["name"].endswith(CHANNELS_LAST)
+        if tuple(shape[-1:] + shape[:-1] if self._turned else shape) != signature.input_shape:
+            raise damaged(path, "LiteRT", ValueError(f"its input is {[self._batch, *shape]}"))
+        self._rounds = _Rounds(self._input)
         int8 = any(detail["dtype"] is np.int8 for detail in self._interpreter.get_tensor_details())
         self.info = SessionInfo(
             target="litert",
@@ -129,7 +160,10 @@ class LiteRtSession(Session):
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         interpreter = self._interpreter
-        interpreter.set_tensor(self._input["index"], _quantised(images, self._input))
+        rounded = self._rounds(images)
+        if self._turned:
+            rounded = _channels_last(rounded)
+        interpreter.set_tensor(self._input["index"], rounded)
         try:
             interpreter.invoke()
         except RuntimeError as error:
@@ -142,15 +176,53 @@ class LiteRtSession(Session):
         return logits
 
 
-def _quantised(images: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
-    if detail["dtype"] is np.float32:
-        return images
-    if detail["dtype"] is np.uint8:  # a baked file takes the bytes themselves
-        return images.astype(np.uint8)
-    scale, zero = detail["quantization"]
-    limits = np.iinfo(detail["dtype"])
-    rounded: np.ndarray = np.rint(images / np.float32(scale)) + zero
-    return rounded.clip(limits.min, limits.max).astype(detail["dtype"])
+class _Rounds:
+    """Images in the type that a file takes."""
+
+    def __init__(self, detail: Mapping[str, Any]) -> None:
+        self._type = np.dtype(detail["dtype"])
+        if self._type == np.int8:
+            scale, zero = detail["quantization"]
+            self._factor, self._zero = np.float32(1 / scale), np.float32(zero)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        if self._type == np.float32:
+            return images
+        if self._type == np.uint8:  # a baked file takes the bytes themselves
+            return images.astype(np.uint8)
+        rounded: np.ndarray = images * self._factor
+        rounded += self._zero
+        np.rint(rounded, out=rounded)
+        np.minimum(rounded, _HIGHEST, out=rounded)
+        np.maximum(rounded, _LOWEST, out=rounded)
+        return rounded.astype(np.int8)
+
+
+def _channels_last(images: np.ndarray) -> np.ndarray:
+    """[B, C, H, W] -> [B, H, W, C]; plane by plane where they are few, which is faster."""
+    if images.shape[1] > 4:
+        return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    turned = np.empty((len(images), *images.shape[2:], images.shape[1]), images.dtype)
+    for channel in range(images.shape[1]):
+        turned[..., channel] = images[:, channel]
+    return turned
+
+
+def _can_write() -> bool:
+    """Whether there is what reads ONNX graphs, and the schema of the file."""
+    return has_module("onnx") and has_module("ai_edge_litert")
+
+
+def _written(path: Path, batch: int | None) -> bytes:
+    """The file of an ONNX graph; for any batch size that it takes if None.
+
+    Raises:
+        UnknownOperatorError: a graph that the writer does not know.
+    """
+    import onnx
+
+    read_onnx_facts(path)  # no weights in other files
+    return write(onnx.load_model_from_string(path.read_bytes()), batch)
 
 
 def _quantise(source: str, destination: Path, calibration: np.ndarray | None, batch: int) -> None:

@@ -97,6 +97,7 @@ def _run(program: str, arguments: Sequence[str], written: Path) -> None:
     Raises:
         VerificationError: it took too long, failed or crashed.
     """
+    tool = "quantiser" if program == _QUANTISE else "converter"
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", program, *arguments],
@@ -105,11 +106,11 @@ def _run(program: str, arguments: Sequence[str], written: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise VerificationError(f"MNN's converter took longer than {SECONDS} seconds") from None
+        raise VerificationError(f"MNN's {tool} took longer than {SECONDS} seconds") from None
     if done.returncode or not written.is_file():
         log = (done.stdout + done.stderr).decode(errors="replace").splitlines()
         raise VerificationError(
-            f"MNN could not convert this network (exit code {done.returncode})",
+            f"MNN's {tool} failed for this network (exit code {done.returncode})",
             received=" ".join(log[-3:]),
         )
 

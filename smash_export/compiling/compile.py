@@ -292,7 +292,7 @@ def _request(job: _Job, source: Source, work: Path) -> tuple[CompileRequest, Jso
     if precision in CALIBRATED and "calibration.npz" in bundle.manifest.files:
         calibration = bundle.preprocessing.normalise(bundle.calibration())
     program = None
-    if runtime.needs_torch_program:
+    if runtime.starts_from_program(onnx):
         from smash_export.export.torch_program import write_torch_program
 
         program = write_torch_program(bundle, work / "model.pt2", source.weights)

@@ -27,7 +27,7 @@ from tests.deploy_targets.networks import Sources
 
 Compiled = Callable[..., Path]
 # see the head of this module
-ELSEWHERE = {"executorch", "litert", "tensorrt", "tensorrt_rtx", "trtexec", "baked"}
+ELSEWHERE = {"executorch", "tensorrt", "tensorrt_rtx", "trtexec", "baked"}
 SLOW = {"torch_export"}
 # How far fp16, bf16 and int8 logits may be from fp32 ones; the logits are about 0.5.
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3, "bf16": 2e-2, "int8": 5e-2}

@@ -4,7 +4,7 @@ ONNX Runtime's quantiser places the nodes and its calibrators measure ranges. Wh
 
 * one range for all inputs of a concatenation (and for what slices and pools of them pass on), so that
   runtimes copy bytes there instead of rescaling them;
-* first and last layer in int8 or not, as measured; logits are never rounded;
+* first and last layer in int8 or not, as measured; logits are rounded only where a runtime wants them so;
 * biases that take back the mean of what rounding adds, where that costs fewer labels
   (:mod:`smash_export.compiling.precision.bias_correction`);
 * the noise that every single layer brings (:mod:`smash_export.compiling.precision.noise`), and a loop that
@@ -75,24 +75,27 @@ class Scheme:
         activations: "u8" with a zero point, or "s8".
         symmetric: activations have zero point 0.
         reduce_range: weights use 7 of 8 bits.
-        placement: "runtime" (Q/DQ around every operator, for CPU runtimes) or "tensorrt".
+        placement: "runtime" (Q/DQ around every operator, for CPU runtimes), "whole" (logits as well) or
+            "tensorrt".
         clips: a ReLU whose input others read too keeps the scale of that input and compares whole numbers.
     """
 
     activations: Literal["u8", "s8"] = "u8"
     symmetric: bool = False
     reduce_range: bool = False
-    placement: Literal["runtime", "tensorrt"] = "runtime"
+    placement: Literal["runtime", "whole", "tensorrt"] = "runtime"
     clips: bool = False
 
 
 TENSORRT = Scheme("s8", symmetric=True, placement="tensorrt")
+WHOLE = Scheme("s8", placement="whole")  # of LiteRT: zero points cost its kernels nothing on any processor
 
 
 def scheme_for(target: str, features: dict[str, bool]) -> Scheme:
     """What a target runs fast on a processor with these features (:func:`machine.cpu_features`)."""
-    if get_target(target).int8_placement == "tensorrt":
-        return TENSORRT
+    placement = get_target(target).int8_placement
+    if placement != "runtime":
+        return TENSORRT if placement == "tensorrt" else WHOLE
     if "dot product" in features:  # the ARM family
         return Scheme("s8", symmetric=True)
     vnni = features.get("VNNI", False) or features.get("AMX int8", False)
@@ -328,7 +331,8 @@ class _Quantiser:
             _free_convolution_sides(quantised.graph)
         if self.scheme.clips:
             clip_integers(quantised.graph)
-        _leave_logits(quantised.graph)
+        if self.scheme.placement != "whole":
+            _leave_logits(quantised.graph)
         _drop_unused(quantised.graph)
         quantised.producer_name = self.model.producer_name
         quantised.producer_version = self.model.producer_version

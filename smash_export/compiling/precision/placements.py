@@ -24,7 +24,7 @@ from smash_export.compiling.precision.names import PLACEMENT_NAMES
 from smash_export.compiling.precision.whole_vectors import fill_vectors
 from smash_export.export.onnx_graphs import prepared, readers
 from smash_export.measure.timing import interleaved
-from smash_targets.base import ModelSignature, Session, SessionOptions, Target
+from smash_targets.base import ModelSignature, Session, SessionOptions, Target, get_target
 from smash_targets.common import open_graph
 
 if TYPE_CHECKING:
@@ -91,9 +91,10 @@ def candidates(model: onnx.ModelProto, target: str) -> list[Placement]:
     """Forms in which this graph differs, from the simplest on."""
     folds = len(fold_pools(model).graph.node) < len(model.graph.node)
     clips = target == "onnxruntime" and _clips_change(model)
+    whole = get_target(target).int8_placement == "whole"  # images are bytes, and the first layer reads them
     different: dict[tuple[bool, bool, bool], Placement] = {}
     for placement in PLACEMENTS:
-        if placement.clips and not clips:
+        if (placement.clips and not clips) or (placement.first_fp32 and whole):
             continue
         form = replace(placement, folds=placement.folds and folds)
         different.setdefault((form.folds, form.clips, form.first_fp32), form)

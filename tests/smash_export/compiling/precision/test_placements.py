@@ -66,7 +66,7 @@ def test_the_fastest_form_wins_and_a_tie_goes_to_the_simplest() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "litert"])
 def test_forms_are_timed_through_the_session_of_the_target(target: str) -> None:
     runtime = get_target(target)
     if not runtime.availability().available:
@@ -81,6 +81,8 @@ def test_forms_are_timed_through_the_session_of_the_target(target: str) -> None:
     assert all(value > 0 for value in times.values())
     assert times[forms[0].name] <= 1.1 * min(times.values())
     assert usual(target).clips == (target == "onnxruntime")
+    if target == "litert":  # its files take bytes
+        assert not any(form.first_fp32 for form in forms)
 
 
 def test_a_bundle_tells_which_form_it_ships(digits_bundle_copy: Path) -> None:

@@ -1,4 +1,4 @@
-"""Forty random networks at int8 in both CPU runtimes that take Q/DQ graphs: they load, answer as the rounded
+"""Forty random networks at int8 in the CPU runtimes that take Q/DQ graphs: they load, answer as the rounded
 graph says, and most of them would pass the gate.
 """
 
@@ -58,7 +58,7 @@ def quantised(kind: str, slot: int, form: Placement) -> onnx.ModelProto:
     return graph.build(())
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "litert"])
 @pytest.mark.parametrize(("kind", "slots"), CASES)
 def test_random_networks_at_int8(kind: str, slots: range, target: str, tmp_path: Path) -> None:
     runtime = get_target(target)
