@@ -15,13 +15,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import click
 
 from smash_base.progress import Advance
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
 PLAIN_SECONDS = 10.0  # in a log: one line of progress at most this often
@@ -158,11 +159,18 @@ class Board(Protocol):
 
 
 _OPEN: list[Board] = []  # the display that is open, if any: bars join it
+_DRAWN: list[Console] = []  # consoles that bars stand on
 
 
 def is_open() -> bool:
     """Whether a job shows its display."""
     return bool(_OPEN)
+
+
+def console_with_bars(stream: IO[str]) -> Console | None:
+    """What has to write whatever goes to a terminal on which bars stand: it moves them down. Anything else
+    writes into their lines."""
+    return _DRAWN[-1] if _DRAWN and stream.isatty() else None
 
 
 @contextlib.contextmanager
@@ -193,7 +201,8 @@ def bar(label: str, total: float | None) -> Iterator[Advance]:
         with _OPEN[-1].bar(label, total) as advance:
             yield advance
     elif sys.stderr.isatty():
-        with _terminal("", Schedule(())) as opened, opened.bar(label, total) as advance:
+        opened_alone = _terminal("", Schedule(()), leaves=total is not None)
+        with opened_alone as opened, opened.bar(label, total) as advance:
             yield advance
     else:
         with _Log(Schedule(())).bar(label, total) as advance:
@@ -231,7 +240,7 @@ class _Log:
     def _words(self, label: str, pace: Pace) -> list[str]:
         words = [f"{label}:"]
         if pace.total:
-            words.append(f"{pace.done:g}/{pace.total:g}")
+            words.append(_steps(pace.done, pace.total))
         words.append(f"{clock(pace.elapsed)} elapsed")
         left, whole = pace.left(), self._schedule.left()
         if left is not None and not pace.finished:
@@ -242,7 +251,33 @@ class _Log:
 
 
 @contextlib.contextmanager
-def _terminal(title: str, schedule: Schedule) -> Iterator[Board]:
+def _terminal(title: str, schedule: Schedule, *, leaves: bool = True) -> Iterator[Board]:
+    """A rich display.
+
+    Args:
+        title: Title of the line of the whole, if there is one.
+        schedule: Times of the whole.
+        leaves: Whether the bars stay where they are at the end; after an error none does.
+    """
+    progress = _progress(schedule, leaves)
+    try:
+        with progress:
+            whole = _whole(progress, title, schedule) if title else None
+            _DRAWN.append(progress.console)
+            try:
+                yield _Terminal(progress, schedule)
+            except BaseException:
+                progress.live.transient = True  # nothing goes on: bars that stand still would say it does
+                raise
+            finally:
+                _DRAWN.remove(progress.console)
+            if whole is not None:
+                progress.update(whole, total=1.0, completed=1.0)
+    finally:
+        progress.console.show_cursor()  # rich has hidden it where Ctrl-C comes while it begins
+
+
+def _progress(schedule: Schedule, leaves: bool) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
     from rich.progress_bar import ProgressBar
@@ -274,7 +309,7 @@ def _terminal(title: str, schedule: Schedule) -> Iterator[Board]:
                 return Text("")
             if task.fields["whole"]:
                 return Text(f"{schedule.share():.0%}")
-            return Text(f"{task.completed:g}/{task.total:g}")
+            return Text(_steps(task.completed, task.total))
 
     columns = (
         SpinnerColumn(),
@@ -286,13 +321,13 @@ def _terminal(title: str, schedule: Schedule) -> Iterator[Board]:
     )
     # What a program reads from stdout does not go to the terminal with the bars.
     to_terminal = sys.stdout.isatty()
-    progress = Progress(
-        *columns, console=Console(stderr=True), refresh_per_second=8, redirect_stdout=to_terminal
+    return Progress(
+        *columns,
+        console=Console(stderr=True),
+        refresh_per_second=8,
+        redirect_stdout=to_terminal,
+        transient=not leaves,
     )
-    with progress:
-        if title:
-            _whole(progress, title, schedule)
-        yield _Terminal(progress, schedule)
 
 
 def _whole(progress: Progress, title: str, schedule: Schedule) -> TaskID:
@@ -339,6 +374,11 @@ class _Terminal:
             progress.update(task, times=lambda: (elapsed, left if left else None))
             if any(other.fields["whole"] for other in progress.tasks):
                 progress.remove_task(task)
+
+
+def _steps(done: float, total: float) -> str:
+    """``3.2/10``: a training counts parts of its epochs."""
+    return f"{round(done, 1):g}/{total:g}"
 
 
 def shown_fields(fields: dict[str, object]) -> list[str]:

@@ -15,12 +15,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from smash_base.progress import Advance
-from smash_export.display import Part, bar, board, is_open
+from smash_export.display import Part, bar, board, console_with_bars, is_open
 
 _PLAIN_WIDTH = 160
 
@@ -54,12 +54,13 @@ class Output:
             drawn.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             drawn.add_row(*(Text(_cell(value)) for value in row))  # Text: square brackets are not markup
-        Console(width=None if sys.stdout.isatty() else _plain_width()).print(drawn)
+        console = console_with_bars(sys.stdout)
+        (console or Console(width=None if sys.stdout.isatty() else _plain_width())).print(drawn)
 
     def text(self, line: str) -> None:
         """A line of the result for people, on stdout. Nothing with ``--json``."""
         if not self.json:
-            click.echo(line)
+            _say(line, sys.stdout)
 
     def result(self, value: Any) -> None:
         """The result for programs, on stdout. Nothing without ``--json``."""
@@ -69,11 +70,11 @@ class Output:
     def note(self, line: str) -> None:
         """A line for people, on stderr. Nothing with ``--json`` inside a larger job, which says it itself."""
         if not (self.quiet or (self.json and is_open())):
-            click.echo(line, err=True)
+            _say(line, sys.stderr)
 
     def warn(self, line: str) -> None:
         """A line that people must see, on stderr, even with ``--quiet``."""
-        click.echo(f"warning: {line}", err=True)
+        _say(f"warning: {line}", sys.stderr)
 
     @contextlib.contextmanager
     def progress(self, label: str, total: float | None) -> Iterator[Advance]:
@@ -128,6 +129,14 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     raise TypeError(f"a result holds {type(value).__name__}, which has no JSON form")
+
+
+def _say(line: str, stream: IO[str]) -> None:
+    console = console_with_bars(stream)
+    if console is None:
+        click.echo(line, file=stream)
+    else:
+        console.out(line, highlight=False)
 
 
 def _cell(value: object) -> str:

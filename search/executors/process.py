@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
@@ -51,7 +52,7 @@ class Processes(Pool):
         process = self._context.Process(
             target=_serve, args=(theirs, self._packed, number), name=f"search worker {number}", daemon=True
         )
-        with _threads_of_children(self._threads):
+        with _threads_of_children(self._threads), _deaf_to_ctrl_c():
             process.start()
         theirs.close()  # so that its end is seen here
         return _Process(process, mine)
@@ -83,7 +84,6 @@ class Processes(Pool):
 
 
 def _serve(connection: Connection, packed: bytes, number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     worker = Remote(packed, number)
     while True:
         try:
@@ -94,6 +94,18 @@ def _serve(connection: Connection, packed: bytes, number: int) -> None:
             connection.send(worker.do(task))
         except BrokenPipeError:
             return
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Ctrl-C is for the process that asks. What is started meanwhile never gets it, nor in the seconds in
+    which it imports PyTorch: a blocked signal stays blocked in a child, and waits here."""
+    resource_tracker.ensure_running()  # or the first start does it, and unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

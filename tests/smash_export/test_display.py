@@ -14,6 +14,7 @@ import pytest
 
 from smash_export.cli.console import Output
 from smash_export.display import Pace, Part, Schedule, clock
+from tests.terminal import in_terminal
 
 
 class Hand:
@@ -119,3 +120,39 @@ def test_a_terminal_is_never_still_and_bars_share_one_display() -> None:
     assert "-:--:--" not in text
     assert "loss=0.5" in text
     assert re.search(r"0:0\d, 0:0\d left", text)
+
+
+@pytest.mark.slow
+def test_lines_and_tables_stand_whole_above_the_bars_of_a_terminal() -> None:
+    """What goes past rich is written into the line of a bar, and the next drawing takes its last line."""
+    script = (
+        "import time\n"
+        "from smash_export.progress import Output\n"
+        "output = Output()\n"
+        "with output.job('the whole'):\n"
+        "    with output.progress('training', 2) as advance:\n"
+        "        time.sleep(0.3)\n"
+        "        output.table('Images', ['what', 'value'], [['images', 7]])\n"
+        "        output.note('a [note] of the job')\n"
+        "        output.text('a result')\n"
+        "        output.warn('a warning')\n"
+        "        time.sleep(0.3)\n"
+        "with output.progress('loading', None):\n"
+        "    time.sleep(0.3)\n"
+        "output.note('the end')\n"
+    )
+    ended = in_terminal([sys.executable, "-c", script])
+    assert ended.code == 0
+    table = [
+        "Images",
+        "┏━━━━━━━━┳━━━━━━━┓",
+        "┃ what   ┃ value ┃",
+        "┡━━━━━━━━╇━━━━━━━┩",
+        "│ images │     7 │",
+        "└────────┴───────┘",
+    ]
+    assert ended.screen[:6] == table
+    assert ended.screen[6:9] == ["a [note] of the job", "a result", "warning: a warning"]
+    (whole, last) = ended.screen[9:]
+    assert re.search(r"^\s+the whole ━+\s+100% 0:0\d$", whole), "a bar that is over has no spinner"
+    assert last == "the end", "what nobody could count leaves no bar"
