@@ -1,6 +1,6 @@
-"""What predicting costs beyond the runtime: one image to its label, and a folder of 100,000 files.
+"""What predicting costs beyond the runtime: one image to its label, and a folder of many files.
 
-    .venv/bin/python -m benchmarks.predict_overhead [--quick]
+    .venv/bin/python -m benchmarks.predict_overhead [--quick] [--files N]
 
 The networks are drawn from the spaces for 3 x 32 x 32 images, with random weights: only time is
 measured. Reading and decoding a PNG of that size costs about as much processor time as 10 million
@@ -10,8 +10,8 @@ keep at most N / (N + decoding) of its throughput, so the share depends on the n
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,17 +37,22 @@ SPEC = InputSpec(3, (32, 32))
 PREPROCESSING = Preprocessing(32, 32, 3, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
 CLASSES = tuple(f"class{index}" for index in range(10))
 NETWORKS = (("small", "small", 12e6), ("medium", "tiny", 40e6), ("large", "paper", 150e6))
-FILES = 1000  # different files; the folder of 100,000 has each of them 100 times, as hard links
+FILES = 1000  # different files; the folder has each of them many times, as hard links
 STREAMED = 100_000
 
 
-def main(quick: bool = False) -> None:
+def main() -> None:
     """Measure and record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="2,000 files; another name for the result")
+    parser.add_argument("--files", type=int, default=STREAMED, help="of the folder, in thousands")
+    arguments = parser.parse_args()
+    quick: bool = arguments.quick
     networks = {name: draw(space, macs) for name, space, macs in NETWORKS}
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        folder = make_folder(root / "images", 2000 if quick else STREAMED)
+        folder = make_folder(root / "images", 2000 if quick else arguments.files)
         for name, architecture in networks.items():
             bundle = make_bundle(root / name, architecture)
             with load(bundle, "onnxruntime", threads=1) as classifier:
@@ -204,4 +209,4 @@ def resident_mb() -> float:
 
 
 if __name__ == "__main__":
-    main("--quick" in sys.argv[1:])
+    main()
