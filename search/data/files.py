@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -254,7 +255,8 @@ def _one_size(spec: Spec, headers: Sequence[tuple[str, Header]]) -> tuple[int, i
             f"images of different sizes, {one_name} and {two_name}",
             expected=f"{one[0]}x{one[1]} pixels each, or the option size",
             received=f"{two[0]}x{two[1]}",
-            hint=f"Name the size that all are scaled to, for example {spec.name}:{spec.path}?size=32",
+            hint="Name the size that all are scaled to, for example "
+            f"--data {shlex.quote(f'{spec.name}:{spec.path}?size=64')}",
         )
     if not first:
         return 1, 1  # every image is bad, which is said with their names
