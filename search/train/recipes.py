@@ -126,9 +126,9 @@ class Recipe:
         return asdict(self)
 
     def words(self) -> str:
-        """Every value that is not the default, for people."""
-        usual = Recipe()
-        values = {name: value for name, value in asdict(self).items() if value != getattr(usual, name)}
+        """The epochs, and every other value that is not the default, for people."""
+        usual = {**asdict(Recipe()), "epochs": None}
+        values = {name: value for name, value in asdict(self).items() if value != usual[name]}
         return ", ".join(f"{name} {value}" for name, value in values.items())
 
     @classmethod

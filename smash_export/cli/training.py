@@ -141,6 +141,7 @@ def announced(
     output: Output,
 ) -> Recipe:
     """Fit the recipe to the time, say what will be trained and how long it takes here."""
+    from smash_export.device_search.plan import duration_words
     from smash_search.train.compute import pick_device
     from smash_search.train.network import seconds_per_step, within
 
@@ -151,7 +152,7 @@ def announced(
         recipe = within(recipe, images, seconds, per_step)
     expected = recipe.epochs * max(1, images // recipe.batch) * per_step
     output.note(f"recipe {values['recipe_name']}: {recipe.words()}")
-    output.note(f"training takes about {min(expected, seconds or expected) / 60:.1f} minutes here")
+    output.note(f"training takes about {duration_words(min(expected, seconds or expected))} here")
     if len(dataset.validation) < FEW_TO_DECIDE:
         output.warn(
             f"{len(dataset.validation)} validation images decide about epochs and probabilities; "

@@ -52,10 +52,11 @@ def test_tables_show_every_cell_whole_without_a_terminal(
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     command = "pip install 'smash-export[onnxruntime]'"  # brackets are not markup
-    Output().table("T", ["a", "b", "c"], [[1.23456789, None, command], [2, True, "x" * 60]])
+    Output().table("T", ["a", "b", "c"], [[1.23456789, None, command], [39613.4, True, "x" * 60]])
     text = capsys.readouterr().out
     assert command in text
     assert "1.235" in text
+    assert "39613" in text
     assert "yes" in text
     assert "x" * 60 in text
     assert "\x1b" not in text, "no colour without a terminal"
