@@ -66,13 +66,14 @@ def few(dataset: Dataset, seed: int) -> Dataset:
     )
 
 
-def one_run(dataset: Dataset, recipe: Recipe) -> dict[str, float]:
-    """Test accuracy and processor seconds of one training."""
+def one_run(dataset: Dataset, recipe: Recipe, checkpoint: Path) -> dict[str, float | None]:
+    """Test accuracy and processor seconds of one training; no seconds of one that was interrupted."""
     torch.manual_seed(seed_of(recipe.seed, 0x1217))
     network = ResNet8(3, len(dataset.classes))
-    begin = time.process_time()
-    fit(network, dataset, recipe, evaluate=False)
-    seconds = time.process_time() - begin
+    resumed, begin = checkpoint.exists(), time.process_time()
+    fit(network, dataset, recipe, checkpoint=checkpoint, checkpoint_seconds=20, evaluate=False)
+    seconds = None if resumed else time.process_time() - begin
+    checkpoint.unlink()
     return {"accuracy": accuracy(network, dataset.test, dataset.preprocessing), "cpu_seconds": seconds}
 
 
@@ -87,7 +88,7 @@ def interval(differences: list[float]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Measure and record; runs that are in --work already are not repeated."""
+    """Measure and record; runs that are in --work already are not repeated, and interrupted ones go on."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--seeds", type=int, default=3)
@@ -102,7 +103,8 @@ def main() -> None:
         for name, recipe in recipes_of(dataset, seed).items():
             wanted: dict[str, Any] = {"default": name, "recipe": recipe.to_json()}
             if not any(all(run[key] == wanted[key] for key in wanted) for run in files.read_jsonl(log)):
-                files.append_jsonl(log, {**wanted, **one_run(dataset, recipe)})
+                place = arguments.work / f"{name}-{seed}.pt"
+                files.append_jsonl(log, {**wanted, **one_run(dataset, recipe, place)})
     runs = files.read_jsonl(log)
     accuracies = {
         name: [run["accuracy"] for run in runs if run["default"] == name] for name in ("earlier", "default")

@@ -232,7 +232,8 @@ def _by_finalists(
         return None
     decided = place.with_name("finalists.json")
     if not decided.exists():
-        own = _within_time(architecture, dataset, recipe, seconds, values, output)
+        left = seconds / (1 + (values["folds"] or 0))
+        own = _within_time(architecture, dataset, recipe, left, values, output)
         shown = teacher.images_shown(own, len(dataset.train))
         files.write_json(decided, {"teach": ensemble.shown >= teacher.FINALISTS_SHARE * shown})
     if not files.read_json(decided, what="decision about a teacher")["teach"]:
