@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -98,7 +98,6 @@ from smash_search.train.compute import check_identity, load_checkpoint, pick_dev
 from smash_search.train.distributed import ALONE, Ranks
 from smash_search.train.hypernet import TrainingConfig, new_supernet, train
 from smash_search.train.network import Epoch
-from smash_search.train.recipes import Recipe
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -1044,23 +1043,6 @@ def ensemble_file(fingerprint: str) -> str:
     return f"ensemble-{fingerprint[:16]}.npy"
 
 
-def finalists_recipe(folder: Path) -> Recipe:
-    """How the finalists of a run are trained; its epochs are those of the last rung.
-
-    Raises:
-        InvalidInputError: not the folder of a search, or a damaged file.
-    """
-    return Recipe.from_json(_configuration(folder)["identity"]["finalists"]["recipe"])
-
-
-def _configuration(folder: Path) -> dict[str, Any]:
-    """What config.json of a run holds; raises InvalidInputError where it is none of this version."""
-    document = files.read_json(folder / "config.json", what="search configuration")
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise InvalidInputError(f"{folder} is not the folder of a search of this version")
-    return document
-
-
 def load_supernet(folder: Path | str) -> Supernet:
     """The trained HyperNet of a run, for freezing with generated weights.
 
@@ -1069,7 +1051,9 @@ def load_supernet(folder: Path | str) -> Supernet:
         UsageError: its HyperNet is not trained to the end.
     """
     folder = Path(folder)
-    document = _configuration(folder)
+    document = files.read_json(folder / "config.json", what="search configuration")
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise InvalidInputError(f"{folder} is not the folder of a search of this version")
     held = document["identity"]
     hypernet = {**held["hypernet"], "depths": tuple(held["hypernet"]["depths"])}
     supernet = Supernet(

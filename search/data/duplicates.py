@@ -18,10 +18,7 @@ import numpy as np
 from smash_search.data.dataset import CHUNK_BYTES, Split
 
 MOST_PAIRS = 2**30  # of images that are compared: some seconds
-SMALL, LARGE = (
-    8,
-    16,
-)  # sides of the pictures that are compared; smaller images are not, as they show too little
+SMALL, LARGE = 8, 16  # sides of the pictures that are compared; smaller images show too little
 ALIKE_SMALL, ALIKE_LARGE = 0.97, 0.95  # correlations from which two pictures show the same
 CLOSER = 0.4  # of the usual distance to the most similar image, within which it is a copy
 SAMPLE = 500  # images by which that distance is estimated

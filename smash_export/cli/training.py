@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from smash_base import files
 from smash_base.errors import UsageError
@@ -120,16 +120,16 @@ def prepared(
     from smash_export.export.freeze import check_free
 
     check_free(destination, values["force"])  # before a teacher or folds are trained
-    lesson = Lesson(None, recipe, seconds_of(values))
+    teacher, seconds = None, seconds_of(values)
     if values["teacher"]:
         place = destination.parent / f".{destination.name}.work" / "teacher"
-        lesson = taught(architecture, dataset, recipe, lesson.seconds, place, values, output, run)
-    seconds = lesson.seconds / (1 + (values["folds"] or 0))
-    recipe = announced(make(), dataset, lesson.recipe, seconds, values, output)
+        teacher, seconds = taught(architecture, dataset, recipe, seconds, place, values, output, run)
+    seconds /= 1 + (values["folds"] or 0)
+    recipe = announced(make(), dataset, recipe, seconds, values, output)
     facts: JsonObject = {}
     if values["folds"]:
         facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
-    return Prepared(recipe, lesson.answers, facts)
+    return Prepared(recipe, teacher, facts)
 
 
 def announced(
@@ -161,16 +161,6 @@ def announced(
     return recipe
 
 
-class Lesson(NamedTuple):
-    """What a student learns from beside the labels, and how."""
-
-    answers: np.ndarray | None
-    """Logits of the training images, float32 [N, K]; None without a teacher."""
-    recipe: Recipe
-    seconds: float
-    """Seconds that are left for the student; 0 for as many as it takes."""
-
-
 def taught(
     architecture: Architecture | None,
     dataset: Dataset,
@@ -180,8 +170,8 @@ def taught(
     values: dict[str, Any],
     output: Output,
     run: Path | None = None,
-) -> Lesson:
-    """A teacher's answers, and how its student learns from them.
+) -> tuple[np.ndarray | None, float]:
+    """A teacher's answers, and the seconds that are left for its student (0: as many as it takes).
 
     No answers where there is no time to train a teacher that knows more than its student would: students of
     a teacher that is worse than they become alone lose by it.
@@ -197,74 +187,52 @@ def taught(
                 include_validation=recipe.include_validation,
                 warn=output.warn,
             )
-        if not dataset.several:
-            labels = dataset.train.labels
-            right = float((answers[: len(labels)].argmax(1) == labels).mean())
-            output.note(f"the teacher is right on {right:.1%} of the training images")
-        return Lesson(answers, recipe, seconds)
+        _tell_right(answers, dataset, output)
+        return answers, seconds
+    finalists = None
+    if run is not None and not recipe.include_validation:
+        finalists = _finalists(run, dataset, output)
+    if finalists is not None:  # they cost nothing any more
+        return finalists, seconds
     if architecture is None:
         raise UsageError("--teacher auto needs an architecture file or a preset", hint="Name a teacher.")
-    lesson = None
-    if run is not None and not recipe.include_validation:
-        lesson = _by_finalists(architecture, dataset, recipe, seconds, place, values, output, run)
-    return lesson or _trained_first(architecture, dataset, recipe, seconds, place, values, output)
+    return _trained_first(architecture, dataset, recipe, seconds, place, values, output)
 
 
-def _by_finalists(
-    architecture: Architecture,
-    dataset: Dataset,
-    recipe: Recipe,
-    seconds: float,
-    place: Path,
-    values: dict[str, Any],
-    output: Output,
-    run: Path,
-) -> Lesson | None:
-    """:func:`taught` by the best finalists of a search, which cost nothing any more.
-
-    None without any, and where they were trained for less than their student will be, which then becomes
-    better than they are together and would lose by their answers. What was decided once holds.
-    """
+def _finalists(run: Path, dataset: Dataset, output: Output) -> np.ndarray | None:
+    """Answers of a search's best finalists, float32 [N, K]; None without any, or if they know too little."""
     from smash_export.export import teacher
 
-    ensemble = teacher.ensemble_of(run, dataset)
-    if ensemble is None:
+    answers = teacher.ensemble_of(run, dataset)
+    if answers is None:
         return None
-    decided = place.with_name("finalists.json")
-    if not decided.exists():
-        left = seconds / (1 + (values["folds"] or 0))
-        own = _within_time(architecture, dataset, recipe, left, values, output)
-        shown = teacher.images_shown(own, len(dataset.train))
-        files.write_json(decided, {"teach": ensemble.shown >= teacher.FINALISTS_SHARE * shown})
-    if not files.read_json(decided, what="decision about a teacher")["teach"]:
-        output.note(
-            f"the best finalists of the search in {run} do not teach: each was trained with "
-            f"{ensemble.shown:,} images, repeated ones counted, and their student, with more, becomes better"
-        )
+    right = _right(answers, dataset)
+    who = f"the best finalists of the search in {run}, right on {right:.1%} of the training images"
+    if right < teacher.LEAST_RIGHT:
+        output.note(f"no teacher: {who}; their answers would hold the network back")
         return None
-    output.note(f"teacher: the best finalists of the search in {run}")
-    return Lesson(ensemble.answers, recipe, seconds)
+    output.note(f"teacher: {who}")
+    return answers
 
 
-def _within_time(
-    architecture: Architecture,
-    dataset: Dataset,
-    recipe: Recipe,
-    seconds: float,
-    values: dict[str, Any],
-    output: Output,
-) -> Recipe:
-    """The recipe with the epochs that a network of that architecture gets in a time; 0 for no limit."""
-    from smash_export.export.freeze import input_of
-    from smash_search.train.compute import pick_device
-    from smash_search.train.network import new_network, seconds_per_step, within
+def _tell_right(answers: np.ndarray, dataset: Dataset, output: Output) -> None:
+    """Say how good a teacher is, where an image has one class."""
+    from smash_export.export.teacher import LEAST_RIGHT
 
-    if not seconds:
-        return recipe
-    network = new_network(architecture, input_of(dataset), len(dataset.classes), recipe.seed)
-    with output.progress("timing a few steps", None):
-        per_step = seconds_per_step(network, dataset, recipe, pick_device(values["device"]))
-    return within(recipe, len(dataset.train), seconds, per_step)
+    if dataset.several:
+        return
+    right = _right(answers, dataset)
+    told = f"the teacher is right on {right:.1%} of the training images"
+    if right >= LEAST_RIGHT:
+        output.note(told)
+        return
+    output.warn(f"{told}; it may hold the network back: --set distillation_left=0 lets its weight fall")
+
+
+def _right(answers: np.ndarray, dataset: Dataset) -> float:
+    """Share of the training images that answers, float32 [N, K], put into their class."""
+    labels = dataset.train.labels
+    return float((answers[: len(labels)].argmax(1) == labels).mean())
 
 
 def _trained_first(
@@ -275,7 +243,7 @@ def _trained_first(
     place: Path,
     values: dict[str, Any],
     output: Output,
-) -> Lesson:
+) -> tuple[np.ndarray | None, float]:
     """:func:`taught` by a larger network, which is trained for half of the time."""
     from smash_export.export import teacher
     from smash_export.export.freeze import input_of
@@ -284,20 +252,20 @@ def _trained_first(
 
     larger = teacher.larger_network(architecture, dataset)
     output.note(f"teacher: {larger.key}, a larger network of the same space")
-    network = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed)
-    own = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, values, output)
-    if _too_short(own.epochs, recipe.epochs, place, output):
-        return Lesson(None, recipe, seconds)
-    with output.progress(f"teacher {larger.key}", own.epochs) as advance:
+    network, wanted = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed), recipe.epochs
+    recipe = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, values, output)
+    if _too_short(recipe.epochs, wanted, place, output):
+        return None, seconds
+    with output.progress(f"teacher {larger.key}", recipe.epochs) as advance:
         answers = teacher.trained_teacher(
             larger,
             dataset,
-            own,
+            recipe,
             device=pick_device(values["device"]),
             cache=place,
-            on_step=lambda progress: advance(own.epochs / progress.steps),
+            on_step=lambda progress: advance(recipe.epochs / progress.steps),
         )
-    return Lesson(answers, recipe, (1 - teacher.TIME_SHARE) * seconds)
+    return answers, (1 - teacher.TIME_SHARE) * seconds
 
 
 def _too_short(epochs: int, wanted: int, place: Path, output: Output) -> bool:

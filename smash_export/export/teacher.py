@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,7 +44,7 @@ AUTO = "auto"
 FORMS = "auto, a bundle, an ONNX or TorchScript file, or timm:NAME?weights=FILE"
 TIMES_LARGER = 4.0  # multiply-accumulates of an automatic teacher over those of its student
 TIME_SHARE = 0.5  # of --time, for an automatic teacher
-FINALISTS_SHARE = 0.75  # of the images that a student is shown, which finalists that teach it must have seen
+LEAST_RIGHT = 0.8  # of the training images; teachers of 69 % held their students back (docs/recipes.md)
 CHECKED = 512  # test images that an adopted teacher is checked on
 LEAST = 1e-7  # probability whose logarithm is taken
 _BATCH = 256
@@ -307,21 +307,12 @@ def larger_network(architecture: Architecture, dataset: Dataset) -> Architecture
     return min(larger, key=lambda entry: (abs(math.log(times(entry) / TIMES_LARGER)), entry.key))
 
 
-class Ensemble(NamedTuple):
-    """What the best finalists of a search answer together."""
-
-    answers: np.ndarray
-    """Mean log-probabilities for the training images, float32 [N, K]."""
-    shown: int
-    """Number of images that each of them was trained with, repeated ones counted."""
-
-
-def ensemble_of(run: Path, dataset: Dataset) -> Ensemble | None:
-    """The answers of a search's best finalists for these training images; None without any.
+def ensemble_of(run: Path, dataset: Dataset) -> np.ndarray | None:
+    """The answers of a search's best finalists for these training images, float32 [N, K]; None without any.
 
     ``smash-export search --ensemble`` keeps them; their file's name says for which images.
     """
-    from smash_search.run import ensemble_file, finalists_recipe
+    from smash_search.run import ensemble_file
 
     path = run / ensemble_file(dataset.fingerprint)
     if not path.is_file():
@@ -330,12 +321,7 @@ def ensemble_of(run: Path, dataset: Dataset) -> Ensemble | None:
     wanted = (len(dataset.train), len(dataset.classes))
     if answers.shape != wanted or answers.dtype != np.float32:
         raise InvalidInputError(f"answers of finalists in {path}", expected=wanted, received=answers.shape)
-    return Ensemble(answers, images_shown(finalists_recipe(run), len(dataset.train)))
-
-
-def images_shown(recipe: Recipe, images: int) -> int:
-    """Number of images that a training by a recipe sees, repeated ones counted."""
-    return recipe.epochs * min(images, recipe.epoch_images or images)
+    return answers
 
 
 def _taught_by(network: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device) -> np.ndarray:

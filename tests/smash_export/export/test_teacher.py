@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_export.cli import cli
+from smash_export.cli.console import Output
+from smash_export.cli.training import taught
 from smash_export.export.teacher import larger_network, teacher_logits, trained_teacher
 from smash_search.data import Dataset, load_dataset
 from smash_search.space.architecture import InputSpec
@@ -68,6 +70,19 @@ def test_a_torchscript_file_teaches_and_its_answers_are_kept(
     np.save(kept, answers + 1)
     again = teacher_logits(path, dataset, tmp_path / "answers", include_validation=True)
     assert np.array_equal(again, answers + 1), "nobody is asked twice"
+
+
+def test_a_teacher_that_is_often_wrong_is_warned_of(
+    tmp_path: Path, digits_bundle: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(labels: np.ndarray) -> str:
+        data = replace(dataset, train=replace(dataset.train, labels=labels))
+        values = {"teacher": digits_bundle}
+        taught(None, data, Recipe(), 0.0, tmp_path / "teacher", values, Output())
+        return capsys.readouterr().err
+
+    assert "hold the network back" not in told(dataset.train.labels)
+    assert "distillation_left=0" in told((dataset.train.labels + 1) % 10)
 
 
 TIMM = '''
