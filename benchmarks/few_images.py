@@ -1,7 +1,7 @@
 """50 labelled images of each class: the default recipe against the default that it replaced.
 
     python -m benchmarks.few_images --data cifar10:DIR [--seeds 3]
-    python -m benchmarks.few_images --data cifar100:DIR [--seeds 1]
+    python -m benchmarks.few_images --data cifar100:DIR [--seeds 1] [--width 0.5]
 
 The same ResNet-8, each seed with images of its own, one in ten of them for validation where a recipe asks for
 it; accuracy on the 10,000 test images. The earlier default of ten classes: 30 epochs, batch 32, learning rate
@@ -66,10 +66,10 @@ def few(dataset: Dataset, seed: int) -> Dataset:
     )
 
 
-def one_run(dataset: Dataset, recipe: Recipe, checkpoint: Path) -> dict[str, float | None]:
+def one_run(dataset: Dataset, recipe: Recipe, width: float, checkpoint: Path) -> dict[str, float | None]:
     """Test accuracy and processor seconds of one training; no seconds of one that was interrupted."""
     torch.manual_seed(seed_of(recipe.seed, 0x1217))
-    network = ResNet8(3, len(dataset.classes))
+    network = ResNet8(3, len(dataset.classes), width)
     resumed, begin = checkpoint.exists(), time.process_time()
     fit(network, dataset, recipe, checkpoint=checkpoint, checkpoint_seconds=20, evaluate=False)
     seconds = None if resumed else time.process_time() - begin
@@ -92,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--width", type=float, default=1.0, help="of the network, times ResNet-8's channels")
     parser.add_argument("--work", type=Path, default=Path("runs/few-images"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -104,7 +105,7 @@ def main() -> None:
             wanted: dict[str, Any] = {"default": name, "recipe": recipe.to_json()}
             if not any(all(run[key] == wanted[key] for key in wanted) for run in files.read_jsonl(log)):
                 place = arguments.work / f"{name}-{seed}.pt"
-                files.append_jsonl(log, {**wanted, **one_run(dataset, recipe, place)})
+                files.append_jsonl(log, {**wanted, **one_run(dataset, recipe, arguments.width, place)})
     runs = files.read_jsonl(log)
     accuracies = {
         name: [run["accuracy"] for run in runs if run["default"] == name] for name in ("earlier", "default")
@@ -118,7 +119,8 @@ def main() -> None:
         "goal": f">= +{least} points" + ", interval above 0" * (name == "few_images"),
         "value": f"{mean:+.1f} points" + (f" ({low:.1f} to {high:.1f})" if len(gains) > 1 else ""),
         "met": bool(mean >= least and (low > 0 or name != "few_images")),
-        "note": f"{len(gains)} seeds, each with images of its own; 10,000 test images",
+        "note": f"{len(gains)} seeds, each with images of its own; 10,000 test images; "
+        f"{arguments.width} times the channels",
     }
     record(name, {"accuracies": accuracies, "gains": gains, "runs": runs}, [goal])
 
