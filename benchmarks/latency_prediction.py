@@ -1,6 +1,7 @@
 """How well a latency table predicts networks that it has not seen, and how fast candidates are measured.
 
     python -m benchmarks.latency_prediction [--table-networks 150] [--networks 50] [--seconds 0.3]
+    python -m benchmarks.latency_prediction --setting onnxruntime:int8 --results latency_prediction_int8
 
 Small space, 28x28, one thread, batch 1. Per target a table of random networks, and other networks that are
 measured in the same passes and predicted from it.
@@ -42,10 +43,13 @@ def main() -> None:
     parser.add_argument("--table-networks", type=int, default=150)
     parser.add_argument("--networks", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=0.3)
+    parser.add_argument("--setting", action="append", help="TARGET:PRECISION; the usual four without it")
+    parser.add_argument("--results", default="latency_prediction", help="name of the results")
     arguments = parser.parse_args()
+    asked = [Setting(*name.split(":")) for name in arguments.setting or ()]
     space = space_for(SPEC, "small")
     results, goals = {}, []
-    for setting in SETTINGS:
+    for setting in asked or SETTINGS:
         if not get_target(setting.target).availability().available:
             continue
         name = f"{setting.target} {setting.precision}"
@@ -90,7 +94,7 @@ def main() -> None:
             },
         ]
         print(name, results[name]["median_error"], tau, rate, flush=True)
-    record("latency_prediction", results, goals)
+    record(arguments.results, results, goals)
 
 
 if __name__ == "__main__":

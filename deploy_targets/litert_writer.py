@@ -87,6 +87,7 @@ class _Writer:
                 self.reading.setdefault(name, []).append(node)
 
     def content(self) -> bytes:
+        """The bytes of the file."""
         source, answer = self.graph.input[0].name, self.graph.output[0].name
         images = self._input(source)
         for node in self.graph.node:
@@ -115,7 +116,7 @@ class _Writer:
         elif node.op_type in _WRITERS:
             _WRITERS[node.op_type](self, node)
         else:
-            raise unknown(node, "this operator")
+            raise _unknown(node, "this operator")
 
     # ---------------------------------------------------------------------------------- values
 
@@ -123,10 +124,10 @@ class _Writer:
         """A constant input as it stands in the graph, or ``default`` where there is none."""
         if len(node.input) <= index or not node.input[index]:
             if default is None:
-                raise unknown(node, f"no input {index}")
+                raise _unknown(node, f"no input {index}")
             return np.asarray(default)
         if node.input[index] not in self.constants:
-            raise unknown(node, f"input {index} that is computed")
+            raise _unknown(node, f"input {index} that is computed")
         return self.constants[node.input[index]].value
 
     def float(self, name: str) -> Tensor:
@@ -242,7 +243,7 @@ class _Writer:
     def _quantise(self, node: onnx.NodeProto) -> None:
         name, rounding = node.input[0], self._scale(node)
         if name in self.constants:
-            raise unknown(node, "a constant that is rounded when the network runs")
+            raise _unknown(node, "a constant that is rounded when the network runs")
         source = self.integers.get(name) or self.float(name)
         if source.rounding is not None and source.rounding.same(rounding):
             self.integers[node.output[0]] = source
@@ -267,7 +268,7 @@ class _Writer:
 
 def _convolution(writer: _Writer, node: onnx.NodeProto) -> None:
     if len(writer.shapes[node.output[0]]) != 4:
-        raise unknown(node, "a convolution that is not over two axes")
+        raise _unknown(node, "a convolution that is not over two axes")
     activation, result = writer.fused(node)
     rounding = writer.rounding_of(node, [result])
     weight, bias, rounding = _weighted(writer, node, rounding, 0)
@@ -305,7 +306,7 @@ def _fully_connected(writer: _Writer, node: onnx.NodeProto) -> None:
         and not _attribute(node, "transA", 0)
     )
     if not plain or len(writer.shapes[node.output[0]]) != 2:
-        raise unknown(node, "a product that is no fully connected layer")
+        raise _unknown(node, "a product that is no fully connected layer")
     turned = node.op_type == "Gemm" and _attribute(node, "transB", 0)
     activation, result = writer.fused(node)
     rounding = writer.rounding_of(node, [result])
@@ -339,7 +340,7 @@ def _weighted(
     outputs = weight.value.shape[axis]
     bias = writer.constants[node.input[2]].floats.reshape(-1) if has_bias else np.zeros(outputs, np.float32)
     if len(bias) != outputs:
-        raise unknown(node, "a bias that is not one number for each output")
+        raise _unknown(node, "a bias that is not one number for each output")
     scale = weight.rounding
     integer = scale is not None and not scale.zeros.any() and (len(scale.scales) == 1 or scale.axis == axis)
     name = f"{node.output[0]}/bias"
@@ -372,7 +373,7 @@ def _padded(
     if pads == _same(sizes, kernel, strides, dilations):
         return source, "SAME"
     if node.op_type != "Conv":
-        raise unknown(node, f"a padding of {pads}")
+        raise _unknown(node, f"a padding of {pads}")
     before, after = pads[:2], pads[2:]
     widths = _int32([[0, 0], [before[0], after[0]], [before[1], after[1]], [0, 0]])
     shape = (source.shape[0], *(size + sum(widths[i + 1]) for i, size in enumerate(sizes)), source.shape[3])
@@ -389,7 +390,7 @@ def _pads(node: onnx.NodeProto) -> list[int] | None:
     if automatic == b"SAME_UPPER":
         return None
     if automatic == b"SAME_LOWER":
-        raise unknown(node, "a padding of SAME_LOWER")
+        raise _unknown(node, "a padding of SAME_LOWER")
     pads = _attribute(node, "pads", [0, 0, 0, 0])
     return [0, 0, 0, 0] if automatic == b"VALID" else list(pads)
 
@@ -419,7 +420,7 @@ def _rectifier(writer: _Writer, node: onnx.NodeProto) -> None:
     """A rounding that begins at zero is a ReLU already; one that ends at six is a ReLU6."""
     name, result = writer.activation(node), node.output[0]
     if name is None:
-        raise unknown(node, "other bounds than 0 and 6")
+        raise _unknown(node, "other bounds than 0 and 6")
     rounding = writer.rounding_of(node, [result])
     highest = 0.0 if rounding is None else float((127 - rounding.zeros[0]) * rounding.scales[0])
     if rounding is None or (name == "RELU6" and highest > 6.001):
@@ -501,9 +502,9 @@ def _mean(writer: _Writer, node: onnx.NodeProto) -> None:
         axes = writer.constant(node, 1).tolist() if axes is None else axes
         keeps = bool(_attribute(node, "keepdims", 1))
         if sorted(axis % 4 for axis in axes) != [2, 3] or _rank(writer, node.input[0]) != 4:
-            raise unknown(node, f"a mean over the axes {axes}")
+            raise _unknown(node, f"a mean over the axes {axes}")
     if _rank(writer, node.input[0]) != 4:
-        raise unknown(node, "a mean that is not over two axes")
+        raise _unknown(node, "a mean that is not over two axes")
     result = node.output[0]
     rounding = writer.rounding_of(node, [result])
     axes = writer.file.tensor(f"{result}/axes", (2,), value=_int32([1, 2]))
@@ -515,7 +516,7 @@ def _pool(writer: _Writer, node: onnx.NodeProto) -> None:
     average = node.op_type == "AveragePool"
     dilated = set(_attribute(node, "dilations", [1])) != {1}
     if _attribute(node, "ceil_mode", 0) or dilated or _rank(writer, node.input[0]) != 4:
-        raise unknown(node, "windows that are dilated, end outside or are not over two axes")
+        raise _unknown(node, "windows that are dilated, end outside or are not over two axes")
     result = node.output[0]
     rounding = writer.rounding_of(node, [result])
     source = writer.source(node.input[0], rounding)
@@ -523,7 +524,7 @@ def _pool(writer: _Writer, node: onnx.NodeProto) -> None:
     strides = list(_attribute(node, "strides", [1, 1]))
     _, padding = _padded(writer, node, source, kernel, strides, [1, 1])
     if average and padding == "SAME" and _attribute(node, "count_include_pad", 0):
-        raise unknown(node, "a mean that counts padding")
+        raise _unknown(node, "a mean that counts padding")
     written = writer.passed(result, source, rounding)
     writer.file.operator(
         "AVERAGE_POOL_2D" if average else "MAX_POOL_2D",
@@ -546,7 +547,7 @@ def _reshape(writer: _Writer, node: onnx.NodeProto) -> None:
     to_vectors = len(before) == 4 and len(after) == 2 and before[0] == after[0]
     to_pixel = len(before) == 2 and len(after) == 4 and after[2:] == (1, 1)
     if not (to_vectors or to_pixel or before == after):
-        raise unknown(node, f"a change of shape from {list(before)} to {list(after)}")
+        raise _unknown(node, f"a change of shape from {list(before)} to {list(after)}")
     rounding = writer.rounding_of(node, [result])
     source = writer.source(node.input[0], rounding)
     if to_vectors and pixels > 1 and before[1] > 1:
@@ -567,7 +568,7 @@ def _slice(writer: _Writer, node: onnx.NodeProto) -> None:
     starts, ends = writer.constant(node, 1).tolist(), writer.constant(node, 2).tolist()
     axes = writer.constant(node, 3, np.arange(len(starts))).tolist()
     if set(writer.constant(node, 4, np.ones(1, np.int64)).tolist()) != {1}:
-        raise unknown(node, "steps other than 1")
+        raise _unknown(node, "steps other than 1")
     begins, sizes = [0] * len(shape), list(shape)
     for start, end, axis in zip(starts, ends, axes, strict=True):
         low, high, _ = slice(start, end).indices(shape[axis])
@@ -656,7 +657,7 @@ _WRITERS: dict[str, Callable[[_Writer, Any], None]] = {
 # -------------------------------------------------------------------------------------- helpers
 
 
-def unknown(node: onnx.NodeProto, what: str) -> UnknownOperatorError:
+def _unknown(node: onnx.NodeProto, what: str) -> UnknownOperatorError:
     """The error for a node that is not written here."""
     return UnknownOperatorError(
         f"LiteRT's writer does not know {what}: {node.op_type} {node.name or node.output[0]}"
@@ -684,7 +685,10 @@ def _with_batch(
     first.dim_value = batch
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise UnknownOperatorError("LiteRT's writer cannot tell shapes", received=error) from None
     shapes = {
         value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
         for value in (*inferred.input, *inferred.value_info, *inferred.output)

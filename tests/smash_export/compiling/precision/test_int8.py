@@ -19,7 +19,13 @@ from smash_export.compiling.precision.calibration import (
     check_classes,
     tensor_ranges,
 )
-from smash_export.compiling.precision.int8 import TENSORRT, Scheme, quantise, scheme_for
+from smash_export.compiling.precision.int8 import (
+    TENSORRT,
+    WHOLE,
+    Scheme,
+    quantise,
+    scheme_for,
+)
 from smash_export.compiling.precision.noise import noise_by_node
 from smash_export.export.onnx_graphs import logits_of, prepared
 from smash_export.measure.gates import margin_costs
@@ -261,6 +267,7 @@ def test_scheme_follows_target_and_processor() -> None:
     assert scheme_for("onnxruntime", vnni) == Scheme("u8")
     assert scheme_for("openvino", {"dot product": True}) == Scheme("s8", symmetric=True)
     assert scheme_for("tensorrt", vnni) == scheme_for("trtexec", vnni) == TENSORRT
+    assert scheme_for("litert", avx2) == scheme_for("litert", {"dot product": True}) == WHOLE
 
 
 def test_unfit_calibration_images_are_refused(digits_bundle: Path) -> None:
