@@ -223,7 +223,7 @@ class _Writer:
         """That of a QuantizeLinear or DequantizeLinear; unsigned bytes become signed ones.
 
         Args:
-            kind: of the integers, where the node has no zero point that tells.
+            kind: Type of the integers, where the node has no zero point that tells.
         """
         scales = np.atleast_1d(self.constant(node, 1)).astype(np.float32)
         zeros = np.atleast_1d(self.constant(node, 2, np.zeros(len(scales), kind)))
@@ -330,7 +330,7 @@ def _weighted(
     """Weights and bias of a layer, and how it rounds: in float32 unless its weights are int8.
 
     Args:
-        axis: of the weights, along which the outputs are.
+        axis: Axis of the weights, along which the outputs are.
     """
     writer.constant(node, 1)
     weight = writer.constants[node.input[1]]
@@ -471,7 +471,7 @@ def _leaky(writer: _Writer, node: onnx.NodeProto) -> None:
 
 
 def _concatenation(writer: _Writer, node: onnx.NodeProto) -> None:
-    """Of one scale: what has another is converted first, or the result where all have the same."""
+    """Parts have one scale: what has another is converted first, or the result where all have the same."""
     result = node.output[0]
     rounding = writer.rounding_of(node, [result])
     axis = _axis(writer, node, _attribute(node, "axis", 1))
