@@ -243,6 +243,11 @@ class Batcher:
         """Whether the next image would be refused; lets a server refuse before it reads a body."""
         return bool(self._waiting) and self._waiting >= self._bound(time.perf_counter())
 
+    @property
+    def bound(self) -> int:
+        """Images that may wait now."""
+        return self._bound(time.perf_counter())
+
     def _bound(self, now: float) -> int:
         settings = self.settings
         if settings.standing is None or not self._overloaded(now):
@@ -310,7 +315,7 @@ class Batcher:
         """The error of a full queue."""
         return BusyError(
             "too many requests are waiting",
-            expected=f"at most {self._bound(time.perf_counter())} images in the queue",
+            expected=f"at most {self.bound} images in the queue",
             hint="Try again in a moment.",
         )
 

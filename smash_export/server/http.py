@@ -29,14 +29,13 @@ import asyncio
 import re
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from smash_export.server import protocol
-from smash_export.server.batching import BusyError, CallbackRequest
+from smash_export.server.batching import Batcher, BusyError, CallbackRequest
 from smash_export.server.connections import Connections
 from smash_export.server.encodings import WORTH_BYTES
 from smash_export.server.middleware import HttpError, Middleware, encode_error, to_http
@@ -127,6 +126,7 @@ class Connection(HttpToolsProtocol):
     places: Connections
     turns: TurnSelector
     heads: dict[bytes, Head]
+    busy: dict[int, tuple[bytes, bytes]]  # images that may wait -> headers and body of the refusal
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -229,6 +229,8 @@ class Connection(HttpToolsProtocol):
         call = self._begin(head, self.middleware.new_identity())
         try:
             model = self._admit(call)
+            if model is None:
+                return
             self.middleware.bodies.reserve(len(body))
             call.reserved = len(body)
             self._parse(call, model, body)
@@ -308,17 +310,18 @@ class Connection(HttpToolsProtocol):
         self.middleware.state.active += 1
         return call
 
-    def _admit(self, call: InferCall) -> Model:
-        """The model of a call, if it has room for it.
+    def _admit(self, call: InferCall) -> Model | None:
+        """The model of a call; None if it is busy, which is answered then.
 
         Raises:
-            UnknownModelError, BusyError, TooLargeError: no.
+            UnknownModelError, TooLargeError: no.
         """
         head = call.head
         call.model = model = self.repository.take(head.model, head.version)
         call.age = self.turns.waited(self._descriptor)
         if model.batcher.full or model.batcher.late(call.age, self.turns.average):
-            raise model.batcher.refusal()
+            self._refuse_busy(call, model.batcher)
+            return None
         if head.json_size is None and head.size > model.json_limit:
             raise protocol.TooLargeError("the body", expected=f"at most {model.json_limit} bytes of JSON")
         return model
@@ -387,14 +390,14 @@ class Connection(HttpToolsProtocol):
     def _accept(self, call: InferCall, model: Model, request: protocol.InferRequest) -> None:
         """Images become a tensor, beside the loop where that takes time."""
         images = request.tensor
-        if images.dtype != np.uint8:
+        if images.dtype.kind == "f":
             self._submit(call, model, request)
             return
         size = model.tensor_bytes(len(images))
         self.middleware.bodies.reserve(size)
         call.reserved += size
         if model.is_quick(images):
-            self._submit(call, model, replace(request, tensor=model.converted(images)))
+            self._submit(call, model, request._replace(tensor=model.converted(images)))
             return
         self._later(self._convert_later(call, model, request))
 
@@ -402,7 +405,7 @@ class Connection(HttpToolsProtocol):
         try:
             tensor = await self.middleware.parsers.run(lambda: model.converted(request.tensor))
             if not call.response_complete:
-                self._submit(call, model, replace(request, tensor=tensor))
+                self._submit(call, model, request._replace(tensor=tensor))
         except Exception as error:  # noqa: BLE001 - every error becomes an answer
             if not call.response_complete:
                 self._refuse(call, error)
@@ -459,6 +462,15 @@ class Connection(HttpToolsProtocol):
         self.middleware.report(error, failure, call.identity)
         body, extra = encode_error(failure)
         self._write(call, failure.status, _JSON + extra, body)
+
+    def _refuse_busy(self, call: InferCall, batcher: Batcher) -> None:
+        """As :meth:`_refuse`, for what an overloaded server says thousands of times in a second."""
+        bound = batcher.bound
+        answer = self.busy.get(bound)
+        if answer is None:
+            body, extra = encode_error(to_http(batcher.refusal()))
+            answer = self.busy[bound] = (_JSON + extra, body)
+        self._write(call, 503, *answer)
 
     def expire(self) -> None:
         """The answer is late. The usual way has a clock of its own."""
@@ -564,4 +576,4 @@ def connection_class(
 ) -> type[Connection]:
     """The class of connections of one server."""
     shared = {"repository": repository, "middleware": middleware, "places": places}
-    return type("Connection", (Connection,), {**shared, "turns": turns, "heads": {}})
+    return type("Connection", (Connection,), {**shared, "turns": turns, "heads": {}, "busy": {}})
