@@ -36,7 +36,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -843,7 +843,7 @@ PARTS = {
 @click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="Keep the others as recorded.")
 def main(only: tuple[str, ...]) -> None:
     """Measure and write benchmarks/results/serving.json."""
-    results, goals = _recorded()
+    results, goals = recorded("serving", PARTS)
     folder = Path(tempfile.mkdtemp(prefix="serving-"))
     try:
         bundles = {name: make_bundle(folder, name) for name in BUNDLES}
@@ -865,15 +865,15 @@ def main(only: tuple[str, ...]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _recorded() -> tuple[dict[str, Any], dict[str, list[Goal]]]:
-    """Parts that were measured before, and their goals."""
-    path = RESULTS / "serving.json"
+def recorded(name: str, parts: Iterable[str]) -> tuple[dict[str, Any], dict[str, list[Goal]]]:
+    """Parts of a benchmark that were measured before, and their goals."""
+    path = RESULTS / f"{name}.json"
     if not path.exists():
         return {}, {}
     document = json.loads(path.read_text())
-    results = {name: part for name, part in document["results"].items() if name in PARTS}
+    results = {part: document["results"][part] for part in parts if part in document["results"]}
     by_name = {row["what"]: row for row in document["goals"]}
-    return results, {name: [by_name[what] for what in part["goals"]] for name, part in results.items()}
+    return results, {part: [by_name[what] for what in row["goals"]] for part, row in results.items()}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What clients, other servers and more processes do to the server: figures for docs/how-to/operate.md.
 
     python -m benchmarks.serving_figures    everything, about twelve minutes on an idle machine of two cores
-    python -m benchmarks.serving_figures --only others --only workers
+    python -m benchmarks.serving_figures --only others --only workers    these; the others stay as recorded
     python -m benchmarks.serving_figures --quick    a little of each part, to see that it runs; no record
 
 The load comes from the first core and the server runs on the others, except where two workers get both;
@@ -304,7 +304,7 @@ def others(
 ) -> tuple[dict[str, Any], list[Goal]]:
     """32 clients, one image each: the server's processor time for an answer, ours and that of others, in
     turns so that none has the quieter machine. Ours with the longer queue, as none of the others refuses."""
-    seconds, rounds = (0.5, 1) if quick else (5, 3)
+    seconds, rounds = (0.5, 1) if quick else (3, 3)
     python = {name: pythons.get(name.lower(), sys.executable) for name in OTHERS}
     missing = {
         name: f"not installed in {Path(python[name]).name}"
@@ -625,25 +625,26 @@ def main(only: tuple[str, ...], quick: bool, pythons: tuple[str, ...]) -> None:
     """Measure, and write benchmarks/results/serving_figures.json."""
     known = {name: path for name, _, path in (text.partition("=") for text in pythons)}
     folder = Path(tempfile.mkdtemp(prefix="serving-"))
-    results: dict[str, Any] = {}
-    goals: list[Goal] = []
+    results, goals = serving.recorded("serving_figures", () if quick else PARTS)
     try:
         bundles = {name: make_bundle(folder, name) for name in ("small", "larger", "drawn 0")}
         for name in only or PARTS:
             before, started = os.getloadavg()[0], time.time()
             serving.server_cores = [] if name == "workers" else SERVER_CORES
             with pinned(CORES if name == "workers" else LOAD_CORES):
-                measured, rows = PARTS[name](bundles, quick, known)
-            goals += rows
+                measured, goals[name] = PARTS[name](bundles, quick, known)
             results[name] = {
                 "date": machine.now(),
                 "load_average": [round(before, 2), round(os.getloadavg()[0], 2)],
                 "took_seconds": round(time.time() - started),
+                "goals": [row["what"] for row in goals[name]],
                 **measured,
             }
-            print(json.dumps({name: results[name], "goals": rows}, indent=1), flush=True)
-            if not quick and not only:
-                record("serving_figures", results, goals)
+            print(json.dumps({name: results[name], "goals": goals[name]}, indent=1), flush=True)
+            if not quick:
+                parts = [part for part in PARTS if part in results]
+                everything = [row for part in parts for row in goals[part]]
+                record("serving_figures", {part: results[part] for part in parts}, everything)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
