@@ -6,6 +6,9 @@ those before it. So a turn of this loop takes a few sockets only: half of them t
 requests can still be answered in time, and half of them those that wait longest, so that nobody is forgotten
 ("adaptive LIFO" of B. Maurer, "Fail at Scale", ACM Queue 13/8, 2015). How long each has waited is told to
 those who decide what is too old to be worth running.
+
+A long turn fills the batches of a network, a short one lets answers out sooner: turns are short while sockets
+wait for long.
 """
 
 from __future__ import annotations
@@ -16,21 +19,27 @@ import time
 from itertools import islice
 from typing import Any
 
-TURN = 16  # sockets of one turn
+TURN = 32  # sockets of one turn
+SHORT_TURN = 8  # of one while they wait for long
+_LONG_S = 0.004  # that the longest wait, averaged, may take before turns are short
 _AVERAGE_S = 0.1  # time constant of the average wait
 
 
 class TurnSelector(selectors.DefaultSelector):
-    """A selector that returns at most ``most`` of the sockets that are ready.
+    """A selector that returns a few of the sockets that are ready.
+
+    Args:
+        most: of one turn.
+        few: of one while sockets wait for long.
 
     Attributes:
         average: seconds that the one that waits longest has waited, averaged over a tenth of a second.
     """
 
-    def __init__(self, most: int = TURN) -> None:
+    def __init__(self, most: int = TURN, few: int = SHORT_TURN) -> None:
         super().__init__()
-        self.most = most
         self.average = 0.0
+        self._most, self._few = most, few
         self._waiting: dict[int, float] = {}  # descriptor -> when it was first seen; longest first
         self._waited: dict[int, float] = {}  # of this turn, where it is not 0
         self._asked = time.perf_counter()
@@ -44,7 +53,8 @@ class TurnSelector(selectors.DefaultSelector):
         ready = super().select(timeout)
         now = time.perf_counter()
         waiting = self._waiting
-        if len(ready) <= self.most and not waiting:
+        most = self._few if self.average > _LONG_S else self._most
+        if len(ready) <= most and not waiting:
             if self._waited:
                 self._waited = {}
             self._count(now, now)
@@ -55,9 +65,9 @@ class TurnSelector(selectors.DefaultSelector):
         for descriptor in found:
             waiting.setdefault(descriptor, now)
         self._count(now, next(iter(waiting.values()), now))
-        if len(ready) > self.most:
-            half = self.most // 2
-            chosen = [*islice(reversed(waiting), half), *islice(waiting, self.most - half)]
+        if len(ready) > most:
+            half = most // 2
+            chosen = [*islice(reversed(waiting), half), *islice(waiting, most - half)]
         else:
             chosen = list(waiting)
         self._waited = {descriptor: now - waiting.pop(descriptor) for descriptor in chosen}

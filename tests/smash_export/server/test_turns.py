@@ -16,8 +16,8 @@ from smash_export.server.turns import TurnSelector
 class Pairs:
     """Connections of which one end is read through a selector."""
 
-    def __init__(self, count: int, most: int) -> None:
-        self.selector = TurnSelector(most)
+    def __init__(self, count: int, most: int, few: int) -> None:
+        self.selector = TurnSelector(most, few)
         self.pairs = [socket.socketpair() for _ in range(count)]
         for number, (_, ours) in enumerate(self.pairs):
             self.selector.register(ours, selectors.EVENT_READ, number)
@@ -41,7 +41,7 @@ class Pairs:
 
 @pytest.fixture
 def pairs() -> Iterator[Pairs]:
-    made = Pairs(12, 4)
+    made = Pairs(12, 4, 2)
     yield made
     made.selector.close()
     for pair in made.pairs:
@@ -91,6 +91,7 @@ def test_waiting_shows_in_the_average_and_ends_with_it(pairs: Pairs) -> None:
         time.sleep(0.02)
         pairs.send(*pairs.turn())
     assert pairs.selector.average >= 0.01
+    assert len(pairs.turn()) == 2  # turns are short meanwhile
     while pairs.turn():
         pass
     time.sleep(0.3)
