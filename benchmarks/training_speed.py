@@ -62,7 +62,7 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.encoding import BACKGROUND, MARK, Layout
 from smash_search.space.space import Space
-from smash_search.train.compute import autocast, memory_format, multiplies_bfloat16
+from smash_search.train.compute import autocast, keep_freed_memory, memory_format, multiplies_bfloat16
 from smash_search.train.hypernet import new_supernet
 
 ARCHITECTURES = Path(__file__).with_name("training_speed_architectures.json")
@@ -122,27 +122,25 @@ def architectures(size: str) -> list[Architecture]:
 
 def plain_encoding(layout: Layout, architecture: Architecture, noise_seed: int) -> np.ndarray:
     """c, one mark after the other."""
-    tiles = layout.tiles(architecture)
-    height = max(tile.rows for tile in tiles)
-    c = np.full((layout.channels, height, tiles[-1].left + tiles[-1].columns), BACKGROUND, np.float32)
-    position = 0
-    for i, block in enumerate(architecture.blocks):
-        for j, op in enumerate(block.ops):
-            tile = tiles[position]
-            position += 1
-            for column in range(tile.columns):
-                at = tile.left + column
-                source = op.reads[column * layout.space.unit * layout.compression // block.bank_channels]
-                places = np.linspace(-1, 1, tile.columns)
-                for row in range(height):
-                    for mark in layout._marks(i, block, op):
-                        c[mark, row, at] = MARK
-                    c[layout.sections["source"].start + source, row, at] = MARK
-                    c[layout.sections["row"].start + row, row, at] = MARK
-                    c[layout.sections["place"].start, row, at] = 2 * (j + 1) / len(block.ops) - 1
-                    c[layout.sections["place"].start + 1, row, at] = places[column]
-                    if row < tile.rows:
-                        c[layout.sections["inside"].start, row, at] = MARK
+    pairs = layout._tiles(architecture)
+    last = pairs[-1][0]
+    height = max(tile.rows for tile, _ in pairs)
+    c = np.full((layout.channels, height, last.left + last.columns), BACKGROUND, np.float32)
+    for tile, place in pairs:
+        block, op = place.block, place.op
+        places = np.linspace(-1, 1, tile.columns)
+        for column in range(tile.columns):
+            at = tile.left + column
+            source = op.reads[column * layout.space.unit * layout.compression // block.bank_channels]
+            for row in range(height):
+                for mark in layout._marks(architecture, place):
+                    c[mark, row, at] = MARK
+                c[layout.sections["source"].start + source, row, at] = MARK
+                c[layout.sections["row"].start + row, row, at] = MARK
+                c[layout.sections["place"].start, row, at] = 2 * (place.number + 1) / len(block.ops) - 1
+                c[layout.sections["place"].start + 1, row, at] = places[column]
+                if row < tile.rows:
+                    c[layout.sections["inside"].start, row, at] = MARK
     c[layout.sections["noise"].start] = layout.encode(architecture, noise_seed)[layout.sections["noise"]][0]
     return c
 
@@ -159,14 +157,21 @@ def measure(size: str, plain: bool) -> dict[str, Any]:
     torch.set_num_threads(1)
     space, spec, batch = SIZES[size]
     supernet = new_supernet(space, spec, CLASSES, HyperNetConfig(compression=2), seed=0)
-    optimiser = torch.optim.Adam(supernet.parameters(), lr=1e-3, betas=(0.5, 0.999), eps=1e-4)
+    optimiser = torch.optim.Adam(
+        supernet.parameters(), lr=1e-3, betas=(0.5, 0.999), eps=1e-4, fused=not plain
+    )
     layout, device = supernet.hypernet.layout, torch.device("cpu")
     random = torch.Generator().manual_seed(0)
     shape = torch.contiguous_format if plain else memory_format(2, device)
     images = torch.randn(SCORE_IMAGES, *(spec.channels, *spec.size), generator=random)
     images = images.contiguous(memory_format=shape)
     labels = torch.randint(CLASSES, (SCORE_IMAGES,), generator=random)
-    choice = mock.patch("smash_search.model.interpreter._dense_is_faster", return_value=False)
+    choice = contextlib.ExitStack()
+    if not plain:
+        keep_freed_memory()
+    else:
+        rule = "smash_search.model.interpreter.groups_that_run"
+        choice.enter_context(mock.patch(rule, lambda x, groups, outputs: groups))
 
     def loss_of(architecture: Architecture, slot: int) -> torch.Tensor:
         c = plain_c(supernet, architecture, slot) if plain else None
@@ -194,7 +199,7 @@ def measure(size: str, plain: bool) -> dict[str, Any]:
 
     chosen = architectures(size)
     steps, scores, twice, encodings = [], [], [], []
-    with choice if plain else contextlib.nullcontext():
+    with choice:
         with torch.no_grad():
             first = float(loss_of(chosen[-1], 0))
         step(chosen[-1], 0)  # also starts PyTorch's pools
@@ -273,6 +278,7 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SIZES), help="print one run of this size and record nothing")
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sizes", default=",".join(SIZES), help="which to compare and record")
     parser.add_argument("--original", type=shlex.split, default=[], metavar="COMMAND")
     options = parser.parse_args()
     if options.size:
@@ -280,7 +286,8 @@ def main() -> None:
         return
     results: dict[str, Any] = {"bfloat16": multiplies_bfloat16()}
     goals = []
-    for size in SIZES:
+    sizes = options.sizes.split(",")
+    for size in sizes:
         result = results[size] = compare(size, options.rounds, options.original)
         for name, what, limit, text, elsewhere in (
             ("step", "training step", 0.4, "<= 0.4x", ORIGINAL_STEP[size]),
@@ -308,11 +315,11 @@ def main() -> None:
             met = None if ratio is None else ratio <= limit
             what = f"{what}, {size} size, against the original program"
             goals.append({"what": what, "goal": text, "value": value, "met": met, "note": note})
-    encoding = 1000 * results["default"]["ours"]["median_encoding_s"]
-    by_one = 1000 * results["default"]["plain"]["median_encoding_s"]
+    encoding = 1000 * results[sizes[0]]["ours"]["median_encoding_s"]
+    by_one = 1000 * results[sizes[0]]["plain"]["median_encoding_s"]
     goals.append(
         {
-            "what": "encoding one architecture, default size",
+            "what": f"encoding one architecture, {sizes[0]} size",
             "goal": "<= 1 ms",
             "value": round(encoding, 3),
             "met": encoding <= 1,

@@ -124,15 +124,16 @@ class HyperNet(nn.Module):
 
     def forward(self, c: Tensor) -> Tensor:
         """[1, channels, H, W] -> [1, N N dc, H, W]."""
+        # A nonlinearity works on each channel by itself: what a layer adds goes through it once.
         layers = iter(self.layers)
-        x = F.conv2d(c, normalised(next(layers)), padding=1)
+        x = _leaky(F.conv2d(c, normalised(next(layers)), padding=1))
         for stage, depth in enumerate(self.config.depths):
             if stage:
-                x = F.conv2d(_leaky(x), normalised(next(layers)), padding=1)
+                x = _leaky(F.conv2d(x, normalised(next(layers)), padding=1))
             for _ in range(depth):
-                grown = F.conv2d(_leaky(x), normalised(next(layers)), padding=1)
+                grown = _leaky(F.conv2d(x, normalised(next(layers)), padding=1))
                 x = torch.cat([x, grown], 1)
-        return F.conv2d(_leaky(x), normalised(next(layers)))
+        return F.conv2d(x, normalised(next(layers)))
 
     def generate(
         self, architecture: Architecture, c: Tensor | None = None, noise_seed: int | None = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -162,12 +162,18 @@ class Supernet(nn.Module):
             what = ["depthwise", what[1]]
         return ".".join([*owner, *what])
 
-    def shared(self, part: Convolution, architecture: Architecture) -> Affine:
-        """A shared convolution cut to what the architecture asks for."""
-        key = _key(self.shared_name(part, architecture))
-        whole = self.filters[key]
-        weight = normalised(_cut(whole, part.weight_shape)) * self.gains[key]
-        return Affine(weight, _cut(self.biases[key], (part.outputs,)))
+    def shared(self, parts: Iterable[Convolution], architecture: Architecture) -> dict[str, Affine]:
+        """Shared convolutions, by name, cut to what the architecture asks for."""
+        users: dict[str, list[Convolution]] = {}
+        for part in parts:
+            users.setdefault(_key(self.shared_name(part, architecture)), []).append(part)
+        affine = {}
+        for key, sharing in users.items():
+            cuts = _Cuts.apply(self.filters[key], *[part.weight_shape for part in sharing])  # type: ignore[no-untyped-call]
+            for part, cut in zip(sharing, cuts, strict=True):
+                weight = normalised(cut) * self.gains[key]
+                affine[part.name] = Affine(weight, _cut(self.biases[key], (part.outputs,)))
+        return affine
 
     def norm_parameters(self, name: str, channels: int) -> tuple[Tensor, Tensor]:
         """Scale and shift of the norm ``name`` of an architecture, [channels] each."""
@@ -282,16 +288,15 @@ class Generated:
     ) -> None:
         self.fixed = statistics
         self.seen: dict[str, Moments] = {}  # moments of the last batch, when none are fixed
-        self._supernet, self._filters, self._architecture = supernet, filters, architecture
+        self._supernet = supernet
         parts = architecture.convolutions(supernet.input_spec.channels, supernet.classes)
-        self._parts = {part.name: part for part in parts}
+        shared = supernet.shared([part for part in parts if part.name not in filters], architecture)
+        self._affine = {**shared, **{name: Affine(weight, None) for name, weight in filters.items()}}
         self._norms = {place.name for place in norm_places(architecture, supernet.config.norm)}
 
     def affine(self, name: str) -> Affine:
         """Generated for the 1x1 convolutions of ops, shared for all others."""
-        if name in self._filters:
-            return Affine(self._filters[name], None)
-        return self._supernet.shared(self._parts[name], self._architecture)
+        return self._affine[name]
 
     def normalise(self, name: str, x: Tensor) -> Tensor:
         """BatchNorm at the end of blocks, and inside ops where the HyperNet was trained so."""
@@ -339,6 +344,40 @@ def _cut(whole: Tensor, shape: tuple[int, ...]) -> Tensor:
             whole = whole.narrow(axis, (have - wanted) // 2, wanted)
         padding = [max(0, wanted - have) // 2] * 2 + padding
     return F.pad(whole, padding) if any(padding) else whole
+
+
+class _Cuts(torch.autograd.Function):
+    """What all convolutions that share a filter cut from it, see :func:`_cut`.
+
+    Their gradients are summed where they belong in one that is as large as the filter. PyTorch makes one of
+    zeros for each of them, and for each axis that is cut: a tenth of a step in the space "edge", whose
+    filters have up to seven million weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, *shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(whole)
+        return tuple(_cut(whole, shape).clone() for shape in shapes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        total = torch.zeros_like(ctx.saved_tensors[0])
+        for gradient in gradients:
+            _add_cut(total, gradient)
+        return (total, *[None] * len(gradients))
+
+
+def _add_cut(whole: Tensor, part: Tensor) -> None:
+    """Add a part to where :func:`_cut` took it from; repeated channels add up."""
+    for axis in range(2, whole.dim()):
+        have, wanted = whole.shape[axis], part.shape[axis]
+        if wanted < have:
+            whole = whole.narrow(axis, (have - wanted) // 2, wanted)
+        else:
+            part = part.narrow(axis, (wanted - have) // 2, have)
+    for rows in part.split(whole.shape[0], 0):
+        for block in rows.split(whole.shape[1], 1):
+            whole[: block.shape[0], : block.shape[1]].add_(block)
 
 
 def _key(name: str) -> str:

@@ -30,7 +30,14 @@ from smash_search.rank import statistics
 from smash_search.rank.statistics import wilson
 from smash_search.space.architecture import Architecture
 from smash_search.space.encoding import Layout
-from smash_search.train.compute import Feed, autocast, memory_format, memory_guard, seed_of
+from smash_search.train.compute import (
+    Feed,
+    autocast,
+    keep_freed_memory,
+    memory_format,
+    memory_guard,
+    seed_of,
+)
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -139,6 +146,7 @@ class Scorer:
         config: ScoringConfig,
         device: torch.device | str = "cpu",
     ) -> None:
+        keep_freed_memory()
         self.supernet = supernet.to(device).eval()
         self._config, self._device = config, torch.device(device)
         self._format = memory_format(supernet.space.dims, self._device)

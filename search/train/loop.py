@@ -18,7 +18,13 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from smash_search.train.compute import Average, DivergedError, load_checkpoint, save_checkpoint
+from smash_search.train.compute import (
+    Average,
+    DivergedError,
+    keep_freed_memory,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 PACE = 0.9  # of the mean seconds per step: how much of it is kept when a step is added
 
@@ -78,6 +84,7 @@ class Loop(abc.ABC, Generic[Entry]):
     """Type of an entry of the history."""
 
     def __init__(self, module: nn.Module, optimiser: torch.optim.Optimizer, limits: TrainingLimits) -> None:
+        keep_freed_memory()
         self.module, self.limits = module, limits
         self._optimiser = optimiser
         self._parameters = [value for group in optimiser.param_groups for value in group["params"]]
@@ -136,7 +143,10 @@ class Loop(abc.ABC, Generic[Entry]):
             torch._foreach_copy_(self._held, self._buffers)
         self._optimiser.zero_grad(set_to_none=True)
         loss = self.gradients()
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.limits.clip or math.inf)
+        gradients = [value.grad for value in self._parameters if value.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.limits.clip:
+            nn.utils.clip_grads_with_norm_(self._parameters, self.limits.clip, norm)
         value = float(loss)
         self.step += 1
         if math.isfinite(value) and bool(torch.isfinite(norm)):

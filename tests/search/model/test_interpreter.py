@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from smash_search.model.interpreter import Affine, FrozenNetwork, Network, _convolve, block_diagonal, fold
+from smash_search.model.interpreter import (
+    Affine,
+    FrozenNetwork,
+    Network,
+    _convolve,
+    _Depthwise,
+    fold,
+    groups_that_run,
+    merged_groups,
+)
 from smash_search.space.architecture import Architecture, Block, Conv, InputSpec, Op, Stem
 from smash_search.space.known import resnet
 from tests.search.legal import EVERY_FORM, RICH, VOXELS, drawn, hand_written
@@ -205,6 +214,33 @@ def test_a_grouped_convolution_that_runs_as_a_dense_one_is_the_same(
 ) -> None:
     x, weight = torch.randn(3, inputs, 7, 7), torch.randn(outputs, inputs // groups, 3, 5)
     expected = F.conv2d(x, weight, padding=(1, 2), groups=groups)
-    dense = F.conv2d(x, block_diagonal(weight, groups), padding=(1, 2))
+    dense = F.conv2d(x, merged_groups(weight, groups, 1), padding=(1, 2))
     assert torch.allclose(_convolve(x, Affine(weight, None), (3, 5), groups=groups), expected, atol=1e-5)
     assert torch.allclose(dense, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [(5, 5), (7, 3), (1, 5), (7, 7)])
+def test_a_depthwise_convolution_has_the_gradients_of_pytorch(kernel: tuple[int, int]) -> None:
+    x, weight, bias = torch.randn(2, 8, 6, 5), torch.randn(8, 1, *kernel), torch.randn(8)
+    inputs = [value.requires_grad_() for value in (x, weight, bias)]
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    expected = F.conv2d(x, weight, bias, padding=padding, groups=8)
+    result = _Depthwise.apply(x, weight, bias)
+    assert torch.allclose(result, expected, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):  # where it is the faster one
+        assert "Depthwise" in str(_convolve(x, Affine(weight, bias), kernel, groups=8).grad_fn)
+    toward = torch.randn_like(expected)
+    for mine, theirs in zip(
+        torch.autograd.grad(result, inputs, toward),
+        torch.autograd.grad(expected, inputs, toward),
+        strict=True,
+    ):
+        assert torch.allclose(mine, theirs, atol=1e-4)
+
+
+def test_narrow_groups_run_together_in_bfloat16() -> None:
+    x = torch.randn(1, 32, 4, 4)
+    assert groups_that_run(x.bfloat16(), 8, 32) == 4  # of eight channels each
+    assert groups_that_run(x.bfloat16(), 8, 8) == 1
+    assert groups_that_run(x.bfloat16(), 32, 32) == 32  # depthwise has kernels of its own
+    assert groups_that_run(x, 8, 32) == 8

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from smash_base.errors import InvalidInputError
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.interpreter import FrozenNetwork, Network, Norm
-from smash_search.model.supernet import Supernet
+from smash_search.model.supernet import Supernet, _cut, _Cuts
 from smash_search.space.architecture import Architecture, Block, Conv, InputSpec, Op, Stem
 from tests.search.legal import DIGITS, EVERY_FORM, RICH, TINY, VOXELS, drawn
 
@@ -160,3 +160,14 @@ def test_ops_that_share_by_position_differ_and_those_that_share_by_block_do_not(
         source = net.source(architecture)
         first, second = (source.affine(f"blocks.0.ops.{j}.convs.0").weight for j in (0, 1))
         assert torch.equal(first, second) is same
+
+
+def test_convolutions_that_share_a_filter_add_up_their_gradients_in_it() -> None:
+    whole = torch.randn(3, 2, 5, 5, requires_grad=True)
+    shapes = [(2, 2, 3, 3), (7, 5, 5, 1), (3, 1, 7, 7)]  # smaller, repeated, surrounded by zeros
+    together, apart = _Cuts.apply(whole, *shapes), [_cut(whole, shape) for shape in shapes]
+    toward = [torch.randn(shape) for shape in shapes]
+    for mine, theirs in zip(together, apart, strict=True):
+        assert torch.equal(mine, theirs)
+    (mine,), (theirs,) = (torch.autograd.grad(outputs, whole, toward) for outputs in (together, apart))
+    assert torch.allclose(mine, theirs, atol=1e-5)
