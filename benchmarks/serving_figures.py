@@ -358,7 +358,7 @@ def workers(
 ) -> tuple[dict[str, Any], list[Goal]]:
     """Two workers against one, in turns, everything on the same cores; a network whose run is most of a
     request, as the load needs its part of the two cores as well."""
-    seconds, rounds = (0.5, 1) if quick else (6, 3)
+    seconds, rounds = (0.5, 1) if quick else (5, 3)
     request = request_bytes(np.zeros((1, *SHAPE), np.float32))
     rates: dict[str, dict[int, list[float]]] = {}
     for name in ("small", "larger"):

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
 _OTHER_FILES = 128  # that a server with gRPC and a few models opens beside its connections
 _SPARE_FILES = 8  # for a load of a bundle while all connections are taken
-_BACKLOG = 1024  # connections that the kernel keeps until they are accepted
-_ACCEPTED = 64  # of them in one turn of the loop: few milliseconds for others, soon for who comes last
 _DROP = 8  # idle connections that are closed when files run out
 _SWITCH_INTERVAL_S = 0.0005  # a worker that comes back from its run waits this long for the loop, not 5 ms
 
@@ -230,8 +228,6 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        for listener in sockets or ():
-            listener.listen(_BACKLOG)  # startup left it at what is accepted in one turn
         gc.collect()
         gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
         if self.started:
@@ -343,7 +339,6 @@ def _uvicorn(
     return uvicorn.Config(
         app,
         http=connection_class(repository, app, places, turns),
-        backlog=_ACCEPTED,
         lifespan="off",
         ws="none",
         log_config=None,
@@ -375,7 +370,7 @@ def listen(host: str, port: int, option: str = "--port", *, shared: bool = False
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=shared)
+        return socket.create_server((host, port), family=family, backlog=1024, reuse_port=shared)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
