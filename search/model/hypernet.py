@@ -25,6 +25,7 @@ from smash_search.space.architecture import Architecture
 from smash_search.space.encoding import Layout
 
 LEAKY_SLOPE = 0.02
+LARGE = 4096  # places of c from which bfloat16 pays on a CPU
 MOMENT_DRAWS = 64  # over which the mean of c is taken
 MOMENT_FLOOR = 0.2  # added to the deviation of a channel of c, so that rare marks do not become huge
 
@@ -156,9 +157,10 @@ class HyperNet(nn.Module):
         if self.config.centred:
             c = (c - self.c_mean) / self.c_deviation
         c = c[None]
-        # On a CPU in float32 whatever the rest runs in: every width of c is new, and preparing small
-        # bfloat16 convolutions for it takes longer than they save.
-        with torch.autocast("cpu", enabled=False):
+        # On a CPU in float32 whatever the rest runs in, unless c is large: every width of c is new, and
+        # preparing small bfloat16 convolutions for it takes longer than they save.
+        low = torch.is_autocast_enabled("cpu") and math.prod(c.shape[2:]) >= LARGE
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
             out = self(c.contiguous(memory_format=torch.channels_last))[0].float()  # [N N dc, H, W]
         unit, step = self.layout.space.unit, self.layout.space.unit * self.config.compression
         tiles = out.reshape(unit, step, *out.shape[1:])  # [N, N dc, H, W]

@@ -171,3 +171,18 @@ def test_convolutions_that_share_a_filter_add_up_their_gradients_in_it() -> None
         assert torch.equal(mine, theirs)
     (mine,), (theirs,) = (torch.autograd.grad(outputs, whole, toward) for outputs in (together, apart))
     assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+def test_a_large_c_goes_through_the_hypernet_in_bfloat16_where_the_network_runs_in_it(
+    supernet: Supernet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smash_search.model.hypernet.LARGE", 1)
+    architecture = RICH.draw(0, 1)
+    with torch.no_grad():
+        exact = supernet.hypernet.generate(architecture)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rounded = supernet.hypernet.generate(architecture)
+    for name, weight in rounded.items():
+        assert weight.dtype == torch.float32
+        assert not torch.equal(weight, exact[name])
+        assert torch.allclose(weight, exact[name], atol=0.05 * float(exact[name].abs().max()))
