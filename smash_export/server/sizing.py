@@ -23,7 +23,7 @@ from smash_export.server.batching import QueueLimits
 
 QUEUE_SIZE = 256
 _GAIN = 1.1  # images per second that doubling the batch must bring
-_PATIENCE = 2  # under overload a request waits at most about this many times what it takes alone
+_PATIENCE = 3  # under overload a request waits at most about this many times what it takes alone
 _NETWORK_S = 0.0002  # what a request alone takes beyond its run
 _SHORT_S = (
     0.008  # requests that wait for the event loop for so long are no overload, however fast the network
