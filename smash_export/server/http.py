@@ -64,7 +64,7 @@ class Head:
 
     Attributes:
         path, route: as it was called, and as it is counted.
-        model, version: that shall answer.
+        model, version: Model that shall answer, and its version.
         size: bytes of the body.
         json_size: value of ``Inference-Header-Content-Length``.
         keep_alive: whether the connection goes on.

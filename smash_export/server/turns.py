@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Any
 
 TURN = 32  # sockets of one turn
-SHORT_TURN = 8  # of one while they wait for long
+SHORT_TURN = 8  # while they wait for long
 _LONG_S = 0.004  # that the longest wait, averaged, may take before turns are short
 _AVERAGE_S = 0.1  # time constant of the average wait
 
@@ -29,8 +29,8 @@ class TurnSelector(selectors.DefaultSelector):
     """A selector that returns a few of the sockets that are ready.
 
     Args:
-        most: of one turn.
-        few: of one while sockets wait for long.
+        most: Sockets of one turn.
+        few: Sockets of a turn while others wait for long.
 
     Attributes:
         average: seconds that the one that waits longest has waited, averaged over a tenth of a second.

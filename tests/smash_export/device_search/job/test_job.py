@@ -187,7 +187,8 @@ def test_the_last_training_has_half_of_the_time_unless_the_smallest_search_needs
     [
         ("onnxruntime", 300, ["--option", "calibration_minimum=300"]),
         ("onnxruntime", 600, []),
-        ("litert", 300, []),  # quantises by itself and has no such option
+        ("litert", 300, ["--option", "calibration_minimum=300"]),
+        ("executorch", 300, []),  # quantises by itself and has no such option
     ],
 )
 def test_few_images_calibrate_a_run_rather_than_end_it_after_its_trainings(
