@@ -23,11 +23,12 @@ from smash_export.server.batching import QueueLimits
 
 QUEUE_SIZE = 256
 _GAIN = 1.1  # images per second that doubling the batch must bring
-_PATIENCE = 3  # under overload a request waits at most about this many times what it takes alone
+_PATIENCE = 2.5  # under overload a request waits at most about this many times what it takes alone
 _NETWORK_S = 0.0002  # what a request alone takes beyond its run
 _SHORT_S = (
     0.008  # requests that wait for the event loop for so long are no overload, however fast the network
 )
+_QUICK_S = 0.004  # dozens of clients that wait for each other at a very fast network are no overload
 _IN_LOOP_S = 0.001  # a run that holds up the event loop for so long costs less than a change of threads
 _ROUNDS_S = 0.03
 _ROUNDS = (3, 20)
@@ -117,6 +118,8 @@ def choose_sizes(
         )
     else:
         wait = _PATIENCE * (seconds[1] + _NETWORK_S)
+        if seconds[1] < _NETWORK_S:
+            wait = max(wait, _QUICK_S)
         batches = int(wait / seconds[best]) - 1  # one is running
         queue_size = max(QUEUE_SIZE, best)
         settings = QueueLimits(
