@@ -25,9 +25,7 @@ QUEUE_SIZE = 256
 _GAIN = 1.1  # images per second that doubling the batch must bring
 _PATIENCE = 2.5  # under overload a request waits at most about this many times what it takes alone
 _NETWORK_S = 0.0002  # what a request alone takes beyond its run
-_SHORT_S = (
-    0.008  # requests that wait for the event loop for so long are no overload, however fast the network
-)
+_SHORT_S = 0.008  # a wait of so long for the event loop is no overload, however fast the network
 _QUICK_S = 0.004  # dozens of clients that wait for each other at a very fast network are no overload
 _IN_LOOP_S = 0.001  # a run that holds up the event loop for so long costs less than a change of threads
 _ROUNDS_S = 0.03
