@@ -248,8 +248,9 @@ def _search(
     executor = ExecutorConfig(
         values["executor"], workers=values["workers"], ray_address=values["ray_address"]
     )
-    with output.progress("reaching the workers", None):
-        check_executor(executor)
+    if values["executor"] != "serial":
+        with output.progress("reaching the workers", None):
+            check_executor(executor)
     with output.progress("reading images", None):
         dataset = load_data(data_words(data, values["skip_bad"]), validation=values["validation"])
     summary = tell_images(output, dataset)
