@@ -210,7 +210,7 @@ def trained(path: Path, data: str, runtimes: list[str], effort: Effort) -> dict[
         shutil.copytree(path, Path(name) / "bundle")
         bundle = Bundle.open(Path(name) / "bundle")
         made: dict[str, dict[str, Any]] = {}
-        opened = {"torchscript": _session(compile_bundle(bundle, "torchscript", "fp32"), bundle)}
+        opened = {"torchscript": session_of(compile_bundle(bundle, "torchscript", "fp32"), bundle)}
         for runtime in runtimes:
             try:
                 file = compile_bundle(bundle, runtime, "int8", data=data, effort=effort)
@@ -221,7 +221,7 @@ def trained(path: Path, data: str, runtimes: list[str], effort: Effort) -> dict[
             places = {key: file.notes.get(key) for key in ("placement", "kept_fp32", "network", "tried")}
             facts = {"bytes": file.size, "accuracy": parity["accuracy"], "loss": parity["loss"]}
             made[runtime] = {**facts, **places}
-            session = _session(file, bundle)
+            session = session_of(file, bundle)
             if not isinstance(session, IsolatedSession):  # its time is not this process's
                 opened[runtime] = session
         times = dict(zip(opened, interleaved(list(opened.values())), strict=True))
@@ -243,7 +243,8 @@ def kept(folder: Path | None, path: Path, data: str, runtimes: list[str], effort
     return found
 
 
-def _session(file: CompiledFile, bundle: Bundle) -> Session:
+def session_of(file: CompiledFile, bundle: Bundle) -> Session:
+    """A compiled file, opened for one thread."""
     return get_target(file.target).open(file.main, bundle.signature, SessionOptions(threads=1))
 
 
