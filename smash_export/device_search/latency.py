@@ -513,26 +513,31 @@ class DeviceLatency:
         """``{"latency_ms": ...}``: the median."""
         if self._table is not None:
             return {"latency_ms": self._table.predict(architecture)}
-        measured = [self._measured(architecture, self._seconds)]
-        while (
-            measured[-1].spread > SPREAD_LIMIT and len(measured) < REPEATS
-        ):  # disturbed: slower, never faster
-            measured.append(self._measured(architecture, self._seconds))
-        return {"latency_ms": min(latency.p50_ms for latency in measured)}
+        return {"latency_ms": self._undisturbed(architecture, self._seconds).p50_ms}
 
     def confirm(self, architecture: Architecture) -> dict[str, float]:
-        """The slowest of several longer measurements, what a limit can be held to, and the fastest."""
+        """The slowest of several longer measurements, what a limit can be held to, and the fastest.
+
+        A limit is not to be missed by what else the machine did just then: each is repeated as in
+        :meth:`measure`.
+        """
         if self._table is not None and self._elsewhere is not None:
             return self._confirm_elsewhere(architecture, self._table, self._elsewhere)
         if self._table is not None:
             return self.measure(architecture)
-        measured = [self._measured(architecture, CONFIRMED_SECONDS) for _ in range(CONFIRMATIONS)]
+        measured = [self._undisturbed(architecture, CONFIRMED_SECONDS) for _ in range(CONFIRMATIONS)]
         medians = [latency.p50_ms for latency in measured]
         flagged = float(sum(latency.flagged for latency in measured))
         return {"latency_ms": max(medians), LOWEST: min(medians), FLAGGED: flagged}
 
-    def _measured(self, architecture: Architecture, seconds: float) -> Latency:
-        return measure_architecture(architecture, self._input, self._classes, self._setting, seconds)
+    def _undisturbed(self, architecture: Architecture, seconds: float) -> Latency:
+        """The fastest of a few measurements as long as their times are spread: others only make it slower."""
+        measured: list[Latency] = []
+        while not measured or (measured[-1].spread > SPREAD_LIMIT and len(measured) < REPEATS):
+            measured.append(
+                measure_architecture(architecture, self._input, self._classes, self._setting, seconds)
+            )
+        return min(measured, key=lambda latency: latency.p50_ms)
 
     def _confirm_elsewhere(
         self, architecture: Architecture, table: LatencyTable, device: Device
