@@ -41,7 +41,7 @@ import torch
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
-from smash_base.progress import Advance, ShowProgress
+from smash_base.progress import Advance, ShowProgress, by_step
 from smash_search.executors import Executor, ExecutorConfig, Task, check_executor, make_executor
 from smash_search.executors.work import Equipment, Worker
 from smash_search.model.hypernet import HyperNetConfig
@@ -501,13 +501,6 @@ class _Search:
     def _train(self, supernet: Supernet, ranks: Ranks) -> None:
         config = self.config
         with self.progress("HyperNet", config.training.steps) as advance:
-            shown = 0
-
-            def on_step(step: int, loss: float) -> None:
-                nonlocal shown
-                advance(step - shown, loss=loss)
-                shown = step
-
             result = train(
                 supernet,
                 self.dataset,
@@ -515,17 +508,12 @@ class _Search:
                 device=self.device,
                 checkpoint=self.folder / "hypernet.pt",
                 checkpoint_seconds=10.0,
-                on_step=on_step,
+                on_step=by_step(advance),
                 ranks=ranks,
                 accept=self._worthwhile if self._latency else None,
             )
         ranks.leave()
-        record = {
-            "history": [asdict(part) for part in result.history],
-            "skipped": result.skipped,
-            "counts": result.counts,
-        }
-        files.write_json(self.folder / "training.json", record)
+        files.write_json(self.folder / "training.json", result.to_json())
 
     def _score_all(self, strategy: Strategy, evaluator: Evaluator) -> list[Scored]:
         """Every candidate on as many images as the strategy asks for; one entry per architecture."""

@@ -15,3 +15,21 @@ class Advance(Protocol):
 
 ShowProgress = Callable[[str, float | None], AbstractContextManager[Advance]]
 """(label, total or None where it is not known) -> context manager that gives an :class:`Advance`."""
+
+
+def by_step(advance: Advance) -> Callable[[int, float], None]:
+    """A callback for a training: told how many steps are done, it moves the bar by those that are new.
+
+    A training that goes on where it was interrupted begins at a later step than the first.
+
+    Returns:
+        Takes the number of steps that are done, and the loss of the last.
+    """
+    shown = 0
+
+    def on_step(step: int, loss: float) -> None:
+        nonlocal shown
+        advance(step - shown, loss=loss)
+        shown = step
+
+    return on_step

@@ -23,7 +23,7 @@ import torch
 
 from smash_base import files
 from smash_base.errors import GateError
-from smash_base.progress import ShowProgress
+from smash_base.progress import ShowProgress, by_step
 from smash_base.records import read_record
 from smash_search.data import Dataset, Split, load_dataset
 from smash_search.experiments.config import ExperimentConfig
@@ -177,13 +177,6 @@ class Workbench:
             file = f"hypernet-{name.replace(' ', '-')}" if name else "hypernet"
             training = self.config.training
             with self.progress(f"HyperNet {name}".strip(), training.steps) as advance:
-                shown = 0
-
-                def on_step(step: int, loss: float) -> None:
-                    nonlocal shown
-                    advance(step - shown, loss=loss)
-                    shown = step
-
                 result = train(
                     supernet,
                     self.dataset,
@@ -191,15 +184,10 @@ class Workbench:
                     device=self.device,
                     checkpoint=self.folder / f"{file}.pt",
                     checkpoint_seconds=30.0,
-                    on_step=on_step,
+                    on_step=by_step(advance),
                     accept=None if self.config.macs is None else self._is_judged,
                 )
-            record = {
-                "history": [asdict(part) for part in result.history],
-                "skipped": result.skipped,
-                "counts": result.counts,
-            }
-            files.write_json(self.folder / f"{file}.json", record)
+            files.write_json(self.folder / f"{file}.json", result.to_json())
             self._scorers[name] = Scorer(supernet, self.dataset, self.config.scoring, self.device)
         return self._scorers[name]
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smash_base.errors import InvalidInputError
-from smash_base.json_values import JsonObject
+from smash_base.json_values import JsonObject, JsonValue
 from smash_search.model.interpreter import forward
 from smash_search.model.supernet import Supernet
 from smash_search.space.architecture import Architecture
@@ -149,6 +149,11 @@ class TrainingResult:
     steps: int
     skipped: int
     seconds: float
+
+    def to_json(self) -> JsonObject:
+        """What a run keeps of it: nothing that differs from run to run."""
+        history: list[JsonValue] = [asdict(stretch) for stretch in self.history]
+        return {"history": history, "skipped": self.skipped, "counts": dict(self.counts)}
 
 
 def train(
