@@ -47,7 +47,7 @@ class Output:
         from rich.table import Table
         from rich.text import Text
 
-        drawn = Table(title=title or None, title_justify="left")
+        drawn = Table(title=title or None, title_justify="left", min_width=len(title))  # on one line
         for index, name in enumerate(columns):
             cells = [row[index] for row in rows]
             numeric = bool(cells) and all(isinstance(cell, int | float) or cell is None for cell in cells)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Preprocessing
 from smash_search.data import function
 from smash_search.data.dataset import Dataset, Parts, Split, assemble, average_views
-from smash_search.data.spec import parse_spec, with_option
+from smash_search.data.spec import Spec, parse_spec, with_option
 from smash_search.data.summary import DatasetSummary, summarise
 
 __all__ = [
@@ -50,6 +52,9 @@ class Reader:
     image_files: bool = False
 
 
+READER_OF_SUFFIX = {
+    ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset", ".npz": "arrays",
+}  # fmt: skip
 READERS: dict[str, Reader] = {
     "digits": Reader("smash_search.data.digits", "digits", "1,797 handwritten digits, 8x8, built in"),
     "fashion-mnist": Reader(
@@ -158,6 +163,16 @@ def as_seen_by(preprocessing: Preprocessing, spec: str) -> str:
     return spec
 
 
+def _meant(parsed: Spec) -> str | None:
+    """What a specification with an unknown name may have meant: a path without a name, or a slip."""
+    path = Path(parsed.name).expanduser()
+    reader = "folder" if path.is_dir() else READER_OF_SUFFIX.get(path.suffix.lower())
+    if reader and path.exists():
+        return f"Did you mean {shlex.quote(f'{reader}:{parsed.text}')}?"
+    close = difflib.get_close_matches(parsed.name, READERS, n=1)
+    return f"Did you mean {close[0]}?" if close else None
+
+
 def load_dataset(
     spec: str, *, seed: int = 0, validation: float | None = None, allow_code: bool = True
 ) -> Dataset:
@@ -192,12 +207,11 @@ def load_dataset(
             validation=validation,
         )
     if reader is None:
-        close = difflib.get_close_matches(parsed.name, READERS, n=1)
         raise UsageError(
             f"there is no data set {parsed.name!r}",
             expected=", ".join(READERS),
             received=spec,
-            hint=f"Did you mean {close[0]}?" if close else None,
+            hint=_meant(parsed),
         )
     parts = importlib.import_module(reader.module).read(parsed)
     return assemble(parts, name=parsed.name, spec=spec, seed=seed, validation=validation)

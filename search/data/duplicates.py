@@ -9,7 +9,7 @@ differs in a few bits. What is found, what is missed and false alarms: ``python 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -35,6 +35,7 @@ class Duplicates:
         across_splits: images of validation and test that stand in training (or test, in validation) as well;
             what is measured on them is memory, not skill.
         other_class: images that equal one of another class.
+        class_pairs: labels of the classes that share such an image, most frequent first.
         near: images of validation and test that equal none and look like one of training; None where
             nobody looked.
     """
@@ -43,6 +44,7 @@ class Duplicates:
     across_splits: int
     other_class: int
     near: int | None
+    class_pairs: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
         equal = "none"
@@ -56,6 +58,7 @@ def duplicates_of(splits: Mapping[str, Split]) -> Duplicates:
     """Duplicates within and across "train", "validation" and "test", in this order."""
     seen: dict[bytes, list[tuple[str, int]]] = defaultdict(list)
     repeated = across = other = 0
+    pairs: Counter[tuple[int, int]] = Counter()
     unseen: dict[str, list[int]] = {name: [] for name in splits}
     for name, split in splits.items():
         for index, (image, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):
@@ -63,12 +66,15 @@ def duplicates_of(splits: Mapping[str, Split]) -> Duplicates:
             before = seen[digest]
             elsewhere = any(split_name != name for split_name, _ in before)
             repeated, across = repeated + bool(before), across + elsewhere
-            other += any(known != label for _, known in before)
+            others = {known for _, known in before} - {label}
+            other += bool(others)
+            pairs.update((min(label, known), max(label, known)) for known in others)
             if not elsewhere:
                 unseen[name].append(index)
             if (name, label) not in before:
                 before.append((name, label))
-    return Duplicates(repeated, across, other, _near(splits, unseen))
+    shared = tuple(pair for pair, _ in pairs.most_common())
+    return Duplicates(repeated, across, other, _near(splits, unseen), shared)
 
 
 def _near(splits: Mapping[str, Split], unseen: Mapping[str, list[int]]) -> int | None:

@@ -29,11 +29,12 @@ from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing
 from smash_search.data import cache
 from smash_search.data.dataset import Parts, Split
-from smash_search.data.spec import Spec
+from smash_search.data.spec import Spec, with_option
 
 OPTIONS = ("size", "short-side", "channels", "resize", "exif", "skip-bad", "cache")
 MAPPED_ABOVE = 2**29  # bytes of pixels above which a converted copy is mapped instead of held in memory
 KEPT_FROM = 1000  # files whose pixels are kept; fewer are decoded in a second
+DISTORTED = 1.2  # widest over narrowest image, as width over height, from which one size distorts some
 MOST_NAMED = 50  # bad files in one message
 THREADS = 4
 AHEAD = 256  # images in memory, encoded
@@ -123,13 +124,13 @@ def _form(
         headers = _headers(spec, parts.values(), bad)
         form = target_of(spec, headers)
         found["size"], found["channels"] = f"{form.height}x{form.width}", str(form.channels)
-        found["notes"] = list(_sizes(headers))
+        found["notes"] = list(_sizes(headers, form))
         return None if len(bad) else found  # bad files are looked at again, so that they are named again
 
     if sum(len(images.labels) for images in parts.values()) < KEPT_FROM:
         look()
     else:
-        asked = repr([spec.options.get(name) for name in ("size", "channels", "exif")])
+        asked = repr([spec.options.get(name) for name in ("size", "channels", "exif", "short-side")])
         key = f"form-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
         sources = [path for images in parts.values() for path in images.sources]
         found = cache.remembered(place, key, sources, look) or found
@@ -165,10 +166,11 @@ class Bad:
         if self._errors and (not self.skip or len(self._errors) == total):
             reasons = [_briefly(*item) for item in list(self._errors.items())[:MOST_NAMED]]
             more = len(self._errors) - len(reasons)
+            without = shlex.quote(with_option(self._spec.text, "skip-bad", "yes"))
             raise InvalidInputError(
                 f"{len(self._errors)} of {total} images of {self._spec.text} cannot be used: "
                 + "; ".join([*reasons, *([f"and {more} more"] if more else [])]),
-                hint="Go on without them: add ?skip-bad=yes (search, freeze, run: --skip-bad).",
+                hint=None if self.skip else f"Go on without them: --data {without}",
             )
 
 
@@ -264,7 +266,7 @@ def _one_size(spec: Spec, headers: Sequence[tuple[str, Header]]) -> tuple[int, i
     return height, width
 
 
-def _sizes(headers: Sequence[tuple[str, Header]]) -> tuple[str, ...]:
+def _sizes(headers: Sequence[tuple[str, Header]], form: Preprocessing) -> tuple[str, ...]:
     """A sentence on the sizes of the images in their files, where there are several."""
     sizes = sorted(
         {(header.width, header.height) for _, header in headers}, key=lambda size: size[0] * size[1]
@@ -272,7 +274,12 @@ def _sizes(headers: Sequence[tuple[str, Header]]) -> tuple[str, ...]:
     if len(sizes) < 2:
         return ()
     (left, top), (right, bottom) = sizes[0], sizes[-1]
-    return (f"images of {len(sizes)} sizes, {left}x{top} to {right}x{bottom} pixels, are scaled to one",)
+    note = f"images of {len(sizes)} sizes, {left}x{top} to {right}x{bottom} pixels, are scaled to one"
+    shapes = [width / height for width, height in sizes]
+    if form.short_side is None and max(shapes) > DISTORTED * min(shapes):
+        side = min(form.height, form.width)
+        note += f", which distorts some; short-side={side} cuts the centre out instead"
+    return (note,)
 
 
 def _fill(target: np.ndarray, images: EncodedImages, preprocessing: Preprocessing, bad: Bad) -> list[int]:

@@ -144,6 +144,9 @@ def _warnings(
     missing = [item.name for item in classes if not item.test]
     if missing:
         yield f"{len(missing)} classes have no test image: {', '.join(missing[:5])}"
+    if duplicates and duplicates.class_pairs:
+        pairs = (" and ".join(classes[label].name for label in pair) for pair in duplicates.class_pairs[:3])
+        yield f"the same image stands in different classes ({', '.join(pairs)}): no network can learn both"
     judged = len(splits["validation"]) + len(splits["test"])
     if duplicates and duplicates.across_splits > REPEATED * judged:
         yield f"{duplicates.across_splits} of {judged} validation and test images stand in another split too"

@@ -107,7 +107,8 @@ def command(
         output.note(f"left out: {omission}")
     if failures and not skip_bad:
         raise InvalidInputError(
-            f"{failures} of {failures + count} images could not be read; the others were answered"
+            f"{failures} of {failures + count} images could not be read"
+            + ("; the others were answered" if count else "")
         )
 
 

@@ -257,7 +257,7 @@ def _search(
     if len(dataset.validation) < FEW_TO_DECIDE:
         output.warn(
             f"{len(dataset.validation)} validation images choose between networks; differences of some "
-            "points mean nothing: --validation 0.3 takes more"
+            "points mean nothing: search --validation 0.3 takes more"
         )
     folder = run or default_folder(dataset.name)
     device = device_of(values)

@@ -156,7 +156,8 @@ def announced(
     if len(dataset.validation) < FEW_TO_DECIDE:
         output.warn(
             f"{len(dataset.validation)} validation images decide about epochs and probabilities; "
-            "differences below some points mean nothing; --folds 5 measures accuracy on all images"
+            "differences below some points mean nothing; with freeze and train, --folds 5 measures accuracy "
+            "on all images"
         )
     return recipe
 

@@ -60,6 +60,8 @@ def test_tables_show_every_cell_whole_without_a_terminal(
     assert "yes" in text
     assert "x" * 60 in text
     assert "\x1b" not in text, "no colour without a terminal"
+    Output().table("a title wider than its table", ["a"], [[1]])
+    assert "a title wider than its table" in capsys.readouterr().out
 
 
 def test_json_takes_numpy_paths_and_dataclasses_and_has_no_nan() -> None:

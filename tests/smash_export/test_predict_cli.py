@@ -200,6 +200,9 @@ def test_bad_images_may_be_skipped(digits_bundle: Path, images: Path, capsys: Ca
     assert run(["predict", str(digits_bundle), str(images), "-q", "--skip-bad"]) == 0
     captured = capsys.readouterr()
     assert captured.err.count("bad.png") == 2, "named both times"
+    assert "1 of 6 images could not be read; the others were answered" in captured.err
+    assert run(["predict", str(digits_bundle), str(images / "bad.png"), "-q"]) == 6
+    assert capsys.readouterr().err.endswith("1 of 1 images could not be read\n")
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])

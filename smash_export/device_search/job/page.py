@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from smash_export.device_search.job.outcomes import Compared, Frozen, Searched
 from smash_export.device_search.job.stages import Job, command_line, told
+from smash_export.measure.evaluate import wilson_interval
 from smash_export.report.images import class_counts, sample_images
 from smash_export.report.page import Cell, Html, heading, page, paragraph, table
 
@@ -56,7 +57,9 @@ def job_page(job: Job, dataset: Dataset) -> str:
 
 
 def _lead(search: Searched, frozen: Frozen, compared: Compared) -> str:
-    words = f"Test accuracy {frozen.test_accuracy:.2%} on {frozen.test_images:,} images, network "
+    least, most = wilson_interval(round(frozen.test_accuracy * frozen.test_images), frozen.test_images)
+    words = f"Test accuracy {frozen.test_accuracy:.2%} on {frozen.test_images:,} images (95 % interval "
+    words += f"{least:.1%} to {most:.1%}), network "
     words += f"{search.architecture} ({search.origin}), {search.cost.parameters:,} parameters. "
     advice = compared.recommendation
     if advice is None:

@@ -172,7 +172,7 @@ def told(done: Done) -> str:
     """The outcome of a stage in one line."""
     tellers: dict[str, Callable[[Done], str]] = {
         "search": _search_told,
-        "freeze": lambda stage: f"test accuracy {stage.read(Frozen).test_accuracy:.2%}",
+        "freeze": _freeze_told,
         "compile": _compile_told,
         "verify": lambda stage: f"{len(stage.read(Verified).files)} files do what the network does",
         "bench": _bench_told,
@@ -186,6 +186,11 @@ def _search_told(done: Done) -> str:
     found = done.read(Searched)
     words = f"{found.architecture} ({found.origin}), validation error {found.error:.2%}"
     return words + (f", {found.latency.milliseconds:.3g} ms" if found.latency else "")
+
+
+def _freeze_told(done: Done) -> str:
+    found = done.read(Frozen)
+    return f"test accuracy {found.test_accuracy:.2%} on {found.test_images:,} images"
 
 
 def _compile_told(done: Done) -> str:

@@ -129,7 +129,7 @@ def test_all_bad_files_stand_in_one_message_and_can_be_left_out(
     with pytest.raises(InvalidInputError, match="4 of 20 images") as caught:
         load_dataset(spec.rstrip("?&"))
     assert all(name in str(caught.value) for name in bad)
-    assert "skip-bad=yes" in str(caught.value)
+    assert str(caught.value).endswith(f"--data '{spec}skip-bad=yes'")
     for _ in range(2):  # the second time from the converted copy
         summary = summarise(load_dataset(f"{spec}skip-bad=yes"))
         assert summary.images == 16
@@ -254,6 +254,21 @@ def test_class_names_that_are_not_utf8_are_refused_in_words(tmp_path: Path) -> N
         load_dataset(f"folder:{tmp_path}")
 
 
+def test_images_that_scaling_distorts_are_a_note(tmp_path: Path) -> None:
+    photos(tmp_path)
+    Image.new("RGB", (60, 30)).save(tmp_path / "cat" / "wide.png")
+
+    def sizes(options: str) -> str:
+        notes = load_dataset(f"folder:{tmp_path}?{options}").notes
+        return next(note for note in notes if "scaled to one" in note)
+
+    assert sizes("size=16x24").endswith("distorts some; short-side=16 cuts the centre out instead")
+    assert sizes("size=16&short-side=16").endswith("scaled to one")
+    (tmp_path / "cat" / "wide.png").unlink()
+    Image.new("RGB", (60, 60)).save(tmp_path / "cat" / "large.png")
+    assert sizes("size=16").endswith("scaled to one")
+
+
 def test_duplicates_are_counted_across_splits_and_classes(tmp_path: Path) -> None:
     photos(tmp_path, "train", "test")
     picture = (tmp_path / "train/cat/0.png").read_bytes()
@@ -264,6 +279,8 @@ def test_duplicates_are_counted_across_splits_and_classes(tmp_path: Path) -> Non
     assert summary.duplicates.other_class >= 1
     assert summary.duplicates.across_splits == 17 + 17 - 16  # the test part twice, and the copy in it
     assert any("stand in another split" in note for note in summary.notes)
+    assert summary.duplicates.class_pairs == ((0, 1),)
+    assert any("different classes (cat and dog)" in note for note in summary.notes)
     clean = summarise(load_dataset("digits"))
     assert str(clean.duplicates) == "none"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,7 @@ def test_one_command_makes_a_bundle_and_a_page_and_goes_on_where_it_stopped(
     assert bundle.recommendation.reason == result["recommendation"]["reason"]
     page = (folder / "report.html").read_text()
     assert f"smash-export predict {folder / 'bundle'}" in page
+    assert re.search(r"Test accuracy [\d.]+% on 359 images \(95 % interval [\d.]+% to [\d.]+%\)", page)
     assert page.count("<img") >= 10, "images of every class"
     for link in ("search/report.html", "compare.html", "bundle/README.md"):
         assert f'href="{link}"' in page
