@@ -144,7 +144,7 @@ def _warnings(
     missing = [item.name for item in classes if not item.test]
     if missing:
         yield f"{len(missing)} classes have no test image: {', '.join(missing[:5])}"
-    if duplicates and duplicates.class_pairs:
+    if duplicates and duplicates.class_pairs and splits["train"].targets is None:
         pairs = (" and ".join(classes[label].name for label in pair) for pair in duplicates.class_pairs[:3])
         yield f"the same image stands in different classes ({', '.join(pairs)}): no network can learn both"
     judged = len(splits["validation"]) + len(splits["test"])
