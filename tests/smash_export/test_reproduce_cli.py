@@ -17,7 +17,8 @@ from smash_search.experiments.config import SIZES
 from tests.search.tiny_experiments import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMITTED = sorted((ROOT / "benchmarks" / "results" / "experiments").glob("*.json"))
+RESULTS, PAGES = ROOT / "benchmarks" / "results" / "experiments", ROOT / "docs" / "experiments"
+COMMITTED = [path.relative_to(RESULTS).with_suffix("") for path in sorted(RESULTS.rglob("*.json"))]
 
 
 @pytest.fixture
@@ -70,10 +71,10 @@ def test_without_time_it_says_that_there_is_too_little(tiny_size: None, tmp_path
     assert "time limit" in answer
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
-def test_committed_words_and_pictures_follow_from_the_committed_numbers(path: Path, tmp_path: Path) -> None:
-    result: dict[str, Any] = files.read_json(path)
-    page = (ROOT / "docs" / "experiments" / f"{path.stem}.md").read_text()
+@pytest.mark.parametrize("name", COMMITTED, ids=str)
+def test_committed_words_and_pictures_follow_from_the_committed_numbers(name: Path, tmp_path: Path) -> None:
+    result: dict[str, Any] = files.read_json(RESULTS / f"{name}.json")
+    page = (PAGES / f"{name}.md").read_text()
     assert paragraph(result) in page
     made = write_report(result, tmp_path)
     assert made.markdown.read_text() == page
