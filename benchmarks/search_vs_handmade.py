@@ -53,12 +53,13 @@ from smash_search.data import Dataset, Split
 from smash_search.rank.finalists import Finalist, Rung, Trained, input_spec_of, run_rungs, train_rung
 from smash_search.rank.latency_model import LatencyModel, fit_latency
 from smash_search.rank.pareto import Limit, pick_that_keeps
-from smash_search.run import PROBES, SearchConfig
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import Space
+from smash_search.stages.bounds import PROBES
+from smash_search.stages.config import SearchConfig
 from smash_search.train.compute import seed_of
 from smash_search.train.network import accuracy, fit, new_network
 from smash_search.train.recipes import NAMES, recipe_for

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency
     from smash_export.remote.device import Device
     from smash_search.data import Dataset, DatasetSummary
-    from smash_search.run import SearchConfig, SearchResult
+    from smash_search.stages.config import SearchConfig
+    from smash_search.stages.picks import SearchResult
 
 GROUPS = {
     "Images and run": ("data", "skip_bad", "validation", "run", "resume", "seed", "duration", "track"),

@@ -9,8 +9,9 @@ from smash_export.device_search.latency import FLAGGED, LOWEST
 from smash_export.report.page import counted
 
 if TYPE_CHECKING:
-    from smash_search.run import SearchConfig, SearchResult
     from smash_search.space.best import SearchRecord
+    from smash_search.stages.config import SearchConfig
+    from smash_search.stages.picks import SearchResult
 
 
 @dataclass(frozen=True)

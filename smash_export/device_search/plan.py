@@ -27,8 +27,8 @@ from smash_export.display import Part
 if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency
     from smash_search.data import Dataset, Split
-    from smash_search.run import SearchConfig
     from smash_search.space.architecture import Architecture
+    from smash_search.stages.config import SearchConfig
     from smash_search.train.network import Recipe
 
 # Of a rehearsal. Candidates differ in cost by a factor of ten: fewer would say little about their mean.
@@ -236,7 +236,7 @@ def _units(
 
 def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[Part]:
     """Expected seconds of each bar of a search, in their order."""
-    from smash_search.run import PROBES
+    from smash_search.stages.bounds import PROBES
 
     stages = config.scoring.stages(len(dataset.validation))
     race, kept = 0.0, float(config.candidates)

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from smash_search.data import Dataset
     from smash_search.executors import ExecutorConfig
     from smash_search.rank.finalists import FinalistsConfig
-    from smash_search.run import SearchConfig, SearchResult
     from smash_search.space.architecture import InputSpec
     from smash_search.space.space import Space
+    from smash_search.stages.config import SearchConfig
+    from smash_search.stages.picks import SearchResult
     from smash_search.train.hypernet import TrainingConfig
     from smash_search.train.recipes import Recipe
 
@@ -200,8 +201,8 @@ def configure(
     from smash_search.rank.finalists import input_spec_of
     from smash_search.rank.pareto import Limit
     from smash_search.rank.scoring import ScoringConfig
-    from smash_search.run import SearchConfig
     from smash_search.space.limits import CostLimits
+    from smash_search.stages.config import SearchConfig
     from smash_search.train.recipes import recipe_for
 
     if prior is None and strategy == "smash":

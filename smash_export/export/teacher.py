@@ -312,7 +312,7 @@ def ensemble_of(run: Path, dataset: Dataset) -> np.ndarray | None:
 
     ``smash-export search --ensemble`` keeps them; their file's name says for which images.
     """
-    from smash_search.run import ensemble_file
+    from smash_search.stages.race import ensemble_file
 
     path = run / ensemble_file(dataset.fingerprint)
     if not path.is_file():

@@ -14,9 +14,9 @@ from smash_search.rank.finalists import Trained
 from smash_search.rank.pareto import LATENCY
 from smash_search.rank.ranking import EncodingCheck
 from smash_search.rank.statistics import Estimate, kendall
-from smash_search.run import SearchResult
 from smash_search.space.architecture import Architecture, Block, Convolution, Op
 from smash_search.space.cost import block_sizes
+from smash_search.stages.picks import SearchResult
 from smash_search.strategies import Scored
 from smash_search.train.hypernet import choices_of
 

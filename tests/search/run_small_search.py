@@ -8,8 +8,10 @@ from pathlib import Path
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.rank.finalists import FinalistsConfig
 from smash_search.rank.scoring import ScoringConfig
-from smash_search.run import SearchConfig, SearchResult, run_search
+from smash_search.run import run_search
 from smash_search.space.limits import CostLimits
+from smash_search.stages.config import SearchConfig
+from smash_search.stages.picks import SearchResult
 from smash_search.train.hypernet import TrainingConfig
 from smash_search.train.recipes import Recipe
 from tests.search.small_data import small_digits

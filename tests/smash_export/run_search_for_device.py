@@ -12,7 +12,8 @@ from smash_export.device_search.latency import DeviceLatency, Setting
 from smash_search.rank.evaluation import CONFIRMED, MEASURES
 from smash_search.rank.finalists import FinalistsConfig, input_spec_of
 from smash_search.rank.pareto import Limit
-from smash_search.run import SearchResult, run_search
+from smash_search.run import run_search
+from smash_search.stages.picks import SearchResult
 from smash_search.train.recipes import Recipe
 from tests.search.run_small_search import RESULTS, config
 from tests.search.small_data import small_digits

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency
     from smash_export.progress import Output
     from smash_search.data import Dataset, DatasetSummary
-    from smash_search.run import SearchConfig
+    from smash_search.stages.config import SearchConfig
     from smash_search.train.network import Recipe
 
 # Seconds beside what the commands are told to measure: starting processes, exporting, reading back. Taken

@@ -1,0 +1,141 @@
+"""What a network of a search may cost and how long it may take: computed, predicted, measured."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from smash_search.executors import ExecutorConfig, make_executor
+from smash_search.executors.work import Worker
+from smash_search.rank.evaluation import Evaluator
+from smash_search.rank.latency_model import LEAST, LatencyModel, fit_latency
+from smash_search.rank.pareto import LATENCY, Limit
+from smash_search.space.architecture import Architecture
+from smash_search.space.known import known_networks
+from smash_search.stages.config import Run
+from smash_search.strategies import Scored
+from smash_search.train.compute import seed_of
+
+PROBES = 64  # networks measured before a search, to predict the latency of others
+LEAST_SHARE = 0.65  # of a latency limit that a draw has to use, by prediction
+
+
+def near_a_limit(latency: LatencyModel, limits: Sequence[Limit], architecture: Architecture) -> bool:
+    """Whether a network uses most of a latency limit by prediction: what leaves much unused is rarely best.
+
+    Where a limit is looser than most networks of the space need, the largest quarter of them counts.
+    """
+    predicted = latency.predict(architecture)
+    return any(
+        min(LEAST_SHARE * limit.milliseconds, latency.usual)
+        <= predicted * (1 + latency.error)
+        <= limit.milliseconds * (1 + latency.error) ** 2
+        for limit in limits
+    )
+
+
+class Bounds:
+    """Limits of a run on cost and latency.
+
+    Attributes:
+        evaluator: Measures what is near a limit on latency, from the end of the HyperNet's training on.
+        probes: Networks that were measured to predict the latency of others.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._model: LatencyModel | None = None
+        self.evaluator: Evaluator | None = None
+        self.probes: list[Architecture] = []
+
+    @property
+    def model(self) -> LatencyModel | None:
+        """Predicts latency, where there are limits on it and the device was surveyed."""
+        return self._model
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether there are limits on latency, and something to measure it with."""
+        return bool(self._run.config.latency_limits) and self._run.measurement is not None
+
+    def known(self) -> tuple[Architecture, ...]:
+        """The first known networks within the limits on cost, and on latency by prediction."""
+        inside = (
+            entry
+            for entry in known_networks(self._run.space)
+            if self.within_cost(entry) and self.predicted_refusal(entry) is None
+        )
+        return tuple(itertools.islice(inside, self._run.config.known))
+
+    def survey(self, here: Worker) -> None:
+        """Measure some networks of the space, from small to large, to predict the latency of all others."""
+        run = self._run
+        seed = seed_of(run.config.seed, 0x9806)
+        drawn = [run.space.draw(seed, slot) for slot in range(4 * PROBES)]
+        drawn = [entry for entry in drawn if self.within_cost(entry)]
+        by_size = sorted(drawn, key=lambda entry: (run.cost(entry).macs, entry.key))
+        usual = by_size[: max(PROBES, 3 * len(by_size) // 4)]  # the largest take long and keep no limit
+        places = np.unique(np.linspace(0, len(usual) - 1, min(PROBES, len(usual))).round().astype(int))
+        self.probes = [usual[place] for place in places]
+        workers = make_executor(ExecutorConfig(), here.equipment, here)
+        evaluator = Evaluator(run.folder, run.images, run.cost, run.measurement, workers)
+        with run.progress("device", len(self.probes)) as advance:
+            for probe in self.probes:
+                evaluator.measure([probe])
+                advance(1)
+        measured = [evaluator.measures[probe.key][LATENCY] for probe in self.probes]
+        if len(measured) >= LEAST:
+            self._model = fit_latency(self.probes, measured, run.spec, run.classes)
+
+    def learn(self, scored: Sequence[Scored], evaluator: Evaluator) -> None:
+        """Predict latency from all that was measured so far.
+
+        The best of many predictions are those that promise too much: what a model of the first measurements
+        proposed at the limit was nearly all slower than it.
+        """
+        if self._model is None:
+            return
+        architectures = {entry.key: entry for entry in self.probes}
+        architectures |= {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
+        measured = {
+            key: evaluator.measures[key][LATENCY] for key in architectures if key in evaluator.measures
+        }
+        self._model = fit_latency(
+            [architectures[key] for key in measured],
+            list(measured.values()),
+            self._run.spec,
+            self._run.classes,
+        )
+
+    def within_cost(self, architecture: Architecture) -> bool:
+        """Whether a network keeps the limits on cost."""
+        return self._run.config.limits.refusal(self._run.cost(architecture)) is None
+
+    def refusal(self, architecture: Architecture) -> str | None:
+        """Why a network may not be proposed, or None. What is near a latency limit is measured to know it.
+
+        So candidates count within the limits, whatever the strategy.
+        """
+        reason = self._run.config.limits.refusal(self._run.cost(architecture))
+        if reason is None:
+            reason = self.predicted_refusal(architecture)
+        if reason is None and self.limits_latency and self.evaluator is not None:
+            self.evaluator.measure([architecture])
+            reason = self.evaluator.refusal(architecture)
+        return reason
+
+    def predicted_refusal(self, architecture: Architecture, slack: float = 2.0) -> str | None:
+        """Why a network is slower than the limits by prediction; ``slack`` in errors of the prediction."""
+        if self._model is None:
+            return None
+        limit = max(limit.milliseconds for limit in self._run.config.latency_limits)
+        predicted = self._model.predict(architecture)
+        if predicted <= limit * (1 + slack * self._model.error):
+            return None
+        return f"about {predicted:.3g} ms by prediction, where at most {limit:g} ms are allowed"
+
+    def worthwhile(self, architecture: Architecture) -> bool:
+        """Whether a draw is worth a proposal: near a latency limit, where there is one."""
+        return self._model is None or near_a_limit(self._model, self._run.config.latency_limits, architecture)

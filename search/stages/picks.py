@@ -1,0 +1,208 @@
+"""The best network within each limit, and what best.json says of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smash_base import files
+from smash_base.errors import GateError
+from smash_search.rank.evaluation import CONFIRMED, Evaluator
+from smash_search.rank.finalists import Trained, pick
+from smash_search.rank.pareto import LATENCY, ParetoEntry, pick_that_keeps
+from smash_search.rank.ranking import Ranking
+from smash_search.space.best import BestFile, SearchRecord
+from smash_search.space.cost import Cost, cost_of
+from smash_search.stages.config import Run
+from smash_search.stages.race import BASELINE, latencies_of
+from smash_search.strategies import Scored
+
+MOST_UNUSED = 0.2  # of a latency limit, before the result says why
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The best network within a limit.
+
+    Attributes:
+        trained: The network after its last rung.
+        best: Content of its best.json.
+    """
+
+    trained: Trained
+    best: BestFile
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        folder: Folder of the run.
+        best: content of best.json.
+        pick: the finalist that was picked, after its last rung.
+        picks: The pick within each limit, by its label, where there are several limits.
+        missed: limits that no trained network keeps, though the largest one is kept.
+        pareto: Every trained network: content of pareto.json.
+        random: the same of the equal-budget random search, or None.
+        scored: every candidate with its latest score.
+        trained: every finalist and rung, both groups.
+        ranking: content of ranking.json.
+        seconds: by stage, over all resumptions.
+    """
+
+    folder: Path
+    best: BestFile
+    pick: Trained
+    picks: dict[str, Pick]
+    missed: tuple[str, ...]
+    pareto: list[ParetoEntry]
+    random: Trained | None
+    scored: list[Scored]
+    trained: list[Trained]
+    ranking: Ranking
+    seconds: dict[str, float]
+
+    @property
+    def cost(self) -> Cost:
+        """Exact cost of the pick."""
+        return cost_of(self.best.architecture, self.best.input, len(self.best.classes))
+
+    @property
+    def candidates(self) -> int:
+        """Number of networks that the search proposed; those of the random search beside are none of them."""
+        return proposed(self.scored)
+
+
+def proposed(scored: Sequence[Scored]) -> int:
+    """Number of networks that the search itself proposed."""
+    return sum(entry.candidate.origin != BASELINE for entry in scored)
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Picks among all networks that a run trained.
+
+    Attributes:
+        run: What was searched.
+        scored: Every candidate.
+        trained: Every network and rung, those of the random search included.
+        baseline: Those of the random search.
+    """
+
+    run: Run
+    scored: list[Scored]
+    trained: list[Trained]
+    baseline: list[Trained]
+
+    def within_limits(self, evaluator: Evaluator) -> tuple[Trained, dict[str, Pick]]:
+        """The pick of best.json, and that of every limit where there are several.
+
+        Raises:
+            GateError: no trained network keeps the largest limit when it is measured again.
+        """
+        limits = sorted(self.run.config.latency_limits, key=lambda limit: limit.milliseconds)
+        if not limits:
+            return pick(self.trained), {}
+        latencies = latencies_of(self.scored)
+        architectures = {
+            entry.candidate.architecture.key: entry.candidate.architecture for entry in self.scored
+        }
+        winners: dict[str, Trained] = {}
+        for limit in limits:
+            try:
+                winners[limit.label] = pick_that_keeps(
+                    limit, self.trained, latencies, lambda key: evaluator.confirm(architectures[key])[LATENCY]
+                )
+            except GateError:
+                if limit is limits[-1]:
+                    raise
+        best = {
+            label: Pick(winner, self.best_file(winner, limit=label))
+            for label, winner in winners.items()
+            if len(limits) > 1
+        }
+        return winners[limits[-1].label], best
+
+    def best_file(self, winner: Trained, limit: str | None = None) -> BestFile:
+        """Content of best.json, or of that of a further limit."""
+        run, dataset = self.run, self.run.dataset
+        by_key = {entry.candidate.architecture.key: entry for entry in self.scored}
+        entry = by_key[winner.key]
+        ranked = sorted(
+            (other.score for other in self.scored if other.score is not None),
+            key=lambda score: (-score.images, score.error, score.loss, score.key),
+        )
+        search = SearchRecord(
+            candidates=proposed(self.scored),
+            origin=entry.candidate.origin,
+            reason=winner.reason,
+            error=winner.error,
+            epochs=winner.epochs,
+            recipe=run.config.finalists.recipe.to_json(),
+            cost=entry.cost,
+            strategy=run.config.strategy,
+            space=run.space.name,
+            seed=run.config.seed,
+            run=run.folder.name,
+            data=dataset.spec,
+            data_seed=dataset.seed,
+            fingerprint=dataset.fingerprint,
+            images_sha256=dataset.images_sha256,
+            versions=versions(),
+            limit=limit,
+            random_search_error=pick(self.baseline).error if self.baseline else None,
+        )
+        if entry.score is not None:  # networks of the baseline have none
+            rank = [score.key for score in ranked].index(winner.key) + 1
+            search = replace(search, score=entry.score.error, score_images=entry.score.images, rank=rank)
+        if entry.measures:
+            confirmed = files.read_jsonl(run.folder / CONFIRMED)
+            again: dict[str, float] = next(
+                (record["measures"] for record in confirmed if record["key"] == winner.key), {}
+            )
+            search = replace(search, measures={**entry.measures, **again})
+            search = self._with_use_of_limit(search, winner)
+        return BestFile(entry.candidate.architecture, run.spec, tuple(dataset.classes), search)
+
+    def _with_use_of_limit(
+        self,
+        search: SearchRecord,
+        winner: Trained,
+    ) -> SearchRecord:
+        """Which share of the limit the pick uses, and why not more where that is little."""
+        limits = {limit.label: limit.milliseconds for limit in self.run.config.latency_limits}
+        if not limits:
+            return search
+        limit = limits[search.limit] if search.limit is not None else max(limits.values())
+        share = search.measures[LATENCY] / limit
+        search = replace(search, limit_ms=limit, limit_used=share)
+        if share >= 1 - MOST_UNUSED:
+            return search
+        latencies = {other.candidate.architecture.key: other.measures.get(LATENCY) for other in self.scored}
+        near = [
+            other
+            for other in self.trained
+            if (latency := latencies.get(other.key)) and (1 - MOST_UNUSED) * limit <= latency <= limit
+        ]
+        best = min(near, key=lambda other: (-other.rung, other.error), default=None)
+        if best is None:
+            why = f"no network that was trained uses {1 - MOST_UNUSED:.0%} of it or more"
+        else:
+            why = (
+                f"the best of {len({other.key for other in near})} trained networks that use more had "
+                f"an error of {best.error:.2%} after {best.epochs} epochs, the pick {winner.error:.2%} after "
+                f"{winner.epochs}"
+            )
+        used = f"{share:.0%}" if share >= 0.01 else "under 1%"
+        return replace(search, unused=f"The pick uses {used} of the limit: {why}.")
+
+
+def versions() -> dict[str, str]:
+    """What results may depend on beside configuration and data."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}

@@ -1,0 +1,294 @@
+"""The race of finalists: rungs of training, rounds of proposals, and a random search beside."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from smash_base import files
+from smash_search.executors import Executor, Task
+from smash_search.executors.work import Worker
+from smash_search.rank.evaluation import Evaluator
+from smash_search.rank.finalists import (
+    ENSEMBLE,
+    Finalist,
+    Propose,
+    Rung,
+    Trained,
+    choose,
+    ensemble_answers,
+    proposed_finalist,
+    run_rungs,
+    through_last_rung,
+)
+from smash_search.rank.pareto import LATENCY, class_of
+from smash_search.rank.proposals import Observation, propose
+from smash_search.rank.records import settle
+from smash_search.space.architecture import Architecture
+from smash_search.stages.bounds import Bounds
+from smash_search.stages.config import Run, SearchConfig
+from smash_search.strategies import Candidate, Context, Scored
+from smash_search.strategies.random import draws
+from smash_search.train.compute import seed_of
+from smash_search.train.network import Epoch
+
+if TYPE_CHECKING:
+    from smash_search.data import Dataset
+
+BASELINE = "random search"  # origin of networks that were trained beside the search
+BASELINE_ROUNDS = 50  # of draws, to find random networks within the limit of latency
+SPARE = 20  # proposals for each that is wanted, where measurement may refuse some
+
+
+@dataclass(frozen=True)
+class Race:
+    """Trains the networks of a run, the search's own and those of a random search of equal effort.
+
+    Attributes:
+        run, bounds: What is searched, and within what.
+        workers: Train networks.
+        here: The worker of this process, whose epochs are shown.
+        evaluator: Measures and scores what rounds propose.
+    """
+
+    run: Run
+    bounds: Bounds
+    workers: Executor
+    here: Worker
+    evaluator: Evaluator
+
+    def finalists(self, scored: list[Scored]) -> list[Trained]:
+        """The race of the search's own networks; what a round proposes is added to ``scored``."""
+        config = self.run.config.finalists
+        latencies = latencies_of(scored)
+        finalists = choose(scored, config, *self._by_latency(scored))
+
+        def propose(number: int, results: Sequence[tuple[Finalist, Trained]]) -> list[Finalist]:
+            entering = self._propose(number, results, scored)
+            known = {entry.candidate.architecture.key for entry in scored}
+            scored.extend(entry for entry in entering if entry.candidate.architecture.key not in known)
+            latencies.update(latencies_of(entering))
+            return [proposed_finalist(entry, number + 1) for entry in entering]
+
+        entering = len(finalists) + config.rounds * config.per_round
+        return self._rungs(finalists, "finalists", latencies, propose, entering)
+
+    def _propose(
+        self,
+        number: int,
+        results: Sequence[tuple[Finalist, Trained]],
+        scored: Sequence[Scored],
+    ) -> list[Scored]:
+        """Networks within the limits for the next round of the first rung, measured and scored.
+
+        New ones, and those of ``scored`` that no round has trained.
+        """
+        seen = {entry.candidate.architecture.key for entry in scored}
+        trained = {finalist.architecture.key for finalist, _ in results}
+        waiting = {
+            entry.candidate.architecture.key: entry
+            for entry in scored
+            if entry.score and not entry.refused and entry.candidate.architecture.key not in trained
+        }
+        observations = [
+            Observation(finalist.architecture, self.run.cost(finalist.architecture), trained.error)
+            for finalist, trained in results
+            if trained.diverged is None
+        ]
+        wanted = self.run.config.finalists.per_round
+        if len(observations) < 2 or not wanted:
+            return []
+
+        self.bounds.learn(scored, self.evaluator)
+
+        def fits(architecture: Architecture) -> bool:
+            return (
+                architecture.key not in seen
+                and self.bounds.within_cost(architecture)
+                and self.bounds.predicted_refusal(architecture, slack=0.0) is None
+            )
+
+        candidates = propose(
+            observations,
+            SPARE * wanted if self.bounds.limits_latency else wanted,
+            space=self.run.space,
+            seed=seed_of(self.run.config.seed, 0x920, number),
+            fits=fits,
+            cost=self.run.cost,
+            waiting=[entry.candidate for entry in waiting.values()],
+        )
+        kept: list[Candidate] = []
+        for candidate in candidates:  # the model predicts latency; measurement decides
+            is_measured = candidate.architecture.key in waiting
+            if len(kept) < wanted and (is_measured or self.bounds.refusal(candidate.architecture) is None):
+                kept.append(candidate)
+        new = [candidate for candidate in kept if candidate.architecture.key not in waiting]
+        judged = waiting | {entry.candidate.architecture.key: entry for entry in self.evaluator.evaluate(new)}
+        entering = [judged[candidate.architecture.key] for candidate in kept]
+        return [entry for entry in entering if entry.refused is None]
+
+    def baseline(self, context: Context) -> tuple[list[Scored], list[Trained]]:
+        """The random search beside: its networks as candidates without a score, and their rungs."""
+        drawn = self._drawn(context)
+        trained = self._rungs(drawn, "random search")
+        return [self._unscored(finalist) for finalist in drawn], trained
+
+    def _drawn(self, context: Context) -> list[Finalist]:
+        """Networks of the baseline: drawn like candidates, from a seed of their own, never scored.
+
+        They keep the same limits: where candidates are measured, so are these.
+        """
+        config = self.run.config.finalists
+        if config.baseline == "none":
+            return []
+        count = min(config.entering, self.run.config.candidates)
+        if config.baseline == "total":
+            count = count_of_equal_total(self.run.config, self.run.dataset, count)
+        own = replace(context, seed=seed_of(context.seed, 0xBA5E), options={}, known=())
+        seen, chosen, slot = set[str](), list[Candidate](), 0
+        for _ in range(BASELINE_ROUNDS):
+            pairs = draws(own, count - len(chosen), seen, slot)
+            slot = pairs[-1][0] + 1
+            drawn = [candidate for _, candidate in pairs]
+            self.evaluator.measure([candidate.architecture for candidate in drawn])
+            chosen += [
+                candidate for candidate in drawn if self.evaluator.refusal(candidate.architecture) is None
+            ]
+            if len(chosen) == count:
+                break
+        return [
+            Finalist(
+                candidate.architecture,
+                "random",
+                "random search",
+                None,
+                self.run.cost(candidate.architecture).macs,
+            )
+            for candidate in chosen
+        ]
+
+    def _unscored(self, finalist: Finalist) -> Scored:
+        """A network of the baseline among the candidates: trained, and so it may be picked."""
+        architecture = finalist.architecture
+        return Scored(
+            Candidate(architecture, BASELINE),
+            None,
+            self.run.cost(architecture),
+            self.evaluator.measures.get(architecture.key, {}),
+        )
+
+    def _rungs(
+        self,
+        finalists: list[Finalist],
+        label: str,
+        latencies: dict[str, float] | None = None,
+        propose: Propose | None = None,
+        entering: int | None = None,
+    ) -> list[Trained]:
+        """Train finalists in rungs, several at a time where there are workers."""
+        if not finalists:
+            return []
+        run, config = self.run, self.run.config.finalists
+        of_latency = class_of(run.config.latency_limits)
+
+        def keep(entry: Trained) -> int:
+            return of_latency(latencies[entry.key]) if latencies else 0
+
+        path = run.folder / "finalists.jsonl"
+        with run.progress(label, config.epochs(entering or len(finalists))) as advance:
+            if done := config.epochs_done(path, finalists[0].group):
+                advance(done)
+            seen = 0  # epochs of the present network, when this process trains it
+
+            def on_epoch(entry: Epoch) -> None:
+                nonlocal seen
+                seen += 1
+                advance(1, loss=entry.loss)
+
+            def work(rungs: Sequence[Rung]) -> Iterable[tuple[int, Trained]]:
+                tasks = [Task("train", rung, rung[0].architecture.key) for rung in rungs]
+                nonlocal seen
+                for index, trained in self.workers.run(tasks):
+                    yield index, trained
+                    before = config.rungs[trained.rung - 1] if trained.rung else 0
+                    advance(trained.epochs - before - seen, error=f"{trained.error:.2%}")
+                    seen = 0
+
+            self.here.on_epoch = on_epoch
+            return run_rungs(finalists, config, records=path, work=work, keep=keep, propose=propose)
+
+    def settle(self, trained: Sequence[Trained]) -> None:
+        """Put finalists.jsonl into the order in which one worker alone would have written it."""
+        settle(
+            self.run.folder / "finalists.jsonl",
+            ("group", "key", "rung"),
+            [(entry.group, entry.key, entry.rung) for entry in trained],
+        )
+
+    def keep_ensemble(self, trained: Sequence[Trained], scored: Sequence[Scored]) -> None:
+        """Answers of the best finalists, for who trains the pick at length; once, while weights are there."""
+        architectures = {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
+        run = self.run
+        path = run.folder / ensemble_file(run.dataset.fingerprint)
+        through = [entry for entry in through_last_rung(trained) if not entry.diverged]
+        if path.exists() or not through or run.config.finalists.start != "scratch":
+            return
+        best = [
+            Finalist(architectures[entry.key], "search", entry.reason, entry.score, entry.macs)
+            for entry in through[:ENSEMBLE]
+        ]
+        answers = ensemble_answers(
+            best, through[0].rung, run.dataset, weights=run.folder / "finalists", device=run.device
+        )
+        if answers is not None:
+            stream = io.BytesIO()
+            np.save(stream, answers, allow_pickle=False)
+            files.write_bytes(path, stream.getvalue())
+
+    def _by_latency(
+        self, scored: Sequence[Scored]
+    ) -> tuple[Callable[[Scored], float] | None, Callable[[Scored], Hashable] | None]:
+        """What finalists are spread over, and classes that each need one; see :func:`choose`."""
+        if not latencies_of(scored):
+            return None, None
+        of_latency = class_of(self.run.config.latency_limits)
+        return (
+            lambda entry: math.log(max(1e-6, entry.measures[LATENCY])),
+            lambda entry: of_latency(entry.measures[LATENCY]),
+        )
+
+
+def latencies_of(scored: Sequence[Scored]) -> dict[str, float]:
+    """Measured latency by key; empty where nothing was measured."""
+    return {
+        entry.candidate.architecture.key: entry.measures[LATENCY]
+        for entry in scored
+        if LATENCY in entry.measures
+    }
+
+
+def count_of_equal_total(config: SearchConfig, dataset: Dataset, count: int) -> int:
+    """Random networks whose rungs go through as many images as the whole search does.
+
+    A scored image counts a third of a trained one: it has no backward pass.
+    """
+    train, validation = len(dataset.train.labels), len(dataset.validation.labels)
+    images = min(config.finalists.epoch_images or train, train)
+    finalists = config.finalists.epochs(count) * images
+    training = config.training
+    hypernet = training.steps * training.batch * training.architectures
+    scored = config.scoring
+    per_score = min(scored.images[0] or validation, validation)
+    per_score += scored.statistics_images if scored.statistics == "training" else 0
+    scoring = config.candidates * per_score / 3
+    return max(count, round(count * (finalists + hypernet + scoring) / finalists))
+
+
+def ensemble_file(fingerprint: str) -> str:
+    """Name of the file in a run that holds the answers of its best finalists for the training images."""
+    return f"ensemble-{fingerprint[:16]}.npy"
