@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ def _do(output: Output, job: Job, dataset: Dataset) -> None:
 
     job.save()
     with output.job("run", job.parts):
-        for done in job.stages(run_command):
+        for done in job.stages(partial(run_command, quiet=output.quiet)):
             output.note(told(done))
     page = job.folder / "report.html"
     files.write_text(page, job_page(job, dataset))
@@ -169,12 +170,17 @@ def _do(output: Output, job: Job, dataset: Dataset) -> None:
     )
 
 
-def run_command(words: Sequence[str]) -> JsonObject:
-    """Run a command of this program in this process and return its JSON; its errors pass through."""
+def run_command(words: Sequence[str], *, quiet: bool = False) -> JsonObject:
+    """Run a command of this program in this process and return its JSON; its errors pass through.
+
+    Args:
+        words: the command and its options.
+        quiet: without notes and progress.
+    """
     from smash_export.cli import cli
 
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        cli.main([*words, "--json"], prog_name="smash-export", standalone_mode=False)
+        cli.main([*words, "--json", *["--quiet"] * quiet], prog_name="smash-export", standalone_mode=False)
     result: JsonObject = json.loads(text.getvalue())
     return result

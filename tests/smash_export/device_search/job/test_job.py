@@ -72,8 +72,12 @@ def test_one_command_makes_a_bundle_and_a_page_and_goes_on_where_it_stopped(
     assert [entry["stage"]["name"] for entry in state["done"]] == ["search", "freeze"]
     best = (folder / "search" / "best.json").stat().st_mtime_ns
     monkeypatch.delenv("SMASH_EXPORT_COMPILE_THREADS")
-    assert run([*words, "--device", "cpu", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    assert run([*words, "--device", "cpu", "--json", "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert all(line.startswith("warning: ") for line in told.err.splitlines()), (
+        "stages are as quiet as the run"
+    )
+    result = json.loads(told.out)
     assert (folder / "search" / "best.json").stat().st_mtime_ns == best, "the search is not repeated"
     assert [entry["stage"]["name"] for entry in result["stages"]][-2:] == ["bench", "compare"]
     bundle = Bundle.open(folder / "bundle")
