@@ -2,11 +2,13 @@
 # make test    every test
 # make check   format, lint, types, import contracts, every fast test; about a minute
 #
-# Each creates .venv from constraints.txt by itself, once.
+# Each creates .venv from constraints.txt by itself, once. With another Python, in an environment of its own:
+#   make check PYTHON=python3.13 VENV=.venv-3.13
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN := .venv/bin
-INSTALLED := .venv/.installed
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 EXTRAS := search,cpu,openvino,ncnn,litert,mnn,serve,grpc,loadgen,optuna,tensorboard,mlflow,ray,data,dev
 
 # Two processes of one thread each use two cores better than one of two.
@@ -42,8 +44,8 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing the versions of constraints.txt into .venv, once; this takes a few minutes"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the versions of constraints.txt into $(VENV), once; this takes a few minutes"
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
