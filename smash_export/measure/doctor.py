@@ -129,7 +129,7 @@ def requirements() -> list[Requirement]:
         return []
     lines = [PackageRequirement(line) for line in metadata.get_all("Requires-Dist", [])]
     extras = ["", *metadata.get_all("Provides-Extra", [])]
-    # Any other distribution of the same module will do, for example onnxruntime-openvino.
+    # For the plain distribution of a module any other of it will do, for example onnxruntime-openvino.
     providers, modules = importlib.metadata.packages_distributions(), machine.runtime_distributions()
     rows = []
     for line in lines:
@@ -138,7 +138,8 @@ def requirements() -> list[Requirement]:
         extra = next((extra for extra in extras if _asks(line, extra)), None)
         if extra is None:  # for another system or Python
             continue
-        found = _installed(line.name, providers.get(modules.get(line.name, ""), ()))
+        module = modules.get(line.name, "")
+        found = _installed(line.name, providers.get(module, ()) if line.name == module else ())
         required = ",".join(sorted(map(str, line.specifier), reverse=True))
         rows.append(Requirement(line.name, extra, required, found, bool(found) and in_range(found, required)))
     return rows

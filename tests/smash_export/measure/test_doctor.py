@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import sys
 from pathlib import Path
@@ -44,6 +45,22 @@ def test_doctor_leaves_with_3_when_the_base_is_too_old(
     assert cli.run(["doctor", "--json"]) == 3
     rows = {row["package"]: row for row in json.loads(capsys.readouterr().out)["packages"]}
     assert not rows["pillow"]["ok"]
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu"])
+def test_a_plain_runtime_does_not_stand_for_that_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    real = machine.version_of
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"onnxruntime": [package]})
+    monkeypatch.setattr(
+        machine,
+        "version_of",
+        lambda name: "1.32.0" if name == package else None if "onnxruntime" in name else real(name),
+    )
+    found = {row.package: row.found for row in doctor.requirements()}
+    assert found["onnxruntime"] == "1.32.0", "any of them will do"
+    assert bool(found["onnxruntime-gpu"]) == (package == "onnxruntime-gpu")
 
 
 @pytest.mark.parametrize(
