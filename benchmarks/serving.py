@@ -190,6 +190,8 @@ class Outcome:
     lost: int = 0
     sent: int = 0
     seconds: float = 0.0
+    before: Outcome | None = None  # what was sent before the load was steady, and does not count
+    after: int = 0  # requests that were sent when the measurement was over
 
     def percentile(self, which: float) -> float:
         """Milliseconds."""
@@ -300,7 +302,12 @@ class Client:
 
 
 def drive(
-    address: tuple[str, int], request: bytes, clients: int, seconds: float, rate: float | None = None
+    address: tuple[str, int],
+    request: bytes,
+    clients: int,
+    seconds: float,
+    rate: float | None = None,
+    settle: float = 0.0,
 ) -> Outcome:
     """Kept connections that send for some seconds, by h2load where it is installed, else by :class:`Client`.
 
@@ -310,17 +317,23 @@ def drive(
         clients: how many connections.
         seconds: how long.
         rate: requests in a second of all of them, as far as connections are free; None for all they can.
+        settle: seconds before, which do not count.
     """
     if load_generator() == _PYTHON:
         client = Client(address, request, clients, rate)
+        before = client.run(seconds=settle) if settle else None
+        client.outcome = Outcome(before=before)
         result = client.run(seconds=seconds)
         client.close()
         return result
     head, _, body = request.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
-    # Clients of one process send in step with each other; those of several do not.
+    # Clients of one process send in step with each other. Those of several do so by chance, if they are not
+    # started one after the other, within the time between two requests of a client.
     parts = 1 if rate is None else min(_PROCESSES, clients)
-    words = ["h2load", "--h1", "-t", "1", "-c", str(clients // parts), "-D", f"{round(seconds * 1e3)}ms"]
+    gap = 0.0 if rate is None else clients / rate * (1 + 1 / parts)
+    lasts = settle + seconds + gap * parts + _SLACK_S * bool(settle)
+    words = ["h2load", "--h1", "-t", "1", "-c", str(clients // parts), "-D", f"{round(lasts * 1e3)}ms"]
     words += [] if rate is None else [f"--rps={rate / clients:.3f}"]
     for line in lines:
         if not line.lower().startswith(("host:", "content-length:")):
@@ -330,26 +343,38 @@ def drive(
         data = Path(folder, "body")
         data.write_bytes(body)
         logs = [Path(folder, f"log{part}") for part in range(parts)]
-        running = [
-            subprocess.Popen(
-                [*words, "-d", str(data), f"--log-file={log}", url], stdout=subprocess.PIPE, text=True
-            )
-            for log in logs
-        ]
-        told = [process.communicate(timeout=seconds + 60)[0] for process in running]
-        return _read_logs(logs, told, seconds)
+        running = []
+        for log in logs:
+            command = [*words, "-d", str(data), f"--log-file={log}", url]
+            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            time.sleep(gap)
+        told = [process.communicate(timeout=lasts + 60)[0] for process in running]
+        return _read_logs(logs, told, seconds, settle)
 
 
-def _read_logs(logs: list[Path], told: list[str], seconds: float) -> Outcome:
+def _read_logs(logs: list[Path], told: list[str], seconds: float, settle: float) -> Outcome:
     """What h2load saw: status and latency of each answer, and requests that got none but were not cut off by
-    the end of the measurement."""
-    rows = np.concatenate([np.loadtxt(log, np.int64, ndmin=2) for log in logs])
+    the end of the measurement. With time to settle, what was sent within ``seconds`` after that; it begins
+    when all of them send."""
+    parts = [np.loadtxt(log, np.int64, ndmin=2) for log in logs]
+    rows = np.concatenate(parts)
+    lost = sum(int(count) for text in told for count in re.findall(r"(\d+) (?:errored|timeout)", text))
+    if not settle:
+        return _outcome(rows, seconds, lost)
+    begin = max(part[:, 0].min() for part in parts) + settle * 1e6
+    early, late = rows[:, 0] < begin, rows[:, 0] >= begin + seconds * 1e6
+    result = _outcome(rows[~(early | late)], seconds, lost)
+    result.before, result.after = _outcome(rows[early], settle, 0), int(late.sum())
+    return result
+
+
+def _outcome(rows: np.ndarray, seconds: float, lost: int) -> Outcome:
     statuses = Counter(rows[:, 1].tolist())
     latencies = rows[rows[:, 1] == 200, 2] / 1e6
-    lost = sum(int(count) for text in told for count in re.findall(r"(\d+) (?:errored|timeout)", text))
     return Outcome(statuses, latencies.tolist(), lost, len(rows), seconds)
 
 
+_SLACK_S = 0.3  # for processes to start
 _PROCESSES = 16
 _PYTHON = (
     "a client in Python: its own time is part of what it measures; h2load (Debian: nghttp2-client) is exact"
@@ -499,7 +524,8 @@ def batching(bundles: dict[str, Path]) -> tuple[dict[str, Any], list[Goal]]:
 
 def overload(bundles: dict[str, Path], seconds: float = 20) -> tuple[dict[str, Any], list[Goal]]:
     """Far more than the server can take, with its own choice of batch and queue: ten times of the larger
-    network, and of the fastest as much as 256 clients send that never wait."""
+    network, and of the fastest as much as 256 clients send that never wait. Lasting overload: a burst at an
+    idle server may fill its queue, so the first second is told by itself."""
     slow = _overloaded(bundles["larger"], SHAPE, seconds, 10)
     fast = _overloaded(bundles["drawn 0"], (1, 8, 8), seconds, None)
     goals = []
@@ -522,9 +548,11 @@ def _overloaded(
         drive(address, request, 1, 1)
         alone = drive(address, request, 1, seconds * 0.4)
         capacity = drive(address, request, 3, seconds / 4).rate
-        before = cpu_seconds(pid)
-        result = drive(address, request, 256, seconds, times and times * capacity)
-        spent = cpu_seconds(pid) - before
+        used = cpu_seconds(pid)
+        result = drive(address, request, 256, seconds, times and times * capacity, settle=min(1.0, seconds))
+        used = cpu_seconds(pid) - used
+    assert result.before is not None
+    answers = result.before.sent + result.sent + result.after
     return {
         "load": load_generator(),
         "unloaded": {"p50_ms": alone.percentile(50), "p99_ms": alone.percentile(99)},
@@ -533,8 +561,14 @@ def _overloaded(
         "seconds": round(result.seconds, 1),
         "statuses": dict(result.statuses),
         "lost": result.lost,
-        "server_cpu_ms_per_answer": round(spent / max(1, sum(result.statuses.values())) * 1e3, 4),
+        "server_cpu_ms_per_answer": round(used / max(1, answers) * 1e3, 4),
         "accepted": {"p50_ms": result.percentile(50), "p99_ms": result.percentile(99)},
+        "accepted_over_capacity": round(result.rate / capacity, 3),
+        "while_it_began": {
+            "seconds": result.before.seconds,
+            "statuses": dict(result.before.statuses),
+            "accepted_p99_ms": result.before.percentile(99),
+        },
         "p99_over_unloaded_p99": round(result.percentile(99) / alone.percentile(99), 2),
         "p99_over_unloaded_p50": round(result.percentile(99) / alone.percentile(50), 2),
     }

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from smash_base.errors import InvalidInputError, SmashError
+from smash_export.server.turns import call_after_turn
 
 BURST_SECONDS = 0.1  # time constant of the worker's load: busy for about twice as long is no burst any more
 _OVERLOADED = 0.8  # load, 0 to 1
@@ -228,29 +229,41 @@ class Batcher:
         """Images in the queue."""
         return self._waiting
 
-    def late(self, age: float, average: float) -> bool:
-        """Whether a request that waited ``age`` seconds before it came here should be refused.
+    def busy(self, age: float, average: float) -> int | None:
+        """Images that may wait now, if a request should be refused before it is looked at, else None.
 
-        As for the queue itself, under lasting overload only: while the longest waits, averaged, are long.
+        That is because the queue is full, or because the request waited for the loop. The latter counts under
+        lasting overload only: of the queue itself, or while the longest waits, averaged, are long.
+
+        Args:
+            age: seconds that it waited before it came here.
+            average: seconds that others wait there.
         """
-        allowed, patience = self.settings.allowed, self.settings.patience
-        if not age or allowed is None or patience is None:
-            return False
-        return average > allowed or (age > patience and self._overloaded(time.perf_counter()))
+        waiting, settings = self._waiting, self.settings
+        if not waiting and not age:
+            return None
+        overloaded = self._overloaded(time.perf_counter())
+        bound = self._bound(overloaded)
+        if waiting >= bound:
+            return bound
+        if not age or settings.allowed is None or settings.patience is None:
+            return None
+        late = average > settings.allowed or (overloaded and age > settings.patience)
+        return bound if late else None
 
     @property
     def full(self) -> bool:
         """Whether the next image would be refused; lets a server refuse before it reads a body."""
-        return bool(self._waiting) and self._waiting >= self._bound(time.perf_counter())
+        return bool(self._waiting) and self._waiting >= self.bound
 
     @property
     def bound(self) -> int:
         """Images that may wait now."""
-        return self._bound(time.perf_counter())
+        return self._bound(self._overloaded(time.perf_counter()))
 
-    def _bound(self, now: float) -> int:
+    def _bound(self, overloaded: bool) -> int:
         settings = self.settings
-        if settings.standing is None or not self._overloaded(now):
+        if settings.standing is None or not overloaded:
             return settings.queue_size
         return settings.standing
 
@@ -276,7 +289,7 @@ class Batcher:
         with self._lock:
             if self._closed:
                 raise self._closing()
-            bound = self._bound(request.entered) if self._waiting else self.settings.queue_size
+            bound = self.bound if self._waiting else self.settings.queue_size
             if self._waiting + count > bound:
                 raise self.refusal()
             self._waiting += count
@@ -286,7 +299,7 @@ class Batcher:
             self._gathered.append(request)
             if len(self._gathered) == 1:
                 self._count_load(True)
-                request.loop.call_soon(self._run_gathered)
+                call_after_turn(request.loop, self._run_gathered)
 
     def run(self, request: QueuedRequest) -> None:
         """Run a request in the calling thread if nothing runs or waits, else put it into the queue.
@@ -311,11 +324,11 @@ class Batcher:
     def _closing(self) -> BusyError:
         return BusyError("this model is being closed", hint="Try again.")
 
-    def refusal(self) -> BusyError:
-        """The error of a full queue."""
+    def refusal(self, bound: int | None = None) -> BusyError:
+        """The error of a full queue, which may hold ``bound`` images, or as many as it may now."""
         return BusyError(
             "too many requests are waiting",
-            expected=f"at most {self.bound} images in the queue",
+            expected=f"at most {bound or self.bound} images in the queue",
             hint="Try again in a moment.",
         )
 
@@ -360,8 +373,8 @@ class Batcher:
                 self._execute(live, loop)
         finally:
             self._turn.release()
-        if self._gathered:
-            loop.call_soon(self._run_gathered)
+        if self._gathered:  # after a turn that reads what has come meanwhile
+            loop.call_soon(call_after_turn, loop, self._run_gathered)
         else:
             self._count_load(False)
 
@@ -418,7 +431,6 @@ class Batcher:
                 request.error = BusyError(
                     "the request waited too long",
                     expected=f"at most {limit * 1e3:.4g} ms in the queue",
-                    received=f"{request.waited * 1e3:.4g} ms",
                     hint="Try again in a moment.",
                 )
                 late.append(request)

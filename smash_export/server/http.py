@@ -126,7 +126,7 @@ class Connection(HttpToolsProtocol):
     places: Connections
     turns: TurnSelector
     heads: dict[bytes, Head]
-    busy: dict[int, tuple[bytes, bytes]]  # images that may wait -> headers and body of the refusal
+    busy: dict[int, tuple[bytes, bytes]]  # images that may wait -> parts of the refusal
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -178,7 +178,8 @@ class Connection(HttpToolsProtocol):
             end = data.find(b"\r\n\r\n", 0, _HEAD_BYTES) + 4
             head = self.heads.get(data[:end])
             if head is not None and len(data) == end + head.size:
-                self._answer_known(head, data[end:])
+                if not self._refused_known(head):
+                    self._answer_known(head, data[end:])
                 return
         self._plain = None
         self._unparsed += len(data)
@@ -220,6 +221,32 @@ class Connection(HttpToolsProtocol):
             if len(self.heads) >= _HEADS:
                 self.heads.clear()
             self.heads[text] = head
+
+    def _refused_known(self, head: Head) -> bool:
+        """Refuse a whole request with a known head if its model is busy: what an overloaded server does most
+        must cost it least, as the network needs the same core."""
+        middleware = self.middleware
+        batcher = self.repository.batcher(head.model, head.version)
+        if batcher is None or not head.keep_alive or middleware.state.draining:
+            return False
+        bound = batcher.busy(self.turns.waited(self._descriptor), self.turns.average)
+        if bound is None:
+            return False
+        self._disarm()
+        self._unset_keepalive_if_required()
+        first, last = self.busy.get(bound) or self._busy_answer(batcher, bound)
+        self.transport.write(b"".join((first, middleware.new_identity(), last)))
+        self.server_state.total_requests += 1
+        self.places.rests(self)
+        middleware.refused(head.route, head.path)
+        return True
+
+    def _busy_answer(self, batcher: Batcher, bound: int) -> tuple[bytes, bytes]:
+        """What a refusal says before and after the request's id, made once for each bound."""
+        body, extra = encode_error(to_http(batcher.refusal(bound)))
+        first = b"%s%s%scontent-length: %d\r\nx-request-id: " % (STATUS_LINE[503], _JSON, extra, len(body))
+        answer = self.busy[bound] = (first, b"\r\n\r\n" + body)
+        return answer
 
     def _answer_known(self, head: Head, body: bytes) -> None:
         """A whole request with a head that was parsed and checked before."""
@@ -319,8 +346,8 @@ class Connection(HttpToolsProtocol):
         head = call.head
         call.model = model = self.repository.take(head.model, head.version)
         call.age = self.turns.waited(self._descriptor)
-        if model.batcher.full or model.batcher.late(call.age, self.turns.average):
-            self._refuse_busy(call, model.batcher)
+        if model.batcher.busy(call.age, self.turns.average) is not None:
+            self._refuse(call, model.batcher.refusal())
             return None
         if head.json_size is None and head.size > model.json_limit:
             raise protocol.TooLargeError("the body", expected=f"at most {model.json_limit} bytes of JSON")
@@ -462,15 +489,6 @@ class Connection(HttpToolsProtocol):
         self.middleware.report(error, failure, call.identity)
         body, extra = encode_error(failure)
         self._write(call, failure.status, _JSON + extra, body)
-
-    def _refuse_busy(self, call: InferCall, batcher: Batcher) -> None:
-        """As :meth:`_refuse`, for what an overloaded server says thousands of times in a second."""
-        bound = batcher.bound
-        answer = self.busy.get(bound)
-        if answer is None:
-            body, extra = encode_error(to_http(batcher.refusal()))
-            answer = self.busy[bound] = (_JSON + extra, body)
-        self._write(call, 503, *answer)
 
     def expire(self) -> None:
         """The answer is late. The usual way has a clock of its own."""

@@ -59,12 +59,12 @@ class _Histogram:
         self.name, self.help_text, self.labels, self.bounds = name, help_text, labels, bounds
         self.values: dict[tuple[str, ...], list[float]] = {}
 
-    def add(self, key: tuple[str, ...], value: float) -> None:
+    def add(self, key: tuple[str, ...], value: float, times: int = 1) -> None:
         row = self.values.get(key)
         if row is None:
             row = self.values[key] = [0.0] * (len(self.bounds) + 2)  # buckets, +Inf, sum
-        row[bisect_left(self.bounds, value)] += 1
-        row[-1] += value
+        row[bisect_left(self.bounds, value)] += times
+        row[-1] += value * times
 
     def join(self, values: Mapping[tuple[str, ...], list[float]]) -> None:
         """Add the numbers of another process."""
@@ -146,6 +146,8 @@ class Metrics:
         self._run = _Histogram("run_seconds", "Time of a run.", model, _SECONDS)
         self._queue_time = _Histogram("queue_seconds", "Time in the queue.", model, _SECONDS)
         self._last: dict[tuple[str, str], int] = {}  # when a model last ran, ms since 1970
+        self._refused: dict[str, int] = {}  # by route, all so far; written by one thread without the lock
+        self._told: dict[str, int] = {}  # of these, what the tables have
         self._loads = _Counter("model_loads", "Loads of a model.", ("model", "result"))
         self._registry = CollectorRegistry()
         self._waiting: dict[tuple[str, str], Callable[[], float]] = {}
@@ -155,6 +157,7 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
         with self._lock:
+            self._tell_refused()
             families = [metric.family() for metric in self._tables()]
         yield from families
         queue = GaugeMetricFamily(
@@ -179,6 +182,7 @@ class Metrics:
     def counts(self) -> Counts:
         """The numbers so far, copied."""
         with self._lock:
+            self._tell_refused()
             tables = {table.name: copy.deepcopy(dict(table.values)) for table in self._tables()}
             last = dict(self._last)
         waiting = {key: read() for key, read in list(self._waiting.items())}
@@ -205,6 +209,19 @@ class Metrics:
         with self._lock:
             self._requests.add((protocol, route, str(code)))
             self._seconds.add((protocol, route), seconds)
+
+    def refused(self, route: str) -> None:
+        """Count an HTTP request that was refused unread, in no time; for the thread of the event loop. Under
+        overload these are most requests, so they reach the tables only when somebody reads them."""
+        self._refused[route] = self._refused.get(route, 0) + 1
+
+    def _tell_refused(self) -> None:
+        for route, count in self._refused.copy().items():
+            new = count - self._told.get(route, 0)
+            if new:
+                self._requests.add(("http", route, "503"), new)
+                self._seconds.add(("http", route), 0.0, new)
+                self._told[route] = count
 
     def loaded(self, model: str, result: str) -> None:
         """Count a load: "done" or "refused"."""

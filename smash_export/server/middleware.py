@@ -179,11 +179,7 @@ class Middleware:
         """Count and log one answer. Of 503s there can be thousands in a second: one line tells of all."""
         self.metrics.answered("http", route, status, seconds)
         if status == 503:
-            self._busy_answers += 1
-            now = time.monotonic()
-            if now - self._busy_logged >= 1:
-                log(logging.INFO, "busy", refused=self._busy_answers, path=path[:200])
-                self._busy_answers, self._busy_logged = 0, now
+            self._log_busy(path)
         elif status >= 400 or self._log_requests:
             held = self.throttle.admit(f"{status // 100}xx") if status >= 400 else 0
             if held is None:
@@ -198,6 +194,18 @@ class Middleware:
                 request_id=identity.decode(),
                 **({"suppressed": held} if held else {}),
             )
+
+    def refused(self, route: str, path: str) -> None:
+        """Count and log a request for inference that was refused unread."""
+        self.metrics.refused(route)
+        self._log_busy(path)
+
+    def _log_busy(self, path: str) -> None:
+        self._busy_answers += 1
+        now = time.monotonic()
+        if now - self._busy_logged >= 1:
+            log(logging.INFO, "busy", refused=self._busy_answers, path=path[:200])
+            self._busy_answers, self._busy_logged = 0, now
 
     def _own_path(self, path: str) -> str:
         """A path without the proxy's prefix and without a slash at its end: nothing is ever redirected,

@@ -444,6 +444,14 @@ class Repository:
                     return model
         raise self._unknown(name, version)
 
+    def batcher(self, name: str, version: str | None) -> Batcher | None:
+        """The queue of a model, to look at; the model may be closed at any time."""
+        versions = self._models.get(name)  # exchanged as a whole: no lock
+        if not versions:
+            return None
+        model = versions.get(version) if version else next(iter(versions.values()))
+        return None if model is None else model.batcher
+
     def versions(self, name: str) -> list[str]:
         """Versions of a model that are served, oldest first."""
         with self._lock:

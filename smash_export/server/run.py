@@ -39,7 +39,7 @@ from smash_export.server.middleware import Middleware, RequestLimits, State
 from smash_export.server.models import ModelSpec, Repository
 from smash_export.server.peers import Alone, Peers
 from smash_export.server.sizing import Batching
-from smash_export.server.turns import TurnSelector
+from smash_export.server.turns import TurnLoop, TurnSelector
 
 if TYPE_CHECKING:
     from smash_export.server.grpc_service import GrpcServer
@@ -154,13 +154,13 @@ def serve(
         addresses = Addresses(f"{scheme}://{_host(settings.host)}:{listener.getsockname()[1]}", grpc_address)
         most = _affordable(settings.max_connections)
         places = Connections(most, settings.per_address or max(1, most * 3 // 4))
-        turns = TurnSelector()
-        config = _uvicorn(app, repository, settings, places, turns)
+        loop = TurnLoop()
+        config = _uvicorn(app, repository, settings, places, loop.turns)
         server = _Server(config, state, repository, settings, places, lambda: ready(addresses))
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         if grpc_server is not None:
             grpc_server.start()
-        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(server.serve(sockets=[listener]))
         if grpc_server is not None:
             grpc_server.stop(settings.drain_timeout)

@@ -119,11 +119,12 @@ def choose_sizes(
         if seconds[1] < _NETWORK_S:
             wait = max(wait, _QUICK_S)
         batches = int(wait / seconds[best]) - 1  # one is running
+        standing = best * max(batches, 1) + in_loop  # what a loop runs next is still in the queue
         queue_size = max(QUEUE_SIZE, best)
         settings = QueueLimits(
             best,
             queue_size,
-            standing=min(best * max(batches, 1), queue_size),
+            standing=min(standing, queue_size),
             delay=asked.delay,
             timeout=asked.timeout,
             patience=max(wait, 2 * seconds[best]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import shutil
 import signal
 import threading
@@ -15,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
+from benchmarks.serving import Client, request_bytes
 from smash_export.bundle.bundle import Bundle, write_bundle
 from tests.smash_export.server.client_requests import grpc_infer
 
@@ -271,6 +273,46 @@ def test_overload_answers_200_or_503_and_recovers(digits_bundle: Path, start: An
         with load(server, 1) as alone:
             alone.wait_for(20)
         assert set(alone.outcomes) == {200}
+
+
+def test_refusals_under_overload_are_told_counted_and_keep_their_connections(
+    digits_bundle: Path, start: Any, tensor: np.ndarray
+) -> None:
+    """Requests in one piece, whose refusal takes the shortest way of all."""
+    request, refused = request_bytes(tensor[:1]), []
+    options = ["--no-grpc", "--max-batch", "1", "--queue-size", "2", "--drain-delay", "0"]
+    with start(f"net={digits_bundle}", *options) as server:
+        address = server.host, server.port
+        crowd, one = Client(address, request, 24), http.client.HTTPConnection(*address, timeout=20)
+        thread = threading.Thread(target=crowd.run, kwargs={"count": 4000})
+        thread.start()
+        one.connect()
+        asked = Counter[int]()
+        while thread.is_alive() and len(refused) < 20:
+            one.sock.sendall(request)  # http.client would send the body by itself
+            answer = http.client.HTTPResponse(one.sock, method="POST")
+            answer.begin()
+            body = answer.read()
+            asked[answer.status] += 1
+            if answer.status == 503:
+                refused.append((answer.getheader("X-Request-ID"), answer.getheader("Retry-After"), body))
+        thread.join(30)
+        outcome = crowd.outcome
+        assert not outcome.lost
+        assert set(outcome.statuses) == {200, 503}
+        assert refused
+        assert len({identity for identity, _, _ in refused}) == len(refused)
+        for _, later, body in refused:
+            assert later == "1"
+            assert "too many requests are waiting" in json.loads(body)["error"]
+        statuses = outcome.statuses + asked
+        told = server.call("GET", "/metrics")[2].decode().splitlines()
+        labels = 'protocol="http",route="/v2/models/{model}/infer"}'
+        for code in (200, 503):
+            assert f'smash_export_requests_total{{code="{code}",{labels} {statuses[code]}.0' in told
+        assert f"smash_export_request_seconds_count{{{labels} {statuses.total()}.0" in told
+        crowd.close()
+        one.close()
 
 
 def test_memory_stays_flat_over_requests_good_and_bad(

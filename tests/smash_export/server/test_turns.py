@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
+import select
 import selectors
 import socket
 import time
@@ -10,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from smash_export.server.turns import TurnSelector
+from smash_export.server.turns import TurnLoop, TurnSelector
 
 
 class Pairs:
@@ -108,3 +111,63 @@ def test_a_descriptor_that_is_used_again_has_not_waited(pairs: Pairs) -> None:
     pairs.selector.register(ours, selectors.EVENT_READ, late)
     assert late in pairs.turn()
     assert pairs.waited(late) == 0
+
+
+def test_the_kernel_tells_once_of_a_socket_that_waits(pairs: Pairs) -> None:
+    pairs.send(*range(12))
+    first = pairs.turn()
+    kernel = select.epoll.fromfd(os.dup(pairs.selector.fileno()))
+    assert kernel.poll(0) == []
+    pairs.send(*first)
+    assert len(kernel.poll(0)) == 4  # those that do not wait are told of as ever
+    kernel.close()
+    while pairs.turn():
+        pass
+    pairs.send(*range(4))
+    assert sorted(pairs.turn()) == [0, 1, 2, 3]
+
+
+def test_a_socket_that_waits_may_close_or_be_asked_for_something_else(pairs: Pairs) -> None:
+    pairs.send(*range(12))
+    first = pairs.turn()
+    gone, written, *_ = sorted(set(range(12)) - set(first))
+    pairs.pairs[gone][0].close()
+    pairs.selector.modify(pairs.pairs[written][1], selectors.EVENT_WRITE, written)
+    asked = {}
+    for _ in range(12):
+        for key, events in pairs.selector.select(0):
+            pairs.pairs[key.data][1].recv(1)
+            asked[key.data] = events
+            if events & selectors.EVENT_WRITE:
+                pairs.selector.unregister(key.fileobj)
+    assert asked[gone] == selectors.EVENT_READ
+    assert asked[written] == selectors.EVENT_WRITE
+    assert set(asked) | set(first) == set(range(12))
+
+
+def test_what_follows_a_turn_comes_before_the_next_one() -> None:
+    """A socket that has something while the loop does what the turn asked for is read after that, and what
+    was ready before the turn is read before it."""
+    loop, told = TurnLoop(), []
+    mine, other = socket.socketpair()
+
+    def read() -> None:
+        told.append(mine.recv(1))
+        if len(told) == 1:
+            loop.call_after_turn(after)
+
+    def after() -> None:
+        told.append(b"after")
+        other.send(b"2")
+        loop.call_soon(told.append, b"soon")
+        loop.call_later(0.05, loop.stop)
+
+    with mine, other:
+        loop.add_reader(mine, read)
+        other.send(b"1")
+        loop.call_soon(lambda: None)
+        loop.run_forever()
+        loop.remove_reader(mine)
+    loop.close()
+    assert told == [b"1", b"after", b"soon", b"2"]
+    assert isinstance(loop, asyncio.SelectorEventLoop)
