@@ -11,6 +11,7 @@ The graph is *lowered*, exactly up to the rounding of reordered sums. The interp
   with zero columns in its 1x1 weights for channels that it does not read, where that is cheaper;
 * a chunk that stands in several banks that an op reads is read once, their columns added;
 * an op that adds to exactly the banks of one tensor is one addition of whole tensors;
+* what was rectified is not rectified again;
 * the same tensors are concatenated once; banks are put in the order that needs fewest copies;
 * convolutions whose groups do not hold whole vectors are written with fewer, wider groups;
 * a bank that nothing wrote becomes a constant and disappears into the next bias;
@@ -72,6 +73,9 @@ class _Writer:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     _cache: dict[object, _Tensor] = field(default_factory=dict)
+    _unchanging: dict[str, Sequence[str]] = field(
+        default_factory=dict
+    )  # tensor -> activations it stays as is in
 
     def constant(self, name: str, value: np.ndarray) -> str:
         self.constants[name] = value
@@ -124,14 +128,16 @@ class _Writer:
             "relu6": ("Clip", {}),
             "hard_swish": ("HardSwish", {}),
         }
-        if kind == "none":
+        if kind == "none" or kind in self._unchanging.get(source, ()):
             return source
         operator, attributes = operators[kind]
         key = (kind, source)
         if key not in self._cache:  # both branches rectify the same reduced tensor
             bounds = [self.scalar("zero", 0.0), self.scalar("six", 6.0)] if kind == "relu6" else []
             inputs = [source, *bounds]
-            self._cache[key] = _Tensor(self.node(operator, inputs, f"{source}.{kind}", **attributes), 0)
+            result = self.node(operator, inputs, f"{source}.{kind}", **attributes)
+            self._cache[key] = _Tensor(result, 0)
+            self._unchanging[result] = {"relu": ("relu",), "relu6": ("relu", "relu6")}.get(kind, ())
         return self._cache[key].name
 
     def scalar(self, name: str, value: float) -> str:

@@ -34,7 +34,7 @@ from smash_base.errors import VerificationError
 from smash_base.json_values import JsonObject
 from smash_export.compiling.precision.bias_correction import with_corrected_biases
 from smash_export.compiling.precision.calibration import METHODS, Method, Ranges, check_classes, tensor_ranges
-from smash_export.compiling.precision.integer_form import clip_integers
+from smash_export.compiling.precision.integer_form import clip_integers, pad_integers, swish_integers
 from smash_export.compiling.precision.noise import noise_by_node
 from smash_export.export.onnx_graphs import (
     TensorSets,
@@ -77,7 +77,8 @@ class Scheme:
         reduce_range: weights use 7 of 8 bits.
         placement: "runtime" (Q/DQ around every operator, for CPU runtimes), "whole" (logits as well) or
             "tensorrt".
-        clips: a ReLU whose input others read too keeps the scale of that input and compares whole numbers.
+        clips: a ReLU whose input others read too keeps the scale of that input and compares whole numbers;
+            hard swishes and padding work on bytes (:mod:`smash_export.compiling.precision.integer_form`).
     """
 
     activations: Literal["u8", "s8"] = "u8"
@@ -331,6 +332,8 @@ class _Quantiser:
             _free_convolution_sides(quantised.graph)
         if self.scheme.clips:
             clip_integers(quantised.graph)
+            swish_integers(quantised.graph, left)
+            pad_integers(quantised.graph)
         if self.scheme.placement != "whole":
             _leave_logits(quantised.graph)
         _drop_unused(quantised.graph)

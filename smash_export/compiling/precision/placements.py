@@ -3,7 +3,7 @@
 All compute the same network (:mod:`smash_export.compiling.precision.integer_form`); they differ in what
 stands in integers and how. What is fast differs by runtime, processor and network: a first convolution of
 three channels takes 22 microseconds at int8 in ONNX Runtime and 7 at fp32, in OpenVINO 8 and 11 (ResNet-8,
-VNNI).
+VNNI). With a fourth channel of zeros it takes 12 at int8 in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Placement:
     Attributes:
         name: as in ``--option placement=NAME``.
         folds: pooling becomes part of the convolution behind it.
-        clips: for the integer kernels of ONNX Runtime: see :class:`Scheme`, and channels in whole vectors
-            (:mod:`smash_export.compiling.precision.whole_vectors`).
+        clips: for the integer kernels of ONNX Runtime: see :class:`Scheme`, and channels in whole vectors,
+            those of the images too (:mod:`smash_export.compiling.precision.whole_vectors`).
         first_fp32: the first convolution and its activation stay in fp32.
     """
 
@@ -54,7 +54,7 @@ class Placement:
     def graph(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """The fp32 graph of this form."""
         model = fold_pools(model) if self.folds else model
-        return fill_vectors(model) if self.clips else model
+        return fill_vectors(model, images=not self.first_fp32) if self.clips else model
 
     def scheme(self, scheme: Scheme) -> Scheme:
         """How this form is rounded."""
@@ -102,11 +102,13 @@ def candidates(model: onnx.ModelProto, target: str) -> list[Placement]:
 
 
 def _clips_change(model: onnx.ModelProto) -> bool:
-    """Whether ReLUs would become comparisons, or channels be filled up."""
+    """Whether ReLUs or hard swishes would be computed on integers, or channels be filled up."""
     reading = readers(model.graph)
     if any(node.op_type == "Relu" and len(reading[node.input[0]]) > 1 for node in model.graph.node):
         return True
-    return _shapes(fill_vectors(model)) != _shapes(model)
+    if any(node.op_type == "HardSwish" for node in model.graph.node):
+        return True
+    return _shapes(fill_vectors(model, images=True)) != _shapes(model)
 
 
 def _shapes(model: onnx.ModelProto) -> list[list[int]]:

@@ -19,6 +19,7 @@ from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_export.cli import cli
 from smash_export.device_search.latency import (
     FLAGGED,
+    FORMS,
     LOWEST,
     DeviceLatency,
     LatencyTable,
@@ -27,8 +28,10 @@ from smash_export.device_search.latency import (
     candidate_graph,
     fastest_of,
     features,
+    features_of,
     measure_architecture,
     parse_milliseconds,
+    read_kit,
     write_kit,
 )
 from smash_export.export.onnx_writer import onnx_from_architecture
@@ -78,6 +81,43 @@ def test_features_count_every_convolution_and_its_work() -> None:
         assert sum(found.get(f"{kind}.nodes", 0) for kind in kinds) == convolutions
         work = sum(found.get(f"{kind}.macs", 0) for kind in kinds)
         assert work >= 0.9 * cost_of(architecture, SPEC, 10).macs - 5000  # the linear layer is no convolution
+
+
+def test_at_int8_the_form_that_runs_is_counted(tmp_path: Path) -> None:
+    setting = Setting(precision="int8")
+    architectures = [TINY.draw(0, slot) for slot in range(12)]
+    for architecture in architectures:
+        plain = features(candidate_graph(architecture, SPEC, 10))
+        assert features_of(architecture, SPEC, 10, Setting()) == plain
+        found = features_of(architecture, SPEC, 10, setting)
+        nodes = {name: count for name, count in found.items() if name.endswith(".nodes")}
+        assert any(name.endswith(" of parts.nodes") for name in nodes) or nodes["dense.nodes"] > 0
+        kinds = ("pointwise", "dense", "grouped", "depthwise")
+        for sizes in (plain, found):  # pools go into convolutions, which stay as many
+            count = sum(sizes.get(f"{kind}{part}.nodes", 0) for kind in kinds for part in ("", " of parts"))
+            assert count == sum(plain.get(f"{kind}.nodes", 0) for kind in kinds)
+        assert found.get("AveragePool.nodes", 0) <= plain.get("AveragePool.nodes", 0)
+    write_kit(tmp_path / "kit.zip", architectures, SPEC, 10, setting)
+    facts = read_kit(tmp_path / "kit.zip")
+    assert facts["networks"][0]["features"] == features_of(architectures[0], SPEC, 10, setting)
+
+
+def test_an_older_int8_table_predicts_from_what_it_counted() -> None:
+    architectures = [TINY.draw(0, slot) for slot in range(12)]
+    setting = Setting(precision="int8")
+    counted = {
+        True: [features_of(one, SPEC, 10, setting) for one in architectures],
+        False: [features(candidate_graph(one, SPEC, 10)) for one in architectures],
+    }
+    for forms, rows in counted.items():
+        networks = [
+            {"key": one.key, "features": row, "latency": {"p50_ms": 0.1 + 1e-6 * sum(row.values())}}
+            for one, row in zip(architectures, rows, strict=True)
+        ]
+        document = {"input": SPEC.to_json(), "classes": 10, "setting": {"precision": "int8"}}
+        document |= {"networks": networks, **({FORMS: True} if forms else {})}
+        table = LatencyTable(document)
+        assert table.predict(architectures[3]) == table.predict_features(rows[3])
 
 
 def synthetic(count: int = 60, noise: float = 0.0) -> LatencyTable:

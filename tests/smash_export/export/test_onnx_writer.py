@@ -136,3 +136,14 @@ def test_a_residual_network_has_no_additions_but_its_own(name: str, sums: int) -
     weights |= {key: np.abs(value) + 0.1 for key, value in weights.items() if key.endswith(".scale")}
     graph = onnx.load_from_string(onnx_from_architecture(architecture, weights, spec)).graph
     assert sum(node.op_type == "Add" for node in graph.node) == sums
+
+
+def test_what_was_rectified_is_not_rectified_again() -> None:
+    architecture = PRESETS["resnet-8"](2)
+    model = onnx.load_from_string(
+        onnx_from_architecture(architecture, fold(Network(architecture, SPEC, 5)), SPEC)
+    )
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    rectified = [makers.get(node.input[0]) for node in model.graph.node if node.op_type == "Relu"]
+    assert "Relu" not in rectified
+    assert len(rectified) == 9  # the stem, one inside each op, two between blocks, three ends

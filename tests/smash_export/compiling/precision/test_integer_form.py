@@ -13,11 +13,12 @@ from onnx import helper
 
 from smash_export.compiling.precision.int8 import Scheme, quantise, quantise_untrained
 from smash_export.compiling.precision.integer_form import fold_pools
+from smash_export.compiling.precision.whole_vectors import fill_vectors
 from smash_export.export.onnx_graphs import attribute, logits_of
 from smash_export.export.onnx_writer import onnx_from_architecture
 from smash_search.model.interpreter import Network, fold
-from smash_search.space.architecture import InputSpec
-from smash_search.space.known import PRESETS
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.known import PRESETS, mobilenet
 from tests.search.model.test_interpreter import trained_like
 
 SPEC = InputSpec(3, (8, 8))
@@ -25,14 +26,18 @@ SPEC = InputSpec(3, (8, 8))
 
 @pytest.fixture(scope="module")
 def resnet() -> onnx.ModelProto:
-    architecture = PRESETS["resnet-20"](2)
+    return of_several_classes(PRESETS["resnet-20"](2))
+
+
+def of_several_classes(architecture: Architecture) -> onnx.ModelProto:
+    """Written with weights whose answers to noise are not all the same."""
     weights = fold(trained_like(Network(architecture, SPEC, 5)))
     weights |= {name: np.abs(value) + 0.1 for name, value in weights.items() if name.endswith(".scale")}
     weights["head.bias"] = weights["head.bias"] - logits_of(written(architecture, weights), noise(64)).mean(0)
     return written(architecture, weights)
 
 
-def written(architecture: object, weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+def written(architecture: Architecture, weights: dict[str, np.ndarray]) -> onnx.ModelProto:
     return onnx.load_model_from_string(onnx_from_architecture(architecture, weights, SPEC))
 
 
@@ -85,7 +90,7 @@ def test_relus_of_shared_tensors_are_integer_comparisons(resnet: onnx.ModelProto
     )
     onnx.checker.check_model(model, full_check=True)
     clips = [node for node in model.graph.node if node.op_type == "Clip"]
-    assert len(clips) == 9  # one for each residual op, whose input the sum reads as it is
+    assert len(clips) == 8  # one for each residual op but the first, whose input the stem has rectified
     operators = fused(model, tmp_path)
     assert operators["QLinearConv"] == 21
     assert operators["DequantizeLinear"] == operators["Conv"] == operators["Relu"] == 0
@@ -105,3 +110,45 @@ def test_graphs_for_timing_have_the_operators_of_calibrated_ones(
     assert fused(timed, tmp_path) == fused(shipped, tmp_path)
     pools = [attribute(node, "kernel_shape") for node in timed.graph.node if node.op_type == "AveragePool"]
     assert pools == [[2, 2], [2, 2]]
+
+
+@pytest.fixture(scope="module")
+def swishing() -> onnx.ModelProto:
+    return of_several_classes(mobilenet((16, 32), 2, 2, squeeze=True))
+
+
+def test_hard_swishes_are_computed_on_bytes(swishing: onnx.ModelProto, tmp_path: Path) -> None:
+    def quantised(clips: bool) -> onnx.ModelProto:
+        scheme = Scheme("u8", reduce_range=True, clips=clips)
+        return quantise(swishing, noise(128), scheme, method="minmax", boundary="int8", max_drop=100)[0]
+
+    count = Counter(node.op_type for node in swishing.graph.node)["HardSwish"]
+    assert count
+    integers, floats = quantised(clips=True), quantised(clips=False)
+    onnx.checker.check_model(integers, full_check=True)
+    before, after = fused(floats, tmp_path), fused(integers, tmp_path)
+    assert before["HardSigmoid"] + before["HardSwish"] == count
+    assert after["HardSigmoid"] + after["HardSwish"] + after["DequantizeLinear"] == 0
+    assert after["QLinearMul"] == before["QLinearMul"] + count
+    expected = logits_of(swishing, noise(64))
+    errors = [np.square(logits_of(model, noise(64)) - expected).sum() for model in (integers, floats)]
+    assert errors[0] < 2 * errors[1]  # hardly more than other rounding
+
+
+def test_hard_swishes_of_signed_bytes_and_kept_ones_stay(swishing: onnx.ModelProto) -> None:
+    hard = [node.name for node in swishing.graph.node if node.op_type == "HardSwish"]
+    signed = quantise_untrained(swishing, Scheme("s8", symmetric=True, clips=True))
+    kept = quantise_untrained(swishing, Scheme("u8", clips=True), hard[:1])
+    assert [node.name for node in signed.graph.node if node.op_type == "HardSwish"] == hard
+    assert [node.name for node in kept.graph.node if node.op_type == "HardSwish"] == hard[:1]
+
+
+def test_padded_images_are_bytes_and_answer_the_same(resnet: onnx.ModelProto, tmp_path: Path) -> None:
+    scheme = Scheme("u8", clips=True)
+    padded = quantise_untrained(fill_vectors(resnet, images=True), scheme)
+    onnx.checker.check_model(padded, full_check=True)
+    pad = next(node for node in padded.graph.node if node.op_type == "Pad")
+    assert next(node for node in padded.graph.node if pad.input[0] in node.output).op_type == "QuantizeLinear"
+    assert fused(padded, tmp_path)["QuantizeLinear"] == 1
+    plain = quantise_untrained(fill_vectors(resnet), scheme)
+    np.testing.assert_array_equal(logits_of(padded, noise(3)), logits_of(plain, noise(3)))

@@ -95,3 +95,24 @@ def test_one_channel_that_weighs_all_others_stays() -> None:
 def test_drawn_networks_answer_the_same(slot: int) -> None:
     model = written((RICH if slot % 2 else EVERY_FORM).draw(5, slot))
     assert_equal(fill_vectors(model), model)
+
+
+def test_images_get_a_channel_of_zeros_for_the_first_convolution() -> None:
+    model = written(plain_resnet((16, 32), 1))
+    filled = fill_vectors(model, images=True)
+    first, second = filled.graph.node[:2]
+    assert [first.op_type, second.op_type] == ["Pad", "Conv"]
+    shapes = {tensor.name: list(tensor.dims) for tensor in filled.graph.initializer}
+    assert shapes[second.input[1]] == [16, 4, 3, 3]
+    assert_equal(filled, model)
+
+
+@pytest.mark.parametrize("what", ["another reader", "too few outputs", "enough channels"])
+def test_images_stay_where_a_fourth_channel_gains_nothing(what: str) -> None:
+    spec = InputSpec(4, (8, 8)) if what == "enough channels" else SPEC
+    architecture = densenet(6, 2, blocks=2) if what == "too few outputs" else plain_resnet((16, 32), 1)
+    weights = fold(Network(architecture, spec, 5))
+    model = onnx.load_model_from_string(onnx_from_architecture(architecture, weights, spec))
+    if what == "another reader":
+        model.graph.node.append(helper.make_node("Relu", ["input"], ["more"], name="more"))
+    assert "Pad" not in {node.op_type for node in fill_vectors(model, images=True).graph.node}
