@@ -481,21 +481,13 @@ def _write_conv(
 def regroup(weight: np.ndarray, groups: int) -> tuple[np.ndarray, int]:
     """The same convolution in fewer, wider groups where runtimes run those faster.
 
-    Runtimes vectorise over blocks of 8 channels inside a group; groups that do not hold whole blocks
-    fall back to a slow path. Joining groups adds zeros: [O, I, *k] -> [O, I * groups / new, *k].
-    Measured with ONNX Runtime 1.32 on AVX2, 14x14 pixels, 3x3: 64 channels in 16 groups 83 us and in 8
-    groups 49 us; 48 in 4 groups 73 us and in 2 groups 51 us; 16 in 8 groups 21 us and dense 15 us.
-    Depthwise convolutions of whole blocks have a path of their own and stay.
+    Joining groups adds zeros: [O, I, *k] -> [O, I * groups / new, *k].
     """
     outputs, inputs = weight.shape[0], weight.shape[1] * groups
-    if groups == 1 or (groups == inputs == outputs and inputs % BLOCK == 0):
-        return weight, groups
-    whole = [
-        count
-        for count in range(1, groups + 1)
-        if groups % count == 0 and not inputs // count % BLOCK and not outputs // count % BLOCK
-    ]
-    wanted = max(whole) if whole else 1 if max(inputs, outputs) <= 3 * BLOCK else groups
+    depthwise = groups == inputs == outputs
+    if groups == 1 or (depthwise and (inputs % BLOCK == 0 or inputs > 3 * BLOCK)):
+        return weight, groups  # depthwise convolutions of whole blocks have a path of their own
+    wanted = _groups_that_run(inputs, outputs, groups)
     if wanted == groups:
         return weight, groups
     joined = np.zeros((outputs, inputs // wanted, *weight.shape[2:]), weight.dtype)
@@ -505,6 +497,33 @@ def regroup(weight: np.ndarray, groups: int) -> tuple[np.ndarray, int]:
         at = slice(group * rows, (group + 1) * rows)
         joined[at, left : left + columns] = weight[at]
     return joined, wanted
+
+
+def _groups_that_run(inputs: int, outputs: int, groups: int) -> int:
+    """Number of groups that a grouped convolution is fastest with, zeros between them included.
+
+    Measured with ONNX Runtime 1.32 and OpenVINO 2026.4 on AVX-512: 8 to 64 channels in 2 to 16 groups,
+    kernels of 3 to 7, 7 to 28 pixels, between two 1x1 convolutions. What is chosen here takes 1.03 and 1.04
+    times as long as the best number in the mean, what architectures have 1.14 and 1.19. ONNX Runtime works
+    on blocks of 16 channels inside a group there, of 8 on AVX2 (64 channels in 16, 8 and 4 groups, 14x14
+    pixels, 3x3: 79, 95 and 52 us); OpenVINO is slow with two or three channels in a group. More zeros than
+    these cost more than they save, the more the larger the kernel (24 channels in 4 groups, 7x7: 170 us,
+    dense 253).
+    On AVX2 only instructions were counted: a group of 16 takes up to 1.7 times those of two groups of 8.
+    """
+    narrow, wide = min(inputs, outputs), max(inputs, outputs)
+    fewer = [count for count in range(1, groups + 1) if groups % count == 0]
+
+    def whole(block: int) -> list[int]:
+        return [n for n in fewer if not inputs // n % block and not outputs // n % block]
+
+    if full := [n for n in whole(2 * BLOCK) if n == groups or wide // n == 2 * BLOCK]:
+        return max(full)
+    if wide <= 2 * BLOCK:
+        return 1
+    if vectors := [n for n in whole(BLOCK) if groups // n <= 2]:
+        return max(vectors)
+    return max((n for n in fewer if narrow // n >= 4), default=1)
 
 
 def _add_output(

@@ -128,6 +128,27 @@ def test_regrouped_convolutions_do_the_same(groups: int, rows: int, columns: int
     assert torch.allclose(before, after, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("channels", "groups", "fewer"),
+    [
+        (8, 4, 1),
+        (16, 8, 1),
+        (16, 16, 16),
+        (24, 2, 1),
+        (24, 8, 4),
+        (32, 8, 2),
+        (48, 16, 8),
+        (64, 8, 4),
+        (64, 2, 2),
+    ],
+)
+def test_groups_become_whole_vectors_where_that_adds_few_zeros(
+    channels: int, groups: int, fewer: int
+) -> None:
+    weight = np.ones((channels, channels // groups, 3, 3), np.float32)
+    assert regroup(weight, groups)[1] == fewer
+
+
 @pytest.mark.parametrize(("name", "sums"), [("resnet-8", 3), ("resnet-20", 9), ("mobilenetv2", 9)])
 def test_a_residual_network_has_no_additions_but_its_own(name: str, sums: int) -> None:
     spec = InputSpec(3, (16, 16))
