@@ -5,7 +5,8 @@
     python -m benchmarks.published_accuracy --arch runs/NAME/best.json ...     the pick of a search
 
 Each seed is one ``smash-export train`` on one thread into a bundle of its own in ``--folder``; bundles that
-are there already are read, so that a repeated command goes on. Test images are looked at by the bundle's own
+are there already are read, so that a repeated command goes on. What it prints goes into a file beside the
+bundle, from which the curve of validation accuracy is read. Test images are looked at by the bundle's own
 evaluation, once, after everything was chosen.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -43,7 +45,9 @@ def trained(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         command = ["train", network, "--data", arguments.data, "--recipe", arguments.recipe]
         command += ["--seed", str(seed), "--threads", "1", "--out", str(bundle)]
         command += ["--epochs", str(arguments.epochs)] if arguments.epochs else []
-        subprocess.run([Path(sys.executable).with_name("smash-export"), *command], check=True)
+        with (arguments.folder / f"{bundle.name}.log").open("a") as log:
+            program = Path(sys.executable).with_name("smash-export")
+            subprocess.run([program, *command], stderr=log, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         files.write_json(seconds, {"cpu_seconds": round(spent)})
@@ -56,7 +60,16 @@ def trained(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         "parameters": made["cost"]["parameters"],
         "macs": made["cost"]["macs"],
         "cpu_seconds": files.read_json(seconds)["cpu_seconds"] if seconds.exists() else None,
+        "validation_accuracy": curve(arguments.folder / f"{bundle.name}.log"),
     }
+
+
+def curve(log: Path) -> list[tuple[float, float]]:
+    """Epochs and validation accuracy, of those epochs whose end a line of progress shows."""
+    if not log.exists():
+        return []
+    shown = re.findall(r": ([\d.]+)/\d+ .* accuracy=([\d.]+)", log.read_text())
+    return [(float(epochs), float(accuracy)) for epochs, accuracy in shown]
 
 
 def name_of(arguments: argparse.Namespace) -> str:
