@@ -49,11 +49,12 @@ def trust(right: Sequence[float], zeroed: Sequence[float], errors: Sequence[floa
         with_filters.high,
         without.value,
         contribution,
-        _claim(with_filters.value, with_filters.low, without.value),
+        claim(with_filters.value, with_filters.low, without.value),
     )
 
 
-def _claim(tau: float | None, low: float | None, tau_zeroed: float | None) -> str:
+def claim(tau: float | None, low: float | None, tau_zeroed: float | None) -> str:
+    """What a score's tau, the lower end of its interval, and its tau with zeroed filters allow to say."""
     if tau is None or low is None or low <= 0:
         return "No ranking is claimed: among the trained networks the score agrees with training by chance."
     if tau_zeroed is not None and tau_zeroed >= tau:

@@ -25,6 +25,7 @@ from smash_export.device_search.experiments import (
 )
 from smash_export.progress import SILENT, Output
 from smash_search.rank.statistics import Estimate
+from smash_search.rank.trust import claim
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -137,9 +138,10 @@ def _correlation_words(found: Correlation) -> str:
     text = lead + f"The SMASH score agrees with the error with Kendall's tau {_interval(tau)}"
     text += f" (Spearman {_interval(rank)}). "
     if "filters zeroed" in rows:
+        zeroed = rows["filters zeroed"].everything.kendall
         text += (
             f"With every generated filter set to zero the mean score is {_points(found.op_contribution)} "
-            f"worse, and its tau {_interval(rows['filters zeroed'].everything.kendall)}. "
+            f"worse, and its tau {_interval(zeroed)}. {claim(tau.value, tau.low, zeroed.value)} "
         )
     ceiling = found.ceiling
     if ceiling and ceiling.value is not None:
