@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from smash_base.json_values import JsonObject
+from smash_search.data.spec import parse_spec
 from smash_search.experiments.workbench import Workbench
 from smash_search.rank import statistics
 from smash_search.space.architecture import Architecture
@@ -51,7 +52,7 @@ def transfer(bench: Workbench) -> JsonObject:
                         rows[name].append(Transferred(architecture.key, record.error, errors))
                     advance(1)
         plain = {name: [asdict(row) for row in group] for name, group in rows.items()}
-        results.append({"data": spec, "groups": plain, **_compare(rows)})
+        results.append({"data": parse_spec(spec).name, "groups": plain, **_compare(rows)})
     return {"networks": len(population), "picks": picks, "source": bench.dataset.name, "targets": results}
 
 
