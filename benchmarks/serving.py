@@ -533,9 +533,12 @@ def overload(bundles: dict[str, Path], seconds: float = 20) -> tuple[dict[str, A
         ratio, clean = row["p99_over_unloaded_p99"], set(row["statuses"]) <= {200, 503} and not row["lost"]
         found = f"{row['statuses']}, lost {row['lost']}"
         goals.append(goal(f"answers under overload, {name}", "every one 200 or 503, none lost", found, clean))
-        goals.append(
-            goal(f"p99 of the accepted under overload, {name}", "<= 5x unloaded p99", ratio, ratio <= 5)
+        first = row["while_it_began"]["accepted_p99_ms"]
+        note = (
+            f"from the second second on; p99 of the first {first:.0f} ms, of all {row['whole_p99_ms']:.2g} ms"
         )
+        what = f"p99 of the accepted under overload, {name}"
+        goals.append(goal(what, "<= 5x unloaded p99", ratio, ratio <= 5, note))
     return {"larger": slow, "fast": fast}, goals
 
 
@@ -563,6 +566,7 @@ def _overloaded(
         "lost": result.lost,
         "server_cpu_ms_per_answer": round(used / max(1, answers) * 1e3, 4),
         "accepted": {"p50_ms": result.percentile(50), "p99_ms": result.percentile(99)},
+        "whole_p99_ms": Outcome(latencies=[*result.before.latencies, *result.latencies]).percentile(99),
         "accepted_over_capacity": round(result.rate / capacity, 3),
         "while_it_began": {
             "seconds": result.before.seconds,
