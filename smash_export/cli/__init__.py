@@ -207,6 +207,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):  # Abort: how click passes on Ctrl-C and the end of the input
+        # CPython remembers that Ctrl-C met an exec() and ends "python -m" by that signal, whoever caught it;
+        # the next exec() forgets it. Imports are full of them: every dataclass is one.
+        exec("")
         go_on = "repeat the command to go on" if _command_of(words) in RESUMING else None
         return _fail(f"interrupted; {go_on or 'whatever was complete before is untouched'}", 130, debug)
     except SmashError as error:

@@ -42,6 +42,7 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     except zlib.error as error:
         raise InvalidInputError(f"the body is not {encoding}", received=error) from None
     if len(content) > limit:
+        del content  # an error keeps what its function holds
         raise TooLargeError("the body is too large when decompressed", expected=f"at most {limit} bytes")
     if not reader.eof or reader.unused_data:
         received = "bytes after its end" if reader.eof else "less than the whole"

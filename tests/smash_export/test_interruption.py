@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,9 +17,22 @@ WORKERS = ["--executor", "process", "--workers", "2"]
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 PATIENCE = 10.0  # seconds from Ctrl-C to the prompt, on a busy machine
 
-pytestmark = pytest.mark.slow
+
+def test_an_interruption_while_code_is_generated_ends_with_the_documented_code(tmp_path: Path) -> None:
+    """As a dataclass does it, in the middle of an import."""
+    lines = [
+        "from smash_export import cli",
+        "cli.cli.main = lambda *_, **__: exec('raise KeyboardInterrupt')",
+        "cli.main(['targets'])",
+    ]
+    (tmp_path / "interrupted.py").write_text("\n".join(lines))
+    program = [sys.executable, "-m", "interrupted"]
+    ended = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 130
+    assert ended.stderr.startswith("smash-export: interrupted")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "at", "later"),
     [

@@ -266,7 +266,7 @@ def test_a_compressed_body_fills_no_memory(server: Any) -> None:
             status, _, text = server.call("POST", path, bomb, {"Content-Encoding": "gzip"})
             assert status == 413, text
     assert "when decompressed" in json.loads(text)["error"]
-    assert server.memory() - before < 80 * 2**20
+    assert server.memory() - before < 64 * 2**20
     assert server.call("GET", "/v2/health/live")[0] == 200
 
 
