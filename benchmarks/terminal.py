@@ -1,4 +1,7 @@
-"""A command in a terminal of its own: how long nothing was written there, and what stood there meanwhile."""
+"""A command in a terminal of its own: how long nothing was written there, and what stood there meanwhile.
+
+The tests press Ctrl-C in such a terminal (tests/terminal.py).
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
-import subprocess
 import termios
 import time
 from collections.abc import Sequence
@@ -57,39 +60,71 @@ class Ended:
         return {"exit_code": self.code, "seconds": round(self.seconds, 1), "silence": asdict(self.silence)}
 
 
+class Terminal:
+    """A command as the foreground job of a pseudo-terminal of its own: Ctrl-C reaches the whole job.
+
+    Args:
+        words: the command; its program is looked for as a shell does.
+        columns: of the terminal.
+    """
+
+    def __init__(self, words: Sequence[str], columns: int = COLUMNS) -> None:
+        self._process, self._terminal = pty.fork()
+        if self._process == 0:
+            try:
+                fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
+                os.environ.update(TERM="xterm", COLUMNS=str(columns), LINES=str(ROWS))
+                os.execvp(words[0], list(words))
+            finally:
+                os._exit(127)  # what a shell says of a program that cannot be started
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._terminal)
+
+    def read(self, seconds: float) -> bytes | None:
+        """What is written next: nothing (``b""``) at the end, None if nothing comes for so many seconds."""
+        if not select.select([self._terminal], [], [], seconds)[0]:
+            return None
+        try:
+            return os.read(self._terminal, 1 << 16)
+        except OSError:  # Linux says so when the last writer has closed it
+            return b""
+
+    def press(self, keys: bytes) -> None:
+        """As somebody at the keyboard."""
+        os.write(self._terminal, keys)
+
+    def code(self, seconds: float) -> int:
+        """The exit code; negative for a command that a signal ended, as one that does not end in time is."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            done, status = os.waitpid(self._process, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.02)
+        os.kill(self._process, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(self._process, 0)[1])
+
+
 def in_terminal(words: Sequence[str]) -> Ended:
     """Run a command in a pseudo-terminal to its end; one that is silent for minutes is ended."""
-    parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     begin = last = time.monotonic()
     longest, kept = Silence(0.0, ""), b""
-    process = subprocess.Popen(list(words), stdin=child, stdout=child, stderr=child)
-    os.close(child)
-    while True:
-        read = _read(parent)
-        now = time.monotonic()
-        if now - last > longest.seconds:
-            longest = Silence(round(now - last, 3), _readable(kept)[-SHOWN:])
-        last = now
-        if not read:
-            break
-        kept = (kept + read)[-KEPT_BYTES:]
-    try:
-        code = process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:  # silent for so long that it hangs
-        process.kill()
-        code = process.wait()
-    os.close(parent)
+    with Terminal(words) as terminal:
+        while True:
+            read = terminal.read(WAIT_SECONDS)
+            now = time.monotonic()
+            if now - last > longest.seconds:
+                longest = Silence(round(now - last, 3), _readable(kept)[-SHOWN:])
+            last = now
+            if not read:
+                break
+            kept = (kept + read)[-KEPT_BYTES:]
+        code = terminal.code(END_SECONDS)
     return Ended(code, time.monotonic() - begin, longest, _readable(kept))
-
-
-def _read(parent: int) -> bytes:
-    """What was written; nothing when the terminal is closed or the time is over."""
-    ready, _, _ = select.select([parent], [], [], WAIT_SECONDS)
-    try:
-        return os.read(parent, 1 << 16) if ready else b""
-    except OSError:  # Linux says so when the last writer has closed it
-        return b""
 
 
 def _readable(written: bytes) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import select
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from benchmarks.terminal import Terminal
 
 CTRL_C = b"\x03"
 LONGEST = 120.0  # seconds for words to appear, and for the command to end
@@ -46,36 +45,29 @@ class Ended:
 
 def in_terminal(words: Sequence[str], *, interrupt_at: str | None = None, later: float = 0.0) -> Ended:
     """Run a command; press Ctrl-C so many seconds after some words stand there, which they must."""
-    process, terminal = pty.fork()  # the terminal of a session of its own: Ctrl-C reaches the whole job
-    if process == 0:
-        os.environ.update(TERM="xterm", COLUMNS="120", LINES="40")
-        os.execv(words[0], list(words))
     begin = time.monotonic()
-    try:
+    with Terminal(words, columns=120) as terminal:
         written = b""
         if interrupt_at is not None:
             written = _read(terminal, interrupt_at)
             assert interrupt_at in _words(written), _words(written)[-500:]
             time.sleep(later)
-            os.write(terminal, CTRL_C)
+            terminal.press(CTRL_C)
             begin = time.monotonic()
         written += _read(terminal, None)
-        code = _code(process)
+        code = terminal.code(LONGEST)
+        assert code != -signal.SIGKILL, "the command did not end"
         return Ended(code, written.decode(errors="replace"), time.monotonic() - begin)
-    finally:
-        os.close(terminal)
 
 
-def _read(terminal: int, words: str | None) -> bytes:
+def _read(terminal: Terminal, words: str | None) -> bytes:
     """Everything up to some words, or to the end."""
     written, end = b"", time.monotonic() + LONGEST
     while time.monotonic() < end and (words is None or words not in _words(written)):
-        if not select.select([terminal], [], [], 1.0)[0]:
-            continue
-        try:
-            written += os.read(terminal, 1 << 16)
-        except OSError:  # Linux says so when the last writer has closed it
+        read = terminal.read(1.0)
+        if read == b"":
             break
+        written += read or b""
     return written
 
 
@@ -100,15 +92,3 @@ def _on_screen(written: str) -> list[str]:
             lines[row] = lines[row][:column].ljust(column) + text + lines[row][column + len(text) :]
             column += len(text)
     return lines
-
-
-def _code(process: int) -> int:
-    end = time.monotonic() + LONGEST
-    while time.monotonic() < end:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.05)
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    raise AssertionError("the command did not end")
