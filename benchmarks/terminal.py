@@ -10,8 +10,9 @@ import os
 import pty
 import re
 import select
-import signal
 import struct
+import subprocess
+import sys
 import termios
 import time
 from collections.abc import Sequence
@@ -23,6 +24,17 @@ WAIT_SECONDS = 600  # for the next byte; a command that is silent for longer han
 END_SECONDS = 30  # for a process to end when its terminal is closed
 KEPT_BYTES = 4000  # of the last that was written
 SHOWN = 100  # letters of what stood there
+# The terminal becomes that of the command's own session. This process must not do it between fork and exec:
+# with the threads of other libraries in it, a child that runs Python may crash.
+_FOREGROUND = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+try:
+    os.execvp(sys.argv[1], sys.argv[1:])
+except OSError:
+    os._exit(127)  # what a shell says of a program that cannot be started
+"""
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\x00-\x09\x0b-\x1f]")
 
 
@@ -69,14 +81,17 @@ class Terminal:
     """
 
     def __init__(self, words: Sequence[str], columns: int = COLUMNS) -> None:
-        self._process, self._terminal = pty.fork()
-        if self._process == 0:
-            try:
-                fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
-                os.environ.update(TERM="xterm", COLUMNS=str(columns), LINES=str(ROWS))
-                os.execvp(words[0], list(words))
-            finally:
-                os._exit(127)  # what a shell says of a program that cannot be started
+        self._terminal, child = pty.openpty()
+        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
+        size = {"TERM": "xterm", "COLUMNS": str(columns), "LINES": str(ROWS)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _FOREGROUND, *words],
+            stdin=child,
+            stdout=child,
+            stderr=child,
+            env=os.environ | size,
+        )
+        os.close(child)
 
     def __enter__(self) -> Terminal:
         return self
@@ -99,14 +114,11 @@ class Terminal:
 
     def code(self, seconds: float) -> int:
         """The exit code; negative for a command that a signal ended, as one that does not end in time is."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            done, status = os.waitpid(self._process, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.02)
-        os.kill(self._process, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(self._process, 0)[1])
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
 
 def in_terminal(words: Sequence[str]) -> Ended:
