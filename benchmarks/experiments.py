@@ -38,22 +38,20 @@ def main() -> None:
     parser.add_argument("--name", default="", help="of the folders of results and pages")
     arguments = parser.parse_args()
     numbers, pages = RESULTS / "experiments" / arguments.name, PAGES / arguments.name
+    found = [name for name in EXPERIMENTS if (arguments.folder / f"{name}.json").exists()]
+    if not found:
+        parser.error(f"{arguments.folder} holds no result of smash-export reproduce")
     goals: list[dict[str, Any]] = []
-    for name in EXPERIMENTS:
-        if not (arguments.folder / f"{name}.json").exists():
-            continue
+    for name in found:
         for place, suffixes in ((numbers, ["json"]), (pages, ["md", "png", "svg"])):
             place.mkdir(exist_ok=True)
             for suffix in suffixes:
                 shutil.copy(arguments.folder / f"{name}.{suffix}", place)
-        goals += GOALS.get(name, _none)(json.loads((numbers / f"{name}.json").read_text()))
+        if name in GOALS:
+            goals += GOALS[name](json.loads((numbers / f"{name}.json").read_text()))
     title = f"experiments_{arguments.name}".rstrip("_")
     folder = f"experiments/{arguments.name}"
     record(title, {"folder": folder, "pages": f"../../docs/{folder}"}, goals)
-
-
-def _none(_: dict[str, Any]) -> list[dict[str, Any]]:
-    return []
 
 
 def _correlation(found: dict[str, Any]) -> list[dict[str, Any]]:

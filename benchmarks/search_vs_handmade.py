@@ -52,7 +52,7 @@ from smash_export.progress import Output
 from smash_search.data import Dataset, Split
 from smash_search.rank.finalists import Finalist, Rung, Trained, input_spec_of, run_rungs, train_rung
 from smash_search.rank.latency_model import LatencyModel, fit_latency
-from smash_search.rank.pareto import Limit, pick_that_keeps
+from smash_search.rank.pareto import LATENCY, Limit, pick_that_keeps
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
@@ -248,12 +248,15 @@ class Bench:
                 break
             networks.append(entrant)
         trained = run_rungs(networks, races, records=weights / "finalists.jsonl", work=work)
-        by_key = {entry.architecture.key: entry.architecture for entry in networks}
+        by_key = {entry.architecture.key: entry for entry in networks}
         latencies = dict.fromkeys(by_key, 0.0)  # all were within the limit in a short measurement
         winner = pick_that_keeps(
-            Limit(label, limit), trained, latencies, lambda key: latency.confirm(by_key[key])["latency_ms"]
+            Limit(label, limit),
+            trained,
+            latencies,
+            lambda key: latency.confirm(by_key[key].architecture)[LATENCY],
         )
-        chosen = next(entry for entry in networks if entry.architecture.key == winner.key)
+        chosen = by_key[winner.key]
         return {
             "key": winner.key,
             "architecture": chosen.architecture.to_json(),

@@ -40,20 +40,16 @@ class Bounds:
     """Limits of a run on cost and latency.
 
     Attributes:
+        model: Predicts latency, where there are limits on it and the device was surveyed.
         evaluator: Measures what is near a limit on latency, from the end of the HyperNet's training on.
         probes: Networks that were measured to predict the latency of others.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._model: LatencyModel | None = None
+        self.model: LatencyModel | None = None
         self.evaluator: Evaluator | None = None
         self.probes: list[Architecture] = []
-
-    @property
-    def model(self) -> LatencyModel | None:
-        """Predicts latency, where there are limits on it and the device was surveyed."""
-        return self._model
 
     @property
     def limits_latency(self) -> bool:
@@ -87,22 +83,21 @@ class Bounds:
                 advance(1)
         measured = [evaluator.measures[probe.key][LATENCY] for probe in self.probes]
         if len(measured) >= LEAST:
-            self._model = fit_latency(self.probes, measured, run.spec, run.classes)
+            self.model = fit_latency(self.probes, measured, run.spec, run.classes)
 
-    def learn(self, scored: Sequence[Scored], evaluator: Evaluator) -> None:
+    def learn(self, scored: Sequence[Scored]) -> None:
         """Predict latency from all that was measured so far.
 
         The best of many predictions are those that promise too much: what a model of the first measurements
         proposed at the limit was nearly all slower than it.
         """
-        if self._model is None:
+        if self.model is None or self.evaluator is None:
             return
+        measures = self.evaluator.measures
         architectures = {entry.key: entry for entry in self.probes}
         architectures |= {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
-        measured = {
-            key: evaluator.measures[key][LATENCY] for key in architectures if key in evaluator.measures
-        }
-        self._model = fit_latency(
+        measured = {key: measures[key][LATENCY] for key in architectures if key in measures}
+        self.model = fit_latency(
             [architectures[key] for key in measured],
             list(measured.values()),
             self._run.spec,
@@ -128,14 +123,14 @@ class Bounds:
 
     def predicted_refusal(self, architecture: Architecture, slack: float = 2.0) -> str | None:
         """Why a network is slower than the limits by prediction; ``slack`` in errors of the prediction."""
-        if self._model is None:
+        if self.model is None:
             return None
         limit = max(limit.milliseconds for limit in self._run.config.latency_limits)
-        predicted = self._model.predict(architecture)
-        if predicted <= limit * (1 + slack * self._model.error):
+        predicted = self.model.predict(architecture)
+        if predicted <= limit * (1 + slack * self.model.error):
             return None
         return f"about {predicted:.3g} ms by prediction, where at most {limit:g} ms are allowed"
 
     def worthwhile(self, architecture: Architecture) -> bool:
         """Whether a draw is worth a proposal: near a latency limit, where there is one."""
-        return self._model is None or near_a_limit(self._model, self._run.config.latency_limits, architecture)
+        return self.model is None or near_a_limit(self.model, self._run.config.latency_limits, architecture)

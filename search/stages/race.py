@@ -104,7 +104,7 @@ class Race:
         if len(observations) < 2 or not wanted:
             return []
 
-        self.bounds.learn(scored, self.evaluator)
+        self.bounds.learn(scored)
 
         def fits(architecture: Architecture) -> bool:
             return (

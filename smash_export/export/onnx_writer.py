@@ -73,9 +73,8 @@ class _Writer:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     _cache: dict[object, _Tensor] = field(default_factory=dict)
-    _unchanging: dict[str, Sequence[str]] = field(
-        default_factory=dict
-    )  # tensor -> activations it stays as is in
+    # Tensor -> activations that leave it as it is.
+    _unchanging: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def constant(self, name: str, value: np.ndarray) -> str:
         self.constants[name] = value
