@@ -34,6 +34,9 @@ class ElsewhereTarget(Target):
     def availability(self) -> Availability:
         return Availability(False, reason=self.why, install=self.way)
 
+    def require(self) -> None:
+        raise self._not_here()
+
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         raise self._not_here()
 
@@ -41,4 +44,4 @@ class ElsewhereTarget(Target):
         raise self._not_here()
 
     def _not_here(self) -> MissingRuntimeError:
-        return MissingRuntimeError(self.refusal, hint=f"Write it: {self.command}")
+        return MissingRuntimeError(self.refusal, hint=f"Its own command writes it: {self.command}")

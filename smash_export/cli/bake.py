@@ -83,7 +83,7 @@ def command(
             for item in file.notes["taken_by"]
         ],
     )
-    output.note(f"verified on {parity.images} real images; built and checked ones did not run on hardware")
+    output.note(f"run on {parity.images} real images; what is only built or checked was not run")
     output.result(
         {"file": file.main, "taken_by": file.notes["taken_by"], "parity": parity.to_json(), "output": answers}
     )

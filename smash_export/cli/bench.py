@@ -159,6 +159,7 @@ def _check(benchmark: Benchmark, size: int, max_p50: float) -> None:
             f"{', '.join(row.name for row in slow)} slower than allowed",
             expected=f"a median of at most {max_p50:g} ms",
             received=", ".join(f"{row.latency[size].p50_ms:.4g} ms" for row in slow),
+            hint="Which file is fastest: smash-export compare. A faster network: search --max-latency.",
         )
 
 

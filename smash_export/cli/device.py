@@ -23,26 +23,33 @@ NAMES = ("device_host", "device_ssh", "device_adb", "device_folder", "device_pro
 def device_options(function: Function) -> Function:
     """``--device-host``, ``--adb``, ``--device-folder`` and what belongs to them; see :func:`device_of`."""
     options = [
-        click.option("--device-host", metavar="USER@HOST", help="Run it on this device, by ssh."),
+        click.option(
+            "--device-host", metavar="USER@HOST", help="Device that runs the files, reached by ssh."
+        ),
         click.option(
             "--device-ssh",
             metavar="COMMAND",
             help="The ssh client, for example 'ssh -p 2222 -i KEY'.  [ssh]",
         ),
-        click.option("--adb", "device_adb", metavar="SERIAL", help="Run it on this Android device, by adb."),
+        click.option(
+            "--adb",
+            "device_adb",
+            metavar="SERIAL",
+            help="Android device that runs the files, reached by adb.",
+        ),
         click.option(
             "--device-folder",
             type=click.Path(path_type=Path, file_okay=False),
-            help="Run it on a device without a network: a folder to carry there and back.",
+            help="Folder to carry to a device without a network, and back.",
         ),
         click.option(
-            "--device-program", metavar="COMMAND", help="This program on the device.  [smash-export]"
+            "--device-program", metavar="COMMAND", help="Path of smash-export on the device.  [smash-export]"
         ),
         click.option(
             "--device-timeout",
             type=click.FloatRange(1),
             metavar="SECONDS",
-            help="Seconds that it may take there.  [several times what is expected]",
+            help="Time limit of a step on the device.  [several times what is expected]",
         ),
     ]
     decorated: Any = function

@@ -97,6 +97,7 @@ def _check(result: Evaluation, least: float) -> None:
             f"the accuracy on {result.data} is too low",
             expected=f"at least {least:.2%}",
             received=f"{result.accuracy:.2%}",
+            hint="See the worst errors: --out FOLDER.",
         )
 
 

@@ -59,8 +59,10 @@ if TYPE_CHECKING:
     from smash_search.train.recipes import Recipe
 
 AUGMENT_HELP = "Augmentation of the training images, for example pad_crop=2,flip=true,cutout=8"
-BALANCE_HELP = "Against classes of unequal size."
-TEACHER_HELP = "Learn its answers too: a bundle, an ONNX or TorchScript file, timm:NAME?weights=FILE"
+BALANCE_HELP = "Remedy for classes of unequal size: weights in the loss, or even sampling."
+TEACHER_HELP = "Network to distil from: a bundle, an ONNX or TorchScript file, timm:NAME?weights=FILE"
+SET_HELP = "Any other value of the recipe; may be repeated."
+TRACK_HELP = "Log training curves to tensorboard or mlflow, on this machine."
 
 
 @click.command(cls=Grouped, groups=GROUPS)
@@ -79,7 +81,7 @@ TEACHER_HELP = "Learn its answers too: a bundle, an ONNX or TorchScript file, ti
 )
 @click.option("--data", metavar="NAME[:PATH]", help="Images; those of the search when the file names them.")
 @skip_bad_option
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the bundle.  [default: ARCH-bundle]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the bundle.  [default: NAME-bundle]")
 @click.option("--run", type=click.Path(path_type=Path), help="Run folder of the search.  [default: ARCH's]")
 @click.option(
     "--recipe",
@@ -89,19 +91,21 @@ TEACHER_HELP = "Learn its answers too: a bundle, an ONNX or TorchScript file, ti
     type=click.Choice(["auto", "quick", "standard", "long"]),
     help="Recipe of training: docs/recipes.md.",
 )
-@click.option("--time", "duration", metavar="TIME", help="Train so long, such as 20m, and end annealed.")
+@click.option("--time", "duration", metavar="TIME", help="Time budget of the training, such as 20m.")
 @click.option("--balance", type=click.Choice(["none", "loss", "sampling"]), help=BALANCE_HELP)
 @click.option("--teacher", metavar="NETWORK", help=TEACHER_HELP + "; auto trains a larger network first.")
 @click.option(
     "--folds",
     type=click.IntRange(2, 100),
-    help="Networks trained first, each without a part of the images, for an accuracy on all.",
+    help="Folds of a cross-validation before the training, for an accuracy on all images.",
 )
-@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other value of the recipe.")
+@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help=SET_HELP)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
 @click.option("--batch", type=click.IntRange(1), help="Images per step.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
-@click.option("--label-smoothing", type=click.FloatRange(0, 0.99), help="Share spread over all classes.")
+@click.option(
+    "--label-smoothing", type=click.FloatRange(0, 0.99), help="Share of each label spread over all classes."
+)
 @click.option("--ema", type=click.FloatRange(0, 0.999999), help="Decay of a moving average of the weights.")
 @click.option("--augment", metavar="NAME=VALUE,...", help=AUGMENT_HELP)
 @click.option(
@@ -120,8 +124,8 @@ TEACHER_HELP = "Learn its answers too: a bundle, an ONNX or TorchScript file, ti
     type=click.Choice(["graph", "torch"]),
     help="ONNX written from the architecture, or traced by PyTorch.",
 )
-@click.option("--qat", is_flag=True, help="Train on with int8 rounding in the loop, for an int8 file.")
-@click.option("--track", metavar="NAME[:FOLDER]", help="Curves for tensorboard or mlflow, on this machine.")
+@click.option("--qat", is_flag=True, help="Quantisation-aware training at the end, for an int8 file.")
+@click.option("--track", metavar="NAME[:FOLDER]", help=TRACK_HELP)
 @click.option("--bake", is_flag=True, help="Also write what smash-export bake writes.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @common_options(writes=True, trains=True)

@@ -18,7 +18,7 @@ from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option
-from smash_export.device_search.search import SPACE_DEFAULTS
+from smash_export.cli.space import space_option
 from smash_targets.base import target_names
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ GROUPS = {
 @click.command(cls=Grouped, groups=GROUPS)
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
 @skip_bad_option
-@click.option("--max-latency", metavar="TIME", help="Limit on measured latency, such as 2ms or 800us.")
+@click.option("--max-latency", metavar="TIME", help="Limit on measured latency of one image, such as 2ms.")
 @click.option("--max-macs", type=click.IntRange(1), help="Limit on multiply-accumulates per image.")
 @click.option(
     "--target",
@@ -53,11 +53,13 @@ GROUPS = {
     type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
     show_default=True,
-    help="Precision that it will run with.",
+    help="Precision of the deployed file; fp32 is compiled beside it.",
 )
-@click.option("--time", "duration", metavar="TIME", help="Fit the plan into this time, such as 45m or 1h30m.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the whole.  [default: NAME-run]")
-@click.option("--space", type=click.Choice(list(SPACE_DEFAULTS)), help="[default: by image size]")
+@click.option(
+    "--time", "duration", metavar="TIME", help="Time budget of the whole run, such as 45m or 1h30m."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: NAME-run]")
+@space_option
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the whole run."
 )

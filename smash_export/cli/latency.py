@@ -13,7 +13,7 @@ from smash_base import files
 from smash_base.errors import UsageError
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import ask, device_of, device_options
-from smash_export.device_search.search import SPACE_DEFAULTS
+from smash_export.cli.space import space_option
 from smash_targets.base import target_names
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def command() -> None:
 @command.command()
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images whose networks are measured.")
-@click.option("--space", type=click.Choice(list(SPACE_DEFAULTS)), help="[default: by image size]")
+@space_option
 @click.option(
     "--networks",
     type=click.IntRange(10, 10_000),

@@ -14,9 +14,10 @@ from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
-from smash_export.cli.freeze import AUGMENT_HELP, BALANCE_HELP, TEACHER_HELP
+from smash_export.cli.freeze import AUGMENT_HELP, BALANCE_HELP, SET_HELP, TEACHER_HELP, TRACK_HELP
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
+from smash_export.cli.space import space_option
 from smash_export.cli.training import FEW_TO_DECIDE, augmentation, use_threads
 from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES
 from smash_targets.base import target_names
@@ -72,9 +73,11 @@ def _words(value: object) -> str:
 @skip_bad_option
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME]")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with the search in --run.")
-@click.option("--space", type=click.Choice(list(SPACE_DEFAULTS)), help="[default: by image size]")
+@space_option
 @click.option(
-    "--prior", metavar="NAME|FILE", help="Chance of each network to be drawn: regular, paper, or a TOML file."
+    "--prior",
+    metavar="NAME|FILE",
+    help="Distribution that networks are drawn from: regular, paper, or a TOML file.",
 )
 @click.option(
     "--strategy",
@@ -94,7 +97,11 @@ def _words(value: object) -> str:
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
-@click.option("--validation", type=click.FloatRange(0, 0.5, min_open=True), help="Share of training images.")
+@click.option(
+    "--validation",
+    type=click.FloatRange(0, 0.5, min_open=True),
+    help="Share of the training images held out for validation.",
+)
 @click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the training images.")
 @click.option(
     "--steps",
@@ -104,17 +111,19 @@ def _words(value: object) -> str:
 @click.option(
     "--hypernet-share",
     type=click.FloatRange(0, 0.95, min_open=True),
-    help="Share of the whole time that the HyperNet trains, in place of --steps; measures a few.",
+    help="Share of the search's time for training the HyperNet, in place of --steps; from a few timed steps.",
 )
-@click.option("--batch", type=click.IntRange(2), help="Images of each architecture.")
-@click.option("--archs-per-step", type=click.IntRange(1), help="Architectures of each update.")
+@click.option("--batch", type=click.IntRange(2), help="Images per architecture in a training step.")
+@click.option("--archs-per-step", type=click.IntRange(1), help="Architectures per update.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")
-@click.option("--average", type=click.FloatRange(0, 0.999999), help="Decay of averaged weights.")
-@click.option("--halve-batch", is_flag=True, help="Halve a batch that a GPU has no memory for.")
+@click.option(
+    "--average", type=click.FloatRange(0, 0.999999), help="Decay of a moving average of the weights."
+)
+@click.option("--halve-batch", is_flag=True, help="Halve the batch when the GPU runs out of memory.")
 @click.option(
     "--candidates",
     type=click.IntRange(1),
-    help=f"Architectures to score.  {_by_space('search', 'candidates')}",
+    help=f"Architectures to score with generated weights.  {_by_space('search', 'candidates')}",
 )
 @click.option(
     "--known",
@@ -125,20 +134,22 @@ def _words(value: object) -> str:
 @click.option(
     "--images",
     metavar="N,N,..",
-    help="Validation images of each stage of the race; 0 is all.  " + _by_space("scoring", "images"),
+    help="Validation images in each stage of scoring; 0 is all.  " + _by_space("scoring", "images"),
 )
 @click.option(
     "--keep",
     type=click.FloatRange(0, 1, min_open=True),
-    help=f"Share that each stage keeps.  {_by_space('scoring', 'keep')}",
+    help=f"Share of the candidates that goes on to the next stage.  {_by_space('scoring', 'keep')}",
 )
 @click.option(
-    "--finalists", type=click.IntRange(1), help=f"Networks to train.  {_by_space('finalists', 'count')}"
+    "--finalists",
+    type=click.IntRange(1),
+    help=f"Networks to train after scoring.  {_by_space('finalists', 'count')}",
 )
 @click.option(
     "--rungs",
     metavar="N,N,..",
-    help="Epochs at the end of each rung; the better half goes on.  " + _by_space("finalists", "rungs"),
+    help="Epochs at the end of each rung; the better networks go on.  " + _by_space("finalists", "rungs"),
 )
 @click.option(
     "--rounds",
@@ -149,7 +160,7 @@ def _words(value: object) -> str:
 @click.option(
     "--per-round",
     type=click.IntRange(1),
-    help="Networks proposed in each.  " + _by_space("finalists", "per_round"),
+    help="Networks proposed in each round.  " + _by_space("finalists", "per_round"),
 )
 @click.option(
     "--recipe",
@@ -164,16 +175,21 @@ def _words(value: object) -> str:
 @click.option(
     "--ensemble", is_flag=True, help="Keep answers of the best finalists for freeze --teacher auto."
 )
-@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any other value of the recipe.")
-@click.option("--finalist-batch", type=click.IntRange(1), help="Images per step.")
-@click.option("--finalist-images", type=click.IntRange(0), help="Most training images of an epoch; 0 is all.")
-@click.option("--start", type=click.Choice(["scratch", "generated"]), help="First weights.  [scratch]")
+@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help=SET_HELP)
+@click.option("--finalist-batch", type=click.IntRange(1), help="Images per training step.")
+@click.option("--finalist-images", type=click.IntRange(0), help="Most training images in an epoch; 0 is all.")
+@click.option(
+    "--start",
+    type=click.Choice(["scratch", "generated"]),
+    help="Initial weights: random, or generated by the HyperNet.  [scratch]",
+)
 @click.option(
     "--baseline",
     type=click.Choice(["none", "finalists", "total"]),
-    help="Random search beside: none, the same training of finalists, or the same total.  [finalists]",
+    help="Random search to compare with: none, as much training of finalists, or as much time in all.  "
+    f"[default: finalists, but {_by_space('finalists', 'baseline')[1:]}",
 )
-@click.option("--max-parameters", type=click.IntRange(1), help="Limit on stored numbers.")
+@click.option("--max-parameters", type=click.IntRange(1), help="Limit on parameters.")
 @click.option("--max-macs", type=click.IntRange(1), help="Limit on multiply-accumulates per image.")
 @click.option("--max-memory", type=click.IntRange(1), help="Limit on bytes of activations, batch 1.")
 @click.option(
@@ -184,22 +200,22 @@ def _words(value: object) -> str:
 @click.option(
     "--require",
     type=click.Choice(["tensorrt-dla"]),
-    help="Device that must take every convolution and pooling.",
+    help="Accelerator that must be able to run every convolution and pooling layer.",
 )
 @click.option(
     "--target",
     type=click.Choice(target_names()),
-    help="Measure candidates on this runtime.  [onnxruntime with --max-latency]",
+    help="Runtime that candidates are measured on.  [onnxruntime with --max-latency]",
 )
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16", "int8"]), help="Precision that is measured.  [fp32]"
 )
-@click.option("--latency-batch", type=click.IntRange(1), help="Images per inference of measuring.  [1]")
-@click.option("--latency-threads", type=click.IntRange(1), help="Threads of measuring.  [1]")
+@click.option("--latency-batch", type=click.IntRange(1), help="Batch size of the latency measurement.  [1]")
+@click.option("--latency-threads", type=click.IntRange(1), help="Threads of the latency measurement.  [1]")
 @click.option(
     "--latency-table",
     type=click.Path(path_type=Path),
-    help="Predict instead of measuring, for a device that cannot be reached; see: smash-export latency",
+    help="Table to predict latency from, for a device that cannot be reached; see: smash-export latency",
 )
 @device_options
 @click.option(
@@ -207,22 +223,22 @@ def _words(value: object) -> str:
     type=click.IntRange(10, 10_000),
     default=150,
     show_default=True,
-    help="Random networks that the other device measures, for its latency table.",
+    help="Random networks that the device measures for its latency table.",
 )
 @click.option(
     "--executor",
     type=click.Choice(["serial", "process", "ray"]),
     default="serial",
     show_default=True,
-    help="Place where candidates are scored and finalists trained: here, more processes, or Ray actors.",
+    help="Place where candidates are scored and finalists trained: this process, several, or Ray actors.",
 )
 @click.option(
     "--time",
     "duration",
     metavar="TIME",
-    help="Fit updates, candidates and finalists into this time, such as 45m, by a few measured steps.",
+    help="Time budget, such as 45m; updates, candidates and finalists are scaled to it by a few timed steps.",
 )
-@click.option("--track", metavar="NAME[:FOLDER]", help="Curves for tensorboard or mlflow, on this machine.")
+@click.option("--track", metavar="NAME[:FOLDER]", help=TRACK_HELP)
 @click.option("--workers", type=click.IntRange(1), help="Workers of the executor.  [one per GPU or core]")
 @click.option("--ray-address", help="Address of a Ray cluster, such as auto.  [default: one on this machine]")
 @common_options(writes=True, trains=True)

@@ -10,10 +10,16 @@ import click
 from smash_export.cli.console import Output, common_options
 from smash_export.device_search.search import SPACE_DEFAULTS
 
+space_option = click.option(
+    "--space",
+    type=click.Choice(list(SPACE_DEFAULTS)),
+    help="Search space.  [default: edge-tiny below 16 pixels, else edge]",
+)
+
 
 @click.command()
 @click.option("--data", metavar="NAME[:PATH]", help="Take size, channels and classes from these images.")
-@click.option("--space", type=click.Choice(list(SPACE_DEFAULTS)), help="[default: by image size]")
+@space_option
 @click.option(
     "--size", default=28, show_default=True, type=click.IntRange(1, 4096), help="Side of an image in pixels."
 )
@@ -26,9 +32,9 @@ from smash_export.device_search.search import SPACE_DEFAULTS
     default=500,
     show_default=True,
     type=click.IntRange(10),
-    help="Number of random networks that are looked at.",
+    help="Random networks to draw.",
 )
-@click.option("--max-parameters", type=click.IntRange(1), help="Limit on stored numbers.")
+@click.option("--max-parameters", type=click.IntRange(1), help="Limit on parameters.")
 @click.option("--max-macs", type=click.IntRange(1), help="Limit on multiply-accumulates per image.")
 @click.option("--max-memory", type=click.IntRange(1), help="Limit on bytes of activations, batch 1.")
 @common_options(writes=False)

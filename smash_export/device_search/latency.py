@@ -622,7 +622,7 @@ def fastest_of(
         "no network of the space keeps the latency limit on this machine",
         expected=f"at most {limit_ms:g} ms",
         received=f"{best[1]:.3g} ms for the fastest found ({best[0].key})",
-        hint="Raise --max-latency, use more threads or a lower precision, or choose a smaller space.",
+        hint="Raise --max-latency, or try --precision int8, smaller images (?size=N) or a smaller --space.",
     )
 
 
