@@ -1,6 +1,6 @@
 """smash-export: from labelled images and a target device to a verified, served classifier.
 
-Every command of the command line is one function here, with the same name and the same defaults:
+Commands that work on images, networks and bundles are functions here, with the same name and defaults:
 
     import smash_export
 
