@@ -619,7 +619,7 @@ def fastest_of(
             return architecture, milliseconds
     assert best is not None
     raise GateError(
-        "no network of the space keeps the latency limit on this machine",
+        "no network of the space keeps the latency limit",
         expected=f"at most {limit_ms:g} ms",
         received=f"{best[1]:.3g} ms for the fastest found ({best[0].key})",
         hint="Raise --max-latency, or try --precision int8, smaller images (?size=N) or a smaller --space.",
