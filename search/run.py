@@ -270,7 +270,7 @@ class _Search:
         with self._timed("finalists"):
             trained = race.finalists(scored)
         with self._timed("random search"):
-            drawn, baseline = race.baseline(context)
+            drawn, baseline = race.baseline(context, scored)
         ranking = completed(run, ranking, scored, trained, here.scorer)
         evaluator.settle()
         race.settle(trained + baseline)

@@ -70,7 +70,7 @@ class Origin:
     """What the networks of one origin added.
 
     Attributes:
-        origin: "known", "random", "mutation", "crossover", "random search".
+        origin: "known", "random", "smallest", "mutation", "crossover", "random search".
         trained: how many were trained.
         best_first: lowest error after the first rung.
         reached_last: how many went through the last rung.

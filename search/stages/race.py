@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smash_base import files
+from smash_base.errors import GateError
 from smash_search.executors import Executor, Task
 from smash_search.executors.work import Worker
 from smash_search.rank.evaluation import Evaluator
@@ -132,16 +133,17 @@ class Race:
         entering = [judged[candidate.architecture.key] for candidate in kept]
         return [entry for entry in entering if entry.refused is None]
 
-    def baseline(self, context: Context) -> tuple[list[Scored], list[Trained]]:
+    def baseline(self, context: Context, scored: Sequence[Scored]) -> tuple[list[Scored], list[Trained]]:
         """The random search beside: its networks as candidates without a score, and their rungs."""
-        drawn = self._drawn(context)
+        drawn = self._drawn(context, {entry.candidate.architecture.key for entry in scored})
         trained = self._rungs(drawn, "random search")
         return [self._unscored(finalist) for finalist in drawn], trained
 
-    def _drawn(self, context: Context) -> list[Finalist]:
+    def _drawn(self, context: Context, seen: set[str]) -> list[Finalist]:
         """Networks of the baseline: drawn like candidates, from a seed of their own, never scored.
 
-        They keep the same limits: where candidates are measured, so are these.
+        They keep the same limits: where candidates are measured, so are these. None of ``seen``, the
+        search's own, is among them.
         """
         config = self.run.config.finalists
         if config.baseline == "none":
@@ -150,9 +152,12 @@ class Race:
         if config.baseline == "total":
             count = count_of_equal_total(self.run.config, self.run.dataset, count)
         own = replace(context, seed=seed_of(context.seed, 0xBA5E), options={}, known=())
-        seen, chosen, slot = set[str](), list[Candidate](), 0
+        slot, chosen = 0, list[Candidate]()
         for _ in range(BASELINE_ROUNDS):
-            pairs = draws(own, count - len(chosen), seen, slot)
+            try:
+                pairs = draws(own, count - len(chosen), seen, slot)
+            except GateError:  # the limits leave no further network
+                break
             slot = pairs[-1][0] + 1
             drawn = [candidate for _, candidate in pairs]
             self.evaluator.measure([candidate.architecture for candidate in drawn])

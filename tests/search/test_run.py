@@ -24,6 +24,8 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.limits import CostLimits
+from smash_search.strategies import random
+from smash_search.train import hypernet
 from smash_search.train.hypernet import TrainingConfig
 from smash_search.train.recipes import Recipe
 from tests.search.run_small_search import RESULTS, config, contents, search
@@ -266,6 +268,26 @@ def test_candidates_count_within_the_limit_and_rounds_propose_more_networks(
         run_search(config(**changed), data, kept, device="cpu", measurement=_ByMacs())
         assert contents(kept) == contents(folder)
         shutil.rmtree(other)
+
+
+def test_a_limit_that_only_the_smallest_networks_keep_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2,000 draws the smallest has 13,880 multiply-accumulates, the smallest network 5,968."""
+    monkeypatch.setattr(proposals, "POOL", 50)
+    monkeypatch.setattr(random, "TRIES", 200)
+    monkeypatch.setattr(hypernet, "ATTEMPTS", 20)
+    changed = {
+        "measured": {"target": "test"},
+        "latency_limits": (Limit("0.13ms", 0.13),),
+        "limits": CostLimits(),
+        "finalists": FinalistsConfig(count=3, rungs=(1,), random=1, recipe=Recipe(batch=32)),
+    }
+    data = small_digits(train=64, validation=48)
+    result = run_search(config(**changed), data, tmp_path / "run", device="cpu", measurement=_ByMacs())
+    assert {entry.candidate.origin for entry in result.scored} >= {"smallest", "mutation"}
+    assert result.candidates == 6
+    assert all(entry.measures["latency_ms"] <= 0.13 for entry in result.scored)
 
 
 class _Erratic(_ByMacs):
