@@ -108,6 +108,11 @@ class Evaluator:
             files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": self._confirmed[key]})
         return self._confirmed[key]
 
+    def forget_confirmed(self) -> None:
+        """Longer measurements that left nothing to pick: who goes on with the search measures again."""
+        self._confirmed = {}
+        (self._folder / CONFIRMED).unlink(missing_ok=True)
+
     def score(
         self,
         wanted: Sequence[tuple[Candidate, int]],

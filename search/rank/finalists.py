@@ -381,16 +381,19 @@ def through_last_rung(results: Sequence[Trained]) -> list[Trained]:
 def pick(results: Sequence[Trained]) -> Trained:
     """The best of the last rung: lowest validation error, then fewest MACs.
 
+    Of those that came as far as any whose training did not diverge.
+
     Raises:
-        DivergedError: no network of the last rung could be trained.
+        DivergedError: no network could be trained.
     """
-    best = through_last_rung(results)[0]
-    if best.diverged:
+    diverged = {entry.key: entry.diverged for entry in results if entry.diverged}
+    sound = [entry for entry in results if entry.key not in diverged]
+    if not sound:
         raise DivergedError(
-            f"no finalist could be trained; the best of them: {best.diverged}",
-            hint="Lower the learning rate of the finalists.",
+            f"no finalist could be trained; the last of them: {list(diverged.values())[-1]}",
+            hint="Lower the learning rate of the finalists: --set learning_rate=NUMBER in another folder.",
         )
-    return best
+    return through_last_rung(sound)[0]
 
 
 def train_rung(

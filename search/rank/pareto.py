@@ -30,7 +30,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class ParetoEntry:
-    """A trained network of the search after its last rung: one entry of pareto.json.
+    """A trained network after its last rung: one entry of pareto.json.
 
     Attributes:
         key: Key of the architecture.
@@ -40,7 +40,8 @@ class ParetoEntry:
         cost: Exact cost.
         architecture: The network.
         on_front: Whether no other network is better in one of error, latency (MACs where nothing was
-            measured) and parameters without being worse in another.
+            measured) and parameters without being worse in another; errors are those after the last rung that
+            both have gone through.
     """
 
     key: str
@@ -52,14 +53,9 @@ class ParetoEntry:
     on_front: bool = False
 
     @property
-    def objectives(self) -> tuple[float, float, float]:
-        """What is compared, less being better: error, size, parameters."""
-        return (self.error, self.measures.get(LATENCY, self.cost.macs), self.cost.parameters)
-
-    def dominates(self, other: ParetoEntry) -> bool:
-        """Whether this network is better in one objective and worse in none."""
-        pairs = list(zip(self.objectives, other.objectives, strict=True))
-        return all(mine <= its for mine, its in pairs) and any(mine < its for mine, its in pairs)
+    def sizes(self) -> tuple[float, float]:
+        """Latency, or MACs where nothing was measured, and parameters."""
+        return (self.measures.get(LATENCY, self.cost.macs), self.cost.parameters)
 
     def to_json(self) -> JsonObject:
         """An entry of pareto.json."""
@@ -75,9 +71,18 @@ class ParetoEntry:
 
 
 def pareto_entries(trained: Sequence[Trained], scored: Sequence[Scored]) -> list[ParetoEntry]:
-    """One entry per network of the search, the smallest first."""
+    """One entry per network, the smallest first.
+
+    Args:
+        trained: every network and rung, those of the random search included: any of them may be picked.
+        scored: every candidate.
+    """
     known = {entry.candidate.architecture.key: entry for entry in scored}
-    last = {entry.key: entry for entry in trained if entry.group == "search"}  # later rungs come later
+    errors: dict[str, dict[int, float]] = {}
+    last: dict[str, Trained] = {}
+    for trainee in trained:
+        errors.setdefault(trainee.key, {})[trainee.rung] = trainee.error
+        last[trainee.key] = trainee  # later rungs come later
     entries = [
         ParetoEntry(
             key,
@@ -89,8 +94,15 @@ def pareto_entries(trained: Sequence[Trained], scored: Sequence[Scored]) -> list
         )
         for key, latest in last.items()
     ]
+
+    def beats(one: ParetoEntry, other: ParetoEntry) -> bool:
+        mine, its = errors[one.key], errors[other.key]
+        rung = max(mine.keys() & its.keys())
+        pairs = list(zip((mine[rung], *one.sizes), (its[rung], *other.sizes), strict=True))
+        return all(left <= right for left, right in pairs) and any(left < right for left, right in pairs)
+
     entries = [
-        replace(entry, on_front=not any(other.dominates(entry) for other in entries)) for entry in entries
+        replace(entry, on_front=not any(beats(other, entry) for other in entries)) for entry in entries
     ]
     return sorted(entries, key=lambda entry: (entry.cost.macs, entry.key))
 
@@ -114,6 +126,7 @@ def pick_within(
 
     Raises:
         GateError: no trained network keeps the limit; names the fastest.
+        DivergedError: those that keep it could not be trained.
     """
     inside = [entry for entry in trained if latencies[entry.key] <= limit.milliseconds]
     if not inside:
@@ -122,7 +135,8 @@ def pick_within(
             f"no finalist keeps the limit {limit.label}",
             expected=f"at most {limit.milliseconds:g} ms",
             received=f"{latencies[fastest.key]:.3g} ms for the fastest of them ({fastest.key})",
-            hint="Raise the limit, or search among more --candidates and --finalists.",
+            hint="Repeat the command while nothing else runs, and they are measured again; or raise the "
+            "limit, or search among more --candidates and --finalists.",
         )
     return pick(inside)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -97,12 +98,14 @@ class Bounds:
         architectures = {entry.key: entry for entry in self.probes}
         architectures |= {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
         measured = {key: measures[key][LATENCY] for key in architectures if key in measures}
-        self.model = fit_latency(
+        fitted = fit_latency(
             [architectures[key] for key in measured],
             list(measured.values()),
             self._run.spec,
             self._run.classes,
         )
+        # What draws usually take is known from the first ones alone: candidates were chosen near the limit.
+        self.model = replace(fitted, usual=self.model.usual)
 
     def within_cost(self, architecture: Architecture) -> bool:
         """Whether a network keeps the limits on cost."""

@@ -21,6 +21,7 @@ from smash_search.space.cost import Cost, cost_of
 from smash_search.stages.config import Run
 from smash_search.stages.race import BASELINE, latencies_of
 from smash_search.strategies import Scored
+from smash_search.train.compute import DivergedError
 
 MOST_UNUSED = 0.2  # of a latency limit, before the result says why
 
@@ -105,6 +106,7 @@ class Picks:
 
         Raises:
             GateError: no trained network keeps the largest limit when it is measured again.
+            DivergedError: networks keep it, and the training of each diverged.
         """
         limits = sorted(self.run.config.latency_limits, key=lambda limit: limit.milliseconds)
         if not limits:
@@ -119,8 +121,9 @@ class Picks:
                 winners[limit.label] = pick_that_keeps(
                     limit, self.trained, latencies, lambda key: evaluator.confirm(architectures[key])[LATENCY]
                 )
-            except GateError:
+            except (GateError, DivergedError):
                 if limit is limits[-1]:
+                    evaluator.forget_confirmed()  # the machine may have been busy just then
                     raise
         best = {
             label: Pick(winner, self.best_file(winner, limit=label))

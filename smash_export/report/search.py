@@ -192,7 +192,7 @@ def _pareto(result: SearchResult) -> list[Html]:
     size_title = "latency, ms" if timed else "MACs"
     words = (
         f"Full: no other network is better in error, {'latency' if timed else 'MACs'} or parameters without "
-        "being worse in another. Networks that stopped at an earlier rung have had less training."
+        "being worse in another, after equal training. Those that stopped at an earlier rung have had less."
     )
     if timed:
         words += " Latencies are those of the first measurement, which all networks have."

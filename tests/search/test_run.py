@@ -214,6 +214,26 @@ def test_a_pick_must_keep_its_limit_when_it_is_measured_again(tmp_path: Path) ->
     assert (again.pick.key, device.calls) == (result.pick.key, 2)
 
 
+class _Busy(_Optimistic):
+    """Measures something slow in every longer measurement, while ``busy``."""
+
+    busy = True
+
+    def confirm(self, architecture: Architecture) -> dict[str, float]:
+        return {"latency_ms": 5.0 if self.busy else 1.0}
+
+
+def test_a_search_whose_picks_were_measured_on_a_busy_machine_goes_on_when_it_is_idle(tmp_path: Path) -> None:
+    changed = config(measured={"target": "test"}, latency_limits=(Limit("2ms", 2.0),))
+    data = small_digits(train=64, validation=48)
+    device = _Busy()
+    with pytest.raises(GateError, match="Repeat the command"):
+        run_search(changed, data, tmp_path / "run", device="cpu", measurement=device)
+    device.busy = False
+    result = run_search(changed, data, tmp_path / "run", device="cpu", measurement=device)
+    assert result.best.search.measures["latency_ms"] == 1.0
+
+
 class _ByMacs(_ByKey):
     """Stands for a device whose time is that of the multiply-accumulates; somebody may press Ctrl-C."""
 

@@ -34,6 +34,7 @@ from smash_search.space.known import known_networks
 from smash_search.space.space import space_for
 from smash_search.strategies import Candidate, Context, Scored, make_strategy
 from smash_search.strategies.random import draws
+from smash_search.train.compute import DivergedError
 from smash_search.train.recipes import Recipe
 from tests.search.small_data import small_digits
 
@@ -132,6 +133,16 @@ def test_the_pick_is_the_best_of_the_last_rung_and_the_smaller_of_equals() -> No
     assert pick(results).key == "c"
     with pytest.raises(SmashError, match="no finalist"):
         pick([trained("a", 0, 1.0, 1, "NaN")])
+
+
+def test_a_network_that_diverged_in_the_last_rung_gives_way_to_the_best_that_came_as_far_as_any() -> None:
+    def trained(key: str, rung: int, error: float, diverged: str | None = None) -> Trained:
+        return Trained("search", key, "", 0.5, 100, rung, rung + 1, error, 1.0, diverged)
+
+    fell = [trained("a", 0, 0.2), trained("a", 1, 1.0, "NaN in 11 steps")]
+    assert pick([*fell, trained("b", 0, 0.3), trained("c", 0, 0.25)]).key == "c"
+    with pytest.raises(DivergedError, match="NaN in 11 steps"):
+        pick(fell)
 
 
 def test_epochs_are_counted_as_they_are_trained() -> None:

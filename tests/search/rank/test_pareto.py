@@ -55,6 +55,20 @@ def test_the_front_holds_what_nothing_beats() -> None:
     assert by_key[keys[1]].architecture == scored[1].candidate.architecture
 
 
+def test_the_front_compares_errors_after_equal_training() -> None:
+    """The second has half the error after twice the epochs, and the larger one after as many."""
+    scored = _scored(2, [1.0, 0.9])
+    scored = [replace(entry, cost=scored[0].cost) for entry in scored]
+    trained = [_trained(scored[0], 0, 0.4), _trained(scored[1], 0, 0.5), _trained(scored[1], 1, 0.2)]
+    assert all(entry.on_front for entry in pareto_entries(trained, scored))
+
+
+def test_what_a_random_search_trained_is_among_the_networks_that_may_be_picked() -> None:
+    scored = _scored(2, [1.0, 2.0])
+    trained = [_trained(scored[0], 0, 0.4), replace(_trained(scored[1], 0, 0.3), group="random")]
+    assert len(pareto_entries(trained, scored)) == 2
+
+
 def test_each_limit_has_the_best_network_within_it() -> None:
     scored = _scored(3, [0.5, 2.0, 2.5])
     latencies = {e.candidate.architecture.key: e.measures["latency_ms"] for e in scored}
