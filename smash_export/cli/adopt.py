@@ -126,7 +126,11 @@ def command(
     from smash_search.data.spec import parse_spec
 
     if (data is None) == (samples is None):
-        raise UsageError("real images are needed", expected="either --data or --samples")
+        raise UsageError(
+            "labelled images are needed, to check every file on",
+            expected="either --data or --samples",
+            received="both" if data is not None else "neither",
+        )
     if calibration is not None and samples is None:
         raise UsageError("--calibration goes with --samples", hint="--data takes its training images.")
     names = read_labels(labels)

@@ -91,7 +91,10 @@ def command(
         f"{parity.agreement:.2%} same label as PyTorch in ONNX Runtime on the CPU"
     )
     if counts["error"]:
-        raise VerificationError(f"TensorRT would refuse {counts['error']} parts of the {precision} graph")
+        raise VerificationError(
+            f"TensorRT would refuse {counts['error']} parts of the {precision} graph",
+            hint="The table names them; another --precision or release may take them.",
+        )
 
 
 def _release(target: str) -> str:
@@ -101,7 +104,7 @@ def _release(target: str) -> str:
         return release or "10"
     if target != "tensorrt_rtx":
         expected = "tensorrt, tensorrt:10, tensorrt:11 or tensorrt_rtx"
-        raise UsageError("target to check", expected=expected, received=target)
+        raise UsageError("--target", expected=expected, received=target)
     return "rtx"
 
 

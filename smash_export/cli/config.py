@@ -50,7 +50,9 @@ def load_config(path: str, ctx: click.Context) -> dict[str, dict[str, Any]]:
             raise InvalidInputError(f"{path} is too large", expected=f"at most {MAX_CONFIG_BYTES} bytes")
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InvalidInputError(f"config file {path} does not exist") from None
+        raise InvalidInputError(
+            f"config file {path} does not exist", hint="See the settings in use: --print-config"
+        ) from None
     except (IsADirectoryError, PermissionError) as error:
         raise InvalidInputError(f"config file {path} cannot be read", received=error.strerror) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

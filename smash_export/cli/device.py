@@ -76,7 +76,8 @@ def device_of(values: dict[str, Any]) -> Device | None:
     if not given:
         if any(value is not None for value in (ssh, program, seconds)):
             raise UsageError(
-                "no device is given", expected="--device-host, --adb or --device-folder beside it"
+                "an option of a device is given, and no device",
+                expected="--device-host, --adb or --device-folder",
             )
         return None
     if ssh is not None and host is None:

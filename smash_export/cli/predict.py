@@ -108,7 +108,8 @@ def command(
     if failures and not skip_bad:
         raise InvalidInputError(
             f"{failures} of {failures + count} images could not be read"
-            + ("; the others were answered" if count else "")
+            + ("; the others were answered" if count else ""),
+            hint="To accept that, with exit code 0: --skip-bad." if count else None,
         )
 
 

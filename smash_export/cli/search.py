@@ -354,7 +354,7 @@ def _fitted(
     seconds = None if values["duration"] is None else parse_duration(values["duration"])
     share = values["hypernet_share"]
     if share is not None and (values["steps"] is not None or values["epochs"] is not None):
-        raise UsageError("--hypernet-share and a number of updates are given", hint="Choose one.")
+        raise UsageError("--hypernet-share with --steps or --epochs", hint="Choose one.")
     if (folder / "config.json").exists():
         return sized_like(config, files.read_json(folder / "config.json", what="search configuration"))
     with output.progress("measuring a few steps", None) as advance:
@@ -393,7 +393,12 @@ def device_table(
     if table.exists():
         held = LatencyTable.read(table).setting
         if held != setting:
-            raise UsageError(f"{table} was measured with another setting", expected=held, received=setting)
+            raise UsageError(
+                f"{table} was measured with another setting",
+                expected=held,
+                received=setting,
+                hint="Choose another --run, or remove that file.",
+            )
         return table
     spec = input_spec_of(dataset)
     space = space_for(spec, values["space"])

@@ -289,5 +289,5 @@ def _api_key(path: Path | None) -> str | None:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInputError(f"API key file {path} cannot be read", received=error) from None
     if key is not None and (len(key) < 8 or not key.isascii() or not key.isprintable()):
-        raise InvalidInputError("the API key", expected="8 or more printable ASCII characters")
+        raise InvalidInputError("the API key is too weak", expected="8 or more printable ASCII characters")
     return key
