@@ -28,6 +28,7 @@ SMALL = {
     "SMASH_EXPORT_LATENCY_BUILD_SECONDS": "0.02",
     "SMASH_EXPORT_FREEZE_EPOCHS": "1",
     "SMASH_EXPORT_BENCH_SECONDS": "0.1",
+    "SMASH_EXPORT_COMPARE_SECONDS": "0.1",
 }
 
 pytestmark = pytest.mark.slow
