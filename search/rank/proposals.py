@@ -113,6 +113,7 @@ def propose(
     fits: Callable[[Architecture], bool],
     cost: Callable[[Architecture], Cost],
     waiting: Sequence[Candidate] = (),
+    parents: Sequence[Observation] = (),
 ) -> list[Candidate]:
     """Architectures to train, the most promising first: ``wanted``, or fewer where limits leave few.
 
@@ -124,8 +125,9 @@ def propose(
         fits: whether an architecture may be proposed: new, within all limits that cost nothing to check.
         cost: Exact cost of an architecture.
         waiting: Candidates that keep the limits and were not trained; they are chosen among as well.
+        parents: those of the observations whose best are moved from; all of them where there is none.
     """
-    pool = list(waiting) + _pool(observations, POOL, space, seed, fits)
+    pool = list(waiting) + _pool(parents or observations, POOL, space, seed, fits)
     if not pool:
         return []
     pool.sort(key=lambda candidate: candidate.architecture.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -124,11 +125,19 @@ class Bounds:
             reason = self.evaluator.refusal(architecture)
         return reason
 
-    def predicted_refusal(self, architecture: Architecture, slack: float = 2.0) -> str | None:
-        """Why a network is slower than the limits by prediction; ``slack`` in errors of the prediction."""
+    def predicted_refusal(
+        self, architecture: Architecture, slack: float = 2.0, limit: float = math.inf
+    ) -> str | None:
+        """Why a network is slower than the limits by prediction.
+
+        Args:
+            architecture: the network.
+            slack: What is borne beyond the limit, in errors of the prediction.
+            limit: Milliseconds, where they are fewer than those of the largest limit.
+        """
         if self.model is None:
             return None
-        limit = max(limit.milliseconds for limit in self._run.config.latency_limits)
+        limit = min(limit, max(entry.milliseconds for entry in self._run.config.latency_limits))
         predicted = self.model.predict(architecture)
         if predicted <= limit * (1 + slack * self.model.error):
             return None

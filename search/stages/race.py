@@ -104,34 +104,72 @@ class Race:
         wanted = self.run.config.finalists.per_round
         if len(observations) < 2 or not wanted:
             return []
-
         self.bounds.learn(scored)
+        limits = sorted(limit.milliseconds for limit in self.run.config.latency_limits)
+        kept: list[Candidate] = []
+        for place, limit in enumerate(limits or [math.inf]):  # each has a share of the round
+            entering = wanted * (place + 1) // max(1, len(limits)) - len(kept)
+            is_largest = place + 1 >= len(limits)
+            seed = seed_of(self.run.config.seed, 0x920, number, *([] if is_largest else [place]))
+            taken = {candidate.architecture.key for candidate in kept}
+            left = [entry.candidate for key, entry in waiting.items() if key not in taken]
+            kept += self._proposed(entering, limit, observations, left, seen | taken, seed)
+        new = [candidate for candidate in kept if candidate.architecture.key not in waiting]
+        judged = waiting | {entry.candidate.architecture.key: entry for entry in self.evaluator.evaluate(new)}
+        entries = [judged[candidate.architecture.key] for candidate in kept]
+        return [entry for entry in entries if entry.refused is None]
+
+    def _proposed(
+        self,
+        wanted: int,
+        limit: float,
+        observations: Sequence[Observation],
+        waiting: Sequence[Candidate],
+        taken: set[str],
+        seed: int,
+    ) -> list[Candidate]:
+        """Up to ``wanted`` networks within one limit on latency, the most promising first.
+
+        Args:
+            wanted: how many.
+            limit: Milliseconds; infinite where nothing is limited.
+            observations: what was trained so far.
+            waiting: Candidates that were scored and not trained.
+            taken: Keys of networks that may not be proposed anew.
+            seed: Random seed of the proposals.
+        """
+        measures = self.evaluator.measures
+
+        def within(architecture: Architecture) -> bool:
+            return measures.get(architecture.key, {}).get(LATENCY, 0.0) <= limit
 
         def fits(architecture: Architecture) -> bool:
             return (
-                architecture.key not in seen
+                architecture.key not in taken
                 and self.bounds.within_cost(architecture)
-                and self.bounds.predicted_refusal(architecture, slack=0.0) is None
+                and self.bounds.predicted_refusal(architecture, slack=0.0, limit=limit) is None
             )
 
+        measured = {entry.architecture.key: entry for entry in waiting if within(entry.architecture)}
         candidates = propose(
             observations,
             SPARE * wanted if self.bounds.limits_latency else wanted,
             space=self.run.space,
-            seed=seed_of(self.run.config.seed, 0x920, number),
+            seed=seed,
             fits=fits,
             cost=self.run.cost,
-            waiting=[entry.candidate for entry in waiting.values()],
+            waiting=list(measured.values()),
+            parents=[entry for entry in observations if within(entry.architecture)],
         )
         kept: list[Candidate] = []
         for candidate in candidates:  # the model predicts latency; measurement decides
-            is_measured = candidate.architecture.key in waiting
-            if len(kept) < wanted and (is_measured or self.bounds.refusal(candidate.architecture) is None):
+            if len(kept) == wanted:
+                break
+            architecture = candidate.architecture
+            is_measured = architecture.key in measured
+            if is_measured or (self.bounds.refusal(architecture) is None and within(architecture)):
                 kept.append(candidate)
-        new = [candidate for candidate in kept if candidate.architecture.key not in waiting]
-        judged = waiting | {entry.candidate.architecture.key: entry for entry in self.evaluator.evaluate(new)}
-        entering = [judged[candidate.architecture.key] for candidate in kept]
-        return [entry for entry in entering if entry.refused is None]
+        return kept
 
     def baseline(self, context: Context, scored: Sequence[Scored]) -> tuple[list[Scored], list[Trained]]:
         """The random search beside: its networks as candidates without a score, and their rungs."""

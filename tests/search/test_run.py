@@ -16,8 +16,9 @@ import pytest
 
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_search.executors.work import Worker
 from smash_search.rank import proposals
-from smash_search.rank.finalists import FinalistsConfig
+from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained
 from smash_search.rank.pareto import Limit
 from smash_search.run import load_supernet, run_search
 from smash_search.space.architecture import Architecture, InputSpec
@@ -308,6 +309,37 @@ def test_a_limit_that_only_the_smallest_networks_keep_is_searched(
     assert {entry.candidate.origin for entry in result.scored} >= {"smallest", "mutation"}
     assert result.candidates == 6
     assert all(entry.measures["latency_ms"] <= 0.13 for entry in result.scored)
+
+
+def test_every_limit_has_its_share_of_what_rounds_propose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where errors fall with size, what promises most keeps the largest limit alone."""
+
+    def trained(worker: Worker, finalist: Finalist, rung: int) -> Trained:
+        error = 1 / (1 + finalist.macs / 1e5)
+        return Trained(
+            "search", finalist.architecture.key, finalist.reason, 0.5, finalist.macs, 0, 1, error, 1.0
+        )
+
+    monkeypatch.setattr(Worker, "train", trained)
+    monkeypatch.setattr(proposals, "POOL", 40)
+    monkeypatch.setattr(hypernet, "ATTEMPTS", 20)
+    changed = {
+        "measured": {"target": "test"},
+        "latency_limits": (Limit("1.2ms", 1.2), Limit("4ms", 4.0)),
+        "limits": CostLimits(),
+        "known": 2,
+        "finalists": FinalistsConfig(
+            count=3, rounds=1, per_round=4, rungs=(1,), random=1, baseline="none", recipe=Recipe(batch=32)
+        ),
+    }
+    data = small_digits(train=64, validation=48)
+    result = run_search(config(**changed), data, tmp_path / "run", device="cpu", measurement=_ByMacs())
+    latencies = {entry.candidate.architecture.key: entry.measures["latency_ms"] for entry in result.scored}
+    proposed = [latencies[entry.key] for entry in result.trained if entry.reason.startswith("proposed")]
+    assert len(proposed) == 4
+    assert sum(latency <= 1.2 for latency in proposed) >= 2
 
 
 class _Erratic(_ByMacs):
