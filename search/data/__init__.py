@@ -29,6 +29,7 @@ __all__ = [
     "average_views",
     "dataset_names",
     "describe",
+    "folder_name",
     "load_dataset",
     "summarise",
     "with_option",
@@ -161,6 +162,18 @@ def as_seen_by(preprocessing: Preprocessing, spec: str) -> str:
     for option, value in wishes.items():
         spec = with_option(spec, option, value)
     return spec
+
+
+def folder_name(dataset: Dataset) -> str:
+    """The name of what a data set's results are kept under: ``photos`` of ``folder:holiday/photos``, since
+    "folder" would be that of everybody's data; of others their own name. Letters, digits, ``-`` and ``_``.
+    """
+    kind, _, place = dataset.spec.partition("?")[0].partition(":")
+    reader, name = READERS.get(kind), dataset.name
+    if place and reader is not None and (reader.image_files or kind == "arrays"):
+        path = Path(place).expanduser().resolve()
+        name = (path.stem if path.is_file() else path.name) or name
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
 
 
 def _meant(parsed: Spec) -> str | None:

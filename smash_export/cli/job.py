@@ -58,7 +58,11 @@ GROUPS = {
 @click.option(
     "--time", "duration", metavar="TIME", help="Time budget of the whole run, such as 45m or 1h30m."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: NAME-run]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the run.  [default: photos-run for folder:photos]",
+)
 @space_option
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the whole run."
@@ -85,7 +89,7 @@ def command(
     from smash_export.device_search.job.stages import Job
     from smash_export.device_search.plan import parse_duration
     from smash_export.device_search.search import load_data
-    from smash_search.data import summarise
+    from smash_search.data import folder_name, summarise
 
     data = data_words(data, skip_bad)
     elsewhere = _elsewhere(values)
@@ -96,7 +100,7 @@ def command(
         with output.progress("reading images", None):
             dataset = load_data(data)
         summary = summarise(dataset)
-        folder = out or Path(f"{_file_name(dataset.name)}-run")
+        folder = out or Path(f"{folder_name(dataset)}-run")
         job = Job.find(folder, request)
         plan = job.plan if job else make_plan(request, dataset, summary, folder, output)
     _tell(output, plan, folder, job)
@@ -120,10 +124,6 @@ def _elsewhere(values: dict[str, Any]) -> tuple[str, ...]:
     if isinstance(device, ReachedDevice):
         device.check()
     return words
-
-
-def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
 
 
 def _tell(output: Output, plan: Plan, folder: Path, job: Job | None) -> None:

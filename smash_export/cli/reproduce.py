@@ -66,14 +66,14 @@ def command(
     Experiments in one folder share the HyperNet and the trained networks. An interrupted one goes on when
     the same command is given again.
     """
-    from smash_search.data import load_dataset
+    from smash_search.data import folder_name, load_dataset
     from smash_search.experiments.config import size_named
 
     if transfer_to and name != "transfer":
         raise UsageError("--transfer-to", expected="with the experiment transfer", received=name)
     with output.progress("reading images", None):
         dataset = load_dataset(data)
-    folder = out or Path("experiments") / f"{dataset.name}-{size}"
+    folder = out or Path("experiments") / f"{folder_name(dataset)}-{size}"
     plan: JsonObject = size_named(size).to_json()
     if transfer_to:
         plan["transfer_to"] = list(transfer_to)

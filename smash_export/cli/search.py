@@ -71,7 +71,11 @@ def _words(value: object) -> str:
 @click.command(cls=Grouped, groups=GROUPS)
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
 @skip_bad_option
-@click.option("--run", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/NAME]")
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    help="Folder of the run.  [default: runs/photos for folder:photos]",
+)
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Go on with the search in --run.")
 @space_option
 @click.option(
@@ -276,7 +280,7 @@ def _search(
             f"{len(dataset.validation)} validation images choose between networks; differences of some "
             "points mean nothing: search --validation 0.3 takes more"
         )
-    folder = run or default_folder(dataset.name)
+    folder = run or default_folder(dataset)
     device = device_of(values)
     if device is not None and not output.dry_run:
         values["latency_table"] = device_table(device, dataset, folder, values, output)

@@ -482,7 +482,7 @@ def search(
     from smash_search.train.distributed import joined, local_device
 
     dataset = load_data(data) if isinstance(data, str) else data
-    folder = Path(run) if run is not None else default_folder(dataset.name)
+    folder = Path(run) if run is not None else default_folder(dataset)
     chosen = config or configure(dataset, seed=seed, measured=measurement.describe() if measurement else None)
     device = local_device(device)
     with joined(pick_device(device)) as ranks:
@@ -549,6 +549,8 @@ def _leaving_nothing(folder: Path) -> Iterator[None]:
         raise
 
 
-def default_folder(name: str) -> Path:
+def default_folder(dataset: Dataset) -> Path:
     """``runs/NAME``: of a search whose folder nobody named."""
-    return Path("runs") / "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+    from smash_search.data import folder_name
+
+    return Path("runs") / folder_name(dataset)

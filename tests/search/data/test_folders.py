@@ -11,7 +11,7 @@ from PIL import Image
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Preprocessing
-from smash_search.data import as_seen_by, cache, load_dataset, summarise
+from smash_search.data import as_seen_by, cache, folder_name, load_dataset, summarise
 from smash_search.data import files as image_reader
 from smash_search.data.parts import part_of
 
@@ -296,3 +296,16 @@ def test_a_summary_counts_every_image_once() -> None:
     }
     assert (summary.height, summary.width, summary.channels) == (8, 8, 1)
     assert summary.facts()["left out"] == "nothing"
+
+
+def test_results_are_kept_under_the_name_of_the_photos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = photos(tmp_path / "my photos v1.2")
+    assert folder_name(load_dataset(f"folder:{root}/?size=8")) == "my-photos-v1-2"
+    monkeypatch.chdir(root)
+    assert folder_name(load_dataset("folder:.")) == "my-photos-v1-2"
+    images = RANDOM.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez("birds.npz", images=images, labels=np.arange(40) % 2)
+    assert folder_name(load_dataset("arrays:birds.npz")) == "birds"
+    assert folder_name(load_dataset("digits")) == "digits", "one data set, whoever has it"
