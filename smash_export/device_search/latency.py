@@ -17,6 +17,7 @@ end networks are measured, not predicted.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import json
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 FORMS = "features_of_forms"  # of kits and tables: whether features are those of features_of
-PASSES = 3  # of a fit, without the outliers of the one before
+FITS = 3  # each without the outliers of the one before
 FOLDS = 5
 MAX_KIT_BYTES = 2**31
 BUILD_SECONDS = 0.3  # of timing each network of a kit
@@ -377,8 +378,13 @@ def _median(latency: Mapping[str, Any]) -> float:
     return float(latency["p50_ms"])
 
 
-def _id(facts: Mapping[str, Any]) -> list[str]:
-    return [facts["setting"]["target"], *(network["key"] for network in facts["networks"])]
+def _id(facts: Mapping[str, Any]) -> str:
+    """Digest of all that a kit says: the same networks at another precision or batch are another kit."""
+    return _digest({name: facts[name] for name in ("setting", "input", "classes", "networks")})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_kit(path: Path) -> dict[str, Any]:
@@ -461,7 +467,7 @@ class LatencyTable:
     @cached_property
     def costs(self) -> np.ndarray:
         """Milliseconds per unit of each feature, float [features]."""
-        return fit_costs(self._rows, self.times, passes=PASSES)
+        return fit_costs(self._rows, self.times, passes=FITS)
 
     def predict_features(self, found: Mapping[str, float]) -> float:
         """Milliseconds of a graph with these features."""
@@ -485,9 +491,7 @@ class LatencyTable:
         for fold in range(FOLDS):
             test = order[fold::FOLDS]
             train = np.setdiff1d(order, test)
-            predicted[test] = self._rows[test] @ fit_costs(
-                self._rows[train], self.times[train], passes=PASSES
-            )
+            predicted[test] = self._rows[test] @ fit_costs(self._rows[train], self.times[train], passes=FITS)
         relative = np.abs(predicted / self.times - 1)
         return {
             "networks": len(self.times),
@@ -539,7 +543,12 @@ class DeviceLatency:
     def describe(self) -> JsonObject:
         """What was measured and how, for config.json and the report."""
         if self._table is not None:
-            described: JsonObject = {"setting": asdict(self._table.setting), "predicted": True}
+            table = _digest(self._table.document)  # a search that goes on is to go on with the same
+            described: JsonObject = {
+                "setting": asdict(self._table.setting),
+                "predicted": True,
+                "table": table,
+            }
             if self._elsewhere is not None:
                 described["device"] = self._elsewhere.name
             return {**described, "limit_ms": self.limit_ms}

@@ -201,6 +201,39 @@ build_table(Path({str(kit)!r}), Path({str(table)!r}), seconds=0.02, advance=adva
     assert set(built.error) == {"networks", "median", "p90", "kendall_tau"}
 
 
+def test_a_table_that_was_begun_with_the_same_networks_at_another_batch_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = [TINY.draw(0, slot) for slot in range(5)]
+    first, second, table = (tmp_path / name for name in ("first.zip", "second.zip", "table.json"))
+    write_kit(first, networks, SPEC, 10, Setting())
+    write_kit(second, networks, SPEC, 10, Setting(batch=8))
+    batches: list[int] = []
+
+    def measure(model: bytes, spec: InputSpec, classes: int, setting: Setting, seconds: float) -> Latency:
+        if batches == [1, 1]:
+            raise KeyboardInterrupt
+        batches.append(setting.batch)
+        return Latency.from_nanoseconds([10**6], threads=1, load=0.0)
+
+    monkeypatch.setattr("smash_export.device_search.latency.measure_graph", measure)
+    with pytest.raises(KeyboardInterrupt):
+        build_table(first, table)
+    batches.clear()
+    build_table(second, table)
+    assert batches == [8] * 15
+
+
+def test_a_search_goes_on_with_the_table_that_it_began_with() -> None:
+    def described(milliseconds: float) -> object:
+        network = {"key": "0", "features": {"network": 1.0}, "latency": {"p50_ms": milliseconds}}
+        facts = {"schema": 1, "input": SPEC.to_json(), "classes": 10, "setting": {}, "networks": [network]}
+        return DeviceLatency(SPEC, 10, Setting(), table=LatencyTable(facts)).describe()
+
+    assert described(1.0) == described(1.0)
+    assert described(1.0) != described(2.0)
+
+
 def test_a_busy_moment_does_not_reach_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kit = tmp_path / "kit.zip"
     write_kit(kit, [TINY.draw(0, slot) for slot in range(6)], SPEC, 10, Setting())
