@@ -346,7 +346,7 @@ def _check_images(arch: Path, best: BestFile, dataset: Dataset, named: bool, out
     if searched in (None, dataset.fingerprint) or held == dataset.images_sha256:
         return
     if named or held is None:  # of an earlier version, which knew them by their division only
-        output.warn(f"these are not the images of the search {best.search.run}, or are divided otherwise")
+        output.warn(f"these are not the images of the search {best.search.run!r}, or are divided otherwise")
         return
     raise InvalidInputError(
         f"the images that {arch} names have changed since the search",

@@ -44,7 +44,7 @@ def calibration_tensors(
     if len(images) < minimum:
         raise InvalidInputError(
             "too few calibration images",
-            expected=f"at least {minimum} training images of every class",
+            expected=f"at least {minimum} training images, all classes together",
             received=len(images),
             hint="Make the bundle again with more training data, or accept fewer: "
             f"--option calibration_minimum={len(images)}",
