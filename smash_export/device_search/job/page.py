@@ -27,6 +27,7 @@ def job_page(job: Job, dataset: Dataset) -> str:
     compared = job.outcome("compare", Compared)
     bundle = job.folder / "bundle"
     predict = shlex.join(["smash-export", "predict", str(bundle), "image.png"])
+    place = "on the device" if job.request.elsewhere else "here"
     parts = [
         paragraph(_lead(search, frozen, compared), "lead"),
         Html(
@@ -35,7 +36,7 @@ def job_page(job: Job, dataset: Dataset) -> str:
         ),
         heading("Use it"),
         Html(f"<pre>{html.escape(predict)}</pre>"),
-        heading("Files of the bundle, measured here"),
+        heading(f"Files of the bundle, measured {place}"),
         table(["file", "verdict", "accuracy", "p50 ms", "bytes", "why"], _files(compared)),
         heading("Images"),
         table(["what", "value"], [[name, value] for name, value in job.plan.images.items()]),
