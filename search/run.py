@@ -197,6 +197,12 @@ class _Search:
     def _check(self, ranks: Ranks) -> None:
         """Whatever is wrong with the settings is said before anything is trained."""
         run = self._run
+        if run.config.latency_limits and run.measurement is None:
+            raise UsageError(
+                "there are limits on latency, and nothing measures it",
+                expected="a measurement",
+                hint="Pass measurement, such as smash_export.device_search.search.device_latency(dataset).",
+            )
         ranks.check(run.config.training.architectures)
         self._check_teacher()
         run.config.limits.check_possible(

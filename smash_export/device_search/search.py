@@ -191,7 +191,7 @@ def configure(
             but "auto" also gives the epochs at which the last rung ends, unless ``finalists["rungs"]`` does.
         recipe_values: fields of the recipe that are not its own.
         epochs: HyperNet training in passes over the training images; in place of ``training["steps"]``.
-        latency_limits: milliseconds by label (:meth:`DeviceLatency.limits`); there is a pick within each.
+        latency_limits: milliseconds by label (:func:`latency_limits`); there is a pick within each.
         require: a device that must be able to do everything: see
         :mod:`smash_export.device_search.device_limits`.
         prior: how likely each network is drawn: "regular", "paper" or a TOML file
@@ -484,6 +484,7 @@ def search(
     dataset = load_data(data) if isinstance(data, str) else data
     folder = Path(run) if run is not None else default_folder(dataset)
     chosen = config or configure(dataset, seed=seed, measured=measurement.describe() if measurement else None)
+    chosen = _limited(chosen, measurement)
     device = local_device(device)
     with joined(pick_device(device)) as ranks:
         if not ranks.is_first:
@@ -515,6 +516,16 @@ def search(
     )
     files.write_text(folder / "report.html", text)
     return result
+
+
+def _limited(config: SearchConfig, measurement: DeviceLatency | None) -> SearchConfig:
+    """The search with the limit of its measurement, where it names none itself."""
+    from smash_search.rank.pareto import Limit
+
+    if measurement is None or measurement.limit_ms is None or config.latency_limits:
+        return config
+    limit = Limit(f"{measurement.limit_ms:g}ms", measurement.limit_ms)
+    return replace(config, latency_limits=(limit,))
 
 
 def _taught(

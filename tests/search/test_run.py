@@ -137,6 +137,12 @@ def test_a_limit_that_nothing_can_keep_is_said_before_any_training(tmp_path: Pat
     assert not (tmp_path / "run" / "hypernet.pt").exists()
 
 
+def test_limits_on_latency_that_nothing_measures_are_said_before_any_training(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing measures"):
+        search(tmp_path / "run", latency_limits=(Limit("4ms", 4.0),))
+    assert not (tmp_path / "run" / "hypernet.pt").exists()
+
+
 def test_limits_hold_for_candidates_and_for_the_baseline(finished: Path) -> None:
     costs = [record["cost"] for record in files.read_jsonl(finished / "scores.jsonl") if "cost" in record]
     assert costs

@@ -11,13 +11,15 @@ import pytest
 from smash_base.errors import GateError, UsageError
 from smash_export.cli import run
 from smash_export.device_search.device_limits import limited_space
-from smash_export.device_search.latency import candidate_graph
-from smash_export.device_search.search import SPACE_DEFAULTS, configure, latency_limits
+from smash_export.device_search.latency import LOWEST, DeviceLatency, Setting, candidate_graph
+from smash_export.device_search.search import SPACE_DEFAULTS, configure, latency_limits, search
 from smash_search.data import load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.space import space_for
+from smash_search.stages import bounds
 from smash_targets.tensorrt.check import check_onnx
+from tests.search.small_data import small_digits
 
 SMALL = [
     *("--data", "digits", "--steps", "2", "--batch", "16", "--candidates", "4", "--images", "20"),
@@ -54,6 +56,23 @@ def test_several_limits_give_a_pick_each_and_a_front(
     assert run(["runs", str(folder)]) == 0
     assert "under 1% of the limit of 5000 ms" in capsys.readouterr().out
     assert run([*words[:-2], "2s,6s"]) == 2, "another limit is another search"
+
+
+def test_a_search_from_python_keeps_the_limit_of_its_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pick is measured longer, and best.json says how much of the limit it uses."""
+    monkeypatch.setattr(bounds, "PROBES", 8)
+    monkeypatch.setattr("smash_export.device_search.latency.CONFIRMED_SECONDS", 0.02)
+    dataset = small_digits(train=64, validation=48)
+    config = configure(
+        dataset, candidates=4, training={"steps": 2, "batch": 16}, finalists={"count": 2, "rounds": 0}
+    )
+    latency = DeviceLatency(InputSpec(1, (8, 8)), 10, Setting(), limit_ms=5000, seconds=0.02)
+    result = search(dataset, tmp_path / "run", config=config, measurement=latency, device="cpu")
+    assert result is not None
+    assert result.best.search.limit_ms == 5000
+    assert LOWEST in result.best.search.measures
 
 
 def test_limits_are_read_with_their_units() -> None:
