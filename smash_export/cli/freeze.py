@@ -79,7 +79,11 @@ TRACK_HELP = "Log training curves to tensorboard or mlflow, on this machine."
     type=click.Choice(["retrain", "finetune", "generated"]),
     help="Train from scratch, train on from the generated weights, or keep them.",
 )
-@click.option("--data", metavar="NAME[:PATH]", help="Images; those of the search when the file names them.")
+@click.option(
+    "--data",
+    metavar="NAME[:PATH]",
+    help="Images; see: smash-export datasets.  [default: those of the search]",
+)
 @skip_bad_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the bundle.  [default: NAME-bundle]")
 @click.option("--run", type=click.Path(path_type=Path), help="Run folder of the search.  [default: ARCH's]")
@@ -89,7 +93,7 @@ TRACK_HELP = "Log training curves to tensorboard or mlflow, on this machine."
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "quick", "standard", "long"]),
-    help="Recipe of training: docs/recipes.md.",
+    help="Recipe of training: 6 epochs (quick), 25 (standard), 200 (long), or as the images ask for (auto).",
 )
 @click.option("--time", "duration", metavar="TIME", help="Time budget of the training, such as 20m.")
 @click.option("--balance", type=click.Choice(["none", "loss", "sampling"]), help=BALANCE_HELP)
