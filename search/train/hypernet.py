@@ -290,10 +290,11 @@ class _Loop(Loop[Stretch]):
         """
         config, space = self._config, self._supernet.space
         assert self._accept is not None
-        kept = round(KEPT_SHARE * config.steps * config.architectures)
-        slot %= min(max(kept, LEAST_KEPT), MOST_KEPT)
+        slots = config.steps * config.architectures
+        kept = min(max(round(KEPT_SHARE * slots), LEAST_KEPT), MOST_KEPT, slots)
+        slot %= kept
         if slot not in self._kept:
-            progress = slot // config.architectures / config.steps
+            progress = slot / kept  # what is kept goes through all that grows with the training
             for attempt in range(ATTEMPTS):
                 self._kept[slot] = drawn = space.draw(config.seed, slot * ATTEMPTS + attempt, progress)
                 if self._accept(drawn):

@@ -12,6 +12,7 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.supernet import Supernet
 from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.prior import PAPER
 from smash_search.space.space import space_for
 from smash_search.train.compute import DivergedError, load_checkpoint
 from smash_search.train.hypernet import TrainingConfig, choices_of, cosine, new_supernet, train
@@ -129,6 +130,17 @@ def test_where_draws_are_refused_the_first_acceptable_ones_come_again_and_a_resu
     result = train(resumed, data, CONFIG, checkpoint=path, accept=accept)
     assert result.counts == expected.counts
     assert same_state(whole.state_dict(), resumed.state_dict())
+
+
+def test_draws_that_are_kept_for_later_slots_hold_the_kernels_that_enter_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A kernel of 7 enters after three eighths of a training, of which a quarter of the draws is kept."""
+    monkeypatch.setattr("smash_search.train.hypernet.LEAST_KEPT", 3)
+    space = replace(SMALL, kernels=(3, 7), dilations=((3, 1), (7, 1)), prior=PAPER)
+    supernet = new_supernet(space, SPEC, 10, HyperNetConfig(depths=(2, 2)), seed=0)
+    result = train(supernet, small_digits(), replace(CONFIG, steps=24), accept=lambda _: True)
+    assert result.counts["kernel 7"] > 0
 
 
 def test_another_configuration_space_or_data_set_is_refused(tmp_path: Path) -> None:
