@@ -1,0 +1,65 @@
+"""The comparison of searches: arms have the search's rights, and intervals say what so few rows can say."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.search_vs_handmade import Bench, paired_interval
+from smash_export.device_search.latency import DeviceLatency, Setting
+from smash_search.rank.finalists import Finalist, Trained, train_rung
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.cost import cost_of
+
+
+class ByMacs(DeviceLatency):
+    """A device whose milliseconds are the multiply-accumulates in hundreds of thousands."""
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        return {"latency_ms": cost_of(architecture, InputSpec(1, (8, 8)), 10).macs / 1e5}
+
+    confirm = measure
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Digits, one epoch for each network."""
+    monkeypatch.setattr("benchmarks.search_vs_handmade.DeviceLatency", ByMacs)
+    arguments = dict.fromkeys(("candidates", "steps", "finalists", "rounds", "epochs"))
+    arguments |= {"data": "digits", "size": "edge-tiny", "seeds": "0", "arms": "search,random,presets"}
+    arguments |= {"train_images": 64, "rungs": (1,), "epoch_images": 64}
+    return Bench(argparse.Namespace(**arguments), tmp_path)
+
+
+def test_random_draws_of_an_arm_are_near_the_limit_as_those_of_a_search_are(bench: Bench) -> None:
+    latency = ByMacs(bench.spec, bench.classes, Setting(), limit_ms=4.0)
+    entrants = bench.entrants("random", 0, bench._config(0, "4ms", 4.0, latency), latency, 4.0)
+    drawn = [entry.macs / 1e5 for entry in itertools.islice(entrants, 20) if entry.reason == "random"]
+    assert len(drawn) == 10
+    assert all(2.0 < milliseconds <= 4.0 for milliseconds in drawn)
+
+
+def test_an_interrupted_arm_begins_anew_and_pays_for_what_it_trains(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+
+    def train(finalist: Finalist, *arguments: Any, **options: Any) -> Trained:
+        trained.append(finalist.architecture.key)
+        return train_rung(finalist, *arguments, **options)
+
+    monkeypatch.setattr("benchmarks.search_vs_handmade.train_rung", train)
+    for number in (1, 2):
+        assert bench.arm("presets", 0, "4ms", 4.0, seconds=0.0)["trained"] == 1
+        assert len(trained) == number
+
+
+def test_one_row_has_no_interval_and_two_that_differ_have_a_wide_one() -> None:
+    assert paired_interval([0.03]) is None
+    low, high = paired_interval([0.01, 0.03]) or (0.0, 0.0)
+    assert low < -0.1
+    assert high > 0.14
