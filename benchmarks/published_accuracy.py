@@ -1,13 +1,14 @@
 """Test error of known networks by a named recipe, against what was published for them.
 
     python -m benchmarks.published_accuracy --data cifar10:DIR [--network resnet-8] [--recipe standard]
-        [--epochs N] [--seeds 3] [--folder DIR]
+        [--epochs N] [--seeds 3] [--folder DIR] [--options "..." --called NAME]
     python -m benchmarks.published_accuracy --arch runs/NAME/best.json ...     the pick of a search
 
 Each seed is one ``smash-export train`` on one thread into a bundle of its own in ``--folder``; bundles that
 are there already are read, so that a repeated command goes on. What it prints goes into a file beside the
-bundle, from which the curve of validation accuracy is read. Test images are looked at by the bundle's own
-evaluation, once, after everything was chosen.
+bundle, from which the curve of loss and validation accuracy is read. ``--options`` are further ones of
+``train``, such as values of the recipe; ``--called`` names their bundles and results. Test images are looked
+at by the bundle's own evaluation, once, after everything was chosen.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import json
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +39,7 @@ GOALS = {
 
 def trained(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Test error and what else the bundle of a seed says; trains it unless it is there."""
-    bundle = arguments.folder / f"{name_of(arguments)}-{arguments.recipe}-{seed}"
+    bundle = arguments.folder / f"{name_of(arguments)}-{arguments.recipe}{arguments.called}-{seed}"
     seconds = arguments.folder / f"{bundle.name}.json"
     if not bundle.exists():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -45,6 +47,7 @@ def trained(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         command = ["train", network, "--data", arguments.data, "--recipe", arguments.recipe]
         command += ["--seed", str(seed), "--threads", "1", "--out", str(bundle)]
         command += ["--epochs", str(arguments.epochs)] if arguments.epochs else []
+        command += shlex.split(arguments.options)
         with (arguments.folder / f"{bundle.name}.log").open("a") as log:
             program = Path(sys.executable).with_name("smash-export")
             subprocess.run([program, *command], stderr=log, check=True)
@@ -60,16 +63,17 @@ def trained(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         "parameters": made["cost"]["parameters"],
         "macs": made["cost"]["macs"],
         "cpu_seconds": files.read_json(seconds)["cpu_seconds"] if seconds.exists() else None,
-        "validation_accuracy": curve(arguments.folder / f"{bundle.name}.log"),
+        "loss": curve(arguments.folder / f"{bundle.name}.log", "loss"),
+        "validation_accuracy": curve(arguments.folder / f"{bundle.name}.log", "accuracy"),
     }
 
 
-def curve(log: Path) -> list[tuple[float, float]]:
-    """Epochs and validation accuracy, of those epochs whose end a line of progress shows."""
+def curve(log: Path, what: str) -> list[tuple[float, float]]:
+    """Epochs and the value of that name, of those epochs whose end a line of progress shows."""
     if not log.exists():
         return []
-    shown = re.findall(r": ([\d.]+)/\d+ .* accuracy=([\d.]+)", log.read_text())
-    return [(float(epochs), float(accuracy)) for epochs, accuracy in shown]
+    shown = re.findall(rf": ([\d.]+)/\d+ .* {what}=([\d.]+)", log.read_text())
+    return [(float(epochs), float(value)) for epochs, value in shown]
 
 
 def name_of(arguments: argparse.Namespace) -> str:
@@ -87,6 +91,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="in place of the recipe's")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("runs/published-accuracy"))
+    parser.add_argument("--options", default="", help="further ones of train, in one string")
+    parser.add_argument("--called", default="", help="ending of the names of bundles and results")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     rows = [trained(arguments, seed) for seed in range(arguments.seeds)]
@@ -96,19 +102,20 @@ def main() -> None:
     name = name_of(arguments)
     goal = GOALS.get((name, arguments.recipe))
     minutes = f"{max(known) / 60:.0f} minutes of one core" if known else "time not measured in this run"
+    options = f" with {arguments.options}" if arguments.options else ""
     goals = [
         {
             "what": f"test error of {name} by recipe {arguments.recipe}, {len(rows)} seeds",
             "goal": "none" if goal is None else f"<= {goal:.1%}",
             "value": f"{mean:.2%} ({each})",
             "met": None if goal is None else mean <= goal,
-            "note": f"{rows[0]['epochs']} epochs, {minutes}"
+            "note": f"{rows[0]['epochs']} epochs{options}, {minutes}"
             + (f"; published {PUBLISHED[name]:.2%}" if name in PUBLISHED else ""),
         }
     ]
     record(
-        f"published_accuracy_{name}_{arguments.recipe}".replace("-", "_"),
-        {"network": name, "recipe": arguments.recipe, "runs": rows},
+        f"published_accuracy_{name}_{arguments.recipe}{arguments.called}".replace("-", "_"),
+        {"network": name, "recipe": arguments.recipe, "options": arguments.options, "runs": rows},
         goals,
     )
 
