@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from smash_search.rank.finalists import (
     through_last_rung,
 )
 from smash_search.rank.pareto import LATENCY, class_of
-from smash_search.rank.proposals import Observation, propose
+from smash_search.rank.proposals import Observation, outer_fence, propose
 from smash_search.rank.records import settle
 from smash_search.space.architecture import Architecture
 from smash_search.stages.bounds import Bounds
@@ -91,10 +92,11 @@ class Race:
         """
         seen = {entry.candidate.architecture.key for entry in scored}
         trained = {finalist.architecture.key for finalist, _ in results}
+        worst = outer_fence([finalist.error for finalist, _ in results if finalist.error is not None])
         waiting = {
             entry.candidate.architecture.key: entry
             for entry in scored
-            if entry.score and not entry.refused and entry.candidate.architecture.key not in trained
+            if _is_sound(entry, worst) and entry.candidate.architecture.key not in trained
         }
         observations = [
             Observation(finalist.architecture, self.run.cost(finalist.architecture), trained.error)
@@ -106,35 +108,34 @@ class Race:
             return []
         self.bounds.learn(scored)
         limits = sorted(limit.milliseconds for limit in self.run.config.latency_limits)
-        kept: list[Candidate] = []
+        kept: dict[str, Scored] = {}
         for place, limit in enumerate(limits or [math.inf]):  # each has a share of the round
             entering = wanted * (place + 1) // max(1, len(limits)) - len(kept)
             is_largest = place + 1 >= len(limits)
             seed = seed_of(self.run.config.seed, 0x920, number, *([] if is_largest else [place]))
-            taken = {candidate.architecture.key for candidate in kept}
-            left = [entry.candidate for key, entry in waiting.items() if key not in taken]
-            kept += self._proposed(entering, limit, observations, left, seen | taken, seed)
-        new = [candidate for candidate in kept if candidate.architecture.key not in waiting]
-        judged = waiting | {entry.candidate.architecture.key: entry for entry in self.evaluator.evaluate(new)}
-        entries = [judged[candidate.architecture.key] for candidate in kept]
-        return [entry for entry in entries if entry.refused is None]
+            left = {key: entry for key, entry in waiting.items() if key not in kept}
+            proposed = self._proposed(entering, limit, worst, observations, left, seen | set(kept), seed)
+            kept |= {entry.candidate.architecture.key: entry for entry in proposed}
+        return list(kept.values())
 
     def _proposed(
         self,
         wanted: int,
         limit: float,
+        worst: float,
         observations: Sequence[Observation],
-        waiting: Sequence[Candidate],
+        waiting: Mapping[str, Scored],
         taken: set[str],
         seed: int,
-    ) -> list[Candidate]:
+    ) -> list[Scored]:
         """Up to ``wanted`` networks within one limit on latency, the most promising first.
 
         Args:
             wanted: how many.
             limit: Milliseconds; infinite where nothing is limited.
+            worst: score beyond which nothing is worth a training.
             observations: what was trained so far.
-            waiting: Candidates that were scored and not trained.
+            waiting: Candidates that were scored and not trained, by key.
             taken: Keys of networks that may not be proposed anew.
             seed: Random seed of the proposals.
         """
@@ -150,25 +151,29 @@ class Race:
                 and self.bounds.predicted_refusal(architecture, slack=0.0, limit=limit) is None
             )
 
-        measured = {entry.architecture.key: entry for entry in waiting if within(entry.architecture)}
+        def keeps(architecture: Architecture) -> bool:  # the model predicts latency; measurement decides
+            is_measured = architecture.key in waiting
+            return (is_measured or self.bounds.refusal(architecture) is None) and within(architecture)
+
         candidates = propose(
             observations,
-            SPARE * wanted if self.bounds.limits_latency else wanted,
+            SPARE * wanted,
             space=self.run.space,
             seed=seed,
             fits=fits,
             cost=self.run.cost,
-            waiting=list(measured.values()),
+            waiting=[
+                entry.candidate for key, entry in waiting.items() if within(entry.candidate.architecture)
+            ],
             parents=[entry for entry in observations if within(entry.architecture)],
         )
-        kept: list[Candidate] = []
-        for candidate in candidates:  # the model predicts latency; measurement decides
-            if len(kept) == wanted:
-                break
-            architecture = candidate.architecture
-            is_measured = architecture.key in measured
-            if is_measured or (self.bounds.refusal(architecture) is None and within(architecture)):
-                kept.append(candidate)
+        rest = (candidate for candidate in candidates if keeps(candidate.architecture))
+        kept: list[Scored] = []
+        while batch := list(itertools.islice(rest, wanted - len(kept))):
+            new = [candidate for candidate in batch if candidate.architecture.key not in waiting]
+            judged = {entry.candidate.architecture.key: entry for entry in self.evaluator.evaluate(new)}
+            entries = [{**waiting, **judged}[candidate.architecture.key] for candidate in batch]
+            kept += [entry for entry in entries if _is_sound(entry, worst)]
         return kept
 
     def baseline(self, context: Context, scored: Sequence[Scored]) -> tuple[list[Scored], list[Trained]]:
@@ -304,6 +309,11 @@ class Race:
             lambda entry: math.log(max(1e-6, entry.measures[LATENCY])),
             lambda entry: of_latency(entry.measures[LATENCY]),
         )
+
+
+def _is_sound(entry: Scored, worst: float) -> bool:
+    """Whether a network keeps the limits and its score is no worse than that."""
+    return not entry.refused and entry.score is not None and entry.score.error <= worst
 
 
 def latencies_of(scored: Sequence[Scored]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from smash_base import files
@@ -374,3 +375,22 @@ def test_rounds_are_full_where_most_that_is_proposed_at_the_limit_is_too_slow(
     result = run_search(config(**changed), data, tmp_path / "run", device="cpu", measurement=_Erratic())
     proposed = [entry for entry in result.trained if entry.reason.startswith("proposed in round")]
     assert len(proposed) == 8
+
+
+def test_rounds_leave_out_what_is_scored_far_worse_than_the_trained_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposals, "POOL", 50)
+    monkeypatch.setattr(proposals, "FENCE", 0.0)
+    finalists = FinalistsConfig(
+        count=6, rounds=1, per_round=3, rungs=(1,), random=1, baseline="none", recipe=Recipe(batch=32)
+    )
+    data = small_digits(train=64, validation=48)
+    result = run_search(config(finalists=finalists), data, tmp_path / "run", device="cpu")
+    scores = {entry.candidate.architecture.key: entry.score.error for entry in result.scored if entry.score}
+    first, proposed = (
+        [scores[entry.key] for entry in result.trained if entry.reason.startswith("proposed") == late]
+        for late in (False, True)
+    )
+    assert len(proposed) == 3
+    assert max(proposed) <= np.percentile(first, 75) < max(first)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from smash_search.rank.proposals import ErrorModel, Observation, propose
+from smash_search.rank.proposals import ErrorModel, Observation, outer_fence, propose
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import Cost, cost_of
 from smash_search.space.space import space_for
@@ -79,3 +81,10 @@ def test_what_was_scored_and_not_trained_is_chosen_where_it_promises_more() -> N
     assert proposed(1, fits=False) == [waiting[0]]
     assert proposed(2, fits=False) == waiting
     assert waiting[1] not in proposed(8, fits=True)
+
+
+def test_a_score_far_beyond_those_of_the_trained_networks_is_outside_the_fence() -> None:
+    trained = [0.42, 0.43, 0.44, 0.45, 0.46]
+    assert 0.46 < outer_fence(trained) < 0.6
+    assert outer_fence(trained) == outer_fence([*trained[::-1]])
+    assert outer_fence([0.4]) == outer_fence([]) == math.inf, "too few to say"
