@@ -32,7 +32,7 @@ class Estimate:
 
     Attributes:
         value: on the sample.
-        low, high: percentiles of the resamples.
+        low, high: percentiles of the resamples; None for fewer than three networks too, which have none.
         count: networks.
     """
 
@@ -48,6 +48,8 @@ class Estimate:
     def __str__(self) -> str:
         if self.value is None:
             return "undefined"
+        if self.low is None:
+            return f"{self.value:.2f}"
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
@@ -65,6 +67,28 @@ def kendall(first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: in
     x, y = _pair(first, second)
     value = _number(kendalltau(x, y).statistic) if len(x) > 1 else None
     return _interval(value, len(x), lambda weights: kendall_of_weights(x, y, weights), seed, resamples)
+
+
+def kendall_gain(
+    first: ArrayLike, second: ArrayLike, truth: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """How much better a signal agrees with the truth than another: tau of the first minus that of the second.
+
+    Both are of the same networks in every resample: their taus rise and fall together, so that two intervals
+    that overlap say little.
+
+    Raises:
+        InvalidInputError: unequal lengths, or NaN or infinity.
+    """
+    x, truths = _pair(first, truth)
+    y, _ = _pair(second, truth)
+
+    def gain(weights: np.ndarray) -> np.ndarray:
+        found: np.ndarray = kendall_of_weights(x, truths, weights) - kendall_of_weights(y, truths, weights)
+        return found
+
+    value = _number(gain(np.ones((1, len(x))))[0]) if len(x) > 1 else None
+    return _interval(value, len(x), gain, seed, resamples)
 
 
 def spearman(first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
@@ -248,13 +272,13 @@ def signal_table(
 
 def _interval(value: float | None, count: int, statistic: Any, seed: int, resamples: int) -> Estimate:
     if value is None or count < 3:
-        return Estimate(value, None, None, count) if value is None else Estimate(value, value, value, count)
+        return Estimate(value, None, None, count)
     random = np.random.default_rng((seed, count, resamples))
     weights = random.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
     drawn = statistic(weights)
     drawn = drawn[np.isfinite(drawn)]  # a resample may be one network over and over
     if not len(drawn):
-        return Estimate(value, value, value, count)
+        return Estimate(value, None, None, count)
     edge = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [edge, 1 - edge])
     return Estimate(value, float(low), float(high), count)

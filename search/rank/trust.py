@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from smash_search.rank.finalists import Trained
-from smash_search.rank.statistics import kendall
+from smash_search.rank.statistics import Estimate, kendall, kendall_gain
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Trust:
         tau_zeroed: the same where every generated filter is zero.
         op_contribution: mean error with zeroed filters minus that with the right ones.
         claim: what may be said of the ranking by score, in words.
+        gain, gain_low, gain_high: ``tau - tau_zeroed`` and its 95 % interval, the same networks in both; None
+            where one of them is undefined, and in runs of early versions.
     """
 
     networks: int
@@ -30,6 +32,9 @@ class Trust:
     tau_zeroed: float | None
     op_contribution: float
     claim: str
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
 
 
 def trust(right: Sequence[float], zeroed: Sequence[float], errors: Sequence[float]) -> Trust:
@@ -41,6 +46,7 @@ def trust(right: Sequence[float], zeroed: Sequence[float], errors: Sequence[floa
         errors: after the same short training of each.
     """
     with_filters, without = kendall(right, errors), kendall(zeroed, errors)
+    gain = kendall_gain(right, zeroed, errors)
     contribution = float(np.mean(zeroed) - np.mean(right))
     return Trust(
         len(errors),
@@ -49,18 +55,32 @@ def trust(right: Sequence[float], zeroed: Sequence[float], errors: Sequence[floa
         with_filters.high,
         without.value,
         contribution,
-        claim(with_filters.value, with_filters.low, without.value),
+        claim(with_filters, without, gain),
+        gain.value,
+        gain.low,
+        gain.high,
     )
 
 
-def claim(tau: float | None, low: float | None, tau_zeroed: float | None) -> str:
-    """What a score's tau, the lower end of its interval, and its tau with zeroed filters allow to say."""
-    if tau is None or low is None or low <= 0:
+def claim(score: Estimate, zeroed: Estimate, gain: Estimate) -> str:
+    """What may be said of a score.
+
+    Args:
+        score: its tau with the error after training.
+        zeroed: the same where every generated filter is zero.
+        gain: the first minus the second.
+    """
+    if score.value is None or score.low is None or score.low <= 0:
         return "No ranking is claimed: among the trained networks the score agrees with training by chance."
-    if tau_zeroed is not None and tau_zeroed >= tau:
+    if zeroed.value is not None and zeroed.value >= score.value:
         return (
             "No ranking is claimed: the score agrees with training as well when every generated filter is "
             "zero, so it sees widths and depths, which need no HyperNet."
+        )
+    if gain.value is not None and (gain.low is None or gain.low <= 0):
+        return (
+            "No ranking is claimed: the score orders the trained networks better than chance, but not surely "
+            f"better than it does when every generated filter is zero: its tau is higher by {gain}."
         )
     return "The score orders the trained networks better than chance, and worse without its filters."
 

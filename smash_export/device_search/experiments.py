@@ -44,11 +44,15 @@ class Signal:
 
 @dataclass(frozen=True)
 class ScoredAndTrained:
-    """One network: its score, the same with running BatchNorm statistics, and its error after training."""
+    """One network: its score, the same with running BatchNorm statistics, and its error after training.
+
+    The score with every generated filter set to zero is None in results of early versions.
+    """
 
     score: float
     running: float
     error: float
+    zeroed: float | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from smash_export.device_search.experiments import (
     Transfer,
 )
 from smash_export.progress import SILENT, Output
-from smash_search.rank.statistics import Estimate
+from smash_search.rank.statistics import Estimate, kendall_gain
 from smash_search.rank.trust import claim
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _correlation_words(found: Correlation) -> str:
         zeroed = rows["filters zeroed"].everything.kendall
         text += (
             f"With every generated filter set to zero the mean score is {_points(found.op_contribution)} "
-            f"worse, and its tau {_interval(zeroed)}. {claim(tau.value, tau.low, zeroed.value)} "
+            f"worse, and its tau {_interval(zeroed)}. {claim(tau, zeroed, _gain(found))} "
         )
     ceiling = found.ceiling
     if ceiling and ceiling.value is not None:
@@ -169,6 +169,15 @@ def _correlation_words(found: Correlation) -> str:
             f"({found.split_half_stepped_up:.2f} for all of them, by Spearman and Brown)."
         )
     return text
+
+
+def _gain(found: Correlation) -> Estimate:
+    """Tau of the score minus that of the score without generated filters, over the same networks."""
+    points = found.points
+    without = [point.zeroed for point in points if point.zeroed is not None]
+    if len(without) < len(points):  # a result of an early version
+        return Estimate(None, None, None, len(points))
+    return kendall_gain([point.score for point in points], without, [point.error for point in points])
 
 
 def _capacity_words(found: Capacity) -> str:

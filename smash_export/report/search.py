@@ -13,14 +13,13 @@ from smash_search.data import Dataset
 from smash_search.rank.finalists import Trained
 from smash_search.rank.pareto import LATENCY
 from smash_search.rank.ranking import EncodingCheck
-from smash_search.rank.statistics import Estimate, kendall
+from smash_search.rank.statistics import Estimate
 from smash_search.space.architecture import Architecture, Block, Convolution, Op
 from smash_search.space.cost import block_sizes
 from smash_search.stages.picks import SearchResult
 from smash_search.strategies import Scored
 from smash_search.train.hypernet import choices_of
 
-FEWEST = 5  # networks below which a correlation says nothing
 READS = 0.01  # of error that a wrong description must cost a HyperNet that reads it
 FEWEST_WINNERS = 15  # below that shares of choices are chance
 WINNERS = 0.2  # share of the candidates, by score, whose choices are compared with those of all
@@ -129,22 +128,14 @@ def _origin_of_page(result: SearchResult, command: str) -> list[Html]:
 def verdicts(result: SearchResult) -> list[str]:
     """What the numbers of a search say about its result, one sentence each."""
     said = []
-    first = [entry for entry in result.trained if entry.rung == 0 and entry.score is not None]
-    if len(first) >= FEWEST:
-        tau = kendall([entry.score or 0.0 for entry in first], [entry.error for entry in first])
-        if tau.low is None or tau.value is None or tau.low <= 0:
-            said.append(
-                f"Whether the score ranks networks as training does cannot be told from these {len(first)}: "
-                f"Kendall's tau {tau}."
-            )
-        else:
-            said.append(f"The score ranks these {len(first)} networks as training does: Kendall's tau {tau}.")
+    trust = result.ranking.trust
+    if trust is None:
+        said.append("Too few networks were scored and trained to say whether the score ranks them.")
     else:
+        tau = Estimate(trust.tau, trust.low, trust.high, trust.networks)
         said.append(
-            f"{len(first)} networks were scored and trained: too few to say whether the score ranks them."
+            f"Kendall's tau of score and error among {trust.networks} networks is {tau}. {trust.claim}"
         )
-    if result.ranking.trust is not None:
-        said.append(result.ranking.trust.claim)
     if unused := result.best.search.unused:
         said.append(unused)
     reliability = result.ranking.stages[-1].split_half

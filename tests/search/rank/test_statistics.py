@@ -66,6 +66,25 @@ def test_a_constant_signal_has_no_correlation_rather_than_a_wrong_one() -> None:
     assert statistics.spearman(np.ones(10), np.arange(10.0)).value is None
 
 
+def test_two_networks_have_a_correlation_and_no_interval() -> None:
+    found = statistics.kendall([1.0, 2.0], [3.0, 4.0])
+    assert (found.value, found.low, found.high) == (1.0, None, None)
+    assert str(found) == "1.00"
+
+
+def test_the_gain_of_a_signal_over_another_is_judged_over_the_same_networks() -> None:
+    """Both taus rise and fall together: their intervals overlap, that of the difference is above zero."""
+    random = np.random.default_rng(0)
+    truth = random.normal(size=60)
+    worse = truth + random.normal(0, 1.0, 60)
+    better = (truth + worse) / 2
+    gain = statistics.kendall_gain(better, worse, truth)
+    first, second = statistics.kendall(better, truth), statistics.kendall(worse, truth)
+    assert gain.value == pytest.approx(first.value - second.value)
+    assert gain.low > 0
+    assert statistics.kendall_gain(worse, worse, truth).value == 0
+
+
 @pytest.mark.parametrize(
     ("x", "y"),
     [([1.0, 2.0], [1.0]), ([1.0, float("nan")], [1.0, 2.0]), ([], []), ([[1.0]], [[1.0]])],

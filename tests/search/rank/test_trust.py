@@ -23,6 +23,16 @@ def test_a_score_that_only_works_with_its_filters_is_believed() -> None:
     assert trust(shuffled, shuffled, ERRORS).claim.startswith("No ranking")
 
 
+def test_a_score_that_is_hardly_better_with_its_filters_claims_no_ranking() -> None:
+    """Two views of the same errors, of which one has an eighth more noise."""
+    noise = np.random.default_rng(0).normal(0, 0.08, 20)
+    told = trust(list(ERRORS + noise), list(ERRORS + 1.125 * noise), ERRORS)
+    assert told.tau is not None
+    assert told.tau_zeroed is not None
+    assert told.tau > told.tau_zeroed
+    assert told.claim.startswith("No ranking is claimed: the score orders")
+
+
 def trained(key: str, rung: int, error: float) -> Trained:
     return Trained("search", key, "", 0.5, 1, rung, rung + 1, error, 1.0)
 
