@@ -26,6 +26,7 @@ from smash_search.train.compute import (
     save_checkpoint,
 )
 
+BETWEEN = 20  # times the seconds that a checkpoint takes pass before the next one, where it is not asked for
 PACE = 0.9  # of the mean seconds per step: how much of it is kept when a step is added
 
 
@@ -186,23 +187,27 @@ class Loop(abc.ABC, Generic[Entry]):
         Args:
             checkpoint: file that is written on the way and at the end.
             identity: Identity of the job, kept in the checkpoint.
-            checkpoint_seconds: shortest time between two checkpoints.
+            checkpoint_seconds: shortest time between two checkpoints; longer where writing one takes long
+                (1 to 2 seconds for a large HyperNet). 0 writes one whenever there may be one.
             on_step: called after every step.
 
         Raises:
             DivergedError: too many steps in a row gave NaN or infinity; the last checkpoint stays.
         """
-        saved = time.monotonic()
+        saved, pause = time.monotonic(), checkpoint_seconds
         over = self.is_over  # asked once a step: what ends the loop is what the last checkpoint holds
         while not over:
             begin = time.monotonic()
             loss = self.run_step()
             self._keep_pace(time.monotonic() - begin)
             over = self.is_over
-            due = self.may_save and time.monotonic() - saved >= checkpoint_seconds
+            due = self.may_save and time.monotonic() - saved >= pause
             if checkpoint and (over or due):
+                begin = time.monotonic()
                 save_checkpoint(checkpoint, identity, {"state": self.state_dict()})
                 saved = time.monotonic()
+                if checkpoint_seconds:
+                    pause = max(checkpoint_seconds, BETWEEN * (saved - begin))
             if on_step:
                 on_step(TrainingProgress(self.step, self.limits.steps, loss, self.seconds_left()))
         if self.average is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +132,24 @@ def test_where_draws_are_refused_the_first_acceptable_ones_come_again_and_a_resu
     result = train(resumed, data, CONFIG, checkpoint=path, accept=accept)
     assert result.counts == expected.counts
     assert same_state(whole.state_dict(), resumed.state_dict())
+
+
+def test_checkpoints_that_take_long_are_written_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of a large HyperNet takes seconds: written every ten, it took a tenth of a training."""
+    written: list[int] = []
+
+    def slow(path: Path, identity: object, content: dict[str, Any]) -> None:
+        written.append(content["state"]["counters"][0])
+        time.sleep(0.2)
+
+    monkeypatch.setattr("smash_search.train.loop.save_checkpoint", slow)
+    config = replace(CONFIG, steps=24)
+    train(_supernet(), small_digits(), config, checkpoint=tmp_path / "h.pt", checkpoint_seconds=1e-6)
+    assert written[0] == 1
+    assert written[-1] == 24, "the last step is kept in any case"
+    assert len(written) < 12
 
 
 def test_draws_that_are_kept_for_later_slots_hold_the_kernels_that_enter_late(
