@@ -13,7 +13,7 @@ total time.
    (the draws with most multiply-accumulates within the limit, and presets). Random draws are near the limit,
    as those of the search are. The last three look for as many networks within the limit, and train them, as
    fit into the processor seconds of the search, the training of its HyperNet included. Each arm picks as the
-   search does: the best that keeps the limit when it is measured longer.
+   search does: the best that keeps the limit when it is measured longer, before the last rung.
 3. Hand-made networks and the picks of all arms are trained from scratch with one recipe
    (:mod:`smash_search.train.recipes`) and judged on the test images, which nothing else looks at.
 4. Picks are timed again in a new process.
@@ -256,15 +256,20 @@ class Bench:
             run_rungs(networks, first_rung, records=records, work=work)
             training += time.process_time() - start
             price = training / first_rung.epochs(len(networks))
-        trained = run_rungs(networks, races, records=records, work=work)
+        confirmed: dict[str, float] = {}
+
+        def confirm(finalist: Finalist) -> float:
+            key = finalist.architecture.key
+            if key not in confirmed:
+                confirmed[key] = latency.confirm(finalist.architecture)[LATENCY]
+            return confirmed[key]
+
+        trained = run_rungs(
+            networks, races, records=records, work=work, holds=lambda entry: confirm(entry) <= limit
+        )
         by_key = {entry.architecture.key: entry for entry in networks}
         latencies = dict.fromkeys(by_key, 0.0)  # all were within the limit in a short measurement
-        winner = pick_that_keeps(
-            Limit(label, limit),
-            trained,
-            latencies,
-            lambda key: latency.confirm(by_key[key].architecture)[LATENCY],
-        )
+        winner = pick_that_keeps(Limit(label, limit), trained, latencies, lambda key: confirm(by_key[key]))
         chosen = by_key[winner.key]
         return {
             "key": winner.key,

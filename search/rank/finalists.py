@@ -303,6 +303,7 @@ def run_rungs(
     records: Path,
     work: Callable[[Sequence[Rung]], Iterable[tuple[int, Trained]]],
     keep: Callable[[Trained], Hashable] | None = None,
+    holds: Callable[[Finalist], bool] | None = None,
     propose: Propose | None = None,
 ) -> list[Trained]:
     """Train finalists of one group in rungs; what is recorded already is not trained again.
@@ -314,6 +315,8 @@ def run_rungs(
         work: trains; gives the number of a pair and its result as results come (:func:`train_rung`).
         keep: sorts networks into classes; the best of each class goes on to the next rung, so that every
             latency limit keeps a network. None stands for one class.
+        holds: whether a network may be picked, asked before the last and longest rung of those that would go
+            on: a longer measurement, after which ``keep`` may give another class. None where all may.
         propose: further networks for the first rung, by round and by what was trained so far.
 
     Returns:
@@ -341,7 +344,11 @@ def run_rungs(
         results += train(proposed, 0)
         entered += proposed
     for rung, wanted in enumerate(config.schedule(len(entered))[1:], start=1):
-        entered = _go_on(_best(entered, results, rung - 1), wanted, keep)
+        ranked = _best(entered, results, rung - 1)
+        is_last = rung + 1 == len(config.rungs)
+        entered = (
+            _that_hold(ranked, wanted, keep, holds) if holds and is_last else _go_on(ranked, wanted, keep)
+        )
         results += train(entered, rung)
     return results
 
@@ -358,6 +365,25 @@ def _go_on(
     first = list(classes.values())
     others = [place for place in range(len(ranked)) if place not in first]
     return [ranked[place][0] for place in sorted([*first, *others[: max(0, wanted - len(first))]])]
+
+
+def _that_hold(
+    ranked: Sequence[tuple[Finalist, Trained]],
+    wanted: int,
+    keep: Callable[[Trained], Hashable] | None,
+    holds: Callable[[Finalist], bool],
+) -> list[Finalist]:
+    """As :func:`_go_on`, without those that do not hold; as if nobody had asked where none does."""
+    held: dict[str, bool] = {}
+    left = list(ranked)
+    while left:
+        chosen = _go_on(left, wanted, keep)
+        new = [finalist for finalist in chosen if finalist.architecture.key not in held]
+        if not new:
+            return chosen
+        held |= {finalist.architecture.key: holds(finalist) for finalist in new}
+        left = [pair for pair in left if held.get(pair[1].key, True)]
+    return _go_on(ranked, wanted, keep)
 
 
 def _best(

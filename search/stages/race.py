@@ -67,18 +67,16 @@ class Race:
     def finalists(self, scored: list[Scored]) -> list[Trained]:
         """The race of the search's own networks; what a round proposes is added to ``scored``."""
         config = self.run.config.finalists
-        latencies = latencies_of(scored)
         finalists = choose(scored, config, *self._by_latency(scored))
 
         def propose(number: int, results: Sequence[tuple[Finalist, Trained]]) -> list[Finalist]:
             entering = self._propose(number, results, scored)
             known = {entry.candidate.architecture.key for entry in scored}
             scored.extend(entry for entry in entering if entry.candidate.architecture.key not in known)
-            latencies.update(latencies_of(entering))
             return [proposed_finalist(entry, number + 1) for entry in entering]
 
         entering = len(finalists) + config.rounds * config.per_round
-        return self._rungs(finalists, "finalists", latencies, propose, entering)
+        return self._rungs(finalists, "finalists", propose, entering)
 
     def _propose(
         self,
@@ -234,7 +232,6 @@ class Race:
         self,
         finalists: list[Finalist],
         label: str,
-        latencies: dict[str, float] | None = None,
         propose: Propose | None = None,
         entering: int | None = None,
     ) -> list[Trained]:
@@ -242,10 +239,18 @@ class Race:
         if not finalists:
             return []
         run, config = self.run, self.run.config.finalists
-        of_latency = class_of(run.config.latency_limits)
+        is_limited, classify = self.bounds.limits_latency, class_of(run.config.latency_limits)
+        confirmed: dict[str, float] = {}
 
         def keep(entry: Trained) -> int:
-            return of_latency(latencies[entry.key]) if latencies else 0
+            if not is_limited:
+                return 0
+            return classify(confirmed.get(entry.key, self.evaluator.measures[entry.key][LATENCY]))
+
+        def holds(finalist: Finalist) -> bool:
+            key, limits = finalist.architecture.key, run.config.latency_limits
+            confirmed[key] = self.evaluator.confirm(finalist.architecture)[LATENCY]
+            return classify(confirmed[key]) < len(limits)
 
         path = run.folder / "finalists.jsonl"
         with run.progress(label, config.epochs(entering or len(finalists))) as advance:
@@ -268,7 +273,16 @@ class Race:
                     seen = 0
 
             self.here.on_epoch = on_epoch
-            return run_rungs(finalists, config, records=path, work=work, keep=keep, propose=propose)
+            asks = is_limited and not run.config.measured.get("predicted")
+            return run_rungs(
+                finalists,
+                config,
+                records=path,
+                work=work,
+                keep=keep,
+                holds=holds if asks else None,
+                propose=propose,
+            )
 
     def settle(self, trained: Sequence[Trained]) -> None:
         """Put finalists.jsonl into the order in which one worker alone would have written it."""

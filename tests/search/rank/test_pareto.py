@@ -120,6 +120,49 @@ def test_the_best_network_of_every_limit_goes_on_to_the_next_rung(tmp_path: Path
     assert last == [finalists[0].architecture.key, finalists[5].architecture.key]
 
 
+def test_the_last_rung_is_for_networks_that_keep_a_limit_when_they_are_measured_longer(
+    tmp_path: Path,
+) -> None:
+    """The best breaks both limits then, a fast one the smaller one: the next best take their places."""
+    scored = _scored(6, [2.9, 2.0, 0.9, 2.0, 0.5, 2.0])
+    finalists = [
+        Finalist(entry.candidate.architecture, "search", "test", 0.5, entry.cost.macs) for entry in scored
+    ]
+    keys = [finalist.architecture.key for finalist in finalists]
+    latencies = {e.candidate.architecture.key: e.measures["latency_ms"] for e in scored}
+    longer = latencies | {keys[0]: 3.1, keys[2]: 1.1}
+    asked: list[str] = []
+
+    def work(rungs: Sequence[Rung]) -> Iterator[tuple[int, Trained]]:
+        for index, (finalist, rung) in enumerate(rungs):
+            yield (
+                index,
+                _trained(
+                    scored[keys.index(finalist.architecture.key)],
+                    rung,
+                    keys.index(finalist.architecture.key) / 10,
+                ),
+            )
+
+    def holds(finalist: Finalist) -> bool:
+        key = finalist.architecture.key
+        asked.append(key)
+        latencies[key] = longer[key]
+        return latencies[key] <= 3.0
+
+    config = FinalistsConfig(count=6, rungs=(1, 2), keep=0.3, random=0)
+    results = run_rungs(
+        finalists,
+        config,
+        records=tmp_path / "finalists.jsonl",
+        work=work,
+        keep=lambda entry: class_of(LIMITS)(latencies[entry.key]),
+        holds=holds,
+    )
+    assert [entry.key for entry in results if entry.rung == 1] == [keys[1], keys[4]]
+    assert len(asked) == len(set(asked)) == 4
+
+
 def test_files_are_settled_into_the_order_of_one_worker(tmp_path: Path) -> None:
     path = tmp_path / "scores.jsonl"
     for key in ("c", "a", "b", "other"):
