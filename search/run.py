@@ -22,7 +22,6 @@ work was spread over several workers (:mod:`smash_search.executors`).
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import shutil
 import time
@@ -51,7 +50,7 @@ from smash_search.space.best import write_best
 from smash_search.space.encoding import Layout
 from smash_search.space.limits import survey
 from smash_search.space.space import Space
-from smash_search.stages.bounds import Bounds, near_a_limit
+from smash_search.stages.bounds import Bounds, accepted_draws
 from smash_search.stages.config import Run, SearchConfig, silent
 from smash_search.stages.picks import Picks, SearchResult, versions
 from smash_search.stages.race import Race
@@ -115,7 +114,7 @@ def join_training(config: SearchConfig, dataset: Dataset, *, device: str, ranks:
     space = config.space_for(spec)
     supernet = new_supernet(space, spec, len(dataset.classes), config.hypernet, seed=config.seed)
     latency: LatencyModel | None = ranks.from_first(None)
-    accept = None if latency is None else functools.partial(near_a_limit, latency, config.latency_limits)
+    accept = accepted_draws(config, spec, len(dataset.classes), latency)
     train(supernet, dataset, config.training, device=pick_device(device), ranks=ranks, accept=accept)
     ranks.leave()
 
@@ -257,7 +256,7 @@ class _Search:
                 checkpoint_seconds=10.0,
                 on_step=by_step(advance),
                 ranks=ranks,
-                accept=self._bounds.worthwhile if self._bounds.model else None,
+                accept=accepted_draws(config, self._run.spec, self._run.classes, self._bounds.model),
             )
         ranks.leave()
         files.write_json(self._run.folder / "training.json", result.to_json())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +14,11 @@ from smash_search.executors.work import Worker
 from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.latency_model import LEAST, LatencyModel, fit_latency
 from smash_search.rank.pareto import LATENCY, Limit
-from smash_search.space.architecture import Architecture
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
-from smash_search.stages.config import Run
+from smash_search.space.limits import CostLimits
+from smash_search.stages.config import Run, SearchConfig
 from smash_search.strategies import Scored
 from smash_search.train.compute import seed_of
 
@@ -36,6 +38,27 @@ def near_a_limit(latency: LatencyModel, limits: Sequence[Limit], architecture: A
         <= limit.milliseconds * (1 + latency.error) ** 2
         for limit in limits
     )
+
+
+def accepted_draws(
+    config: SearchConfig, input_spec: InputSpec, classes: int, latency: LatencyModel | None
+) -> Callable[[Architecture], bool] | None:
+    """Whether a HyperNet is to be trained on a draw: inside the limits, near one on latency. None for all.
+
+    Args:
+        config: Limits of the search.
+        input_spec, classes: Input and number of classes of the networks.
+        latency: Predicts latency, where there are limits on it.
+    """
+    if latency is None and config.limits == CostLimits():
+        return None
+
+    def accept(architecture: Architecture) -> bool:
+        if config.limits.refusal(cost_of(architecture, input_spec, classes)) is not None:
+            return False
+        return latency is None or near_a_limit(latency, config.latency_limits, architecture)
+
+    return accept
 
 
 class Bounds:

@@ -286,12 +286,16 @@ class _Loop(Loop[Stretch]):
         """The first acceptable one of the draws that belong to a slot; the last one where none is.
 
         Near a tight limit one draw in a hundred is acceptable, and finding one takes longer than training on
-        it, so that slots after the first ones begin with those again.
+        it, so that slots after the first ones, where their first draw is none, have those again.
         """
         config, space = self._config, self._supernet.space
         assert self._accept is not None
         slots = config.steps * config.architectures
         kept = min(max(round(KEPT_SHARE * slots), LEAST_KEPT), MOST_KEPT, slots)
+        if slot >= kept:
+            drawn = space.draw(config.seed, slot * ATTEMPTS, slot / slots)
+            if self._accept(drawn):
+                return drawn
         slot %= kept
         if slot not in self._kept:
             progress = slot / kept  # what is kept goes through all that grows with the training

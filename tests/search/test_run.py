@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +149,23 @@ def test_limits_hold_for_candidates_and_for_the_baseline(finished: Path) -> None
     costs = [record["cost"] for record in files.read_jsonl(finished / "scores.jsonl") if "cost" in record]
     assert costs
     assert all(cost["parameters"] <= 30_000 for cost in costs)
+
+
+def test_the_hypernet_is_trained_on_networks_within_the_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+
+    def counted(architecture: Architecture) -> Iterator[str]:
+        trained.append(cost_of(architecture, InputSpec(1, (8, 8)), 10).macs)
+        return choices_of(architecture)
+
+    choices_of = hypernet.choices_of
+    monkeypatch.setattr(hypernet, "choices_of", counted)
+    finalists = FinalistsConfig(count=2, rungs=(1,), random=1, baseline="none", recipe=Recipe(batch=32))
+    search(tmp_path / "run", limits=CostLimits(macs=100_000), finalists=finalists)
+    assert len(trained) == 8
+    assert max(trained) <= 100_000
 
 
 class _ByKey:

@@ -157,10 +157,25 @@ def test_draws_that_are_kept_for_later_slots_hold_the_kernels_that_enter_late(
 ) -> None:
     """A kernel of 7 enters after three eighths of a training, of which a quarter of the draws is kept."""
     monkeypatch.setattr("smash_search.train.hypernet.LEAST_KEPT", 3)
+    slots = iter(range(24))
     space = replace(SMALL, kernels=(3, 7), dilations=((3, 1), (7, 1)), prior=PAPER)
     supernet = new_supernet(space, SPEC, 10, HyperNetConfig(depths=(2, 2)), seed=0)
-    result = train(supernet, small_digits(), replace(CONFIG, steps=24), accept=lambda _: True)
+    result = train(supernet, small_digits(), replace(CONFIG, steps=24), accept=lambda _: next(slots, 24) < 12)
     assert result.counts["kernel 7"] > 0
+
+
+def test_a_first_draw_that_is_accepted_is_trained_on_rather_than_one_of_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("smash_search.train.hypernet.LEAST_KEPT", 3)
+    asked: set[str] = set()
+
+    def accept(architecture: Architecture) -> bool:
+        asked.add(architecture.key)
+        return True
+
+    train(_supernet(), small_digits(), replace(CONFIG, steps=12), accept=accept)
+    assert len(asked) > 12, "six of the 24 slots keep theirs for later ones"
 
 
 def test_another_configuration_space_or_data_set_is_refused(tmp_path: Path) -> None:
