@@ -39,7 +39,7 @@ from smash_search.executors.work import Equipment, Worker
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.supernet import Supernet
 from smash_search.rank.evaluation import CONFIRMED, MEASURES, SCORES, Evaluator
-from smash_search.rank.finalists import input_spec_of, pick
+from smash_search.rank.finalists import input_spec_of
 from smash_search.rank.latency_model import LatencyModel
 from smash_search.rank.measurement import Measurement
 from smash_search.rank.pareto import pareto_entries
@@ -303,7 +303,7 @@ class _Search:
             by_limit,
             tuple(label for label in limits if by_limit and label not in by_limit),
             pareto,
-            pick(picks.baseline) if picks.baseline else None,
+            picks.random,
             picks.scored,
             picks.trained,
             ranking,

@@ -101,6 +101,14 @@ class Picks:
     trained: list[Trained]
     baseline: list[Trained]
 
+    @property
+    def random(self) -> Trained | None:
+        """The best of the random search; None where there was none, or all of its trainings diverged."""
+        try:
+            return pick(self.baseline) if self.baseline else None
+        except DivergedError:
+            return None
+
     def within_limits(self, evaluator: Evaluator) -> tuple[Trained, dict[str, Pick]]:
         """The pick of best.json, and that of every limit where there are several.
 
@@ -159,7 +167,7 @@ class Picks:
             images_sha256=dataset.images_sha256,
             versions=versions(),
             limit=limit,
-            random_search_error=pick(self.baseline).error if self.baseline else None,
+            random_search_error=None if self.random is None else self.random.error,
         )
         if entry.score is not None:  # networks of the baseline have none
             rank = [score.key for score in ranked].index(winner.key) + 1

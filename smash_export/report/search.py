@@ -10,7 +10,7 @@ from smash_export.report.chart import Axis, Chart, Point, scatter
 from smash_export.report.images import class_counts, sample_images
 from smash_export.report.page import Cell, Html, counted, heading, page, paragraph, scrolled, table
 from smash_search.data import Dataset
-from smash_search.rank.finalists import Trained
+from smash_search.rank.finalists import Trained, through_last_rung
 from smash_search.rank.pareto import LATENCY
 from smash_search.rank.ranking import EncodingCheck
 from smash_search.rank.statistics import Estimate
@@ -198,6 +198,11 @@ def _against_random(result: SearchResult) -> str:
     if result.random is None:
         return "No random search was run beside it (--baseline)."
     mine, other = result.pick.error, result.random.error
+    if result.pick.group == "random":
+        own = through_last_rung([entry for entry in result.trained if entry.group == "search"])[0]
+        return (
+            f"The pick comes from the random search beside; the best of the search's own has {own.error:.2%}."
+        )
     verdict = "lower" if mine < other else "higher" if mine > other else "the same"
     return (
         f"Random search with the same rungs: {other:.2%}. The search's error is {verdict}; with one seed, a "

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
@@ -27,6 +28,8 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.limits import CostLimits
+from smash_search.stages.config import Run
+from smash_search.stages.picks import Picks
 from smash_search.strategies import random
 from smash_search.train import hypernet
 from smash_search.train.hypernet import TrainingConfig
@@ -143,6 +146,17 @@ def test_limits_on_latency_that_nothing_measures_are_said_before_any_training(tm
     with pytest.raises(UsageError, match="nothing measures"):
         search(tmp_path / "run", latency_limits=(Limit("4ms", 4.0),))
     assert not (tmp_path / "run" / "hypernet.pt").exists()
+
+
+def test_a_random_search_that_diverged_takes_nothing_from_the_result(finished: Path) -> None:
+    result = search(finished)
+    random = [entry for entry in result.trained if entry.group == "random"]
+    run = Run(config(), small_digits(train=64, validation=48), finished, torch.device("cpu"))
+    picks = Picks(run, result.scored, result.trained, random)
+    assert picks.random == result.random
+    fell = [replace(entry, diverged="NaN in 11 steps") for entry in random]
+    assert replace(picks, baseline=fell).random is None
+    assert replace(picks, baseline=[]).random is None
 
 
 def test_limits_hold_for_candidates_and_for_the_baseline(finished: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from smash_export.cli import run
 from smash_export.device_search.device_limits import limited_space
 from smash_export.device_search.latency import LOWEST, DeviceLatency, Setting, candidate_graph
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, latency_limits, search
+from smash_export.report.search import search_page
 from smash_search.data import load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import read_best
@@ -73,6 +75,9 @@ def test_a_search_from_python_keeps_the_limit_of_its_measurement(
     assert result is not None
     assert result.best.search.limit_ms == 5000
     assert LOWEST in result.best.search.measures
+    by_chance = replace(result, random=result.pick, pick=replace(result.pick, group="random"))
+    page = search_page(by_chance, "search", headline="", facts=[])
+    assert "The pick comes from the random search beside" in page
 
 
 def test_limits_are_read_with_their_units() -> None:
