@@ -269,6 +269,18 @@ def test_a_disturbed_measurement_is_repeated_before_a_limit_is_missed_by_it(
     assert confirmed == {"latency_ms": 1.0, LOWEST: 1.0, FLAGGED: 0.0}
 
 
+@pytest.mark.parametrize(("times", "flagged"), [([1.0] * 40, 0.0), ([1.0] * 20 + [3.0] * 20, 3.0)])
+def test_a_pick_is_marked_by_times_that_are_spread_and_not_by_the_load_of_its_own_search(
+    times: list[float], flagged: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: object) -> Latency:
+        return Latency.from_nanoseconds([int(time * 1e6) for time in times], threads=1, load=1000.0)
+
+    monkeypatch.setattr("smash_export.device_search.latency.measure_architecture", measure)
+    confirmed = DeviceLatency(SPEC, 10, Setting(), limit_ms=1.0).confirm(TINY.draw(0, 0))
+    assert confirmed[FLAGGED] == flagged
+
+
 def test_a_limit_that_nothing_meets_names_the_fastest() -> None:
     table = synthetic()
     device = DeviceLatency(SPEC, 10, Setting(), limit_ms=1e-4, table=table)
