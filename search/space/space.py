@@ -138,8 +138,29 @@ class Space:
         need(bool(self.stem_strides) and min(self.stem_strides) >= 1, "stem_strides", "1 and more")
         need(max(self.pools, default=0) >= 2 and min(self.pools) >= 1, "pools", "1 and more, one above 1")
         if self.prior.sampler == "regular":
-            drawn = [form for form, share in self.prior.forms if share > 0 and form in self.forms]
-            need(bool(drawn), "forms", f"one that the prior {self.prior.name} draws")
+            self._check_prior()
+
+    def _check_prior(self) -> None:
+        """Raise InvalidInputError unless the prior gives a share to some option of each kind in the space."""
+        prior = self.prior
+        drawn = {form for form, share in prior.forms if share > 0 and form in self.forms}
+        patterns = {pattern for pattern, weight in self.patterns if weight > 0}
+        if not drawn & {"plain", "reduced"}:
+            patterns = {pattern for pattern, _ in prior.patterns}  # none is drawn
+        possible = {
+            "forms": bool(drawn),
+            "depths": any(share > 0 for depth, share in prior.depths if depth <= self.max_ops),
+            "activations": any(share > 0 for name, share in prior.activations if name in self.activations),
+            "patterns": any(share > 0 for pattern, share in prior.patterns if pattern in patterns),
+            "stems": any(share > 0 for share in prior.stems[: len(self.stem_strides)]),
+        }
+        for name, found in possible.items():
+            if not found:
+                raise InvalidInputError(
+                    f"prior {prior.name}, field {name!r}",
+                    expected=f"a share above 0 for something that the space {self.name} has",
+                    received=getattr(prior, name),
+                )
 
     @property
     def blocks(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +121,24 @@ def test_a_wrong_prior_names_its_field(tmp_path: Path, text: str, named: str) ->
         prior_named(str(path))
     with pytest.raises(UsageError, match="no prior"):
         prior_named("wild")
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"),
+    [
+        ("forms", (("plain", 0.0), ("reduced", 0.0), ("pointwise", 0.0), ("projected", 1.0))),
+        ("depths", ((9, 1.0),)),
+        ("activations", (("none", 1.0),)),
+        ("patterns", (("0000", 1.0),)),
+        ("stems", (0.0, 0.0, 0.0, 1.0)),
+    ],
+)
+def test_a_prior_of_which_a_space_has_nothing_is_refused_before_anything_is_drawn(
+    name: str, shares: Any
+) -> None:
+    space = replace(EDGE, forms=("plain", "reduced"), prior=REGULAR)
+    with pytest.raises(InvalidInputError, match=f"prior regular, field '{name}'"):
+        replace(space, prior=replace(REGULAR, **{name: shares}))
 
 
 def test_the_sampler_of_the_paper_is_the_prior_of_the_spaces_that_had_it() -> None:
