@@ -106,6 +106,13 @@ class FinalistsConfig:
                 expected="0 to 1000 rounds of 0 to 10000 networks",
                 received=f"{self.rounds} of {self.per_round}",
             )
+        if self.rounds and not self.per_round:
+            raise InvalidInputError(
+                "finalists",
+                expected="networks that each round proposes",
+                received=f"{self.rounds} rounds of none",
+                hint="Pass --per-round.",
+            )
         if not 0 <= self.drop < 1 or not 0 < self.keep < 1:
             raise InvalidInputError(
                 "finalists", expected="drop in [0, 1), keep in (0, 1)", received=(self.drop, self.keep)

@@ -180,7 +180,15 @@ def test_rungs_train_by_one_recipe_with_epochs_of_their_own() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rungs": ()}, {"rungs": (2, 1)}, {"count": 0}, {"drop": 1.0}, {"start": "x"}, {"baseline": "x"}],
+    [
+        {"rungs": ()},
+        {"rungs": (2, 1)},
+        {"count": 0},
+        {"drop": 1.0},
+        {"start": "x"},
+        {"baseline": "x"},
+        {"rounds": 2},
+    ],
 )
 def test_configurations_are_checked(wrong: dict) -> None:
     with pytest.raises(InvalidInputError):
