@@ -51,7 +51,7 @@ class CostLimits:
         ]
 
     def check_possible(self, costs: list[Cost], space: str) -> float:
-        """Share of surveyed networks within the limits.
+        """Share of the networks of a space, by their costs, within the limits.
 
         Raises:
             GateError: none of them is; the message has the smallest values that were found.
@@ -65,7 +65,7 @@ class CostLimits:
                 if limit
             ]
             raise GateError(
-                f"no network of {len(costs)} drawn from the space {space} keeps the limits",
+                f"no network of {len(costs)} from the space {space} keeps the limits",
                 expected=" and ".join(wanted),
                 received=f"smallest found: {', '.join(smallest)}",
                 hint="Raise the limit or take a smaller space: smash-export space.",

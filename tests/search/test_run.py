@@ -142,6 +142,17 @@ def test_a_limit_that_nothing_can_keep_is_said_before_any_training(tmp_path: Pat
     assert not (tmp_path / "run" / "hypernet.pt").exists()
 
 
+def test_a_limit_on_cost_that_only_the_smallest_networks_keep_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "TRIES", 200)
+    monkeypatch.setattr(hypernet, "ATTEMPTS", 20)
+    finalists = FinalistsConfig(count=3, rungs=(1,), random=1, baseline="none", recipe=Recipe(batch=32))
+    result = search(tmp_path / "run", limits=CostLimits(macs=12_000), finalists=finalists)
+    assert result.candidates == 6
+    assert all(entry.cost.macs <= 12_000 for entry in result.scored)
+
+
 def test_limits_on_latency_that_nothing_measures_are_said_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing measures"):
         search(tmp_path / "run", latency_limits=(Limit("4ms", 4.0),))
