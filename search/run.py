@@ -48,9 +48,7 @@ from smash_search.rank.records import close_torn_line
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import write_best
 from smash_search.space.encoding import Layout
-from smash_search.space.known import known_networks
-from smash_search.space.limits import survey
-from smash_search.space.regular import smallest
+from smash_search.space.limits import costs_beyond_draws, survey
 from smash_search.space.space import Space
 from smash_search.stages.bounds import Bounds, accepted_draws
 from smash_search.stages.config import Run, SearchConfig, silent
@@ -207,7 +205,7 @@ class _Search:
         ranks.check(run.config.training.architectures)
         self._check_teacher()
         costs = survey(run.space, run.spec, run.classes, seed=run.config.seed)
-        costs += [run.cost(entry) for entry in (smallest(run.space), *known_networks(run.space))]
+        costs += costs_beyond_draws(run.space, run.spec, run.classes)
         run.config.limits.check_possible(costs, run.space.name)
         make_strategy(run.config.strategy, self._context())
 

@@ -8,6 +8,8 @@ from smash_base.errors import GateError, InvalidInputError
 from smash_base.json_values import JsonObject
 from smash_search.space.architecture import InputSpec
 from smash_search.space.cost import Cost, cost_of
+from smash_search.space.known import known_networks
+from smash_search.space.regular import smallest
 from smash_search.space.space import Space
 
 SURVEY = 500  # draws; a share of 1 % is found with a probability of 99 %
@@ -50,14 +52,9 @@ class CostLimits:
             ("bytes of activations", self.memory, cost.activation_bytes),
         ]
 
-    def check_possible(self, costs: list[Cost], space: str) -> float:
-        """Share of the networks of a space, by their costs, within the limits.
-
-        Raises:
-            GateError: none of them is; the message has the smallest values that were found.
-        """
-        within = sum(self.refusal(cost) is None for cost in costs)
-        if not within:
+    def check_possible(self, costs: list[Cost], space: str) -> None:
+        """Raise GateError where no network of a space, by these costs, keeps the limits."""
+        if all(self.refusal(cost) is not None for cost in costs):
             wanted = [f"at most {limit:,} {name}" for name, limit, _ in self._pairs(costs[0]) if limit]
             smallest = [
                 f"{min(self._pairs(cost)[index][2] for cost in costs):,} {name}"
@@ -70,7 +67,6 @@ class CostLimits:
                 received=f"smallest found: {', '.join(smallest)}",
                 hint="Raise the limit or take a smaller space: smash-export space.",
             )
-        return within / len(costs)
 
 
 def survey(
@@ -78,3 +74,8 @@ def survey(
 ) -> list[Cost]:
     """Exact costs of ``samples`` draws of a space."""
     return [cost_of(space.draw(seed, slot), input_spec, classes) for slot in range(samples)]
+
+
+def costs_beyond_draws(space: Space, input_spec: InputSpec, classes: int) -> list[Cost]:
+    """Exact costs of the smallest network of a space and of the known ones: few draws are as small."""
+    return [cost_of(entry, input_spec, classes) for entry in (smallest(space), *known_networks(space))]

@@ -41,7 +41,7 @@ space_option = click.option(
 def command(output: Output, **values: Any) -> None:
     """Show how many networks a space holds and what they cost; say whether limits can be kept.
 
-    Exit code 5 when no drawn network keeps the limits.
+    Exit code 5 when no network that was found keeps the limits.
     """
     from smash_export.device_search.space import space
     from smash_search.space.limits import CostLimits
@@ -65,7 +65,7 @@ def command(output: Output, **values: Any) -> None:
         ["cost", "smallest", "median", "largest"],
         [[name, *(f"{value:,}" for value in vars(costs).values())] for name, costs in ranges],
     )
-    share = limits.check_possible(list(survey.costs), survey.space)
+    limits.check_possible([*survey.costs, *survey.others], survey.space)
     if any(value is not None for value in asdict(limits).values()):
-        output.text(f"{share:.1%} of the drawn networks keep the limits")
+        output.text(f"{survey.share_within_limits:.1%} of the drawn networks keep the limits")
     output.result(survey)

@@ -37,6 +37,7 @@ class SpaceSurvey:
         parameters, macs, activation_bytes: what these cost.
         limits: Limits that were asked for.
         costs: Costs of every network drawn.
+        others: Costs of the smallest network and of the known ones, which keep limits that no draw does.
     """
 
     space: str
@@ -49,6 +50,7 @@ class SpaceSurvey:
     activation_bytes: CostRange
     limits: CostLimits
     costs: tuple[Cost, ...]
+    others: tuple[Cost, ...]
 
     @property
     def share_within_limits(self) -> float:
@@ -57,7 +59,7 @@ class SpaceSurvey:
 
     def to_json(self) -> JsonObject:
         """JSON values; the single costs are left out."""
-        shown = {name: value for name, value in vars(self).items() if name != "costs"}
+        shown = {name: value for name, value in vars(self).items() if name not in ("costs", "others")}
         share = self.share_within_limits
         return {**shown, "input": self.input.to_json(), "share_within_limits": share}
 
@@ -82,7 +84,7 @@ def space(
         limits: on the cost of a network.
     """
     from smash_search.space.architecture import InputSpec
-    from smash_search.space.limits import CostLimits, survey
+    from smash_search.space.limits import CostLimits, costs_beyond_draws, survey
     from smash_search.space.space import space_for
 
     spec = InputSpec(channels, (size, size))
@@ -105,6 +107,7 @@ def space(
         activation_bytes=_range([cost.activation_bytes for cost in costs]),
         limits=limits or CostLimits(),
         costs=tuple(costs),
+        others=tuple(costs_beyond_draws(drawn, spec, classes)),
     )
 
 

@@ -218,3 +218,6 @@ def test_space_says_what_it_holds_and_whether_a_limit_can_be_kept(
     assert 0 < result["share_within_limits"] < 1
     assert result["parameters"]["smallest"] < result["parameters"]["median"] < result["parameters"]["largest"]
     assert run([*words, "--max-macs", "10"]) == 5
+    capsys.readouterr()
+    assert run([*words, "--max-macs", "8000"]) == 0, "the smallest network keeps it, which no draw is"
+    assert json.loads(capsys.readouterr().out)["share_within_limits"] == 0
