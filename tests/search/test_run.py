@@ -28,6 +28,7 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.limits import CostLimits
+from smash_search.stages import race
 from smash_search.stages.config import Run
 from smash_search.stages.picks import Picks
 from smash_search.strategies import random
@@ -254,6 +255,21 @@ class _Optimistic(_ByKey):
 
 
 def test_a_pick_must_keep_its_limit_when_it_is_measured_again(tmp_path: Path) -> None:
+    changed = config(measured={"target": "test"}, latency_limits=(Limit("2ms", 2.0),))
+    data = small_digits(train=64, validation=48)
+    device = _Optimistic()
+    result = run_search(changed, data, tmp_path / "run", device="cpu", measurement=device)
+    confirmed = files.read_jsonl(tmp_path / "run" / "confirmed.jsonl")
+    assert [record["measures"]["latency_ms"] for record in confirmed] == [5.0, 1.0]
+    assert result.pick.key == confirmed[1]["key"]
+    again = run_search(changed, data, tmp_path / "run", device="cpu", measurement=device)
+    assert (again.pick.key, device.calls) == (result.pick.key, 2)
+
+
+def test_networks_are_measured_again_before_a_last_rung_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "LONG", 0)
     changed = config(measured={"target": "test"}, latency_limits=(Limit("2ms", 2.0),))
     data = small_digits(train=64, validation=48)
     device = _Optimistic()
