@@ -18,6 +18,7 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.limits import CostLimits
+from smash_search.space.space import Space
 from smash_search.stages.config import Run, SearchConfig
 from smash_search.strategies import Scored
 from smash_search.train.compute import seed_of
@@ -61,6 +62,12 @@ def accepted_draws(
     return accept
 
 
+def probe_draws(space: Space, seed: int) -> list[Architecture]:
+    """Networks that the survey of a device chooses from, for the search of that seed."""
+    own = seed_of(seed, 0x9806)
+    return [space.draw(own, slot) for slot in range(4 * PROBES)]
+
+
 class Bounds:
     """Limits of a run on cost and latency.
 
@@ -93,9 +100,7 @@ class Bounds:
     def survey(self, here: Worker) -> None:
         """Measure some networks of the space, from small to large, to predict the latency of all others."""
         run = self._run
-        seed = seed_of(run.config.seed, 0x9806)
-        drawn = [run.space.draw(seed, slot) for slot in range(4 * PROBES)]
-        drawn = [entry for entry in drawn if self.within_cost(entry)]
+        drawn = [entry for entry in probe_draws(run.space, run.config.seed) if self.within_cost(entry)]
         by_size = sorted(drawn, key=lambda entry: (run.cost(entry).macs, entry.key))
         usual = by_size[: max(PROBES, 3 * len(by_size) // 4)]  # the largest take long and keep no limit
         places = np.unique(np.linspace(0, len(usual) - 1, min(PROBES, len(usual))).round().astype(int))

@@ -149,6 +149,7 @@ SMASH: dict[str, dict[str, Any]] = {
 
 TEACHER = "teacher"  # first part of the name of the file that holds its answers
 _CLAIM = {".lock", "config.json", "timings.json"}  # of a folder that holds no result yet
+DRIFT = 1.3  # factor between two measurements of one network; the same machine, idle, has a few percent
 FASTEST = 12  # networks measured to see whether a latency limit can be kept
 
 # Share of the training images that choose between networks, where the data have no validation part and the
@@ -418,6 +419,32 @@ def check_latency(
         fastest_of([*usual[:FASTEST], smallest(space)], latency, limit_ms)
 
 
+def tell_drift(
+    folder: Path, config: SearchConfig, dataset: Dataset, latency: DeviceLatency, output: Output = SILENT
+) -> None:
+    """Warn where a network of a search that goes on is measured otherwise than it was when the search began.
+
+    Latencies of two machines, or of an idle and a busy one, say nothing beside each other.
+    """
+    from smash_search.rank.evaluation import MEASURES
+    from smash_search.rank.finalists import input_spec_of
+    from smash_search.rank.pareto import LATENCY
+    from smash_search.stages.bounds import probe_draws
+
+    measured = {record["key"]: record["measures"][LATENCY] for record in files.read_jsonl(folder / MEASURES)}
+    probes = probe_draws(config.space_for(input_spec_of(dataset)), config.seed)
+    probe = next((entry for entry in probes if entry.key in measured), None)
+    if probe is None or (folder / "best.json").exists():
+        return
+    before, now = measured[probe.key], latency.measure(probe)[LATENCY]
+    if max(before, now) > DRIFT * min(before, now):
+        output.warn(
+            f"network {probe.key} takes {now:.3g} ms, and took {before:.3g} ms when this search measured it "
+            "first: this is another machine or one of the two was busy, and what both measured is compared; "
+            "go on with the search where and when it is as it was, or begin one in another folder"
+        )
+
+
 def load_data(data: str, *, seed: int = 0, validation: float | None = None) -> Dataset:
     """Data for a search: like :func:`smash_search.data.load_dataset`, with more validation images for
     digits.
@@ -490,8 +517,11 @@ def search(
         if not ranks.is_first:
             join_training(chosen, dataset, device=device, ranks=ranks)
             return None
-        if measurement is not None and not (folder / "measures.jsonl").exists():
-            check_latency(chosen, dataset, measurement, output)
+        if measurement is not None:
+            if (folder / "measures.jsonl").exists():
+                tell_drift(folder, chosen, dataset, measurement, output)
+            else:
+                check_latency(chosen, dataset, measurement, output)
         if teacher is not None:
             chosen = _taught(chosen, dataset, teacher, folder, output)
         with _leaving_nothing(folder):

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from smash_base import files
 from smash_base.errors import GateError, UsageError
 from smash_export.cli import run
 from smash_export.device_search.device_limits import limited_space
 from smash_export.device_search.latency import LOWEST, DeviceLatency, Setting, candidate_graph
-from smash_export.device_search.search import SPACE_DEFAULTS, configure, latency_limits, search
+from smash_export.device_search.search import SPACE_DEFAULTS, configure, latency_limits, search, tell_drift
+from smash_export.progress import Output
 from smash_export.report.search import search_page
 from smash_search.data import load_dataset
-from smash_search.space.architecture import InputSpec
+from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.space import space_for
 from smash_search.stages import bounds
@@ -78,6 +80,31 @@ def test_a_search_from_python_keeps_the_limit_of_its_measurement(
     by_chance = replace(result, random=result.pick, pick=replace(result.pick, group="random"))
     page = search_page(by_chance, "search", headline="", facts=[])
     assert "The pick comes from the random search beside" in page
+
+
+class Steady(DeviceLatency):
+    """A device on which every network takes a millisecond."""
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        return {"latency_ms": 1.0}
+
+
+def test_a_search_that_goes_on_where_networks_take_another_time_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = small_digits(train=64, validation=48)
+    config = configure(dataset, latency_limits={"5000ms": 5000.0})
+    latency = Steady(InputSpec(1, (8, 8)), 10, Setting(), limit_ms=5000)
+    probe = bounds.probe_draws(config.space_for(InputSpec(1, (8, 8))), config.seed)[3]
+    for before, words in ((1.1, ""), (2.0, f"network {probe.key} takes 1 ms, and took 2 ms")):
+        (tmp_path / "measures.jsonl").unlink(missing_ok=True)
+        files.append_jsonl(
+            tmp_path / "measures.jsonl", {"key": probe.key, "measures": {"latency_ms": before}}
+        )
+        tell_drift(tmp_path, config, dataset, latency, Output())
+        said = capsys.readouterr().err
+        assert words in said
+        assert bool(said) == bool(words)
 
 
 def test_limits_are_read_with_their_units() -> None:
