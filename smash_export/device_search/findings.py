@@ -80,12 +80,14 @@ class Findings:
         latency: Latency of the pick in best.json, or None.
         picks: latency of each further pick, by its limit.
         refused: candidates beyond the latency limit; None where nothing was measured.
+        missing: Number of candidates that were asked for and of which the limits left none.
     """
 
     result: SearchResult
     latency: LatencyFinding | None
     picks: dict[str, LatencyFinding]
     refused: int | None
+    missing: int
 
     def headline(self) -> str:
         """What was found, in one sentence."""
@@ -115,6 +117,11 @@ class Findings:
         if self.refused is not None:
             within = result.candidates - self.refused
             rows.append(("candidates", f"{within} within the latency limit, {self.refused} beyond it"))
+        if self.missing:
+            asked = result.candidates + self.missing
+            rows.append(
+                ("not found", f"{self.missing} of {asked} candidates: the limits leave no more networks")
+            )
         rows += [
             (
                 "SMASH score (error with generated weights)",
@@ -140,4 +147,5 @@ def findings(result: SearchResult, config: SearchConfig) -> Findings:
         if (found := latency_of(pick.best.search, limits[label], predicted=predicted)) is not None
     }
     refused = sum(entry.refused is not None for entry in result.scored) if latency is not None else None
-    return Findings(result, latency, picks, refused)
+    missing = max(0, config.candidates - result.candidates)
+    return Findings(result, latency, picks, refused, missing)

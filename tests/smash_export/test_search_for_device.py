@@ -13,6 +13,7 @@ from smash_base import files
 from smash_base.errors import GateError, UsageError
 from smash_export.cli import run
 from smash_export.device_search.device_limits import limited_space
+from smash_export.device_search.findings import findings
 from smash_export.device_search.latency import LOWEST, DeviceLatency, Setting, candidate_graph
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, latency_limits, search, tell_drift
 from smash_export.progress import Output
@@ -77,6 +78,9 @@ def test_a_search_from_python_keeps_the_limit_of_its_measurement(
     assert result is not None
     assert result.best.search.limit_ms == 5000
     assert LOWEST in result.best.search.measures
+    few = findings(result, replace(config, candidates=result.candidates + 3)).rows()
+    assert ("not found", "3 of 7 candidates: the limits leave no more networks") in few
+    assert "not found" not in dict(findings(result, config).rows())
     by_chance = replace(result, random=result.pick, pick=replace(result.pick, group="random"))
     page = search_page(by_chance, "search", headline="", facts=[])
     assert "The pick comes from the random search beside" in page
