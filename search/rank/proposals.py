@@ -115,12 +115,13 @@ def outer_fence(scores: Sequence[float]) -> float:
     """The score (an error) beyond which a network is not worth a training, by those of trained ones.
 
     Tukey's outer fence (1977), a step farther out: on digits, where scores say less, networks at three and a
-    half ranges were among the better ones.
+    half ranges were among the better ones. Scores whose quartiles are one say nothing: a HyperNet that is
+    hardly trained answers with one class for most networks.
     """
     if len(scores) < 2:
         return math.inf
     low, high = np.percentile(scores, [25, 75])
-    return float(high + FENCE * (high - low))
+    return float(high + FENCE * (high - low)) if high > low else math.inf
 
 
 def propose(

@@ -88,3 +88,4 @@ def test_a_score_far_beyond_those_of_the_trained_networks_is_outside_the_fence()
     assert 0.46 < outer_fence(trained) < 0.6
     assert outer_fence(trained) == outer_fence([*trained[::-1]])
     assert outer_fence([0.4]) == outer_fence([]) == math.inf, "too few to say"
+    assert outer_fence([0.4, *[0.9] * 8]) == math.inf, "a HyperNet that answers with one class says nothing"
