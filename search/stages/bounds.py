@@ -101,6 +101,9 @@ class Bounds:
         """Measure some networks of the space, from small to large, to predict the latency of all others."""
         run = self._run
         drawn = [entry for entry in probe_draws(run.space, run.config.seed) if self.within_cost(entry)]
+        if len(drawn) < PROBES:  # limits on cost are tight: known networks are many small ones
+            drawn += [entry for entry in known_networks(run.space) if self.within_cost(entry)]
+            drawn = list(dict.fromkeys(drawn))
         by_size = sorted(drawn, key=lambda entry: (run.cost(entry).macs, entry.key))
         usual = by_size[: max(PROBES, 3 * len(by_size) // 4)]  # the largest take long and keep no limit
         places = np.unique(np.linspace(0, len(usual) - 1, min(PROBES, len(usual))).round().astype(int))

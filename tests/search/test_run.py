@@ -19,9 +19,10 @@ import torch
 
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
-from smash_search.executors.work import Worker
+from smash_search.executors.work import Equipment, Worker
 from smash_search.rank import proposals
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained
+from smash_search.rank.latency_model import LEAST
 from smash_search.rank.pareto import Limit
 from smash_search.run import load_supernet, run_search
 from smash_search.space.architecture import Architecture, InputSpec
@@ -29,11 +30,12 @@ from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.limits import CostLimits
 from smash_search.stages import race
+from smash_search.stages.bounds import Bounds, probe_draws
 from smash_search.stages.config import Run
 from smash_search.stages.picks import Picks
 from smash_search.strategies import random
 from smash_search.train import hypernet
-from smash_search.train.hypernet import TrainingConfig
+from smash_search.train.hypernet import TrainingConfig, new_supernet
 from smash_search.train.recipes import Recipe
 from tests.search.run_small_search import RESULTS, config, contents, search
 from tests.search.small_data import small_digits
@@ -408,6 +410,26 @@ def test_every_limit_has_its_share_of_what_rounds_propose(
     proposed = [latencies[entry.key] for entry in result.trained if entry.reason.startswith("proposed")]
     assert len(proposed) == 4
     assert sum(latency <= 1.2 for latency in proposed) >= 2
+
+
+def test_latency_is_predicted_though_hardly_a_draw_is_within_the_limits_on_cost(tmp_path: Path) -> None:
+    """A few draws of 256 have at most 40,000 multiply-accumulates."""
+    limits = CostLimits(macs=40_000)
+    run = Run(
+        config(limits=limits, latency_limits=(Limit("4ms", 4.0),)),
+        small_digits(train=64, validation=48),
+        tmp_path,
+        torch.device("cpu"),
+        measurement=_ByMacs(),
+    )
+    bounds = Bounds(run)
+    drawn = probe_draws(run.space, run.config.seed)
+    assert sum(bounds.within_cost(entry) for entry in drawn) < LEAST
+    supernet = new_supernet(run.space, run.spec, run.classes, run.config.hypernet, seed=0)
+    parts = run.dataset, run.config.scoring, run.config.finalists, run.measurement, run.folder
+    bounds.survey(Worker(Equipment(supernet, *parts)))
+    assert bounds.model is not None
+    assert all(bounds.within_cost(entry) for entry in bounds.probes)
 
 
 class _Erratic(_ByMacs):
