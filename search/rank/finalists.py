@@ -25,6 +25,7 @@ from smash_base.json_values import JsonObject
 from smash_base.records import read_record
 from smash_search.model.fake_quantisation import FakeQuantisedNetwork
 from smash_search.model.interpreter import Network, fold
+from smash_search.rank.patterns import leaders, pattern_of
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.strategies import Scored
 from smash_search.train.compute import DivergedError, Feed, load_checkpoint, save_checkpoint, seed_of
@@ -53,8 +54,9 @@ class FinalistsConfig:
             cosine of its own, so that networks are compared after annealing.
         epoch_images: most training images of such an epoch, or 0 for all of them (:class:`Recipe`).
         random: finalists drawn from all scored candidates, whatever their score.
-        known: finalists that are known networks, the best score of each of so many size bins of them. The
-            HyperNet trains on random draws, and its scores place regular networks too low.
+        known: finalists that are known networks: within limits on latency the largest of each wiring, and
+            otherwise the best score of each of so many size bins of them. The HyperNet trains on random
+            draws, and its scores place regular networks too low.
         drop: share of the candidates with the worst scores that is left out.
         keep: share of the networks that goes on to the next rung.
         start: weights of the first rung: "scratch", or "generated" ones from the HyperNet.
@@ -263,7 +265,12 @@ def choose(
     if len(kinds) > 1 and kind is not None:
         for wanted in list(kinds)[:count]:
             enter(next(entry for entry in ranked if kind(entry) == wanted), "best score within its limit")
-    for entry in best_of_bins([entry for entry in usable if entry.candidate.origin == "known"], config.known):
+    known = [entry for entry in usable if entry.candidate.origin == "known"]
+    if kind is None:
+        known = best_of_bins(known, config.known)
+    else:
+        known = _largest_of_patterns(known, kind)[: min(config.known, max(0, count - lucky - len(chosen)))]
+    for entry in known:
         enter(entry, "known network")
     best = best_of_bins(passed, count)
     for number, entry in enumerate(best):
@@ -274,6 +281,20 @@ def choose(
             break
         enter(ranked[int(index)], "drawn regardless of score")
     return list(chosen.values())
+
+
+def _largest_of_patterns(entries: Sequence[Scored], kind: Callable[[Scored], Hashable]) -> list[Scored]:
+    """The network of each kind and pattern with most multiply-accumulates, the kinds in turn.
+
+    At three limits of CIFAR-10 these were the best of the known networks within the limit, and the score
+    found one of them.
+    """
+    largest: dict[Hashable, dict[str, Scored]] = {}
+    for entry in sorted(entries, key=lambda entry: (-entry.cost.macs, entry.candidate.architecture.key)):
+        of_kind = largest.setdefault(kind(entry), {})
+        of_kind.setdefault(pattern_of(entry.candidate.architecture), entry)
+    rounds = itertools.zip_longest(*(of_kind.values() for of_kind in largest.values()))
+    return [entry for entries in rounds for entry in entries if entry is not None]
 
 
 def _by_score(entry: Scored) -> tuple[float, float, float, str]:
@@ -365,11 +386,17 @@ def _go_on(
     wanted: int,
     keep: Callable[[Trained], Hashable] | None,
 ) -> list[Finalist]:
-    """The first ``wanted`` and among them the best of each class, more only where there are more classes."""
+    """The first ``wanted`` and among them the best of each class, more only where there are more classes.
+
+    Of what room is left, the best of each pattern comes first (:mod:`smash_search.rank.patterns`).
+    """
     classes: dict[Hashable, int] = {}
     for place, (_, trained) in enumerate(ranked):
         classes.setdefault(keep(trained) if keep else None, place)
     first = list(classes.values())
+    finalists, errors = zip(*((finalist, trained.error) for finalist, trained in ranked), strict=True)
+    best = leaders([finalist.architecture for finalist in finalists], errors)
+    first += [place for place in best if place not in first][: max(0, wanted - len(first))]
     others = [place for place in range(len(ranked)) if place not in first]
     return [ranked[place][0] for place in sorted([*first, *others[: max(0, wanted - len(first))]])]
 

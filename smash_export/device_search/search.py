@@ -116,7 +116,7 @@ SPACE_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
             "epoch_images": 12_800,
             "keep": 0.35,
             "random": 3,
-            "known": 3,
+            "known": 4,
             "baseline": "none",
         },
     },

@@ -16,6 +16,7 @@ from smash_search.rank.records import close_torn_line, settle
 from smash_search.rank.scoring import Score
 from smash_search.space.architecture import InputSpec
 from smash_search.space.cost import cost_of
+from smash_search.space.known import densenet, mobilenet, resnet
 from smash_search.space.space import space_for
 from smash_search.strategies import Candidate, Scored
 
@@ -95,6 +96,21 @@ def test_every_limit_gets_a_finalist_though_its_networks_score_worse() -> None:
     assert scored[39].candidate.architecture.key in {finalist.architecture.key for finalist in chosen}
 
 
+def test_the_largest_known_network_of_each_pattern_within_a_limit_enters() -> None:
+    known = [resnet((4, 8), layers) for layers in (1, 2, 3)] + [
+        densenet(4, layers, 2) for layers in (1, 2, 3)
+    ]
+    scored = []
+    for place, architecture in enumerate(known):
+        cost, error = cost_of(architecture, SPEC, 10), 0.2 + place / 100
+        score = Score(architecture.key, 100, error, error, error, error, "")
+        scored.append(Scored(Candidate(architecture, "known"), score, cost, {"latency_ms": 0.3}))
+    config = FinalistsConfig(count=3, known=2, random=0)
+    chosen = choose(scored, config, lambda entry: entry.cost.macs, lambda _: 0)
+    entered = [finalist.architecture for finalist in chosen if finalist.reason == "known network"]
+    assert {entry.key for entry in entered} == {known[2].key, known[5].key}
+
+
 def test_the_best_network_of_every_limit_goes_on_to_the_next_rung(tmp_path: Path) -> None:
     scored = _scored(6, [2.0] * 5 + [0.5])
     finalists = [
@@ -118,6 +134,25 @@ def test_the_best_network_of_every_limit_goes_on_to_the_next_rung(tmp_path: Path
     )
     last = [entry.key for entry in results if entry.rung == 1]
     assert last == [finalists[0].architecture.key, finalists[5].architecture.key]
+
+
+def test_the_best_of_a_wiring_goes_on_unless_it_is_far_behind(tmp_path: Path) -> None:
+    networks = [resnet((4, 8), layers) for layers in (1, 2, 3)] + [densenet(4, 2, 2), mobilenet((4, 8), 1, 2)]
+    finalists = [Finalist(entry, "search", "test", 0.5, cost_of(entry, SPEC, 10).macs) for entry in networks]
+    errors = dict(zip([entry.key for entry in networks], (0.3, 0.301, 0.302, 0.315, 0.4), strict=True))
+
+    def work(rungs: Sequence[Rung]) -> Iterator[tuple[int, Trained]]:
+        for index, (finalist, rung) in enumerate(rungs):
+            key = finalist.architecture.key
+            yield (
+                index,
+                Trained("search", key, "test", 0.5, finalist.macs, rung, rung + 1, errors[key], 0.1),
+            )
+
+    config = FinalistsConfig(count=5, rungs=(1, 2), keep=0.4, random=0)
+    results = run_rungs(finalists, config, records=tmp_path / "finalists.jsonl", work=work)
+    last = [entry.key for entry in results if entry.rung == 1]
+    assert last == [networks[0].key, networks[3].key], "the fourth, for its wiring, and not the second"
 
 
 def test_the_last_rung_is_for_networks_that_keep_a_limit_when_they_are_measured_longer(

@@ -1,0 +1,43 @@
+"""Wirings that go on side by side in a race, because they do not learn equally fast.
+
+On CIFAR-10, among networks of 0.12 ms, one with the pattern of a DenseNet was 0.8 points behind the best
+after the first rung, 0.5 after the second, 0.3 ahead after the third, and 1.0 ahead of the pick of a search
+after the recipe ``standard``; a choice by error alone drops after two epochs what learns late. Over 156
+networks of eleven races inverted bottlenecks gain 0.6 points (0.3 to 1.0) more than others of the same error
+between the first two rungs. Places for every wiring in the rounds of proposals were tried too: the first
+round was two points worse than before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from smash_search.space.architecture import Architecture, Op
+
+SLACK = 0.02  # of error behind the best, up to which the best of a pattern goes on
+
+
+def pattern_of(architecture: Architecture) -> str:
+    """How most of the ops are wired: "inverted", "residual", "dense" or "chain"."""
+    ops = (op for block in architecture.blocks for op in block.ops)
+    return Counter(map(_pattern_of_op, ops)).most_common(1)[0][0]
+
+
+def _pattern_of_op(op: Op) -> str:
+    if op.project is not None:
+        return "inverted"
+    if set(op.reads) & set(op.writes):
+        return "residual"
+    return "dense" if len(op.reads) > len(op.writes) else "chain"
+
+
+def leaders(architectures: Sequence[Architecture], errors: Sequence[float]) -> list[int]:
+    """Places of the best of each pattern, the best first; without those far behind the best of all."""
+    order = sorted(range(len(errors)), key=lambda place: errors[place])
+    best: dict[str, int] = {}
+    for place in order:
+        if errors[place] > errors[order[0]] + SLACK:
+            break
+        best.setdefault(pattern_of(architectures[place]), place)
+    return list(best.values())
