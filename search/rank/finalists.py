@@ -286,8 +286,7 @@ def choose(
 def _largest_of_patterns(entries: Sequence[Scored], kind: Callable[[Scored], Hashable]) -> list[Scored]:
     """The network of each kind and pattern with most multiply-accumulates, the kinds in turn.
 
-    At three limits of CIFAR-10 these were the best of the known networks within the limit, and the score
-    found one of them.
+    At three limits of CIFAR-10 one of them was the best of all known networks within the limit.
     """
     largest: dict[Hashable, dict[str, Scored]] = {}
     for entry in sorted(entries, key=lambda entry: (-entry.cost.macs, entry.candidate.architecture.key)):
