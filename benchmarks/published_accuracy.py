@@ -6,7 +6,7 @@
 
 Each seed is one ``smash-export train`` on one thread into a bundle of its own in ``--folder``; bundles that
 are there already are read, so that a repeated command goes on. What it prints goes into a file beside the
-bundle, from which the curve of loss and validation accuracy is read. ``--options`` are further ones of
+bundle, from which the curve of validation accuracy is read. ``--options`` are further ones of
 ``train``, such as values of the recipe; ``--called`` names their bundles and results. Test images are looked
 at by the bundle's own evaluation, once, after everything was chosen.
 """
@@ -63,17 +63,16 @@ def trained(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         "parameters": made["cost"]["parameters"],
         "macs": made["cost"]["macs"],
         "cpu_seconds": files.read_json(seconds)["cpu_seconds"] if seconds.exists() else None,
-        "loss": curve(arguments.folder / f"{bundle.name}.log", "loss"),
-        "validation_accuracy": curve(arguments.folder / f"{bundle.name}.log", "accuracy"),
+        "validation_accuracy": curve(arguments.folder / f"{bundle.name}.log"),
     }
 
 
-def curve(log: Path, what: str) -> list[tuple[float, float]]:
-    """Epochs and the value of that name, of those epochs whose end a line of progress shows."""
+def curve(log: Path) -> list[tuple[float, float]]:
+    """Epochs and validation accuracy, of those epochs whose end a line of progress shows."""
     if not log.exists():
         return []
-    shown = re.findall(rf": ([\d.]+)/\d+ .* {what}=([\d.]+)", log.read_text())
-    return [(float(epochs), float(value)) for epochs, value in shown]
+    shown = re.findall(r": ([\d.]+)/\d+ .* accuracy=([\d.]+)", log.read_text())
+    return [(float(epochs), float(accuracy)) for epochs, accuracy in shown]
 
 
 def name_of(arguments: argparse.Namespace) -> str:

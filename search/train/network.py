@@ -136,6 +136,8 @@ def fit(
     if recipe.seconds and checkpoint and (held := load_checkpoint(checkpoint, None)):
         # How many epochs fit was measured when the job began.
         recipe = replace(recipe, epochs=held["identity"]["recipe"]["epochs"])
+    if recipe.include_validation:  # no image is left that could tell which epoch is the best
+        recipe = replace(recipe, keep_best=False)
     split = joined(dataset.train, dataset.validation) if recipe.include_validation else dataset.train
     feed = Feed(split, dataset.preprocessing, device)
     dims = dataset.train.images.ndim - 2

@@ -55,7 +55,8 @@ class Recipe:
             than its teacher is not held back.
         temperature: at which the teacher's answers are compared.
         precision: "auto" multiplies in bfloat16 where the processor has it, "float32" never.
-        keep_best: end with the weights of the best epoch on validation images, if that was not the last.
+        keep_best: end with the weights of the best epoch on validation images, if that was not the last; not
+            where they are trained on.
         include_validation: train on training and validation images (after all choices are made).
         epoch_images: most images of an epoch, or 0 for all. Shorter epochs go through all images in turn.
         seconds: wall time after which training is over and annealed, or 0 for no limit.

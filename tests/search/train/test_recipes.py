@@ -152,6 +152,17 @@ def test_the_best_epoch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert same_state(network.state_dict(), states[1])
 
 
+def test_no_epoch_is_the_best_on_images_that_are_trained_on() -> None:
+    states = []
+    for keep_best in (True, False):
+        network = _network()
+        recipe = Recipe(epochs=2, batch=32, keep_best=keep_best, include_validation=True)
+        result = fit(network, small_digits(), recipe, evaluate=False)
+        assert result.history[0].accuracy is None, "only what is reported at the end is measured"
+        states.append(network.state_dict())
+    assert same_state(*states)
+
+
 def test_balanced_sampling_shows_every_class_equally_often() -> None:
     labels = np.repeat([0, 1, 2], [70, 20, 10])
     order = Batches(0, 100, 100, labels)[0]
