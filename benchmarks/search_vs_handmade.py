@@ -43,9 +43,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import nn
 
+from benchmarks.few_images import interval
 from benchmarks.networks import NETWORKS
 from benchmarks.record import record
 from smash_base import files
@@ -385,19 +385,19 @@ class Bench:
             sum(value > 0 for row, value in zip(rows, values, strict=True) if row["seed"] == seed)
             for seed in self.seeds
         ]
-        interval = paired_interval(values)
-        return min(by_seed) >= GOAL_LIMITS and interval is not None and interval[0] > 0
+        found = paired_interval(values)
+        return min(by_seed) >= GOAL_LIMITS and found is not None and found[0] > 0
 
 
 def paired_interval(values: list[float]) -> tuple[float, float] | None:
-    """95 % interval of a mean difference (Student 1908); none of a single one.
+    """95 % interval of a mean difference (Student's t); none of a single one.
 
     Percentiles of resampled means are too narrow for a dozen rows: of one they are a point.
     """
     if len(values) < 2:
         return None
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return round(float(np.mean(values) - half), 4), round(float(np.mean(values) + half), 4)
+    _, low, high = interval(values)
+    return round(low, 4), round(high, 4)
 
 
 def cut(data: Dataset, images: int | None) -> Dataset:

@@ -48,7 +48,7 @@ from smash_search.rank.records import close_torn_line
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import write_best
 from smash_search.space.encoding import Layout
-from smash_search.space.limits import costs_beyond_draws, survey
+from smash_search.space.limits import CostLimits, costs_beyond_draws, survey
 from smash_search.space.space import Space
 from smash_search.stages.bounds import Bounds, accepted_draws
 from smash_search.stages.config import Run, SearchConfig, silent
@@ -204,9 +204,10 @@ class _Search:
             )
         ranks.check(run.config.training.architectures)
         self._check_teacher()
-        costs = survey(run.space, run.spec, run.classes, seed=run.config.seed)
-        costs += costs_beyond_draws(run.space, run.spec, run.classes)
-        run.config.limits.check_possible(costs, run.space.name)
+        if run.config.limits != CostLimits():
+            costs = survey(run.space, run.spec, run.classes, seed=run.config.seed)
+            costs += costs_beyond_draws(run.space, run.spec, run.classes)
+            run.config.limits.check_possible(costs, run.space.name)
         make_strategy(run.config.strategy, self._context())
 
     def _check_teacher(self) -> None:

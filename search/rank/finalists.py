@@ -393,8 +393,8 @@ def _go_on(
     for place, (_, trained) in enumerate(ranked):
         classes.setdefault(keep(trained) if keep else None, place)
     first = list(classes.values())
-    finalists, errors = zip(*((finalist, trained.error) for finalist, trained in ranked), strict=True)
-    best = leaders([finalist.architecture for finalist in finalists], errors)
+    architectures = [finalist.architecture for finalist, _ in ranked]
+    best = leaders(architectures, [trained.error for _, trained in ranked])
     first += [place for place in best if place not in first][: max(0, wanted - len(first))]
     others = [place for place in range(len(ranked)) if place not in first]
     return [ranked[place][0] for place in sorted([*first, *others[: max(0, wanted - len(first))]])]

@@ -37,8 +37,6 @@ POOL = 1000  # architectures that the model chooses from
 OPTIMISM = 0.5  # standard deviations
 SHARES = (("mutation", 0.5), ("crossover", 0.25), ("random", 0.25))
 MUTATION_RATES = (0.02, 0.05, 0.15)
-
-
 FENCE = 4.0  # interquartile ranges above the third quartile
 
 

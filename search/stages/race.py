@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 
 BASELINE = "random search"  # origin of networks that were trained beside the search
 BASELINE_ROUNDS = 50  # of draws, to find random networks within the limit of latency
-LONG = (
-    10_000_000  # pixels that a network is trained on in the last rung: 4 s on one core, at 0.12 ms an image
-)
+LONG = 10_000_000  # pixels of the last rung of a network: 4 s on one core, where an image takes 0.12 ms
 SPARE = 20  # proposals for each that is wanted, where measurement may refuse some
 
 
@@ -163,9 +161,7 @@ class Race:
             seed=seed,
             fits=fits,
             cost=self.run.cost,
-            waiting=[
-                entry.candidate for key, entry in waiting.items() if within(entry.candidate.architecture)
-            ],
+            waiting=[entry.candidate for entry in waiting.values() if within(entry.candidate.architecture)],
             parents=[entry for entry in observations if within(entry.architecture)],
         )
         rest = (candidate for candidate in candidates if keeps(candidate.architecture))

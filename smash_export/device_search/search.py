@@ -431,10 +431,12 @@ def tell_drift(
     from smash_search.rank.pareto import LATENCY
     from smash_search.stages.bounds import probe_draws
 
+    if (folder / "best.json").exists():
+        return
     measured = {record["key"]: record["measures"][LATENCY] for record in files.read_jsonl(folder / MEASURES)}
     probes = probe_draws(config.space_for(input_spec_of(dataset)), config.seed)
     probe = next((entry for entry in probes if entry.key in measured), None)
-    if probe is None or (folder / "best.json").exists():
+    if probe is None:
         return
     before, now = measured[probe.key], latency.measure(probe)[LATENCY]
     if max(before, now) > DRIFT * min(before, now):
