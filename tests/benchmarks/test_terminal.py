@@ -9,12 +9,12 @@ from benchmarks.terminal import in_terminal
 
 def test_the_longest_silence_and_what_stood_before_it() -> None:
     script = (
-        "import sys, time; print(sys.stdout.isatty(), flush=True); time.sleep(0.4); print('end'); sys.exit(3)"
+        "import sys, time; print(sys.stdout.isatty(), flush=True); time.sleep(1.5); print('end'); sys.exit(3)"
     )
     ended = in_terminal([sys.executable, "-c", script])
     assert ended.code == 3
     assert ended.text == "True\nend"
-    assert 0.4 <= ended.silence.seconds <= ended.seconds
+    assert 1 <= ended.silence.seconds <= ended.seconds  # a busy machine may see the first word late
     assert ended.to_json()["exit_code"] == 3
 
 
