@@ -2,18 +2,19 @@
 total time.
 
     python -m benchmarks.search_vs_handmade --folder DIR [--data cifar10:PATH] [--seeds 0,1,2]
-        [--recipe standard] [--epochs N] [--arms search,presets,random,macs] [--size edge]
+        [--recipe standard] [--epochs N] [--arms search,presets,random,macs,race] [--size edge]
         [--networks NAME,..] [--half NAME] [--train-images N] [--candidates N] [--steps N] [--results NAME]
 
 1. Each hand-made network of benchmarks/networks.py is exported and timed (ONNX Runtime fp32, 1 thread,
    batch 1) through the same session and measurement as candidates: its fastest time is a latency limit. So is
    half of that of ``--half``.
-2. Per seed and limit, four arms with the same prior, the same rungs and the same validation images:
-   "search" (the default search), "presets" (known networks alone), "random" (draws and presets) and "macs"
-   (the draws with most multiply-accumulates within the limit, and presets). Random draws are near the limit,
-   as those of the search are. The last three look for as many networks within the limit, and train them, as
-   fit into the processor seconds of the search, the training of its HyperNet included. Each arm picks as the
-   search does: the best that keeps the limit when it is measured longer, before the last rung.
+2. Per seed and limit, five arms with the same prior, the same rungs and the same validation images:
+   "search" (the default search), "presets" (known networks alone), "random" (draws and presets), "macs"
+   (the draws with most multiply-accumulates within the limit, and presets) and "race" (the search without a
+   trained HyperNet, whose seconds go into further proposals). Random draws are near the limit, as those of
+   the search are. "presets", "random" and "macs" look for as many networks within the limit, and train them,
+   as fit into the processor seconds of the search, the training of its HyperNet included. Each arm picks as
+   the search does: the best that keeps the limit when it is measured longer, before the last rung.
 3. Hand-made networks and the picks of all arms are trained from scratch with one recipe
    (:mod:`smash_search.train.recipes`) and judged on the test images, which nothing else looks at.
 4. Picks are timed again in a new process.
@@ -53,7 +54,15 @@ from smash_export.device_search.latency import DeviceLatency, Setting, measure_a
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_data, search
 from smash_export.progress import Output
 from smash_search.data import Dataset, Split
-from smash_search.rank.finalists import Finalist, Rung, Trained, input_spec_of, run_rungs, train_rung
+from smash_search.rank.finalists import (
+    Finalist,
+    FinalistsConfig,
+    Rung,
+    Trained,
+    input_spec_of,
+    run_rungs,
+    train_rung,
+)
 from smash_search.rank.latency_model import LatencyModel, fit_latency
 from smash_search.rank.pareto import LATENCY, Limit, pick_that_keeps
 from smash_search.space.architecture import Architecture, InputSpec
@@ -69,7 +78,8 @@ from smash_search.train.recipes import NAMES, recipe_for
 
 SETTING = Setting("onnxruntime", "fp32", batch=1, threads=1)
 GOAL_LIMITS = 3  # of four, at which the pick has to be better
-ARMS = ("search", "presets", "random", "macs")
+ARMS = ("search", "presets", "random", "macs", "race")
+GLANCE = 32  # validation images for a score that says nothing
 MOST_ENTRANTS = 400
 MACS_DRAWS = 2000  # looked at for those with most multiply-accumulates
 
@@ -169,7 +179,12 @@ class Bench:
         row: dict[str, Any] = {"network": name, "seed": seed, "limit_ms": limit, "arms": {"search": found}}
         for arm in self.arms:
             row["arms"][arm] = self.once(
-                (arm, seed, name), lambda arm=arm: self.arm(arm, seed, label, limit, found["seconds"])
+                (arm, seed, name),
+                lambda arm=arm: (
+                    self.race(seed, label, limit, found)
+                    if arm == "race"
+                    else self.arm(arm, seed, label, limit, found["seconds"])
+                ),
             )
         for arm in row["arms"].values():
             architecture = Architecture.from_json(arm["architecture"])
@@ -207,7 +222,29 @@ class Bench:
         """The search of a seed within one limit, and the processor seconds that it took."""
         latency = DeviceLatency(self.spec, self.classes, SETTING, limit_ms=limit)
         config = self._config(seed, label, limit, latency)
-        run = self.folder / f"{label}-{seed}"
+        return self._searched(config, latency, self.folder / f"{label}-{seed}")
+
+    def race(self, seed: int, label: str, limit: float, found: dict[str, Any]) -> dict[str, Any]:
+        """The search with a HyperNet of one step and as many more proposals as fit into its seconds.
+
+        Args:
+            seed, label, limit: as for the search.
+            found: what the search of the same seed and limit gave.
+        """
+        latency = DeviceLatency(self.spec, self.classes, SETTING, limit_ms=limit)
+        config = self._config(seed, label, limit, latency)
+        stages, finalists = found["stages"], config.finalists
+        price = stages["finalists"] / finalists.epochs(finalists.entering)
+        spared = (stages["hypernet"] + stages["scoring"]) / price
+        config = replace(
+            config,
+            training=replace(config.training, steps=1),
+            scoring=replace(config.scoring, images=(GLANCE,)),
+            finalists=with_epochs(finalists, finalists.epochs(finalists.entering) + spared),
+        )
+        return self._searched(config, latency, self.folder / f"race-{label}-{seed}")
+
+    def _searched(self, config: SearchConfig, latency: DeviceLatency, run: Path) -> dict[str, Any]:
         shutil.rmtree(run, ignore_errors=True)
         begin = time.process_time()
         result = search(self.data, run, config=config, measurement=latency, device="cpu", output=Output())
@@ -225,6 +262,7 @@ class Bench:
             "encoding": result.ranking.encoding and asdict(result.ranking.encoding),
             "trust": result.ranking.trust and asdict(result.ranking.trust),
             "seconds": seconds,
+            "stages": result.seconds,
         }
 
     def arm(self, arm: str, seed: int, label: str, limit: float, seconds: float) -> dict[str, Any]:
@@ -387,6 +425,14 @@ class Bench:
         ]
         found = paired_interval(values)
         return min(by_seed) >= GOAL_LIMITS and found is not None and found[0] > 0
+
+
+def with_epochs(finalists: FinalistsConfig, epochs: float) -> FinalistsConfig:
+    """As many networks as the epochs of all rungs allow: in each round, or at the start without rounds."""
+    grows, larger = "per_round" if finalists.rounds else "count", finalists
+    while larger.epochs(larger.entering) <= epochs:
+        finalists, larger = larger, replace(larger, **{grows: getattr(larger, grows) + 1})
+    return finalists
 
 
 def paired_interval(values: list[float]) -> tuple[float, float] | None:

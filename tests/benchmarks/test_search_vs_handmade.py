@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.search_vs_handmade import Bench, paired_interval
+from benchmarks.search_vs_handmade import Bench, paired_interval, with_epochs
 from smash_export.device_search.latency import DeviceLatency, Setting
-from smash_search.rank.finalists import Finalist, Trained, train_rung
+from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained, train_rung
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 
@@ -63,3 +63,21 @@ def test_one_row_has_no_interval_and_two_that_differ_have_a_wide_one() -> None:
     low, high = paired_interval([0.01, 0.03]) or (0.0, 0.0)
     assert low < -0.1
     assert high > 0.14
+
+
+def test_the_race_without_a_hypernet_trains_networks_in_its_place(bench: Bench) -> None:
+    bench.arguments.candidates = 8
+    bench.arguments.steps, bench.arguments.rounds, bench.arguments.finalists = 2, 1, 4
+    found = bench.search(0, "4ms", 4.0)
+    assert {"hypernet", "scoring", "finalists"} <= set(found["stages"])
+    spared = {**found, "stages": {"hypernet": 1.0, "scoring": 2.0, "finalists": 4.0}}
+    raced = bench.race(0, "4ms", 4.0, spared)
+    assert raced["encoding"] != found["encoding"]
+    assert raced["trained"] == found["trained"] + found["trained"] * 3 // 4
+
+
+def test_epochs_go_into_rounds_or_into_the_start() -> None:
+    rounds = FinalistsConfig(count=4, rounds=2, per_round=2, rungs=(1,))
+    assert with_epochs(rounds, 13.9).per_round == 4
+    assert with_epochs(rounds, 12).entering == 12
+    assert with_epochs(FinalistsConfig(count=4, rungs=(1,)), 6.5).count == 6
