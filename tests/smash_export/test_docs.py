@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,12 @@ def commands(text: str) -> list[list[str]]:
     return [line[1:] for line in words if line[:1] == ["smash-export"]]
 
 
+def module_name(script: str) -> str:
+    """Name of the file that a block of Python is, which its first line says; empty for a script."""
+    named = re.match(r"# (\w+\.py)\n", script)
+    return named[1] if named else ""
+
+
 @pytest.mark.parametrize("guide", GUIDES)
 def test_a_guide_does_what_it_says(
     guide: str,
@@ -63,11 +71,15 @@ def test_a_guide_does_what_it_says(
     text = (ROOT / "docs" / "how-to" / guide).read_text()
     lines = commands(text)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a module of the guide's is looked for here
     for name, value in SMALL.items():
         monkeypatch.setenv(name, value)
     Image.fromarray(digits_images[0][0, :, :, 0]).save("image.png")
     for settings in blocks(text, "toml"):
         Path("smash.toml").write_text(settings)
+    scripts = blocks(text, "python")
+    for module in filter(module_name, scripts):
+        Path(module_name(module)).write_text(module)
     if not any(words[0] == "freeze" for words in lines):  # else the guide makes it
         digits_bundle_copy.rename("digits-bundle")
     for words in lines:
@@ -76,7 +88,7 @@ def test_a_guide_does_what_it_says(
         code = cli.run(words)
         captured = capsys.readouterr()
         assert code == 0, f"smash-export {shlex.join(words)}\n{captured.err}"
-    for script in blocks(text, "python"):
+    for script in itertools.filterfalse(module_name, scripts):
         exec(compile(script, f"{guide} (python block)", "exec"), {})
 
 
