@@ -487,6 +487,7 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
             "report": str(folder / "report.html"),
             "architecture": result.best.architecture.key,
             "origin": best.origin,
+            "reason": best.reason,
             "score": best.score,
             "rank": best.rank,
             "candidates": result.candidates,

@@ -90,20 +90,22 @@ class Findings:
     missing: int
 
     def headline(self) -> str:
-        """What was found, in one sentence."""
+        """What was found, and why it was trained at all."""
         pick, cost = self.result.pick, self.result.cost
         facts = [f"{pick.error:.2%} validation error after {counted(pick.epochs, 'epoch')}"]
         if self.latency is not None:
             share = f" ({self.latency.share_words})" if self.latency.share is not None else ""
             facts.append(f"{self.latency.milliseconds:.3g} ms{share}")
         facts += [counted(cost.parameters, "parameter"), counted(cost.macs, "MAC")]
-        return f"Network {pick.key} ({self.result.best.search.origin}): {', '.join(facts)}."
+        found = f"Network {pick.key} ({self.result.best.search.origin}): {', '.join(facts)}."
+        return f"{found} Why it was trained: {pick.reason}."
 
     def rows(self) -> list[tuple[str, str]]:
         """Name and value of each fact, the most important ones first."""
         result, search, cost = self.result, self.result.best.search, self.result.cost
         rows = [
             ("architecture", f"{result.best.architecture.key}, {search.origin}"),
+            ("why it was trained", result.pick.reason),
             (f"validation error after {counted(result.pick.epochs, 'epoch')}", f"{result.pick.error:.2%}"),
         ]
         if result.random is not None:

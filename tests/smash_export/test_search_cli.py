@@ -138,6 +138,23 @@ def test_the_same_command_again_resumes_and_json_is_pure(
     assert "seed differs" in capsys.readouterr().err
 
 
+def test_terminal_json_and_report_say_why_the_pick_was_trained(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # no cell is folded
+    best = json.loads((folder / "best.json").read_text())["search"]
+    trained = [json.loads(line) for line in (folder / "finalists.jsonl").read_text().splitlines()]
+    assert best["reason"] in {record["reason"] for record in trained}
+    words = ["search", "--data", "digits", "--run", str(folder), *SMALL]
+    assert run(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("why it was trained" in line and best["reason"] in line for line in lines), lines
+    assert run([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reason"] == best["reason"]
+    page = (folder / "report.html").read_text()
+    assert re.search(rf'"lead">Network [^<]* Why it was trained: {re.escape(best["reason"])}\.<', page)
+
+
 def test_best_json_names_its_images_in_any_folder_and_freeze_refuses_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
