@@ -48,14 +48,25 @@ class Pace:
         self._expected, self._clock = expected, clock
         self.start = self._from = self._last = clock()
         self._before = 0.0
+        self._end: float | None = None  # on the clock, where the work tells it
 
-    def step(self, n: float = 1) -> None:
-        """Count ``n`` steps that have just ended."""
+    def step(self, n: float = 1, before: float = 0.0, left: float | None = None) -> None:
+        """Count ``n`` steps that have just ended.
+
+        Args:
+            n: Number of steps.
+            before: those of them that an earlier process did.
+            left: seconds to the end, where the work knows them.
+        """
         now = self._clock()
-        if not self.done and n > 1 and now - self.start < READ_BACK_SECONDS:
+        if before:
+            self._before += before
+        elif not self.done and n > 1 and now - self.start < READ_BACK_SECONDS:
             self._before, self._from = n, now
         self.done += n
         self._last = now
+        if n:
+            self._end = None if left is None else now + left
 
     @property
     def elapsed(self) -> float:
@@ -70,6 +81,8 @@ class Pace:
     def left(self) -> float | None:
         """Seconds to the end, counting down between two steps; None before anything can be said."""
         now, steps = self._clock(), self.done - self._before
+        if self._end is not None:
+            return max(0.0, self._end - now)
         if self.total is None or steps <= 0:
             return None if self._expected is None else max(0.0, self._expected - (now - self.start))
         waited = now - self._last
@@ -222,10 +235,12 @@ class _Log:
         if total is None:  # nothing will be shown before the end otherwise
             click.echo(f"{label} ...", err=True)
 
-        def advance(n: float = 1, **fields: object) -> None:
+        def advance(
+            n: float = 1, *, before: float = 0.0, left: float | None = None, **fields: object
+        ) -> None:
             nonlocal shown
             finished_before, now = pace.finished, time.monotonic()
-            pace.step(n)
+            pace.step(n, before, left)
             last = pace.finished and not finished_before
             if not last and now - shown < PLAIN_SECONDS:
                 return
@@ -359,8 +374,10 @@ class _Terminal:
             escape(label), total=total, shown="", whole=False, times=lambda: (pace.elapsed, pace.left())
         )
 
-        def advance(n: float = 1, **fields: object) -> None:
-            pace.step(n)
+        def advance(
+            n: float = 1, *, before: float = 0.0, left: float | None = None, **fields: object
+        ) -> None:
+            pace.step(n, before, left)
             progress.update(task, advance=n)
             if fields:
                 progress.update(task, shown=escape(" ".join(shown_fields(fields))))

@@ -88,10 +88,12 @@ def following(progress: ShowProgress, tracker: Tracker | None) -> ShowProgress:
     def shown(label: str, total: float | None) -> Iterator[Advance]:
         done = 0.0
 
-        def advance(n: float = 1, **fields: object) -> None:
+        def advance(
+            n: float = 1, *, before: float = 0.0, left: float | None = None, **fields: object
+        ) -> None:
             nonlocal done
             done += n
-            inner(n, **fields)
+            inner(n, before=before, left=left, **fields)
             for name, value in fields.items():
                 number = as_number(value)
                 if number is not None:

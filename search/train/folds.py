@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def cross_validated(
     *,
     device: torch.device | str = "cpu",
     work: Path | None = None,
-    on_step: Callable[[TrainingProgress], None] | None = None,
+    on_step: Callable[[int, TrainingProgress], None] | None = None,
 ) -> Folds:
     """Train a network for each fold of training and validation images.
 
@@ -62,7 +63,7 @@ def cross_validated(
         folds: number of them.
         device: where to train.
         work: folder for what is done already; a repeated call goes on there.
-        on_step: called after every step.
+        on_step: called after every step with the number of the fold, from 0.
 
     Raises:
         InvalidInputError: a class has fewer images than there are folds.
@@ -86,7 +87,7 @@ def cross_validated(
             checkpoint=None if work is None else work / f"fold-{fold}-of-{folds}.pt",
             checkpoint_seconds=2.0,
             evaluate=False,
-            on_step=on_step,
+            on_step=None if on_step is None else partial(on_step, fold),
         )
         if held_out.targets is None:
             rights.append(round(result.accuracy * len(held_out)))

@@ -27,7 +27,6 @@ from smash_search.train.compute import (
 )
 
 BETWEEN = 20  # times the seconds that a checkpoint takes pass before the next one, where it is not asked for
-PACE = 0.9  # of the mean seconds per step: how much of it is kept when a step is added
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class TrainingProgress:
         step: its number, from 1.
         steps: Number of steps of the whole training; fewer are done when time ends it.
         loss: Loss of the step; infinite when it was skipped.
-        seconds_left: expected, at the present pace.
+        seconds_left: expected, at the pace of this process, with all that it does between its steps.
     """
 
     step: int
@@ -97,7 +96,7 @@ class Loop(abc.ABC, Generic[Entry]):
         self.history: list[Entry] = []
         self._spent = 0.0  # seconds, before this process took over
         self._started = time.monotonic()
-        self._pace: float | None = None
+        self._pace = 0.0  # seconds per step
 
     @abc.abstractmethod
     def rate(self) -> float:
@@ -194,12 +193,11 @@ class Loop(abc.ABC, Generic[Entry]):
         Raises:
             DivergedError: too many steps in a row gave NaN or infinity; the last checkpoint stays.
         """
-        saved, pause = time.monotonic(), checkpoint_seconds
+        started, first = time.monotonic(), self.step
+        saved, pause = started, checkpoint_seconds
         over = self.is_over  # asked once a step: what ends the loop is what the last checkpoint holds
         while not over:
-            begin = time.monotonic()
             loss = self.run_step()
-            self._keep_pace(time.monotonic() - begin)
             over = self.is_over
             due = self.may_save and time.monotonic() - saved >= pause
             if checkpoint and (over or due):
@@ -208,17 +206,15 @@ class Loop(abc.ABC, Generic[Entry]):
                 saved = time.monotonic()
                 if checkpoint_seconds:
                     pause = max(checkpoint_seconds, BETWEEN * (saved - begin))
+            self._pace = (time.monotonic() - started) / (self.step - first)
             if on_step:
                 on_step(TrainingProgress(self.step, self.limits.steps, loss, self.seconds_left()))
         if self.average is not None:
             self.module.load_state_dict(self.average.values)
 
-    def _keep_pace(self, seconds: float) -> None:
-        self._pace = seconds if self._pace is None else PACE * self._pace + (1 - PACE) * seconds
-
     def seconds_left(self) -> float:
-        """Expected seconds to the end at the present pace, at most what the time limit leaves."""
-        left = (self.limits.steps - self.step) * (self._pace or 0.0)
+        """Expected seconds to the end at the pace so far, at most what the time limit leaves."""
+        left = (self.limits.steps - self.step) * self._pace
         if self.limits.seconds:
             left = min(left, self.limits.seconds - self.elapsed)
         return max(0.0, left)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from smash_base import files
 from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
+from smash_base.progress import Position
 from smash_export.cli.console import Output
 
 if TYPE_CHECKING:
@@ -258,13 +259,14 @@ def _trained_first(
     if _too_short(recipe.epochs, wanted, place, output):
         return None, seconds
     with output.progress(f"teacher {larger.key}", recipe.epochs) as advance:
+        _, on_step = shown_by(advance, recipe.epochs)
         answers = teacher.trained_teacher(
             larger,
             dataset,
             recipe,
             device=pick_device(values["device"]),
             cache=place,
-            on_step=lambda progress: advance(recipe.epochs / progress.steps),
+            on_step=on_step,
         )
     return answers, (1 - teacher.TIME_SHARE) * seconds
 
@@ -298,6 +300,12 @@ def measured_on_folds(
 
     count = values["folds"]
     with output.progress(f"{count} folds", count * recipe.epochs) as advance:
+        bar = Position(advance)
+
+        def on_step(fold: int, progress: TrainingProgress) -> None:
+            step = recipe.epochs / progress.steps
+            bar.move(fold * recipe.epochs + progress.step * step, step)
+
         found = cross_validated(
             make,
             dataset,
@@ -305,7 +313,7 @@ def measured_on_folds(
             count,
             device=pick_device(values["device"]),
             work=destination.parent / f".{destination.name}.work",
-            on_step=lambda progress: advance(recipe.epochs / progress.steps),
+            on_step=on_step,
         )
     low, high = wilson_interval(found.right, found.images)
     accuracy = found.right / found.images
@@ -334,7 +342,16 @@ def measured_on_folds(
 def shown_by(
     advance: Advance, epochs: int
 ) -> tuple[Callable[[Epoch], None], Callable[[TrainingProgress], None]]:
-    """What a training calls after an epoch and after a step, to move a bar of so many epochs."""
+    """What a training calls after an epoch and after a step, to move a bar of so many epochs.
+
+    A training that goes on where it was interrupted begins at a later step than the first; one with a limit
+    of time may end before its last.
+    """
+    bar = Position(advance)
+
+    def on_step(progress: TrainingProgress) -> None:
+        step = epochs / progress.steps
+        bar.move(progress.step * step, step, left=progress.seconds_left)
 
     def on_epoch(entry: Epoch) -> None:
         shown = {"loss": round(entry.loss, 4)}
@@ -342,7 +359,7 @@ def shown_by(
             shown["accuracy"] = round(entry.accuracy, 4)
         advance(0, **shown)
 
-    return on_epoch, lambda progress: advance(epochs / progress.steps)
+    return on_epoch, on_step
 
 
 def bake_too(bundle: Bundle, output: Output) -> None:

@@ -51,6 +51,30 @@ def test_what_an_earlier_process_did_does_not_count_as_fast() -> None:
     assert pace.left() == pytest.approx(490)
 
 
+def test_the_pace_of_a_training_that_goes_on_is_that_of_its_own_steps() -> None:
+    hand = Hand()
+    pace = Pace(25, clock=hand)
+    hand.now += 4  # reading the checkpoint took longer than a moment
+    pace.step(20.25, before=20)
+    hand.now += 4
+    pace.step(0.25)
+    assert pace.left() == pytest.approx(4.5 / 0.5 * 8)
+
+
+def test_a_bar_shows_the_time_left_that_its_work_knows() -> None:
+    hand = Hand()
+    pace = Pace(25, clock=hand)
+    hand.now += 10
+    pace.step(1, left=30)  # a limit of time, far below 24 steps of ten seconds
+    hand.now += 4
+    assert pace.left() == pytest.approx(26)
+    pace.step(0)  # a figure is shown beside the bar
+    assert pace.left() == pytest.approx(26)
+    hand.now += 10
+    pace.step(1)
+    assert pace.left() == pytest.approx(23 * 12), "and its pace again, where it knows nothing"
+
+
 def test_a_job_corrects_its_estimate_by_the_parts_that_are_over() -> None:
     hand = Hand()
     schedule = Schedule([Part("training", 10), Part("scoring", 20), Part("freezing", 30)], hand)

@@ -75,7 +75,7 @@ def test_folds_that_are_done_are_not_trained_again(tmp_path: Path) -> None:
 
     steps: list[int] = []
     first = cross_validated(make, data, recipe, 3, work=tmp_path)
-    again = cross_validated(make, data, recipe, 3, work=tmp_path, on_step=lambda p: steps.append(p.step))
+    again = cross_validated(make, data, recipe, 3, work=tmp_path, on_step=lambda _, p: steps.append(p.step))
     assert again == first
     assert not steps
 

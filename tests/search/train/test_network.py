@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_search.space.architecture import InputSpec
 from smash_search.train.compute import Batches, DivergedError, Feed, batches, load_checkpoint, pick_device
+from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Epoch, Recipe, accuracy, fit, new_network, schedule
 from tests.search.small_data import same_state, small_architecture, small_digits, with_bad_images
 
@@ -106,6 +108,53 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, epoch_images
     again = _network(seed=9)  # a finished job is not repeated
     assert fit(again, data, recipe, checkpoint=path).accuracy == expected.accuracy
     assert same_state(whole.state_dict(), again.state_dict())
+
+
+class _Clock:
+    """The clock of the training loop, moved by a test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr("smash_search.train.loop.time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def spend(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_the_time_left_is_that_of_this_process_with_its_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, left = _Clock(monkeypatch), list[float]()
+
+    def measured(*_: object) -> float:
+        clock.spend(5)
+        return 0.5
+
+    def on_step(progress: TrainingProgress) -> None:
+        left.append(progress.seconds_left)
+        clock.spend(1)
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("smash_search.train.network.accuracy", measured)
+    recipe, path = Recipe(epochs=2, batch=32), tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fit(_network(), small_digits(), recipe, checkpoint=path, on_step=on_step)
+    assert left == pytest.approx([0, 2, 7]), "three steps are left, and one validation"
+    left.clear()
+    fit(_network(), small_digits(), recipe, checkpoint=path, on_step=on_step)
+    assert left == pytest.approx([0, 0.5, 0]), "of the fifth step: half of two steps' second"
+
+
+def test_a_limit_of_time_bounds_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, left = _Clock(monkeypatch), list[float]()
+
+    def on_step(progress: TrainingProgress) -> None:
+        left.append(progress.seconds_left)
+        clock.spend(2)
+
+    fit(_network(), small_digits(), Recipe(epochs=99, batch=32, seconds=7), on_step=on_step, evaluate=False)
+    assert left == pytest.approx([0, 5, 3, 1, 0])
 
 
 def test_a_checkpoint_of_another_job_is_refused_by_the_field_that_differs(tmp_path: Path) -> None:
