@@ -79,6 +79,8 @@ class FitResult:
         steps: steps done in all, those before a resumption included.
         skipped: those of them that gave NaN or infinity.
         seconds: Seconds of this call; differs from run to run.
+        recipe: what was used: with a limit of time the epochs that were measured when the job began, and no
+            best epoch where validation images were trained on.
     """
 
     accuracy: float
@@ -86,6 +88,7 @@ class FitResult:
     steps: int
     skipped: int
     seconds: float
+    recipe: Recipe
 
 
 def new_network(
@@ -171,7 +174,7 @@ def fit(
         final = loop.best.accuracy
     if final is None:
         final = loop.measure()
-    return FitResult(final, loop.history, loop.step, loop.skipped, time.monotonic() - start)
+    return FitResult(final, loop.history, loop.step, loop.skipped, time.monotonic() - start, recipe)
 
 
 def seconds_per_step(network: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device) -> float:

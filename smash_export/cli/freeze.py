@@ -161,7 +161,7 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
     if dataset.several:
         _train_several(best, dataset, summary, destination, recipe, values, output)
         return
-    recipe, report = _frozen(arch, best, dataset, destination, recipe, values, output)
+    report = _frozen(arch, best, dataset, destination, recipe, values, output)
     _show(output, report)
     if values["bake"]:
         bake_too(report.bundle, output)
@@ -175,7 +175,7 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
             "test_images": report.test_images,
             "cost": asdict(report.cost),
             "parity": {name: parity.to_json() for name, parity in report.parity.items()},
-            "recipe": None if report.fit is None else recipe.to_json(),
+            "recipe": None if report.fit is None else report.fit.recipe.to_json(),
         }
     )
 
@@ -219,8 +219,8 @@ def _frozen(
     recipe: Recipe,
     values: dict[str, Any],
     output: Output,
-) -> tuple[Recipe, FreezeReport]:
-    """Train or materialise, with a bar and curves; the recipe that was used, and what came of it."""
+) -> FreezeReport:
+    """Train or materialise, with a bar and curves."""
     from smash_export.export.freeze import freeze
 
     run = values["run"] or arch.parent
@@ -233,7 +233,7 @@ def _frozen(
     recipe = before.recipe
     with _followed(best, destination, recipe, values, output) as advance:
         on_epoch, on_step = shown_by(advance, recipe.epochs)
-        report = freeze(
+        return freeze(
             best,
             dataset,
             destination,
@@ -249,7 +249,6 @@ def _frozen(
             teacher=before.teacher,
             facts=before.facts,
         )
-    return recipe, report
 
 
 def _maker(best: BestFile, recipe: Recipe) -> Callable[[], nn.Module]:

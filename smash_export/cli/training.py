@@ -410,13 +410,13 @@ def train_module(
             teacher=before.teacher,
             facts=before.facts,
         )
-    tell_adopted(adopted, destination, name, recipe, images, output)
+    tell_adopted(adopted, destination, name, images, output)
     if values["bake"]:
         bake_too(adopted.bundle, output)
 
 
 def tell_adopted(
-    adopted: Adopted, destination: Path, name: str, recipe: Recipe, images: DatasetSummary, output: Output
+    adopted: Adopted, destination: Path, name: str, images: DatasetSummary, output: Output
 ) -> None:
     """How good the network has become."""
     for warning in adopted.warnings:
@@ -438,7 +438,7 @@ def tell_adopted(
             "test_accuracy": facts["top1"],
             "test_images": facts["images"],
             "mean_average_precision": average,
-            "recipe": recipe.to_json(),
+            "recipe": adopted.bundle.manifest.provenance["recipe"],
             "warnings": list(adopted.warnings),
         }
     )

@@ -157,6 +157,7 @@ def freeze(
         frozen, fitted = _make_weights(
             best, dataset, weights, recipe, supernet, pick_device(device), work, on_epoch, on_step, teacher
         )
+        recipe = recipe if fitted is None else fitted.recipe
         if quantisation_aware:
             frozen = _train_quantisation_aware(best, dataset, recipe, frozen, pick_device(device), work)
         calibration = None

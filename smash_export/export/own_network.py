@@ -151,7 +151,7 @@ def train_own(
     check_free(destination, force)
     work = destination.parent / f".{destination.name}.work"
     with files.exclusive(work, purpose="bundle"):
-        fit(
+        fitted = fit(
             network,
             dataset,
             recipe,
@@ -173,7 +173,7 @@ def train_own(
             destination,
             labels=dataset.classes,
             preprocessing=dataset.preprocessing,
-            images=_images(network, dataset, {"network": name, **(facts or {}), **found}, recipe),
+            images=_images(network, dataset, {"network": name, **(facts or {}), **found}, fitted.recipe),
             outputs="sigmoid" if dataset.several else "logits",
             force=force,
         )

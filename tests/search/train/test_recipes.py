@@ -128,6 +128,7 @@ def test_time_ends_a_training_annealed_before_its_epochs(tmp_path: Path) -> None
     assert result.history[-1].accuracy is not None
     again = fit(_network(), data, replace(recipe, epochs=9000), checkpoint=path)  # as measured anew
     assert again.steps == result.steps
+    assert again.recipe == result.recipe == recipe, "what is stored is what was used"
 
 
 def test_epochs_fill_a_time() -> None:
@@ -154,11 +155,12 @@ def test_the_best_epoch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_epoch_is_the_best_on_images_that_are_trained_on() -> None:
     states = []
-    for keep_best in (True, False):
+    for keep_best in (True, False):  # the second is what the first uses
         network = _network()
         recipe = Recipe(epochs=2, batch=32, keep_best=keep_best, include_validation=True)
         result = fit(network, small_digits(), recipe, evaluate=False)
         assert result.history[0].accuracy is None, "only what is reported at the end is measured"
+        assert not result.recipe.keep_best
         states.append(network.state_dict())
     assert same_state(*states)
 

@@ -30,6 +30,8 @@ from smash_search.model.supernet import Supernet
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import BestFile, SearchRecord, write_best
 from smash_search.space.space import SPACES, space_for
+from smash_search.train.compute import load_checkpoint
+from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Recipe
 
 TINY = SPACES["tiny"]
@@ -93,6 +95,28 @@ def test_retraining_learns_and_the_bundle_says_how(tmp_path: Path, best: BestFil
     assert len(bundle.calibration()) >= 512
     assert all(parity.max_difference <= 1e-4 and parity.agreement == 1 for parity in report.parity.values())
     assert not list(tmp_path.glob(".*work*"))
+
+
+def test_the_recipe_in_the_bundle_is_the_one_that_was_used(
+    tmp_path: Path, best: BestFile, dataset: Dataset
+) -> None:
+    asked = Recipe(epochs=2, batch=64, seconds=600.0, include_validation=True, keep_best=True)
+
+    def killed(progress: TrainingProgress) -> None:
+        if progress.step == progress.steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        freeze(best, dataset, tmp_path / "bundle", recipe=asked, on_step=killed)
+    (checkpoint,) = (tmp_path / ".bundle.work").glob("*.pt")
+    held = load_checkpoint(checkpoint, None)
+    assert held is not None
+    measured_anew = replace(asked, epochs=50)  # --time times its steps in every process
+    report = freeze(best, dataset, tmp_path / "bundle", recipe=measured_anew)
+    written = report.bundle.manifest.provenance["recipe"]
+    assert written == json.loads(json.dumps(held["identity"]["recipe"]))
+    assert isinstance(written, dict)
+    assert (written["epochs"], written["keep_best"]) == (2, False)
 
 
 def test_fine_tuning_starts_from_the_generated_weights(

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from smash_base.errors import InvalidInputError, UsageError
 from smash_export import load
 from smash_export.cli import cli
-from smash_export.export.own_network import own_network
+from smash_export.export.own_network import own_network, train_own
 from smash_search.data import load_dataset
+from smash_search.train.recipes import Recipe
 
 MODULE = """
 from torch import nn
@@ -65,6 +66,19 @@ def test_train_makes_a_bundle_of_a_network_of_ones_own(tmp_path: Path, module: s
         answers = [classifier.predict(image).index for image in test.images[:40]]
     assert sum(a == b for a, b in zip(answers, test.labels[:40], strict=True)) >= 32
     assert not list(tmp_path.glob(".*work*/*"))
+
+
+def test_the_recipe_of_ones_own_network_in_the_bundle_is_the_one_that_was_used(
+    tmp_path: Path, module: str
+) -> None:
+    digits = load_dataset("digits")
+    asked = Recipe(epochs=1, batch=64, include_validation=True, keep_best=True)
+    made = train_own(
+        own_network(f"{module}:small", digits, 0), digits, tmp_path / "bundle", name="small", recipe=asked
+    )
+    written = made.bundle.manifest.provenance["recipe"]
+    assert isinstance(written, dict)
+    assert (written["include_validation"], written["keep_best"]) == (True, False)
 
 
 def test_what_is_no_classifier_of_these_images_is_refused(module: str) -> None:
