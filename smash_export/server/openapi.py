@@ -86,6 +86,7 @@ _PREDICT_ANSWER: JsonObject = {
                     "file": {"type": "string"},
                     "error": {"type": "string"},
                     "predictions": {"type": "array", "items": _PREDICTION},
+                    "present": {"type": "array", "items": _PREDICTION},
                     "doubtful": {"type": "boolean"},
                 },
             },

@@ -27,7 +27,7 @@ def noise_by_node(
     """Measure the nodes of these operators.
 
     Args:
-        exact: the fp32 graph, every node named.
+        exact: the fp32 graph, every node named, with the types of its tensors.
         quantised: the same graph with Q/DQ nodes; activations behind a node may have been merged into it.
         tensors: float32 [N, *input_shape].
 
@@ -98,10 +98,15 @@ def _measuring(
 
     source = exact.graph.input[0].name
     model, rename, rounding = with_exact_inputs(exact, quantised)
+    shapes = {  # a traced network computes them from its images, with some of the same operators
+        value.name
+        for value in exact.graph.value_info
+        if value.type.tensor_type.elem_type != TensorProto.FLOAT
+    }
     nodes, outputs, measured = [], [], []
     for node in model.graph.node:
         output = node.output[0] if node.output else ""
-        if node.op_type not in operators or output not in rename or output == source:
+        if node.op_type not in operators or output not in rename or output in {source, *shapes}:
             continue
         received = output
         if output in rounding:

@@ -222,8 +222,9 @@ function lineOf(blob, row) {
 }
 
 function summary(row) {
-  const first = row.predictions[0];
-  const words = `${first.label}, ${(100 * first.probability).toFixed(1)} %`;
+  const there = row.present || [row.predictions[0]]; // classes that do not exclude each other: each that is there
+  const words = there.map((entry) => `${entry.label}, ${(100 * entry.probability).toFixed(1)} %`).join("; ")
+    || "none of the classes";
   return row.doubtful ? `${words} - perhaps none of the classes` : words;
 }
 

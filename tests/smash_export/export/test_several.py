@@ -1,21 +1,25 @@
-"""Images of several classes, from a table to answers: each class by itself, from one half on."""
+"""Images of several classes, from folders to the server's page: each class by itself, from one half on."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from smash_base.errors import InvalidInputError
 from smash_export import load
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
+from smash_export.compiling.compile import compile_bundle
 from smash_export.export.teacher import teacher_logits
 from smash_export.measure.evaluate import evaluate
+from smash_export.prediction.answers import Prediction
 from smash_search.data import load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import BestFile, write_best
@@ -29,8 +33,7 @@ SPEC = InputSpec(3, (8, 8))
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``data``, ``best.json`` and the ``bundle`` that was trained on them."""
     folder = tmp_path_factory.mktemp("several")
-    (folder / "data").mkdir()
-    squares(folder / "data", count=400)
+    copies_in_folders(squares_of(folder, count=400), folder / "data")
     drawn = (SPACES["tiny"].draw(0, slot) for slot in range(30))
     small = min(drawn, key=lambda entry: entry.op_count)
     write_best(folder / "best.json", BestFile(small, SPEC, ("blue", "green", "red")))
@@ -40,10 +43,30 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def squares_of(folder: Path, count: int) -> Path:
+    """The table of so many pictures, which lie beside it."""
+    (folder / "pictures").mkdir()
+    return squares(folder / "pictures", count)
+
+
+def copies_in_folders(table: Path, folder: Path) -> None:
+    """A copy of each picture in the folder of each of its classes."""
+    for line in table.read_text().splitlines()[1:]:
+        name, _, classes = line.partition(",")
+        for label in classes.split(";"):
+            (folder / label).mkdir(parents=True, exist_ok=True)
+            shutil.copy(table.with_name(name), folder / label / f"{label}-{name}")
+
+
 def words(folder: Path) -> list[str]:
-    table = f"csv:{folder / 'data' / 'table.csv'}?several=semicolon"
+    data = f"folder:{folder / 'data'}?several=yes"
     out = str(folder / "bundle")
-    return ["train", str(folder / "best.json"), "--data", table, "--out", out, "--threads", "1"]
+    return ["train", str(folder / "best.json"), "--data", data, "--out", out, "--threads", "1"]
+
+
+def names(answer: Prediction) -> set[str]:
+    """The classes that an answer says are there."""
+    return {score.label for score in answer.present or ()}
 
 
 def test_the_bundle_answers_each_class_by_itself(place: Path) -> None:
@@ -63,6 +86,50 @@ def test_the_bundle_answers_each_class_by_itself(place: Path) -> None:
         for answer, targets in zip(answers, data.test.targets, strict=True)
     ]
     assert np.mean(right) > 0.5, "all classes of an image, and no other"
+
+
+def test_a_compiled_file_names_the_classes_that_the_network_does(place: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(place / "bundle", bundle)
+    images = list(load_dataset(words(place)[3]).test.images)
+    with load(bundle) as classifier:
+        expected = classifier.predict(images)
+    assert len({frozenset(names(answer)) for answer in expected}) > 4, "one, two and three classes"
+    for precision, options, least in (("fp32", {}, 1.0), ("int8", {"calibration_minimum": 200}, 0.8)):
+        compile_bundle(bundle, "onnxruntime", precision, options, isolated=False)
+        with load(bundle, "onnxruntime", precision=precision) as classifier:
+            answers = classifier.predict(images)
+        same = [names(answer) == names(other) for answer, other in zip(answers, expected, strict=True)]
+        assert np.mean(same) >= least, precision
+
+
+@pytest.mark.slow  # a server and a browser start
+def test_server_and_page_name_every_class_that_is_there(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("selenium")
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    from tests.smash_export.chromium import chromium
+    from tests.smash_export.server.conftest import running
+
+    images = load_dataset(words(place)[3]).test.images
+    with load(place / "bundle") as classifier:
+        expected = classifier.predict(list(images))
+    two = next(number for number, answer in enumerate(expected) if len(names(answer)) == 2)
+    picture = tmp_path / "two.png"
+    Image.fromarray(images[two]).save(picture)
+    with running(f"squares={place / 'bundle'}", "--no-grpc") as server:
+        answer = json.loads(server.call("POST", "/v1/predict?top_k=1", picture.read_bytes())[2])
+        assert {item["label"] for item in answer["present"]} == names(expected[two])
+        assert all(item["probability"] >= 0.5 for item in answer["present"])
+        with chromium(tmp_path / "chromium") as page:
+            page.get(f"http://{server.host}:{server.port}/")
+            wait = WebDriverWait(page, 15)
+            wait.until(lambda _: page.find_elements(By.CSS_SELECTOR, "#model option"))
+            page.find_element(By.ID, "file").send_keys(str(picture))
+            wait.until(lambda _: "%" in page.find_element(By.ID, "status").text)
+            shown = page.find_element(By.ID, "status").text.split("; ")
+    assert {line.partition(",")[0] for line in shown} == names(expected[two])
 
 
 def test_evaluate_gives_average_precision_and_the_card_has_it(place: Path) -> None:
