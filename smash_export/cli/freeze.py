@@ -41,6 +41,7 @@ GROUPS = {
         "ema",
         "augment",
         "qat",
+        "false_alarm",
         "seed",
         "track",
     ),
@@ -112,6 +113,14 @@ TRACK_HELP = "Log training curves to tensorboard or mlflow, on this machine."
 )
 @click.option("--ema", type=click.FloatRange(0, 0.999999), help="Decay of a moving average of the weights.")
 @click.option("--augment", metavar="NAME=VALUE,...", help=AUGMENT_HELP)
+@click.option(
+    "--false-alarm",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="RATE",
+    default=0.05,
+    show_default=True,
+    help="Share of images of the classes that may be called doubtful, as pictures of something else are.",
+)
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -248,6 +257,7 @@ def _frozen(
             on_step=on_step,
             teacher=before.teacher,
             facts=before.facts,
+            false_alarm=values["false_alarm"],
         )
 
 

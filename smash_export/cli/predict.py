@@ -132,7 +132,8 @@ def _writer(
     if output.json:
         return _json_writer(classifier, threshold)
     if as_csv:
-        return _csv_writer(min(top_k, len(classifier.labels)), threshold)
+        several = classifier.bundle.signature.outputs == "sigmoid"
+        return _csv_writer(min(top_k, len(classifier.labels)), threshold, several=several)
     return _text_writer(output, threshold, single=single)
 
 
@@ -144,10 +145,15 @@ def _shown(result: Prediction, threshold: float | None) -> str | None:
     """The label as text: every class that is there where several may be."""
     if result.present is None:
         return _label(result, threshold)
-    labels = [item.label for item in result.present if item.probability >= (threshold or 0)]
+    labels = _there(result, threshold)
     if len(labels) > MAX_SHOWN_LABELS:
         labels = [*labels[:MAX_SHOWN_LABELS], f"... ({len(labels)} in all)"]
     return ", ".join(labels) or None
+
+
+def _there(result: Prediction, threshold: float | None) -> list[str]:
+    """Every class that is there, where several may be."""
+    return [item.label for item in result.present or () if item.probability >= (threshold or 0)]
 
 
 def _json_writer(classifier: Classifier, threshold: float | None) -> _Writer:
@@ -184,8 +190,12 @@ def _json_writer(classifier: Classifier, threshold: float | None) -> _Writer:
     return _Writer(start, show, end)
 
 
-def _csv_writer(top_k: int, threshold: float | None) -> _Writer:
+def _csv_writer(top_k: int, threshold: float | None, *, several: bool) -> _Writer:
+    """A row for each image. ``doubtful`` is true, false or, where the bundle does not say, empty; ``present``
+    names every class that is there, where several may be."""
     from smash_export.prediction.classifier import Failure
+
+    last = ["doubtful", *(["present"] if several else []), "error"]
 
     def line(values: list[Any]) -> None:
         stream = io.StringIO()
@@ -194,11 +204,11 @@ def _csv_writer(top_k: int, threshold: float | None) -> _Writer:
 
     def start() -> None:
         names = [name for rank in range(2, top_k + 1) for name in (f"label_{rank}", f"probability_{rank}")]
-        line(["source", "label", "probability", "milliseconds", *names, "error"])
+        line(["source", "label", "probability", "milliseconds", *names, *last])
 
     def show(result: Prediction | Failure) -> None:
         if isinstance(result, Failure):
-            line([result.source, "", "", "", *[""] * (2 * (top_k - 1)), str(result.error)])
+            line([result.source, *[""] * (3 + 2 * (top_k - 1) + len(last) - 1), str(result.error)])
             return
         others = [value for item in result.top[1:] for value in (item.label, f"{item.probability:.6f}")]
         label = _label(result, threshold) or UNCERTAIN
@@ -209,6 +219,8 @@ def _csv_writer(top_k: int, threshold: float | None) -> _Writer:
                 f"{result.probability:.6f}",
                 f"{result.milliseconds:.4f}",
                 *others,
+                "" if result.doubtful is None else str(result.doubtful).lower(),
+                *([";".join(_there(result, threshold))] if several else []),
                 "",
             ]
         )

@@ -409,6 +409,7 @@ def train_module(
             on_step=on_step,
             teacher=before.teacher,
             facts=before.facts,
+            false_alarm=values["false_alarm"],
         )
     tell_adopted(adopted, destination, name, images, output)
     if values["bake"]:

@@ -33,7 +33,7 @@ from smash_base.json_values import JsonObject
 from smash_base.preprocess import softmax
 from smash_export import __version__
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
-from smash_export.export.calibration import Calibration, fit_calibration
+from smash_export.export.calibration import FALSE_ALARM, Calibration, fit_calibration
 from smash_export.export.onnx_writer import INPUT, OUTPUT, onnx_from_architecture, onnx_from_trace
 from smash_export.measure.evaluate import Evaluation, score
 from smash_export.measure.verify import Parity, measure_parity
@@ -119,6 +119,7 @@ def freeze(
     on_step: Callable[[TrainingProgress], None] | None = None,
     teacher: np.ndarray | None = None,
     facts: JsonObject | None = None,
+    false_alarm: float = FALSE_ALARM,
 ) -> FreezeReport:
     """Freeze an architecture into a bundle.
 
@@ -138,6 +139,8 @@ def freeze(
         on_step: called after every step of training.
         teacher: logits of another network for the training images (:mod:`smash_export.export.teacher`).
         facts: more for the bundle's provenance.
+        false_alarm: share of images of the classes that may be called doubtful, where the network was trained
+            (:mod:`smash_export.export.calibration`).
 
     Raises:
         InvalidInputError: the data have other classes or another input than the architecture.
@@ -162,7 +165,7 @@ def freeze(
             frozen = _train_quantisation_aware(best, dataset, recipe, frozen, pick_device(device), work)
         calibration = None
         if fitted is not None and not recipe.include_validation:
-            calibration = calibrate(best.architecture, frozen, dataset)
+            calibration = calibrate(best.architecture, frozen, dataset, false_alarm)
         report = _export(
             best,
             dataset,
@@ -319,14 +322,16 @@ def spread(count: int, wanted: int, seed: int = 0) -> np.ndarray:
     return np.sort(order[:wanted])
 
 
-def calibrate(architecture: Architecture, frozen: dict[str, np.ndarray], dataset: Dataset) -> Calibration:
+def calibrate(
+    architecture: Architecture, frozen: dict[str, np.ndarray], dataset: Dataset, false_alarm: float
+) -> Calibration:
     """Divide the last layer by the temperature that the validation images ask for, in place.
 
     No label changes, and softmax of the exported logits is calibrated in every runtime, baked files and
     programs of other people included, without anybody having to know of a temperature.
     """
     logits = logits_of(FrozenNetwork(architecture, frozen).eval(), dataset, dataset.validation.images)
-    calibration = fit_calibration(logits, dataset.validation.labels)
+    calibration = fit_calibration(logits, dataset.validation.labels, false_alarm)
     for name in ("head.weight", "head.bias"):
         frozen[name] = (frozen[name] / calibration.temperature).astype(np.float32)
     return calibration

@@ -26,7 +26,7 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Outputs, probabilities_of
 from smash_export.export.adopt import Adopted, Images, adopt
-from smash_export.export.calibration import fit_calibration
+from smash_export.export.calibration import FALSE_ALARM, fit_calibration
 from smash_export.export.freeze import CALIBRATION_IMAGES, SAMPLE_IMAGES, check_free, logits_of, spread
 from smash_export.measure.evaluate import score
 from smash_search.data import Dataset
@@ -132,6 +132,7 @@ def train_own(
     on_step: Callable[[TrainingProgress], None] | None = None,
     teacher: np.ndarray | None = None,
     facts: JsonObject | None = None,
+    false_alarm: float = FALSE_ALARM,
 ) -> Adopted:
     """Train a network of one's own and make a bundle of it. An interrupted training goes on.
 
@@ -140,7 +141,7 @@ def train_own(
         dataset: images of its classes.
         destination: folder of the bundle.
         name: Name of the network, for the manifest.
-        recipe, device, force, on_epoch, on_step, teacher, facts: as for
+        recipe, device, force, on_epoch, on_step, teacher, facts, false_alarm: as for
             :func:`smash_export.export.freeze.freeze`.
 
     Raises:
@@ -165,7 +166,7 @@ def train_own(
         )
         # PyTorch declares no call with a memory format alone.
         network.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        network, found = _finished(network, dataset, recipe)
+        network, found = _finished(network, dataset, recipe, false_alarm)
         traced = work / "network.pt"
         _trace(network, dataset, traced)
         adopted = adopt(
@@ -181,7 +182,9 @@ def train_own(
     return adopted
 
 
-def _finished(network: nn.Module, dataset: Dataset, recipe: Recipe) -> tuple[nn.Module, JsonObject]:
+def _finished(
+    network: nn.Module, dataset: Dataset, recipe: Recipe, false_alarm: float
+) -> tuple[nn.Module, JsonObject]:
     """The network with what validation images say of its answers, and that in words for the manifest."""
     if dataset.several:
         thresholds = np.full(len(dataset.classes), 0.5)
@@ -194,7 +197,7 @@ def _finished(network: nn.Module, dataset: Dataset, recipe: Recipe) -> tuple[nn.
     if recipe.include_validation:
         return network, {"calibration": None}
     logits = logits_of(network, dataset, dataset.validation.images)
-    calibration = fit_calibration(logits, dataset.validation.labels)
+    calibration = fit_calibration(logits, dataset.validation.labels, false_alarm)
     return Calibrated(network, calibration.temperature).eval(), {"calibration": asdict(calibration)}
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli, run
+from tests.conftest import DOUBT_BELOW
 
 Capture = pytest.CaptureFixture[str]
 
@@ -81,6 +82,26 @@ def test_csv_has_a_header_and_a_row_for_each(
     assert [row["label"] for row in rows] == expected[:2]
     assert rows[0]["source"] == str(odd)
     assert float(rows[0]["probability"]) >= float(rows[0]["probability_2"])
+
+
+def test_text_and_table_say_which_images_are_perhaps_of_no_class(
+    digits_bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    random = np.random.default_rng(0)
+    for number in range(20):
+        noise = random.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number:02}.png")
+    assert run(["predict", str(digits_bundle), str(tmp_path), "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    doubtful = [float(row["probability"]) < DOUBT_BELOW for row in rows]
+    assert set(doubtful) == {True, False}
+    assert [row["doubtful"] for row in rows] == [str(doubt).lower() for doubt in doubtful]
+    assert run(["predict", str(digits_bundle), str(tmp_path), "-q"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ["perhaps none of the classes" in line for line in lines] == doubtful
+    one = rows[doubtful.index(True)]["source"]
+    assert run(["predict", str(digits_bundle), one, "-q"]) == 0
+    assert "perhaps none of the classes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("form", ["--json", "--csv", "-q"])

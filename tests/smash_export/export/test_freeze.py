@@ -301,9 +301,10 @@ def test_a_trained_network_is_calibrated_and_teaches_another(
     tmp_path: Path, best: BestFile, dataset: Dataset
 ) -> None:
     recipe = Recipe(epochs=1, batch=32, learning_rate=0.05)
-    bundle = freeze(best, dataset, tmp_path / "teacher", recipe=recipe).bundle
+    bundle = freeze(best, dataset, tmp_path / "teacher", recipe=recipe, false_alarm=0.2).bundle
     calibration = bundle.manifest.provenance["calibration"]
     assert isinstance(calibration, dict)
+    assert calibration["false_alarm"] == 0.2
     assert calibration["images"] == len(dataset.validation)
     assert calibration["error_after"] <= calibration["error_before"] + 0.02  # type: ignore[operator]
     assert bundle.doubt_below == calibration["threshold"]

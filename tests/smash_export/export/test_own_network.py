@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -48,7 +49,9 @@ def test_train_makes_a_bundle_of_a_network_of_ones_own(tmp_path: Path, module: s
     planned = CliRunner().invoke(cli, [*words, "--dry-run", "--json"])
     assert planned.exit_code == 0, planned.output
     assert json.loads(planned.stdout)["recipe"]["whiten"] is False, "its weights may be trained ones"
-    done = CliRunner().invoke(cli, [*words, "--epochs", "6", "--folds", "2", "--device", "cpu", "--json"])
+    done = CliRunner().invoke(
+        cli, [*words, "--epochs", "6", "--folds", "2", "--false-alarm", "0.3", "--device", "cpu", "--json"]
+    )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["test_accuracy"] > 0.8
@@ -63,6 +66,8 @@ def test_train_makes_a_bundle_of_a_network_of_ones_own(tmp_path: Path, module: s
     assert provenance["calibration"]["images"] == len(load_dataset("digits").validation)
     test = load_dataset("digits").test
     with load(out) as classifier:
+        doubtful = [answer.doubtful for answer in classifier.predict(list(digits.validation.images))]
+        assert np.mean(doubtful) == pytest.approx(0.3, abs=0.03), "the rate that was asked for"
         answers = [classifier.predict(image).index for image in test.images[:40]]
     assert sum(a == b for a, b in zip(answers, test.labels[:40], strict=True)) >= 32
     assert not list(tmp_path.glob(".*work*/*"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -86,6 +88,18 @@ def test_the_bundle_answers_each_class_by_itself(place: Path) -> None:
         for answer, targets in zip(answers, data.test.targets, strict=True)
     ]
     assert np.mean(right) > 0.5, "all classes of an image, and no other"
+
+
+def test_a_table_of_answers_names_every_class_that_is_there(place: Path, tmp_path: Path) -> None:
+    images = load_dataset(words(place)[3]).test.images[:20]
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number:02}.png")
+    with load(place / "bundle") as classifier:
+        expected = classifier.predict(list(images))
+    done = CliRunner().invoke(cli, ["predict", str(place / "bundle"), str(tmp_path), "--csv"])
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [set(row["present"].split(";")) - {""} for row in rows] == [names(answer) for answer in expected]
+    assert {row["doubtful"] for row in rows} == {""}, "no class is asked for, so none is doubted"
 
 
 def test_a_compiled_file_names_the_classes_that_the_network_does(place: Path, tmp_path: Path) -> None:
