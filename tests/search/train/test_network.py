@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from smash_search.space.architecture import InputSpec
 from smash_search.train.compute import Batches, DivergedError, Feed, batches, load_checkpoint, pick_device
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Epoch, Recipe, accuracy, fit, new_network, schedule
+from tests.search.hand_clock import HandClock
 from tests.search.small_data import same_state, small_architecture, small_digits, with_bad_images
 
 SPEC = InputSpec(1, (8, 8))
@@ -110,21 +110,10 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, epoch_images
     assert same_state(whole.state_dict(), again.state_dict())
 
 
-class _Clock:
-    """The clock of the training loop, moved by a test."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        monkeypatch.setattr("smash_search.train.loop.time", SimpleNamespace(monotonic=lambda: self.now))
-
-    def spend(self, seconds: float) -> None:
-        self.now += seconds
-
-
 def test_the_time_left_is_that_of_this_process_with_its_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, left = _Clock(monkeypatch), list[float]()
+    clock, left = HandClock(monkeypatch), list[float]()
 
     def measured(*_: object) -> float:
         clock.spend(5)
@@ -147,7 +136,7 @@ def test_the_time_left_is_that_of_this_process_with_its_validation(
 
 
 def test_a_limit_of_time_bounds_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, left = _Clock(monkeypatch), list[float]()
+    clock, left = HandClock(monkeypatch), list[float]()
 
     def on_step(progress: TrainingProgress) -> None:
         left.append(progress.seconds_left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from smash_search.train.network import (
     within,
 )
 from smash_search.train.recipes import NAMES, has_few_of_a_class, recipe_for, survives_flip
+from tests.search.hand_clock import HandClock
 from tests.search.small_data import same_state, small_architecture, small_digits
 
 SPEC = InputSpec(1, (8, 8))
@@ -117,14 +119,28 @@ def test_identity_like_convolutions_pass_their_channels_on() -> None:
     assert torch.allclose(convolution[1](images)[:, :4], images)
 
 
-def test_time_ends_a_training_annealed_before_its_epochs(tmp_path: Path) -> None:
+def test_time_ends_a_training_annealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, rates = HandClock(monkeypatch), list[float]()
+    update = torch.optim.SGD.step
+
+    def noted(optimiser: torch.optim.SGD, *arguments: Any) -> Any:
+        rates.append(optimiser.param_groups[0]["lr"])
+        return update(optimiser, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noted)
+    recipe = Recipe(epochs=10_000, batch=32, seconds=0.5)
+    fit(_network(), small_digits(), recipe, on_step=lambda _: clock.spend(0.01), evaluate=False)
+    assert 45 <= len(rates) <= 55
+    assert max(rates) > 0.9 * recipe.learning_rate
+    assert rates[-1] < 0.01 * max(rates)
+
+
+def test_time_ends_a_training_before_its_epochs(tmp_path: Path) -> None:
     data = small_digits()
     recipe = Recipe(epochs=10_000, batch=32, seconds=0.5)
-    rates: list[float] = []
     path = tmp_path / "checkpoint.pt"
-    result = fit(_network(), data, recipe, checkpoint=path, on_step=lambda p: rates.append(p.seconds_left))
+    result = fit(_network(), data, recipe, checkpoint=path)
     assert 0 < result.steps < 30_000
-    assert rates[-1] < 0.1
     assert result.history[-1].accuracy is not None
     again = fit(_network(), data, replace(recipe, epochs=9000), checkpoint=path)  # as measured anew
     assert again.steps == result.steps
