@@ -29,7 +29,16 @@ from smash_search.rank.patterns import leaders, pattern_of
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.strategies import Scored
 from smash_search.train.compute import DivergedError, Feed, load_checkpoint, save_checkpoint, seed_of
-from smash_search.train.network import EVALUATION_BATCH, Epoch, Recipe, accuracy, fit, new_network
+from smash_search.train.network import (
+    EVALUATION_BATCH,
+    Epoch,
+    Measure,
+    Recipe,
+    accuracy,
+    fit,
+    measure_of,
+    new_network,
+)
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -205,7 +214,7 @@ class Trained:
     Attributes:
         group, key, reason, score: Fields of the finalist.
         rung, epochs: number of the rung from 0, epochs trained so far.
-        error: on all validation images.
+        error: on all validation images; 1 - mean recall where the recipe balances classes.
         loss: mean training loss of the last epoch.
         diverged: Reason why training stopped early, or None.
     """
@@ -503,7 +512,7 @@ def train_rung(
         )
         right, loss = result.accuracy, result.history[-1].loss
         if config.precision == "int8":
-            right = int8_accuracy(network, dataset, device)
+            right = int8_accuracy(network, dataset, device, measure_of(recipe))
         error = 1 - right
     except DivergedError as problem:
         error, loss, diverged = 1.0, 1e30, str(problem)
@@ -523,8 +532,13 @@ def train_rung(
     )
 
 
-def int8_accuracy(network: Network, dataset: Dataset, device: torch.device | str = "cpu") -> float:
-    """Validation accuracy when weights and activations are rounded to 8 bits.
+def int8_accuracy(
+    network: Network,
+    dataset: Dataset,
+    device: torch.device | str = "cpu",
+    measure: Measure = accuracy,
+) -> float:
+    """Validation accuracy, or what else is measured, when weights and activations are rounded to 8 bits.
 
     Ranges of activations come from :data:`RANGE_BATCHES` batches of training images, as calibration has them.
     An estimate for a race: the file of a runtime is judged by its own gate.
@@ -535,7 +549,7 @@ def int8_accuracy(network: Network, dataset: Dataset, device: torch.device | str
     with torch.no_grad():
         for batch in np.array_split(order[: RANGE_BATCHES * RANGE_BATCH], RANGE_BATCHES):
             rounded(feed(np.sort(batch))[0])
-    return accuracy(rounded, dataset.validation, dataset.preprocessing, device)
+    return measure(rounded, dataset.validation, dataset.preprocessing, device)
 
 
 def _starting_network(

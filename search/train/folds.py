@@ -19,7 +19,7 @@ from torch import nn
 
 from smash_base.errors import InvalidInputError
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import answers_of, fit, joined
+from smash_search.train.network import accuracy, answers_of, fit, joined
 from smash_search.train.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ def cross_validated(
             on_step=None if on_step is None else partial(on_step, fold),
         )
         if held_out.targets is None:
-            rights.append(round(result.accuracy * len(held_out)))
+            share = result.accuracy
+            if plain.balance != "none":  # which is a mean over the classes
+                share = accuracy(network, held_out, data.preprocessing, device)
+            rights.append(round(share * len(held_out)))
         else:
             precisions.append(result.accuracy)
             likeliest = answers_of(network, held_out, data.preprocessing, device).argmax(1)

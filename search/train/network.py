@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -52,6 +52,14 @@ MOST_EPOCHS = 200  # that a time is filled with
 WHOLE_SIZE_FROM = 0.7  # share of a training after which images have their whole size
 
 
+class Measure(Protocol):
+    """Says how good a network is on a split, 0 to 1."""
+
+    def __call__(
+        self, network: nn.Module, split: Split, preprocessing: Preprocessing, device: torch.device | str = ...
+    ) -> float: ...
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What an epoch gave.
@@ -59,7 +67,7 @@ class Epoch:
     Attributes:
         epoch: Its number, from 1.
         loss: Mean over its steps.
-        accuracy: On the validation images, 0 to 1; None where it was not asked for.
+        accuracy: On the validation images, 0 to 1 (:func:`measure_of`); None where it was not asked for.
         skipped: Steps of the training so far that gave NaN or infinity.
     """
 
@@ -74,7 +82,7 @@ class FitResult:
     """What training gave.
 
     Attributes:
-        accuracy: on the validation images after the last epoch, 0 to 1 (:func:`accuracy`).
+        accuracy: on the validation images after the last epoch, 0 to 1 (:func:`measure_of`).
         history: what each epoch gave.
         steps: steps done in all, those before a resumption included.
         skipped: those of them that gave NaN or infinity.
@@ -148,7 +156,8 @@ def fit(
     network.to(memory_format=memory_format(dims, device))  # type: ignore[call-overload]
     prepare(network, dataset, recipe)
     loop = _Loop(network, feed, recipe, len(dataset.classes), teacher)
-    loop.measure = lambda: accuracy(network, dataset.validation, dataset.preprocessing, device)
+    measure = measure_of(recipe)
+    loop.measure = lambda: measure(network, dataset.validation, dataset.preprocessing, device)
     loop.evaluate, loop.on_epoch = evaluate or recipe.keep_best, on_epoch
     loop.saves_within = checkpoint_seconds > 0
     identity = {"recipe": recipe.to_json(), "data": dataset.fingerprint, "job": _job_name(network)}
@@ -326,7 +335,7 @@ class _Loop(Loop[Epoch]):
             self.on_epoch(entry)
 
     def _measured(self) -> float:
-        """Validation accuracy with the weights that training would end with now; keeps the best."""
+        """How good the weights are that training would end with now; keeps the best."""
         if self.average is None:
             result = self.measure()
             weights = self.network.state_dict()
@@ -452,6 +461,33 @@ def accuracy(
         for logits, labels in _outputs(network, split, preprocessing, torch.device(device), batch)
     )
     return right / len(split.labels)
+
+
+def mean_recall(
+    network: nn.Module,
+    split: Split,
+    preprocessing: Preprocessing,
+    device: torch.device | str = "cpu",
+    *,
+    batch: int = EVALUATION_BATCH,
+) -> float:
+    """Mean over the classes that a split has images of: the share of them that are put into it.
+
+    As :func:`accuracy` where classes do not exclude each other: that is a mean over the classes already.
+    """
+    if split.targets is not None:
+        return accuracy(network, split, preprocessing, device, batch=batch)
+    answers = answers_of(network, split, preprocessing, device, batch=batch).argmax(1)
+    images = np.bincount(split.labels)
+    right = np.bincount(split.labels[answers == split.labels], minlength=len(images))
+    return float(np.mean(right[images > 0] / images[images > 0]))
+
+
+def measure_of(recipe: Recipe) -> Measure:
+    """What tells how good a network is: :func:`accuracy`, or :func:`mean_recall` where a recipe balances
+    classes, which a class of most images would decide alone otherwise.
+    """
+    return accuracy if recipe.balance == "none" else mean_recall
 
 
 def answers_of(

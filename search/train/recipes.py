@@ -47,7 +47,8 @@ class Recipe:
         first_size: share of the images' height and width that training begins with; grows to 1 until 70 %
             of the training are over. 1 for whole images throughout.
         balance: against classes of unequal size: "loss" weighs each class by the inverse of its images,
-            "sampling" shows every class equally often.
+            "sampling" shows every class equally often. With either, networks and epochs are compared by the
+            mean recall of the classes rather than by accuracy.
         distillation: weight of a teacher's answers beside the labels, 0 to 1; used with a teacher only.
             0.9 gained most with a teacher that is better than its student (docs/recipes.md).
         distillation_left: share of that weight that is left at the end of the training, to which it goes in

@@ -241,7 +241,7 @@ def _frozen(
         )
     recipe = before.recipe
     with _followed(best, destination, recipe, values, output) as advance:
-        on_epoch, on_step = shown_by(advance, recipe.epochs)
+        on_epoch, on_step = shown_by(advance, recipe)
         return freeze(
             best,
             dataset,

@@ -259,7 +259,7 @@ def _trained_first(
     if _too_short(recipe.epochs, wanted, place, output):
         return None, seconds
     with output.progress(f"teacher {larger.key}", recipe.epochs) as advance:
-        _, on_step = shown_by(advance, recipe.epochs)
+        _, on_step = shown_by(advance, recipe)
         answers = teacher.trained_teacher(
             larger,
             dataset,
@@ -340,23 +340,24 @@ def measured_on_folds(
 
 
 def shown_by(
-    advance: Advance, epochs: int
+    advance: Advance, recipe: Recipe
 ) -> tuple[Callable[[Epoch], None], Callable[[TrainingProgress], None]]:
-    """What a training calls after an epoch and after a step, to move a bar of so many epochs.
+    """What a training calls after an epoch and after a step, to move a bar of the recipe's epochs.
 
     A training that goes on where it was interrupted begins at a later step than the first; one with a limit
     of time may end before its last.
     """
     bar = Position(advance)
+    measured = "accuracy" if recipe.balance == "none" else "mean_recall"
 
     def on_step(progress: TrainingProgress) -> None:
-        step = epochs / progress.steps
+        step = recipe.epochs / progress.steps
         bar.move(progress.step * step, step, left=progress.seconds_left)
 
     def on_epoch(entry: Epoch) -> None:
         shown = {"loss": round(entry.loss, 4)}
         if entry.accuracy is not None:
-            shown["accuracy"] = round(entry.accuracy, 4)
+            shown[measured] = round(entry.accuracy, 4)
         advance(0, **shown)
 
     return on_epoch, on_step
@@ -396,7 +397,7 @@ def train_module(
     before = prepared(make, architecture, dataset, recipe, destination, values, output)
     recipe = before.recipe
     with output.progress(f"training {name}", recipe.epochs) as advance:
-        on_epoch, on_step = shown_by(advance, recipe.epochs)
+        on_epoch, on_step = shown_by(advance, recipe)
         adopted = train_own(
             make(),
             dataset,
