@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from torch import nn
 
 from smash_base.progress import Advance
+from smash_export.cli import cli
 from smash_export.cli.console import Output
 from smash_export.cli.training import measured_on_folds, shown_by
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.recipes import Recipe
+from smash_search.train.network import Epoch
+from smash_search.train.recipes import RECIPES, Recipe
 from tests.search.small_data import small_digits
 
 
@@ -41,13 +45,25 @@ class Moves(Output):
 def test_the_bar_of_a_training_that_goes_on_begins_where_it_was() -> None:
     moves = Moves()
     with moves.progress("training", 25) as advance:
-        _, on_step = shown_by(advance, 25)
+        _, on_step = shown_by(advance, Recipe(epochs=25))
         on_step(TrainingProgress(101, 200, 0.5, 90.0))
         on_step(TrainingProgress(102, 200, 0.5, 80.0))
     assert moves.to == [
         (pytest.approx(12.625), pytest.approx(12.5), 90.0),
         (pytest.approx(12.75), 0, 80.0),
     ]
+
+
+def test_what_a_balanced_training_is_judged_by_has_its_name() -> None:
+    shown: list[dict[str, object]] = []
+
+    def advance(n: float = 1, *, before: float = 0.0, left: float | None = None, **fields: object) -> None:
+        shown.append(fields)
+
+    for balance in ("none", "loss"):
+        on_epoch, _ = shown_by(advance, Recipe(balance=balance))  # type: ignore[arg-type]
+        on_epoch(Epoch(1, 0.5, 0.75, 0))
+    assert shown == [{"loss": 0.5, "accuracy": 0.75}, {"loss": 0.5, "mean_recall": 0.75}]
 
 
 def test_the_bar_of_folds_begins_after_those_that_are_done(tmp_path: Path) -> None:
@@ -70,3 +86,54 @@ def test_the_bar_of_folds_begins_after_those_that_are_done(tmp_path: Path) -> No
     first, *_, last = measured()
     assert first == (pytest.approx(2 + 2 / 6), pytest.approx(2), None), "of six steps"
     assert last[0] == pytest.approx(4)
+
+
+def planned(*words: str) -> dict[str, object]:
+    """The recipe that ``train resnet-8`` would use for digits."""
+    plan = ["train", "resnet-8", "--data", "digits", "--dry-run", "--json", *words]
+    done = CliRunner().invoke(cli, plan)
+    assert done.exit_code == 0, done.output
+    recipe: dict[str, object] = json.loads(done.stdout)["recipe"]
+    return recipe
+
+
+OVERRIDDEN = {
+    "--epochs 3": {"epochs": 3},
+    "--batch 48": {"batch": 48},
+    "--learning-rate 0.02": {"learning_rate": 0.02},
+    "--label-smoothing 0.03": {"label_smoothing": 0.03},
+    "--ema 0.97": {"average": 0.97},
+    "--balance sampling": {"balance": "sampling"},
+    "--augment pad_crop=3,cutout=2": {"augmentation": {"pad_crop": 3, "cutout": 2}},
+    "--set weight_decay=0.001 --set schedule=linear": {"weight_decay": 0.001, "schedule": "linear"},
+    "--seed 7": {"seed": 7},
+}
+
+
+def test_every_value_of_a_recipe_can_be_overridden() -> None:
+    usual, given = planned("--recipe", "quick"), planned("--recipe", "quick", *" ".join(OVERRIDDEN).split())
+    wanted = {name: value for values in OVERRIDDEN.values() for name, value in values.items()}
+    assert all(usual[name] != value for name, value in wanted.items())
+    assert given == {**usual, **wanted}, "and nothing else changes"
+
+
+def test_the_table_of_values_says_what_the_recipes_are() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    lines = text.split("## Values")[1].split("## Evidence")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert rows[0][1:-1] == [f"`{name}`" for name in RECIPES]
+    table = {name: cells for name, *cells in rows}
+    assert table["epochs"][:-1] == [str(recipe.epochs) for recipe in RECIPES.values()]
+    assert table["batch"][:-1] == [str(recipe.batch) for recipe in RECIPES.values()]
+    for recipe in RECIPES.values():
+        clipped = f"SGD with Nesterov momentum {recipe.momentum:g}, gradients clipped at {recipe.clip:g}"
+        assert table["optimiser"] == [clipped]
+        shape = {"cosine": "half a cosine", "linear": "a straight line"}[recipe.schedule]
+        rate = f"{recipe.learning_rate:g} after a warm-up of {recipe.warmup:.0%}, then {shape}"
+        assert table["learning rate"] == [rate.replace("%", " %")]
+        assert float(table["weight decay"][0].split(",")[0]) == recipe.weight_decay
+        assert float(table["label smoothing"][0]) == recipe.label_smoothing
+        assert ("whitens" in table["first convolution"][0]) == recipe.whiten
+        assert ("best epoch" in table["weights at the end"][0]) == recipe.keep_best
+        assert recipe.augmentation == {"pad_crop": 2}
+        assert table["crops"][0].startswith("by two pixels")
