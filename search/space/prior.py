@@ -48,7 +48,8 @@ class Prior:
         wirings: Chances of a block: "residual" adds to all that it reads, "dense" writes a new bank each
             time, "free" reads and writes as the paper's sampler.
         kernels: Chances of a convolution, by size; square and undilated but for ``odd``.
-        odd: probability that a convolution draws kernel, dilation and groups as the paper's sampler does.
+        odd: probability that a convolution draws kernel and dilation as the paper's sampler does. Groups are
+            those of ``depthwise``; others are reached by mutation alone.
         patterns: Chances of the convolutions of "plain" and "reduced" ops.
         depthwise: probability that a projected op convolves each channel on its own.
         expansions: Chances of a projected op's bottleneck, in multiples of what it reads.

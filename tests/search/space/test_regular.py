@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_search.space.architecture import InputSpec
+from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
+from smash_search.space.known import known_networks
 from smash_search.space.prior import FORMS, PAPER, REGULAR, Prior, prior_named
 from smash_search.space.regular import is_regular, smallest
 from smash_search.space.space import SPACES, Space, form_of, space_for
@@ -76,18 +78,51 @@ def test_the_space_reaches_small_and_large_networks_at_every_image_size(size: in
     low, high = (macs[round(share * (len(macs) - 1))] for share in (0.02, 0.9))
     assert low < 6e6 * max(1, size / 32)
     assert high > 25e6
+    assert np.median(macs) < (200e6 if size == 224 else 60e6), "a search affords the usual network"
 
 
-def test_every_choice_is_reached_by_mutation() -> None:
-    at, forms, pools, strides, squeezes = EVERY_FORM.draw(0, 0), set(), set(), set(), set()
-    for step in range(800):
-        at = EVERY_FORM.mutate(at, 3, step, 0.1)
-        forms |= {form_of(op) for _, _, op in at.ops()}
-        squeezes |= {op.squeeze > 0 for _, _, op in at.ops()}
-        pools |= {block.pool for block in at.blocks[1:]}
-        strides.add(at.stem.stride[0])
-    assert forms == set(EVERY_FORM.forms)
-    assert (pools, strides, squeezes) == ({1, 2, 3}, {1, 2, 4}, {True, False})
+def test_networks_of_1_to_60_million_multiply_accumulates_are_there_at_32_pixels() -> None:
+    drawn = [EDGE.draw(0, slot) for slot in range(400)]
+    macs = [cost_of(entry, SPEC, 10).macs for entry in drawn]
+    known = [cost_of(entry, SPEC, 10).macs for entry in known_networks(EDGE)]
+    assert cost_of(smallest(EDGE), SPEC, 10).macs < min(known) <= 1e6
+    assert max(macs) >= 60e6
+    assert {1, 2} <= {entry.stem.stride[0] for entry in drawn}
+
+
+@pytest.mark.parametrize("space", [EVERY_FORM, EDGE], ids=lambda space: space.name)
+def test_every_choice_is_reached_by_mutation(space: Space) -> None:
+    at, seen = space.draw(0, 0), set[tuple[str, Any]]()
+    for step in range(1500):
+        at = space.mutate(at, 3, step, 0.1)
+        seen |= set(choices(at))
+    wanted = {("form", form) for form in space.forms} | {("squeezed", yes) for yes in (True, False)}
+    wanted |= {("pool", pool) for pool in space.pools} | {("stride", stride) for stride in space.stem_strides}
+    wanted |= {("kernel", (a, b)) for a in space.kernels for b in space.kernels}
+    wanted |= {("dilation", (a, b)) for a in (1, 2, 3) for b in (1, 2, 3)}
+    wanted |= {("groups", groups) for groups in (*space.groups, "depthwise")}
+    wanted |= {("activation", name) for name in space.activations}
+    wanted |= {("activation before the projection", name) for name in space.activations}
+    wanted |= {("expansion", times) for times in range(1, 7)}
+    assert not wanted - seen
+
+
+def choices(architecture: Architecture) -> Iterator[tuple[str, Any]]:
+    """What an architecture has of the choices of a space."""
+    yield "stride", architecture.stem.stride[0]
+    for block in architecture.blocks[1:]:
+        yield "pool", block.pool
+    for _, block, op in architecture.ops():
+        yield "form", form_of(op)
+        yield "squeezed", op.squeeze > 0
+        if op.project is not None:
+            yield "activation before the projection", op.project
+            yield "expansion", op.bottleneck // (len(op.reads) * block.bank_channels)
+        for conv in filter(None, op.convs):
+            yield "kernel", conv.kernel
+            yield "dilation", conv.dilation
+            yield "groups", "depthwise" if conv.groups == op.width else conv.groups
+            yield "activation", conv.activation
 
 
 def test_a_prior_is_read_from_a_file_and_survives_json(tmp_path: Path) -> None:
