@@ -29,7 +29,7 @@ from smash_export.device_search.latency import (
     fastest_of,
     features,
     features_of,
-    measure_architecture,
+    measure_graph,
     parse_milliseconds,
     read_kit,
     write_kit,
@@ -60,11 +60,31 @@ def test_the_measured_graph_is_the_exported_one_but_for_its_weights() -> None:
         assert structure(candidate_graph(architecture, SPEC, 10)) == structure(exported)
 
 
+QUANTISED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_candidate_is_measured_at_every_precision(precision: str) -> None:
-    latency = measure_architecture(TINY.draw(0, 0), SPEC, 10, Setting(precision=precision), seconds=0.05)
-    assert 0 < latency.min_ms <= latency.p50_ms
-    assert latency.threads == 1
+def test_a_candidate_is_measured_on_a_file_of_every_precision(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[bytes] = []
+
+    def seen(model: bytes, *rest: Any) -> Latency:
+        timed.append(model)
+        return measure_graph(model, *rest)
+
+    monkeypatch.setattr("smash_export.device_search.latency.measure_graph", seen)
+    setting = Setting(precision=precision)
+    device = DeviceLatency(SPEC, 10, setting, seconds=0.05)
+    assert device.measure(TINY.draw(0, 0))["latency_ms"] > 0
+    assert set(timed) == {candidate_graph(TINY.draw(0, 0), SPEC, 10, setting)}
+    graph = onnx.load_from_string(timed[0]).graph
+    kinds = {node.op_type for node in graph.node}
+    assert bool(kinds & QUANTISED) == (precision == "int8")
+    weights = {value.data_type for value in graph.initializer if len(value.dims) > 1}
+    integers = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    stored = {"fp32": {onnx.TensorProto.FLOAT}, "fp16": {onnx.TensorProto.FLOAT16}, "int8": integers}
+    assert weights <= stored[precision]
 
 
 def test_features_count_every_convolution_and_its_work() -> None:
