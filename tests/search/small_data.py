@@ -27,6 +27,17 @@ def small_digits(train: int = 96, validation: int = 48) -> Dataset:
     )
 
 
+def small_volumes() -> Dataset:
+    """64 volumes of noise in three classes, 8 pixels along each axis."""
+    return load_dataset(f"{__name__}:volumes", validation=0.25)
+
+
+def volumes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Arrays of :func:`small_volumes`."""
+    random = np.random.default_rng(0)
+    return {"train": (random.integers(0, 256, (64, 8, 8, 8, 1), np.uint8), np.arange(64) % 3)}
+
+
 def small_architecture() -> Architecture:
     """A network of the tiny space with few ops, so that a step takes milliseconds."""
     space = space_for(InputSpec(1, (8, 8)), "tiny")

@@ -6,7 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from smash_search.space.architecture import Architecture
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.cost import cost_of
 
 
 class Device:
@@ -40,3 +41,16 @@ class Device:
 
     def refusal(self, measures: dict[str, float]) -> str | None:
         return None
+
+
+class ByMacs:
+    """A latency that is that of the multiply-accumulates of networks for digits; at most 4 ms are allowed."""
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        return {"latency_ms": cost_of(architecture, InputSpec(1, (8, 8)), 10).macs / 1e5}
+
+    def confirm(self, architecture: Architecture) -> dict[str, float]:
+        return self.measure(architecture)
+
+    def refusal(self, measures: dict[str, float]) -> str | None:
+        return None if measures["latency_ms"] <= 4.0 else "too slow"

@@ -23,15 +23,17 @@ from smash_search.executors.pool import WorkerDiedError
 from smash_search.executors.process import Processes
 from smash_search.executors.work import Equipment, Remote, Worker, _place
 from smash_search.model.hypernet import HyperNetConfig
+from smash_search.rank import proposals
 from smash_search.rank.finalists import Finalist, FinalistsConfig
+from smash_search.rank.pareto import Limit
 from smash_search.rank.scoring import ScoringConfig
 from smash_search.run import run_search
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.space import space_for
 from smash_search.train.hypernet import new_supernet
 from smash_search.train.recipes import Recipe
-from tests.search.executors.devices import Device
-from tests.search.run_small_search import config, contents, search
+from tests.search.executors.devices import ByMacs, Device
+from tests.search.run_small_search import config, contents
 from tests.search.small_data import small_digits
 
 SPEC = InputSpec(1, (8, 8))
@@ -73,11 +75,42 @@ def _measuring(architectures: list[Architecture]) -> list[Task]:
     return [Task("measure", (architecture,), architecture.key) for architecture in architectures]
 
 
-def test_a_search_with_two_processes_ends_with_the_bytes_of_a_search_with_none(tmp_path: Path) -> None:
-    search(tmp_path / "serial" / "run")
+@pytest.mark.parametrize(
+    "executor",
+    [
+        TWO,
+        pytest.param(
+            ExecutorConfig("ray", workers=2, threads=1),
+            marks=[
+                pytest.mark.slow,  # Ray takes seconds to start
+                pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+            ],
+        ),
+    ],
+    ids=lambda executor: executor.name,
+)
+def test_a_search_with_two_workers_ends_with_the_bytes_of_a_search_with_none(
+    executor: ExecutorConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposals, "POOL", 50)
+    changed = config(
+        known=2,
+        measured={"target": "test"},
+        latency_limits=(Limit("4ms", 4.0),),
+        finalists=FinalistsConfig(
+            count=3, rounds=1, per_round=2, rungs=(1, 2), random=1, recipe=Recipe(batch=32)
+        ),
+    )
     data = small_digits(train=64, validation=48)
-    run_search(config(), data, tmp_path / "process" / "run", device="cpu", executor=TWO)
-    assert contents(tmp_path / "process" / "run") == contents(tmp_path / "serial" / "run")
+    for name, settings in (("serial", ExecutorConfig()), ("workers", executor)):
+        folder = tmp_path / name / "run"
+        result = run_search(changed, data, folder, device="cpu", measurement=ByMacs(), executor=settings)
+        assert sum(entry.reason.startswith("proposed in round") for entry in result.trained) >= 2
+        assert any(entry.candidate.origin == "known" for entry in result.scored)
+    one, other = tmp_path / "serial" / "run", tmp_path / "workers" / "run"
+    assert contents(other) == contents(one)
+    for name in ("measures.jsonl", "confirmed.jsonl", "pareto.json"):
+        assert (other / name).read_bytes() == (one / name).read_bytes()
 
 
 def test_the_work_of_a_killed_worker_is_done_again_once(tmp_path: Path) -> None:
