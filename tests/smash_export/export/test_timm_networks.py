@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.Image import Resampling
 from safetensors.torch import save_file
 
 from smash_base.errors import InvalidInputError, MissingRuntimeError
 from smash_export import cli
 from smash_export.bundle.bundle import Bundle
+from smash_export.export.teacher import teacher_logits
 from smash_export.export.timm_networks import timm_program
+from smash_search.data import load_dataset
 
 NAME = "test_resnet"  # of timm's own tests: half a million parameters
+
+
+def timm_or_skip() -> Any:
+    """The package, where it is installed."""
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not here")
+    return importlib.import_module("timm")
 
 
 def test_without_timm_one_line_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,10 +50,7 @@ def test_weights_are_a_file_of_safetensors(
 
 @pytest.mark.slow
 def test_a_network_of_timm_becomes_a_bundle(tmp_path: Path) -> None:
-    if importlib.util.find_spec("timm") is None:
-        pytest.skip("timm is not here")
-    import timm
-
+    timm = timm_or_skip()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = timm.create_model(NAME, num_classes=3).eval()
@@ -66,3 +76,32 @@ def test_a_network_of_timm_becomes_a_bundle(tmp_path: Path) -> None:
         timm_program(NAME, weights, 4, tmp_path / "m.pt2")
     with pytest.raises(InvalidInputError, match="timm has no network"):
         timm_program("resnet18x", weights, 3, tmp_path / "m.pt2")
+
+
+@pytest.mark.slow
+def test_a_network_of_timm_teaches_a_small_one(tmp_path: Path) -> None:
+    """Run with timm 1.0.31, torchvision 0.28 and torch 2.13: a network of timm with random weights, which are
+    read from a file, shows its answers to a student of an epoch."""
+    timm = timm_or_skip()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model(NAME, num_classes=10, in_chans=1).eval()
+    weights = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), weights)
+    teacher, digits = f"timm:{NAME}?weights={weights}&size=32", load_dataset("digits")
+    config = timm.data.resolve_model_data_config(network)
+    mean, std = (sum(config[key]) / 3 for key in ("mean", "std"))
+    pixels = [
+        Image.fromarray(image[..., 0]).resize((32, 32), Resampling.BILINEAR)
+        for image in digits.train.images[:40]
+    ]
+    with torch.no_grad():
+        shown = torch.from_numpy(np.stack([np.asarray(picture) for picture in pixels]))[:, None]
+        expected = network((shown / 255 - mean) / std).numpy()
+    np.testing.assert_allclose(teacher_logits(teacher, digits)[:40], expected, atol=1e-3)
+    out = tmp_path / "student"
+    words = ["train", "resnet-8", "--data", "digits", "--teacher", teacher, "--epochs", "1"]
+    assert cli.run([*words, "--out", str(out), "--device", "cpu", "--threads", "1"]) == 0
+    recipe = Bundle.open(out).manifest.provenance["recipe"]
+    assert isinstance(recipe, dict)
+    assert recipe["epochs"] == 1
