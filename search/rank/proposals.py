@@ -123,34 +123,34 @@ def outer_fence(scores: Sequence[float]) -> float:
 
 
 def propose(
-    observations: Sequence[Observation],
+    model: ErrorModel,
     wanted: int,
     *,
+    parents: Sequence[Observation],
     space: Space,
     seed: int,
     fits: Callable[[Architecture], bool],
     cost: Callable[[Architecture], Cost],
     waiting: Sequence[Candidate] = (),
-    parents: Sequence[Observation] = (),
 ) -> list[Candidate]:
     """Architectures to train, the most promising first: ``wanted``, or fewer where limits leave few.
 
     Args:
-        observations: what was trained so far.
+        model: Model of the errors of all that was trained so far.
         wanted: how many.
+        parents: Trained networks whose best are moved from.
         space: Space to move and draw in.
         seed: Random seed of this round.
         fits: whether an architecture may be proposed: new, within all limits that cost nothing to check.
         cost: Exact cost of an architecture.
         waiting: Candidates that keep the limits and were not trained; they are chosen among as well.
-        parents: those of the observations whose best are moved from; all of them where there is none.
     """
-    pool = list(waiting) + _pool(parents or observations, POOL, space, seed, fits)
+    pool = list(waiting) + _pool(parents, POOL, space, seed, fits)
     if not pool:
         return []
     pool.sort(key=lambda candidate: candidate.architecture.key)
     pairs = [(candidate.architecture, cost(candidate.architecture)) for candidate in pool]
-    return [pool[place] for place in ErrorModel(observations).choose(pairs, wanted)]
+    return [pool[place] for place in model.choose(pairs, wanted)]
 
 
 def _pool(

@@ -29,7 +29,7 @@ from smash_search.rank.finalists import (
     through_last_rung,
 )
 from smash_search.rank.pareto import LATENCY, class_of
-from smash_search.rank.proposals import Observation, outer_fence, propose
+from smash_search.rank.proposals import ErrorModel, Observation, outer_fence, propose
 from smash_search.rank.records import settle
 from smash_search.space.architecture import Architecture
 from smash_search.stages.bounds import Bounds
@@ -106,6 +106,7 @@ class Race:
         if len(observations) < 2 or not wanted:
             return []
         self.bounds.learn(scored)
+        model = ErrorModel(observations)
         limits = sorted(limit.milliseconds for limit in self.run.config.latency_limits)
         kept: dict[str, Scored] = {}
         for place, limit in enumerate(limits or [math.inf]):  # each has a share of the round
@@ -113,7 +114,9 @@ class Race:
             is_largest = place + 1 >= len(limits)
             seed = seed_of(self.run.config.seed, 0x920, number, *([] if is_largest else [place]))
             left = {key: entry for key, entry in waiting.items() if key not in kept}
-            proposed = self._proposed(entering, limit, worst, observations, left, seen | set(kept), seed)
+            proposed = self._proposed(
+                entering, limit, worst, model, observations, left, seen | set(kept), seed
+            )
             kept |= {entry.candidate.architecture.key: entry for entry in proposed}
         return list(kept.values())
 
@@ -122,6 +125,7 @@ class Race:
         wanted: int,
         limit: float,
         worst: float,
+        model: ErrorModel,
         observations: Sequence[Observation],
         waiting: Mapping[str, Scored],
         taken: set[str],
@@ -133,6 +137,7 @@ class Race:
             wanted: how many.
             limit: Milliseconds; infinite where nothing is limited.
             worst: score beyond which nothing is worth a training.
+            model: Model of the errors of the observations.
             observations: what was trained so far.
             waiting: Candidates that were scored and not trained, by key.
             taken: Keys of networks that may not be proposed anew.
@@ -155,14 +160,14 @@ class Race:
             return (is_measured or self.bounds.refusal(architecture) is None) and within(architecture)
 
         candidates = propose(
-            observations,
+            model,
             SPARE * wanted,
+            parents=[entry for entry in observations if within(entry.architecture)] or observations,
             space=self.run.space,
             seed=seed,
             fits=fits,
             cost=self.run.cost,
             waiting=[entry.candidate for entry in waiting.values() if within(entry.candidate.architecture)],
-            parents=[entry for entry in observations if within(entry.architecture)],
         )
         rest = (candidate for candidate in candidates if keeps(candidate.architecture))
         kept: list[Scored] = []

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from smash_search.rank import proposals
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained
 from smash_search.rank.latency_model import LEAST
 from smash_search.rank.pareto import Limit
+from smash_search.rank.proposals import ErrorModel, Observation
 from smash_search.run import load_supernet, run_search
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
@@ -403,7 +404,7 @@ def test_a_limit_that_only_the_smallest_networks_keep_is_searched(
 def test_every_limit_has_its_share_of_what_rounds_propose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where errors fall with size, what promises most keeps the largest limit alone."""
+    """Where errors fall with size, what promises most keeps the largest limit alone; one model serves all."""
 
     def trained(worker: Worker, finalist: Finalist, rung: int) -> Trained:
         error = 1 / (1 + finalist.macs / 1e5)
@@ -411,6 +412,13 @@ def test_every_limit_has_its_share_of_what_rounds_propose(
             "search", finalist.architecture.key, finalist.reason, 0.5, finalist.macs, 0, 1, error, 1.0
         )
 
+    class Counted(ErrorModel):
+        def __init__(self, observations: Sequence[Observation]) -> None:
+            fits.append(len(observations))
+            super().__init__(observations)
+
+    fits: list[int] = []
+    monkeypatch.setattr(race, "ErrorModel", Counted)
     monkeypatch.setattr(Worker, "train", trained)
     monkeypatch.setattr(proposals, "POOL", 40)
     monkeypatch.setattr(hypernet, "ATTEMPTS", 20)
@@ -429,6 +437,7 @@ def test_every_limit_has_its_share_of_what_rounds_propose(
     proposed = [latencies[entry.key] for entry in result.trained if entry.reason.startswith("proposed")]
     assert len(proposed) == 4
     assert sum(latency <= 1.2 for latency in proposed) >= 2
+    assert fits == [3]
 
 
 def test_latency_is_predicted_though_hardly_a_draw_is_within_the_limits_on_cost(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,6 +32,27 @@ def observed(count: int) -> list[Observation]:
     return [Observation(entry, cost(entry), error(entry)) for entry in drawn]
 
 
+def proposed_after(
+    observations: list[Observation],
+    wanted: int,
+    *,
+    fits: Callable[[Architecture], bool],
+    seed: int = 0,
+    waiting: Sequence[Candidate] = (),
+) -> list[Candidate]:
+    model = ErrorModel(observations)
+    return propose(
+        model,
+        wanted,
+        parents=observations,
+        space=SPACE,
+        seed=seed,
+        fits=fits,
+        cost=cost,
+        waiting=waiting,
+    )
+
+
 def test_the_model_orders_networks_that_it_has_not_seen() -> None:
     model = ErrorModel(observed(40))
     unseen = [SPACE.draw(1, slot) for slot in range(60)]
@@ -56,7 +78,7 @@ def test_proposals_are_better_than_draws_new_within_limits_and_reproducible() ->
     def fits(architecture: Architecture) -> bool:
         return architecture.key not in seen and cost(architecture).macs < 60_000_000
 
-    made = [propose(observations, 8, space=SPACE, seed=5, fits=fits, cost=cost) for _ in range(2)]
+    made = [proposed_after(observations, 8, seed=5, fits=fits) for _ in range(2)]
     assert made[0] == made[1]
     assert len({candidate.architecture.key for candidate in made[0]} - seen) == 8
     assert all(fits(candidate.architecture) for candidate in made[0])
@@ -66,7 +88,7 @@ def test_proposals_are_better_than_draws_new_within_limits_and_reproducible() ->
 
 
 def test_nothing_is_proposed_where_nothing_fits() -> None:
-    assert propose(observed(4), 3, space=SPACE, seed=0, fits=lambda _: False, cost=cost) == []
+    assert proposed_after(observed(4), 3, fits=lambda _: False) == []
 
 
 def test_what_was_scored_and_not_trained_is_chosen_where_it_promises_more() -> None:
@@ -74,9 +96,7 @@ def test_what_was_scored_and_not_trained_is_chosen_where_it_promises_more() -> N
     waiting = [Candidate(by_error[0], "known"), Candidate(by_error[-1], "known")]
 
     def proposed(wanted: int, fits: bool) -> list[Candidate]:
-        return propose(
-            observed(40), wanted, space=SPACE, seed=0, fits=lambda _: fits, cost=cost, waiting=waiting
-        )
+        return proposed_after(observed(40), wanted, fits=lambda _: fits, waiting=waiting)
 
     assert proposed(1, fits=False) == [waiting[0]]
     assert proposed(2, fits=False) == waiting
