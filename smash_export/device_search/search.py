@@ -132,8 +132,9 @@ SPACE_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 STRATEGIES = ("random", "smash", "perturb", "evolution", "bayesian", "hyperband", "gradient")
 """Names in :data:`smash_search.strategies.STRATEGIES`, for a command line that must not import torch."""
 
-# --strategy smash: the paper's way whole. Its sampler, norms and shared filters, a HyperNet that takes
-# most of the time, no known networks and no proposals; the best by score are trained.
+# --strategy smash: the paper's way whole. Its ops (_as_in_the_paper), sampler, norms and shared filters, a
+# HyperNet that takes most of the time (at least so many updates), no known networks and no proposals; the
+# best by score are trained.
 SMASH: dict[str, dict[str, Any]] = {
     "search": {"known": 0},
     "hypernet": {
@@ -144,7 +145,7 @@ SMASH: dict[str, dict[str, Any]] = {
         "depths": (8, 10, 4),
     },
     "training": {"steps": 6000},
-    "finalists": {"count": 6, "rounds": 0, "per_round": 0, "random": 0, "known": 0, "drop": 0.9},
+    "finalists": {"count": 3, "rounds": 0, "per_round": 0, "random": 0, "known": 0, "drop": 0.9},
 }
 
 TEACHER = "teacher"  # first part of the name of the file that holds its answers
@@ -208,7 +209,7 @@ def configure(
 
     if prior is None and strategy == "smash":
         prior = "paper"
-    name, exact_space = _space(input_spec_of(dataset), space, prior, require)
+    name, exact_space = _space(input_spec_of(dataset), space, prior, require, strategy)
     defaults = _defaults(name, strategy)
     candidates = candidates or defaults["search"]["candidates"]
     known = min(defaults["search"]["known"] if known is None else known, candidates // 2)
@@ -238,13 +239,15 @@ def configure(
 
 
 def _space(
-    spec: InputSpec, named: str | None, prior: str | None, require: str | None
+    spec: InputSpec, named: str | None, prior: str | None, require: str | None, strategy: str
 ) -> tuple[str, Space | None]:
     """Name of the space, and the space itself where it differs from the one that is known by this name."""
     from smash_search.space.prior import prior_named
     from smash_search.space.space import space_for
 
     space = space_for(spec, named, prior_named(prior) if prior else None)
+    if strategy == "smash":
+        space = _as_in_the_paper(space)
     if require is None:
         return space.name, None if prior is None else space
     from smash_export.device_search.device_limits import limited_space
@@ -252,11 +255,25 @@ def _space(
     return space.name, limited_space(space, spec, require)
 
 
+def _as_in_the_paper(space: Space) -> Space:
+    """The part of a space that the paper has: 1x1 convolutions that reduce what ops read, before up to four
+    others; ReLU alone; half the resolution from block to block."""
+    return replace(
+        space,
+        forms=("reduced",),
+        squeeze=False,
+        activations=("relu",),
+        pools=tuple(window for window in space.pools if window > 1),
+    )
+
+
 def _defaults(space: str, strategy: str) -> dict[str, dict[str, Any]]:
     defaults = SPACE_DEFAULTS[space]
     if strategy != "smash":
         return defaults
-    return {part: {**values, **SMASH.get(part, {})} for part, values in defaults.items()}
+    merged = {part: {**values, **SMASH.get(part, {})} for part, values in defaults.items()}
+    merged["training"]["steps"] = max(values["training"]["steps"] for values in (defaults, SMASH))
+    return merged
 
 
 def _merged(defaults: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:

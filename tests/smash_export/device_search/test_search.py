@@ -1,21 +1,26 @@
-"""Whether a latency limit can be kept is said before a search, by networks that are likely the fastest."""
+"""What a search is, and whether its latency limit can be kept: by networks that are likely the fastest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 
 from smash_base.errors import GateError
 from smash_export.device_search.latency import DeviceLatency, Setting
-from smash_export.device_search.search import check_latency, configure
+from smash_export.device_search.plan import Units, search_parts
+from smash_export.device_search.search import SPACE_DEFAULTS, check_latency, configure
 from smash_export.progress import Output
+from smash_search.data import Split
 from smash_search.space import limits
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
-from smash_search.space.regular import smallest
+from smash_search.space.regular import is_regular, smallest
+from smash_search.space.space import form_of
 from tests.search.small_data import small_digits
 
 SPEC = InputSpec(1, (8, 8))
@@ -85,3 +90,41 @@ def test_of_several_latency_limits_only_the_largest_is_refused(capsys: pytest.Ca
     assert f"keeps missed: the fastest found, {fastest.key}, takes" in capsys.readouterr().err
     with pytest.raises(GateError, match=f"at most {missed:g} ms"):
         check(configure(dataset, latency_limits={"worse": missed / 2, "missed": missed}), dataset)
+
+
+@pytest.mark.parametrize("name", list(SPACE_DEFAULTS))
+def test_the_strategy_smash_searches_the_space_of_the_paper_as_the_paper_does(name: str) -> None:
+    config = configure(small_digits(), space=name, strategy="smash")
+    space = config.space_for(SPEC)
+    drawn = [space.draw(0, slot) for slot in range(100)]
+    assert {block.pool for network in drawn for block in network.blocks} == {2}
+    for network in drawn:
+        for _, block, op in network.ops():
+            assert (form_of(op), op.squeeze) == ("reduced", 0)
+            assert op.bottleneck <= len(op.reads) * block.bank_channels
+            assert {conv.activation for conv in op.convs if conv is not None} == {"relu"}
+    regular = sum(is_regular(block) for network in drawn for block in network.blocks)
+    assert regular < 0.2 * len(drawn) * space.blocks, "drawn as the paper's sampler does"
+    hypernet, finalists = config.hypernet, config.finalists
+    assert (hypernet.norm, hypernet.sharing, hypernet.whiten, hypernet.depths) == (
+        "none",
+        "block",
+        False,
+        (8, 10, 4),
+    )
+    assert (config.known, finalists.known, finalists.rounds, finalists.random) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", list(SPACE_DEFAULTS))
+def test_the_hypernet_of_the_strategy_smash_takes_most_of_the_time(name: str) -> None:
+    """By images of digits or CIFAR: a step generates filters too, so that its images take longer."""
+    images = 1_080 if "tiny" in name else 45_000
+    many = Split(np.zeros((images, 8, 8, 1), np.uint8), np.zeros(images, np.int64))
+    dataset = replace(small_digits(), train=many, validation=many.take(np.arange(images // 9)))
+    config = configure(dataset, space=name, strategy="smash")
+    assert config.training.steps >= configure(dataset, space=name).training.steps
+    per_step = config.training.batch * config.training.architectures
+    scored = config.scoring.stages(images // 9)[0]
+    parts = search_parts(config, dataset, Units(0.0, per_step, 0.0, scored / 3, 1 / 3, 1.0, 1.0))
+    seconds = {part.label: part.seconds for part in parts}
+    assert seconds["HyperNet"] > 0.5 * sum(seconds.values())
