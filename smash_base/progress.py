@@ -46,7 +46,7 @@ class Position:
         """Move the bar to a position.
 
         Args:
-            done: of the bar's total.
+            done: Position on the bar, from 0 to its total.
             newest: part of it that the last step did; at the first call, the rest was done by an earlier
                 process.
             left: seconds to the end, where they are known.
