@@ -36,6 +36,14 @@ class Trust:
     gain_low: float | None = None
     gain_high: float | None = None
 
+    def words(self) -> str:
+        """Both taus, and what may be said."""
+        tau = Estimate(self.tau, self.low, self.high, self.networks)
+        zeroed = Estimate(self.tau_zeroed, None, None, self.networks)
+        return (
+            f"{tau} over {self.networks} networks; with every generated filter zero: {zeroed}. {self.claim}"
+        )
+
 
 def trust(right: Sequence[float], zeroed: Sequence[float], errors: Sequence[float]) -> Trust:
     """Compare scores with errors after training.

@@ -9,6 +9,7 @@ from smash_export.device_search.latency import FLAGGED, LOWEST
 from smash_export.report.page import counted
 
 if TYPE_CHECKING:
+    from smash_search.rank.ranking import Ranking
     from smash_search.space.best import SearchRecord
     from smash_search.stages.config import SearchConfig
     from smash_search.stages.picks import SearchResult
@@ -131,10 +132,26 @@ class Findings:
                 if search.score is not None
                 else "not scored: from the random search beside",
             ),
+            *trust_rows(result.ranking),
             ("parameters", f"{cost.parameters:,}"),
             ("MACs", f"{cost.macs:,}"),
         ]
         return rows
+
+
+def trust_rows(ranking: Ranking) -> list[tuple[str, str]]:
+    """How far the score can be trusted: its tau, the one with zeroed filters, and the op contribution."""
+    trust, encoding = ranking.trust, ranking.encoding
+    tau = "not measured: too few networks were scored and trained" if trust is None else trust.words()
+    rows = [("Kendall's tau of score and trained error", tau)]
+    if encoding is not None and encoding.op_contribution is not None:
+        error = 100 * (encoding.op_contribution_se or 0.0)
+        words = (
+            f"{100 * encoding.op_contribution:.1f} points (standard error {error:.1f}): the mean score of "
+            f"{counted(encoding.architectures, 'network')} is so much worse with every generated filter zero"
+        )
+        rows.append(("op contribution", words))
+    return rows
 
 
 def findings(result: SearchResult, config: SearchConfig) -> Findings:

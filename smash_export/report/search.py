@@ -13,7 +13,6 @@ from smash_search.data import Dataset
 from smash_search.rank.finalists import Trained, through_last_rung
 from smash_search.rank.pareto import LATENCY
 from smash_search.rank.ranking import EncodingCheck
-from smash_search.rank.statistics import Estimate
 from smash_search.space.architecture import Architecture, Block, Convolution, Op
 from smash_search.space.cost import block_sizes
 from smash_search.stages.picks import SearchResult
@@ -132,10 +131,7 @@ def verdicts(result: SearchResult) -> list[str]:
     if trust is None:
         said.append("Too few networks were scored and trained to say whether the score ranks them.")
     else:
-        tau = Estimate(trust.tau, trust.low, trust.high, trust.networks)
-        said.append(
-            f"Kendall's tau of score and error among {trust.networks} networks is {tau}. {trust.claim}"
-        )
+        said.append(f"Kendall's tau of score and error after the first rung: {trust.words()}")
     if unused := result.best.search.unused:
         said.append(unused)
     reliability = result.ranking.stages[-1].split_half
@@ -230,17 +226,6 @@ def _trust(result: SearchResult) -> list[Html]:
                 f"Mean error of {encoding.architectures} networks with their own description c: "
                 f"{encoding.error:.2%}; with shuffled columns of c: {encoding.error_corrupted:.2%}. "
                 "If the two are equal, the HyperNet does not read c." + _contribution(encoding),
-                "note",
-            )
-        )
-    trust = result.ranking.trust
-    if trust is not None and trust.tau is not None:
-        zeroed = "none" if trust.tau_zeroed is None else f"{trust.tau_zeroed:.2f}"
-        parts.append(
-            paragraph(
-                f"Kendall's tau of score and error after the first rung, {trust.networks} networks: "
-                f"{Estimate(trust.tau, trust.low, trust.high, trust.networks)}; with every generated "
-                f"filter zero: {zeroed}.",
                 "note",
             )
         )

@@ -25,6 +25,7 @@ from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained
 from smash_search.rank.latency_model import LEAST
 from smash_search.rank.pareto import Limit
 from smash_search.rank.proposals import ErrorModel, Observation
+from smash_search.rank.scoring import Scorer
 from smash_search.run import load_supernet, run_search
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
@@ -70,6 +71,19 @@ def test_a_search_leaves_its_documented_files_and_a_best_that_can_be_read(finish
     assert len(random) == len(trained), "the baseline trains as much"
     ranking = json.loads((finished / "ranking.json").read_text())
     assert 0 <= ranking["stages"][0]["kept_best"] <= 1
+
+
+def test_op_contribution_is_measured_in_a_search_and_kept_in_ranking_json(finished: Path) -> None:
+    encoding = json.loads((finished / "ranking.json").read_text())["encoding"]
+    scorer = Scorer(load_supernet(finished), small_digits(train=64, validation=48), config().scoring)
+    scored = sorted(
+        (record for record in files.read_jsonl(finished / "scores.jsonl") if record["images"] == 24),
+        key=lambda record: record["key"],
+    )
+    zeroed = [scorer.score(Architecture.from_json(r["architecture"]), 24, zeroed=True).error for r in scored]
+    assert encoding["architectures"] == len(scored) == 6
+    assert encoding["error_zeroed"] == pytest.approx(np.mean(zeroed))
+    assert encoding["op_contribution"] == pytest.approx(encoding["error_zeroed"] - encoding["error"])
 
 
 def test_results_hold_no_times(finished: Path, tmp_path: Path) -> None:

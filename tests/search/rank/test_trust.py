@@ -15,6 +15,10 @@ def test_a_score_that_stays_as_good_without_its_filters_claims_no_ranking() -> N
     assert told.tau == 1
     assert round(told.op_contribution, 6) == 0.3
     assert told.claim.startswith("No ranking is claimed")
+    assert told.words().startswith(
+        "1.00 (1.00 to 1.00) over 20 networks; with every generated filter zero: 1.00. "
+    )
+    assert told.words().endswith(told.claim)
 
 
 def test_a_score_that_only_works_with_its_filters_is_believed() -> None:

@@ -1,10 +1,20 @@
-"""Latency in the words of tables: one figure, its spread, its share of the limit, and how far to trust it."""
+"""What the table of a search says: latency, its spread and share of the limit, and how far to trust it."""
 
 from __future__ import annotations
 
-from smash_export.device_search.findings import latency_of
+import html
+from dataclasses import replace
+
+import pytest
+
+from smash_export.device_search.findings import findings, latency_of, trust_rows
 from smash_export.device_search.latency import FLAGGED, LOWEST
+from smash_export.report.search import search_page
+from smash_search.rank.finalists import FinalistsConfig
 from smash_search.space.best import SearchRecord
+from smash_search.stages.picks import SearchResult
+from smash_search.train.recipes import Recipe
+from tests.search.run_small_search import config, search
 
 
 def test_a_confirmed_latency_says_spread_share_and_a_busy_machine() -> None:
@@ -33,3 +43,34 @@ def test_a_prediction_is_called_one_until_the_device_has_measured_it() -> None:
     assert measured is not None
     assert measured.words() == "1.5 ms"
     assert latency_of(SearchRecord(), 2.0) is None
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    """A search that trains as many networks as it takes to say something of the score."""
+    finalists = FinalistsConfig(count=8, rungs=(1,), random=1, baseline="none", recipe=Recipe(batch=32))
+    return search(tmp_path_factory.mktemp("runs") / "run", candidates=10, finalists=finalists)
+
+
+def test_a_search_says_its_tau_that_with_zeroed_filters_and_the_op_contribution(result: SearchResult) -> None:
+    trust, encoding = result.ranking.trust, result.ranking.encoding
+    assert trust is not None
+    assert encoding is not None
+    assert trust.networks == 8
+    rows = dict(findings(result, config()).rows())
+    told = rows["Kendall's tau of score and trained error"]
+    assert "over 8 networks; with every generated filter zero: " in told
+    assert told.endswith(trust.claim)
+    assert f"{100 * (encoding.op_contribution or 0):.1f} points (standard error" in rows["op contribution"]
+    page = search_page(result, "search", headline="", facts=[])
+    assert html.escape(f"Kendall's tau of score and error after the first rung: {told}") in page
+    assert f"op contribution {100 * (encoding.op_contribution or 0):.1f} points" in page
+
+
+def test_a_search_of_few_networks_says_that_its_score_was_not_judged(result: SearchResult) -> None:
+    assert dict(trust_rows(replace(result.ranking, trust=None)))[
+        "Kendall's tau of score and trained error"
+    ].startswith("not measured: too few")
+    assert [name for name, _ in trust_rows(replace(result.ranking, encoding=None))] == [
+        "Kendall's tau of score and trained error"
+    ]
