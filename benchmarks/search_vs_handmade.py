@@ -77,6 +77,7 @@ from smash_search.train.network import accuracy, fit, new_network
 from smash_search.train.recipes import NAMES, recipe_for
 
 SETTING = Setting("onnxruntime", "fp32", batch=1, threads=1)
+HAND_MADE = "hand-made"  # the network whose latency is the limit, among the arms
 GOAL_LIMITS = 3  # of four, at which the pick has to be better
 ARMS = ("search", "presets", "random", "macs", "race")
 GLANCE = 32  # validation images for a score that says nothing
@@ -368,21 +369,14 @@ class Bench:
     def report(self, limits: dict[str, float], rows: list[dict[str, Any]]) -> None:
         """Goals and file."""
         enough = len(self.seeds) >= 3 and len(limits) >= GOAL_LIMITS
-        differences = {
-            arm: [row["arms"][arm]["test_error"] - row["arms"]["search"]["test_error"] for row in rows]
-            for arm in self.arms
-        }
         beside = [row for row in rows if "hand_made_error" in row]
-        differences["hand-made"] = [
-            row["hand_made_error"] - row["arms"]["search"]["test_error"] for row in beside
-        ]
+        differences = {arm: differences_from(arm, rows) for arm in (*self.arms, HAND_MADE)}
         goals: list[dict[str, Any]] = [
             {
                 "what": f"test error of {arm} minus that of the search's pick, {self.data.name}",
                 "goal": f"above 0 at {GOAL_LIMITS} of 4 limits in every seed, interval above 0",
-                "value": f"{np.mean(values):+.2%} {paired_interval(values) or '(no interval)'}, above 0 in "
-                f"{sum(value > 0 for value in values)} of {len(values)}",
-                "met": self.won(beside if arm == "hand-made" else rows, values) if enough else None,
+                "value": difference_words(values),
+                "met": self.won(beside if arm == HAND_MADE else rows, values) if enough else None,
                 "note": f"{len(self.seeds)} seeds, recipe {self.arguments.recipe}"
                 + (f", {self.arguments.epochs} epochs" if self.arguments.epochs else ""),
             }
@@ -433,6 +427,22 @@ def with_epochs(finalists: FinalistsConfig, epochs: float) -> FinalistsConfig:
     while larger.epochs(larger.entering) <= epochs:
         finalists, larger = larger, replace(larger, **{grows: getattr(larger, grows) + 1})
     return finalists
+
+
+def differences_from(arm: str, rows: list[dict[str, Any]]) -> list[float]:
+    """Test error of an arm minus that of the search, of each row that has both."""
+    if arm == HAND_MADE:
+        beside = [(row["hand_made_error"], row) for row in rows if "hand_made_error" in row]
+    else:
+        beside = [(row["arms"][arm]["test_error"], row) for row in rows]
+    return [error - row["arms"]["search"]["test_error"] for error, row in beside]
+
+
+def difference_words(values: list[float]) -> str:
+    """Mean difference, its interval and how often it is above 0."""
+    above = sum(value > 0 for value in values)
+    bounds = paired_interval(values) or "(no interval)"
+    return f"{np.mean(values):+.2%} {bounds}, above 0 in {above} of {len(values)}"
 
 
 def paired_interval(values: list[float]) -> tuple[float, float] | None:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.search_vs_handmade import Bench, paired_interval, with_epochs
+from benchmarks.record import RESULTS
+from benchmarks.search_vs_handmade import (
+    Bench,
+    difference_words,
+    differences_from,
+    paired_interval,
+    with_epochs,
+)
 from smash_export.device_search.latency import DeviceLatency, Setting
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained, train_rung
 from smash_search.space.architecture import Architecture, InputSpec
@@ -81,3 +89,13 @@ def test_epochs_go_into_rounds_or_into_the_start() -> None:
     assert with_epochs(rounds, 13.9).per_round == 4
     assert with_epochs(rounds, 12).entering == 12
     assert with_epochs(FinalistsConfig(count=4, rungs=(1,)), 6.5).count == 6
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("search_vs_*.json")), ids=lambda path: path.stem)
+def test_committed_intervals_are_those_of_the_committed_rows(path: Path) -> None:
+    document = json.loads(path.read_text())
+    compared = [goal for goal in document["goals"] if goal["what"].startswith("test error of ")]
+    assert compared
+    for goal in compared:
+        arm = goal["what"].removeprefix("test error of ").partition(" minus ")[0]
+        assert goal["value"] == difference_words(differences_from(arm, document["results"]["rows"]))
