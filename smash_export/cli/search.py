@@ -247,7 +247,7 @@ def _words(value: object) -> str:
 @click.option("--ray-address", help="Address of a Ray cluster, such as auto.  [default: one on this machine]")
 @common_options(writes=True, trains=True)
 def command(data: str, run: Path | None, output: Output, **values: Any) -> None:
-    """Train a HyperNet, rank architectures, train finalists briefly, pick one: RUN/best.json.
+    """Train a HyperNet, score architectures, train finalists briefly, pick one: RUN/best.json.
 
     A search that was interrupted goes on when the same command is given again.
     """
