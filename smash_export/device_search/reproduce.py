@@ -143,6 +143,11 @@ def _correlation_words(found: Correlation) -> str:
             f"With every generated filter set to zero the mean score is {_points(found.op_contribution)} "
             f"worse, and its tau {_interval(zeroed)}. {claim(tau, zeroed, _gain(found))} "
         )
+    else:
+        text += (
+            "This result holds no scores with every generated filter set to zero. Without them nothing says "
+            "that the agreement comes from what the HyperNet generates, and no ranking is claimed. "
+        )
     ceiling = found.ceiling
     if ceiling and ceiling.value is not None:
         text += (

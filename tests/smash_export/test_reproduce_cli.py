@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from smash_export.cli.reproduce import NAMES, command
 from smash_export.device_search.reproduce import paragraph, write_report
 from smash_search.experiments import EXPERIMENTS
 from smash_search.experiments.config import SIZES
+from smash_search.experiments.workbench import TEST_STREAM
+from smash_search.rank.statistics import kendall
+from smash_search.space.architecture import InputSpec
+from smash_search.train.compute import seed_of
 from tests.search.tiny_experiments import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,3 +84,23 @@ def test_committed_words_and_pictures_follow_from_the_committed_numbers(name: Pa
     made = write_report(result, tmp_path)
     assert made.markdown.read_text() == page
     assert made.png.stat().st_size > 1000
+
+
+def test_block_widths_order_the_committed_networks_nearly_as_their_scores_do() -> None:
+    """The networks are drawn again, by the seed of the experiment."""
+    points = files.read_json(RESULTS / "correlation.json")["points"]
+    config = SIZES["cpu"]
+    space = config.space_of(InputSpec(1, (28, 28)))
+    drawn = [space.draw(seed_of(config.seed, TEST_STREAM), slot) for slot in range(len(points))]
+    assert [architecture.key for architecture in drawn] == [point["key"] for point in points]
+    widths = [-math.prod(block.channels_in for block in architecture.blocks) for architecture in drawn]
+    tau = kendall(widths, [point["error"] for point in points])
+    assert f"which needs no HyperNet, has {tau.value:.2f} (" in (PAGES / "README.md").read_text()
+
+
+def test_a_result_without_zeroed_scores_claims_no_ranking() -> None:
+    early = files.read_json(RESULTS / "correlation.json")
+    assert "no scores with every generated filter set to zero" in paragraph(early)
+    assert "no ranking is claimed" in paragraph(early)
+    today = files.read_json(RESULTS / "cifar10" / "correlation.json")
+    assert "holds no scores" not in paragraph(today)
