@@ -195,9 +195,43 @@ def seconds_per_step(network: nn.Module, dataset: Dataset, recipe: Recipe, devic
     return float(np.median(np.diff(times)[min(2, len(times) - 2) :]))
 
 
-def within(recipe: Recipe, images: int, seconds: float, per_step: float) -> Recipe:
-    """The recipe with as many epochs as a time allows, at most 200, and an end when the time is over."""
-    per_epoch = max(1, images // recipe.batch) * per_step
+def seconds_of_validation(
+    network: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device
+) -> float:
+    """Wall seconds of a look at all validation images on this machine, from a few batches of them."""
+    copied = copy.deepcopy(network).to(device)
+    # PyTorch declares no call with a memory format alone.
+    copied.to(memory_format=memory_format(dataset.train.images.ndim - 2, device))  # type: ignore[call-overload]
+    some = _first(dataset.validation, PROBED_STEPS * recipe.batch)
+    times = []
+    for _ in range(2):  # the first one may have kernels to choose
+        start = time.monotonic()
+        answers_of(copied, some, dataset.preprocessing, device)
+        times.append(time.monotonic() - start)
+    return min(times) * len(dataset.validation) / len(some)
+
+
+def seconds_per_epoch(network: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device) -> float:
+    """Wall seconds of an epoch on this machine, validation after it included, measured on a few steps."""
+    images, validation = len(dataset.train), 0.0
+    if recipe.include_validation:
+        images += len(dataset.validation)
+    else:
+        validation = seconds_of_validation(network, dataset, recipe, device)
+    if recipe.epoch_images:
+        images = min(images, recipe.epoch_images)
+    steps = max(1, images // recipe.batch)
+    return steps * seconds_per_step(network, dataset, recipe, device) + validation
+
+
+def within(recipe: Recipe, seconds: float, per_epoch: float) -> Recipe:
+    """The recipe with as many epochs as a time allows, at most 200, and an end when the time is over.
+
+    Args:
+        recipe: how.
+        seconds: Seconds of the whole training.
+        per_epoch: Seconds of one epoch (:func:`seconds_per_epoch`).
+    """
     return replace(recipe, epochs=int(np.clip(seconds / per_epoch, 1, MOST_EPOCHS)), seconds=seconds)
 
 

@@ -23,6 +23,12 @@ Schedule = Literal["cosine", "linear"]
 Balance = Literal["none", "loss", "sampling"]
 Precision = Literal["auto", "float32"]
 
+TOLD = (
+    *("epochs", "batch", "learning_rate", "warmup", "schedule", "momentum", "weight_decay"),
+    *("label_smoothing", "clip", "augmentation"),
+)
+"""Values that people are told in any case (:meth:`Recipe.words`)."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -128,9 +134,11 @@ class Recipe:
         return asdict(self)
 
     def words(self) -> str:
-        """The epochs, and every other value that is not the default, for people."""
-        usual = {**asdict(Recipe()), "epochs": None}
-        values = {name: value for name, value in asdict(self).items() if value != usual[name]}
+        """The values that decide most, and every other one that is not the default, for people."""
+        usual = asdict(Recipe())
+        values = {name: value for name, value in asdict(self).items() if name in TOLD or value != usual[name]}
+        changes = " ".join(f"{name}={value}" for name, value in self.augmentation.items())
+        values["augmentation"] = changes or "none"
         return ", ".join(f"{name} {value}" for name, value in values.items())
 
     @classmethod

@@ -129,6 +129,7 @@ def prepared(
     recipe = announced(make(), dataset, recipe, seconds, values, output)
     facts: JsonObject = {}
     if values["folds"]:
+        output.note(f"each of the {values['folds']} folds before it takes about as long")
         facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
     return Prepared(recipe, teacher, facts)
 
@@ -144,14 +145,13 @@ def announced(
     """Fit the recipe to the time, say what will be trained and how long it takes here."""
     from smash_export.device_search.plan import duration_words
     from smash_search.train.compute import pick_device
-    from smash_search.train.network import seconds_per_step, within
+    from smash_search.train.network import seconds_per_epoch, within
 
     with output.progress("timing a few steps", None):
-        per_step = seconds_per_step(network, dataset, recipe, pick_device(values["device"]))
-    images = len(dataset.train)
+        per_epoch = seconds_per_epoch(network, dataset, recipe, pick_device(values["device"]))
     if seconds:
-        recipe = within(recipe, images, seconds, per_step)
-    expected = recipe.epochs * max(1, images // recipe.batch) * per_step
+        recipe = within(recipe, seconds, per_epoch)
+    expected = recipe.epochs * per_epoch
     output.note(f"recipe {values['recipe_name']}: {recipe.words()}")
     output.note(f"training takes about {duration_words(min(expected, seconds or expected))} here")
     if len(dataset.validation) < FEW_TO_DECIDE:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from torch import nn
@@ -15,7 +16,8 @@ from torch import nn
 from smash_base.progress import Advance
 from smash_export.cli import cli
 from smash_export.cli.console import Output
-from smash_export.cli.training import measured_on_folds, shown_by
+from smash_export.cli.training import announced, measured_on_folds, shown_by
+from smash_search.data import Split
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Epoch
 from smash_search.train.recipes import RECIPES, Recipe
@@ -137,3 +139,39 @@ def test_the_table_of_values_says_what_the_recipes_are() -> None:
         assert ("best epoch" in table["weights at the end"][0]) == recipe.keep_best
         assert recipe.augmentation == {"pad_crop": 2}
         assert table["crops"][0].startswith("by two pixels")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "seconds", "told", "trained"),
+    [(20, 0.0, "3 min", 20), (20, 100.0, "99 s", 11), (20, 9000.0, "30 min", 200)],
+)
+def test_the_time_that_a_training_takes_is_told_before_it(
+    epochs: int,
+    seconds: float,
+    told: str,
+    trained: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("smash_search.train.network.seconds_per_epoch", lambda *_: 9.0)
+    values = {"device": "cpu", "recipe_name": "quick"}
+    data, recipe = small_digits(), Recipe(epochs=epochs, batch=32)
+    fitted = announced(nn.Linear(1, 1), data, recipe, seconds, values, Output())
+    lines = capsys.readouterr().err.splitlines()
+    assert fitted.epochs == trained
+    assert f"recipe quick: {fitted.words()}" in lines
+    assert f"training takes about {told} here" in lines
+
+
+def test_few_validation_images_are_warned_of(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smash_search.train.network.seconds_per_epoch", lambda *_: 9.0)
+    values = {"device": "cpu", "recipe_name": "quick"}
+    for images, warned in ((199, True), (200, False)):
+        shown = Split(np.zeros((images, 8, 8, 1), np.uint8), np.zeros(images, np.int64))
+        data = replace(small_digits(), validation=shown)
+        announced(nn.Linear(1, 1), data, Recipe(), 0.0, values, Output(quiet=True))
+        said = capsys.readouterr().err
+        assert (f"warning: {images} validation images decide" in said) == warned
+        assert ("--folds 5" in said) == warned

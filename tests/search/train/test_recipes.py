@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from smash_search.train.network import (
     fit,
     new_network,
     schedule,
+    seconds_of_validation,
+    seconds_per_epoch,
     within,
 )
 from smash_search.train.recipes import NAMES, has_few_of_a_class, recipe_for, survives_flip
@@ -81,6 +84,39 @@ def test_few_images_of_a_class_are_few_however_many_there_are_in_all() -> None:
     assert few_of_each.augmentation["trivial"] is True
     assert many_of_each.batch == few_of_each.batch == 64, "which is about the number of steps"
     assert recipe_for("standard", pictures(6000, 100)).epochs == 25
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "batch", "rate", "trivial"),
+    [
+        (36, 80, 32, 0.05, True),
+        (450, 80, 32, 0.05, True),
+        (3000, 30, 32, 0.05, True),
+        (45_000, 15, 64, 0.1, False),
+    ],
+)
+def test_the_number_of_images_decides(
+    images: int, epochs: int, batch: int, rate: float, trivial: bool
+) -> None:
+    recipe = recipe_for("auto", pictures(images, 2))
+    assert (recipe.epochs, recipe.batch, recipe.learning_rate) == (epochs, batch, rate)
+    assert recipe.augmentation == {"pad_crop": 1, "flip": True} | ({"trivial": True} if trivial else {})
+    standard = recipe_for("standard", pictures(images, 2))
+    assert (standard.epochs, standard.batch) == (25, min(128, batch) if images < 5000 else 128)
+
+
+def test_crops_of_large_images_move_by_an_eighth_of_their_side() -> None:
+    data = pictures(40, 2)
+    for side, moved in ((8, 1), (40, 2), (48, 6), (64, 8)):
+        images = data.train.images.repeat(8, 1).repeat(8, 2)[:, :side, :side]
+        large = replace(data, train=replace(data.train, images=images))
+        assert recipe_for("auto", large).augmentation["pad_crop"] == moved
+
+
+def test_volumes_are_jittered_and_nothing_else() -> None:
+    random = np.random.default_rng(0)
+    volumes = Split(random.integers(0, 255, (20, 8, 8, 8, 1)).astype(np.uint8), np.arange(20) % 10)
+    assert recipe_for("auto", replace(small_digits(), train=volumes)).augmentation == {"jitter": 2}
 
 
 def test_an_image_counts_for_each_of_its_classes() -> None:
@@ -148,8 +184,42 @@ def test_time_ends_a_training_before_its_epochs(tmp_path: Path) -> None:
 
 
 def test_epochs_fill_a_time() -> None:
-    assert within(Recipe(batch=10), 1000, 50.0, 0.1).epochs == 5
-    assert within(Recipe(batch=10), 1000, 1.0, 0.1).epochs == 1
+    assert within(Recipe(), 50.0, 10.0).epochs == 5
+    assert within(Recipe(), 1.0, 10.0).epochs == 1
+    assert within(Recipe(), 1e6, 10.0).epochs == 200
+
+
+def test_an_epoch_takes_its_steps_and_the_validation_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from smash_search.train import network as module
+
+    monkeypatch.setattr(module, "seconds_per_step", lambda *_: 0.5)  # as on a machine of this speed
+    monkeypatch.setattr(module, "seconds_of_validation", lambda *_: 4.0)
+    data, cpu = small_digits(train=96, validation=48), torch.device("cpu")
+
+    def seconds(**values: Any) -> float:
+        return seconds_per_epoch(_network(), data, Recipe(batch=16, **values), cpu)
+
+    assert seconds() == 6 * 0.5 + 4
+    assert seconds(epoch_images=40) == 2 * 0.5 + 4
+    assert seconds(include_validation=True) == 9 * 0.5, "nothing is left to look at"
+
+
+def test_the_time_of_validation_grows_with_its_images() -> None:
+    class Slow(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.001 * len(images))
+            return torch.zeros(len(images), 10)
+
+    data = small_digits(validation=48)
+    few = seconds_of_validation(Slow(), data, Recipe(batch=2), torch.device("cpu"))  # 16 images are timed
+    assert few >= 0.048
+
+
+def test_people_are_told_the_values_that_decide_most_and_those_that_are_unusual() -> None:
+    assert Recipe(epochs=6, augmentation={"pad_crop": 2, "flip": True}, whiten=True).words() == (
+        "epochs 6, batch 64, learning_rate 0.1, warmup 0.05, schedule cosine, momentum 0.9, "
+        "weight_decay 0.0005, label_smoothing 0.0, clip 5.0, augmentation pad_crop=2 flip=True, whiten True"
+    )
 
 
 def test_the_best_epoch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
