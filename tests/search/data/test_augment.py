@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smash_base.errors import InvalidInputError
-from smash_search.data.augment import Augmentation, erase, mirror, shift
+from smash_search.data.augment import Augmentation, change_one_way, erase, mirror, shift
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -125,3 +125,59 @@ def test_jitter_is_for_volumes():
 def test_negative_values_are_refused(field):
     with pytest.raises(InvalidInputError, match=field):
         Augmentation(**{field: -1})
+
+
+def test_each_image_is_changed_in_the_one_way_that_was_drawn_for_it():
+    image = torch.randn(3, 8, 8, generator=generator(3))
+    count, draw = 600, generator()
+    way, strength = torch.randint(0, 12, (count,), generator=draw), 2 * torch.rand(count, generator=draw) - 1
+    changed = change_one_way(image.repeat(count, 1, 1, 1), generator())
+    assert torch.equal(changed, change_one_way(image.repeat(count, 1, 1, 1), generator()))
+    around = torch.nn.functional.pad(image[None], (1, 1, 1, 1), "replicate")
+    smooth = torch.nn.functional.avg_pool2d(around, 3, 1)[0]
+
+    def wanted(number, size):
+        reach, levels = 2 * abs(size), 1 + 4 * abs(size)
+        return {
+            5: lambda: image + size,
+            6: lambda: image + 0.9 * size * (image - image.mean()),
+            7: lambda: image + 0.9 * size * (image - image.mean(0)),
+            8: lambda: image + 0.9 * size * (image - smooth),
+            9: lambda: torch.where(image > reach, 2 * reach - image, image),
+            10: lambda: torch.round(image * levels) / levels,
+            11: lambda: image,
+        }[number]()
+
+    for result, number, size in zip(changed, way.tolist(), strength.tolist(), strict=True):
+        if number >= 5:
+            assert torch.allclose(result, wanted(number, size), atol=1e-4), number
+        else:
+            assert abs(size) < 0.05 or not torch.allclose(result, image, atol=0.05), number
+            gone = (result == 0).all(0)  # zeros come in where a move leaves an edge
+            edges = [gone[:, 0], gone[:, -1]] if number == 2 else [gone[0], gone[-1]]
+            if number in (2, 3) and abs(size) > 0.6:
+                assert any(edge.all() for edge in edges), number
+    assert set(way.tolist()) == set(range(12))
+
+
+def test_the_augmentation_trivial_is_that_change():
+    batch, labels = torch.randn(16, 3, 8, 8, generator=generator(3)), torch.arange(16)
+    changed, targets = Augmentation(trivial=True)(batch, labels, generator())
+    assert torch.equal(changed, change_one_way(batch, generator()))
+    assert targets is labels
+    with pytest.raises(InvalidInputError, match="trivial"):
+        Augmentation(trivial=True)(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1), generator())
+
+
+def test_alternating_flips_show_the_other_side_in_every_second_epoch():
+    batch, labels = torch.randn(64, 1, 4, 4, generator=generator(3)), torch.arange(64)
+    alternate = Augmentation(flip="alternate")
+    first, second, third = (
+        alternate(batch, labels, generator(epoch), epoch=epoch, indices=labels)[0] for epoch in range(3)
+    )
+    assert torch.equal(second, first.flip(-1))
+    assert torch.equal(third, first)
+    shown = [torch.equal(one, other) for one, other in zip(first, batch, strict=True)]
+    assert 16 <= sum(shown) <= 48, "about half of them begin as they are"
+    with pytest.raises(InvalidInputError, match="numbers of the images"):
+        alternate(batch, labels, generator())
