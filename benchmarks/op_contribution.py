@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -31,15 +31,17 @@ from smash_search.model.hypernet import HyperNetConfig
 from smash_search.rank.finalists import input_spec_of
 from smash_search.rank.scoring import Scorer, ScoringConfig, corrupted
 from smash_search.rank.statistics import paired
-from smash_search.space.architecture import Architecture
+from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.prior import REGULAR
-from smash_search.space.space import space_for
-from smash_search.train.hypernet import TrainingConfig, new_supernet, train
+from smash_search.space.space import Space, space_for
+from smash_search.train.compute import seed_of
+from smash_search.train.hypernet import ATTEMPTS, TrainingConfig, new_supernet, train
 
 BAND = (5e6, 15e6)  # multiply-accumulates
 GENERATED = replace(REGULAR, forms=(("reduced", 0.5), ("projected", 0.45), ("pointwise", 0.05)))
 GOAL = 0.10
+LOOKED_AT = 16  # for the smallest and the largest
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,13 @@ class Way:
     learning_rate: float = 0.03
     hypernet_rate: float = 0.07
     optimiser: Literal["adam", "sgd"] = "adam"
+    architectures: int = 1  # a step, in so many times fewer steps
+    sandwich: bool = False  # one small, one large and the rest as they come
 
 
 SMALL = HyperNetConfig(depths=(4, 5, 2))
 OURS = replace(SMALL, norm="sandwich", sharing="position", centred=True)
+DEFAULT = replace(SMALL, centred=True, whiten=True)
 WAYS = (
     Way("norms inside ops, filters by position, centred c", OURS),
     Way("filters by position, centred c, norms at the end of blocks", replace(OURS, norm="none")),
@@ -75,6 +80,14 @@ WAYS = (
         "whitened stem, norms at the end of blocks, filters by block, centred c; rows of unit norm",
         replace(SMALL, centred=True, whiten=True, gain="rows"),
     ),
+    Way("the default, c mixes 8 filters of full rank a block", replace(DEFAULT, bases=8)),
+    Way(
+        "the default, c mixes 8 filters of full rank a block; rows of unit norm",
+        replace(DEFAULT, bases=8, gain="rows"),
+    ),
+    Way("the default, c mixes 2 filters of full rank an op", replace(DEFAULT, bases=2, sharing="position")),
+    Way("the default, 4 architectures a step", DEFAULT, architectures=4),
+    Way("the default, 4 architectures a step by the sandwich rule", DEFAULT, architectures=4, sandwich=True),
     Way("as the paper: norms at the end of blocks, filters by block, plain c", SMALL),
     Way("norms inside ops, filters by position, centred c; SGD for what is shared", OURS, 0.1, 0.01, "sgd"),
     Way(
@@ -141,11 +154,13 @@ def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[st
         return BAND[0] <= cost_of(architecture, spec, classes).macs <= BAND[1]
 
     supernet = new_supernet(space, spec, classes, way.hypernet, seed=0)
+    if way.sandwich:
+        supernet.space = cast(Space, Sandwiched(space, spec, classes))
     begin = time.process_time()
     training = TrainingConfig(
-        arguments.steps,
+        arguments.steps // way.architectures,
         64,
-        1,
+        way.architectures,
         optimiser=way.optimiser,
         learning_rate=way.learning_rate,
         hypernet_rate=way.hypernet_rate,
@@ -169,6 +184,8 @@ def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[st
         "way": way.name,
         "hypernet": asdict(way.hypernet),
         "optimiser": way.optimiser,
+        "architectures": way.architectures,
+        "sandwich": way.sandwich,
         "learning_rate": way.learning_rate,
         "hypernet_rate": way.hypernet_rate,
         "loss": result.history[-1].loss,
@@ -181,6 +198,31 @@ def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[st
     }
     print(row, flush=True)
     return row
+
+
+@dataclass(frozen=True)
+class Sandwiched:
+    """A space whose draws for a step of four are a small network, a large one and two as they come (the
+    sandwich rule; Yu and Huang 2019).
+    """
+
+    space: Space
+    spec: InputSpec
+    classes: int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.space, name)
+
+    def draw(self, seed: int, slot: int, progress: float = 1.0) -> Architecture:
+        """What the space draws, or the smallest or largest within the band of many such."""
+        first = self.space.draw(seed, slot, progress)
+        place = slot // ATTEMPTS % 4
+        if place > 1:
+            return first
+        many = [self.space.draw(seed_of(seed, 0x5A4D, other), slot, progress) for other in range(LOOKED_AT)]
+        costs = {entry: cost_of(entry, self.spec, self.classes).macs for entry in many}
+        inside = [entry for entry, macs in costs.items() if BAND[0] <= macs <= BAND[1]]
+        return (min, max)[place](inside, key=costs.__getitem__, default=first)
 
 
 def drawn(

@@ -11,6 +11,7 @@ exactly the channels that the op asks for, and divided by its Euclidean norm.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from smash_base.errors import InvalidInputError
 from smash_search.model.interpreter import Norm
 from smash_search.space.architecture import Architecture
-from smash_search.space.encoding import Layout
+from smash_search.space.encoding import Layout, Tile
+from smash_search.space.space import Space
 
 LEAKY_SLOPE = 0.02
 LARGE = 4096  # places of c from which bfloat16 pays on a CPU
@@ -46,6 +48,8 @@ class HyperNetConfig:
         centred: whether c is shifted and scaled to what its channels are on average over draws of the space.
         gain: "whole" leaves a generated filter's whole norm at 1, as the paper does; "rows" scales it to unit
             norm per output channel on average, so that activations keep their size.
+        bases: learned filters of full rank that c mixes into an op's filter: those of its block, or, where
+            sharing is by position, its own. 0 lays tiles side by side, as the paper does.
         whiten: whether the first convolution that networks share whitens patches of the training images and
             stays so (:func:`smash_search.train.initial.whiten_stems`).
     """
@@ -58,13 +62,15 @@ class HyperNetConfig:
     sharing: Literal["block", "position"] = "block"
     centred: bool = False
     gain: Literal["rows", "whole"] = "whole"
+    bases: int = 0
     whiten: bool = False
 
     def __post_init__(self) -> None:
-        if not self.depths or min(self.depths) < 0 or self.growth < 1 or self.compression < 1:
+        least = (min(self.depths, default=-1), self.growth - 1, self.compression - 1, self.bases)
+        if min(least) < 0:
             raise InvalidInputError(
                 "HyperNet configuration",
-                expected="depths of 0 and more, growth and compression of 1 and more",
+                expected="depths and bases of 0 and more, growth and compression of 1 and more",
                 received=self,
             )
 
@@ -80,6 +86,26 @@ def normalised(weight: Tensor, gain: Literal["rows", "whole"] = "whole") -> Tens
     scale = math.sqrt(weight.shape[0]) if gain == "rows" else 1.0
     scaled: Tensor = weight * (scale / (weight.norm() + 1e-12))
     return scaled
+
+
+def cut(whole: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The first channels and the centre of the kernel; channels that are not there repeat those that are.
+
+    A kernel larger than the whole one is surrounded by zeros.
+    """
+    for axis, wanted in enumerate(shape[:2]):
+        have = whole.shape[axis]
+        if wanted <= have:
+            whole = whole.narrow(axis, 0, wanted)
+        else:
+            whole = whole.index_select(axis, torch.arange(wanted, device=whole.device) % have)
+    padding: list[int] = []
+    for axis, wanted in enumerate(shape[2:], start=2):
+        have = whole.shape[axis]
+        if wanted < have:
+            whole = whole.narrow(axis, (have - wanted) // 2, wanted)
+        padding = [max(0, wanted - have) // 2] * 2 + padding
+    return F.pad(whole, padding) if any(padding) else whole
 
 
 class HyperNet(nn.Module):
@@ -116,7 +142,12 @@ class HyperNet(nn.Module):
                 self._add(config.growth, channels, 3)
                 channels += config.growth
         unit = layout.space.unit
-        self._add(unit * unit * config.compression, channels, 1)
+        self._add(config.bases or unit * unit * config.compression, channels, 1)
+        self.bases = nn.ParameterDict()
+        if config.bases:
+            for key, (outputs, inputs) in _widest(layout.space, config.sharing).items():
+                filters = torch.randn(outputs, inputs, config.bases) / math.sqrt(inputs)
+                self.bases[key] = nn.Parameter(filters)
 
     def _add(self, outputs: int, inputs: int, kernel: int) -> None:
         weight = torch.empty(outputs, inputs, kernel, kernel)
@@ -162,19 +193,47 @@ class HyperNet(nn.Module):
         low = torch.is_autocast_enabled("cpu") and math.prod(c.shape[2:]) >= LARGE
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             out = self(c.contiguous(memory_format=torch.channels_last))[0].float()  # [N N dc, H, W]
-        unit, step = self.layout.space.unit, self.layout.space.unit * self.config.compression
-        tiles = out.reshape(unit, step, *out.shape[1:])  # [N, N dc, H, W]
-        grid = tiles.permute(2, 0, 3, 1)  # [H, N, W, N dc]
+        raw = self._mixed if self.config.bases else self._tiled
         ones = (1,) * architecture.dims
-        filters = {}
-        for tile in self.layout.tiles(architecture):
+        return {
+            tile.name: normalised(weight, self.config.gain).reshape(*weight.shape, *ones)
+            for tile, weight in raw(out, self.layout.tiles(architecture))
+        }
+
+    def _tiled(self, out: Tensor, tiles: list[Tile]) -> Iterator[tuple[Tile, Tensor]]:
+        """[N N dc, H, W] -> filters of tiles side by side, [M, I] each."""
+        unit, step = self.layout.space.unit, self.layout.space.unit * self.config.compression
+        grid = out.reshape(unit, step, *out.shape[1:]).permute(2, 0, 3, 1)  # [H, N, W, N dc]
+        for tile in tiles:
             part = grid[: tile.rows, :, tile.left : tile.left + tile.columns]
             whole = part.reshape(tile.rows * unit, tile.columns * step)
-            weight = whole[: tile.outputs, : tile.inputs]
-            filters[tile.name] = normalised(weight, self.config.gain).reshape(
-                tile.outputs, tile.inputs, *ones
-            )
-        return filters
+            yield tile, whole[: tile.outputs, : tile.inputs]
+
+    def _mixed(self, out: Tensor, tiles: list[Tile]) -> Iterator[tuple[Tile, Tensor]]:
+        """[bases, H, W] -> filters that are sums of learned ones, [M, I] each."""
+        for tile in tiles:
+            shares = out[:, : tile.rows, tile.left : tile.left + tile.columns].mean((1, 2))
+            filters = self.bases[_basis(tile.name, self.config.sharing)]
+            yield tile, cut(filters, (tile.outputs, tile.inputs, len(shares))) @ shares
+
+
+def _basis(name: str, sharing: Literal["block", "position"]) -> str:
+    """Which learned filters a filter is mixed of."""
+    _, block, _, number, role = name.split(".")
+    return f"{block}-{role}" if sharing == "block" else f"{block}-{number}-{role}"
+
+
+def _widest(space: Space, sharing: Literal["block", "position"]) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of the learned filters, as large as most networks need them."""
+    inside, units = space.max_bottleneck * space.unit, space.max_units * space.unit
+    shapes = {"reduce": (inside, inside), "project": (units, inside)}
+    numbers = range(space.max_ops) if sharing == "position" else (0,)
+    return {
+        _basis(f"blocks.{block}.ops.{number}.{role}", sharing): shape
+        for block in range(space.blocks)
+        for number in numbers
+        for role, shape in shapes.items()
+    }
 
 
 def _moments(layout: Layout) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smash_base.errors import InvalidInputError
-from smash_search.model.hypernet import HyperNet, HyperNetConfig, normalised
+from smash_search.model.hypernet import HyperNet, HyperNetConfig, cut, normalised
 from smash_search.model.interpreter import Affine, Network, fold, forward, norm_places
 from smash_search.space.architecture import SLOTS, Architecture, Convolution, InputSpec
 from smash_search.space.encoding import Layout
@@ -170,9 +170,9 @@ class Supernet(nn.Module):
         affine = {}
         for key, sharing in users.items():
             cuts = _Cuts.apply(self.filters[key], *[part.weight_shape for part in sharing])  # type: ignore[no-untyped-call]
-            for part, cut in zip(sharing, cuts, strict=True):
-                weight = normalised(cut) * self.gains[key]
-                affine[part.name] = Affine(weight, _cut(self.biases[key], (part.outputs,)))
+            for part, whole in zip(sharing, cuts, strict=True):
+                weight = normalised(whole) * self.gains[key]
+                affine[part.name] = Affine(weight, cut(self.biases[key], (part.outputs,)))
         return affine
 
     def norm_parameters(self, name: str, channels: int) -> tuple[Tensor, Tensor]:
@@ -181,7 +181,7 @@ class Supernet(nn.Module):
             words = name.split(".")
             name = ".".join([*words[:2], *words[4:]])
         key = _key(name)
-        return _cut(self.scales[key], (channels,)), _cut(self.shifts[key], (channels,))
+        return cut(self.scales[key], (channels,)), cut(self.shifts[key], (channels,))
 
     def source(
         self,
@@ -326,28 +326,8 @@ def _stem_name(space: Space, stride: int) -> str:
     return "stem" if len(space.stem_strides) == 1 else f"stem.{stride}"
 
 
-def _cut(whole: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The first channels and the centre of the kernel; channels that are not there repeat those that are.
-
-    A kernel larger than the whole one is surrounded by zeros.
-    """
-    for axis, wanted in enumerate(shape[:2]):
-        have = whole.shape[axis]
-        if wanted <= have:
-            whole = whole.narrow(axis, 0, wanted)
-        else:
-            whole = whole.index_select(axis, torch.arange(wanted, device=whole.device) % have)
-    padding: list[int] = []
-    for axis, wanted in enumerate(shape[2:], start=2):
-        have = whole.shape[axis]
-        if wanted < have:
-            whole = whole.narrow(axis, (have - wanted) // 2, wanted)
-        padding = [max(0, wanted - have) // 2] * 2 + padding
-    return F.pad(whole, padding) if any(padding) else whole
-
-
 class _Cuts(torch.autograd.Function):
-    """What all convolutions that share a filter cut from it, see :func:`_cut`.
+    """What all convolutions that share a filter cut from it, see :func:`smash_search.model.hypernet.cut`.
 
     Their gradients are summed where they belong in one that is as large as the filter. PyTorch makes one of
     zeros for each of them, and for each axis that is cut: a tenth of a step in the space "edge", whose
@@ -357,7 +337,7 @@ class _Cuts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, whole: Tensor, *shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
         ctx.save_for_backward(whole)
-        return tuple(_cut(whole, shape).clone() for shape in shapes)
+        return tuple(cut(whole, shape).clone() for shape in shapes)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -368,7 +348,7 @@ class _Cuts(torch.autograd.Function):
 
 
 def _add_cut(whole: Tensor, part: Tensor) -> None:
-    """Add a part to where :func:`_cut` took it from; repeated channels add up."""
+    """Add a part to where :func:`smash_search.model.hypernet.cut` took it from; repeated channels add up."""
     for axis in range(2, whole.dim()):
         have, wanted = whole.shape[axis], part.shape[axis]
         if wanted < have:

@@ -228,8 +228,8 @@ class _Loop(Loop[Stretch]):
         self._feed = Feed(dataset.train, dataset.preprocessing, device)
         self._format = memory_format(supernet.space.dims, device)
         self._augmentation = augmentation_of(config.augmentation)
-        filters = list(supernet.filters.parameters())
-        hypernet = list(supernet.hypernet.parameters())
+        filters = [*supernet.filters.parameters(), *supernet.hypernet.bases.parameters()]
+        hypernet = list(supernet.hypernet.layers.parameters())
         apart = {id(value) for value in (*filters, *hypernet)}
         others = [value for value in supernet.parameters() if id(value) not in apart]
         shared = [

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 
 from smash_base.errors import InvalidInputError
-from smash_search.model.hypernet import HyperNetConfig
+from smash_search.model.hypernet import HyperNetConfig, cut
 from smash_search.model.interpreter import FrozenNetwork, Network, Norm
-from smash_search.model.supernet import Supernet, _cut, _Cuts
+from smash_search.model.supernet import Supernet, _Cuts
 from smash_search.space.architecture import Architecture, Block, Conv, InputSpec, Op, Stem
 from tests.search.legal import DIGITS, EVERY_FORM, RICH, TINY, VOXELS, drawn
 
@@ -41,6 +41,32 @@ def test_generated_filters_have_exactly_the_shape_and_the_norm_asked_for(
             squares = op.bottleneck if gain == "rows" else 1
             assert float(weight.detach().norm() ** 2) == pytest.approx(squares, rel=1e-4)
     assert not filters
+
+
+@pytest.mark.parametrize("sharing", ["block", "position"])
+@given(architecture=drawn(EVERY_FORM))
+@settings(max_examples=20, deadline=None)
+def test_mixed_filters_have_full_rank_and_the_shape_asked_for(
+    sharing: Literal["block", "position"], architecture: Architecture
+) -> None:
+    torch.manual_seed(0)
+    config = HyperNetConfig(depths=(1,), growth=4, bases=2, sharing=sharing)
+    filters = Supernet(EVERY_FORM, DIGITS, 10, config).hypernet.generate(architecture)
+    wanted = {part.name: part.weight_shape for part in architecture.convolutions(1, 10) if part.generated}
+    assert {name: tuple(weight.shape) for name, weight in filters.items()} == wanted
+    widest = EVERY_FORM.max_bottleneck * EVERY_FORM.unit  # more channels repeat what there is
+    for weight in filters.values():
+        assert torch.linalg.matrix_rank(weight.detach().flatten(1)) == min(*weight.shape[:2], widest)
+
+
+def test_the_weights_of_a_mixture_come_from_c() -> None:
+    torch.manual_seed(0)
+    hypernet = Supernet(RICH, DIGITS, 10, HyperNetConfig(depths=(2,), bases=4)).hypernet
+    architecture = RICH.draw(0, 7)
+    one = hypernet.generate(architecture)
+    other = hypernet.generate(architecture, c=-torch.from_numpy(hypernet.layout.encode(architecture)))
+    name = next(iter(one))
+    assert not torch.allclose(one[name], other[name], atol=1e-3)
 
 
 @given(architecture=drawn(RICH))
@@ -165,7 +191,7 @@ def test_ops_that_share_by_position_differ_and_those_that_share_by_block_do_not(
 def test_convolutions_that_share_a_filter_add_up_their_gradients_in_it() -> None:
     whole = torch.randn(3, 2, 5, 5, requires_grad=True)
     shapes = [(2, 2, 3, 3), (7, 5, 5, 1), (3, 1, 7, 7)]  # smaller, repeated, surrounded by zeros
-    together, apart = _Cuts.apply(whole, *shapes), [_cut(whole, shape) for shape in shapes]
+    together, apart = _Cuts.apply(whole, *shapes), [cut(whole, shape) for shape in shapes]
     toward = [torch.randn(shape) for shape in shapes]
     for mine, theirs in zip(together, apart, strict=True):
         assert torch.equal(mine, theirs)

@@ -1,0 +1,134 @@
+"""Whether the score of differently made HyperNets orders networks of one latency that searches have trained.
+
+    python -m benchmarks.score_in_band --finalists RUN/finalists.jsonl,.. [--data cifar10:PATH] [--steps 750]
+        [--images 1000] [--seeds 0]
+
+The networks are those of the files with 5 to 13 million multiply-accumulates; their error is that after the
+first rung, which has to be the same in all files. Each HyperNet is trained on draws of the edge space within
+that band. Tau of its score with the error, with all generated filters zeroed, and that of the
+multiply-accumulates alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from benchmarks.record import record
+from smash_base import files
+from smash_export.device_search.search import load_data
+from smash_search.data import Dataset
+from smash_search.model.hypernet import HyperNetConfig
+from smash_search.rank.finalists import Trained, input_spec_of
+from smash_search.rank.scoring import Scorer, ScoringConfig
+from smash_search.rank.statistics import Estimate, kendall
+from smash_search.rank.trust import trust
+from smash_search.space.architecture import Architecture
+from smash_search.space.cost import cost_of
+from smash_search.space.space import space_for
+from smash_search.train.hypernet import TrainingConfig, new_supernet, train
+
+BAND = (5e6, 13e6)  # multiply-accumulates
+DEFAULT = HyperNetConfig(depths=(4, 5, 2), centred=True, whiten=True)
+WAYS = {
+    "tiles, as the paper (the default)": DEFAULT,
+    "c mixes 8 filters of full rank a block": replace(DEFAULT, bases=8),
+}
+GOAL, WIDEST_ZEROED = 0.5, 0.5  # tau; tau with zeroed filters over it
+
+
+def main() -> None:
+    """Train each HyperNet, score, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--finalists", required=True, help="files of searches, with commas between")
+    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--steps", type=int, default=750)
+    parser.add_argument("--images", type=int, default=1000, help="of validation, for a score")
+    parser.add_argument("--seeds", default="0", help="of the HyperNet, with commas between")
+    arguments = parser.parse_args()
+    dataset = load_data(arguments.data)
+    networks = trained_before(arguments.finalists.split(","), dataset)
+    rows = [
+        judged(name, config, int(seed), networks, dataset, arguments)
+        for seed in arguments.seeds.split(",")
+        for name, config in WAYS.items()
+    ]
+    errors = [error for _, error in networks]
+    macs = kendall([-macs_of(architecture, dataset) for architecture, _ in networks], errors)
+    goals = [goal_of(row, macs) for row in rows]
+    settings = {"steps": arguments.steps, "images": arguments.images, "data": dataset.name, "band": BAND}
+    record("score_in_band", {"settings": settings, "macs": asdict(macs), "rows": rows}, goals)
+
+
+def goal_of(row: dict[str, Any], macs: Estimate) -> dict[str, Any]:
+    """The line of a HyperNet in the overview."""
+    tau = Estimate(row["tau"], row["low"], row["high"], row["networks"])
+    zeroed = row["tau_zeroed"]
+    return {
+        "what": f"tau of the score over {row['networks']} trained networks of one band: {row['way']}",
+        "goal": f">= {GOAL}, lowest 0.2; zeroed at most half",
+        "value": f"{tau}, zeroed {zeroed:.2f}",
+        "met": row["tau"] >= GOAL and row["low"] >= 0.2 and zeroed <= WIDEST_ZEROED * row["tau"],
+        "note": f"seed {row['seed']}; MACs {macs}; op contribution {row['op_contribution']:.1%}",
+    }
+
+
+def trained_before(paths: list[str], dataset: Dataset) -> list[tuple[Architecture, float]]:
+    """Networks within the band and their error after the first rung, each once."""
+    found: dict[str, tuple[Architecture, float]] = {}
+    for entry in (document for path in paths for document in files.read_jsonl(Path(path))):
+        trained = Trained.from_json(entry)
+        if trained.rung == 0 and trained.diverged is None:
+            found.setdefault(trained.key, (Architecture.from_json(entry["architecture"]), trained.error))
+    return [pair for pair in found.values() if BAND[0] <= macs_of(pair[0], dataset) <= BAND[1]]
+
+
+def macs_of(architecture: Architecture, dataset: Dataset) -> int:
+    """Multiply-accumulates of one image."""
+    return cost_of(architecture, input_spec_of(dataset), len(dataset.classes)).macs
+
+
+def judged(
+    name: str,
+    config: HyperNetConfig,
+    seed: int,
+    networks: list[tuple[Architecture, float]],
+    dataset: Dataset,
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    """Agreement of one HyperNet's score with the errors."""
+    spec, classes = input_spec_of(dataset), len(dataset.classes)
+    space = space_for(spec, "edge")
+    supernet = new_supernet(space, spec, classes, config, seed=seed)
+    training = TrainingConfig(arguments.steps, 64, 1, learning_rate=0.03, hypernet_rate=0.07, seed=seed)
+    begin = time.process_time()
+    result = train(
+        supernet, dataset, training, accept=lambda entry: BAND[0] <= macs_of(entry, dataset) <= BAND[1]
+    )
+    seconds = time.process_time() - begin
+    scorer = Scorer(supernet, dataset, ScoringConfig(statistics="batch", images=(arguments.images,)))
+    right = [scorer.score(network, arguments.images).error for network, _ in networks]
+    zeroed = [scorer.score(network, arguments.images, zeroed=True).error for network, _ in networks]
+    row = {
+        "way": name,
+        "seed": seed,
+        "hypernet": asdict(config),
+        "loss": result.history[-1].loss,
+        "error": float(np.mean(right)),
+        "cpu_seconds": seconds,
+        **asdict(trust(right, zeroed, [error for _, error in networks])),
+    }
+    print(row, flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    main()
