@@ -182,6 +182,8 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
             "images": summary.to_json(),
             "test_accuracy": report.test_accuracy,
             "test_images": report.test_images,
+            "mean_recall": report.test.balanced_accuracy,
+            "macro_f1": report.test.macro_f1,
             "cost": asdict(report.cost),
             "parity": {name: parity.to_json() for name, parity in report.parity.items()},
             "recipe": None if report.fit is None else report.fit.recipe.to_json(),
@@ -312,7 +314,8 @@ def _show(output: Output, report: FreezeReport) -> None:
         ],
     )
     output.text(
-        f"Test accuracy {report.test_accuracy:.2%} on {report.test_images} images, "
+        f"Test accuracy {report.test_accuracy:.2%} on {report.test_images} images, mean recall of the "
+        f"classes {report.test.balanced_accuracy:.2%}, mean F1 {report.test.macro_f1:.2%}; "
         f"{report.cost.parameters:,} parameters, {report.cost.macs:,} MACs."
     )
 

@@ -427,7 +427,7 @@ def tell_adopted(
     assert isinstance(facts, dict)
     output.text(
         f"{destination}: verified. Test accuracy {facts['top1']:.2%} on {facts['images']} images, "
-        f"mean recall of the classes {facts['balanced']:.2%}."
+        f"mean recall of the classes {facts['balanced']:.2%}, mean F1 {facts['macro_f1']:.2%}."
     )
     average = facts.get("mean_average_precision")
     if isinstance(average, float):
@@ -439,6 +439,8 @@ def tell_adopted(
             "images": images.to_json(),
             "test_accuracy": facts["top1"],
             "test_images": facts["images"],
+            "mean_recall": facts["balanced"],
+            "macro_f1": facts["macro_f1"],
             "mean_average_precision": average,
             "recipe": adopted.bundle.manifest.provenance["recipe"],
             "warnings": list(adopted.warnings),

@@ -119,6 +119,13 @@ def test_every_value_of_a_recipe_can_be_overridden() -> None:
     assert given == {**usual, **wanted}, "and nothing else changes"
 
 
+def test_finalists_of_a_search_are_balanced_when_it_is_asked_for() -> None:
+    plan = ["search", "--data", "digits", "--balance", "loss", "--dry-run", "--json"]
+    done = CliRunner().invoke(cli, plan)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["finalists"]["recipe"]["balance"] == "loss"
+
+
 def test_the_table_of_values_says_what_the_recipes_are() -> None:
     text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
     lines = text.split("## Values")[1].split("## Evidence")[0].splitlines()

@@ -294,6 +294,10 @@ def test_freeze_bakes_when_it_is_asked_to(tmp_path: Path, best: BestFile) -> Non
     write_best(path, best)
     done = CliRunner().invoke(cli, command(path, out, "--epochs", "1", "--bake", "-q"))
     assert done.exit_code == 0, done.output
+    accuracy = Bundle.open(out).manifest.provenance["accuracy"]
+    assert isinstance(accuracy, dict)
+    told = f"mean recall of the classes {accuracy['balanced']:.2%}, mean F1 {accuracy['macro_f1']:.2%}"
+    assert told in done.stdout
     assert (out / "targets" / "baked" / "fp32" / "model.onnx").is_file()
 
 

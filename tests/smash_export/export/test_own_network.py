@@ -62,6 +62,8 @@ def test_train_makes_a_bundle_of_a_network_of_ones_own(tmp_path: Path, module: s
     provenance = json.loads((out / "manifest.json").read_text())["provenance"]
     assert provenance["network"] == f"{module}:small"
     assert provenance["recipe"]["epochs"] == 6
+    accuracy = provenance["accuracy"]
+    assert (found["mean_recall"], found["macro_f1"]) == (accuracy["balanced"], accuracy["macro_f1"])
     digits = load_dataset("digits")
     folds = provenance["folds"]
     assert folds["images"] == len(digits.train) + len(digits.validation)
