@@ -89,7 +89,9 @@ def test_few_images_of_a_class_are_few_however_many_there_are_in_all() -> None:
 @pytest.mark.parametrize(
     ("images", "epochs", "batch", "rate", "trivial"),
     [
-        (36, 80, 32, 0.05, True),
+        (36, 80, 8, 0.05, True),
+        (200, 80, 12, 0.05, True),
+        (449, 80, 28, 0.05, True),
         (450, 80, 32, 0.05, True),
         (3000, 30, 32, 0.05, True),
         (45_000, 15, 64, 0.1, False),
