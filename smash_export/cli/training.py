@@ -62,7 +62,26 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
     )
     recipe = Recipe.from_json({**recipe.to_json(), **read_options(values["settings"])})
     augmentation_for(recipe, len(dataset.classes))  # refused before anything is trained
+    _check_false_alarm(dataset, recipe, values)
     return recipe
+
+
+def _check_false_alarm(dataset: Dataset, recipe: Recipe, values: dict[str, Any]) -> None:
+    """Raise UsageError for a rate of false alarms where no validation image tells a threshold."""
+    from smash_export.export.calibration import FALSE_ALARM
+
+    reasons = {
+        "images of several classes": dataset.several,
+        "--weights generated": values["weights"] == "generated",
+        "--set include_validation=true": recipe.include_validation,
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found and values["false_alarm"] != FALSE_ALARM:
+        raise UsageError(
+            "nothing is called doubtful, so there is no rate of false alarms to choose",
+            expected="no --false-alarm",
+            received=", ".join(["--false-alarm", *found]),
+        )
 
 
 def augmentation(text: str | None) -> JsonObject | None:

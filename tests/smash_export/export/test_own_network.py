@@ -104,6 +104,14 @@ def test_what_is_no_classifier_of_these_images_is_refused(module: str) -> None:
         own_network("no_such_module_here:absent", digits, 0)
 
 
+def test_a_rate_of_false_alarms_needs_validation_images(module: str) -> None:
+    words = ["train", f"{module}:small", "--data", "digits", "--false-alarm", "0.2", "--dry-run"]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    done = CliRunner().invoke(cli, [*words, "--set", "include_validation=true"])
+    assert isinstance(done.exception, UsageError)
+    assert "include_validation" in str(done.exception)
+
+
 def test_options_of_architectures_are_refused_for_it(module: str) -> None:
     done = CliRunner().invoke(cli, ["train", f"{module}:small", "--data", "digits", "--qat"])
     assert isinstance(done.exception, UsageError) or done.exit_code == 2
