@@ -1,7 +1,7 @@
 """A few labelled images of each class: the default recipe against the default that it replaced.
 
     python -m benchmarks.few_images --data cifar10:DIR [--seeds 3]
-    python -m benchmarks.few_images --data cifar10:DIR --per-class 5 --seeds 10
+    python -m benchmarks.few_images --data cifar10:DIR --per-class 5 --seeds 8
     python -m benchmarks.few_images --data cifar100:DIR [--seeds 1] [--width 0.5]
 
 The same ResNet-8, each seed with images of its own, one in ten of them for validation where a recipe asks for
