@@ -199,14 +199,16 @@ class Picks:
         near = [
             other
             for other in self.trained
-            if (latency := latencies.get(other.key)) and (1 - MOST_UNUSED) * limit <= latency <= limit
+            if other.key != winner.key
+            and (latency := latencies.get(other.key))
+            and (1 - MOST_UNUSED) * limit <= latency <= limit
         ]
         best = min(near, key=lambda other: (-other.rung, other.error), default=None)
         if best is None:
             why = f"no network that was trained uses {1 - MOST_UNUSED:.0%} of it or more"
         else:
             why = (
-                f"the best of {len({other.key for other in near})} trained networks that use more had "
+                f"the best of the trained networks that use more ({len({other.key for other in near})}) had "
                 f"an error of {best.error:.2%} after {best.epochs} epochs, the pick {winner.error:.2%} after "
                 f"{winner.epochs}"
             )

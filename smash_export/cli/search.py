@@ -493,6 +493,7 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
             "candidates": result.candidates,
             "refused_by_latency": facts.refused,
             "latency": facts.latency,
+            "unused": best.unused,
             "error": result.pick.error,
             "epochs": result.pick.epochs,
             "picks": {
@@ -501,6 +502,7 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
                     "architecture": found.trained.key,
                     "error": found.trained.error,
                     "measures": found.best.search.measures,
+                    "unused": found.best.search.unused,
                 }
                 for label, found in result.picks.items()
             },

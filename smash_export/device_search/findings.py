@@ -113,10 +113,12 @@ class Findings:
             rows.append(("the same for random search", f"{result.random.error:.2%}"))
         if self.latency is not None:
             rows.append(("latency", self.latency.words()))
+        if search.unused is not None:
+            rows.append(("why it leaves so much unused", search.unused))
         for label, latency in self.picks.items():
-            network = result.picks[label].trained
+            network, unused = result.picks[label].trained, result.picks[label].best.search.unused
             words = f"{network.key}, error {network.error:.2%}, {latency.words()}"
-            rows.append((f"pick within {label}", words))
+            rows.append((f"pick within {label}", words if unused is None else f"{words}. {unused}"))
         if self.refused is not None:
             within = result.candidates - self.refused
             rows.append(("candidates", f"{within} within the latency limit, {self.refused} beyond it"))

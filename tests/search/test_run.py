@@ -28,7 +28,7 @@ from smash_search.rank.proposals import ErrorModel, Observation
 from smash_search.rank.scoring import Scorer
 from smash_search.run import load_supernet, run_search
 from smash_search.space.architecture import Architecture, InputSpec
-from smash_search.space.best import read_best
+from smash_search.space.best import SearchRecord, read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.limits import CostLimits
 from smash_search.stages import race
@@ -186,6 +186,33 @@ def test_a_random_search_that_diverged_takes_nothing_from_the_result(finished: P
     fell = [replace(entry, diverged="NaN in 11 steps") for entry in random]
     assert replace(picks, baseline=fell).random is None
     assert replace(picks, baseline=[]).random is None
+
+
+def test_a_pick_that_leaves_much_of_its_limit_says_why(finished: Path) -> None:
+    result = search(finished)
+    within = config(measured={"target": "test"}, latency_limits=(Limit("10ms", 10.0),))
+    run = Run(within, small_digits(train=64, validation=48), finished, torch.device("cpu"))
+    rival = next(entry for entry in result.trained if entry.rung == 1 and entry.key != result.pick.key)
+
+    def use(pick: float, of_rival: float) -> SearchRecord:
+        latencies = {result.pick.key: pick, rival.key: of_rival}
+        scored = [
+            replace(entry, measures={"latency_ms": latencies.get(entry.candidate.architecture.key, 1.0)})
+            for entry in result.scored
+        ]
+        return Picks(run, scored, result.trained, []).best_file(result.pick).search
+
+    alone = use(5.0, 7.0)
+    assert (alone.limit_ms, alone.limit_used) == (10.0, 0.5)
+    assert alone.unused == (
+        "The pick uses 50% of the limit: no network that was trained uses 80% of it or more."
+    )
+    assert use(5.0, 9.0).unused == (
+        "The pick uses 50% of the limit: the best of the trained networks that use more (1) had an error of "
+        f"{rival.error:.2%} after 2 epochs, the pick {result.pick.error:.2%} after 2."
+    )
+    assert use(5.0, 11.0).unused == alone.unused, "what is beyond the limit is no alternative"
+    assert use(8.5, 9.0).unused is None
 
 
 def test_limits_hold_for_candidates_and_for_the_baseline(finished: Path) -> None:

@@ -45,6 +45,10 @@ def test_several_limits_give_a_pick_each_and_a_front(
         best = read_best(folder / f"best-{label}.json")
         assert best.search.limit == label
         assert 0 < best.search.measures["latency_ms"] < 2000
+        assert result["picks"][label]["unused"] == best.search.unused
+    unused = read_best(folder / "best.json").search.unused
+    assert unused is not None
+    assert result["unused"] == unused
     networks = json.loads((folder / "pareto.json").read_text())["networks"]
     finalists = SPACE_DEFAULTS["edge-tiny"]["finalists"]
     assert len(networks) == 2 + finalists["rounds"] * finalists["per_round"]
@@ -53,6 +57,8 @@ def test_several_limits_give_a_pick_each_and_a_front(
     assert "Pareto front of the trained networks" in page
     assert "2000ms" in page
     assert re.search(r'"lead">Network [^<]* ms \(under 1% of the limit of 5000 ms\)', page)
+    assert f'<p class="">{unused}</p>' in page
+    assert re.search(rf"why it leaves so much unused</td><td[^>]*>{re.escape(unused)}</td>", page)
     assert run(["runs", str(folder), "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)["runs"]
     assert listed["latency"]["limit_ms"] == 5000
