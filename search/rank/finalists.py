@@ -48,6 +48,10 @@ ENSEMBLE = 3  # finalists whose answers are averaged
 OF_THE_RUNGS = ("epochs", "epoch_images", "keep_best", "include_validation", "seconds", "seed")
 """Fields of a recipe that finalists have from their rungs."""
 
+KNOWN, BY_LOT = "known network", "drawn regardless of score"
+BY_SCORE, BY_ROUND = "best score", "proposed in round"
+"""How reasons begin for which networks enter the race."""
+
 RANGE_BATCHES, RANGE_BATCH = 8, 64  # training images that show the ranges of activations
 
 
@@ -273,22 +277,22 @@ def choose(
     kinds = {kind(entry): None for entry in ranked} if kind else {}  # in the order of their best
     if len(kinds) > 1 and kind is not None:
         for wanted in list(kinds)[:count]:
-            enter(next(entry for entry in ranked if kind(entry) == wanted), "best score within its limit")
+            enter(next(entry for entry in ranked if kind(entry) == wanted), f"{BY_SCORE} within its limit")
     known = [entry for entry in usable if entry.candidate.origin == "known"]
     if kind is None:
         known = best_of_bins(known, config.known)
     else:
         known = _largest_of_patterns(known, kind)[: min(config.known, max(0, count - lucky - len(chosen)))]
     for entry in known:
-        enter(entry, "known network")
+        enter(entry, KNOWN)
     best = best_of_bins(passed, count)
     for number, entry in enumerate(best):
-        enter(entry, f"best score of size bin {number + 1} of {len(best)}")
+        enter(entry, f"{BY_SCORE} of size bin {number + 1} of {len(best)}")
     order = np.random.default_rng(seed_of(config.seed, 0x10C)).permutation(len(ranked))
     for index in order:  # whatever their score
         if len(chosen) == count:
             break
-        enter(ranked[int(index)], "drawn regardless of score")
+        enter(ranked[int(index)], BY_LOT)
     return list(chosen.values())
 
 
@@ -322,7 +326,7 @@ def _finalist(entry: Scored, reason: str) -> Finalist:
 
 def proposed_finalist(entry: Scored, number: int) -> Finalist:
     """A network that a model of the trained ones proposed, in the round of that number."""
-    return _finalist(entry, f"proposed in round {number}: {entry.candidate.origin}")
+    return _finalist(entry, f"{BY_ROUND} {number}: {entry.candidate.origin}")
 
 
 Propose = Callable[[int, "Sequence[tuple[Finalist, Trained]]"], list[Finalist]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from smash_base import files
 from smash_base.json_values import JsonObject
 from smash_base.records import read_record
-from smash_search.rank.trust import Origin, Trust
+from smash_search.rank.trust import Stage, Trust
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Ranking:
         stages: Stages of the race, the first one first.
         encoding: Whether the HyperNet reads descriptions; None where no network could be checked.
         trust: Agreement of score and training; None for too few trained networks.
-        origins: What each origin of networks added.
+        added: What each stage of the search added; empty in runs of earlier versions.
         refused: Candidates beyond the measured limits, which have no score; None where nothing was measured.
     """
 
     stages: tuple[RaceStage, ...]
     encoding: EncodingCheck | None
     trust: Trust | None = None
-    origins: tuple[Origin, ...] = ()
+    added: tuple[Stage, ...] = ()
     refused: int | None = None
 
     def to_json(self) -> JsonObject:
@@ -78,7 +78,7 @@ class Ranking:
             ],
             "encoding": None if self.encoding is None else asdict(self.encoding),
             "trust": None if self.trust is None else asdict(self.trust),
-            "origins": [asdict(origin) for origin in self.origins],
+            "added": [asdict(stage) for stage in self.added],
             "refused": self.refused,
         }
 

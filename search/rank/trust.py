@@ -1,13 +1,13 @@
-"""How far the score of one search can be trusted, and what each origin of networks added to its result."""
+"""How far the score of one search can be trusted, and what each of its stages added to the result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from smash_search.rank.finalists import Trained
+from smash_search.rank.finalists import BY_LOT, BY_ROUND, BY_SCORE, KNOWN, Trained
 from smash_search.rank.statistics import Estimate, kendall, kendall_gain
 
 
@@ -94,38 +94,85 @@ def claim(score: Estimate, zeroed: Estimate, gain: Estimate) -> str:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What the networks of one origin added.
+class Stage:
+    """What the networks of one stage of a search added to the race; errors are those of the first rung.
+
+    A training that diverged counts as an error of 1.
 
     Attributes:
-        origin: "known", "random", "smallest", "mutation", "crossover", "random search".
+        name: "known networks", "drawn by lot", "chosen by score", "round 1" and so on.
         trained: how many were trained.
-        best_first: lowest error after the first rung.
+        mean, best: their mean and their lowest error.
+        best_so_far: lowest error of theirs and of the stages before.
         reached_last: how many went through the last rung.
         best_last: lowest error there, or None.
+        best_last_so_far: the same, of theirs and of the stages before.
     """
 
-    origin: str
+    name: str
     trained: int
-    best_first: float
+    mean: float
+    best: float
+    best_so_far: float
     reached_last: int
     best_last: float | None
+    best_last_so_far: float | None
 
 
-def origins_of(trained: Sequence[Trained], origins: Mapping[str, str]) -> list[Origin]:
-    """One entry per origin, in the order in which they came into the race.
+LOT, SCORE = "drawn by lot", "chosen by score"
+_STAGES = {KNOWN: "known networks", BY_LOT: LOT, BY_SCORE: SCORE}  # by how reasons begin
+
+
+def stages_of(trained: Sequence[Trained]) -> list[Stage]:
+    """One entry per stage: known networks, those drawn by lot, those the score chose, and each round.
 
     Args:
-        trained: every network and rung.
-        origins: by key.
+        trained: every network and rung; each belongs to the stage for whose reason it entered.
     """
     last = max((entry.rung for entry in trained), default=0)
-    grouped: dict[str, list[Trained]] = {}
+    grouped: dict[str, list[Trained]] = {name: [] for name in _STAGES.values()}
     for entry in trained:
-        grouped.setdefault(origins.get(entry.key, entry.group), []).append(entry)
-    found = []
-    for origin, entries in grouped.items():
-        first = [entry.error for entry in entries if entry.rung == 0]
-        final = [entry.error for entry in entries if entry.rung == last]
-        found.append(Origin(origin, len(first), min(first), len(final), min(final, default=None)))
-    return found
+        grouped.setdefault(_stage_of(entry.reason), []).append(entry)
+    stages: list[Stage] = []
+    first, final = list[float](), list[float]()
+    for name, entries in grouped.items():
+        own = [entry.error for entry in entries if entry.rung == 0]
+        ends = [entry.error for entry in entries if entry.rung == last]
+        if not own:
+            continue
+        first, final = first + own, final + ends
+        best, so_far = min(ends, default=None), min(final, default=None)
+        mean = float(np.mean(own))
+        stages.append(Stage(name, len(own), mean, min(own), min(first), len(ends), best, so_far))
+    return stages
+
+
+def _stage_of(reason: str) -> str:
+    for beginning, name in _STAGES.items():
+        if reason.startswith(beginning):
+            return name
+    if reason.startswith(BY_ROUND):
+        return f"round {reason.removeprefix(BY_ROUND).partition(':')[0].strip()}"
+    return reason
+
+
+def contribution_of_score(stages: Sequence[Stage]) -> str | None:
+    """What the networks that the score chose added, in words; None where it chose none."""
+    by_name = {stage.name: stage for stage in stages}
+    chosen, lot = by_name.get(SCORE), by_name.get(LOT)
+    if chosen is None:
+        return None
+    said = (
+        f"Trained networks that the HyperNet's score chose: {chosen.trained}, with a mean error of "
+        f"{chosen.mean:.2%} after the first rung"
+    )
+    if lot is not None:
+        said += f"; drawn by lot: {lot.trained}, with {lot.mean:.2%}"
+    before = [stage.best for stage in stages[: stages.index(chosen)]]
+    if not before:
+        return f"{said}."
+    if chosen.best_so_far < min(before):
+        return (
+            f"{said}. The score's lowered the best error so far from {min(before):.2%} to {chosen.best:.2%}."
+        )
+    return f"{said}. None of the score's was better than the best before them, {min(before):.2%}."

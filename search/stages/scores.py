@@ -13,7 +13,7 @@ from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.finalists import Trained
 from smash_search.rank.ranking import EncodingCheck, RaceStage, Ranking, read_ranking
 from smash_search.rank.scoring import Score, Scorer, corrupted, kept_best, split_half, survivors
-from smash_search.rank.trust import origins_of, trust
+from smash_search.rank.trust import stages_of, trust
 from smash_search.stages.config import Run
 from smash_search.strategies import Scored, Strategy
 
@@ -107,7 +107,7 @@ def _encoding_check(run: Run, latest: dict[str, Scored], scorer: Scorer) -> Enco
 def completed(
     run: Run, ranking: Ranking, scored: list[Scored], trained: list[Trained], scorer: Scorer
 ) -> Ranking:
-    """Complete ranking.json by what the trained networks say of the score, and of each other's origin."""
+    """Complete ranking.json by what the trained networks say of the score, and of what each stage added."""
     path = run.folder / "ranking.json"
     if path.exists():
         return read_ranking(path)
@@ -120,11 +120,10 @@ def completed(
         right.append(scorer.score(architecture, images).error)
         zeroed.append(scorer.score(architecture, images, zeroed=True).error)
     errors = [entry.error for entry in first]
-    origins = {key: entry.candidate.origin for key, entry in by_key.items()}
     ranking = replace(
         ranking,
         trust=trust(right, zeroed, errors) if len(first) >= LEAST_TRUSTED else None,
-        origins=tuple(origins_of(trained, origins)),
+        added=tuple(stages_of(trained)),
         refused=sum(entry.refused is not None for entry in scored) if run.measurement else None,
     )
     files.write_json(path, ranking.to_json())

@@ -135,6 +135,7 @@ class Findings:
                 else "not scored: from the random search beside",
             ),
             *trust_rows(result.ranking),
+            *stage_rows(result.ranking),
             ("parameters", f"{cost.parameters:,}"),
             ("MACs", f"{cost.macs:,}"),
         ]
@@ -149,11 +150,18 @@ def trust_rows(ranking: Ranking) -> list[tuple[str, str]]:
     if encoding is not None and encoding.op_contribution is not None:
         error = 100 * (encoding.op_contribution_se or 0.0)
         words = (
-            f"{100 * encoding.op_contribution:.1f} points (standard error {error:.1f}): the mean score of "
-            f"{counted(encoding.architectures, 'network')} is so much worse with every generated filter zero"
+            f"{100 * encoding.op_contribution:.1f} points (standard error {error:.1f}): mean score of "
+            f"{counted(encoding.architectures, 'network')} with every generated filter zero, minus that with "
+            "the right ones"
         )
         rows.append(("op contribution", words))
     return rows
+
+
+def stage_rows(ranking: Ranking) -> list[tuple[str, str]]:
+    """The lowest error after the first rung so far, after each stage; runs of early versions have none."""
+    stages = [f"{stage.name} {stage.best_so_far:.2%}" for stage in ranking.added]
+    return [("best so far after the first rung", ", ".join(stages))] if stages else []
 
 
 def findings(result: SearchResult, config: SearchConfig) -> Findings:

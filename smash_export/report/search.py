@@ -13,6 +13,7 @@ from smash_search.data import Dataset
 from smash_search.rank.finalists import Trained, through_last_rung
 from smash_search.rank.pareto import LATENCY
 from smash_search.rank.ranking import EncodingCheck
+from smash_search.rank.trust import Stage, contribution_of_score
 from smash_search.space.architecture import Architecture, Block, Convolution, Op
 from smash_search.space.cost import block_sizes
 from smash_search.stages.picks import SearchResult
@@ -59,7 +60,7 @@ def search_page(
         ),
         rung_curves(result.trained),
         _finalists_table(result),
-        *([heading("What each origin added"), *_origins(result)] if result.ranking.origins else []),
+        *([heading("What each stage added"), *_stages(result.ranking.added)] if result.ranking.added else []),
         heading("Score against error after training"),
         _score_against_trained(result),
         *_scores_against_macs(result),
@@ -243,20 +244,24 @@ def _contribution(encoding: EncodingCheck) -> str:
     )
 
 
-def _origins(result: SearchResult) -> list[Html]:
-    """What presets, random draws, the score and each round of proposals added."""
+def _stages(stages: Sequence[Stage]) -> list[Html]:
+    """What known networks, those drawn by lot, the score and each round of proposals added."""
     rows: list[list[Cell]] = [
         [
-            origin.origin,
-            origin.trained,
-            f"{origin.best_first:.2%}",
-            origin.reached_last,
-            None if origin.best_last is None else f"{origin.best_last:.2%}",
+            stage.name,
+            stage.trained,
+            f"{stage.mean:.2%}",
+            f"{stage.best:.2%}",
+            f"{stage.best_so_far:.2%}",
+            stage.reached_last,
+            None if stage.best_last is None else f"{stage.best_last:.2%}",
+            None if stage.best_last_so_far is None else f"{stage.best_last_so_far:.2%}",
         ]
-        for origin in result.ranking.origins
+        for stage in stages
     ]
-    columns = ["origin", "trained", "best after the first rung", "reached the last", "best there"]
-    return [table(columns, rows)]
+    columns = ["stage", "trained", "mean error, first rung", "best", "best so far"]
+    columns += ["reached the last rung", "best there", "best there so far"]
+    return [table(columns, rows), paragraph(contribution_of_score(stages) or "", "note")]
 
 
 def _score_points(result: SearchResult) -> list[Point]:

@@ -409,7 +409,8 @@ def test_candidates_count_within_the_limit_and_rounds_propose_more_networks(
     assert len(judged) == 6 + len(set(entered) - before)
     assert len({entry.candidate.architecture.key for entry in judged}) == len(judged)
     assert result.best.search.measures["latency_ms"] <= 4.0
-    assert sum(origin.trained for origin in result.ranking.origins) == 7
+    stages = {stage.name: stage.trained for stage in result.ranking.added}
+    assert (stages["round 1"], stages["round 2"], sum(stages.values())) == (2, 2, 7)
     total = len(files.read_jsonl(folder / "measures.jsonl"))
     for stop in (total - 1, total - 3):  # interrupted while the last round is measured, and before
         with pytest.raises(KeyboardInterrupt):

@@ -116,7 +116,14 @@ def test_a_search_writes_best_and_a_report_that_loads_nothing(folder: Path) -> N
     page = (folder / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
     assert "<script" not in page
-    for part in ("Rungs", "Memory banks of block 0", "Cost of each stage", "Choices that winners share"):
+    for part in (
+        "Rungs",
+        "Memory banks of block 0",
+        "Cost of each stage",
+        "Choices that winners share",
+        "What each stage added",
+        "best so far after the first rung",
+    ):
         assert part in page
     assert f"--run {folder}" in page
     assert "--max-parameters 20000" in page

@@ -10,7 +10,7 @@ import pytest
 from smash_base import files
 from smash_base.errors import InvalidInputError
 from smash_search.rank.ranking import EncodingCheck, RaceStage, Ranking, read_ranking
-from smash_search.rank.trust import Origin, Trust
+from smash_search.rank.trust import Stage, Trust
 
 EARLY = {
     "stages": [
@@ -26,7 +26,7 @@ def test_a_ranking_survives_its_file(tmp_path: Path) -> None:
         (RaceStage(120, 40, 0.5, 0.9, 10), RaceStage(360, 10, None)),
         EncodingCheck(12, 0.5, 0.6, 0.7, 0.2, 0.01),
         Trust(8, 0.4, 0.1, 0.7, None, 0.2, "claim"),
-        (Origin("known", 3, 0.2, 0, None),),
+        (Stage("known networks", 3, 0.3, 0.2, 0.2, 0, None, None),),
     )
     files.write_json(tmp_path / "ranking.json", ranking.to_json())
     assert read_ranking(tmp_path / "ranking.json") == ranking

@@ -67,6 +67,19 @@ def test_a_search_says_its_tau_that_with_zeroed_filters_and_the_op_contribution(
     assert f"op contribution {100 * (encoding.op_contribution or 0):.1f} points" in page
 
 
+def test_a_search_says_what_each_stage_added_and_what_the_score_chose(result: SearchResult) -> None:
+    by_name = {stage.name: stage for stage in result.ranking.added}
+    assert [(name, stage.trained) for name, stage in by_name.items()] == [
+        ("drawn by lot", 1),
+        ("chosen by score", 7),
+    ]
+    best = min(entry.error for entry in result.trained)
+    told = dict(findings(result, config()).rows())["best so far after the first rung"]
+    assert told == f"drawn by lot {by_name['drawn by lot'].best:.2%}, chosen by score {best:.2%}"
+    page = search_page(result, "search", headline="", facts=[])
+    assert "that the HyperNet&#x27;s score chose: 7, with a mean error of" in page
+
+
 def test_a_search_of_few_networks_says_that_its_score_was_not_judged(result: SearchResult) -> None:
     assert dict(trust_rows(replace(result.ranking, trust=None)))[
         "Kendall's tau of score and trained error"
