@@ -481,6 +481,34 @@ def test_every_limit_has_its_share_of_what_rounds_propose(
     assert fits == [3]
 
 
+def _proposed(folder: Path, monkeypatch: pytest.MonkeyPatch, error: float) -> dict[str, set[str]]:
+    """Networks by how they came into the race, where all of the first round of proposals reach one error."""
+
+    def trained(worker: Worker, finalist: Finalist, rung: int) -> Trained:
+        reached = error if finalist.reason.startswith("proposed in round 1") else 0.5
+        key, reason = finalist.architecture.key, finalist.reason
+        return Trained("search", key, reason, 0.5, finalist.macs, 0, 1, reached + finalist.macs / 1e9, 1.0)
+
+    monkeypatch.setattr(Worker, "train", trained)
+    monkeypatch.setattr(proposals, "POOL", 60)
+    finalists = FinalistsConfig(
+        count=4, rounds=2, per_round=3, rungs=(1,), random=1, baseline="none", recipe=Recipe(batch=32)
+    )
+    entered: dict[str, set[str]] = {}
+    for entry in search(folder, finalists=finalists).trained:
+        entered.setdefault(entry.reason.partition(":")[0], set()).add(entry.key)
+    return entered
+
+
+def test_what_a_round_taught_changes_what_the_next_one_proposes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = (_proposed(tmp_path / str(error), monkeypatch, error) for error in (0.1, 0.9))
+    assert good["proposed in round 1"] == bad["proposed in round 1"], "nothing is different before"
+    assert len(good["proposed in round 2"]) == len(bad["proposed in round 2"]) == 3
+    assert good["proposed in round 2"] != bad["proposed in round 2"]
+
+
 def test_latency_is_predicted_though_hardly_a_draw_is_within_the_limits_on_cost(tmp_path: Path) -> None:
     """A few draws of 256 have at most 40,000 multiply-accumulates."""
     limits = CostLimits(macs=40_000)
