@@ -23,7 +23,6 @@ from smash_export.measure import machine
 from smash_export.progress import Output, to_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
-VERDICT = {True: "met", False: "MISSED", None: "not measured here"}
 GOAL_KEYS = {"what", "goal", "value", "met", "note"}
 
 
@@ -33,7 +32,7 @@ def record(name: str, results: dict[str, Any], goals: list[dict[str, Any]]) -> P
     Args:
         name: Name of the benchmark, the file's stem.
         results: everything measured.
-        goals: one dict per goal: ``what``, ``goal``, ``value``, ``met`` (None: not measured here), ``note``.
+        goals: one dict per goal: ``what``, ``goal``, ``value``, ``met`` (None: not judged), ``note``.
 
     Returns:
         The file written.
@@ -65,9 +64,16 @@ def record(name: str, results: dict[str, Any], goals: list[dict[str, Any]]) -> P
     Output().table(
         f"{name}: goals",
         ["what", "goal", "value", "verdict", "note"],
-        [[goal["what"], goal["goal"], goal["value"], VERDICT[goal["met"]], goal["note"]] for goal in goals],
+        [[goal["what"], goal["goal"], goal["value"], verdict(goal), goal["note"]] for goal in goals],
     )
     return path
+
+
+def verdict(goal: dict[str, Any]) -> str:
+    """What became of a goal, in words."""
+    if goal["met"] is None:
+        return "not measured here" if goal["value"] in ("", "-", None) else "not judged"
+    return "met" if goal["met"] else "MISSED"
 
 
 def overview(folder: Path) -> str:
@@ -77,7 +83,8 @@ def overview(folder: Path) -> str:
         "",
         "Written by `benchmarks/record.py` from the JSON files beside it, which hold all that was measured,",
         'the machine and the versions. A goal that was missed says so; "not measured here" needs hardware',
-        "or data that was not at hand. The paper's experiments: [docs/experiments](../../docs/experiments).",
+        'or data that was not at hand; "not judged" has no goal, or fewer rows than its goal asks for.',
+        "The paper's experiments: [docs/experiments](../../docs/experiments).",
     ]
     for path in sorted(folder.glob("*.json")):
         document = json.loads(path.read_text())
@@ -92,7 +99,7 @@ def overview(folder: Path) -> str:
             "|---|---|---|---|---|",
         ]
         for goal in document["goals"]:
-            cells = [goal["what"], goal["goal"], goal["value"], VERDICT[goal["met"]], goal["note"]]
+            cells = [goal["what"], goal["goal"], goal["value"], verdict(goal), goal["note"]]
             lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

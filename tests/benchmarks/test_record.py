@@ -38,6 +38,11 @@ def test_a_result_stands_beside_what_it_depends_on(results: Path, capsys: pytest
     assert "met" in text
 
 
+def test_a_figure_that_no_goal_judges_is_not_called_unmeasured() -> None:
+    assert module.verdict({**GOAL, "goal": "none", "value": "13.5 %", "met": None}) == "not judged"
+    assert [module.verdict({**GOAL, "met": met}) for met in (True, False)] == ["met", "MISSED"]
+
+
 @pytest.mark.parametrize(
     "goal", [{"what": "p50"}, {**GOAL, "surprise": 1}, {**GOAL, "met": "yes"}], ids=["few", "many", "met"]
 )
