@@ -7,11 +7,11 @@ images that judge.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 
 from smash_base.errors import InvalidInputError
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import accuracy, answers_of, fit, joined
+from smash_search.train.network import FitResult, accuracy, answers_of, fit, joined
 from smash_search.train.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -68,39 +68,61 @@ def cross_validated(
     Raises:
         InvalidInputError: a class has fewer images than there are folds.
     """
-    precisions: list[float] = []
-    images, rights, counts = joined(dataset.train, dataset.validation), [], []
+    images = joined(dataset.train, dataset.validation)
+    judged: list[_Judged] = []
     places = fold_of(images.labels, folds, recipe.seed)
     plain = replace(recipe, keep_best=False, include_validation=False)
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
     for fold in range(folds):
         rest, held_out = _part(images, places != fold), _part(images, places == fold)
-        name = f"{dataset.fingerprint[:32]}-fold-{fold}-of-{folds}"
-        data = replace(dataset, train=rest, validation=held_out, fingerprint=name)
+        name = f"fold-{fold}-of-{folds}"
+        fingerprint = f"{dataset.fingerprint[:32]}-{name}"
+        data = replace(dataset, train=rest, validation=held_out, fingerprint=fingerprint)
         network = make()
         result = fit(
             network,
             data,
             plain,
             device=device,
-            checkpoint=None if work is None else work / f"fold-{fold}-of-{folds}.pt",
+            checkpoint=None if work is None else work / f"{name}.pt",
             checkpoint_seconds=2.0,
             evaluate=False,
             on_step=None if on_step is None else partial(on_step, fold),
         )
-        if held_out.targets is None:
-            share = result.accuracy
-            if plain.balance != "none":  # which is a mean over the classes
-                share = accuracy(network, held_out, data.preprocessing, device)
-            rights.append(round(share * len(held_out)))
-        else:
-            precisions.append(result.accuracy)
-            likeliest = answers_of(network, held_out, data.preprocessing, device).argmax(1)
-            rights.append(int(held_out.targets[np.arange(len(held_out)), likeliest].sum()))
-        counts.append(len(held_out))
-    accuracies = tuple(right / count for right, count in zip(rights, counts, strict=True))
-    return Folds(sum(rights), sum(counts), accuracies, tuple(precisions))
+        judged.append(_judged(network, data, result, device))
+    return _together(judged)
+
+
+class _Judged(NamedTuple):
+    """What the network of one fold answered for it."""
+
+    right: int
+    images: int
+    precision: float | None
+    """Mean average precision, where an image may be of several classes."""
+
+
+def _judged(network: nn.Module, data: Dataset, result: FitResult, device: torch.device | str) -> _Judged:
+    """Judge a network on the validation images, of which its training has measured something."""
+    held_out, preprocessing = data.validation, data.preprocessing
+    if held_out.targets is not None:
+        likeliest = answers_of(network, held_out, preprocessing, device).argmax(1)
+        right = int(held_out.targets[np.arange(len(held_out)), likeliest].sum())
+        return _Judged(right, len(held_out), result.accuracy)
+    share = result.accuracy
+    if result.recipe.balance != "none":  # which is a mean over the classes
+        share = accuracy(network, held_out, preprocessing, device)
+    return _Judged(round(share * len(held_out)), len(held_out), None)
+
+
+def _together(judged: Sequence[_Judged]) -> Folds:
+    return Folds(
+        sum(fold.right for fold in judged),
+        sum(fold.images for fold in judged),
+        tuple(fold.right / fold.images for fold in judged),
+        tuple(fold.precision for fold in judged if fold.precision is not None),
+    )
 
 
 def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:

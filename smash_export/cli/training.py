@@ -319,12 +319,6 @@ def measured_on_folds(
 
     count = values["folds"]
     with output.progress(f"{count} folds", count * recipe.epochs) as advance:
-        bar = Position(advance)
-
-        def on_step(fold: int, progress: TrainingProgress) -> None:
-            step = recipe.epochs / progress.steps
-            bar.move(fold * recipe.epochs + progress.step * step, step)
-
         found = cross_validated(
             make,
             dataset,
@@ -332,7 +326,7 @@ def measured_on_folds(
             count,
             device=pick_device(values["device"]),
             work=destination.parent / f".{destination.name}.work",
-            on_step=on_step,
+            on_step=_shown_by_folds(advance, recipe),
         )
     low, high = wilson_interval(found.right, found.images)
     accuracy = found.right / found.images
@@ -356,6 +350,17 @@ def measured_on_folds(
         )
         facts["mean_average_precision"] = list(found.precisions)
     return facts
+
+
+def _shown_by_folds(advance: Advance, recipe: Recipe) -> Callable[[int, TrainingProgress], None]:
+    """What a training of folds calls after a step, to move a bar of the epochs of all folds."""
+    bar = Position(advance)
+
+    def on_step(fold: int, progress: TrainingProgress) -> None:
+        step = recipe.epochs / progress.steps
+        bar.move(fold * recipe.epochs + progress.step * step, step)
+
+    return on_step
 
 
 def shown_by(
