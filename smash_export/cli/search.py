@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from smash_export.remote.device import Device
     from smash_search.data import Dataset, DatasetSummary
     from smash_search.stages.config import SearchConfig
-    from smash_search.stages.picks import SearchResult
+    from smash_search.stages.picks import Pick, SearchResult
 
 GROUPS = {
     "Images and run": ("data", "skip_bad", "validation", "run", "resume", "seed", "duration", "track"),
@@ -496,16 +496,7 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
             "unused": best.unused,
             "error": result.pick.error,
             "epochs": result.pick.epochs,
-            "picks": {
-                label: {
-                    "best": str(folder / f"best-{label}.json"),
-                    "architecture": found.trained.key,
-                    "error": found.trained.error,
-                    "measures": found.best.search.measures,
-                    "unused": found.best.search.unused,
-                }
-                for label, found in result.picks.items()
-            },
+            "picks": {label: _pick_json(folder, label, found) for label, found in result.picks.items()},
             "missed": list(result.missed),
             "pareto": str(folder / "pareto.json"),
             "random_search": None if result.random is None else asdict(result.random),
@@ -514,6 +505,17 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
             "seconds": result.seconds,
         }
     )
+
+
+def _pick_json(folder: Path, label: str, found: Pick) -> JsonObject:
+    """The pick within one of several limits."""
+    return {
+        "best": str(folder / f"best-{label}.json"),
+        "architecture": found.trained.key,
+        "error": found.trained.error,
+        "measures": found.best.search.measures,
+        "unused": found.best.search.unused,
+    }
 
 
 def _freeze_words(best: Path) -> list[str]:
