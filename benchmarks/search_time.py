@@ -10,6 +10,7 @@ be new. 0.12 ms is the latency of MLPerf Tiny's ResNet-8 on the machine of the c
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.record import record
 from smash_base import files
+from smash_base.json_values import JsonValue
 from smash_search.space.best import read_best
 
 GOAL_MINUTES = 30
@@ -47,8 +49,8 @@ def main() -> None:
             "command": ["smash-export", *words[:2], data, *words[5:]],
             "seconds": seconds,
             "stages": stages,
-            "config": files.read_json(run / "config.json"),
-            "pick": best.search.to_json(),
+            "config": without_path(files.read_json(run / "config.json"), arguments.data),
+            "pick": without_path(best.search.to_json(), arguments.data),
         },
         [
             {
@@ -61,6 +63,13 @@ def main() -> None:
             }
         ],
     )
+
+
+def without_path(document: JsonValue, data: str) -> JsonValue:
+    """The document with the name of the images alone, since a committed result names no folder."""
+    name = json.dumps(data.partition(":")[0])
+    found: JsonValue = json.loads(json.dumps(document).replace(json.dumps(data), name))
+    return found
 
 
 if __name__ == "__main__":
