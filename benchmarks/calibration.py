@@ -27,21 +27,13 @@ from smash_base import files
 from smash_base.preprocess import softmax
 from smash_export.bundle.bundle import Bundle
 from smash_export.compiling.compile import compile_bundle
-from smash_export.measure.evaluate import calibration_error
-from smash_export.prediction.classifier import Classifier, load
+from smash_export.measure.evaluate import calibration_error, logits_of_all
+from smash_export.prediction.classifier import load
 from smash_search.data import Dataset, load_dataset
 
 GOAL = 0.02
-CHUNK = 256
 RATES = (0.01, 0.05, 0.1, 0.2)
 TARGET = "onnxruntime"
-
-
-def logits_of(classifier: Classifier, images: np.ndarray) -> np.ndarray:
-    """Logits float32 [N, K] of images uint8 [N, H, W, C]."""
-    parts = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
-    tensors = (classifier.preprocessing.normalise(np.asarray(part)) for part in parts)
-    return np.concatenate([np.asarray(classifier.logits(tensor)) for tensor in tensors])
 
 
 def top_probability(logits: np.ndarray) -> np.ndarray:
@@ -73,9 +65,9 @@ def judged(
 ) -> dict[str, Any]:
     """Accuracy and calibration of one file on the test images, and how it takes foreign ones."""
     with load(path, target, precision=precision) as classifier:
-        known = logits_of(classifier, data.test.images)
-        validation = logits_of(classifier, data.validation.images)
-        others = None if foreign is None else logits_of(classifier, foreign)
+        known = logits_of_all(classifier, data.test.images)
+        validation = logits_of_all(classifier, data.validation.images)
+        others = None if foreign is None else logits_of_all(classifier, foreign)
     bundle = Bundle.open(path)
     right, top = known.argmax(1) == data.test.labels, top_probability(known)
     row: dict[str, Any] = {

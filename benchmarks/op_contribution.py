@@ -41,7 +41,7 @@ from smash_search.train.hypernet import ATTEMPTS, TrainingConfig, new_supernet, 
 BAND = (5e6, 15e6)  # multiply-accumulates
 GENERATED = replace(REGULAR, forms=(("reduced", 0.5), ("projected", 0.45), ("pointwise", 0.05)))
 GOAL = 0.10
-LOOKED_AT = 64  # for the smallest and the largest; one in five is within the band
+LOOKED_AT = 64  # for the smallest and the largest; one in four is within the band
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ WAYS = (
     Way("norms inside ops, filters by block, centred c", replace(OURS, sharing="block")),
     Way(
         "whitened stem, norms at the end of blocks, filters by block, centred c (the default)",
-        replace(SMALL, centred=True, whiten=True),
+        DEFAULT,
     ),
     Way(
         "whitened stem, norms inside ops, filters by block, centred c",
@@ -78,7 +78,7 @@ WAYS = (
     ),
     Way(
         "whitened stem, norms at the end of blocks, filters by block, centred c; rows of unit norm",
-        replace(SMALL, centred=True, whiten=True, gain="rows"),
+        replace(DEFAULT, gain="rows"),
     ),
     Way("the default, c mixes 8 filters of full rank a block", replace(DEFAULT, bases=8)),
     Way(
@@ -151,7 +151,7 @@ def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[st
     space = space_for(spec, "edge", GENERATED)
 
     def accept(architecture: Architecture) -> bool:
-        return BAND[0] <= cost_of(architecture, spec, classes).macs <= BAND[1]
+        return is_inside(cost_of(architecture, spec, classes).macs)
 
     supernet = new_supernet(space, spec, classes, way.hypernet, seed=0)
     if way.sandwich:
@@ -200,6 +200,11 @@ def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[st
     return row
 
 
+def is_inside(macs: int) -> bool:
+    """Whether a network is within the band."""
+    return BAND[0] <= macs <= BAND[1]
+
+
 @dataclass(frozen=True)
 class Sandwiched:
     """A space whose draws for a step of four are a small network, a large one and two as they come (the
@@ -221,7 +226,7 @@ class Sandwiched:
             return first
         many = [self.space.draw(seed_of(seed, 0x5A4D, other), slot, progress) for other in range(LOOKED_AT)]
         costs = {entry: cost_of(entry, self.spec, self.classes).macs for entry in many}
-        inside = [entry for entry, macs in costs.items() if BAND[0] <= macs <= BAND[1]]
+        inside = [entry for entry, macs in costs.items() if is_inside(macs)]
         return (min, max)[place](inside, key=costs.__getitem__, default=first)
 
 

@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
+from benchmarks.op_contribution import DEFAULT
 from benchmarks.record import record
 from smash_base import files
 from smash_export.device_search.search import load_data
@@ -37,7 +38,6 @@ from smash_search.space.space import space_for
 from smash_search.train.hypernet import TrainingConfig, new_supernet, train
 
 BAND = (5e6, 13e6)  # multiply-accumulates
-DEFAULT = HyperNetConfig(depths=(4, 5, 2), centred=True, whiten=True)
 WAYS = {
     "tiles, as the paper (the default)": DEFAULT,
     "c mixes 8 filters of full rank a block": replace(DEFAULT, bases=8),
@@ -88,12 +88,17 @@ def trained_before(paths: list[str], dataset: Dataset) -> list[tuple[Architectur
         trained = Trained.from_json(entry)
         if trained.rung == 0 and trained.diverged is None:
             found.setdefault(trained.key, (Architecture.from_json(entry["architecture"]), trained.error))
-    return [pair for pair in found.values() if BAND[0] <= macs_of(pair[0], dataset) <= BAND[1]]
+    return [pair for pair in found.values() if is_inside(pair[0], dataset)]
 
 
 def macs_of(architecture: Architecture, dataset: Dataset) -> int:
     """Multiply-accumulates of one image."""
     return cost_of(architecture, input_spec_of(dataset), len(dataset.classes)).macs
+
+
+def is_inside(architecture: Architecture, dataset: Dataset) -> bool:
+    """Whether a network is within the band."""
+    return BAND[0] <= macs_of(architecture, dataset) <= BAND[1]
 
 
 def judged(
@@ -110,9 +115,7 @@ def judged(
     supernet = new_supernet(space, spec, classes, config, seed=seed)
     training = TrainingConfig(arguments.steps, 64, 1, learning_rate=0.03, hypernet_rate=0.07, seed=seed)
     begin = time.process_time()
-    result = train(
-        supernet, dataset, training, accept=lambda entry: BAND[0] <= macs_of(entry, dataset) <= BAND[1]
-    )
+    result = train(supernet, dataset, training, accept=lambda entry: is_inside(entry, dataset))
     seconds = time.process_time() - begin
     scorer = Scorer(supernet, dataset, ScoringConfig(statistics="batch", images=(arguments.images,)))
     right = [scorer.score(network, arguments.images).error for network, _ in networks]

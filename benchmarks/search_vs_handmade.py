@@ -369,14 +369,13 @@ class Bench:
     def report(self, limits: dict[str, float], rows: list[dict[str, Any]]) -> None:
         """Goals and file."""
         enough = len(self.seeds) >= 3 and len(limits) >= GOAL_LIMITS
-        beside = [row for row in rows if "hand_made_error" in row]
         differences = {arm: differences_from(arm, rows) for arm in (*self.arms, HAND_MADE)}
         goals: list[dict[str, Any]] = [
             {
                 "what": f"test error of {arm} minus that of the search's pick, {self.data.name}",
                 "goal": f"above 0 at {GOAL_LIMITS} of 4 limits in every seed, interval above 0",
                 "value": difference_words(values),
-                "met": self.won(beside if arm == HAND_MADE else rows, values) if enough else None,
+                "met": self.won(rows_with(arm, rows), values) if enough else None,
                 "note": f"{len(self.seeds)} seeds, recipe {self.arguments.recipe}"
                 + (f", {self.arguments.epochs} epochs" if self.arguments.epochs else ""),
             }
@@ -429,13 +428,18 @@ def with_epochs(finalists: FinalistsConfig, epochs: float) -> FinalistsConfig:
     return finalists
 
 
+def rows_with(arm: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that have an arm: half of a latency is that of no hand-made network."""
+    return [row for row in rows if arm != HAND_MADE or "hand_made_error" in row]
+
+
 def differences_from(arm: str, rows: list[dict[str, Any]]) -> list[float]:
     """Test error of an arm minus that of the search, of each row that has both."""
-    if arm == HAND_MADE:
-        beside = [(row["hand_made_error"], row) for row in rows if "hand_made_error" in row]
-    else:
-        beside = [(row["arms"][arm]["test_error"], row) for row in rows]
-    return [error - row["arms"]["search"]["test_error"] for error, row in beside]
+    return [
+        (row["hand_made_error"] if arm == HAND_MADE else row["arms"][arm]["test_error"])
+        - row["arms"]["search"]["test_error"]
+        for row in rows_with(arm, rows)
+    ]
 
 
 def difference_words(values: list[float]) -> str:

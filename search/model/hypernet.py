@@ -3,7 +3,8 @@
 A DenseNet without down-sampling over c: 3x3 convolutions, LeakyReLU before each but the first, no
 bias, no BatchNorm, every filter divided by its whole norm, 1x1 at the end. At each place of c it gives
 one tile of N output by N dc input channels; an op's tiles side by side are its filter, cropped to
-exactly the channels that the op asks for, and divided by its Euclidean norm.
+exactly the channels that the op asks for, and divided by its Euclidean norm. With "bases" it gives the shares
+of learned filters instead, whose sum is the op's filter.
 
     N   channels of a unit   dc  depth compression   H, W  size of c   M  bottleneck   I  inputs of an op
 """
@@ -66,8 +67,7 @@ class HyperNetConfig:
     whiten: bool = False
 
     def __post_init__(self) -> None:
-        least = (min(self.depths, default=-1), self.growth - 1, self.compression - 1, self.bases)
-        if min(least) < 0:
+        if not self.depths or min(*self.depths, self.bases) < 0 or min(self.growth, self.compression) < 1:
             raise InvalidInputError(
                 "HyperNet configuration",
                 expected="depths and bases of 0 and more, growth and compression of 1 and more",
@@ -155,7 +155,7 @@ class HyperNet(nn.Module):
         self.layers.append(nn.Parameter(weight))
 
     def forward(self, c: Tensor) -> Tensor:
-        """[1, channels, H, W] -> [1, N N dc, H, W]."""
+        """[1, channels, H, W] -> [1, N N dc, H, W], or [1, bases, H, W]."""
         # A nonlinearity works on each channel by itself: what a layer adds goes through it once.
         layers = iter(self.layers)
         x = _leaky(F.conv2d(c, normalised(next(layers)), padding=1))
@@ -192,7 +192,7 @@ class HyperNet(nn.Module):
         # preparing small bfloat16 convolutions for it takes longer than they save.
         low = torch.is_autocast_enabled("cpu") and math.prod(c.shape[2:]) >= LARGE
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            out = self(c.contiguous(memory_format=torch.channels_last))[0].float()  # [N N dc, H, W]
+            out = self(c.contiguous(memory_format=torch.channels_last))[0].float()  # [N N dc or bases, H, W]
         raw = self._mixed if self.config.bases else self._tiled
         ones = (1,) * architecture.dims
         return {
@@ -227,11 +227,10 @@ def _widest(space: Space, sharing: Literal["block", "position"]) -> dict[str, tu
     """Outputs and inputs of the learned filters, as large as most networks need them."""
     inside, units = space.max_bottleneck * space.unit, space.max_units * space.unit
     shapes = {"reduce": (inside, inside), "project": (units, inside)}
-    numbers = range(space.max_ops) if sharing == "position" else (0,)
     return {
         _basis(f"blocks.{block}.ops.{number}.{role}", sharing): shape
         for block in range(space.blocks)
-        for number in numbers
+        for number in range(space.max_ops)
         for role, shape in shapes.items()
     }
 

@@ -50,6 +50,13 @@ class EncodingCheck:
     op_contribution: float | None = None
     op_contribution_se: float | None = None
 
+    def contribution_words(self) -> str | None:
+        """The op contribution in points, with its standard error."""
+        if self.op_contribution is None:
+            return None
+        error = 100 * (self.op_contribution_se or 0.0)
+        return f"{100 * self.op_contribution:.1f} points (standard error {error:.1f})"
+
 
 @dataclass(frozen=True)
 class Ranking:

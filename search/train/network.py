@@ -498,20 +498,15 @@ def accuracy(
 
 
 def mean_recall(
-    network: nn.Module,
-    split: Split,
-    preprocessing: Preprocessing,
-    device: torch.device | str = "cpu",
-    *,
-    batch: int = EVALUATION_BATCH,
+    network: nn.Module, split: Split, preprocessing: Preprocessing, device: torch.device | str = "cpu"
 ) -> float:
     """Mean over the classes that a split has images of: the share of them that are put into it.
 
     As :func:`accuracy` where classes do not exclude each other: that is a mean over the classes already.
     """
     if split.targets is not None:
-        return accuracy(network, split, preprocessing, device, batch=batch)
-    answers = answers_of(network, split, preprocessing, device, batch=batch).argmax(1)
+        return accuracy(network, split, preprocessing, device)
+    answers = answers_of(network, split, preprocessing, device).argmax(1)
     images = np.bincount(split.labels)
     right = np.bincount(split.labels[answers == split.labels], minlength=len(images))
     return float(np.mean(right[images > 0] / images[images > 0]))

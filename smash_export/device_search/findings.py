@@ -147,14 +147,10 @@ def trust_rows(ranking: Ranking) -> list[tuple[str, str]]:
     trust, encoding = ranking.trust, ranking.encoding
     tau = "not measured: too few networks were scored and trained" if trust is None else trust.words()
     rows = [("Kendall's tau of score and trained error", tau)]
-    if encoding is not None and encoding.op_contribution is not None:
-        error = 100 * (encoding.op_contribution_se or 0.0)
-        words = (
-            f"{100 * encoding.op_contribution:.1f} points (standard error {error:.1f}): mean score of "
-            f"{counted(encoding.architectures, 'network')} with every generated filter zero, minus that with "
-            "the right ones"
-        )
-        rows.append(("op contribution", words))
+    if encoding is not None and (contribution := encoding.contribution_words()) is not None:
+        networks = counted(encoding.architectures, "network")
+        words = f"mean score of {networks} with every generated filter zero, minus that with the right ones"
+        rows.append(("op contribution", f"{contribution}: {words}"))
     return rows
 
 

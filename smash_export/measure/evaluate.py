@@ -176,21 +176,28 @@ def evaluate(
 
 
 def _evaluate(classifier: Classifier, data: Labelled) -> Evaluation:
-    probabilities = []
     started = time.perf_counter()
-    for start in range(0, len(data), _CHUNK):
-        chunk = np.asarray(data.images[start : start + _CHUNK])
-        answers = classifier.logits(classifier.preprocessing.normalise(chunk))
-        probabilities.append(probabilities_of(answers, classifier.bundle.signature.outputs))
+    logits = logits_of_all(classifier, data.images)
+    probabilities = probabilities_of(logits, classifier.bundle.signature.outputs)
     seconds = time.perf_counter() - started
     return score(
-        np.concatenate(probabilities),
+        probabilities,
         np.asarray(data.labels),
         classifier.labels,
         targets=data.targets,
         data=data.name,
         images_per_second=len(data) / seconds,
         warnings=data.warnings,
+    )
+
+
+def logits_of_all(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+    """Logits float32 [N, K] of images uint8 [N, *S, C], some of them at a time."""
+    return np.concatenate(
+        [
+            classifier.logits(classifier.preprocessing.normalise(np.asarray(images[start : start + _CHUNK])))
+            for start in range(0, len(images), _CHUNK)
+        ]
     )
 
 

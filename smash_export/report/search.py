@@ -235,13 +235,11 @@ def _trust(result: SearchResult) -> list[Html]:
 
 def _contribution(encoding: EncodingCheck) -> str:
     """Op contribution in words; runs of earlier versions have none."""
-    if encoding.error_zeroed is None or encoding.op_contribution is None:
+    contribution = encoding.contribution_words()
+    if encoding.error_zeroed is None or contribution is None:
         return ""
-    return (
-        f" With every generated filter set to zero: {encoding.error_zeroed:.2%}; op contribution "
-        f"{100 * encoding.op_contribution:.1f} points (standard error "
-        f"{100 * (encoding.op_contribution_se or 0.0):.1f})."
-    )
+    zeroed = f"{encoding.error_zeroed:.2%}"
+    return f" With every generated filter set to zero: {zeroed}; op contribution {contribution}."
 
 
 def _stages(stages: Sequence[Stage]) -> list[Html]:
