@@ -250,7 +250,7 @@ class _Loop(Loop[Stretch]):
         self._batches = Batches(seed_of(config.seed, 0xDA7A), len(self._feed), config.batch)
         self._parts = 1  # of a batch, after the memory of a GPU was too small
         self._drawn: list[tuple[int, Architecture]] = []  # of the present step
-        self._kept: dict[int, Architecture] = {}  # acceptable draws by their slot
+        self._kept: dict[int, Architecture | None] = {}  # by slot: its acceptable draw, if it has one
         self.counts: Counter[str] = Counter()
 
     def rate(self) -> float:
@@ -283,27 +283,37 @@ class _Loop(Loop[Stretch]):
         return [(slot, self._accepted(slot)) for slot in slots]
 
     def _accepted(self, slot: int) -> Architecture:
-        """The first acceptable one of the draws that belong to a slot; the last one where none is.
+        """The first acceptable one of the draws that belong to a slot.
 
         Near a tight limit one draw in a hundred is acceptable, and finding one takes longer than training on
         it, so that slots after the first ones, where their first draw is none, have those again.
         """
-        config, space = self._config, self._supernet.space
+        config = self._config
         assert self._accept is not None
         slots = config.steps * config.architectures
         kept = min(max(round(KEPT_SHARE * slots), LEAST_KEPT), MOST_KEPT, slots)
         if slot >= kept:
-            drawn = space.draw(config.seed, slot * ATTEMPTS, slot / slots)
+            drawn = self._attempt(slot, 0, slot / slots)
             if self._accept(drawn):
                 return drawn
-        slot %= kept
-        if slot not in self._kept:
-            progress = slot / kept  # what is kept goes through all that grows with the training
-            for attempt in range(ATTEMPTS):
-                self._kept[slot] = drawn = space.draw(config.seed, slot * ATTEMPTS + attempt, progress)
-                if self._accept(drawn):
-                    break
-        return self._kept[slot]
+        return self._kept_draw(slot % kept, kept)
+
+    def _kept_draw(self, slot: int, kept: int) -> Architecture:
+        """The same for one of the first slots: where all its draws are refused, what the last slot before it
+        has, and its own last draw where no slot before it has any.
+        """
+        assert self._accept is not None
+        for earlier in range(slot, -1, -1):
+            if earlier not in self._kept:
+                # What is kept goes through all that grows with the training.
+                draws = (self._attempt(earlier, attempt, earlier / kept) for attempt in range(ATTEMPTS))
+                self._kept[earlier] = next(filter(self._accept, draws), None)
+            if (found := self._kept[earlier]) is not None:
+                return found
+        return self._attempt(slot, ATTEMPTS - 1, slot / kept)
+
+    def _attempt(self, slot: int, attempt: int, progress: float) -> Architecture:
+        return self._supernet.space.draw(self._config.seed, slot * ATTEMPTS + attempt, progress)
 
     def _gradients(self, drawn: list[tuple[int, Architecture]], share: int) -> Tensor:
         """Fill in gradients of the loss, divided by ``share``: the architectures of all ranks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,20 @@ def test_where_draws_are_refused_the_first_acceptable_ones_come_again_and_a_resu
     result = train(resumed, data, CONFIG, checkpoint=path, accept=accept)
     assert result.counts == expected.counts
     assert same_state(whole.state_dict(), resumed.state_dict())
+
+
+def test_a_slot_whose_draws_are_all_refused_has_the_network_of_the_last_one_that_has_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One training at a tight limit went on with the last of 200 refused draws, whatever it was."""
+    monkeypatch.setattr("smash_search.train.hypernet.ATTEMPTS", 2)
+    monkeypatch.setattr("smash_search.train.hypernet.LEAST_KEPT", 12)
+    first, second = SMALL.draw(CONFIG.seed, 1, 0.0), SMALL.draw(CONFIG.seed, 2, 1 / 12)
+    accepted = second.key
+    assert accepted not in {SMALL.draw(CONFIG.seed, draw, 0.0).key for draw in (0, 1)}
+    config = replace(CONFIG, steps=6)
+    result = train(_supernet(), small_digits(), config, accept=lambda entry: entry.key == accepted)
+    assert result.counts == Counter(choices_of(first)) + Counter([*choices_of(second)] * 11)
 
 
 def test_checkpoints_that_take_long_are_written_seldom(
