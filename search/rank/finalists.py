@@ -146,6 +146,7 @@ class FinalistsConfig:
             keep_best=False,
             include_validation=False,
             seconds=0.0,
+            whiten=bool(self.recipe.whiten),  # "auto" would ask each rung anew
             seed=self.seed,
         )
         object.__setattr__(self, "recipe", recipe)

@@ -22,14 +22,16 @@ PATCH_IMAGES = 2000
 EPSILON = 5e-4  # added to the variances, which are 0 for patches that never vary
 
 
-def first_convolution(network: nn.Module) -> nn.Parameter:
-    """The filters [O, C, *k] that see the images."""
+def first_convolution(network: nn.Module) -> nn.Parameter | None:
+    """The filters [O, C, *k] that see the images; None where a network has no convolution."""
     if isinstance(network, Network):
         stem: nn.Parameter = network.weights["stem"]
         return stem
     kinds = (nn.Conv2d, nn.Conv3d)
-    weight = next(module.weight for module in network.modules() if isinstance(module, kinds))
-    assert isinstance(weight, nn.Parameter)
+    found = (module for module in network.modules() if isinstance(module, kinds))
+    first = next(found, None)
+    weight = None if first is None else first.weight
+    assert weight is None or isinstance(weight, nn.Parameter)
     return weight
 
 
@@ -38,11 +40,11 @@ def whiten(network: nn.Module, dataset: Dataset) -> None:
     """Set the first convolution to whiten patches of training images, and let it stay so.
 
     Filters are the eigenvectors of the patches' covariance, largest first, over the root of their variance;
-    as many again with the other sign. What is left of the channels keeps its random filters. Volumes are
-    left as they are.
+    as many again with the other sign. What is left of the channels keeps its random filters. Volumes, and
+    networks without a convolution, are left as they are.
     """
     weight = first_convolution(network)
-    if weight.dim() != 4:
+    if weight is None or weight.dim() != 4:
         return
     kernel = (weight.shape[2], weight.shape[3])
     filters = whitening_filters(_patch_images(dataset), kernel)  # [C k k, C, k, k]

@@ -37,7 +37,7 @@ from smash_search.train.compute import (
     memory_guard,
     seed_of,
 )
-from smash_search.train.initial import begin_as_identity, whiten
+from smash_search.train.initial import begin_as_identity, first_convolution, whiten
 from smash_search.train.loop import Loop, TrainingLimits, TrainingProgress
 from smash_search.train.recipes import Recipe as Recipe
 from smash_search.train.recipes import Schedule
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 EVALUATION_BATCH = 512
 PROBED_STEPS = 8
 MOST_EPOCHS = 200  # that a time is filled with
+LONG_STEPS = 5000  # from which a narrow first convolution is better off trained than whitening
 WHOLE_SIZE_FROM = 0.7  # share of a training after which images have their whole size
 
 
@@ -87,8 +88,8 @@ class FitResult:
         steps: steps done in all, those before a resumption included.
         skipped: those of them that gave NaN or infinity.
         seconds: Seconds of this call; differs from run to run.
-        recipe: what was used: with a limit of time the epochs that were measured when the job began, and no
-            best epoch where validation images were trained on.
+        recipe: what was used: with a limit of time the epochs that were measured when the job began, and
+            the rest as :func:`settled`.
     """
 
     accuracy: float
@@ -147,8 +148,7 @@ def fit(
     if recipe.seconds and checkpoint and (held := load_checkpoint(checkpoint, None)):
         # How many epochs fit was measured when the job began.
         recipe = replace(recipe, epochs=held["identity"]["recipe"]["epochs"])
-    if recipe.include_validation:  # no image is left that could tell which epoch is the best
-        recipe = replace(recipe, keep_best=False)
+    recipe = settled(recipe, network, dataset)
     split = joined(dataset.train, dataset.validation) if recipe.include_validation else dataset.train
     feed = Feed(split, dataset.preprocessing, device)
     dims = dataset.train.images.ndim - 2
@@ -186,8 +186,38 @@ def fit(
     return FitResult(final, loop.history, loop.step, loop.skipped, time.monotonic() - start, recipe)
 
 
+def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:
+    """The recipe as it is used for a network: nothing of it is "auto", or asked for in vain.
+
+    - No best epoch is kept where validation images are trained on, since none is left that could tell.
+    - A first convolution whitens unless it has fewer channels than there are whitening filters, and the
+      training is long: with 16 channels for 27 filters it gains in 500 steps and loses half a point and more
+      in 9,000 (docs/recipes.md). One of 32 channels is better off whitened at either length.
+    """
+    if recipe.include_validation:
+        recipe = replace(recipe, keep_best=False)
+    if recipe.whiten == "auto":
+        filters = first_convolution(network)
+        narrow = filters is not None and len(filters) < filters[0].numel()
+        recipe = replace(recipe, whiten=not (narrow and steps_of(recipe, dataset) >= LONG_STEPS))
+    return recipe
+
+
+def steps_of(recipe: Recipe, dataset: Dataset) -> int:
+    """Updates of the weights in a whole training."""
+    return recipe.epochs * _steps_per_epoch(recipe, dataset)
+
+
+def _steps_per_epoch(recipe: Recipe, dataset: Dataset) -> int:
+    images = len(dataset.train) + (len(dataset.validation) if recipe.include_validation else 0)
+    if recipe.epoch_images:
+        images = min(images, recipe.epoch_images)
+    return max(1, images // recipe.batch)
+
+
 def seconds_per_step(network: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device) -> float:
     """Wall seconds of a training step on this machine: the median of a few, on a copy of the network."""
+    recipe = settled(recipe, network, dataset)
     times = [time.monotonic()]
     few = replace(recipe, epochs=1, epoch_images=PROBED_STEPS * recipe.batch, keep_best=False, seconds=0.0)
     little = replace(dataset, validation=_first(dataset.validation, 1))
@@ -213,14 +243,10 @@ def seconds_of_validation(
 
 def seconds_per_epoch(network: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device) -> float:
     """Wall seconds of an epoch on this machine, validation after it included, measured on a few steps."""
-    images, validation = len(dataset.train), 0.0
-    if recipe.include_validation:
-        images += len(dataset.validation)
-    else:
+    validation = 0.0
+    if not recipe.include_validation:
         validation = seconds_of_validation(network, dataset, recipe, device)
-    if recipe.epoch_images:
-        images = min(images, recipe.epoch_images)
-    steps = max(1, images // recipe.batch)
+    steps = _steps_per_epoch(recipe, dataset)
     return steps * seconds_per_step(network, dataset, recipe, device) + validation
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Schedule = Literal["cosine", "linear"]
 Balance = Literal["none", "loss", "sampling"]
 Precision = Literal["auto", "float32"]
+Whiten = bool | Literal["auto"]
 
 TOLD = (
     *("epochs", "batch", "learning_rate", "warmup", "schedule", "momentum", "weight_decay"),
@@ -48,7 +49,9 @@ class Recipe:
         clip: largest norm of the gradient, or 0 for no limit.
         augmentation: arguments of :class:`smash_search.data.augment.Augmentation`; empty for none.
         whiten: the first convolution whitens patches of training images and stays as it is
-            (KellerJordan/cifar10-airbench).
+            (KellerJordan/cifar10-airbench). "auto" leaves it out where that loses in the end: in long
+            trainings of a convolution too narrow for all whitening filters
+            (:func:`smash_search.train.network.settled`).
         identity: convolutions begin as the identity on as many channels as they can (same source).
         first_size: share of the images' height and width that training begins with; grows to 1 until 70 %
             of the training are over. 1 for whole images throughout.
@@ -83,7 +86,7 @@ class Recipe:
     average: float = 0.0
     clip: float = 5.0
     augmentation: Mapping[str, JsonValue] = field(default_factory=dict)
-    whiten: bool = False
+    whiten: Whiten = False
     identity: bool = False
     first_size: float = 1.0
     balance: Balance = "none"
@@ -122,6 +125,10 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise InvalidInputError(f"recipe field {name!r}", expected=f"{low} to {high}", received=value)
+        if self.whiten not in (True, False, "auto"):
+            raise InvalidInputError(
+                "recipe field 'whiten'", expected="true, false or auto", received=self.whiten
+            )
         for name, choices in (("schedule", Schedule), ("balance", Balance), ("precision", Precision)):
             if getattr(self, name) not in get_args(choices):
                 expected = " or ".join(get_args(choices))
@@ -156,12 +163,14 @@ class Recipe:
 CROP = {"pad_crop": 2}
 
 RECIPES: dict[str, Recipe] = {
-    "quick": Recipe(epochs=6, batch=128, whiten=True, label_smoothing=0.1, augmentation=CROP, keep_best=True),
+    "quick": Recipe(
+        epochs=6, batch=128, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
+    ),
     "standard": Recipe(
-        epochs=25, batch=128, whiten=True, label_smoothing=0.1, augmentation=CROP, keep_best=True
+        epochs=25, batch=128, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
     ),
     "long": Recipe(
-        epochs=200, batch=128, whiten=True, label_smoothing=0.1, augmentation=CROP, keep_best=True
+        epochs=200, batch=128, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
     ),
 }
 """For data of CIFAR-10's size; flips are added where a class survives them (:func:`survives_flip`)."""

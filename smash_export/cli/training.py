@@ -164,12 +164,13 @@ def announced(
     """Fit the recipe to the time, say what will be trained and how long it takes here."""
     from smash_export.device_search.plan import duration_words
     from smash_search.train.compute import pick_device
-    from smash_search.train.network import seconds_per_epoch, within
+    from smash_search.train.network import seconds_per_epoch, settled, within
 
     with output.progress("timing a few steps", None):
         per_epoch = seconds_per_epoch(network, dataset, recipe, pick_device(values["device"]))
     if seconds:
         recipe = within(recipe, seconds, per_epoch)
+    recipe = settled(recipe, network, dataset)
     expected = recipe.epochs * per_epoch
     output.note(f"recipe {values['recipe_name']}: {recipe.words()}")
     output.note(f"training takes about {duration_words(min(expected, seconds or expected))} here")

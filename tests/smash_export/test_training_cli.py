@@ -19,7 +19,7 @@ from smash_export.cli.console import Output
 from smash_export.cli.training import announced, measured_on_folds, shown_by
 from smash_search.data import Split
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import Epoch
+from smash_search.train.network import LONG_STEPS, Epoch
 from smash_search.train.recipes import RECIPES, Recipe
 from tests.search.small_data import small_digits
 
@@ -142,7 +142,9 @@ def test_the_table_of_values_says_what_the_recipes_are() -> None:
         assert table["learning rate"] == [rate.replace("%", " %")]
         assert float(table["weight decay"][0].split(",")[0]) == recipe.weight_decay
         assert float(table["label smoothing"][0]) == recipe.label_smoothing
-        assert ("whitens" in table["first convolution"][0]) == recipe.whiten
+        assert "whitens" in table["first convolution"][0]
+        assert f"{LONG_STEPS:,} steps" in table["first convolution"][0]
+        assert recipe.whiten == "auto"
         assert ("best epoch" in table["weights at the end"][0]) == recipe.keep_best
         assert recipe.augmentation == {"pad_crop": 2}
         assert table["crops"][0].startswith("by two pixels")

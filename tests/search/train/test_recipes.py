@@ -18,6 +18,7 @@ from smash_search.space.architecture import InputSpec
 from smash_search.train.compute import Batches
 from smash_search.train.initial import begin_as_identity, first_convolution, whiten, whitening_filters
 from smash_search.train.network import (
+    LONG_STEPS,
     Recipe,
     accuracy,
     answers_of,
@@ -27,6 +28,7 @@ from smash_search.train.network import (
     schedule,
     seconds_of_validation,
     seconds_per_epoch,
+    settled,
     within,
 )
 from smash_search.train.recipes import NAMES, has_few_of_a_class, recipe_for, survives_flip
@@ -140,12 +142,37 @@ def test_whitening_filters_give_patches_of_unit_variance() -> None:
 
 def test_a_whitened_first_convolution_is_not_trained() -> None:
     data, network = small_digits(), _network()
-    random = first_convolution(network).detach().clone()
+    filters = first_convolution(network)
+    assert filters is not None
+    random = filters.detach().clone()
     whiten(network, data)
-    held = first_convolution(network).detach().clone()
+    held = filters.detach().clone()
     assert not torch.equal(random, held)
     fit(network, data, Recipe(epochs=1, batch=32, whiten=True), evaluate=False)
-    assert torch.equal(first_convolution(network), held)
+    assert torch.equal(filters, held)
+
+
+@pytest.mark.parametrize(
+    ("channels", "steps", "whitens"),
+    [(8, LONG_STEPS - 1, True), (8, LONG_STEPS, False), (9, LONG_STEPS, True)],
+)
+def test_a_first_convolution_too_narrow_to_whiten_is_trained_where_there_is_time_for_it(
+    channels: int, steps: int, whitens: bool
+) -> None:
+    data = small_digits()
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, channels, 3))  # nine filters
+    batch = len(data.train)
+    recipe = Recipe(epochs=steps, batch=batch, whiten="auto")
+    assert settled(recipe, network, data).whiten is whitens
+    for asked in (True, False):
+        assert settled(replace(recipe, whiten=asked), network, data).whiten is asked
+    assert settled(recipe, torch.nn.Linear(1, 1), data).whiten is True, "which leaves it as it is"
+
+
+def test_what_was_trained_says_whether_its_first_convolution_whitens() -> None:
+    recipe = Recipe(epochs=1, batch=32, whiten="auto")
+    fitted = fit(_network(), small_digits(), recipe, evaluate=False)
+    assert fitted.recipe == replace(recipe, whiten=True)
 
 
 def test_identity_like_convolutions_pass_their_channels_on() -> None:
