@@ -202,7 +202,7 @@ def verify_baked(bundle: Bundle, precision: str, target: str, run: Run) -> Parit
         VerificationError: a gate of the precision is missed.
     """
     samples, signature = bundle.samples(), bundle.signature
-    expected = _logs(probabilities_of(np.asarray(samples.logits), signature.outputs))
+    expected = _compared(probabilities_of(np.asarray(samples.logits), signature.outputs), signature)
     least, usual, most = signature.batch
     rows = []
     for size in dict.fromkeys((most, usual, least)):  # the largest runs all images, the others a few
@@ -211,7 +211,7 @@ def verify_baked(bundle: Bundle, precision: str, target: str, run: Run) -> Parit
             _dense(run(part)[:2], signature.classes)
             for part in _batches(np.asarray(samples.images[:count]), size, least == most)
         ]
-        found = _logs(np.concatenate(answers)[:count])
+        found = _compared(np.concatenate(answers)[:count], signature)
         rows.append(_comparable(expected[:count], found, samples.labels[:count]))
     parity = compare_logits(*rows[0])
     for other in rows[1:]:
@@ -247,6 +247,12 @@ def _comparable(
     return expected, np.where(left, np.minimum(expected, np.nanmin(found, 1, keepdims=True)), found), labels
 
 
-def _logs(probabilities: np.ndarray) -> np.ndarray:
+def _compared(probabilities: np.ndarray, signature: ModelSignature) -> np.ndarray:
+    """What the gates compare: logarithms, which are logits but for what all classes share.
+
+    Sigmoids as they are: a runtime may give 0 for the 1e-8 of another.
+    """
+    if signature.outputs == "sigmoid":
+        return probabilities
     logs: np.ndarray = np.log(np.maximum(probabilities, _LEAST), dtype=np.float32)
     return logs

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from smash_base import files
 from smash_base.errors import MissingRuntimeError, UsageError
+from smash_base.preprocess import PRESENT
 from smash_export.bundle.bundle import Bundle, opened
 from smash_export.deploy.bake import bake_graph, verify_baked
 from smash_export.deploy.baked_runtimes import onnxruntime_run
@@ -64,6 +65,8 @@ def web(
             {
                 "labels": list(bundle.labels),
                 "preprocessing": bundle.preprocessing.to_json(),
+                "present_from": PRESENT if bundle.signature.outputs == "sigmoid" else None,
+                "doubt_below": bundle.doubt_below,
                 "architecture": bundle.manifest.architecture,
                 "onnxruntime-web": _version(distribution),
             },

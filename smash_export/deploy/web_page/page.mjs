@@ -34,7 +34,7 @@ async function answer(session, model, file) {
   picture.src = URL.createObjectURL(file);
   picture.onload = () => URL.revokeObjectURL(picture.src);
   try {
-    item.append(list(model.labels, await classify(session, model.preprocessing, file)));
+    show(item, model, await classify(session, model.preprocessing, file));
   } catch (error) {
     const text = item.appendChild(document.createElement("p"));
     text.textContent = `${file.name} cannot be classified: ${error.message}`;
@@ -49,13 +49,26 @@ async function classify(session, preprocessing, file) {
   return Array.from(probabilities.data);
 }
 
-function list(labels, probabilities) {
+// Of classes that do not exclude each other every one that is there is marked, of others the best.
+function show(item, model, probabilities) {
+  const best = Math.max(...probabilities);
+  const from = model.present_from ?? best;
+  item.append(list(model.labels, probabilities, from));
+  const doubtful = model.doubt_below !== null && best < model.doubt_below;
+  if (best >= from && !doubtful) return;
+  item.dataset.doubtful = doubtful;
+  item.appendChild(document.createElement("p")).textContent =
+    doubtful ? "perhaps none of the classes" : "none of the classes";
+}
+
+function list(labels, probabilities, from) {
   const order = probabilities.map((_, index) => index).sort((a, b) => probabilities[b] - probabilities[a]);
   const answers = document.createElement("ol");
-  for (const index of order.slice(0, SHOWN)) {
+  for (const index of order.filter((index, place) => place < SHOWN || probabilities[index] >= from)) {
     const row = answers.appendChild(document.createElement("li"));
     row.dataset.label = labels[index];
     row.dataset.probability = probabilities[index];
+    row.classList.toggle("there", probabilities[index] >= from);
     row.append(labels[index]);
     row.appendChild(document.createElement("span")).textContent = `${(100 * probabilities[index]).toFixed(1)} %`;
     const bar = row.appendChild(document.createElement("meter"));

@@ -26,6 +26,7 @@ from smash_search.space.best import BestFile, SearchRecord
 from smash_search.space.space import space_for
 from smash_search.train.network import Recipe
 from smash_targets.base import ModelSignature, get_target
+from tests.smash_export.each_class import each_class_by_itself
 
 
 def test_a_program_with_only_onnxruntime_gets_what_predict_says(digits_bundle_copy: Path) -> None:
@@ -68,6 +69,18 @@ def test_every_runtime_that_takes_it_answers_alike_and_the_others_say_why(digits
     rtx = get_target("tensorrt_rtx")
     if rtx.installed().available:  # type: ignore[attr-defined]
         assert taken["tensorrt_rtx"]["how"] == "built"
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_classes_that_do_not_exclude_each_other_may_be_as_unlikely_as_they_like(
+    top_k: int | None, digits_bundle: Path, tmp_path: Path
+) -> None:
+    """ONNX Runtime gives 0 where PyTorch gives 1e-8, whose logarithms are far apart: a file was refused."""
+    bundle = Bundle.open(each_class_by_itself(digits_bundle, tmp_path))
+    expected = np.asarray(bundle.samples().logits[:20])
+    assert expected.min() < 1e-7
+    answers = baking.onnxruntime_run(bake(bundle, top_k=top_k).main)(np.asarray(bundle.samples().images[:20]))
+    assert np.abs(answers[0].max(1) - expected.max(1)).max() < 1e-5
 
 
 @pytest.mark.slow

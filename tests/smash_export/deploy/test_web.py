@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import json
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +19,32 @@ from PIL import Image
 
 from smash_base.preprocess import Preprocessing
 from smash_export import cli, load
+from smash_export.bundle.bundle import Bundle
 from smash_export.deploy.web import RUNTIME
 from tests.smash_export.chromium import chromium
+from tests.smash_export.each_class import each_class_by_itself
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGE = Path(os.environ.get("SMASH_EXPORT_ONNXRUNTIME_WEB", ROOT / ".npm" / "package"))
 
 
-@pytest.fixture(scope="module")
-def folder(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@contextlib.contextmanager
+def served(bundle: Path, out: Path) -> Iterator[str]:
+    """Address of the folder that ``smash-export web`` writes for a bundle."""
     if not (PACKAGE / "dist" / RUNTIME[0]).is_file():
         pytest.skip("the npm package onnxruntime-web is not here")
-    out = tmp_path_factory.mktemp("web") / "page"
-    assert cli.run(["web", str(digits_bundle), str(out), "--runtime", str(PACKAGE), "-q"]) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    assert cli.run(["web", str(bundle), str(out), "--runtime", str(PACKAGE), "-q"]) == 0
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(out))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/"
         server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def address(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(digits_bundle, tmp_path_factory.mktemp("web") / "page") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -48,32 +53,42 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield driver
 
 
-def answers(browser: Any, paths: list[Path]) -> list[dict[str, float]]:
-    """Label -> probability of the best classes of each picture, in order."""
+@dataclass(frozen=True)
+class Answer:
+    """What the page says of a picture: probability of each label that it shows, the labels that it marks,
+    and its sentence below them.
+    """
+
+    probabilities: dict[str, float]
+    marked: list[str]
+    said: str
+
+
+def answers(browser: Any, address: str, paths: list[Path]) -> list[Answer]:
+    """What a new page says of each picture, in order."""
     from selenium.webdriver.support.ui import WebDriverWait
 
+    browser.get(address)
+    ready = WebDriverWait(browser, 30, poll_frequency=0.05)
+    ready.until(lambda _: browser.find_element("id", "status").text == "ready")
     browser.find_element("id", "file").send_keys("\n".join(map(str, paths)))
     wait = WebDriverWait(browser, 30, poll_frequency=0.05)
     wait.until(lambda _: len(browser.find_elements("css selector", "#results > li")) == len(paths))
     wait.until(lambda _: browser.find_element("id", "status").text == "ready")
     script = """
-        const answers = (item) => [...item.querySelectorAll("ol li")].map((row) => row.dataset);
-        return [...document.querySelectorAll("#results > li")].reverse().map((item) =>
-            Object.fromEntries(answers(item).map((data) => [data.label, +data.probability])));
+        const rows = (item, chosen) => [...item.querySelectorAll("ol li" + chosen)].map((row) => row.dataset);
+        return [...document.querySelectorAll("#results > li")].reverse().map((item) => [
+            Object.fromEntries(rows(item, "").map((data) => [data.label, +data.probability])),
+            rows(item, ".there").map((data) => data.label),
+            item.querySelector("p")?.textContent ?? ""]);
     """
-    found: list[dict[str, float]] = browser.execute_script(script)
-    return found
+    return [Answer(*found) for found in browser.execute_script(script)]
 
 
 @pytest.mark.slow
 def test_a_browser_answers_as_predict_does(
     address: str, browser: Any, digits_bundle: Path, digits_images: Any, tmp_path: Path
 ) -> None:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    browser.get(address)
-    ready = WebDriverWait(browser, 30, poll_frequency=0.05)
-    ready.until(lambda _: browser.find_element("id", "status").text == "ready")
     paths = []
     for index, image in enumerate(digits_images[0][:3]):
         picture = Image.fromarray(image[:, :, 0])
@@ -82,11 +97,17 @@ def test_a_browser_answers_as_predict_does(
             tmp_path / f"{index}-large.png"
         )
         paths += [tmp_path / f"{index}.png", tmp_path / f"{index}-large.png"]
+    for seed in range(8):  # of no digit
+        noise = np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"noise-{seed}.png")
+        paths.append(tmp_path / f"noise-{seed}.png")
     with load(digits_bundle) as classifier:
         expected = classifier.predict([str(path) for path in paths], top_k=5)
-    for found, answer in zip(answers(browser, paths), expected, strict=True):
-        assert max(found, key=lambda label: found[label]) == answer.label
-        assert abs(found[answer.label] - answer.probability) < 0.02  # a byte may differ by one
+    assert {answer.doubtful for answer in expected} == {True, False}
+    for found, answer in zip(answers(browser, address, paths), expected, strict=True):
+        assert found.marked == [answer.label]
+        assert abs(found.probabilities[answer.label] - answer.probability) < 0.02  # a byte may differ by one
+        assert found.said == ("perhaps none of the classes" if answer.doubtful else "")
     outside = [
         url
         for entry in browser.get_log("performance")
@@ -96,6 +117,28 @@ def test_a_browser_answers_as_predict_does(
     ]
     assert outside == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.slow
+def test_every_class_that_is_there_is_marked_where_classes_do_not_exclude_each_other(
+    browser: Any, digits_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = each_class_by_itself(digits_bundle, tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), np.uint8)
+    images = [*Bundle.open(bundle).samples().images, *noise]
+    with load(bundle) as classifier:
+        expected = [[score.label for score in answer.present or ()] for answer in classifier.predict(images)]
+    one_each = {len(labels): number for number, labels in enumerate(expected)}
+    assert {0, 1, 2, 3} <= set(one_each)
+    paths = [tmp_path / f"{count}.png" for count in one_each]
+    for number, path in zip(one_each.values(), paths, strict=True):
+        Image.fromarray(images[number][:, :, 0]).save(path)
+    with served(bundle, tmp_path / "page") as address:
+        found = answers(browser, address, paths)
+    assert [answer.marked for answer in found] == [expected[number] for number in one_each.values()]
+    for count, answer in zip(one_each, found, strict=True):
+        assert answer.said == ("" if count else "none of the classes")
+        assert len(answer.probabilities) == max(5, count), "the best are shown in any case"
 
 
 SCRIPT = """
