@@ -64,6 +64,7 @@ def trained(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         "error": 1 - made["accuracy"]["top1"],
         "images": made["accuracy"]["images"],
         "epochs": made["recipe"]["epochs"],
+        "recipe": made["recipe"],
         **made.get("cost", {}),  # of an architecture
         "cpu_seconds": files.read_json(seconds)["cpu_seconds"] if seconds.exists() else None,
         "validation_accuracy": curve(arguments.folder / f"{bundle.name}.log"),

@@ -102,8 +102,18 @@ class Recipe:
     most_bad_steps: int = 10
 
     def __post_init__(self) -> None:
+        for name in ("identity", "keep_best", "include_validation"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InvalidInputError(f"recipe field {name!r}", expected="true or false", received=value)
+        for name in ("epochs", "batch", "epoch_images", "seed", "most_bad_steps"):
+            if not isinstance(value := getattr(self, name), int) or isinstance(value, bool):
+                raise InvalidInputError(f"recipe field {name!r}", expected="a whole number", received=value)
+        if not isinstance(self.augmentation, Mapping):
+            raise InvalidInputError(
+                "recipe field 'augmentation'", expected="names and values", received=self.augmentation
+            )
         limits = {
-            "epochs": (0, 100_000),
+            "epochs": (1, 100_000),
             "epoch_images": (0, 2**40),
             "batch": (1, 2**20),
             "learning_rate": (0, 1e3),
@@ -120,12 +130,13 @@ class Recipe:
             "temperature": (0.1, 100),
             "seconds": (0, 1e8),
             "most_bad_steps": (0, 10**6),
+            "seed": (0, 2**63 - 1),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise InvalidInputError(f"recipe field {name!r}", expected=f"{low} to {high}", received=value)
-        if self.whiten not in (True, False, "auto"):
+        if not isinstance(self.whiten, bool) and self.whiten != "auto":
             raise InvalidInputError(
                 "recipe field 'whiten'", expected="true, false or auto", received=self.whiten
             )

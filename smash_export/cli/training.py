@@ -161,7 +161,11 @@ def announced(
     values: dict[str, Any],
     output: Output,
 ) -> Recipe:
-    """Fit the recipe to the time, say what will be trained and how long it takes here."""
+    """Fit the recipe to the time, say what will be trained and how long it takes here.
+
+    What the network decides stays open in it: a training that goes on has the epochs of its begin, by which
+    that is decided.
+    """
     from smash_export.device_search.plan import duration_words
     from smash_search.train.compute import pick_device
     from smash_search.train.network import seconds_per_epoch, settled, within
@@ -170,9 +174,8 @@ def announced(
         per_epoch = seconds_per_epoch(network, dataset, recipe, pick_device(values["device"]))
     if seconds:
         recipe = within(recipe, seconds, per_epoch)
-    recipe = settled(recipe, network, dataset)
     expected = recipe.epochs * per_epoch
-    output.note(f"recipe {values['recipe_name']}: {recipe.words()}")
+    output.note(f"recipe {values['recipe_name']}: {settled(recipe, network, dataset).words()}")
     output.note(f"training takes about {duration_words(min(expected, seconds or expected))} here")
     if len(dataset.validation) < FEW_TO_DECIDE:
         output.warn(

@@ -362,7 +362,7 @@ def trained_teacher(
     from smash_search.train.network import fit, new_network
 
     # How many epochs fit into a time is measured anew each time; see fit().
-    asked = replace(recipe, epochs=0) if recipe.seconds else recipe
+    asked = replace(recipe, epochs=1) if recipe.seconds else recipe
     how = hashlib.sha256(json.dumps(asked.to_json(), sort_keys=True).encode()).hexdigest()
     name = f"{architecture.key}-{dataset.fingerprint[:16]}-{how[:16]}"
     held = cache.with_name(f"{cache.name}-{name}.npy")

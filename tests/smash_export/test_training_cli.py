@@ -19,7 +19,7 @@ from smash_export.cli.console import Output
 from smash_export.cli.training import announced, measured_on_folds, shown_by
 from smash_search.data import Split
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import LONG_STEPS, Epoch
+from smash_search.train.network import LONG_STEPS, Epoch, settled
 from smash_search.train.recipes import RECIPES, Recipe
 from tests.search.small_data import small_digits
 
@@ -164,11 +164,12 @@ def test_the_time_that_a_training_takes_is_told_before_it(
 ) -> None:
     monkeypatch.setattr("smash_search.train.network.seconds_per_epoch", lambda *_: 9.0)
     values = {"device": "cpu", "recipe_name": "quick"}
-    data, recipe = small_digits(), Recipe(epochs=epochs, batch=32)
+    data, recipe = small_digits(), Recipe(epochs=epochs, batch=32, whiten="auto")
     fitted = announced(nn.Linear(1, 1), data, recipe, seconds, values, Output())
     lines = capsys.readouterr().err.splitlines()
     assert fitted.epochs == trained
-    assert f"recipe quick: {fitted.words()}" in lines
+    assert fitted.whiten == "auto", "decided by the epochs that a training began with, when it goes on"
+    assert f"recipe quick: {settled(fitted, nn.Linear(1, 1), data).words()}" in lines
     assert f"training takes about {told} here" in lines
 
 

@@ -338,7 +338,24 @@ def test_schedules_end_at_zero() -> None:
     assert schedule(0.55, 0.1, "linear") == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("field", [{"schedule": "step"}, {"balance": "yes"}, {"first_size": 0.1}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"schedule": "step"},
+        {"balance": "yes"},
+        {"first_size": 0.1},
+        {"whiten": "yes"},
+        {"include_validation": "False"},  # which is true
+        {"keep_best": 1},
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"batch": 16.5},
+        {"seed": 1.5},
+        {"seed": -1},
+        {"most_bad_steps": True},
+        {"augmentation": "pad_crop"},
+    ],
+)
 def test_choices_are_checked(field: dict) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(field))):
         Recipe(**field)
