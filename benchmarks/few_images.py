@@ -72,14 +72,17 @@ def few(dataset: Dataset, seed: int, per_class: int = PER_CLASS) -> Dataset:
 
 
 def one_run(dataset: Dataset, recipe: Recipe, width: float, checkpoint: Path) -> dict[str, float | None]:
-    """Test accuracy and processor seconds of one training; no seconds of one that was interrupted."""
+    """Test accuracy of one training, whether its first convolution whitened, and processor seconds, which
+    are not known of one that was interrupted.
+    """
     torch.manual_seed(seed_of(recipe.seed, 0x1217))
     network = ResNet8(3, len(dataset.classes), width)
     resumed, begin = checkpoint.exists(), time.process_time()
-    fit(network, dataset, recipe, checkpoint=checkpoint, checkpoint_seconds=20, evaluate=False)
+    fitted = fit(network, dataset, recipe, checkpoint=checkpoint, checkpoint_seconds=20, evaluate=False)
     seconds = None if resumed else time.process_time() - begin
     checkpoint.unlink()
-    return {"accuracy": accuracy(network, dataset.test, dataset.preprocessing), "cpu_seconds": seconds}
+    right = accuracy(network, dataset.test, dataset.preprocessing)
+    return {"accuracy": right, "whitened": bool(fitted.recipe.whiten), "cpu_seconds": seconds}
 
 
 def interval(differences: list[float]) -> tuple[float, float, float]:
