@@ -738,9 +738,9 @@ SPACES: dict[str, Space] = {
 def space_for(input_spec: InputSpec, name: str | None = None, prior: Prior | None = None) -> Space:
     """A named space fitted to an input; without a name, by the size of the images.
 
-    Voxels get three axes. The stem's strides grow with the image, so that the first block works on at most
-    47 pixels along an axis where a search could afford no more: 1 and 2 at 32 pixels, 2 and 4 at 64 and 96,
-    4 and 8 at 224.
+    Voxels get three axes. The stem's strides grow with the image, so that a search can afford the first
+    block: behind the smallest stride it works on 24 to 47 pixels along an axis below 192 pixels, on 56 at
+    224. The usual strides are 1 and 2 at 32 pixels, 2 and 4 at 64, 4 and 8 from 96 on.
 
     Args:
         input_spec: channels and size of the images.

@@ -132,7 +132,7 @@ def _words(value: object) -> str:
 @click.option(
     "--known",
     type=click.IntRange(0),
-    help="Candidates that are residual, dense or fractal networks; at most half.  "
+    help="Candidates that are known networks, such as residual, inverted and dense ones; at most half.  "
     + _by_space("search", "known"),
 )
 @click.option(

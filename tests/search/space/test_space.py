@@ -168,7 +168,9 @@ def test_check_names_what_is_outside(change: dict[str, object]) -> None:
             narrow.check(TINY.draw(0, slot))
 
 
-@pytest.mark.parametrize(("size", "stride"), [(8, 1), (28, 1), (64, 2), (224, 4)])
+@pytest.mark.parametrize(
+    ("size", "stride"), [(8, 1), (28, 1), (47, 1), (48, 2), (64, 2), (95, 2), (96, 4), (224, 4)]
+)
 def test_large_images_get_a_stem_with_a_stride(size: int, stride: int) -> None:
     space = space_for(InputSpec(3, (size, size)))
     assert space.stem_stride == stride
