@@ -50,6 +50,7 @@ def main() -> None:
             "seconds": seconds,
             "stages": stages,
             "config": without_path(files.read_json(run / "config.json"), arguments.data),
+            "ranking": files.read_json(run / "ranking.json"),
             "pick": without_path(best.search.to_json(), arguments.data),
         },
         [

@@ -193,7 +193,10 @@ class Bench:
                 ("pick", architecture.key, seed),
                 lambda a=architecture: self.train(new_network(a, self.spec, self.classes, seed), seed),
             )
-        again = self.once(("again", found["key"]), lambda: measure_again(self.folder / f"{label}-{seed}"))
+        run = self.folder / f"{label}-{seed}"
+        counted = files.read_json(run / "config.json")["candidates"]
+        row["candidates"] = {"counted": counted, "refused": files.read_json(run / "ranking.json")["refused"]}
+        again = self.once(("again", found["key"]), lambda: measure_again(run))
         if name in NETWORKS:  # half of a latency is nobody's
             row["hand_made_error"] = self.once(
                 ("hand-made", name, seed), lambda: self.train(self.hand_made(name, seed), seed)
@@ -384,6 +387,7 @@ class Bench:
         searched = [row["arms"]["search"] for row in rows]
         used = [row["arms"]["search"]["latency_ms"] / row["limit_ms"] for row in rows]
         known = sum(entry["origin"] == "known" for entry in searched)
+        candidates = [row["candidates"] for row in rows]
         goals += [
             {
                 "what": "pick is not a preset",
@@ -398,6 +402,14 @@ class Bench:
                 "value": f"{np.mean(used):.2f}",
                 "met": None,
                 "note": "latency of the search over the limit",
+            },
+            {
+                "what": "candidates within the limit, of those counted",
+                "goal": "100 %",
+                "value": f"{sum(entry['counted'] - entry['refused'] for entry in candidates)} of "
+                f"{sum(entry['counted'] for entry in candidates)}",
+                "met": not any(entry["refused"] for entry in candidates),
+                "note": "measured before they are scored",
             },
             {
                 "what": "latency of the pick, measured again in a new process",

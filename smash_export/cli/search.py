@@ -386,7 +386,6 @@ def device_table(
     """The latency table of a device in the run's folder; measured there unless it is there already."""
     from smash_export.device_search.latency import BUILD_SECONDS, LatencyTable, Setting, write_kit
     from smash_search.rank.finalists import input_spec_of
-    from smash_search.space.space import space_for
 
     if values["latency_table"] is not None:
         raise UsageError("both a device and --latency-table are given", hint="Choose one.")
@@ -405,7 +404,7 @@ def device_table(
             )
         return table
     spec = input_spec_of(dataset)
-    space = space_for(spec, values["space"])
+    space = _configuration(dataset, None, values).space_for(spec)  # whose draws are predicted by the table
     networks = [space.draw(TABLE_SEED, slot) for slot in range(values["device_networks"])]
     with output.progress("writing graphs for the device", len(networks)) as advance:
         write_kit(kit, networks, spec, len(dataset.classes), setting, advance)
