@@ -15,6 +15,7 @@ from smash_export.cli.search import GROUPS
 from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES, absolute
 from smash_search import strategies
 from smash_search.data import load_dataset
+from smash_search.space.architecture import Architecture
 from smash_search.space.space import SPACES
 
 SMALL = [
@@ -245,3 +246,21 @@ def test_space_says_what_it_holds_and_whether_a_limit_can_be_kept(
     capsys.readouterr()
     assert run([*words, "--max-macs", "8000"]) == 0, "the smallest network keeps it, which no draw is"
     assert json.loads(capsys.readouterr().out)["share_within_limits"] == 0
+
+
+def test_the_table_of_a_device_is_of_networks_that_the_search_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of the space's usual networks says little of those of another prior or strategy."""
+    written: list[Architecture | None] = []
+    monkeypatch.setattr(
+        "smash_export.device_search.latency.write_kit", lambda kit, networks, *_: written.extend(networks)
+    )
+    monkeypatch.setattr("smash_export.cli.search.ask", lambda *_, **__: written.append(None))
+    words = ["search", "--data", "digits", "--strategy", "smash", "--device-folder", str(tmp_path), "--quiet"]
+    assert run([*words, "--run", str(tmp_path / "run"), "--max-latency", "5ms"]) != 0, "there is no table"
+    *networks, asked = written
+    assert asked is None
+    ops = [op for network in networks if network for block in network.blocks for op in block.ops]
+    assert ops
+    assert all(op.project is None and not op.gate for op in ops), "what --strategy smash draws"
