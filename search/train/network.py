@@ -39,8 +39,8 @@ from smash_search.train.compute import (
 )
 from smash_search.train.initial import begin_as_identity, first_convolution, whiten
 from smash_search.train.loop import Loop, TrainingLimits, TrainingProgress
+from smash_search.train.recipes import FEW_IMAGES, Schedule
 from smash_search.train.recipes import Recipe as Recipe
-from smash_search.train.recipes import Schedule
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset, Split
@@ -190,16 +190,18 @@ def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:
     """The recipe as it is used for a network: nothing of it is "auto", or asked for in vain.
 
     - No best epoch is kept where validation images are trained on, since none is left that could tell.
-    - A first convolution whitens unless it has fewer channels than there are whitening filters, and the
-      training is not short: with 16 channels for 27 filters whitening gains four points in 500 steps and
-      loses half a point and more from 2,000 on (docs/recipes.md). One of 32 channels gains at 9,000, too.
+    - A first convolution whitens unless it has fewer channels than there are whitening filters, and neither
+      images nor steps are few: on CIFAR-10, with 16 channels for 27 filters, whitening gains four points in
+      500 steps and loses half a point and more from 2,000 on; with 45 images of a class it gains at 11,000
+      (docs/recipes.md).
     """
     if recipe.include_validation:
         recipe = replace(recipe, keep_best=False)
     if recipe.whiten == "auto":
         filters = first_convolution(network)
         narrow = filters is not None and len(filters) < filters[0].numel()
-        recipe = replace(recipe, whiten=not (narrow and steps_of(recipe, dataset) >= LONG_STEPS))
+        many = len(dataset.train) >= FEW_IMAGES and steps_of(recipe, dataset) >= LONG_STEPS
+        recipe = replace(recipe, whiten=not (narrow and many))
     return recipe
 
 

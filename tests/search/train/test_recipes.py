@@ -31,7 +31,7 @@ from smash_search.train.network import (
     settled,
     within,
 )
-from smash_search.train.recipes import NAMES, has_few_of_a_class, recipe_for, survives_flip
+from smash_search.train.recipes import FEW_IMAGES, NAMES, has_few_of_a_class, recipe_for, survives_flip
 from tests.search.hand_clock import HandClock
 from tests.search.small_data import same_state, small_architecture, small_digits
 
@@ -153,16 +153,20 @@ def test_a_whitened_first_convolution_is_not_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "steps", "whitens"),
-    [(8, LONG_STEPS - 1, True), (8, LONG_STEPS, False), (9, LONG_STEPS, True)],
+    ("channels", "steps", "images", "whitens"),
+    [
+        (8, LONG_STEPS - 1, FEW_IMAGES, True),
+        (8, LONG_STEPS, FEW_IMAGES, False),
+        (8, LONG_STEPS, FEW_IMAGES - 1, True),
+        (9, LONG_STEPS, FEW_IMAGES, True),
+    ],
 )
-def test_a_first_convolution_too_narrow_to_whiten_is_trained_where_there_is_time_for_it(
-    channels: int, steps: int, whitens: bool
+def test_a_first_convolution_too_narrow_to_whiten_is_trained_where_images_and_time_allow_it(
+    channels: int, steps: int, images: int, whitens: bool
 ) -> None:
-    data = small_digits()
+    data = pictures(images, 2)
     network = torch.nn.Sequential(torch.nn.Conv2d(1, channels, 3))  # nine filters
-    batch = len(data.train)
-    recipe = Recipe(epochs=steps, batch=batch, whiten="auto")
+    recipe = Recipe(epochs=steps, batch=images, whiten="auto")
     assert settled(recipe, network, data).whiten is whitens
     for asked in (True, False):
         assert settled(replace(recipe, whiten=asked), network, data).whiten is asked
