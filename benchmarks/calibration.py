@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument(
         "--leave-out", default="pickup_truck,bus", help="classes of these that are not foreign"
     )
+    parser.add_argument("--results", default="calibration", help="name of the file of results")
     parser.add_argument("bundles", nargs="+", type=Path)
     arguments = parser.parse_args()
     data = load_dataset(arguments.data)
@@ -167,7 +168,7 @@ def main() -> None:
     rows = [judged(path, data, foreign) for path in arguments.bundles]
     rows.append(judged_in_int8(arguments.bundles[0], data, foreign))
     told = {"foreign": arguments.foreign and arguments.foreign.partition(":")[0], "left_out": left_out}
-    record("calibration", {"bundles": rows, **told}, goals_of(rows))
+    record(arguments.results, {"bundles": rows, **told}, goals_of(rows))
 
 
 if __name__ == "__main__":
