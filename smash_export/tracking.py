@@ -10,6 +10,7 @@ curve named after it, for example ``HyperNet/loss``, over the steps of that bar.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,6 +39,21 @@ class Tracker(Protocol):
         ...
 
 
+def check_tracker(text: str) -> None:
+    """Raise what :func:`make_tracker` would, and write nothing."""
+    kind = text.partition(":")[0]
+    if kind not in TRACKERS:
+        raise UsageError("--track", expected=" or ".join(TRACKERS), received=text)
+    if importlib.util.find_spec(kind) is None:
+        raise _missing(kind, kind)
+
+
+def _missing(kind: str, package: str | None) -> MissingRuntimeError:
+    return MissingRuntimeError(
+        f"--track {kind} needs the package {package}", hint=f"Install it: pip install 'smash-export[{kind}]'"
+    )
+
+
 def make_tracker(text: str, folder: Path, name: str) -> Tracker:
     """The tracker that ``--track`` names.
 
@@ -50,19 +66,15 @@ def make_tracker(text: str, folder: Path, name: str) -> Tracker:
         UsageError: another name.
         MissingRuntimeError: its package is not installed.
     """
+    check_tracker(text)
     kind, _, place = text.partition(":")
-    if kind not in TRACKERS:
-        raise UsageError("--track", expected=" or ".join(TRACKERS), received=text)
     destination = Path(place) if place else folder / kind
     try:
         if kind == "tensorboard":
             return _TensorBoard(destination / name if place else destination)
         return _MLflow(destination, name)
     except ModuleNotFoundError as error:
-        raise MissingRuntimeError(
-            f"--track {kind} needs the package {error.name}",
-            hint=f"Install it: pip install 'smash-export[{kind}]'",
-        ) from None
+        raise _missing(kind, error.name) from None
 
 
 @contextlib.contextmanager

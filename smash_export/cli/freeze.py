@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
@@ -19,6 +19,8 @@ from smash_export.cli.training import (
     Prepared,
     bake_too,
     chosen_recipe,
+    followed,
+    planned,
     prepared,
     shown_by,
     train_module,
@@ -52,14 +54,13 @@ GROUPS = {
 if TYPE_CHECKING:
     from torch import nn
 
-    from smash_base.progress import Advance
     from smash_export.export.freeze import FreezeReport
     from smash_search.data import Dataset, DatasetSummary
     from smash_search.model.supernet import Supernet
     from smash_search.space.best import BestFile
     from smash_search.train.recipes import Recipe
 
-AUGMENT_HELP = "Augmentation of the training images, for example pad_crop=2,flip=true,cutout=8"
+AUGMENT_HELP = "Augmentation of the training images, such as pad_crop=2,flip=true,cutout=8, or none."
 BALANCE_HELP = "Remedy for classes of unequal size: weights in the loss, or even sampling."
 TEACHER_HELP = "Network to distil from: a bundle, an ONNX or TorchScript file, timm:NAME?weights=FILE"
 SET_HELP = "Any other value of the recipe; may be repeated."
@@ -157,13 +158,14 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
     destination = values["out"] or arch.with_name(f"{arch.stem}-bundle")
     recipe = chosen_recipe(dataset, values)
     if output.dry_run:
-        steps = {
+        steps: JsonObject = {
             "architecture": best.architecture.key,
             "weights": values["weights"],
             "data": dataset.spec,
             "writes": str(destination),
-            "recipe": recipe.to_json(),
         }
+        if values["weights"] != "generated":
+            steps |= planned(_maker(best, recipe), dataset, recipe, values, output)
         output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in steps.items()])
         output.result({"dry_run": True, "images": summary.to_json(), **steps})
         return
@@ -242,7 +244,9 @@ def _frozen(
             _maker(best, recipe), best.architecture, dataset, recipe, destination, values, output, run
         )
     recipe = before.recipe
-    with _followed(best, destination, recipe, values, output) as advance:
+    label = f"{values['weights']} {best.architecture.key}"
+    epochs = 1 if values["weights"] == "generated" else recipe.epochs
+    with followed(label, epochs, destination, recipe, values, output) as advance:
         on_epoch, on_step = shown_by(advance, recipe)
         return freeze(
             best,
@@ -268,23 +272,6 @@ def _maker(best: BestFile, recipe: Recipe) -> Callable[[], nn.Module]:
     from smash_search.train.network import new_network
 
     return lambda: new_network(best.architecture, best.input, len(best.classes), recipe.seed)
-
-
-@contextlib.contextmanager
-def _followed(
-    best: BestFile, destination: Path, recipe: Recipe, values: dict[str, Any], output: Output
-) -> Iterator[Advance]:
-    """A bar over the epochs, and curves where they are asked for."""
-    from smash_export.tracking import following, tracked
-
-    epochs = 1 if values["weights"] == "generated" else recipe.epochs
-    label = f"{values['weights']} {best.architecture.key}"
-    place = destination.with_name(f"{destination.name}-curves")
-    with (
-        tracked(values["track"], place, recipe.to_json()) as tracker,
-        following(output.progress, tracker)(label, epochs) as advance,
-    ):
-        yield advance
 
 
 def _supernet(run: Path, weights: str) -> Supernet | None:
@@ -373,7 +360,13 @@ def _check_images(arch: Path, best: BestFile, dataset: Dataset, named: bool, out
 
 
 def _is_file(arch: Path) -> bool:
-    """Whether a file is meant rather than a preset; an unknown name is looked for as a file."""
+    """Whether a file is meant rather than a preset; raises UsageError for a name that is neither."""
     from smash_search.space.known import PRESETS
 
+    if not arch.exists() and not arch.suffix and str(arch) not in PRESETS:
+        raise UsageError(
+            f"there is no network {str(arch)!r}",
+            expected=f"an architecture file, or a preset: {', '.join(PRESETS)}",
+            hint="smash-export train also takes package.module:function.",
+        )
     return arch.exists() or str(arch) not in PRESETS

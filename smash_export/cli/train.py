@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from smash_base.errors import UsageError
+from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.freeze import GROUPS, run_freeze
 from smash_export.cli.freeze import command as freeze_command
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, tell_images
-from smash_export.cli.training import chosen_recipe, train_module, use_threads
+from smash_export.cli.training import chosen_recipe, planned, train_module, use_threads
 
 NOT_HERE = ("arch", "weights", "run")  # the network is an argument, and nothing is generated
 
@@ -48,7 +49,8 @@ def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
     recipe = chosen_recipe(dataset, values)
     own_network(name, dataset, recipe.seed)  # is it one?
     if output.dry_run:
-        plan = {"network": name, "data": dataset.spec, "writes": str(destination), "recipe": recipe.to_json()}
+        plan: JsonObject = {"network": name, "data": dataset.spec, "writes": str(destination)}
+        plan |= planned(lambda: own_network(name, dataset, recipe.seed), dataset, recipe, values, output)
         output.table("Would do", ["what", "value"], [[key, str(value)] for key, value in plan.items()])
         output.result({"dry_run": True, "images": summary.to_json(), **plan})
         return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from smash_search.train.network import Epoch
     from smash_search.train.recipes import Recipe
 
+# Options of a training that are None where nobody gave them.
+OF_TRAINING = (
+    *("epochs", "batch", "learning_rate", "label_smoothing", "ema", "balance", "augment"),
+    *("teacher", "folds"),
+)
 FEW_TO_DECIDE = 200  # validation images below which their figures are said to be uncertain
 
 
@@ -40,14 +46,15 @@ def use_threads(count: int | None) -> None:
 def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
     """The recipe asked for, with every value that was given beside it."""
     from smash_export.cli.compile import read_options
-    from smash_export.export.freeze import default_recipe, recipe_with
-    from smash_search.train.network import augmentation_for
+    from smash_export.export.freeze import continued, default_recipe, gently, recipe_with
     from smash_search.train.recipes import AUTO, Recipe, recipe_for
 
+    finetuned = values["weights"] == "finetune"
     if values["recipe_name"] == AUTO:
         recipe = default_recipe(dataset, values["weights"], values["seed"])
     else:
         recipe = recipe_for(values["recipe_name"], dataset, values["seed"])
+        recipe = gently(recipe) if finetuned else recipe
     recipe = recipe_with(
         recipe,
         {
@@ -61,9 +68,61 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
         },
     )
     recipe = Recipe.from_json({**recipe.to_json(), **read_options(values["settings"])})
-    augmentation_for(recipe, len(dataset.classes))  # refused before anything is trained
+    recipe = continued(recipe) if finetuned else recipe
+    _check_augmentation(dataset, recipe, values)
     _check_false_alarm(dataset, recipe, values)
+    _check_options(values)
     return recipe
+
+
+def _check_augmentation(dataset: Dataset, recipe: Recipe, values: dict[str, Any]) -> None:
+    """Raise InvalidInputError or UsageError for changes of the images that these cannot have, before anything
+    is trained.
+    """
+    from smash_search.train.network import augmentation_for
+
+    chosen = augmentation_for(recipe, len(dataset.classes))
+    if chosen is None:
+        return
+    *sides, _ = dataset.train.images.shape[1:]
+    if chosen.jitter and len(sides) == 2:
+        raise UsageError("jitter is for volumes", expected="pad_crop for images")
+    if max(chosen.pad_crop, chosen.jitter) >= min(sides):
+        raise UsageError(
+            "images would be moved out of sight",
+            expected=f"at most {min(sides) - 1} pixels",
+            received=max(chosen.pad_crop, chosen.jitter),
+        )
+    if values["teacher"] and (chosen.mixup or chosen.cutmix):
+        raise UsageError(
+            "a teacher answers for whole images",
+            expected="neither mixup nor cutmix",
+            received=recipe.augmentation,
+        )
+
+
+def _check_options(values: dict[str, Any]) -> None:
+    """Raise UsageError for options that exclude each other or cannot be read, before anything is trained."""
+    from smash_export.tracking import check_tracker
+
+    seconds_of(values)
+    if values["track"]:
+        check_tracker(values["track"])
+    if values["folds"] and (values["weights"] != "retrain" or values["qat"]):
+        raise UsageError(
+            "folds are trained from scratch, without rounding: they would measure another network",
+            expected="--folds with neither --weights nor --qat",
+        )
+    given = [f"--{name.replace('_', '-')}" for name in OF_TRAINING if values[name] is not None]
+    given += ["--recipe"] * (values["recipe_name"] != "auto") + ["--time"] * bool(values["duration"])
+    given += ["--set"] * bool(values["settings"])
+    if values["weights"] == "generated" and given and not values["qat"]:
+        raise UsageError(
+            "--weights generated trains nothing",
+            expected="no option of a training",
+            received=", ".join(given),
+            hint="--weights finetune trains on from the generated weights.",
+        )
 
 
 def _check_false_alarm(dataset: Dataset, recipe: Recipe, values: dict[str, Any]) -> None:
@@ -85,9 +144,11 @@ def _check_false_alarm(dataset: Dataset, recipe: Recipe, values: dict[str, Any])
 
 
 def augmentation(text: str | None) -> JsonObject | None:
-    """``"pad_crop=2,flip=true"`` as arguments; None where nothing is given."""
+    """``"pad_crop=2,flip=true"`` as arguments, "none" as no changes; None where nothing is given."""
     if text is None:
         return None
+    if text == "none":
+        return {}
     from smash_export.cli.compile import read_options
 
     return read_options(tuple(text.split(",")))
@@ -148,9 +209,32 @@ def prepared(
     recipe = announced(make(), dataset, recipe, seconds, values, output)
     facts: JsonObject = {}
     if values["folds"]:
-        output.note(f"each of the {values['folds']} folds before it takes about as long")
+        output.note(
+            f"each of the {values['folds']} folds before it takes about as long"
+            + (", and is trained without the teacher" if values["teacher"] else "")
+        )
         facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
     return Prepared(recipe, teacher, facts)
+
+
+def planned(
+    make: Callable[[], nn.Module],
+    dataset: Dataset,
+    recipe: Recipe,
+    values: dict[str, Any],
+    output: Output,
+) -> JsonObject:
+    """The values of a training for ``--dry-run``, which says how long it takes here, too."""
+    from smash_export.export import teacher
+    from smash_search.train.network import settled
+
+    network, seconds = make(), seconds_of(values)
+    if values["teacher"] == teacher.AUTO:
+        seconds *= 1 - teacher.TIME_SHARE
+    elif values["teacher"]:
+        teacher.check_there(values["teacher"])
+    recipe = announced(network, dataset, recipe, seconds / (1 + (values["folds"] or 0)), values, output)
+    return {"recipe": settled(recipe, network, dataset).to_json()}
 
 
 def announced(
@@ -174,6 +258,8 @@ def announced(
         per_epoch = seconds_per_epoch(network, dataset, recipe, pick_device(values["device"]))
     if seconds:
         recipe = within(recipe, seconds, per_epoch)
+        if values.get("epochs"):
+            output.note(f"--time decides about the epochs: {recipe.epochs} in place of {values['epochs']}")
     expected = recipe.epochs * per_epoch
     output.note(f"recipe {values['recipe_name']}: {settled(recipe, network, dataset).words()}")
     output.note(f"training takes about {duration_words(min(expected, seconds or expected))} here")
@@ -367,6 +453,21 @@ def _shown_by_folds(advance: Advance, recipe: Recipe) -> Callable[[int, Training
     return on_step
 
 
+@contextlib.contextmanager
+def followed(
+    label: str, epochs: float, destination: Path, recipe: Recipe, values: dict[str, Any], output: Output
+) -> Iterator[Advance]:
+    """A bar over the epochs, and curves where ``--track`` asks for them."""
+    from smash_export.tracking import following, tracked
+
+    place = destination.with_name(f"{destination.name}-curves")
+    with (
+        tracked(values["track"], place, recipe.to_json()) as tracker,
+        following(output.progress, tracker)(label, epochs) as advance,
+    ):
+        yield advance
+
+
 def shown_by(
     advance: Advance, recipe: Recipe
 ) -> tuple[Callable[[Epoch], None], Callable[[TrainingProgress], None]]:
@@ -424,7 +525,7 @@ def train_module(
 
     before = prepared(make, architecture, dataset, recipe, destination, values, output)
     recipe = before.recipe
-    with output.progress(f"training {name}", recipe.epochs) as advance:
+    with followed(f"training {name}", recipe.epochs, destination, recipe, values, output) as advance:
         on_epoch, on_step = shown_by(advance, recipe)
         adopted = train_own(
             make(),

@@ -57,6 +57,7 @@ SAMPLE_IMAGES = 512  # test images that travel in the bundle
 CALIBRATION_IMAGES = 1024  # training images that travel in the bundle, for int8
 STATISTICS_IMAGES = 1000  # training images that BatchNorm statistics are recomputed from
 LARGEST_BATCH = 32
+FINETUNING_RATE = 0.02  # of generated weights
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,13 @@ def default_recipe(dataset: Dataset, weights: Weights = "retrain", seed: int = 0
     """The recipe ``auto`` (:mod:`smash_search.train.recipes`), and a short one to train on with."""
     recipe = recipe_for(AUTO, dataset, seed)
     if weights == "finetune":
-        return replace(continued(recipe), epochs=max(5, recipe.epochs // 4), learning_rate=0.02)
+        return replace(gently(recipe), epochs=max(5, recipe.epochs // 4))
     return recipe
+
+
+def gently(recipe: Recipe) -> Recipe:
+    """The same recipe for generated weights: they are trained on, by a rate that does not undo them."""
+    return replace(continued(recipe), learning_rate=min(recipe.learning_rate, FINETUNING_RATE))
 
 
 def continued(recipe: Recipe) -> Recipe:

@@ -66,7 +66,14 @@ def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
     parameters = inspect.signature(function).parameters
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, 0x1217))
-        network = function(**{name: value for name, value in offered.items() if name in parameters})
+        try:
+            network = function(**{name: value for name, value in offered.items() if name in parameters})
+        except Exception as error:  # the user's code may raise anything
+            raise InvalidInputError(
+                f"{text} makes no network",
+                expected=f"a function of {', '.join(offered)}, or of some of them",
+                received=f"{type(error).__name__}: {error}",
+            ) from error
     if not isinstance(network, nn.Module):
         raise InvalidInputError(f"result of {text}", expected="a torch.nn.Module", received=type(network))
     try:

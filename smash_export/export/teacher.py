@@ -105,6 +105,11 @@ def _asked(
         return _answers(bundle, teacher, dataset, include_validation)
 
 
+def check_there(teacher: Path | str) -> None:
+    """Raise UsageError where there is no such teacher."""
+    _fingerprint(teacher)
+
+
 def _fingerprint(teacher: Path | str) -> str:
     """SHA-256 of the file that holds the teacher's weights."""
     if spec := _timm(teacher):
@@ -113,6 +118,8 @@ def _fingerprint(teacher: Path | str) -> str:
     if path.is_dir():
         from smash_export.bundle.bundle import Bundle
 
+        if not (path / "manifest.json").exists():
+            raise UsageError(f"the teacher {path} is a folder without a bundle", expected=FORMS)
         return files.sha256(Bundle.open(path).onnx)
     return files.sha256(_there(path))
 

@@ -14,12 +14,12 @@ from click.testing import CliRunner
 from torch import nn
 
 from smash_base.progress import Advance
-from smash_export.cli import cli
+from smash_export.cli import cli, run
 from smash_export.cli.console import Output
 from smash_export.cli.training import announced, measured_on_folds, shown_by
 from smash_search.data import Split
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import LONG_STEPS, Epoch, settled
+from smash_search.train.network import LONG_STEPS, MOST_EPOCHS, Epoch, settled
 from smash_search.train.recipes import RECIPES, Recipe
 from tests.search.small_data import small_digits
 
@@ -117,6 +117,66 @@ def test_every_value_of_a_recipe_can_be_overridden() -> None:
     wanted = {name: value for values in OVERRIDDEN.values() for name, value in values.items()}
     assert all(usual[name] != value for name, value in wanted.items())
     assert given == {**usual, **wanted}, "and nothing else changes"
+
+
+def test_changes_of_the_images_can_be_turned_off() -> None:
+    assert planned("--augment", "none")["augmentation"] == {}
+
+
+def test_generated_weights_are_trained_on_gently_by_every_recipe() -> None:
+    plan = [
+        "freeze",
+        "--arch",
+        "resnet-8",
+        "--data",
+        "digits",
+        "--weights",
+        "finetune",
+        "--dry-run",
+        "--json",
+    ]
+    for recipe, epochs in (("auto", 7), ("standard", 25)):
+        done = CliRunner().invoke(cli, [*plan, "--recipe", recipe])
+        told = json.loads(done.stdout)["recipe"]
+        assert (told["learning_rate"], told["whiten"], told["epochs"]) == (0.02, False, epochs)
+    done = CliRunner().invoke(cli, [*plan, "--learning-rate", "0.05"])
+    assert json.loads(done.stdout)["recipe"]["learning_rate"] == 0.05
+
+
+def test_a_dry_run_says_how_long_a_training_takes_and_which_epochs_fit_a_time() -> None:
+    plan = ["train", "resnet-8", "--data", "digits", "--dry-run", "--json"]
+    done = CliRunner().invoke(cli, [*plan, "--recipe", "quick"])
+    assert "training takes about" in done.stderr
+    timed = CliRunner().invoke(cli, [*plan, "--time", "1000h", "--epochs", "3"])
+    assert json.loads(timed.stdout)["recipe"]["epochs"] == MOST_EPOCHS
+    assert f"{MOST_EPOCHS} in place of 3" in timed.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("train resnet8", "a preset: "),
+        ("train resnet-8 --teacher .", "without a bundle"),
+        ("train resnet-8 --teacher nowhere.onnx", "no such teacher"),
+        ("train resnet-8 --augment pad_crop=8", "at most 7 pixels"),
+        ("train resnet-8 --augment jitter=2", "pad_crop for images"),
+        ("train resnet-8 --augment mixup=0.2 --teacher nowhere.onnx", "neither mixup nor cutmix"),
+        ("train resnet-8 --track wandb", "tensorboard or mlflow"),
+        ("train resnet-8 --time soon", "45m"),
+        ("train resnet-8 --time 0s", "45m"),
+        ("train resnet-8 --qat --folds 3", "another network"),
+        ("freeze --arch resnet-8 --weights finetune --folds 3", "another network"),
+        ("freeze --arch resnet-8 --weights generated --epochs 3 --set average=0.9", "--epochs, --set"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_else_is(
+    words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run([*words.split(), "--data", "digits", "--dry-run"]) == 2
+    refused = capsys.readouterr().err
+    assert said in refused
+    assert "timing" not in refused
 
 
 def test_finalists_of_a_search_are_balanced_when_it_is_asked_for() -> None:

@@ -32,6 +32,12 @@ def seven():
 
 def list_of_numbers(**options):
     return [1, 2, 3]
+
+def wants_more(classes, depth):
+    return nn.Linear(depth, classes)
+
+def breaks():
+    raise KeyError("no such layer")
 """
 
 
@@ -102,6 +108,33 @@ def test_what_is_no_classifier_of_these_images_is_refused(module: str) -> None:
         own_network(f"{module}:absent", digits, 0)
     with pytest.raises(UsageError, match="no module"):
         own_network("no_such_module_here:absent", digits, 0)
+
+
+def test_a_function_that_fails_is_named_with_its_error(module: str) -> None:
+    digits = load_dataset("digits")
+    for name, why in (("wants_more", "depth"), ("breaks", "no such layer")):
+        with pytest.raises(InvalidInputError, match=rf"{module}:{name} makes no network.*{why}"):
+            own_network(f"{module}:{name}", digits, 0)
+
+
+def test_its_training_is_tracked(module: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    out = tmp_path / "bundle"
+    words = [
+        "train",
+        f"{module}:small",
+        "--data",
+        "digits",
+        "--epochs",
+        "1",
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+    ]
+    done = CliRunner().invoke(cli, [*words, "--track", f"tensorboard:{tmp_path / 'curves'}"])
+    assert done.exit_code == 0, done.output
+    assert list((tmp_path / "curves").rglob("events.*"))
 
 
 def test_a_rate_of_false_alarms_needs_validation_images(module: str) -> None:
