@@ -157,7 +157,10 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
     best, dataset, summary = _read(arch, values, output)
     destination = values["out"] or arch.with_name(f"{arch.stem}-bundle")
     recipe = chosen_recipe(dataset, values)
+    if dataset.several:
+        _check_several(dataset, values)
     if output.dry_run:
+        _supernet(values["run"] or arch.parent, values["weights"])  # is there one?
         steps: JsonObject = {
             "architecture": best.architecture.key,
             "weights": values["weights"],
@@ -165,7 +168,7 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
             "writes": str(destination),
         }
         if values["weights"] != "generated":
-            steps |= planned(_maker(best, recipe), dataset, recipe, values, output)
+            steps |= planned(_maker(best, recipe), dataset, recipe, destination, values, output)
         output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in steps.items()])
         output.result({"dry_run": True, "images": summary.to_json(), **steps})
         return
@@ -278,7 +281,16 @@ def _supernet(run: Path, weights: str) -> Supernet | None:
     """The HyperNet of a search, where weights come from it."""
     from smash_search.run import load_supernet
 
-    return None if weights == "retrain" else load_supernet(run)
+    if weights == "retrain":
+        return None
+    if not (run / "config.json").exists():
+        raise UsageError(
+            f"--weights {weights} needs the HyperNet of a search",
+            expected="the run folder of a search",
+            received=run,
+            hint="Pass --run DIR, or use --weights retrain.",
+        )
+    return load_supernet(run)
 
 
 def _show(output: Output, report: FreezeReport) -> None:
@@ -317,14 +329,6 @@ def _train_several(
     output: Output,
 ) -> None:
     """Train for classes that do not exclude each other: the network answers with the probability of each."""
-    given = {"--weights": values["weights"], "--exporter": values["exporter"], "--qat": values["qat"]}
-    usual = {"--weights": "retrain", "--exporter": "graph", "--qat": False}
-    if refused := [name for name in given if given[name] != usual[name]]:
-        raise UsageError(
-            f"images of {dataset.spec} may be of several classes",
-            expected="--weights retrain, without --qat and --exporter",
-            received=", ".join(refused),
-        )
     train_module(
         _maker(best, recipe),
         best.architecture.key,
@@ -336,6 +340,18 @@ def _train_several(
         values,
         output,
     )
+
+
+def _check_several(dataset: Dataset, values: dict[str, Any]) -> None:
+    """Raise UsageError for what networks of classes that do not exclude each other cannot have."""
+    given = {"--weights": values["weights"], "--exporter": values["exporter"], "--qat": values["qat"]}
+    usual = {"--weights": "retrain", "--exporter": "graph", "--qat": False}
+    if refused := [name for name in given if given[name] != usual[name]]:
+        raise UsageError(
+            f"images of {dataset.spec} may be of several classes",
+            expected="--weights retrain, without --qat and --exporter",
+            received=", ".join(refused),
+        )
 
 
 def _check_images(arch: Path, best: BestFile, dataset: Dataset, named: bool, output: Output) -> None:

@@ -39,6 +39,8 @@ def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
             f"{name} is a network of your own",
             expected="--data, and neither --qat nor --exporter, which need an architecture file",
         )
+    if values["teacher"] == "auto":
+        raise UsageError("--teacher auto needs an architecture file or a preset", hint="Name a teacher.")
     use_threads(values["threads"])
     destination = values["out"] or Path(f"{name.rpartition(':')[2]}-bundle")
     with output.progress("reading images", None):
@@ -50,7 +52,9 @@ def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
     own_network(name, dataset, recipe.seed)  # is it one?
     if output.dry_run:
         plan: JsonObject = {"network": name, "data": dataset.spec, "writes": str(destination)}
-        plan |= planned(lambda: own_network(name, dataset, recipe.seed), dataset, recipe, values, output)
+        plan |= planned(
+            lambda: own_network(name, dataset, recipe.seed), dataset, recipe, destination, values, output
+        )
         output.table("Would do", ["what", "value"], [[key, str(value)] for key, value in plan.items()])
         output.result({"dry_run": True, "images": summary.to_json(), **plan})
         return

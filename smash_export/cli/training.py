@@ -221,13 +221,18 @@ def planned(
     make: Callable[[], nn.Module],
     dataset: Dataset,
     recipe: Recipe,
+    destination: Path,
     values: dict[str, Any],
     output: Output,
 ) -> JsonObject:
-    """The values of a training for ``--dry-run``, which says how long it takes here, too."""
+    """The values of a training for ``--dry-run``, which says how long it takes here, too; raises what
+    :func:`prepared` would before it trains.
+    """
     from smash_export.export import teacher
+    from smash_export.export.freeze import check_free
     from smash_search.train.network import settled
 
+    check_free(destination, values["force"])
     network, seconds = make(), seconds_of(values)
     if values["teacher"] == teacher.AUTO:
         seconds *= 1 - teacher.TIME_SHARE
@@ -258,8 +263,8 @@ def announced(
         per_epoch = seconds_per_epoch(network, dataset, recipe, pick_device(values["device"]))
     if seconds:
         recipe = within(recipe, seconds, per_epoch)
-        if values.get("epochs"):
-            output.note(f"--time decides about the epochs: {recipe.epochs} in place of {values['epochs']}")
+        if asked := _asked_epochs(values):
+            output.note(f"--time decides about the epochs: {recipe.epochs} in place of {asked}")
     expected = recipe.epochs * per_epoch
     output.note(f"recipe {values['recipe_name']}: {settled(recipe, network, dataset).words()}")
     output.note(f"training takes about {duration_words(min(expected, seconds or expected))} here")
@@ -270,6 +275,13 @@ def announced(
             "on all images"
         )
     return recipe
+
+
+def _asked_epochs(values: dict[str, Any]) -> object:
+    """The epochs that ``--epochs`` or ``--set`` names; None without."""
+    from smash_export.cli.compile import read_options
+
+    return values.get("epochs") or read_options(tuple(values.get("settings", ()))).get("epochs")
 
 
 def taught(

@@ -16,11 +16,11 @@ from torch import nn
 from smash_base.progress import Advance
 from smash_export.cli import cli, run
 from smash_export.cli.console import Output
-from smash_export.cli.training import announced, measured_on_folds, shown_by
+from smash_export.cli.training import OF_TRAINING, announced, chosen_recipe, measured_on_folds, shown_by
 from smash_search.data import Split
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import LONG_STEPS, MOST_EPOCHS, Epoch, settled
-from smash_search.train.recipes import RECIPES, Recipe
+from smash_search.train.recipes import NAMES, RECIPES, Recipe
 from tests.search.small_data import small_digits
 
 
@@ -124,32 +124,24 @@ def test_changes_of_the_images_can_be_turned_off() -> None:
 
 
 def test_generated_weights_are_trained_on_gently_by_every_recipe() -> None:
-    plan = [
-        "freeze",
-        "--arch",
-        "resnet-8",
-        "--data",
-        "digits",
-        "--weights",
-        "finetune",
-        "--dry-run",
-        "--json",
-    ]
-    for recipe, epochs in (("auto", 7), ("standard", 25)):
-        done = CliRunner().invoke(cli, [*plan, "--recipe", recipe])
-        told = json.loads(done.stdout)["recipe"]
-        assert (told["learning_rate"], told["whiten"], told["epochs"]) == (0.02, False, epochs)
-    done = CliRunner().invoke(cli, [*plan, "--learning-rate", "0.05"])
-    assert json.loads(done.stdout)["recipe"]["learning_rate"] == 0.05
+    data = small_digits()
+    left = dict.fromkeys((*OF_TRAINING, "track", "duration"))
+    usual = {**left, "weights": "finetune", "settings": (), "seed": 0, "qat": False, "false_alarm": 0.05}
+    for name in NAMES:
+        recipe = chosen_recipe(data, {**usual, "recipe_name": name})
+        assert (recipe.learning_rate, recipe.whiten) == (0.02, False)
+    asked = {**usual, "recipe_name": "standard", "learning_rate": 0.05}
+    assert chosen_recipe(data, asked).learning_rate == 0.05
 
 
 def test_a_dry_run_says_how_long_a_training_takes_and_which_epochs_fit_a_time() -> None:
     plan = ["train", "resnet-8", "--data", "digits", "--dry-run", "--json"]
     done = CliRunner().invoke(cli, [*plan, "--recipe", "quick"])
     assert "training takes about" in done.stderr
-    timed = CliRunner().invoke(cli, [*plan, "--time", "1000h", "--epochs", "3"])
-    assert json.loads(timed.stdout)["recipe"]["epochs"] == MOST_EPOCHS
-    assert f"{MOST_EPOCHS} in place of 3" in timed.stderr
+    for asked in (["--epochs", "3"], ["--set", "epochs=3"]):
+        timed = CliRunner().invoke(cli, [*plan, "--time", "1000h", *asked])
+        assert json.loads(timed.stdout)["recipe"]["epochs"] == MOST_EPOCHS
+        assert f"{MOST_EPOCHS} in place of 3" in timed.stderr
 
 
 @pytest.mark.parametrize(
@@ -164,6 +156,9 @@ def test_a_dry_run_says_how_long_a_training_takes_and_which_epochs_fit_a_time() 
         ("train resnet-8 --track wandb", "tensorboard or mlflow"),
         ("train resnet-8 --time soon", "45m"),
         ("train resnet-8 --time 0s", "45m"),
+        ("train resnet-8 --out there", "exists"),
+        ("train torch.nn:Flatten --teacher auto", "needs an architecture file"),
+        ("freeze --arch resnet-8 --weights finetune --run .", "HyperNet"),
         ("train resnet-8 --qat --folds 3", "another network"),
         ("freeze --arch resnet-8 --weights finetune --folds 3", "another network"),
         ("freeze --arch resnet-8 --weights generated --epochs 3 --set average=0.9", "--epochs, --set"),
@@ -173,6 +168,7 @@ def test_what_cannot_be_done_is_refused_before_anything_else_is(
     words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
     assert run([*words.split(), "--data", "digits", "--dry-run"]) == 2
     refused = capsys.readouterr().err
     assert said in refused
