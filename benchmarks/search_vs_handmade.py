@@ -196,7 +196,7 @@ class Bench:
                 lambda a=architecture: self.train(new_network(a, self.spec, self.classes, seed), seed),
             )
         run = self.folder / f"{label}-{seed}"
-        counted = files.read_json(run / "config.json")["candidates"]
+        counted = files.read_json(run / "config.json")["identity"]["candidates"]
         row["candidates"] = {"counted": counted, "refused": files.read_json(run / "ranking.json")["refused"]}
         again = self.once(("again", found["key"]), lambda: measure_again(run))
         if name in NETWORKS:  # half of a latency is nobody's
