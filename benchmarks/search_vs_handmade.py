@@ -385,6 +385,7 @@ class Bench:
                 + (f", {self.arguments.epochs} epochs" if self.arguments.epochs else ""),
             }
             for arm, values in differences.items()
+            if values
         ]
         searched = [row["arms"]["search"] for row in rows]
         used = [row["arms"]["search"]["latency_ms"] / row["limit_ms"] for row in rows]
