@@ -113,7 +113,7 @@ class Recipe:
                 "recipe field 'augmentation'", expected="names and values", received=self.augmentation
             )
         limits = {
-            "epochs": (1, 100_000),
+            "epochs": (0, 100_000),
             "epoch_images": (0, 2**40),
             "batch": (1, 2**20),
             "learning_rate": (0, 1e3),

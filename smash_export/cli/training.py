@@ -69,6 +69,8 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
     )
     recipe = Recipe.from_json({**recipe.to_json(), **read_options(values["settings"])})
     recipe = continued(recipe) if finetuned else recipe
+    if not recipe.epochs:
+        raise UsageError("--set epochs", expected="at least 1", received=recipe.epochs)
     _check_augmentation(dataset, recipe, values)
     _check_false_alarm(dataset, recipe, values)
     _check_options(values)

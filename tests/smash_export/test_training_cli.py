@@ -157,6 +157,7 @@ def test_a_dry_run_says_how_long_a_training_takes_and_which_epochs_fit_a_time() 
         ("train resnet-8 --time soon", "45m"),
         ("train resnet-8 --time 0s", "45m"),
         ("train resnet-8 --out there", "exists"),
+        ("train resnet-8 --set epochs=0", "at least 1"),
         ("train torch.nn:Flatten --teacher auto", "needs an architecture file"),
         ("freeze --arch resnet-8 --weights finetune --run .", "HyperNet"),
         ("train resnet-8 --qat --folds 3", "another network"),

@@ -351,7 +351,6 @@ def test_schedules_end_at_zero() -> None:
         {"whiten": "yes"},
         {"include_validation": "False"},  # which is true
         {"keep_best": 1},
-        {"epochs": 0},
         {"epochs": 1.5},
         {"batch": 16.5},
         {"seed": 1.5},
