@@ -266,7 +266,10 @@ def test_a_compressed_body_fills_no_memory(server: Any) -> None:
             status, _, text = server.call("POST", path, bomb, {"Content-Encoding": "gzip"})
             assert status == 413, text
     assert "when decompressed" in json.loads(text)["error"]
-    assert server.memory() - before < 64 * 2**20
+    give_up = time.monotonic() + 10  # what was answered may be let go of after the answer
+    while (kept := server.memory() - before) >= 32 * 2**20 and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert kept < 32 * 2**20
     assert server.call("GET", "/v2/health/live")[0] == 200
 
 
