@@ -161,12 +161,12 @@ class Bench:
     def limits(self) -> dict[str, float]:
         """Measured latency of each hand-made network in milliseconds, and half of one of them."""
         names, half = [name for name in self.arguments.networks.split(",") if name], self.arguments.half
-        measured = {
-            name: self.once(("latency", name), lambda name=name: self.latency(name))
-            for name in dict.fromkeys([*names, *[half] * bool(half)])
-        }
-        found = {name: measured[name] for name in names}
-        return {**found, f"half of {half}": measured[half] / 2} if half else found
+
+        def measured(name: str) -> float:
+            return float(self.once(("latency", name), lambda: self.latency(name)))
+
+        found = {name: measured(name) for name in names}
+        return {**found, f"half of {half}": measured(half) / 2} if half else found
 
     def latency(self, name: str) -> float:
         """Milliseconds of a hand-made network, the least of three measurements, through the target's

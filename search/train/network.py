@@ -200,18 +200,19 @@ def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:
     if recipe.whiten == "auto":
         filters = first_convolution(network)
         narrow = filters is not None and len(filters) < filters[0].numel()
-        many = len(dataset.train) >= FEW_IMAGES and steps_of(recipe, dataset) >= LONG_STEPS
+        steps = recipe.epochs * _steps_per_epoch(recipe, _images_of(recipe, dataset))
+        many = len(dataset.train) >= FEW_IMAGES and steps >= LONG_STEPS
         recipe = replace(recipe, whiten=not (narrow and many))
     return recipe
 
 
-def steps_of(recipe: Recipe, dataset: Dataset) -> int:
-    """Updates of the weights in a whole training."""
-    return recipe.epochs * _steps_per_epoch(recipe, dataset)
+def _images_of(recipe: Recipe, dataset: Dataset) -> int:
+    """Number of images that are trained on."""
+    return len(dataset.train) + (len(dataset.validation) if recipe.include_validation else 0)
 
 
-def _steps_per_epoch(recipe: Recipe, dataset: Dataset) -> int:
-    images = len(dataset.train) + (len(dataset.validation) if recipe.include_validation else 0)
+def _steps_per_epoch(recipe: Recipe, images: int) -> int:
+    """Whole batches of an epoch, or one that is none."""
     if recipe.epoch_images:
         images = min(images, recipe.epoch_images)
     return max(1, images // recipe.batch)
@@ -248,7 +249,7 @@ def seconds_per_epoch(network: nn.Module, dataset: Dataset, recipe: Recipe, devi
     validation = 0.0
     if not recipe.include_validation:
         validation = seconds_of_validation(network, dataset, recipe, device)
-    steps = _steps_per_epoch(recipe, dataset)
+    steps = _steps_per_epoch(recipe, _images_of(recipe, dataset))
     return steps * seconds_per_step(network, dataset, recipe, device) + validation
 
 
@@ -303,9 +304,7 @@ class _Loop(Loop[Epoch]):
         self.network, self._feed, self._recipe = network, feed, recipe
         self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
         self._distance = distance if feed.targets is None else distance_of_each
-        if _mixes(recipe) and (teacher is not None or feed.targets is not None):
-            what = "classes that do not exclude each other" if teacher is None else "answers for whole images"
-            raise UsageError(what, expected="neither mixup nor cutmix")
+        check_mixing(recipe, taught=teacher is not None, several=feed.targets is not None)
         self._augmentation = augmentation_for(recipe, classes)
         labels = feed.labels.cpu().numpy()
         sampled = labels if recipe.balance == "sampling" else None
@@ -315,9 +314,7 @@ class _Loop(Loop[Epoch]):
             self._class_weights = class_weights(labels, classes).to(feed.device)
             if feed.targets is not None:
                 self._class_weights = weights_of_presence(feed.targets)
-        self._per_epoch = self._batches.per_pass
-        if recipe.epoch_images:
-            self._per_epoch = min(self._per_epoch, max(1, recipe.epoch_images // recipe.batch))
+        self._per_epoch = _steps_per_epoch(recipe, len(feed))
         limits = TrainingLimits(
             self._per_epoch * recipe.epochs,
             seconds=recipe.seconds,
@@ -455,8 +452,12 @@ def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
-def _mixes(recipe: Recipe) -> bool:
-    return bool(recipe.augmentation.get("mixup") or recipe.augmentation.get("cutmix"))
+def check_mixing(recipe: Recipe, *, taught: bool, several: bool) -> None:
+    """Raise UsageError where images are mixed that a teacher answers for, or that are of several classes."""
+    mixes = recipe.augmentation.get("mixup") or recipe.augmentation.get("cutmix")
+    if mixes and (taught or several):
+        what = "answers for whole images" if taught else "classes that do not exclude each other"
+        raise UsageError(what, expected="neither mixup nor cutmix")
 
 
 def class_weights(labels: np.ndarray, classes: int) -> Tensor:

@@ -379,10 +379,14 @@ def _is_file(arch: Path) -> bool:
     """Whether a file is meant rather than a preset; raises UsageError for a name that is neither."""
     from smash_search.space.known import PRESETS
 
-    if not arch.exists() and not arch.suffix and str(arch) not in PRESETS:
-        raise UsageError(
-            f"there is no network {str(arch)!r}",
-            expected=f"an architecture file, or a preset: {', '.join(PRESETS)}",
-            hint="smash-export train also takes package.module:function.",
-        )
-    return arch.exists() or str(arch) not in PRESETS
+    if arch.exists():
+        return True
+    if str(arch) in PRESETS:
+        return False
+    if arch.suffix:  # named as a file, whose absence its reader tells
+        return True
+    raise UsageError(
+        f"there is no network {str(arch)!r}",
+        expected=f"an architecture file, or a preset: {', '.join(PRESETS)}",
+        hint="smash-export train also takes package.module:function.",
+    )

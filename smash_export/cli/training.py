@@ -81,8 +81,9 @@ def _check_augmentation(dataset: Dataset, recipe: Recipe, values: dict[str, Any]
     """Raise InvalidInputError or UsageError for changes of the images that these cannot have, before anything
     is trained.
     """
-    from smash_search.train.network import augmentation_for
+    from smash_search.train.network import augmentation_for, check_mixing
 
+    check_mixing(recipe, taught=bool(values["teacher"]), several=dataset.several)
     chosen = augmentation_for(recipe, len(dataset.classes))
     if chosen is None:
         return
@@ -94,12 +95,6 @@ def _check_augmentation(dataset: Dataset, recipe: Recipe, values: dict[str, Any]
             "images would be moved out of sight",
             expected=f"at most {min(sides) - 1} pixels",
             received=max(chosen.pad_crop, chosen.jitter),
-        )
-    if values["teacher"] and (chosen.mixup or chosen.cutmix):
-        raise UsageError(
-            "a teacher answers for whole images",
-            expected="neither mixup nor cutmix",
-            received=recipe.augmentation,
         )
 
 
@@ -319,8 +314,7 @@ def taught(
         finalists = _finalists(run, dataset, output)
     if finalists is not None:  # they cost nothing any more
         return finalists, seconds
-    if architecture is None:
-        raise UsageError("--teacher auto needs an architecture file or a preset", hint="Name a teacher.")
+    assert architecture is not None  # ``train module:function`` refuses auto before anything is trained
     return _trained_first(architecture, dataset, recipe, seconds, place, values, output)
 
 

@@ -56,7 +56,6 @@ function show(item, model, probabilities) {
   item.append(list(model.labels, probabilities, from));
   const doubtful = model.doubt_below !== null && best < model.doubt_below;
   if (best >= from && !doubtful) return;
-  item.dataset.doubtful = doubtful;
   item.appendChild(document.createElement("p")).textContent =
     doubtful ? "perhaps none of the classes" : "none of the classes";
 }
