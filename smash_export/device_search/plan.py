@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 import tempfile
 import time
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency
     from smash_search.data import Dataset, Split
     from smash_search.space.architecture import Architecture
+    from smash_search.space.limits import CostLimits
     from smash_search.stages.config import SearchConfig
     from smash_search.train.network import Recipe
 
 # Of a rehearsal. Candidates differ in cost by a factor of ten: fewer would say little about their mean.
-STEPS, CANDIDATES, FINALISTS, IMAGES = 8, 10, 3, 384
+STEPS, CANDIDATES, FINALISTS, IMAGES, EPOCHS = 8, 10, 3, 384, 3
+LADDER = 8  # networks that are measured to know how large one is that takes a latency limit
 EVALUATION = 1 / 3  # of the time of a trained image: there is no backward pass
 SMALLEST = {"steps": 60, "candidates": 8, "finalists": 2, "epochs": 3}
 MEASURED = 1.3  # networks measured for each that keeps the latency limit, most of which are predicted to
@@ -52,6 +55,7 @@ class Units:
         raced_image: Seconds to score one candidate on one image in later stages.
         trained_image: Seconds for one training image of a finalist of middle size, forward and backward.
         random_image: the same of a network of the random search beside; draws are larger than presets.
+        set_up: Seconds that a training takes beside its images: filters of the stem, first steps, judging.
     """
 
     start: float
@@ -61,6 +65,7 @@ class Units:
     raced_image: float
     trained_image: float
     random_image: float
+    set_up: float = 0.0
 
 
 @dataclass
@@ -156,6 +161,8 @@ def rehearse(
     recorder = _Recorder(advance)
     timed = None if measurement is None else _Timed(measurement)
     small, images = _smaller(config), _few(dataset, config)
+    if timed is not None and config.latency_limits:
+        small = replace(small, limits=_limits_at(config, dataset, timed))
     with tempfile.TemporaryDirectory(prefix="smash-export-plan-") as folder:
         begin = time.monotonic()
         run_search(small, images, Path(folder) / "run", device=device, progress=recorder, measurement=timed)
@@ -177,12 +184,45 @@ def _smaller(config: SearchConfig) -> SearchConfig:
             per_round=0,
             random=min(config.finalists.random, count),
             known=min(config.finalists.known, known, count - min(config.finalists.random, count)),
-            rungs=(1,),
+            rungs=(EPOCHS,),
             epoch_images=IMAGES,
             baseline="none" if config.finalists.baseline == "none" else "finalists",
         ),
         latency_limits=(),
     )
+
+
+def _limits_at(config: SearchConfig, dataset: Dataset, timed: _Timed) -> CostLimits:
+    """Limits on cost that stand for the largest one on latency: what is too large for it is not rehearsed.
+
+    At least a twentieth of the space is within them. A few networks, from small to large, say how latency
+    grows with multiply-accumulates.
+    """
+    from smash_search.rank.finalists import input_spec_of
+    from smash_search.rank.pareto import LATENCY
+    from smash_search.space.cost import cost_of
+    from smash_search.stages.bounds import probe_draws
+
+    spec, limits = input_spec_of(dataset), config.limits
+    drawn = [
+        (cost_of(entry, spec, len(dataset.classes)), entry)
+        for entry in probe_draws(config.space_for(spec), config.seed)
+    ]
+    inside = sorted(
+        ((cost.macs, entry) for cost, entry in drawn if limits.refusal(cost) is None),
+        key=lambda pair: pair[0],
+    )
+    if len(inside) < LADDER:
+        return limits
+    places = np.linspace(0, 3 * len(inside) // 4, LADDER).round().astype(int)  # the largest take long
+    macs = np.log([inside[place][0] for place in places])
+    latency = np.log([timed.measure(inside[place][1])[LATENCY] for place in places])
+    growth, base = np.polyfit(macs, latency, 1)
+    limit = max(entry.milliseconds for entry in config.latency_limits)
+    if growth <= 0 or limit >= np.exp(latency.max()):
+        return limits
+    wanted = max(math.exp((math.log(limit) - base) / growth), inside[len(inside) // 20][0])
+    return replace(limits, macs=int(wanted))
 
 
 def _few(dataset: Dataset, config: SearchConfig) -> Dataset:
@@ -215,11 +255,8 @@ def _units(
     raced = score / stages[0]
     if race is not None and race.total:
         raced = race.seconds / race.total / max(1, stages[1] - stages[0])
-    work = min(IMAGES, len(images.train)) + EVALUATION * len(images.validation)
-    trained, drawn = (
-        bar.seconds / bar.total / work if bar is not None and bar.total else 0.0
-        for bar in map(recorder.find, ("finalists", "random search"))
-    )
+    trained, set_up = _training(recorder.find("finalists"), images)
+    drawn, _ = _training(recorder.find("random search"), images)
     return Units(
         start=max(0.0, hypernet.begin - begin),
         step=hypernet.steady,
@@ -228,7 +265,29 @@ def _units(
         raced_image=raced,
         trained_image=trained,
         random_image=drawn or trained,
+        set_up=set_up,
     )
+
+
+def _training(bar: _Bar | None, images: Dataset) -> tuple[float, float]:
+    """Seconds of a training image, and what each training takes beside its images and their validation."""
+    if bar is None:
+        return 0.0, 0.0
+    epoch, validation = min(IMAGES, len(images.train)), len(images.validation)
+    rows: list[tuple[float, float]] = []
+    before, begin, ends = 0.0, bar.begin, list[float]()
+    for done, now in bar.ticks:
+        if done > before:
+            ends.append(now)
+        else:  # this network is trained and judged
+            if len(ends) > 2:  # the first epoch sets things up, the last one ends with the validation images
+                image = (ends[-2] - ends[0]) / (len(ends) - 2) / epoch
+                images_done = len(ends) * epoch + EVALUATION * validation
+                rows.append((image, max(0.0, now - begin - image * images_done)))
+            begin, ends = now, []
+        before = done
+    image, set_up = np.mean(rows, axis=0) if rows else (0.0, 0.0)
+    return float(image), float(set_up)
 
 
 # ------------------------------------------------------------------------------------------ counting
@@ -246,16 +305,20 @@ def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[P
     finalists, measured = config.finalists, units.measurement
     train = min(finalists.epoch_images or len(dataset.train), len(dataset.train))
     work = train + EVALUATION * len(dataset.validation)
-    trained = finalists.epochs(finalists.entering) * work
+    entering = finalists.entering
+    trained, set_up = finalists.epochs(entering) * work, sum(finalists.schedule(entering)) * units.set_up
     proposed = finalists.rounds * finalists.per_round
-    baseline = 0.0 if finalists.baseline == "none" else trained
+    baseline = 0.0 if finalists.baseline == "none" else 1.0
     parts = [
         Part("device", PROBES * measured * bool(config.latency_limits)),
         Part("HyperNet", units.start + config.training.steps * units.step),
         Part("candidates", config.candidates * (MEASURED * measured + units.score)),
         Part("race", race),
-        Part("finalists", trained * units.trained_image + proposed * (MEASURED * measured + units.score)),
-        Part("random search", baseline * units.random_image),
+        Part(
+            "finalists",
+            trained * units.trained_image + set_up + proposed * (MEASURED * measured + units.score),
+        ),
+        Part("random search", baseline * (trained * units.random_image + set_up)),
     ]
     return [part for part in parts if part.seconds > 0]
 
@@ -333,6 +396,32 @@ def last_epochs(epochs: int, one: float, others: float, seconds: float) -> int:
     """
     own = min(LAST_TRAINING * seconds, seconds - others)
     return max(min(epochs, SMALLEST["epochs"]), min(int(own / max(1e-9, one)), round(WHOLE * epochs)))
+
+
+def shared_time(seconds_of: Callable[[float, int], float], epochs: int, seconds: float) -> tuple[float, int]:
+    """Factor of the search and passes of the last training that fill a time together.
+
+    The training has half of the time and the search the rest, up to its default size. What is left then
+    lengthens the training first: four times the passes gained two points on CIFAR-10, and no larger search
+    was shown to find better networks.
+
+    Args:
+        seconds_of: function of a factor and of passes that gives the seconds of their plan.
+        epochs: the default.
+        seconds: there are.
+
+    Raises:
+        GateError: even the smallest plan takes longer.
+    """
+    least = seconds_of(0.0, 0)
+    one = seconds_of(0.0, 1) - least
+    chosen = last_epochs(epochs, one, least, seconds)
+    factor = largest_factor(lambda factor: seconds_of(factor, chosen), seconds)
+    if factor > 1.0:
+        filling = int((seconds - seconds_of(1.0, 0)) / max(1e-9, one))
+        chosen = max(chosen, min(filling, round(WHOLE * epochs)))
+        factor = largest_factor(lambda factor: seconds_of(factor, chosen), seconds)
+    return factor, chosen
 
 
 def largest_factor(seconds_of: Callable[[float], float], seconds: float) -> float:

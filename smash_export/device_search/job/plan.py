@@ -15,11 +15,10 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject, JsonValue
 from smash_export.device_search.plan import (
     Units,
-    largest_factor,
-    last_epochs,
     rehearse,
     scaled,
     search_parts,
+    shared_time,
     training_part,
 )
 from smash_export.display import Part
@@ -192,9 +191,9 @@ def make_plan(
 
     if request.seconds is None:
         return planned(1.0, recipe.epochs)
-    one = training_part("", replace(recipe, epochs=1), dataset, units).seconds
-    epochs = last_epochs(recipe.epochs, one, planned(0.0, 0).seconds, request.seconds)
-    return planned(largest_factor(lambda factor: planned(factor, epochs).seconds, request.seconds), epochs)
+    return planned(
+        *shared_time(lambda factor, epochs: planned(factor, epochs).seconds, recipe.epochs, request.seconds)
+    )
 
 
 def _stages(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,16 +21,25 @@ from smash_export.device_search.job.stages import SCHEMA, STATE, Done, Job
 from smash_export.device_search.plan import (
     WHOLE,
     Units,
+    _Bar,
+    _limits_at,
+    _Timed,
+    _training,
     duration_words,
     largest_factor,
     last_epochs,
     parse_duration,
     scaled,
     search_parts,
+    shared_time,
     with_hypernet_share,
 )
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_data
 from smash_export.display import Part
+from smash_search.rank.pareto import LATENCY
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.cost import cost_of
+from smash_search.stages.bounds import probe_draws
 from smash_search.train.recipes import Recipe
 
 
@@ -186,6 +196,60 @@ def test_the_last_training_has_half_of_the_time_unless_the_smallest_search_needs
     assert last_epochs(15, one=20.0, others=1500.0, seconds=1800.0) == 15
     assert last_epochs(15, one=20.0, others=2000.0, seconds=1800.0) == 3, "the plan is refused as a whole"
     assert last_epochs(15, one=1.0, others=100.0, seconds=1800.0) == 60, "four times the default"
+
+
+def test_time_beyond_a_default_search_and_half_lengthens_the_last_training_first() -> None:
+    def seconds_of(factor: float, epochs: int) -> float:
+        return 100.0 + 900.0 * factor + 20.0 * epochs
+
+    factor, epochs = shared_time(seconds_of, 15, 1200.0)
+    assert epochs == 30, "half of the time"
+    assert factor == pytest.approx(500 / 900)
+    factor, epochs = shared_time(seconds_of, 15, 2100.0)
+    assert epochs == 55, "a search of the default size, and the rest"
+    assert factor == pytest.approx(1.0)
+    factor, epochs = shared_time(seconds_of, 15, 4000.0)
+    assert epochs == 60, "four times the default, and a larger search"
+    assert factor == pytest.approx(2700 / 900)
+
+
+class _Formula:
+    """A device whose latency grows with the square root of multiply-accumulates."""
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        return {LATENCY: math.sqrt(cost_of(architecture, InputSpec(1, (8, 8)), 10).macs)}
+
+
+@pytest.mark.parametrize(("limit", "most"), [(447.2, 2e5), (1000.0, None), (1.0, "a twentieth")])
+def test_a_rehearsal_trains_networks_that_a_latency_limit_allows(
+    limit: float, most: float | str | None
+) -> None:
+    dataset = load_data("digits")
+    config = configure(dataset, space="edge-tiny", latency_limits={"limit": limit})
+    found = _limits_at(config, dataset, _Timed(_Formula())).macs  # type: ignore[arg-type]
+    if most == "a twentieth":
+        space = config.space_for(InputSpec(1, (8, 8)))
+        macs = [cost_of(entry, InputSpec(1, (8, 8)), 10).macs for entry in probe_draws(space, config.seed)]
+        assert found is not None
+        assert np.mean(np.array(macs) <= found) == pytest.approx(0.05, abs=0.01)
+    else:
+        assert found == (None if most is None else pytest.approx(most, rel=0.01))
+
+
+def test_a_rehearsed_training_tells_its_images_from_what_it_takes_once() -> None:
+    """Two networks: a second to begin, 384 images in 0.5 s, at the end 300 of validation and 0.2 s."""
+    images = replace(load_data("digits"), validation=load_data("digits").train.take(np.arange(300)))
+    judged = 300 / 3 * 0.5 / 384 + 0.2
+    bar, now = _Bar("finalists", 6, 100.0), 100.0
+    for network in range(2):
+        for epoch, seconds in enumerate((1.5, 0.5, 0.5 + judged)):
+            now += seconds
+            bar.ticks.append((3 * network + epoch + 1, now))
+        bar.ticks.append((3 * network + 3, now))
+    image, set_up = _training(bar, images)
+    assert image == pytest.approx(0.5 / 384)
+    assert set_up == pytest.approx(1.2)
+    assert _training(None, images) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
