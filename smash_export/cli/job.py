@@ -18,6 +18,7 @@ from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option
+from smash_export.cli.shared_options import cost_limits
 from smash_export.cli.space import space_option
 from smash_targets.base import target_names
 
@@ -40,7 +41,7 @@ GROUPS = {
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
 @skip_bad_option
 @click.option("--max-latency", metavar="TIME", help="Limit on measured latency of one image, such as 2ms.")
-@click.option("--max-macs", type=click.IntRange(1), help="Limit on multiply-accumulates per image.")
+@cost_limits("macs")
 @click.option(
     "--target",
     type=click.Choice(target_names()),

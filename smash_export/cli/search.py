@@ -17,6 +17,7 @@ from smash_export.cli.device import NAMES, ask, device_of, device_options, given
 from smash_export.cli.freeze import AUGMENT_HELP, BALANCE_HELP, SET_HELP, TEACHER_HELP, TRACK_HELP
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
+from smash_export.cli.shared_options import cost_limits
 from smash_export.cli.space import space_option
 from smash_export.cli.training import FEW_TO_DECIDE, augmentation, use_threads
 from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES
@@ -193,9 +194,7 @@ def _words(value: object) -> str:
     help="Random search to compare with: none, as much training of finalists, or as much time in all.  "
     f"[default: finalists, but {_by_space('finalists', 'baseline')[1:]}",
 )
-@click.option("--max-parameters", type=click.IntRange(1), help="Limit on parameters.")
-@click.option("--max-macs", type=click.IntRange(1), help="Limit on multiply-accumulates per image.")
-@click.option("--max-memory", type=click.IntRange(1), help="Limit on bytes of activations, batch 1.")
+@cost_limits()
 @click.option(
     "--max-latency",
     metavar="TIME[,TIME..]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -48,6 +49,35 @@ def measuring_options(batches: str) -> Callable[[F], F]:
             show_default=True,
             help="Rounds in which the files take turns.",
         ),
+    )
+
+
+_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "ki": 2**10, "mi": 2**20, "gi": 2**30, None: 1}
+
+
+def count(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """A number of at least 1, as it stands or shortened: ``15000000``, ``15M``, ``1.5e7``, ``64Ki``."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d[\d_,]*(?:\.\d+)?(?:e\d+)?) ?([kmg]i?)?b?", value.strip().lower())
+    number = float(re.sub("[_,]", "", match[1])) * _UNITS[match[2]] if match else 0.0
+    if not 1 <= number < 1e18 or number != int(number):
+        raise click.BadParameter(f"expected a count such as 15000000 or 15M, received {value!r}", ctx, param)
+    return int(number)
+
+
+def cost_limits(*names: str) -> Callable[[F], F]:
+    """Limits on what a network costs, ``max_parameters``, ``max_macs`` and ``max_memory`` or some of them."""
+    helps = {
+        "parameters": "Limit on parameters, such as 300k.",
+        "macs": "Limit on multiply-accumulates per image, such as 15M.",
+        "memory": "Limit on bytes of activations, batch 1, such as 256Ki.",
+    }
+    return _all(
+        *(
+            click.option(f"--max-{name}", metavar="COUNT", callback=count, help=helps[name])
+            for name in names or tuple(helps)
+        )
     )
 
 

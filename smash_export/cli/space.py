@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.shared_options import cost_limits
 from smash_export.device_search.search import SPACE_DEFAULTS
 
 space_option = click.option(
@@ -34,9 +35,7 @@ space_option = click.option(
     type=click.IntRange(10),
     help="Random networks to draw.",
 )
-@click.option("--max-parameters", type=click.IntRange(1), help="Limit on parameters.")
-@click.option("--max-macs", type=click.IntRange(1), help="Limit on multiply-accumulates per image.")
-@click.option("--max-memory", type=click.IntRange(1), help="Limit on bytes of activations, batch 1.")
+@cost_limits()
 @common_options(writes=False)
 def command(output: Output, **values: Any) -> None:
     """Show how many networks a space holds and what they cost; say whether limits can be kept.

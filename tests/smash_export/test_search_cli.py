@@ -248,6 +248,40 @@ def test_space_says_what_it_holds_and_whether_a_limit_can_be_kept(
     assert json.loads(capsys.readouterr().out)["share_within_limits"] == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("300k", 300_000),
+        ("0.5M", 500_000),
+        ("1.5e7", 15_000_000),
+        ("64KiB", 65_536),
+        ("1_000", 1000),
+        ("2g", 2 * 10**9),
+    ],
+)
+def test_counts_are_read_as_people_write_them(
+    text: str, number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "search",
+        "--data",
+        "digits",
+        "--run",
+        str(tmp_path / "run"),
+        "--max-macs",
+        text,
+        "--print-config",
+    ]
+    assert run(words) == 0
+    assert re.search(rf"max.macs\W+{number}\b", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("text", ["15X", "0", "0.5", "-3", "M", ""])
+def test_what_is_no_count_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["space", f"--max-macs={text}"]) == 2
+    assert "expected a count such as 15000000 or 15M" in capsys.readouterr().err
+
+
 def test_the_table_of_a_device_is_of_networks_that_the_search_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

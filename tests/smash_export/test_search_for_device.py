@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from smash_base import files
 from smash_base.errors import GateError, UsageError
@@ -183,3 +186,29 @@ def test_wrong_options_are_one_clear_line(
     captured = capsys.readouterr().err
     assert text in captured
     assert "Traceback" not in captured
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 224])
+def test_pictures_larger_than_32_pixels_go_the_whole_way(size: int, tmp_path: Path) -> None:
+    """Searched within the space of their size, trained, compiled and verified; red against blue noise."""
+    random = np.random.default_rng(0)
+    for part, channel, number in itertools.product(("train", "test"), (0, 2), range(24)):
+        place = tmp_path / "pictures" / part / ("red", "green", "blue")[channel]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 90, (size, size, 3), dtype=np.uint8)
+        pixels[..., channel] += 120
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    data, folder, bundle = f"folder:{tmp_path / 'pictures'}", tmp_path / "run", tmp_path / "bundle"
+    words = ["search", "--data", data, "--run", str(folder), "--steps", "2", "--batch", "8", "--images", "8"]
+    words += ["--candidates", "3", "--known", "1", "--finalists", "2", "--rungs", "1", "--rounds", "0"]
+    assert run([*words, "--finalist-batch", "16", "--max-macs", "40M", "--device", "cpu", "--quiet"]) == 0
+    best = read_best(folder / "best.json")
+    space_for(InputSpec(3, (size, size)), "edge").check(best.architecture)
+    words = ["freeze", "--arch", str(folder / "best.json"), "--weights", "retrain", "--out", str(bundle)]
+    assert run([*words, "--epochs", "4", "--quiet"]) == 0
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["provenance"]["cost"]["macs"] <= 40_000_000
+    assert manifest["provenance"]["accuracy"]["top1"] == 1.0
+    assert run(["compile", str(bundle), "--target", "onnxruntime", "--quiet"]) == 0
+    assert run(["verify", str(bundle), "--quiet"]) == 0
