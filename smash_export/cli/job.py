@@ -16,6 +16,7 @@ import click
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
+from smash_export.cli.freeze import BALANCE_HELP
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option
 from smash_export.cli.shared_options import cost_limits
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "Images and run": ("data", "skip_bad", "duration", "out", "seed"),
-    "Network": ("space", "max_latency", "max_macs"),
+    "Network": ("space", "max_latency", "max_parameters", "max_macs", "max_memory"),
+    "Training": ("recipe", "balance", "false_alarm"),
     "Target": ("target", "precision"),
     "This machine": ("device",),
     "Device": NAMES,
@@ -41,7 +43,7 @@ GROUPS = {
 @click.option("--data", required=True, metavar="NAME[:PATH]", help="Images; see: smash-export datasets")
 @skip_bad_option
 @click.option("--max-latency", metavar="TIME", help="Limit on measured latency of one image, such as 2ms.")
-@cost_limits("macs")
+@cost_limits
 @click.option(
     "--target",
     type=click.Choice(target_names()),
@@ -65,6 +67,20 @@ GROUPS = {
     help="Folder of the run.  [default: photos-run for folder:photos]",
 )
 @space_option
+@click.option(
+    "--recipe",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "quick", "standard", "long"]),
+    help="Recipe of the last training: docs/recipes.md.",
+)
+@click.option("--balance", type=click.Choice(["none", "loss", "sampling"]), help=BALANCE_HELP)
+@click.option(
+    "--false-alarm",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="RATE",
+    help="Share of images of the classes that may be called doubtful.  [0.05]",
+)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the whole run."
 )

@@ -194,7 +194,7 @@ def _words(value: object) -> str:
     help="Random search to compare with: none, as much training of finalists, or as much time in all.  "
     f"[default: finalists, but {_by_space('finalists', 'baseline')[1:]}",
 )
-@cost_limits()
+@cost_limits
 @click.option(
     "--max-latency",
     metavar="TIME[,TIME..]",

@@ -66,19 +66,18 @@ def count(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     return int(number)
 
 
-def cost_limits(*names: str) -> Callable[[F], F]:
-    """Limits on what a network costs, ``max_parameters``, ``max_macs`` and ``max_memory`` or some of them."""
+def cost_limits(command: F) -> F:
+    """Limits on what a network costs: ``max_parameters``, ``max_macs`` and ``max_memory``."""
     helps = {
         "parameters": "Limit on parameters, such as 300k.",
         "macs": "Limit on multiply-accumulates per image, such as 15M.",
         "memory": "Limit on bytes of activations, batch 1, such as 256Ki.",
     }
-    return _all(
-        *(
-            click.option(f"--max-{name}", metavar="COUNT", callback=count, help=helps[name])
-            for name in names or tuple(helps)
-        )
-    )
+    options = [
+        click.option(f"--max-{name}", metavar="COUNT", callback=count, help=text)
+        for name, text in helps.items()
+    ]
+    return _all(*options)(command)
 
 
 split_option = click.option(

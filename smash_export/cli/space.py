@@ -35,7 +35,7 @@ space_option = click.option(
     type=click.IntRange(10),
     help="Random networks to draw.",
 )
-@cost_limits()
+@cost_limits
 @common_options(writes=False)
 def command(output: Output, **values: Any) -> None:
     """Show how many networks a space holds and what they cost; say whether limits can be kept.

@@ -45,7 +45,8 @@ class Request:
     Attributes:
         data: as ``smash-export datasets`` lists it.
         max_latency: such as "2ms", or None.
-        max_macs: most multiply-accumulates per image, or None.
+        max_macs, max_parameters, max_memory: most multiply-accumulates per image, parameters and bytes of
+            activations, or None.
         target: runtime that the network is for.
         precision: fp32, fp16 or int8.
         seconds: Time that the whole may take, or None for the default plan.
@@ -53,11 +54,16 @@ class Request:
         seed: Random seed of everything that is drawn.
         device: auto, cpu or cuda: where to train.
         elsewhere: options that name another device to search for and measure on; empty for this machine.
+        recipe: Name of the recipe of the last training.
+        balance: Remedy for classes of unequal size in all trainings, or None for what their recipes say.
+        false_alarm: share of images of the classes that may be called doubtful, or None for the default.
     """
 
     data: str
     max_latency: str | None = None
     max_macs: int | None = None
+    max_parameters: int | None = None
+    max_memory: int | None = None
     target: str = "onnxruntime"
     precision: str = "fp32"
     seconds: float | None = None
@@ -65,6 +71,9 @@ class Request:
     seed: int = 0
     device: str = "auto"
     elsewhere: tuple[str, ...] = ()
+    recipe: str = "auto"
+    balance: str | None = None
+    false_alarm: float | None = None
 
     def check(self) -> None:
         """Raise UsageError or MissingRuntimeError unless the target can be compiled for and run here."""
@@ -164,6 +173,7 @@ def make_plan(
     """
     from smash_export.device_search.search import check_latency, configure, device_latency, latency_limits
     from smash_export.export.freeze import default_recipe
+    from smash_search.train.recipes import AUTO, recipe_for
 
     measurement: DeviceLatency | None = None
     if not request.elsewhere:
@@ -174,7 +184,11 @@ def make_plan(
         dataset,
         space=request.space,
         seed=request.seed,
-        limits={"macs": request.max_macs},
+        limits={
+            "macs": request.max_macs,
+            "parameters": request.max_parameters,
+            "memory": request.max_memory,
+        },
         measured=measurement.describe() if measurement else None,
         latency_limits=latency_limits(request.max_latency),
     )
@@ -183,6 +197,8 @@ def make_plan(
     with output.progress("measuring a few steps", None) as advance:
         units = rehearse(config, dataset, measurement=measurement, device=request.device, advance=advance)
     recipe = default_recipe(dataset, "retrain", request.seed)
+    if request.recipe != AUTO:
+        recipe = recipe_for(request.recipe, dataset, request.seed)
 
     def planned(factor: float, epochs: int) -> Plan:
         sized, last = scaled(config, factor), replace(recipe, epochs=epochs)
@@ -251,9 +267,14 @@ def _search_words(request: Request, folder: Path, config: SearchConfig) -> tuple
     words += ["--target", request.target, "--precision", request.precision]
     if request.max_latency is not None:
         words += ["--max-latency", request.max_latency]
-    if request.max_macs is not None:
-        words += ["--max-macs", str(request.max_macs)]
+    words += _given(("--max-macs", request.max_macs), ("--max-parameters", request.max_parameters))
+    words += _given(("--max-memory", request.max_memory), ("--balance", request.balance))
     return (*words, *request.elsewhere)
+
+
+def _given(*options: tuple[str, object]) -> list[str]:
+    """Words of those options that have a value."""
+    return [word for name, value in options if value is not None for word in (name, str(value))]
 
 
 def _freeze_words(request: Request, folder: Path, recipe: Recipe, seconds: float) -> tuple[str, ...]:
@@ -265,6 +286,8 @@ def _freeze_words(request: Request, folder: Path, recipe: Recipe, seconds: float
         words += ["--epochs", str(recipe.epochs)]
     else:
         words += ["--time", f"{max(1.0, seconds):.0f}s"]
+    words += ["--recipe", request.recipe] * (request.recipe != "auto")
+    words += _given(("--balance", request.balance), ("--false-alarm", request.false_alarm))
     return (*words, "--seed", str(request.seed), "--device", request.device, "--force")
 
 

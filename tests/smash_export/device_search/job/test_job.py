@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -274,6 +275,24 @@ def test_few_images_calibrate_a_run_rather_than_end_it_after_its_trainings(
     assert words["compile fp32"] == _compile(target, "fp32")
     told = _searched(request, few, config, Recipe(2, 128), units)
     assert ("300 training images are few" in told.get("calibration", "")) == bool(added)
+
+
+def test_options_of_a_run_reach_the_commands_that_they_are_for() -> None:
+    dataset = load_data("digits")
+    units, config = Units(1.0, 0.05, 0.0, 0.04, 1e-4, 3e-4, 6e-4), configure(dataset)
+    limits = {"max_macs": 3000, "max_parameters": 2000, "max_memory": 1000}
+    request = Request("digits", **limits, recipe="quick", balance="loss", false_alarm=0.01)
+    search, freeze = (
+        [*itertools.pairwise(stage.words)]
+        for stage in _stages(request, dataset, Path("out"), units, config, Recipe(2, 128))[:2]
+    )
+    for name, value in limits.items():
+        assert (f"--{name.replace('_', '-')}", str(value)) in search
+    assert ("--balance", "loss") in search
+    assert {("--balance", "loss"), ("--false-alarm", "0.01"), ("--recipe", "quick")} <= set(freeze)
+    plain = _stages(Request("digits"), dataset, Path("out"), units, config, Recipe(2, 128))
+    words = {word for stage in plain for word in stage.words}
+    assert not words & {"--balance", "--recipe", "--false-alarm", "--max-macs"}
 
 
 def _compile(target: str, precision: str) -> list[str]:
