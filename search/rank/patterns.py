@@ -33,11 +33,14 @@ def _pattern_of_op(op: Op) -> str:
 
 
 def leaders(architectures: Sequence[Architecture], errors: Sequence[float]) -> list[int]:
-    """Places of the best of each pattern, the best first; without those far behind the best of all."""
-    order = sorted(range(len(errors)), key=lambda place: errors[place])
+    """Places of the first of each pattern, without those whose error is far above the lowest.
+
+    Args:
+        architectures: the best first.
+        errors: theirs.
+    """
     best: dict[str, int] = {}
-    for place in order:
-        if errors[place] > errors[order[0]] + SLACK:
-            break
-        best.setdefault(pattern_of(architectures[place]), place)
+    for place, architecture in enumerate(architectures):
+        if errors[place] <= min(errors) + SLACK:
+            best.setdefault(pattern_of(architecture), place)
     return list(best.values())

@@ -1,6 +1,6 @@
 """Further networks to train, proposed by a model of those that were trained already.
 
-After each round of short trainings a Gaussian process is fitted to the errors, over features of
+After each round of short trainings a Gaussian process is fitted to their losses, over features of
 architectures: sizes, widths, depths and forms. It then ranks mutations and crossovers of the best networks,
 fresh draws, a thousand of them, and what was scored and not trained, known networks for example; somewhat
 optimistic about what it knows little of (lower confidence bound; Srinivas et al. 2010). No two of a round are
@@ -46,16 +46,16 @@ class Observation:
 
     Attributes:
         architecture, cost: what it is.
-        error: on validation images after the first rung.
+        judged: what orders networks after the first rung (:func:`smash_search.rank.finalists.standing`).
     """
 
     architecture: Architecture
     cost: Cost
-    error: float
+    judged: float
 
 
 class ErrorModel:
-    """Error after a short training, predicted from what an architecture is.
+    """Loss or error after a short training, predicted from what an architecture is.
 
     Args:
         observations: two or more.
@@ -79,7 +79,7 @@ class ErrorModel:
         self._process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a bound that was reached: few networks, nothing to be done
-            self._process.fit(known, [entry.error for entry in observations])
+            self._process.fit(known, [entry.judged for entry in observations])
 
     def choose(self, architectures: Sequence[tuple[Architecture, Cost]], count: int) -> list[int]:
         """Places of the most promising ones, the best first, and as long as there are others no two alike.
@@ -160,7 +160,7 @@ def _pool(
     seed: int,
     fits: Callable[[Architecture], bool],
 ) -> list[Candidate]:
-    ranked = sorted(observations, key=lambda entry: (entry.error, entry.architecture.key))
+    ranked = sorted(observations, key=lambda entry: (entry.judged, entry.architecture.key))
     parents = [entry.architecture for entry in ranked[:PARENTS]]
     random = np.random.default_rng(seed_of(seed, 0x9A3))
     origins = [origin for origin, _ in SHARES]

@@ -13,7 +13,7 @@ import torch
 from smash_base import files
 from smash_base.errors import GateError
 from smash_search.rank.evaluation import CONFIRMED, Evaluator
-from smash_search.rank.finalists import Trained, pick
+from smash_search.rank.finalists import Trained, pick, standing
 from smash_search.rank.pareto import LATENCY, ParetoEntry, pick_that_keeps
 from smash_search.rank.ranking import Ranking
 from smash_search.space.best import BestFile, SearchRecord
@@ -203,17 +203,24 @@ class Picks:
             and (latency := latencies.get(other.key))
             and (1 - MOST_UNUSED) * limit <= latency <= limit
         ]
-        best = min(near, key=lambda other: (-other.rung, other.error), default=None)
+        judged = standing([*near, winner])
+        best = min(near, key=lambda other: (-other.rung, judged(other)), default=None)
         if best is None:
             why = f"no network that was trained uses {1 - MOST_UNUSED:.0%} of it or more"
         else:
             why = (
                 f"the best of the trained networks that use more ({len({other.key for other in near})}) had "
-                f"an error of {best.error:.2%} after {best.epochs} epochs, the pick {winner.error:.2%} after "
-                f"{winner.epochs}"
+                f"an error of {_judged_words(best)} after {best.epochs} epochs, the pick "
+                f"{_judged_words(winner)} after {winner.epochs}"
             )
         used = f"{share:.0%}" if share >= 0.01 else "under 1%"
         return replace(search, unused=f"The pick uses {used} of the limit: {why}.")
+
+
+def _judged_words(entry: Trained) -> str:
+    """Error and, where there is one, loss on validation images."""
+    loss = "" if entry.validation_loss is None else f" (loss {entry.validation_loss:.4f})"
+    return f"{entry.error:.2%}{loss}"
 
 
 def versions() -> dict[str, str]:

@@ -26,6 +26,7 @@ from smash_search.rank.finalists import (
     ensemble_answers,
     proposed_finalist,
     run_rungs,
+    standing,
     through_last_rung,
 )
 from smash_search.rank.pareto import LATENCY, class_of
@@ -97,8 +98,9 @@ class Race:
             for entry in scored
             if _is_sound(entry, worst) and entry.candidate.architecture.key not in trained
         }
+        judged = standing([trained for _, trained in results])
         observations = [
-            Observation(finalist.architecture, self.run.cost(finalist.architecture), trained.error)
+            Observation(finalist.architecture, self.run.cost(finalist.architecture), judged(trained))
             for finalist, trained in results
             if trained.diverged is None
         ]

@@ -121,6 +121,7 @@ def fit(
     on_step: Callable[[TrainingProgress], None] | None = None,
     evaluate: bool = True,
     teacher: np.ndarray | None = None,
+    measure: Measure | None = None,
 ) -> FitResult:
     """Train a network in place; it is left in evaluation mode with its final, averaged or best weights.
 
@@ -138,6 +139,7 @@ def fit(
         on_step: called after every step.
         evaluate: measure validation accuracy after every epoch, not only after the last.
         teacher: logits float32 [N, K] of another network for the training images, in their order.
+        measure: says how good the network is; :func:`measure_of` the recipe unless given.
 
     Raises:
         DivergedError: too many steps in a row gave NaN or infinity.
@@ -156,8 +158,8 @@ def fit(
     network.to(memory_format=memory_format(dims, device))  # type: ignore[call-overload]
     prepare(network, dataset, recipe)
     loop = _Loop(network, feed, recipe, len(dataset.classes), teacher)
-    measure = measure_of(recipe)
-    loop.measure = lambda: measure(network, dataset.validation, dataset.preprocessing, device)
+    measured = measure or measure_of(recipe)
+    loop.measure = lambda: measured(network, dataset.validation, dataset.preprocessing, device)
     loop.evaluate, loop.on_epoch = evaluate or recipe.keep_best, on_epoch
     loop.saves_within = checkpoint_seconds > 0
     identity = {"recipe": recipe.to_json(), "data": dataset.fingerprint, "job": _job_name(network)}
@@ -536,9 +538,13 @@ def mean_recall(
     if split.targets is not None:
         return accuracy(network, split, preprocessing, device)
     answers = answers_of(network, split, preprocessing, device).argmax(1)
-    images = np.bincount(split.labels)
-    right = np.bincount(split.labels[answers == split.labels], minlength=len(images))
-    return float(np.mean(right[images > 0] / images[images > 0]))
+    return mean_over_classes(answers == split.labels, split.labels)
+
+
+def mean_over_classes(values: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that there are of the mean over their images; values and labels [N]."""
+    images, sums = np.bincount(labels), np.bincount(labels, weights=values)
+    return float(np.mean(sums[images > 0] / images[images > 0]))
 
 
 def measure_of(recipe: Recipe) -> Measure:

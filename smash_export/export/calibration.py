@@ -11,10 +11,9 @@ import numpy as np
 
 from smash_base.preprocess import softmax
 from smash_export.measure.evaluate import calibration_error
+from smash_search.train.judging import fit_temperature
 
 FALSE_ALARM = 0.05
-RANGE = (-3.0, 3.0)  # of the logarithm of the temperature
-ROUNDS = 60
 
 
 @dataclass(frozen=True)
@@ -56,22 +55,3 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray, false_alarm: float =
         float(np.quantile(after, false_alarm)),
         false_alarm,
     )
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the lowest cross-entropy; unimodal in its logarithm, found by ternary search."""
-
-    def loss(logarithm: float) -> float:
-        scaled = logits.astype(np.float64) / np.exp(logarithm)
-        scaled -= scaled.max(1, keepdims=True)
-        chosen = scaled[np.arange(len(labels)), labels]
-        return float((np.log(np.exp(scaled).sum(1)) - chosen).mean())
-
-    low, high = RANGE
-    for _ in range(ROUNDS):
-        first, second = low + (high - low) / 3, high - (high - low) / 3
-        if loss(first) < loss(second):
-            high = second
-        else:
-            low = first
-    return float(np.exp((low + high) / 2))

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,8 +24,10 @@ from smash_search.rank.finalists import (
     Rung,
     Trained,
     choose,
+    input_spec_of,
     pick,
     run_rungs,
+    standing,
     train_rung,
 )
 from smash_search.rank.scoring import Score, ScoringConfig
@@ -35,6 +38,8 @@ from smash_search.space.space import space_for
 from smash_search.strategies import Candidate, Context, Scored, make_strategy
 from smash_search.strategies.random import draws
 from smash_search.train.compute import DivergedError
+from smash_search.train.judging import Judge
+from smash_search.train.network import new_network
 from smash_search.train.recipes import Recipe
 from tests.search.small_data import small_digits
 
@@ -111,7 +116,9 @@ def test_rungs_halve_and_train_on_from_the_rung_before(tmp_path: Path) -> None:
 
     results = run_rungs(finalists, config, records=records, work=work)
     assert [(entry.rung, entry.epochs) for entry in results] == [(0, 1)] * 3 + [(1, 2)] * 2
-    best = {entry.key for entry in sorted(results[:3], key=lambda e: (e.error, e.macs, e.key))[:2]}
+    losses = {entry.key: entry.validation_loss or 0.0 for entry in results[:3]}
+    assert len({loss for loss in losses.values() if loss > 0}) == 3
+    best = set(sorted(losses, key=losses.__getitem__)[:2])
     assert {entry.key for entry in results[3:]} == best
     whole = records.read_bytes()
     assert config.epochs_done(records, "search") == config.epochs(3) == 5, "what a resumed bar begins with"
@@ -133,6 +140,38 @@ def test_the_pick_is_the_best_of_the_last_rung_and_the_smaller_of_equals() -> No
     assert pick(results).key == "c"
     with pytest.raises(SmashError, match="no finalist"):
         pick([trained("a", 0, 1.0, 1, "NaN")])
+
+
+def test_loss_on_validation_images_orders_networks_and_error_where_one_has_none() -> None:
+    def trained(key: str, error: float, loss: float | None, diverged: str | None = None) -> Trained:
+        return Trained("search", key, "", 0.5, 100, 0, 1, error, 1.0, diverged, loss)
+
+    entries = [trained("a", 0.2, 0.8), trained("b", 0.21, 0.7), trained("c", 1.0, None, "NaN")]
+    assert [entry.key for entry in sorted(entries, key=standing(entries))] == ["b", "a", "c"]
+    assert pick(entries).key == "b"
+    of_an_earlier_version = [*entries, trained("d", 0.19, None)]
+    assert [entry.key for entry in sorted(of_an_earlier_version, key=standing(of_an_earlier_version))] == [
+        *("d", "a", "b", "c")
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_rung_has_the_loss_of_the_network_that_it_leaves_killed_or_not(
+    precision: Literal["fp32", "int8"], tmp_path: Path
+) -> None:
+    data = small_digits(train=64, validation=32)
+    config = FinalistsConfig(rungs=(2,), recipe=Recipe(batch=32), random=0, precision=precision)
+    finalist = Finalist(SPACE.draw(0, 0), "search", "", None, 1)
+    whole = train_rung(finalist, 0, data, config, weights=tmp_path)
+    assert whole.validation_loss is not None
+    assert train_rung(finalist, 0, data, config, weights=tmp_path) == whole, "of a training that was over"
+    if precision == "fp32":
+        (path,) = tmp_path.glob("*.0.pt")
+        network = new_network(finalist.architecture, input_spec_of(data), 10, 0)
+        network.load_state_dict(torch.load(path, weights_only=False)["network"])
+        judge = Judge(config.recipe)
+        assert judge(network, data.validation, data.preprocessing) == pytest.approx(1 - whole.error)
+        assert judge.loss == pytest.approx(whole.validation_loss)
 
 
 def test_a_network_that_diverged_in_the_last_rung_gives_way_to_the_best_that_came_as_far_as_any() -> None:

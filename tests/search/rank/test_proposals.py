@@ -83,7 +83,7 @@ def test_proposals_are_better_than_draws_new_within_limits_and_reproducible() ->
     assert len({candidate.architecture.key for candidate in made[0]} - seen) == 8
     assert all(fits(candidate.architecture) for candidate in made[0])
     proposed = np.mean([error(candidate.architecture) for candidate in made[0]])
-    assert proposed < np.mean([entry.error for entry in observations]) - 0.05
+    assert proposed < np.mean([entry.judged for entry in observations]) - 0.05
     assert {candidate.origin for candidate in made[0]} <= {"mutation", "crossover", "random"}
 
 
