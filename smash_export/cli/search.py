@@ -493,6 +493,7 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
             "latency": facts.latency,
             "unused": best.unused,
             "error": result.pick.error,
+            "loss": result.pick.validation_loss,
             "epochs": result.pick.epochs,
             "picks": {label: _pick_json(folder, label, found) for label, found in result.picks.items()},
             "missed": list(result.missed),

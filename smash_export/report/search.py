@@ -10,7 +10,7 @@ from smash_export.report.chart import Axis, Chart, Point, scatter
 from smash_export.report.images import class_counts, sample_images
 from smash_export.report.page import Cell, Html, counted, heading, page, paragraph, scrolled, table
 from smash_search.data import Dataset
-from smash_search.rank.finalists import Trained, through_last_rung
+from smash_search.rank.finalists import Trained, standing, through_last_rung
 from smash_search.rank.pareto import LATENCY
 from smash_search.rank.ranking import EncodingCheck
 from smash_search.rank.trust import Stage, contribution_of_score
@@ -298,7 +298,8 @@ def _score_against_trained(result: SearchResult) -> Html:
 
 def _finalists_table(result: SearchResult) -> Html:
     last = {(entry.group, entry.key): entry for entry in result.trained}  # the latest rung of each
-    ordered = sorted(last.values(), key=lambda entry: (-entry.rung, entry.error))
+    judged = standing(list(last.values()))
+    ordered = sorted(last.values(), key=lambda entry: (-entry.rung, judged(entry)))
     rows: list[list[Cell]] = [
         [
             entry.key,
@@ -308,11 +309,12 @@ def _finalists_table(result: SearchResult) -> Html:
             entry.macs,
             entry.epochs,
             f"{entry.error:.2%}",
+            entry.validation_loss,
             entry.diverged or "",
         ]
         for entry in ordered
     ]
-    columns = ["network", "group", "why", "SMASH score (error)", "MACs", "epochs", "error", "stopped"]
+    columns = ["network", "group", "why", "SMASH score (error)", "MACs", "epochs", "error", "loss", "stopped"]
     kinds = ["chosen" if (entry.group, entry.key) == ("search", result.pick.key) else "" for entry in ordered]
     return table(columns, rows, kinds)
 

@@ -211,7 +211,8 @@ def test_a_pick_that_leaves_much_of_its_limit_says_why(finished: Path) -> None:
     )
     assert use(5.0, 9.0).unused == (
         "The pick uses 50% of the limit: the best of the trained networks that use more (1) had an error of "
-        f"{rival.error:.2%} after 2 epochs, the pick {result.pick.error:.2%} after 2."
+        f"{rival.error:.2%} (loss {rival.validation_loss:.4f}) after 2 epochs, the pick "
+        f"{result.pick.error:.2%} (loss {result.pick.validation_loss:.4f}) after 2."
     )
     assert use(5.0, 11.0).unused == alone.unused, "what is beyond the limit is no alternative"
     assert use(8.5, 9.0).unused is None
