@@ -533,7 +533,7 @@ def train_rung(
         right, loss = result.accuracy, result.history[-1].loss
         if config.precision == "int8":
             right = int8_accuracy(network, dataset, device, judge)
-        elif judge.loss is None or recipe.keep_best:  # trained before a restart; not as it was after the last
+        elif judge.loss is None and dataset.validation.targets is None:  # judged before a restart
             right = judge(network, dataset.validation, dataset.preprocessing, device)
         error = 1 - right
     except DivergedError as problem:

@@ -15,6 +15,7 @@ from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
+from smash_export.cli.shared_options import balance_option, recipe_option
 from smash_export.cli.training import (
     Prepared,
     bake_too,
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from smash_search.train.recipes import Recipe
 
 AUGMENT_HELP = "Augmentation of the training images, such as pad_crop=2,flip=true,cutout=8, or none."
-BALANCE_HELP = "Remedy for classes of unequal size: weights in the loss, or even sampling."
 TEACHER_HELP = "Network to distil from: a bundle, an ONNX or TorchScript file, timm:NAME?weights=FILE"
 SET_HELP = "Any other value of the recipe; may be repeated."
 TRACK_HELP = "Log training curves to tensorboard or mlflow, on this machine."
@@ -89,16 +89,12 @@ TRACK_HELP = "Log training curves to tensorboard or mlflow, on this machine."
 @skip_bad_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the bundle.  [default: NAME-bundle]")
 @click.option("--run", type=click.Path(path_type=Path), help="Run folder of the search.  [default: ARCH's]")
-@click.option(
-    "--recipe",
+@recipe_option(
+    "Recipe of training: 6 epochs (quick), 25 (standard), 200 (long), or as the images ask for (auto).",
     "recipe_name",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "quick", "standard", "long"]),
-    help="Recipe of training: 6 epochs (quick), 25 (standard), 200 (long), or as the images ask for (auto).",
 )
 @click.option("--time", "duration", metavar="TIME", help="Time budget of the training, such as 20m.")
-@click.option("--balance", type=click.Choice(["none", "loss", "sampling"]), help=BALANCE_HELP)
+@balance_option
 @click.option("--teacher", metavar="NETWORK", help=TEACHER_HELP + "; auto trains a larger network first.")
 @click.option(
     "--folds",

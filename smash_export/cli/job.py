@@ -16,10 +16,9 @@ import click
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
-from smash_export.cli.freeze import BALANCE_HELP
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option
-from smash_export.cli.shared_options import cost_limits
+from smash_export.cli.shared_options import balance_option, cost_limits, recipe_option
 from smash_export.cli.space import space_option
 from smash_targets.base import target_names
 
@@ -67,14 +66,8 @@ GROUPS = {
     help="Folder of the run.  [default: photos-run for folder:photos]",
 )
 @space_option
-@click.option(
-    "--recipe",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "quick", "standard", "long"]),
-    help="Recipe of the last training: docs/recipes.md.",
-)
-@click.option("--balance", type=click.Choice(["none", "loss", "sampling"]), help=BALANCE_HELP)
+@recipe_option("Recipe of the last training: docs/recipes.md.")
+@balance_option
 @click.option(
     "--false-alarm",
     type=click.FloatRange(0, 1, max_open=True),

@@ -14,10 +14,10 @@ from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
-from smash_export.cli.freeze import AUGMENT_HELP, BALANCE_HELP, SET_HELP, TEACHER_HELP, TRACK_HELP
+from smash_export.cli.freeze import AUGMENT_HELP, SET_HELP, TEACHER_HELP, TRACK_HELP
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
-from smash_export.cli.shared_options import cost_limits
+from smash_export.cli.shared_options import balance_option, cost_limits, recipe_option
 from smash_export.cli.space import space_option
 from smash_export.cli.training import FEW_TO_DECIDE, augmentation, use_threads
 from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES
@@ -167,14 +167,8 @@ def _words(value: object) -> str:
     type=click.IntRange(1),
     help="Networks proposed in each round.  " + _by_space("finalists", "per_round"),
 )
-@click.option(
-    "--recipe",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", "quick", "standard", "long"]),
-    help="Recipe of their training: docs/recipes.md.",
-)
-@click.option("--balance", type=click.Choice(["none", "loss", "sampling"]), help=BALANCE_HELP)
+@recipe_option("Recipe of their training: docs/recipes.md.")
+@balance_option
 @click.option("--augment", metavar="NAME=VALUE,...", help=AUGMENT_HELP)
 @click.option("--teacher", metavar="NETWORK", help=TEACHER_HELP + ".")
 @click.option(

@@ -80,6 +80,30 @@ def cost_limits(command: F) -> F:
     return _all(*options)(command)
 
 
+balance_option = click.option(
+    "--balance",
+    type=click.Choice(["none", "loss", "sampling"]),
+    help="Remedy for classes of unequal size: weights in the loss, or even sampling.",
+)
+
+
+def recipe_option(what: str, name: str = "recipe") -> Callable[[F], F]:
+    """``--recipe``.
+
+    Args:
+        what: it says, for the help.
+        name: Name of the parameter.
+    """
+    return click.option(
+        "--recipe",
+        name,
+        default="auto",
+        show_default=True,
+        type=click.Choice(["auto", "quick", "standard", "long"]),
+        help=what,
+    )
+
+
 split_option = click.option(
     "--split",
     type=click.Choice(["train", "validation", "test"]),

@@ -265,10 +265,9 @@ def _search_words(request: Request, folder: Path, config: SearchConfig) -> tuple
     if config.finalists.per_round:
         words += ["--per-round", str(config.finalists.per_round)]
     words += ["--target", request.target, "--precision", request.precision]
-    if request.max_latency is not None:
-        words += ["--max-latency", request.max_latency]
-    words += _given(("--max-macs", request.max_macs), ("--max-parameters", request.max_parameters))
-    words += _given(("--max-memory", request.max_memory), ("--balance", request.balance))
+    words += _given(("--max-latency", request.max_latency), ("--max-macs", request.max_macs))
+    words += _given(("--max-parameters", request.max_parameters), ("--max-memory", request.max_memory))
+    words += _given(("--balance", request.balance))
     return (*words, *request.elsewhere)
 
 
