@@ -2,7 +2,7 @@
 equally short: what the space and its prior are worth before any search.
 
     python -m benchmarks.draws_vs_handmade --data cifar10:DIR [--networks 10] [--seeds 3] [--draws 0]
-        [--folder DIR]
+        [--folder DIR] [--results NAME]
 
 ResNet-8 is the plain PyTorch one of benchmarks/networks.py. The limit is its measured latency (ONNX Runtime
 fp32, 1 thread, batch 1). A draw counts when it uses 85 to 100 % of it, by the same measurement. Every network
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=12_000)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--folder", type=Path, default=Path("runs/draws-vs-handmade"))
+    parser.add_argument("--results", default="draws_vs_handmade", help="name of the file of results")
     arguments = parser.parse_args()
     with files.exclusive(arguments.folder, purpose="benchmark"):
         data = subset(load_dataset(arguments.data), arguments.images)
@@ -156,7 +157,7 @@ def main() -> None:
         f"{arguments.epochs} epochs of {arguments.images} images of {data.name}, validation images",
     }
     record(
-        "draws_vs_handmade",
+        arguments.results,
         {"settings": settings, "limit_ms": limit, "draws": drawn, "resnet8": base},
         [goal],
     )

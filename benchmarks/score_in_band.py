@@ -1,12 +1,15 @@
-"""Whether the score of differently made HyperNets orders networks of one latency that searches have trained.
+"""Whether the score of differently made HyperNets orders networks of one latency that were trained.
 
     python -m benchmarks.score_in_band --finalists RUN/finalists.jsonl,.. [--data cifar10:PATH] [--steps 750]
-        [--images 1000] [--seeds 0]
+        [--images 1000] [--seeds 0] [--results NAME]
+    python -m benchmarks.score_in_band --draws DIR/trained.jsonl ...
 
-The networks are those of the files with 5 to 13 million multiply-accumulates; their error is that after the
-first rung, which has to be the same in all files. Each HyperNet is trained on draws of the edge space within
-that band. Tau of its score with the error, with all generated filters zeroed, and that of the
-multiply-accumulates alone.
+``--finalists`` are files of searches: their networks of 5 to 13 million multiply-accumulates, whose error is
+that after the first rung, which has to be the same in all files. ``--draws`` is the file that
+benchmarks/draws_vs_handmade.py keeps in its folder: networks of one measured latency. Each HyperNet is
+trained on draws of the edge space within that band, of multiply-accumulates or of latency, as a model fitted
+to the measurements predicts it. Tau of its score with the error, with all generated filters zeroed, and that
+of the multiply-accumulates alone.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ from smash_export.device_search.search import load_data
 from smash_search.data import Dataset
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.rank.finalists import Trained, input_spec_of
+from smash_search.rank.latency_model import fit_latency
 from smash_search.rank.scoring import Scorer, ScoringConfig
 from smash_search.rank.statistics import Estimate, kendall
 from smash_search.rank.trust import trust
@@ -48,24 +53,31 @@ GOAL, WIDEST_ZEROED = 0.5, 0.5  # tau; tau with zeroed filters over it
 def main() -> None:
     """Train each HyperNet, score, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--finalists", required=True, help="files of searches, with commas between")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--finalists", help="files of searches, with commas between")
+    source.add_argument("--draws", type=Path, help="file of networks of one latency")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--steps", type=int, default=750)
     parser.add_argument("--images", type=int, default=1000, help="of validation, for a score")
     parser.add_argument("--seeds", default="0", help="of the HyperNet, with commas between")
+    parser.add_argument("--results", default="score_in_band", help="name of the file of results")
     arguments = parser.parse_args()
     dataset = load_data(arguments.data)
-    networks = trained_before(arguments.finalists.split(","), dataset)
+    if arguments.draws:
+        networks, accept, band = of_one_latency(arguments.draws, dataset)
+    else:
+        networks = trained_before(arguments.finalists.split(","), dataset)
+        accept, band = (lambda entry: is_inside(entry, dataset)), {"macs": BAND}
     rows = [
-        judged(name, config, int(seed), networks, dataset, arguments)
+        judged(name, config, int(seed), networks, accept, dataset, arguments)
         for seed in arguments.seeds.split(",")
         for name, config in WAYS.items()
     ]
     errors = [error for _, error in networks]
     macs = kendall([-macs_of(architecture, dataset) for architecture, _ in networks], errors)
     goals = [goal_of(row, macs) for row in rows]
-    settings = {"steps": arguments.steps, "images": arguments.images, "data": dataset.name, "band": BAND}
-    record("score_in_band", {"settings": settings, "macs": asdict(macs), "rows": rows}, goals)
+    settings = {"steps": arguments.steps, "images": arguments.images, "data": dataset.name, "band": band}
+    record(arguments.results, {"settings": settings, "macs": asdict(macs), "rows": rows}, goals)
 
 
 def goal_of(row: dict[str, Any], macs: Estimate) -> dict[str, Any]:
@@ -91,6 +103,21 @@ def trained_before(paths: list[str], dataset: Dataset) -> list[tuple[Architectur
     return [pair for pair in found.values() if is_inside(pair[0], dataset)]
 
 
+def of_one_latency(
+    path: Path, dataset: Dataset
+) -> tuple[list[tuple[Architecture, float]], Callable[[Architecture], bool], dict[str, Any]]:
+    """Drawn networks with their error, whether a model of their latencies sees another among them, and the
+    band in milliseconds.
+    """
+    drawn = [entry for entry in files.read_jsonl(path) if "architecture" in entry]
+    networks = [(Architecture.from_json(entry["architecture"]), float(entry["error"])) for entry in drawn]
+    latencies = [float(entry["milliseconds"]) for entry in drawn]
+    low, high = min(latencies), max(latencies)
+    known = [architecture for architecture, _ in networks]
+    model = fit_latency(known, latencies, input_spec_of(dataset), len(dataset.classes))
+    return networks, lambda entry: low <= model.predict(entry) <= high, {"milliseconds": (low, high)}
+
+
 def macs_of(architecture: Architecture, dataset: Dataset) -> int:
     """Multiply-accumulates of one image."""
     return cost_of(architecture, input_spec_of(dataset), len(dataset.classes)).macs
@@ -105,7 +132,8 @@ def judged(
     name: str,
     config: HyperNetConfig,
     seed: int,
-    networks: list[tuple[Architecture, float]],
+    networks: Sequence[tuple[Architecture, float]],
+    accept: Callable[[Architecture], bool],
     dataset: Dataset,
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
@@ -115,7 +143,7 @@ def judged(
     supernet = new_supernet(space, spec, classes, config, seed=seed)
     training = TrainingConfig(arguments.steps, 64, 1, learning_rate=0.03, hypernet_rate=0.07, seed=seed)
     begin = time.process_time()
-    result = train(supernet, dataset, training, accept=lambda entry: is_inside(entry, dataset))
+    result = train(supernet, dataset, training, accept=accept)
     seconds = time.process_time() - begin
     scorer = Scorer(supernet, dataset, ScoringConfig(statistics="batch", images=(arguments.images,)))
     right = [scorer.score(network, arguments.images).error for network, _ in networks]

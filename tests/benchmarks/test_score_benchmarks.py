@@ -9,7 +9,7 @@ import pytest
 from benchmarks import score_in_band
 from benchmarks.op_contribution import BAND, GENERATED, Sandwiched
 from smash_base import files
-from smash_search.rank.finalists import Trained
+from smash_search.rank.finalists import Trained, input_spec_of
 from smash_search.space.architecture import InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.space import space_for
@@ -46,3 +46,23 @@ def test_a_network_of_several_searches_counts_once_by_its_first_rung(
     assert score_in_band.trained_before(paths, small_digits()) == [(architecture, 0.4)]
     monkeypatch.setattr(score_in_band, "BAND", (1e8, 1e9))
     assert score_in_band.trained_before(paths, small_digits()) == []
+
+
+def test_draws_of_one_latency_have_a_band_that_leaves_out_much_larger_ones(tmp_path: Path) -> None:
+    data = small_digits()
+    spec, classes = input_spec_of(data), len(data.classes)
+    space = space_for(spec, "edge-tiny")
+    drawn = [space.draw(0, slot) for slot in range(12)]
+    macs = [cost_of(architecture, spec, classes).macs for architecture in drawn]
+    path = tmp_path / "trained.jsonl"
+    files.append_jsonl(path, {"key": "resnet8", "seed": 0, "error": 0.3})
+    for architecture, count in zip(drawn, macs, strict=True):
+        entry = {"error": 0.2, "milliseconds": count / 1e6, "architecture": architecture.to_json()}
+        files.append_jsonl(path, entry)
+    networks, accept, band = score_in_band.of_one_latency(path, data)
+    assert networks == [(architecture, 0.2) for architecture in drawn]
+    assert band == {"milliseconds": (min(macs) / 1e6, max(macs) / 1e6)}
+    candidates = [space.draw(1, slot) for slot in range(200)]
+    larger = [entry for entry in candidates if cost_of(entry, spec, classes).macs > 2 * max(macs)]
+    assert larger
+    assert not any(accept(entry) for entry in larger)
