@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -209,6 +209,7 @@ def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float
 
     rest, indices = _divided(spec, parts, seed, validation)
     train = _take(parts.train, rest, parts.views)
+    _check_every_class(spec, replace(parts, train=train))
     validation_split, test_split = (
         part if part is not None else _take(parts.train, indices[name_of], parts.views)
         for name_of, part in (("validation", parts.validation), ("test", parts.test))
@@ -232,7 +233,8 @@ def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float
 
 
 def stratified(labels: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-    """Sorted indices of about ``share`` of the samples, the same share of every class, at least one each.
+    """Sorted indices of about ``share`` of the samples, the same share of every class, at least one each and
+    never all of them.
 
     Largest remainders decide where a class has no whole number, so that the total is exact to one.
     """
@@ -245,7 +247,7 @@ def stratified(labels: np.ndarray, share: float, random: np.random.Generator) ->
     chosen = []
     for label, number, count in zip(present, take, counts, strict=True):
         members = np.flatnonzero(labels == label)
-        chosen.append(random.permutation(members)[: min(number, count - 1) if count > 1 else 1])
+        chosen.append(random.permutation(members)[: min(number, count - 1)])
     return np.sort(np.concatenate(chosen))
 
 

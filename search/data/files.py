@@ -50,6 +50,8 @@ class EncodedImages(Protocol):
         labels: int64 [N].
         sources: files that they come from; a converted copy is made again when one of them changes.
         targets: see :class:`smash_search.data.dataset.Split`.
+        selection: which images of the sources these are, as bytes that differ where they do; empty where
+            each source is one image.
     """
 
     @property
@@ -60,6 +62,9 @@ class EncodedImages(Protocol):
 
     @property
     def targets(self) -> np.ndarray | None: ...
+
+    @property
+    def selection(self) -> bytes: ...
 
     def __iter__(self) -> Iterator[tuple[str, Path | bytes]]:
         """Name and file, or its content, of each image in the order of the labels."""
@@ -72,6 +77,7 @@ class Listed:
     sources: Sequence[Path]
     labels: np.ndarray
     targets: np.ndarray | None = None
+    selection: bytes = b""
 
     def __iter__(self) -> Iterator[tuple[str, Path | bytes]]:
         return ((shown(path), path) for path in self.sources)
@@ -130,14 +136,15 @@ def _form(
     if sum(len(images.labels) for images in parts.values()) < KEPT_FROM:
         look()
     else:
-        asked = repr([spec.options.get(name) for name in ("size", "channels", "exif", "short-side")])
+        options = [spec.options.get(name) for name in ("size", "channels", "exif", "short-side")]
+        asked = repr((options, [images.selection for images in parts.values()]))
         key = f"form-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
         sources = [path for images in parts.values() for path in images.sources]
         found = cache.remembered(place, key, sources, look) or found
-    options = {**spec.options, "size": str(found["size"]), "channels": str(found["channels"])}
+    decided = {**spec.options, "size": str(found["size"]), "channels": str(found["channels"])}
     notes = found["notes"]
     assert isinstance(notes, list)
-    return target_of(replace(spec, options=options), []), tuple(map(str, notes))
+    return target_of(replace(spec, options=decided), []), tuple(map(str, notes))
 
 
 class Bad:
@@ -325,6 +332,8 @@ def _pixels(
     sides = "x".join(map(str, preprocessing.sample_shape))
     key = f"{part}-{sides}-{preprocessing.resize}" + ("-upright" if preprocessing.exif else "")
     key += f"-short-{preprocessing.short_side}" if preprocessing.short_side else ""
+    if encoded.selection:
+        key += f"-{hashlib.sha256(encoded.selection).hexdigest()[:16]}"
 
     def make(target: np.ndarray) -> list[int]:
         known = len(bad)

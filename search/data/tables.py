@@ -83,6 +83,11 @@ class _Table:
     targets: np.ndarray | None = None
     labelled: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
 
+    @property
+    def selection(self) -> bytes:
+        """The column of images, and which rows have a label."""
+        return self.columns.image.encode() + b"\0" + np.packbits(self.labelled).tobytes()
+
     def batches(self, name: str) -> Iterator[list[Any]]:
         """Values of one column, batch by batch."""
         for path in self.sources:

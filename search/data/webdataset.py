@@ -61,6 +61,12 @@ class _Archives:
     targets: np.ndarray | None = None
     _wanted: set[tuple[Path, str]] = field(default_factory=set)
 
+    @property
+    def selection(self) -> bytes:
+        """The samples that have an image and a label."""
+        names = sorted(f"{path.name}\0{key}" for path, key in self._wanted)
+        return "\0".join(names).encode(errors="surrogateescape")
+
     def look(self, spec: Spec, left_out: LeftOut) -> list[object]:
         """Labels of the samples that have an image and a label, in order; the others are left out."""
         values: list[object] = []

@@ -331,20 +331,23 @@ class Workbench:
 
 
 def cut(dataset: Dataset, config: ExperimentConfig) -> Dataset:
-    """The first images of each split, as many as the size asks for (splits are in random order)."""
+    """Images of each split by lot, as many as the size asks for; views of one object stay together."""
+    random = np.random.default_rng(0)
 
-    def first(split: Split, count: int) -> Split:
+    def some(split: Split, count: int) -> Split:
         if not count or count >= len(split):
             return split
-        return Split(np.asarray(split.images[:count]), split.labels[:count])
+        objects = random.permutation(len(split) // dataset.views)[: max(1, count // dataset.views)]
+        firsts = np.sort(objects)[:, None] * dataset.views
+        return split.take((firsts + np.arange(dataset.views)).reshape(-1))
 
     counts = (config.train_images, config.validation_images, config.test_images)
     return replace(
         dataset,
-        train=first(dataset.train, counts[0]),
-        validation=first(dataset.validation, counts[1]),
-        test=first(dataset.test, counts[2]),
-        fingerprint="-".join([dataset.fingerprint, *map(str, counts)]),
+        train=some(dataset.train, counts[0]),
+        validation=some(dataset.validation, counts[1]),
+        test=some(dataset.test, counts[2]),
+        fingerprint="-".join([dataset.fingerprint, "lot", *map(str, counts)]),
     )
 
 

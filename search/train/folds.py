@@ -1,8 +1,8 @@
 """Accuracy of few images: every one of them is judged by a network that was not trained on it.
 
 The labelled images but those for testing are divided into folds of equal size and equal shares of the
-classes; as many networks are trained, each without one fold, and judged on it. No epoch is chosen by the
-images that judge.
+classes, views of one object into the same fold; as many networks are trained, each without one fold, and
+judged on it. No epoch is chosen by the images that judge.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def cross_validated(
     """
     images = joined(dataset.train, dataset.validation)
     judged: list[_Judged] = []
-    places = fold_of(images.labels, folds, recipe.seed)
+    places = np.repeat(fold_of(images.labels[:: dataset.views], folds, recipe.seed), dataset.views)
     plain = replace(recipe, keep_best=False, include_validation=False)
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)

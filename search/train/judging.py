@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RANGE = (-3.0, 3.0)  # of the logarithm of the temperature
 ROUNDS, FEWER_ROUNDS = 60, 20  # thirds that the range loses: to a billionth, and to two thousandths of it
-MOST_IMAGES = 10_000  # that a loss is taken on
+MOST_IMAGES = 10_000  # that a loss is taken on, about; of more, every second, third, ...
 
 
 def cross_entropies(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -53,9 +53,10 @@ class Judge:
     """Accuracy and loss of a network from the same answers.
 
     Attributes:
-        loss: cross-entropy of the network that was judged last, over its first :data:`MOST_IMAGES`; the mean
-            over the classes where the recipe balances them. None before, where classes do not exclude each
-            other, and where it is no number.
+        loss: cross-entropy of the network that was judged last, over at most :data:`MOST_IMAGES` that are
+            spread evenly over the split, since images may lie in the order of their classes; the mean over
+            the classes where the recipe balances them. None before, where classes do not exclude each other,
+            and where it is no number.
 
     Args:
         recipe: says what is measured (:func:`smash_search.train.network.measure_of`).
@@ -76,7 +77,7 @@ class Judge:
         if split.targets is not None:
             return accuracy(network, split, preprocessing, device)
         answers = answers_of(network, split, preprocessing, device)
-        few = slice(MOST_IMAGES)
+        few = slice(None, None, max(1, -(-len(split) // MOST_IMAGES)))
         temperature = fit_temperature(answers[few], split.labels[few], FEWER_ROUNDS)
         losses = cross_entropies(answers[few], split.labels[few], temperature)
         loss = self._mean(losses, split.labels[few])

@@ -13,7 +13,7 @@ import torch
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_search.data import Dataset, load_dataset
-from smash_search.experiments import EXPERIMENTS, run_experiment
+from smash_search.experiments import EXPERIMENTS, run_experiment, workbench
 from smash_search.experiments.config import size_named
 from smash_search.experiments.encoding import corruptions
 from smash_search.experiments.presets import patterns
@@ -87,6 +87,17 @@ def test_a_repeated_experiment_computes_nothing_and_says_the_same(
     for path in folder.iterdir():
         if path.suffix in (".json", ".jsonl"):
             assert path.read_bytes() == before[path.name], path.name
+
+
+def test_a_cut_has_every_class_of_data_that_lie_in_the_order_of_their_classes() -> None:
+    digits = load_dataset("digits")
+    train = digits.train.take(np.argsort(digits.train.labels, kind="stable"))
+    turned = replace(digits, train=train.take(np.repeat(np.arange(len(train)), 2)), views=2)
+    few = workbench.cut(turned, replace(TINY, train_images=200))
+    assert len(few.train) == 200
+    assert len(np.unique(few.train.labels)) == 10
+    assert np.array_equal(few.train.images[::2], few.train.images[1::2]), "views stay together"
+    assert few.fingerprint != workbench.cut(turned, replace(TINY, train_images=100)).fingerprint
 
 
 def test_an_interrupted_experiment_goes_on_and_gives_the_same_result(

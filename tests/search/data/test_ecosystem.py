@@ -13,8 +13,10 @@ from PIL import Image
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_search.data import Dataset, load_dataset, summarise
+from smash_search.data import files as image_files
 
 CLASSES = ("cat", "dog", "owl")
+SIDES = (range(60), range(60, 120))  # numbers of the pictures of two columns
 
 
 def picture(number: int) -> np.ndarray:
@@ -54,6 +56,23 @@ def table(numbers: range, label: str = "label", *, named: bool = True, texts: bo
     return found.replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": features}})} if named else {}
     )
+
+
+def test_another_column_is_not_answered_from_the_copy_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "KEPT_FROM", 10)
+    front, back = ([{"bytes": png(number), "path": None} for number in numbers] for numbers in SIDES)
+    write_parquet(
+        tmp_path / "train.parquet",
+        pyarrow.table({"front": front, "back": back, "label": [number % 3 for number in SIDES[0]]}),
+    )
+    for side, column in zip(SIDES, ("front", "back", "front"), strict=False):
+        data = load_dataset(f"parquet:{tmp_path}?image={column}")
+        numbers = {
+            int(image[0, 0, 0]) for part in (data.train, data.validation, data.test) for image in part.images
+        }
+        assert numbers == set(side)
 
 
 def write_parquet(path: Path, rows: object) -> None:

@@ -10,7 +10,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_search.data import load_dataset, summarise
+from smash_search.data import Parts, Split, load_dataset, summarise
+from smash_search.data.dataset import assemble
 from smash_search.data.several import (
     average_precisions,
     likeliest,
@@ -36,6 +37,20 @@ def test_a_cell_may_name_several_classes(tmp_path: Path) -> None:
     counted = {item.name: item.total for item in summarise(data).classes}
     assert sum(counted.values()) > 60, "an image of two classes counts for both"
     assert data.fingerprint != load_dataset(f"csv:{table}?several=bar").fingerprint
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_class_of_few_images_keeps_one_for_training(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    targets = (random.random((60, 6)) < (0.7, 0.5, 0.4, 0.05, 0.05, 0.05)).astype(np.uint8)
+    for label in range(6):
+        targets[3 * label : 3 * label + 3, label] = 1
+    labels = rarest(targets, targets.sum(0))
+    split = Split(random.integers(0, 256, (60, 8, 8, 1), np.uint8), labels, targets)
+    parts = Parts(tuple("abcdef"), split)
+    data = assemble(parts, name="few", spec="few", seed=seed, validation=None)
+    assert data.train.targets is not None
+    assert data.train.targets.sum(0).min() > 0
 
 
 def test_equal_files_in_folders_of_several_classes_are_one_image(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from smash_base.errors import InvalidInputError
+from smash_search.data import Split
 from smash_search.train.folds import cross_validated, fold_of
 from smash_search.train.network import Recipe
 from tests.search.small_data import small_digits
@@ -27,6 +28,26 @@ def test_folds_have_equal_sizes_and_equal_shares_of_the_classes() -> None:
     assert np.array_equal(places, fold_of(labels, 5, 0))
     with pytest.raises(InvalidInputError, match="2 to 7"):
         fold_of(labels, 8, 0)
+
+
+def test_views_of_an_object_are_in_one_fold() -> None:
+    data = small_digits(train=60, validation=30)
+    turned = replace(data, views=3, train=_repeated(data.train, 3), validation=_repeated(data.validation, 3))
+    made: list[_Memory] = []
+
+    def make() -> nn.Module:
+        made.append(_Memory())
+        return made[-1]
+
+    found = cross_validated(make, turned, Recipe(epochs=1, batch=16), 3)
+    assert found.images == 3 * 90
+    assert len(made) == 3
+    for network in made:
+        assert not network.known & set(network.asked)
+
+
+def _repeated(split: Split, views: int) -> Split:
+    return split.take(np.repeat(np.arange(len(split)), views))
 
 
 class _Memory(nn.Module):

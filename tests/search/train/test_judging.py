@@ -11,6 +11,7 @@ from torch import nn
 
 from smash_search.data import Split
 from smash_search.data.dataset import Dataset
+from smash_search.train import judging
 from smash_search.train.compute import Feed
 from smash_search.train.judging import Judge, cross_entropies, fit_temperature
 from smash_search.train.network import Recipe, accuracy, mean_recall
@@ -51,6 +52,27 @@ def test_a_judge_measures_what_the_recipe_asks_for(balance: str, data: Dataset) 
     assert found == pytest.approx(measure(network, data.validation, data.preprocessing))
     assert judge.loss is not None
     assert 0 < judge.loss < 1.5, "far better than a guess, which has 2.3"
+
+
+def test_of_many_images_in_the_order_of_their_classes_every_class_counts(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that is right on the first classes alone is not the better one."""
+    order = np.argsort(data.validation.labels, kind="stable")
+    split = data.validation.take(order)
+
+    class FirstClasses(Means):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(images)
+            return logits - 1e3 * (torch.arange(10) >= 5)
+
+    monkeypatch.setattr(judging, "MOST_IMAGES", len(split) // 3)
+    whole, half = Judge(Recipe()), Judge(Recipe())
+    whole(Means(data, 0.1), split, data.preprocessing)
+    half(FirstClasses(data, 0.1), split, data.preprocessing)
+    assert whole.loss is not None
+    assert half.loss is not None
+    assert whole.loss < half.loss
 
 
 def test_the_loss_does_not_depend_on_how_sure_all_answers_are_together(data: Dataset) -> None:
