@@ -193,8 +193,10 @@ def bank_of(space: Space, width: int) -> int:
 def op_of(
     space: Space, motif: Motif, reads: tuple[int, ...], writes: tuple[int, ...], bank: int, chunks: int
 ) -> Op:
-    """An op of a motif between banks; ``bank`` in units. Bottlenecks stay within the space."""
-    inputs, units = len(reads) * bank, chunks * bank
+    """An op of a motif between banks; ``bank`` in units. Bottlenecks and outputs stay within the space, whose
+    chunks are added to several banks where there are fewer of them.
+    """
+    inputs, units = len(reads) * bank, min(chunks, space.max_units // bank) * bank
     bottleneck = max(1, min(space.max_bottleneck, round(inputs * motif.ratio)))
     if motif.form == "plain":
         bottleneck = inputs

@@ -24,6 +24,8 @@ from smash_export.report.search import search_page
 from smash_search.data import load_dataset
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
+from smash_search.space.cost import block_sizes
+from smash_search.space.known import known_networks
 from smash_search.space.space import space_for
 from smash_search.stages import bounds
 from smash_targets.tensorrt.check import check_onnx
@@ -87,7 +89,12 @@ def test_a_search_from_python_keeps_the_limit_of_its_measurement(
     assert result is not None
     assert result.best.search.limit_ms == 5000
     assert LOWEST in result.best.search.measures
+    assert result.found == result.candidates, "no round proposed any"
     few = findings(result, replace(config, candidates=result.candidates + 3)).rows()
+    proposed = replace(result, found=result.found - 2)
+    assert ("not found", "2 of 4 candidates: the limits leave no more networks") in findings(
+        proposed, config
+    ).rows()
     assert ("not found", "3 of 7 candidates: the limits leave no more networks") in few
     assert "not found" not in dict(findings(result, config).rows())
     by_chance = replace(result, random=result.pick, pick=replace(result.pick, group="random"))
@@ -154,6 +161,29 @@ def test_a_race_for_int8_files_is_decided_by_int8_accuracy(precision: str, raced
     config = configure(load_dataset("digits"), measured=measured)
     assert config.finalists.precision == raced
     assert config.to_json()["finalists"]["precision"] == raced
+
+
+@pytest.mark.parametrize(("size", "strides"), [(28, (1, 2, 4)), (32, (1, 2, 4)), (64, (2, 4)), (96, (4,))])
+def test_every_average_of_a_network_for_a_dla_is_over_a_map_that_it_can_take(
+    size: int, strides: tuple[int, ...]
+) -> None:
+    spec = InputSpec(3, (size, size))
+    space = limited_space(space_for(spec, "edge"), spec, "tensorrt-dla")
+    assert set(strides) <= set(space.stem_strides)
+    drawn = [space.draw(0, slot) for slot in range(100)]
+    drawn += [space.mutate(architecture, 1, slot, 0.2) for slot, architecture in enumerate(drawn)]
+    drawn += known_networks(space)
+    assert {architecture.stem.stride[0] for architecture in drawn} >= set(strides[:1])
+    for architecture in drawn:
+        space.check(architecture)
+        sizes = block_sizes(architecture, spec.size)
+        averaged = [sizes[-1]]
+        averaged += [
+            sizes[index]
+            for index, block in enumerate(architecture.blocks)
+            if any(op.squeeze for op in block.ops)
+        ]
+        assert max(max(area) for area in averaged) <= 8
 
 
 def test_what_no_dla_can_do_is_said(capsys: pytest.CaptureFixture[str]) -> None:

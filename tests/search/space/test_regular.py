@@ -50,6 +50,15 @@ def test_draws_and_mutations_are_inside_the_space(size: int, seed: int, slot: in
     space.check(space.crossover(drawn, mutant, seed, slot))
 
 
+@pytest.mark.parametrize("name", SPACES)
+def test_the_regular_prior_stays_inside_every_space(name: str) -> None:
+    space = replace(space_for(SPEC, name), prior=REGULAR)
+    for slot in range(60):
+        drawn = space.draw(0, slot)
+        space.check(drawn)
+        space.check(space.mutate(drawn, 1, slot, 0.3))
+
+
 def test_most_convolutions_are_plain_and_most_blocks_repeat_a_motif() -> None:
     kernels = Counter(convolutions(EDGE))
     assert kernels[3, 3] > 0.7 * sum(kernels.values())
