@@ -52,7 +52,7 @@ from smash_search.space.limits import CostLimits, costs_beyond_draws, survey
 from smash_search.space.space import Space
 from smash_search.stages.bounds import Bounds, accepted_draws
 from smash_search.stages.config import Run, SearchConfig, silent
-from smash_search.stages.picks import Picks, SearchResult, versions
+from smash_search.stages.picks import Picks, SearchResult, proposed, versions
 from smash_search.stages.race import Race
 from smash_search.stages.scores import completed, race_of_scores, score_all
 from smash_search.strategies import Context, make_strategy
@@ -273,6 +273,7 @@ class _Search:
         with self._timed("scoring"):
             scored = score_all(run, make_strategy(run.config.strategy, context), evaluator)
             scored, ranking = race_of_scores(run, scored, here.scorer, evaluator)
+            found = proposed(scored)
         with self._timed("finalists"):
             trained = race.finalists(scored)
         with self._timed("random search"):
@@ -283,9 +284,9 @@ class _Search:
         scored += drawn
         if run.config.finalists.ensemble:
             race.keep_ensemble(trained, scored)
-        return self._picked(Picks(run, scored, trained + baseline, baseline), ranking, evaluator)
+        return self._picked(Picks(run, scored, trained + baseline, baseline), found, ranking, evaluator)
 
-    def _picked(self, picks: Picks, ranking: Ranking, evaluator: Evaluator) -> SearchResult:
+    def _picked(self, picks: Picks, found: int, ranking: Ranking, evaluator: Evaluator) -> SearchResult:
         """Picks among what was trained, in files; best.json is the last of them."""
         run = self._run
         pareto = pareto_entries(picks.trained, picks.scored)
@@ -306,6 +307,7 @@ class _Search:
             pareto,
             picks.random,
             picks.scored,
+            found,
             picks.trained,
             ranking,
             self._seconds(),

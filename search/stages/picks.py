@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class SearchResult:
         pareto: Every trained network: content of pareto.json.
         random: the same of the equal-budget random search, or None.
         scored: every candidate with its latest score.
+        found: Number of candidates that were found before rounds proposed more.
         trained: every finalist and rung, both groups.
         ranking: content of ranking.json.
         seconds: by stage, over all resumptions.
@@ -65,6 +67,7 @@ class SearchResult:
     pareto: list[ParetoEntry]
     random: Trained | None
     scored: list[Scored]
+    found: int
     trained: list[Trained]
     ranking: Ranking
     seconds: dict[str, float]
@@ -173,20 +176,24 @@ class Picks:
             rank = [score.key for score in ranked].index(winner.key) + 1
             search = replace(search, score=entry.score.error, score_images=entry.score.images, rank=rank)
         if entry.measures:
-            confirmed = files.read_jsonl(run.folder / CONFIRMED)
-            again: dict[str, float] = next(
-                (record["measures"] for record in confirmed if record["key"] == winner.key), {}
-            )
-            search = replace(search, measures={**entry.measures, **again})
-            search = self._with_use_of_limit(search, winner)
+            records = files.read_jsonl(run.folder / CONFIRMED)
+            again: dict[str, dict[str, float]] = {record["key"]: record["measures"] for record in records}
+            search = replace(search, measures={**entry.measures, **again.get(winner.key, {})})
+            search = self._with_use_of_limit(search, winner, again)
         return BestFile(entry.candidate.architecture, run.spec, tuple(dataset.classes), search)
 
     def _with_use_of_limit(
         self,
         search: SearchRecord,
         winner: Trained,
+        again: Mapping[str, Mapping[str, float]],
     ) -> SearchRecord:
-        """Which share of the limit the pick uses, and why not more where that is little."""
+        """Which share of the limit the pick uses, and why not more where that is little.
+
+        Args:
+            search, winner: Record of the pick so far, and the pick.
+            again: Measures of the networks that were measured longer, by key.
+        """
         limits = {limit.label: limit.milliseconds for limit in self.run.config.latency_limits}
         if not limits:
             return search
@@ -195,17 +202,21 @@ class Picks:
         search = replace(search, limit_ms=limit, limit_used=share)
         if share >= 1 - MOST_UNUSED:
             return search
-        latencies = {other.candidate.architecture.key: other.measures.get(LATENCY) for other in self.scored}
-        near = [
+        latencies = latencies_of(self.scored)
+        lasting = {key: measures[LATENCY] for key, measures in again.items()}
+        more = [
             other
             for other in self.trained
             if other.key != winner.key
-            and (latency := latencies.get(other.key))
-            and (1 - MOST_UNUSED) * limit <= latency <= limit
+            and (1 - MOST_UNUSED) * limit <= latencies.get(other.key, math.inf) <= limit
         ]
+        near = [other for other in more if lasting.get(other.key, 0.0) <= limit]
+        lucky = len({other.key for other in more} - {other.key for other in near})
         judged = standing([*near, winner])
         best = min(near, key=lambda other: (-other.rung, judged(other)), default=None)
-        if best is None:
+        if best is None and lucky:
+            why = f"no other trained network that uses {1 - MOST_UNUSED:.0%} of it or more keeps it"
+        elif best is None:
             why = f"no network that was trained uses {1 - MOST_UNUSED:.0%} of it or more"
         else:
             why = (
@@ -213,6 +224,8 @@ class Picks:
                 f"an error of {_judged_words(best)} after {best.epochs} epochs, the pick "
                 f"{_judged_words(winner)} after {winner.epochs}"
             )
+        if lucky:
+            why += f"; {lucky} more seemed to keep it and took longer when measured again"
         used = f"{share:.0%}" if share >= 0.01 else "under 1%"
         return replace(search, unused=f"The pick uses {used} of the limit: {why}.")
 

@@ -81,13 +81,15 @@ class Findings:
         latency: Latency of the pick in best.json, or None.
         picks: latency of each further pick, by its limit.
         refused: candidates beyond the latency limit; None where nothing was measured.
-        missing: Number of candidates that were asked for and of which the limits left none.
+        asked: Number of candidates that were asked for.
+        missing: how many of them were not found, because the limits leave no more networks.
     """
 
     result: SearchResult
     latency: LatencyFinding | None
     picks: dict[str, LatencyFinding]
     refused: int | None
+    asked: int
     missing: int
 
     def headline(self) -> str:
@@ -125,10 +127,8 @@ class Findings:
             within = result.candidates - self.refused
             rows.append(("candidates", f"{within} within the latency limit, {self.refused} beyond it"))
         if self.missing:
-            asked = result.candidates + self.missing
-            rows.append(
-                ("not found", f"{self.missing} of {asked} candidates: the limits leave no more networks")
-            )
+            words = f"{self.missing} of {self.asked} candidates: the limits leave no more networks"
+            rows.append(("not found", words))
         rows += [
             (
                 "SMASH score (error with generated weights)",
@@ -174,5 +174,5 @@ def findings(result: SearchResult, config: SearchConfig) -> Findings:
         if (found := latency_of(pick.best.search, limits[label], predicted=predicted)) is not None
     }
     refused = sum(entry.refused is not None for entry in result.scored) if latency is not None else None
-    missing = max(0, config.candidates - result.candidates)
-    return Findings(result, latency, picks, refused, missing)
+    missing = max(0, config.candidates - result.found)
+    return Findings(result, latency, picks, refused, config.candidates, missing)

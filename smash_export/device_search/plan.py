@@ -26,6 +26,7 @@ from smash_base.progress import Advance
 from smash_export.display import Part
 
 if TYPE_CHECKING:
+    from smash_base.json_values import JsonObject
     from smash_export.device_search.latency import DeviceLatency
     from smash_search.data import Dataset, Split
     from smash_search.space.architecture import Architecture
@@ -38,6 +39,7 @@ STEPS, CANDIDATES, FINALISTS, IMAGES, EPOCHS = 8, 10, 3, 384, 3
 LADDER = 8  # networks that are measured to know how large one is that takes a latency limit
 EVALUATION = 1 / 3  # of the time of a trained image: there is no backward pass
 SMALLEST = {"steps": 60, "candidates": 8, "finalists": 2, "epochs": 3}
+PARTS = {"random", "perturbations", "steps"}  # options of the strategy perturb that count candidates
 MEASURED = 1.3  # networks measured for each that keeps the latency limit, most of which are predicted to
 WHOLE = 4.0  # a plan is never made larger than this many times the default
 LAST_TRAINING = 0.5  # of --time: scaled like the search, half an hour of CIFAR-10 left the pick 6 epochs
@@ -175,6 +177,7 @@ def _smaller(config: SearchConfig) -> SearchConfig:
     return replace(
         config,
         candidates=CANDIDATES,
+        strategy_options=_options_for(config, CANDIDATES),
         known=min(known, CANDIDATES // 2),
         training=replace(config.training, steps=STEPS),
         finalists=replace(
@@ -344,6 +347,7 @@ def scaled(config: SearchConfig, factor: float) -> SearchConfig:
     return replace(
         config,
         candidates=candidates,
+        strategy_options=_options_for(config, candidates),
         known=known,
         training=replace(config.training, steps=_scaled(config.training.steps, factor, "steps")),
         finalists=replace(
@@ -354,6 +358,16 @@ def scaled(config: SearchConfig, factor: float) -> SearchConfig:
             known=min(finalists.known, known, count - random),
         ),
     )
+
+
+def _options_for(config: SearchConfig, candidates: int) -> JsonObject:
+    """Options of the strategy for another number of candidates, of which they count parts."""
+    options = dict(config.strategy_options)
+    if config.strategy == "perturb" and candidates != config.candidates:
+        for name in PARTS & set(options):
+            with contextlib.suppress(ValueError):  # what is no number is refused by the strategy
+                options[name] = int(str(options[name])) * candidates // config.candidates
+    return options
 
 
 def with_hypernet_share(config: SearchConfig, share: float, dataset: Dataset, units: Units) -> SearchConfig:
@@ -373,6 +387,7 @@ def sized_like(config: SearchConfig, document: Mapping[str, Any]) -> SearchConfi
         return replace(
             config,
             candidates=held["candidates"],
+            strategy_options=_options_for(config, held["candidates"]),
             known=held["known"],
             training=replace(config.training, steps=held["training"]["steps"]),
             finalists=replace(config.finalists, **finalists),

@@ -215,6 +215,13 @@ def test_a_pick_that_leaves_much_of_its_limit_says_why(finished: Path) -> None:
         f"{result.pick.error:.2%} (loss {result.pick.validation_loss:.4f}) after 2."
     )
     assert use(5.0, 11.0).unused == alone.unused, "what is beyond the limit is no alternative"
+    confirmed = finished / "confirmed.jsonl"
+    files.append_jsonl(confirmed, {"key": rival.key, "measures": {"latency_ms": 10.2}})
+    assert use(5.0, 9.9).unused == (
+        "The pick uses 50% of the limit: no other trained network that uses 80% of it or more keeps it; 1 "
+        "more seemed to keep it and took longer when measured again."
+    )
+    confirmed.unlink()
     assert use(8.5, 9.0).unused is None
 
 

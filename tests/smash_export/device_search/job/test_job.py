@@ -192,6 +192,18 @@ def test_a_plan_uses_the_time_it_is_given_and_no_more() -> None:
     assert scaled(config, 1.0) == config
 
 
+def test_another_number_of_candidates_divides_the_parts_that_a_strategy_names() -> None:
+    options: JsonObject = {"random": "20", "perturbations": 10, "steps": 10, "rate": 0.1}
+    config = configure(load_data("digits"), candidates=40, strategy="perturb", strategy_options=options)
+    small = scaled(config, 0.5)
+    assert small.candidates == 20
+    assert small.strategy_options == {"random": 10, "perturbations": 5, "steps": 5, "rate": 0.1}
+    assert scaled(config, 1.0) == config
+    words = ["search", "--data", "digits", "--strategy", "perturb", "--candidates", "40", "--time", "1h"]
+    words += [word for name in ("random=20", "steps=10") for word in ("--strategy-option", name)]
+    assert run([*words, "--dry-run", "--quiet"]) == 0
+
+
 def test_the_last_training_has_half_of_the_time_unless_the_smallest_search_needs_it() -> None:
     assert last_epochs(15, one=20.0, others=100.0, seconds=1800.0) == 45
     assert last_epochs(15, one=20.0, others=1500.0, seconds=1800.0) == 15
