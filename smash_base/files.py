@@ -74,21 +74,25 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
+def new_folder(path: Path | str, *, replace: bool = False, mark: str | None = None) -> Iterator[Path]:
     """Fill a temporary folder that takes the name ``path`` when the block ends without an error.
 
+    Args:
+        path: its name.
+        replace, mark: see :func:`refuse_existing`.
+
     Raises:
-        UsageError: ``path`` exists and ``replace`` is false, or another process is making it.
+        UsageError: ``path`` exists and is not to be replaced, or another process is making it.
     """
     path = Path(path)
-    refuse_existing(path, replace=replace)
+    refuse_existing(path, replace=replace, mark=mark)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _claimed(path):
         temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
         try:
             set_mode(temporary, 0o755)
             yield temporary
-            refuse_existing(path, replace=replace)
+            refuse_existing(path, replace=replace, mark=mark)
             _give_name(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -96,10 +100,28 @@ def new_folder(path: Path | str, *, replace: bool = False) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
-def refuse_existing(path: Path, *, replace: bool) -> None:
-    """Raise UsageError where ``path`` would take the place of something that nobody gave up."""
-    if not replace and os.path.lexists(path):
-        raise UsageError(f"{path} exists already", hint="Choose another name, or pass --force to replace it.")
+def refuse_existing(path: Path, *, replace: bool, mark: str | None = None) -> None:
+    """Raise UsageError where ``path`` would take the place of something that nobody gave up.
+
+    Args:
+        path: name of the folder that is to be made.
+        replace: whether an earlier one is replaced.
+        mark: file that every folder of this kind holds; one without it, which may be somebody's pictures, is
+            replaced only while it is empty.
+    """
+    if not os.path.lexists(path):
+        return
+    own = mark is None or (path.is_dir() and ((path / mark).exists() or not any(path.iterdir())))
+    if not replace:
+        either = ", or pass --force to replace it" if own else ""
+        raise UsageError(f"{path} exists already", hint=f"Choose another name{either}.")
+    if not own:
+        raise UsageError(
+            f"{path} is not replaced, not even with --force",
+            expected=f"a folder that holds {mark}, or an empty one",
+            received="another folder" if path.is_dir() else "a file",
+            hint="Choose another name, or remove it yourself.",
+        )
 
 
 def _give_name(temporary: Path, path: Path) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from smash_base.errors import InvalidInputError, UsageError
+from smash_base.errors import InvalidInputError, SmashError, UsageError
 from smash_search.data import arrays
 from smash_search.data.dataset import Parts, Split
 from smash_search.data.spec import Spec
@@ -35,7 +36,7 @@ def read(spec: Spec) -> Parts:
 
     Raises:
         UsageError: no such module or function.
-        InvalidInputError: the function returns something else.
+        InvalidInputError: the function raises, or returns something else.
     """
     missing = UsageError(
         f"there is neither a data set nor a module {spec.name!r}",
@@ -43,7 +44,15 @@ def read(spec: Spec) -> Parts:
         received=spec.text,
         hint="smash-export datasets lists the names.",
     )
-    value = imported_function(spec.name, spec.path or "", spec.text, missing)(**spec.options)
+    function = imported_function(spec.name, spec.path or "", spec.text, missing)
+    try:
+        value = function(**spec.options)
+    except SmashError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise InvalidInputError(
+            f"{spec.text} gives no data", expected="a function that returns them", received=fault_of(error)
+        ) from error
     if isinstance(value, Parts):
         return value
     known = {"train", "validation", "test", "classes"}
@@ -78,19 +87,34 @@ def imported_function(module: str, name: str, text: str, missing: UsageError) ->
 
     Raises:
         UsageError: no such module or function.
+        InvalidInputError: the module raises while it is imported.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and module != error.name and not module.startswith(f"{error.name}."):
-            raise  # the module is there and lacks something itself
-        raise missing from None
+    except Exception as error:  # the user's code may raise anything
+        name_missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if name_missing and (module == name_missing or module.startswith(f"{name_missing}.")):
+            raise missing from None
+        raise InvalidInputError(
+            f"module {module} cannot be imported",
+            expected="one that imports without an error",
+            received=fault_of(error),
+        ) from error
     function: Callable[..., Any] | None = getattr(found, name, None)
     if not callable(function):
         raise UsageError(f"module {module} has no function {name!r}", received=text)
     return function
+
+
+def fault_of(error: Exception) -> str:
+    """An error of a user's code, and the file and line that raised it."""
+    said = f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) or not frames:  # which names its own place
+        return said
+    return f"{said} ({frames[-1].filename}, line {frames[-1].lineno})"
 
 
 def _split(where: str, value: Any) -> Split:

@@ -366,11 +366,13 @@ def check_identity(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any
     difference = _difference(held, wanted)
     if difference:
         name, before, now = difference
+        folder = path if path.is_dir() else path.parent
         raise UsageError(
             f"{path} belongs to another job: {name} differs",
             expected=before,
             received=now,
-            hint="Repeat the first command to resume, or choose another folder.",
+            hint="Repeat the first command to resume, choose another folder, or delete "
+            f"{folder} to start again.",
         )
 
 

@@ -376,7 +376,7 @@ def write_bundle(
     parts |= _image_parts(samples, calibration, preprocessing)
     parts[layout.CARD] = _card(labels, preprocessing, signature, key, plain(dict(provenance))).encode()
 
-    with files.new_folder(destination, replace=force) as folder:
+    with files.new_folder(destination, replace=force, mark=layout.NAME) as folder:
         for name, data in parts.items():
             files.write_bytes(folder / name, data)
         document = {

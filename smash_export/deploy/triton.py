@@ -23,6 +23,7 @@ from smash_export.bundle.runnable import runnable_files
 from smash_targets.base import TritonBackend
 from smash_targets.listing import described_targets
 
+CONFIG = "config.pbtxt"  # of each model of a repository
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
@@ -89,16 +90,13 @@ def write_repository(
     settings = settings or TritonSettings()
     plan = plan_repository(bundle, destination, variants, name, settings)
     for _, folder, _ in plan:
-        if folder.exists() and not force:
-            raise UsageError(
-                f"{folder} exists already", hint="Choose another --name, or pass --force to replace it."
-            )
+        files.refuse_existing(folder, replace=force, mark=CONFIG)
     for variant, folder, source in plan:
-        with files.new_folder(folder, replace=force) as temporary:
+        with files.new_folder(folder, replace=force, mark=CONFIG) as temporary:
             version = temporary / str(settings.version)
             version.mkdir()
             shutil.copyfile(source, version / known_variants()[variant][1].file)
-            files.write_text(temporary / "config.pbtxt", config(bundle, variant, folder.name, settings))
+            files.write_text(temporary / CONFIG, config(bundle, variant, folder.name, settings))
             files.write_text(temporary / "labels.txt", "".join(f"{label}\n" for label in bundle.labels))
             files.write_json(temporary / "preprocessing.json", bundle.preprocessing.to_json())
     return [folder for _, folder, _ in plan]

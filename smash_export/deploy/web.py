@@ -22,6 +22,7 @@ from smash_export.deploy.bake import bake_graph, verify_baked
 from smash_export.deploy.baked_runtimes import onnxruntime_run
 
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+MODEL = "model.json"  # what the page reads first
 PAGE = Path(__file__).with_name("web_page")
 INSTALL = "npm install onnxruntime-web, then --runtime node_modules/onnxruntime-web"
 
@@ -48,12 +49,12 @@ def web(
     bundle, destination = opened(bundle), Path(destination)
     distribution = find_runtime(Path(runtime))
     check_browser(bundle)
-    files.refuse_existing(destination, replace=force)  # before the work; asked again after it
+    files.refuse_existing(destination, replace=force, mark=MODEL)  # before the work; asked again after it
     import onnx
 
     model = onnx.load_model_from_string(bundle.onnx.read_bytes())
     baked = bake_graph(model, bundle.preprocessing, bundle.signature)
-    with files.new_folder(destination, replace=force) as folder:
+    with files.new_folder(destination, replace=force, mark=MODEL) as folder:
         files.write_bytes(folder / "model.onnx", baked.SerializeToString(deterministic=True))
         verify_baked(bundle, "fp32", "onnxruntime", onnxruntime_run(folder / "model.onnx"))
         for file in sorted(PAGE.iterdir()):
@@ -61,7 +62,7 @@ def web(
         for name in RUNTIME:
             shutil.copyfile(distribution / name, folder / name)
         files.write_json(
-            folder / "model.json",
+            folder / MODEL,
             {
                 "labels": list(bundle.labels),
                 "preprocessing": bundle.preprocessing.to_json(),

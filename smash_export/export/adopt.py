@@ -25,6 +25,7 @@ from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Outputs, Preprocessing
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
+from smash_export.bundle.manifest import NAME
 from smash_export.bundle.samples import check_images, read_arrays
 from smash_export.measure.machine import version_of
 from smash_targets.base import ModelSignature
@@ -119,8 +120,7 @@ def adopt(
     model = Path(model)
     from smash_export.export.foreign_rewriting import check_same, runner
 
-    if not force and Path(destination).exists():  # told before minutes of work; asked again after them
-        raise UsageError(f"{destination} exists already", hint="Choose another name, or pass --force.")
+    files.refuse_existing(Path(destination), replace=force, mark=NAME)  # before minutes of work, and after
     check_images("test images", images.test, preprocessing)
     foreign = _opened(model, preprocessing.normalise(images.test), preprocessing)
     foreign = _as_classifier(foreign, model, labels, outputs)

@@ -13,13 +13,14 @@ Training resumes: its checkpoints stand in ``.NAME.work`` beside the bundle unti
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import platform
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,6 +33,7 @@ from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import softmax
 from smash_export import __version__
+from smash_export.bundle import manifest
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.export.calibration import FALSE_ALARM, Calibration, fit_calibration
 from smash_export.export.onnx_writer import INPUT, OUTPUT, onnx_from_architecture, onnx_from_trace
@@ -44,7 +46,7 @@ from smash_search.model.supernet import Supernet
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import BestFile, read_best
 from smash_search.space.cost import Cost, cost_of
-from smash_search.train.compute import pick_device
+from smash_search.train.compute import DivergedError, pick_device
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Epoch, FitResult, Recipe, fit, new_network
 from smash_search.train.recipes import AUTO, recipe_for
@@ -161,8 +163,7 @@ def freeze(
     _check_arguments(destination, weights, exporter, supernet, force)
     recipe = recipe or default_recipe(dataset, weights)
     recipe = recipe if weights == "retrain" else continued(recipe)
-    work = destination.parent / f".{destination.name}.work"
-    with files.exclusive(work, purpose="bundle"):
+    with work_beside(destination) as work:
         frozen, fitted = _make_weights(
             best, dataset, weights, recipe, supernet, pick_device(device), work, on_epoch, on_step, teacher
         )
@@ -172,7 +173,7 @@ def freeze(
         calibration = None
         if fitted is not None and not recipe.include_validation:
             calibration = calibrate(best.architecture, frozen, dataset, false_alarm)
-        report = _export(
+        return _export(
             best,
             dataset,
             destination,
@@ -186,8 +187,22 @@ def freeze(
             calibration,
             facts or {},
         )
+
+
+@contextlib.contextmanager
+def work_beside(destination: Path) -> Iterator[Path]:
+    """A folder for what a training keeps, held exclusively, which stays when the training is interrupted.
+
+    It goes at the end, and where the training came to an end that the same command would come to again.
+    """
+    work = destination.parent / f".{destination.name}.work"
+    with files.exclusive(work, purpose="bundle"):
+        try:
+            yield work
+        except (VerificationError, DivergedError):
+            shutil.rmtree(work, ignore_errors=True)
+            raise
     shutil.rmtree(work, ignore_errors=True)
-    return report
 
 
 def check_fit(best: BestFile, dataset: Dataset) -> None:
@@ -217,10 +232,7 @@ def input_of(dataset: Dataset) -> InputSpec:
 
 def check_free(destination: Path, force: bool) -> None:
     """Raise UsageError where a bundle would replace something that nobody gave up; before it is trained."""
-    if destination.exists() and not force:
-        raise UsageError(
-            f"{destination} exists already", hint="Choose another --out, or pass --force to replace it."
-        )
+    files.refuse_existing(destination, replace=force, mark=manifest.NAME)
 
 
 def _check_arguments(
@@ -467,7 +479,7 @@ def _verify(
     if not problems:
         return found
     rejected = destination.with_name(destination.name + ".rejected")
-    with files.new_folder(rejected, replace=True) as folder_:
+    with files.new_folder(rejected, replace=True, mark="report.json") as folder_:
         files.write_bytes(folder_ / "model.onnx", onnx)
         files.write_bytes(folder_ / "model.torchscript.pt", torchscript)
         report = {name: {**found[name].to_json(), "problems": text} for name, text in problems.items()}

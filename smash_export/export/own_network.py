@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,22 +20,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smash_base import files
-from smash_base.errors import InvalidInputError, UsageError
+from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Outputs, probabilities_of
 from smash_export.export.adopt import Adopted, Images, adopt
 from smash_export.export.calibration import FALSE_ALARM, fit_calibration
-from smash_export.export.freeze import CALIBRATION_IMAGES, SAMPLE_IMAGES, check_free, logits_of, spread
+from smash_export.export.freeze import (
+    CALIBRATION_IMAGES,
+    SAMPLE_IMAGES,
+    check_free,
+    logits_of,
+    spread,
+    work_beside,
+)
 from smash_export.measure.evaluate import score
+from smash_export.measure.verify import compare_logits
 from smash_search.data import Dataset
-from smash_search.data.function import imported_function
+from smash_search.data.function import fault_of, imported_function
 from smash_search.data.several import likeliest, thresholds_of
 from smash_search.train.compute import pick_device, seed_of
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Epoch, fit
 from smash_search.train.recipes import Recipe
 
+TRACED = 64  # test images that the traced network has to answer as the network does
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -72,23 +79,36 @@ def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
             raise InvalidInputError(
                 f"{text} makes no network",
                 expected=f"a function of {', '.join(offered)}, or of some of them",
-                received=f"{type(error).__name__}: {error}",
+                received=fault_of(error),
             ) from error
     if not isinstance(network, nn.Module):
         raise InvalidInputError(f"result of {text}", expected="a torch.nn.Module", received=type(network))
-    try:
-        with torch.no_grad():
-            answers = network.eval()(torch.zeros(2, *shape))
-        received = list(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
-    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-        received = f"{type(error).__name__}: {error}"
-    if received != [2, classes]:
-        raise InvalidInputError(
-            f"the network of {text} on images [2, {', '.join(map(str, shape))}]",
-            expected=f"logits [2, {classes}]",
-            received=received,
-        )
+    if not any(value.requires_grad for value in network.parameters()):
+        raise InvalidInputError(f"the network of {text}", expected="parameters to train", received="none")
+    for training in (True, False):
+        received = _answered(network, torch.zeros(2, *shape), training=training)
+        if received != [2, classes]:
+            raise InvalidInputError(
+                f"the network of {text} on images [2, {', '.join(map(str, shape))}]"
+                + (" while it is trained" if training else ""),
+                expected=f"logits [2, {classes}]",
+                received=received,
+            )
     return network
+
+
+def _answered(network: nn.Module, images: Tensor, *, training: bool) -> object:
+    """Shape of the answers, or what came instead; the network stays as it is, and is in eval mode then."""
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            answers = network.train(training)(images)
+        return list(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        return fault_of(error)
+    finally:
+        network.load_state_dict(state)  # running means of norms have seen black images
+        network.eval()
 
 
 class Several(nn.Module):
@@ -157,8 +177,7 @@ def train_own(
     """
     destination = Path(destination)
     check_free(destination, force)
-    work = destination.parent / f".{destination.name}.work"
-    with files.exclusive(work, purpose="bundle"):
+    with work_beside(destination) as work:
         fitted = fit(
             network,
             dataset,
@@ -175,8 +194,8 @@ def train_own(
         network.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         network, found = _finished(network, dataset, recipe, false_alarm)
         traced = work / "network.pt"
-        _trace(network, dataset, traced)
-        adopted = adopt(
+        _trace(network, dataset, name, traced)
+        return adopt(
             traced,
             destination,
             labels=dataset.classes,
@@ -185,8 +204,6 @@ def train_own(
             outputs="sigmoid" if dataset.several else "logits",
             force=force,
         )
-    shutil.rmtree(work, ignore_errors=True)
-    return adopted
 
 
 def _finished(
@@ -228,12 +245,35 @@ def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, recipe: Rec
     return Images(np.asarray(dataset.test.images[chosen]), labels[chosen], train, facts)
 
 
-def _trace(network: nn.Module, dataset: Dataset, path: Path) -> None:
-    example = torch.zeros(2, *dataset.preprocessing.input_shape)
-    with warnings.catch_warnings(), torch.no_grad():
+def _trace(network: nn.Module, dataset: Dataset, name: str, path: Path) -> None:
+    """Write the network as TorchScript, which answers real images as it does, alone and among others.
+
+    A trace holds what was done for its example: no branch that the values of an image decide, no number that
+    left the tensors on the way.
+
+    Raises:
+        InvalidInputError: it cannot be traced.
+        VerificationError: its trace answers otherwise.
+    """
+    images = dataset.test.images[spread(len(dataset.test), TRACED)]
+    example = torch.from_numpy(dataset.preprocessing.normalise(np.asarray(images[:2])))
+    with warnings.catch_warnings(record=True) as told, torch.no_grad():
         warnings.simplefilter("ignore")  # that tracing is old is no news to the user
+        warnings.simplefilter("always", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
             traced = torch.jit.trace(network, example, check_trace=False)
         except RuntimeError as error:
             raise InvalidInputError("the network cannot be traced", received=error) from None
-        torch.jit.save(traced, path)
+    expected = logits_of(network, dataset, images)
+    alone = np.concatenate([logits_of(traced, dataset, images[row : row + 1]) for row in range(len(images))])
+    parity = compare_logits(expected, alone, expected.argmax(1))
+    if problems := parity.problems("fp32"):
+        warned = str(told[0].message).partition(". ")[0] if told else "none"
+        raise VerificationError(
+            f"the trace of {name} does not answer as the network does: {'; '.join(problems)}",
+            expected="answers that depend on one image each, by the same operations for every image",
+            received=f"PyTorch's warning while it was traced: {warned}",
+            hint="Write what depends on values as tensor operations (torch.where), without .item(), and "
+            "nothing over the whole batch.",
+        )
+    torch.jit.save(traced, path)

@@ -80,6 +80,27 @@ def test_new_folder_appears_whole_or_not_at_all(tmp_path):
     assert os.listdir(place.parent) == ["bundle"]
 
 
+def test_only_a_folder_of_the_same_kind_is_replaced(tmp_path):
+    for name in ("pictures", "ours", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pictures" / "cat.png").write_text("irreplaceable")
+    (tmp_path / "ours" / "mark.json").write_text("{}")
+    (tmp_path / "file").write_text("irreplaceable")
+    for name in ("pictures", "file"):
+        for replace, words in ((True, "not even with --force"), (False, "Choose another name.$")):
+            with (
+                pytest.raises(UsageError, match=words),
+                files.new_folder(tmp_path / name, replace=replace, mark="mark.json"),
+            ):
+                pass
+    assert (tmp_path / "pictures" / "cat.png").read_text() == (tmp_path / "file").read_text()
+    for name in ("ours", "empty"):
+        with files.new_folder(tmp_path / name, replace=True, mark="mark.json") as folder:
+            (folder / "new").write_text("1")
+        assert os.listdir(tmp_path / name) == ["new"]
+    assert sorted(os.listdir(tmp_path)) == ["empty", "file", "ours", "pictures"]
+
+
 def test_a_folder_that_two_make_at_once_is_refused_to_one(tmp_path):
     place = tmp_path / "bundle"
     for replace in (False, True):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from smash_base.errors import InvalidInputError, UsageError
+from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_export import load
 from smash_export.cli import cli
 from smash_export.export.own_network import own_network, train_own
@@ -38,6 +38,31 @@ def wants_more(classes, depth):
 
 def breaks():
     raise KeyError("no such layer")
+
+def frozen(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes)).requires_grad_(False)
+
+class Auxiliary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm2d(1), nn.Linear(64, 10)
+
+    def forward(self, images):
+        answers = self.last(self.norm(images).flatten(1))
+        return (answers, answers) if self.training else answers
+
+def auxiliary():
+    return Auxiliary()
+
+class Branch(Auxiliary):
+    def forward(self, images):
+        images = self.norm(images)
+        if images.std() < 1e-6:
+            return images.new_zeros(len(images), 10)
+        return self.last((images / images.abs().mean().item()).flatten(1))
+
+def branch():
+    return Branch()
 """
 
 
@@ -108,6 +133,45 @@ def test_what_is_no_classifier_of_these_images_is_refused(module: str) -> None:
         own_network(f"{module}:absent", digits, 0)
     with pytest.raises(UsageError, match="no module"):
         own_network("no_such_module_here:absent", digits, 0)
+
+
+def test_what_cannot_be_trained_is_refused_before_it_is(module: str) -> None:
+    digits = load_dataset("digits")
+    with pytest.raises(InvalidInputError, match="parameters to train"):
+        own_network(f"{module}:frozen", digits, 0)
+    with pytest.raises(InvalidInputError, match=r"while it is trained; .* received tuple"):
+        own_network(f"{module}:auxiliary", digits, 0)
+    network = own_network(f"{module}:small", digits, 0)
+    assert not network.training
+    assert int(network.state_dict()["1.num_batches_tracked"]) == 0, "trying it leaves no trace"
+
+
+def test_a_network_whose_values_decide_what_it_does_makes_no_bundle(module: str, tmp_path: Path) -> None:
+    """Its trace would hold what was done for one example, under the accuracy of what was trained."""
+    digits = load_dataset("digits")
+    network, recipe = own_network(f"{module}:branch", digits, 0), Recipe(epochs=1)
+    with pytest.raises(VerificationError, match=r"does not answer as the network.*Converting a tensor"):
+        train_own(network, digits, tmp_path / "bundle", name="branch", recipe=recipe)
+    assert list(tmp_path.iterdir()) == [tmp_path / f"{module}.py"], "another try begins anew"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("def f(:", "SyntaxError"),
+        ("import no_such_library_of_mine", r"ModuleNotFoundError.*broken_module_of_a_test\.py, line 1"),
+        ("\nraise ValueError('half written')", r"ValueError: half written \(.*line 2\)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_its_line(
+    content: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_module_of_a_test.py").write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InvalidInputError, match=why):
+        own_network("broken_module_of_a_test:f", load_dataset("digits"), 0)
+    with pytest.raises(InvalidInputError, match=why):
+        load_dataset("broken_module_of_a_test:f")
 
 
 def test_a_function_that_fails_is_named_with_its_error(module: str) -> None:
