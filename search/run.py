@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from smash_search.data import Dataset
 
 SCHEMA = 1
+OF_A_BUNDLE = "manifest.json"
 
 
 def run_search(
@@ -149,6 +150,12 @@ class _Search:
             for name in (SCORES, MEASURES, CONFIRMED, "finalists.jsonl"):
                 close_torn_line(self._run.folder / name)
             return
+        if (self._run.folder / OF_A_BUNDLE).exists():
+            raise UsageError(
+                f"{self._run.folder} holds a bundle",
+                expected="a new folder, or that of an earlier search",
+                hint="Choose another folder.",
+            )
         if (self._run.folder / "scores.jsonl").exists() or (self._run.folder / "best.json").exists():
             raise UsageError(
                 f"{self._run.folder} holds results but no config.json", hint="Choose another folder."

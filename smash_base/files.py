@@ -262,7 +262,7 @@ def read_text(path: Path | str, *, what: str = "JSON file") -> str:
     except FileNotFoundError:
         raise InvalidInputError(f"{what} {path} does not exist") from None
     except IsADirectoryError:
-        raise InvalidInputError(f"{path} is a folder", expected=f"a {what}") from None
+        raise InvalidInputError(f"{path} is a folder", expected=f"a file: {what}") from None
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{what} {path} is not UTF-8 text", received=error) from None
 

@@ -154,8 +154,29 @@ class BestFile:
         )
 
 
+_ADOPT = "To make a bundle of an ONNX or TorchScript file: smash-export adopt."
+OTHERS = {
+    ".onnx": _ADOPT,
+    ".pt": _ADOPT,
+    ".pt2": _ADOPT,
+    ".py": "Name a function of it: module:function.",
+    ".png": "smash-export inspect says what a file holds.",
+    ".npz": "smash-export inspect says what a file holds.",
+    ".safetensors": "smash-export inspect says what a file holds.",
+}
+"""What to do with a file that is often given in place of an architecture, by its ending."""
+
+
 def read_best(path: Path | str) -> BestFile:
     """Read ``best.json``; raises InvalidInputError naming the file and the field."""
+    path = Path(path)
+    if path.is_dir() or path.suffix in OTHERS:
+        inside = [path / name for name in ("best.json", "architecture.json") if (path / name).is_file()]
+        raise InvalidInputError(
+            f"{path} is {'a folder' if path.is_dir() else 'no architecture file'}",
+            expected="an architecture file: best.json of a search, or architecture.json of a bundle",
+            hint=f"Pass {inside[0]}." if inside else OTHERS.get(path.suffix),
+        )
     value = files.read_json(path, what="architecture file")
     try:
         return BestFile.from_json(value)

@@ -20,6 +20,7 @@ A prior never excludes: what it gives no probability stays inside the space and 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +35,28 @@ Shares = tuple[tuple[Any, float], ...]
 Form = Literal["reduced", "plain", "projected", "pointwise"]
 FORMS: tuple[Form, ...] = get_args(Form)
 WIRINGS = ("residual", "dense", "free")
+WIDEST_KERNEL, LARGEST_EXPANSION, DEEPEST = 31, 16, 64
+
+
+def _one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:
+    return " or ".join(names), lambda option: option in names
+
+
+def _whole(least: int, most: int, step: int = 1) -> Callable[[Any], bool]:
+    return lambda option: type(option) is int and option in range(least, most + 1, step)
+
+
+OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "forms": _one_of(FORMS),
+    "wirings": _one_of(WIRINGS),
+    "patterns": _one_of(ACTIVE_PATTERNS),
+    "activations": _one_of(ACTIVATIONS),
+    "kernels": (f"odd numbers, 1 to {WIDEST_KERNEL}", _whole(1, WIDEST_KERNEL, 2)),
+    "expansions": (f"whole numbers, 1 to {LARGEST_EXPANSION}", _whole(1, LARGEST_EXPANSION)),
+    "depths": (f"whole numbers, 1 to {DEEPEST}", _whole(1, DEEPEST)),
+    "reductions": ("more than 0, at most 1", lambda option: 0 < option <= 1),
+}
+"""What may be a key of each table of shares, in words and as a check."""
 
 
 @dataclass(frozen=True)
@@ -92,30 +115,33 @@ class Prior:
     def __post_init__(self) -> None:
         if self.sampler not in ("regular", "paper"):
             raise InvalidInputError("prior sampler", expected="regular or paper", received=self.sampler)
-        known: dict[str, tuple[Any, ...]] = {
-            "forms": FORMS,
-            "wirings": WIRINGS,
-            "patterns": ACTIVE_PATTERNS,
-            "activations": ACTIVATIONS,
-        }
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, float) and not 0 <= value <= 1:
-                raise InvalidInputError(f"prior {field.name}", expected="0 to 1", received=value)
             if field.name == "stems":
-                if not value or min(value) < 0 or max(value) <= 0:
-                    raise InvalidInputError("prior stems", expected="shares, one above 0", received=value)
-            elif isinstance(value, tuple):
-                self._check_shares(field.name, value, known.get(field.name))
+                if not isinstance(value, tuple) or not value or min(value) < 0 or max(value) <= 0:
+                    raise InvalidInputError(
+                        "prior stems", expected="a list of shares, one above 0", received=value
+                    )
+            elif isinstance(field.default, float):
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                if not number or not 0 <= value <= 1:
+                    raise InvalidInputError(f"prior {field.name}", expected="0 to 1", received=value)
+            elif isinstance(field.default, tuple):
+                self._check_shares(field.name, value)
 
-    def _check_shares(self, name: str, shares: Shares, known: tuple[Any, ...] | None) -> None:
-        if not any(share > 0 for _, share in shares) or min(share for _, share in shares) < 0:
+    def _check_shares(self, name: str, shares: Any) -> None:
+        if not isinstance(shares, tuple) or not shares:
             raise InvalidInputError(
-                f"prior {name}", expected="shares of 0 and more, one above 0", received=shares
+                f"prior {name}", expected="a table of options and their shares", received=shares
             )
+        if max(share for _, share in shares) <= 0 or min(share for _, share in shares) < 0:
+            raise InvalidInputError(
+                f"prior {name}", expected="shares of 0 and more, one above 0", received=dict(shares)
+            )
+        words, possible = OPTIONS[name]
         for option, _ in shares:
-            if known is not None and option not in known:
-                raise InvalidInputError(f"prior {name}", expected=" or ".join(known), received=option)
+            if not possible(option):
+                raise InvalidInputError(f"prior {name}", expected=words, received=option)
 
     def to_json(self) -> JsonObject:
         """Plain lists and numbers."""
@@ -168,4 +194,9 @@ def prior_named(name: str) -> Prior:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{path} is not TOML", received=error) from None
-    return Prior.from_json({"name": path.stem, **table})
+    try:
+        return Prior.from_json({"name": path.stem, **table})
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"{path}: {error.what}", expected=error.expected, received=error.received
+        ) from None

@@ -153,6 +153,7 @@ class Space:
             "activations": any(share > 0 for name, share in prior.activations if name in self.activations),
             "patterns": any(share > 0 for pattern, share in prior.patterns if pattern in patterns),
             "stems": any(share > 0 for share in prior.stems[: len(self.stem_strides)]),
+            "kernels": any(share > 0 for kernel, share in prior.kernels if kernel in self.kernels),
         }
         for name, found in possible.items():
             if not found:

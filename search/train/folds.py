@@ -125,17 +125,30 @@ def _together(judged: Sequence[_Judged]) -> Folds:
     )
 
 
+def most_folds(dataset: Dataset) -> int:
+    """Number of objects of the smallest class, each of whose folds has one."""
+    return _fewest(np.concatenate([dataset.train.labels, dataset.validation.labels])[:: dataset.views])
+
+
+def check_folds(folds: int, most: int) -> None:
+    """Raise InvalidInputError where a class has fewer images than there are folds."""
+    if not 2 <= folds <= most:
+        raise InvalidInputError(
+            "folds", expected=f"2 to {most}, the images of the smallest class", received=folds
+        )
+
+
+def _fewest(labels: np.ndarray) -> int:
+    return int(np.unique(labels, return_counts=True)[1].min())
+
+
 def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
     """The fold of each image, int64 [N]: every class spread evenly, folds of equal size to within one.
 
     Raises:
         InvalidInputError: a class has fewer images than there are folds.
     """
-    fewest = int(np.unique(labels, return_counts=True)[1].min())
-    if not 2 <= folds <= fewest:
-        raise InvalidInputError(
-            "folds", expected=f"2 to {fewest}, the images of the smallest class", received=folds
-        )
+    check_folds(folds, _fewest(labels))
     random = np.random.default_rng((seed, 0xF01D))
     order = np.argsort(labels[shuffled := random.permutation(len(labels))], kind="stable")
     places = np.empty(len(labels), np.int64)

@@ -151,8 +151,9 @@ class Bundle:
 
     def samples(self) -> Samples:
         """The bundled test images; see :class:`Samples`."""
-        arrays = read_arrays(self.path / layout.SAMPLES, {"images": "u1", "labels": "i8", "logits": "f4"})
-        samples = Samples(arrays["images"], arrays["labels"], arrays["logits"])
+        kinds = {"images": "u1", "labels": "i8", "logits": "f4"}
+        arrays = read_arrays(self.path / layout.SAMPLES, kinds, {"targets": "u1"})
+        samples = Samples(arrays["images"], arrays["labels"], arrays["logits"], arrays.get("targets"))
         check_samples(samples, self.preprocessing, self.signature.classes)
         return samples
 
@@ -401,6 +402,7 @@ def _image_parts(
             images=samples.images,
             labels=samples.labels.astype(np.int64),
             logits=samples.logits.astype(np.float32),
+            **({} if samples.targets is None else {"targets": samples.targets.astype(np.uint8)}),
         )
     }
     if calibration is not None:
@@ -457,7 +459,7 @@ def _card(
         + (", channels in the order BGR" if preprocessing.order == "BGR" else ""),
         f"- Tensors: `{signature.input_name}` float32 [batch, {', '.join(map(str, signature.input_shape))}] "
         f"-> `{signature.output_name}` float32 [batch, {signature.classes}], {_ANSWERS[signature.outputs]}",
-        f"- Architecture: {key or 'adopted from outside'}",
+        f"- Architecture: {key or provenance.get('network') or 'adopted from outside'}",
         "",
         *_accuracy(provenance.get("accuracy")),
         "## Where it comes from",

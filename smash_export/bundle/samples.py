@@ -25,11 +25,14 @@ class Samples:
         images: uint8 [N, *sample_shape].
         labels: int64 [N].
         logits: float32 [N, K].
+        targets: uint8 [N, K], 1 where a class is there, of classes that do not exclude each other; None for
+            others, and in bundles of early versions.
     """
 
     images: np.ndarray
     labels: np.ndarray
     logits: np.ndarray
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,8 +47,10 @@ def array_bytes(**arrays: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def read_arrays(path: Path, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """Read an npz whose arrays are known by name and type.
+def read_arrays(
+    path: Path, kinds: Mapping[str, str], optional: Mapping[str, str] | None = None
+) -> dict[str, np.ndarray]:
+    """Read an npz whose arrays are known by name and type; of the optional ones, those that are there.
 
     Nothing larger than the file is ever allocated: entries must be uncompressed, and a header that
     promises more than its entry holds is refused before an array is made.
@@ -53,6 +58,8 @@ def read_arrays(path: Path, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = {info.filename: info for info in archive.infolist()}
+            there = {name: kind for name, kind in (optional or {}).items() if f"{name}.npy" in infos}
+            kinds = {**kinds, **there}
             if set(infos) != {f"{name}.npy" for name in kinds}:
                 raise ValueError(f"arrays {sorted(infos)} instead of {sorted(kinds)}")
             return {name: _read_array(archive, infos[f"{name}.npy"], kind) for name, kind in kinds.items()}
@@ -95,5 +102,10 @@ def check_samples(samples: Samples, preprocessing: Preprocessing, classes: int) 
         )
     if samples.labels.min() < 0 or samples.labels.max() >= classes:
         raise InvalidInputError("sample labels", expected=f"0 to {classes - 1}", received=samples.labels)
+    targets = samples.targets
+    if targets is not None and (targets.shape != samples.logits.shape or targets.max() > 1):
+        raise InvalidInputError(
+            "sample targets", expected=f"0 and 1 [{count}, {classes}]", received=f"{list(targets.shape)}"
+        )
     if not np.isfinite(samples.logits).all():
         raise InvalidInputError("sample logits", expected="finite numbers", received="NaN or infinity")

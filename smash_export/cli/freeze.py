@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from smash_export.cli.shared_options import balance_option, recipe_option
 from smash_export.cli.training import (
     Prepared,
     bake_too,
+    check_early,
     chosen_recipe,
     followed,
     planned,
@@ -150,8 +152,9 @@ def command(arch: Path, output: Output, **values: Any) -> None:
 
 def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
     """What the command does, with the values of its options."""
-    best, dataset, summary = _read(arch, values, output)
     destination = values["out"] or arch.with_name(f"{arch.stem}-bundle")
+    check_early(destination, values)
+    best, dataset, summary = _read(arch, values, output)
     recipe = chosen_recipe(dataset, values)
     if dataset.several:
         _check_several(dataset, values)
@@ -381,8 +384,9 @@ def _is_file(arch: Path) -> bool:
         return False
     if arch.suffix:  # named as a file, whose absence its reader tells
         return True
+    near = difflib.get_close_matches(str(arch), PRESETS, n=1)
     raise UsageError(
         f"there is no network {str(arch)!r}",
         expected=f"an architecture file, or a preset: {', '.join(PRESETS)}",
-        hint="smash-export train also takes package.module:function.",
+        hint=f"Did you mean {near[0]}?" if near else "smash-export train also takes package.module:function.",
     )

@@ -21,7 +21,7 @@ from smash_export.cli.shared_options import file_options
 
 if TYPE_CHECKING:
     from smash_base.images import Omission
-    from smash_export.prediction.classifier import Classifier, Failure, Prediction
+    from smash_export.prediction.classifier import Classifier, ClassScore, Failure, Prediction
 
 UNCERTAIN = "uncertain"
 DOUBTFUL = "perhaps none of the classes"
@@ -141,11 +141,17 @@ def _label(result: Prediction, threshold: float | None) -> str | None:
     return None if threshold is not None and result.probability < threshold else result.label
 
 
-def _shown(result: Prediction, threshold: float | None) -> str | None:
-    """The label as text: every class that is there where several may be."""
+def _with_probability(item: ClassScore) -> str:
+    return f"{item.label} {item.probability:.1%}"
+
+
+def _shown(result: Prediction, threshold: float | None, *, probabilities: bool = False) -> str | None:
+    """The label as text, with its probability if asked: every class that is there, where several may be."""
     if result.present is None:
-        return _label(result, threshold)
-    labels = _there(result, threshold)
+        label = _label(result, threshold)
+        return _with_probability(result.top[0]) if label is not None and probabilities else label
+    there = _present(result, threshold)
+    labels = [_with_probability(item) if probabilities else item.label for item in there]
     if len(labels) > MAX_SHOWN_LABELS:
         labels = [*labels[:MAX_SHOWN_LABELS], f"... ({len(labels)} in all)"]
     return ", ".join(labels) or None
@@ -153,7 +159,11 @@ def _shown(result: Prediction, threshold: float | None) -> str | None:
 
 def _there(result: Prediction, threshold: float | None) -> list[str]:
     """Every class that is there, where several may be."""
-    return [item.label for item in result.present or () if item.probability >= (threshold or 0)]
+    return [item.label for item in _present(result, threshold)]
+
+
+def _present(result: Prediction, threshold: float | None) -> list[ClassScore]:
+    return [item for item in result.present or () if item.probability >= (threshold or 0)]
 
 
 def _json_writer(classifier: Classifier, threshold: float | None) -> _Writer:
@@ -235,10 +245,12 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
     held: list[Prediction] = []  # the first answer, until it is known whether it is the only one
 
     def line(result: Prediction) -> None:
-        others = ", ".join(f"{item.label} {item.probability:.1%}" for item in result.top[1:3])
-        label = _shown(result, threshold) or f"{UNCERTAIN} ({result.label})"
+        there = set(_there(result, threshold)) or {result.label}  # each with its own probability
+        others = ", ".join([_with_probability(item) for item in result.top if item.label not in there][:2])
+        label = _shown(result, threshold, probabilities=True)
+        label = label or f"{UNCERTAIN} ({_with_probability(result.top[0])})"
         output.text(
-            f"{result.source}: {label} {result.probability:.1%}"
+            f"{result.source}: {label}"
             + (f", {DOUBTFUL}" if result.doubtful else "")
             + (f"  ({others})" if others else "")
         )

@@ -265,6 +265,10 @@ def _search(
     if values["executor"] != "serial":
         with output.progress("reaching the workers", None):
             check_executor(executor)
+    if values["teacher"]:
+        from smash_export.export.teacher import check_there
+
+        check_there(values["teacher"])
     with output.progress("reading images", None):
         dataset = load_data(data_words(data, values["skip_bad"]), validation=values["validation"])
     summary = tell_images(output, dataset)

@@ -59,7 +59,8 @@ def count(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     """A number of at least 1, as it stands or shortened: ``15000000``, ``15M``, ``1.5e7``, ``64Ki``."""
     if value is None:
         return None
-    match = re.fullmatch(r"(\d[\d_,]*(?:\.\d+)?(?:e\d+)?) ?([kmg]i?)?b?", value.strip().lower())
+    bytes_too = "b?" if param.name == "max_memory" else ""
+    match = re.fullmatch(rf"(\d[\d_,]*(?:\.\d+)?(?:e\d+)?) ?([kmg]i?)?{bytes_too}", value.strip().lower())
     number = float(re.sub("[_,]", "", match[1])) * _UNITS[match[2]] if match else 0.0
     if not 1 <= number < 1e18 or number != int(number):
         raise click.BadParameter(f"expected a count such as 15000000 or 15M, received {value!r}", ctx, param)

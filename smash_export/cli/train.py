@@ -14,7 +14,7 @@ from smash_export.cli.freeze import GROUPS, run_freeze
 from smash_export.cli.freeze import command as freeze_command
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, tell_images
-from smash_export.cli.training import chosen_recipe, planned, train_module, use_threads
+from smash_export.cli.training import check_early, chosen_recipe, planned, train_module, use_threads
 
 NOT_HERE = ("arch", "weights", "run")  # the network is an argument, and nothing is generated
 
@@ -43,6 +43,7 @@ def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
         raise UsageError("--teacher auto needs an architecture file or a preset", hint="Name a teacher.")
     use_threads(values["threads"])
     destination = values["out"] or Path(f"{name.rpartition(':')[2]}-bundle")
+    check_early(destination, values)
     with output.progress("reading images", None):
         dataset = load_dataset(data_words(values["data"], values["skip_bad"]))
     summary = tell_images(output, dataset)

@@ -173,6 +173,19 @@ class Prepared:
     facts: JsonObject
 
 
+def check_early(destination: Path, values: dict[str, Any]) -> None:
+    """What can be told before images are read, which takes minutes of a large folder.
+
+    Raises:
+        UsageError: the bundle exists, or there is no such device.
+    """
+    from smash_export.export.freeze import check_free
+    from smash_search.train.compute import pick_device
+
+    check_free(destination, values["force"])
+    pick_device(values["device"])
+
+
 def prepared(
     make: Callable[[], nn.Module],
     architecture: Architecture | None,
@@ -191,13 +204,11 @@ def prepared(
         destination: Folder of the bundle; work is kept beside it.
         values: The command's options.
         run: folder of the search, whose finalists may be the teacher.
-
-    Raises:
-        UsageError: the bundle exists.
     """
-    from smash_export.export.freeze import check_free
+    from smash_search.train.folds import check_folds, most_folds
 
-    check_free(destination, values["force"])  # before a teacher or folds are trained
+    if values["folds"]:
+        check_folds(values["folds"], most_folds(dataset))
     teacher, seconds = None, seconds_of(values)
     if values["teacher"]:
         place = destination.parent / f".{destination.name}.work" / "teacher"
@@ -205,11 +216,8 @@ def prepared(
     seconds /= 1 + (values["folds"] or 0)
     recipe = announced(make(), dataset, recipe, seconds, values, output)
     facts: JsonObject = {}
+    tell_folds(values, output)
     if values["folds"]:
-        output.note(
-            f"each of the {values['folds']} folds before it takes about as long"
-            + (", and is trained without the teacher" if values["teacher"] else "")
-        )
         facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
     return Prepared(recipe, teacher, facts)
 
@@ -226,17 +234,29 @@ def planned(
     :func:`prepared` would before it trains.
     """
     from smash_export.export import teacher
-    from smash_export.export.freeze import check_free
+    from smash_search.train.folds import check_folds, most_folds
     from smash_search.train.network import settled
 
-    check_free(destination, values["force"])
+    if values["folds"]:
+        check_folds(values["folds"], most_folds(dataset))
     network, seconds = make(), seconds_of(values)
     if values["teacher"] == teacher.AUTO:
         seconds *= 1 - teacher.TIME_SHARE
     elif values["teacher"]:
         teacher.check_there(values["teacher"])
     recipe = announced(network, dataset, recipe, seconds / (1 + (values["folds"] or 0)), values, output)
-    return {"recipe": settled(recipe, network, dataset).to_json()}
+    tell_folds(values, output)
+    folds: JsonObject = {"folds": values["folds"]} if values["folds"] else {}
+    return {"recipe": settled(recipe, network, dataset).to_json(), **folds}
+
+
+def tell_folds(values: dict[str, Any], output: Output) -> None:
+    """How long the folds take, if there are any."""
+    if values["folds"]:
+        output.note(
+            f"each of the {values['folds']} folds before it takes about as long"
+            + (", and is trained without the teacher" if values["teacher"] else "")
+        )
 
 
 def announced(
@@ -268,10 +288,19 @@ def announced(
     if len(dataset.validation) < FEW_TO_DECIDE:
         output.warn(
             f"{len(dataset.validation)} validation images decide about epochs and probabilities; "
-            "differences below some points mean nothing; with freeze and train, --folds 5 measures accuracy "
-            "on all images"
+            "differences below some points mean nothing" + _advice_on_folds(dataset, values)
         )
     return recipe
+
+
+def _advice_on_folds(dataset: Dataset, values: dict[str, Any]) -> str:
+    """That folds measure more, where they are possible and nobody asked for them."""
+    from smash_search.train.folds import most_folds
+
+    most = most_folds(dataset)
+    if values.get("folds") or most < 2:
+        return ""
+    return f"; with freeze and train, --folds {min(5, most)} measures accuracy on all images"
 
 
 def _asked_epochs(values: dict[str, Any]) -> object:

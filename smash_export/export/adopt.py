@@ -48,6 +48,7 @@ class Images:
 
     Attributes:
         test: uint8 [N, *sample_shape] with ``labels`` int64 [N].
+        targets: uint8 [N, K] of images that may be of several classes, or None.
         calibration: uint8 training images, or None: no int8 then.
         provenance: where they come from, for the manifest.
     """
@@ -56,6 +57,7 @@ class Images:
     labels: np.ndarray
     calibration: np.ndarray | None
     provenance: Mapping[str, Any]
+    targets: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,12 @@ def adopt(
         labels=labels,
         preprocessing=preprocessing,
         signature=signature,
-        samples=Samples(images.test, images.labels.astype(np.int64), reference.answers.astype(np.float32)),
+        samples=Samples(
+            images.test,
+            images.labels.astype(np.int64),
+            reference.answers.astype(np.float32),
+            images.targets,
+        ),
         calibration=images.calibration,
         provenance={
             "adopted": {"file": model.name, "sha256": files.sha256(model), **foreign.facts},

@@ -242,7 +242,8 @@ def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, recipe: Rec
         "data": {"spec": dataset.spec, "seed": dataset.seed, "fingerprint": dataset.fingerprint},
         "accuracy": {"split": "test", **test.facts()},
     }
-    return Images(np.asarray(dataset.test.images[chosen]), labels[chosen], train, facts)
+    shown = np.asarray(dataset.test.images[chosen])
+    return Images(shown, labels[chosen], train, facts, None if targets is None else targets[chosen])
 
 
 def _trace(network: nn.Module, dataset: Dataset, name: str, path: Path) -> None:

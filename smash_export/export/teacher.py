@@ -112,6 +112,13 @@ def check_there(teacher: Path | str) -> None:
 
 def _fingerprint(teacher: Path | str) -> str:
     """SHA-256 of the file that holds the teacher's weights."""
+    if str(teacher) == AUTO and not Path(teacher).exists():
+        raise UsageError(
+            "no teacher is trained for the finalists of a search",
+            expected=FORMS.removeprefix(f"{AUTO}, "),
+            received=AUTO,
+            hint="freeze and train take --teacher auto.",
+        )
     if spec := _timm(teacher):
         return files.sha256(weights_file(spec, "size"))
     path = Path(teacher)

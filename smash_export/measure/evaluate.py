@@ -228,7 +228,8 @@ def score(
     mistakes = tuple(Mistake(int(i), names[labels[i]], names[answers[i]], float(sureness[i])) for i in worst)
     top5 = None
     rows = tuple(_class_row(index, names, confusion) for index in range(classes))
-    present = [row for row in rows if row.images]
+    presence = () if targets is None else presence_of(probabilities, targets, names)
+    recall, f1 = _means(presence or rows)
     if classes > 5:
         top5 = float((np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]).any(axis=1).mean())
     return Evaluation(
@@ -237,8 +238,8 @@ def score(
         accuracy=float(right.mean()),
         low=low,
         high=high,
-        balanced_accuracy=float(np.mean([row.recall for row in present])),
-        macro_f1=float(np.mean([row.f1 or 0.0 for row in present])),
+        balanced_accuracy=recall,
+        macro_f1=f1,
         top5=top5,
         calibration_error=calibration_error(sureness, right),
         confidence=float(sureness.mean()),
@@ -249,8 +250,15 @@ def score(
         mistake_count=len(wrong),
         warnings=warnings,
         mean_average_precision=None if targets is None else mean_average_precision(probabilities, targets),
-        presence=() if targets is None else presence_of(probabilities, targets, names),
+        presence=presence,
     )
+
+
+def _means(rows: Sequence[ClassRow | Presence]) -> tuple[float, float]:
+    """Mean recall and mean F1 of the classes that have images."""
+    present = [(row.recall or 0.0, row.precision or 0.0) for row in rows if row.images]
+    f1 = [2 * recall * precision / (recall + precision or 1.0) for recall, precision in present]
+    return float(np.mean([recall for recall, _ in present])), float(np.mean(f1))
 
 
 def presence_of(probabilities: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> tuple[Presence, ...]:

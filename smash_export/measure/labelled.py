@@ -40,7 +40,7 @@ class Labelled:
 def bundled(bundle: Bundle) -> Labelled:
     """The test images in the bundle."""
     samples = bundle.samples()
-    return Labelled("the bundled images", samples.images, samples.labels)
+    return Labelled("the bundled images", samples.images, samples.labels, targets=samples.targets)
 
 
 def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None = None) -> Labelled:

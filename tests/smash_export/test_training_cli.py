@@ -147,7 +147,12 @@ def test_a_dry_run_says_how_long_a_training_takes_and_which_epochs_fit_a_time() 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("train resnet8", "a preset: "),
+        ("train resnet8", "Did you mean resnet-8?"),
+        ("train capsule", "a preset: "),
+        ("train resnet-8 --device gpu", "cuda:N"),
+        ("train resnet-8 --out pictures --force", "not even with --force"),
+        ("search --run run --teacher auto", "freeze and train take --teacher auto"),
+        ("search --run run --max-parameters 300kb", "expected a count"),
         ("train resnet-8 --teacher .", "without a bundle"),
         ("train resnet-8 --teacher nowhere.onnx", "no such teacher"),
         ("train resnet-8 --augment pad_crop=8", "at most 7 pixels"),
@@ -170,10 +175,65 @@ def test_what_cannot_be_done_is_refused_before_anything_else_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "cat.png").touch()
     assert run([*words.split(), "--data", "digits", "--dry-run"]) == 2
     refused = capsys.readouterr().err
     assert said in refused
     assert "timing" not in refused
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("bundle", "architecture.json"),
+        ("run", "best.json"),
+        ("empty", "an architecture file"),
+        ("bundle/model.onnx", "smash-export adopt"),
+        ("network.py", "module:function"),
+    ],
+)
+def test_another_file_in_place_of_an_architecture_is_answered_with_what_to_pass(
+    network: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "bundle/architecture.json",
+        "bundle/model.onnx",
+        "run/best.json",
+        "network.py",
+        "empty/nothing",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert run(["train", network, "--data", "digits", "--out", "out"]) == 6
+    assert said in capsys.readouterr().err
+
+
+def test_folds_that_cannot_be_are_refused_and_others_are_part_of_the_plan(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = "tests.search.small_data:volumes"  # 64 of three classes
+    plan = ["train", "resnet-8", "--data", data, "--epochs", "1", "--dry-run", "--json"]
+    assert run([*plan, "--folds", "50"]) == 6
+    assert "the images of the smallest class" in capsys.readouterr().err
+    assert run([*plan, "--folds", "3"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["folds"] == 3
+    assert "each of the 3 folds before it takes about as long" in told.err
+
+
+def test_a_search_writes_nothing_into_a_bundle(
+    digits_bundle_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(digits_bundle_copy.iterdir())
+    assert run(["search", "--data", "digits", "--run", str(digits_bundle_copy), "--candidates", "2"]) == 2
+    assert "holds a bundle" in capsys.readouterr().err
+    assert [path for path in sorted(digits_bundle_copy.iterdir()) if path.name != ".lock"] == before
 
 
 def test_finalists_of_a_search_are_balanced_when_it_is_asked_for() -> None:

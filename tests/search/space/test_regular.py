@@ -154,6 +154,13 @@ def test_a_prior_is_read_from_a_file_and_survives_json(tmp_path: Path) -> None:
         ("odd = 2.0", "odd"),
         ("forms = {conv = 1.0}", "forms"),
         ("kernels = {3 = 0.0}", "kernels"),
+        ("kernels = {4 = 1.0}", "kernels.*odd numbers"),
+        ("kernels = 3", "kernels.*table"),
+        ("depths = {0 = 1.0}", "depths.*whole numbers"),
+        ("stems = 0.5", "malformed"),
+        ('squeeze = "yes"', "squeeze.*0 to 1"),
+        ("squeeze = 2", "squeeze.*0 to 1"),
+        ("squeeze = true", "squeeze.*0 to 1"),
         ("nothing = 1", "prior"),
         ("odd = [", "TOML"),
     ],
@@ -161,7 +168,7 @@ def test_a_prior_is_read_from_a_file_and_survives_json(tmp_path: Path) -> None:
 def test_a_wrong_prior_names_its_field(tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(text)
-    with pytest.raises(InvalidInputError, match=named):
+    with pytest.raises(InvalidInputError, match=rf"wrong\.toml.*{named}"):
         prior_named(str(path))
     with pytest.raises(UsageError, match="no prior"):
         prior_named("wild")
@@ -175,6 +182,7 @@ def test_a_wrong_prior_names_its_field(tmp_path: Path, text: str, named: str) ->
         ("activations", (("none", 1.0),)),
         ("patterns", (("0000", 1.0),)),
         ("stems", (0.0, 0.0, 0.0, 1.0)),
+        ("kernels", ((11, 1.0),)),
     ],
 )
 def test_a_prior_of_which_a_space_has_nothing_is_refused_before_anything_is_drawn(

@@ -100,6 +100,26 @@ def test_a_table_of_answers_names_every_class_that_is_there(place: Path, tmp_pat
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [set(row["present"].split(";")) - {""} for row in rows] == [names(answer) for answer in expected]
     assert {row["doubtful"] for row in rows} == {""}, "no class is asked for, so none is doubted"
+    lines = CliRunner().invoke(cli, ["predict", str(place / "bundle"), str(tmp_path)]).stdout.splitlines()
+    for line, answer in zip(lines, expected, strict=True):
+        there = ", ".join(f"{score.label} {score.probability:.1%}" for score in answer.present or ())
+        assert f": {there or 'uncertain'}" in line, "each class has its own probability"
+
+
+def test_figures_of_several_classes_agree_wherever_they_stand(place: Path) -> None:
+    """The bundled images keep all of their classes, and means are those of the table below them."""
+    bundle, data = str(place / "bundle"), words(place)[3]
+    told = [
+        json.loads(CliRunner().invoke(cli, ["evaluate", bundle, *more, "--json"]).stdout)
+        for more in ([], ["--data", data])
+    ]
+    for name in ("images", "balanced_accuracy", "macro_f1", "mean_average_precision", "presence"):
+        assert told[0][name] == told[1][name], name
+    recalls = [row["recall"] for row in told[0]["presence"]]
+    assert told[0]["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    card = (place / "bundle" / "README.md").read_text()
+    assert f"mean recall of the classes {np.mean(recalls):.2%}" in card
+    assert "adopted from outside" not in card
 
 
 def test_a_compiled_file_names_the_classes_that_the_network_does(place: Path, tmp_path: Path) -> None:
