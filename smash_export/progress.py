@@ -12,13 +12,14 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import IO, Any
 
 import click
 
+from smash_base.json_values import in_words
 from smash_base.progress import Advance
 from smash_export.display import Part, bar, board, console_with_bars, is_open
 
@@ -56,6 +57,10 @@ class Output:
             drawn.add_row(*(Text(_cell(value)) for value in row))  # Text: square brackets are not markup
         console = console_with_bars(sys.stdout)
         (console or Console(width=None if sys.stdout.isatty() else _plain_width())).print(drawn)
+
+    def plan(self, steps: Mapping[str, Any], title: str = "Would do") -> None:
+        """A table of what a dry run would do, nested values as prose."""
+        self.table(title, ["what", "value"], [[name, in_words(value)] for name, value in steps.items()])
 
     def text(self, line: str) -> None:
         """A line of the result for people, on stdout. Nothing with ``--json``."""

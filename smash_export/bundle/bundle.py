@@ -35,6 +35,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import in_words
 from smash_base.preprocess import Preprocessing
 from smash_export.bundle import integrity
 from smash_export.bundle import manifest as layout
@@ -541,19 +542,5 @@ def _resizing(preprocessing: Preprocessing) -> str:
 
 
 def _one_line(value: Any) -> str:
-    text = " ".join(_words(value).split())
+    text = " ".join(in_words(value).split())
     return text if len(text) <= 300 else text[:299] + "…"
-
-
-def _words(value: Any) -> str:
-    """Nested facts as prose: ``{"seed": 0, "data": {"spec": "x"}}`` -> ``seed 0, data (spec x)``."""
-    if isinstance(value, Mapping):
-        parts = [
-            f"{name} ({_words(item)})" if isinstance(item, Mapping) else f"{name} {_words(item)}"
-            for name, item in value.items()
-            if item not in (None, [], {})
-        ]
-        return ", ".join(parts)
-    if isinstance(value, list):
-        return " ".join(_words(item) for item in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -166,7 +166,7 @@ def command(
             "test images": len(images.test),
             "calibration images": 0 if images.calibration is None else len(images.calibration),
         }
-        output.table("Would adopt", ["what", "value"], [[key, str(value)] for key, value in plan.items()])
+        output.plan(plan, "Would adopt")
         output.result({"dry_run": True, **plan})
         return
     with output.progress("adopting", None):

@@ -204,7 +204,7 @@ def _tell(
         "gate": asdict(gate),
         "options": settings,
     }
-    output.table("Would do", ["what", "value"], [[key, str(value)] for key, value in steps.items()])
+    output.plan(steps)
     output.result({"dry_run": True, **steps})
 
 

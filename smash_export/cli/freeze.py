@@ -168,7 +168,7 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
         }
         if values["weights"] != "generated":
             steps |= planned(_maker(best, recipe), dataset, recipe, destination, values, output)
-        output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in steps.items()])
+        output.plan(steps)
         output.result({"dry_run": True, "images": summary.to_json(), **steps})
         return
     if dataset.several:

@@ -78,7 +78,7 @@ def command(
     if transfer_to:
         plan["transfer_to"] = list(transfer_to)
     if output.dry_run:
-        output.table("Would do", ["what", "value"], [[what, str(value)] for what, value in plan.items()])
+        output.plan(plan)
         output.result({"dry_run": True, "writes": str(folder), **plan})
         return
     from smash_export.device_search.reproduce import reproduce

@@ -325,7 +325,7 @@ def _measurement(dataset: Dataset, device: Device | None, values: dict[str, Any]
 
 def _tell_plan(output: Output, config: SearchConfig, folder: Path, images: DatasetSummary) -> None:
     plan = config.to_json()
-    output.table("Would do", ["what", "value"], [[name, str(value)] for name, value in plan.items()])
+    output.plan(plan)
     output.result({"dry_run": True, "writes": str(folder), **plan, "images": images.to_json()})
 
 

@@ -56,7 +56,7 @@ def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
         plan |= planned(
             lambda: own_network(name, dataset, recipe.seed), dataset, recipe, destination, values, output
         )
-        output.table("Would do", ["what", "value"], [[key, str(value)] for key, value in plan.items()])
+        output.plan(plan)
         output.result({"dry_run": True, "images": summary.to_json(), **plan})
         return
     train_module(
