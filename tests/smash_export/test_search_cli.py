@@ -262,21 +262,13 @@ def test_space_says_what_it_holds_and_whether_a_limit_can_be_kept(
 def test_counts_are_read_as_people_write_them(
     text: str, number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "search",
-        "--data",
-        "digits",
-        "--run",
-        str(tmp_path / "run"),
-        "--max-macs",
-        text,
-        "--print-config",
-    ]
-    assert run(words) == 0
-    assert re.search(rf"max.macs\W+{number}\b", capsys.readouterr().out)
+    limit = "memory" if text.endswith("B") else "macs"  # bytes are no unit of the others
+    words = ["search", "--data", "digits", "--run", str(tmp_path / "run"), f"--max-{limit}", text]
+    assert run([*words, "--print-config"]) == 0
+    assert re.search(rf"max.{limit}\W+{number}\b", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("text", ["15X", "0", "0.5", "-3", "M", ""])
+@pytest.mark.parametrize("text", ["15X", "0", "0.5", "-3", "M", "", "15MB"])
 def test_what_is_no_count_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["space", f"--max-macs={text}"]) == 2
     assert "expected a count such as 15000000 or 15M" in capsys.readouterr().err
