@@ -25,16 +25,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.networks import NETWORKS
 from benchmarks.record import record
-from benchmarks.search_vs_handmade import HAND_MADE
+from benchmarks.search_vs_handmade import HAND_MADE, hand_made
 from smash_base import files
 from smash_export.device_search.search import load_data
 from smash_search.data import Dataset
 from smash_search.rank.finalists import input_spec_of
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import cost_of
-from smash_search.train.compute import seed_of
 from smash_search.train.network import accuracy, fit, new_network
 from smash_search.train.recipes import NAMES, recipe_for
 
@@ -60,9 +58,9 @@ def main() -> None:
 
 
 def hand_made_rows(data: Dataset, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The hand-made network by each of its seeds."""
+    """The hand-made network by each of its seeds, with the initial weights that it has in the comparison."""
     for seed in map(int, filter(None, arguments.hand_made.split(","))):
-        network = hand_made(arguments.network, data, seed)
+        network = hand_made(arguments.network, input_spec_of(data), len(data.classes), seed)
         made = trained(network, arguments.network, data, seed, arguments)
         yield {"what": HAND_MADE, "seed": seed, **made}
 
@@ -96,13 +94,6 @@ def latency_limit(done: dict[tuple[Any, ...], Any], name: str) -> float:
     """Milliseconds of the limit that has this name."""
     whose = name.removeprefix("half of ")
     return float(done["latency", whose]) / (1 if whose == name else 2)
-
-
-def hand_made(name: str, data: Dataset, seed: int) -> nn.Module:
-    """The network of that name, with the same initial weights as in the comparison of searches."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, 0x4A4D))
-        return NETWORKS[name](input_spec_of(data).channels, len(data.classes))
 
 
 def trained(

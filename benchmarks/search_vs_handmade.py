@@ -153,10 +153,8 @@ class Bench:
         return self.done[key]
 
     def hand_made(self, name: str, seed: int = 0) -> nn.Module:
-        """A network whose weights depend on the seed alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, 0x4A4D))
-            return NETWORKS[name](self.spec.channels, self.classes)
+        """See :func:`hand_made`."""
+        return hand_made(name, self.spec, self.classes, seed)
 
     def limits(self) -> dict[str, float]:
         """Measured latency of each hand-made network in milliseconds, and half of one of them."""
@@ -433,6 +431,13 @@ class Bench:
         ]
         found = paired_interval(values)
         return min(by_seed) >= GOAL_LIMITS and found is not None and found[0] > 0
+
+
+def hand_made(name: str, spec: InputSpec, classes: int, seed: int) -> nn.Module:
+    """A hand-made network whose weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, 0x4A4D))
+        return NETWORKS[name](spec.channels, classes)
 
 
 def with_epochs(finalists: FinalistsConfig, epochs: float) -> FinalistsConfig:

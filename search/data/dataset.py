@@ -52,6 +52,11 @@ class Split:
         targets = None if self.targets is None else self.targets[rows]
         return Split(self.images[rows], np.ascontiguousarray(self.labels[rows], dtype=np.int64), targets)
 
+    def some(self, count: int, random: np.random.Generator, views: int = 1) -> Split:
+        """So many of the images by lot, in their order; ``views`` consecutive ones stay together."""
+        objects = random.permutation(len(self) // views)[: max(1, count // views)]
+        return self.take((np.sort(objects)[:, None] * views + np.arange(views)).reshape(-1))
+
 
 @dataclass(frozen=True)
 class Parts:

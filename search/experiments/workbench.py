@@ -337,9 +337,7 @@ def cut(dataset: Dataset, config: ExperimentConfig) -> Dataset:
     def some(split: Split, count: int) -> Split:
         if not count or count >= len(split):
             return split
-        objects = random.permutation(len(split) // dataset.views)[: max(1, count // dataset.views)]
-        firsts = np.sort(objects)[:, None] * dataset.views
-        return split.take((firsts + np.arange(dataset.views)).reshape(-1))
+        return split.some(count, random, dataset.views)
 
     counts = (config.train_images, config.validation_images, config.test_images)
     return replace(

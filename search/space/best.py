@@ -160,9 +160,7 @@ OTHERS = {
     ".pt": _ADOPT,
     ".pt2": _ADOPT,
     ".py": "Name a function of it: module:function.",
-    ".png": "smash-export inspect says what a file holds.",
-    ".npz": "smash-export inspect says what a file holds.",
-    ".safetensors": "smash-export inspect says what a file holds.",
+    **dict.fromkeys((".png", ".npz", ".safetensors"), "smash-export inspect says what a file holds."),
 }
 """What to do with a file that is often given in place of an architecture, by its ending."""
 

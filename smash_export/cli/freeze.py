@@ -167,7 +167,7 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
             "writes": str(destination),
         }
         if values["weights"] != "generated":
-            steps |= planned(_maker(best, recipe), dataset, recipe, destination, values, output)
+            steps |= planned(_maker(best, recipe), dataset, recipe, values, output)
         output.plan(steps)
         output.result({"dry_run": True, "images": summary.to_json(), **steps})
         return

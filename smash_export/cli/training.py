@@ -47,6 +47,7 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
     """The recipe asked for, with every value that was given beside it."""
     from smash_export.cli.compile import read_options
     from smash_export.export.freeze import continued, default_recipe, gently, recipe_with
+    from smash_search.train.folds import check_folds, most_folds
     from smash_search.train.recipes import AUTO, Recipe, recipe_for
 
     finetuned = values["weights"] == "finetune"
@@ -74,6 +75,8 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
     _check_augmentation(dataset, recipe, values)
     _check_false_alarm(dataset, recipe, values)
     _check_options(values)
+    if values["folds"]:
+        check_folds(values["folds"], most_folds(dataset))
     return recipe
 
 
@@ -205,10 +208,6 @@ def prepared(
         values: The command's options.
         run: folder of the search, whose finalists may be the teacher.
     """
-    from smash_search.train.folds import check_folds, most_folds
-
-    if values["folds"]:
-        check_folds(values["folds"], most_folds(dataset))
     teacher, seconds = None, seconds_of(values)
     if values["teacher"]:
         place = destination.parent / f".{destination.name}.work" / "teacher"
@@ -226,7 +225,6 @@ def planned(
     make: Callable[[], nn.Module],
     dataset: Dataset,
     recipe: Recipe,
-    destination: Path,
     values: dict[str, Any],
     output: Output,
 ) -> JsonObject:
@@ -234,11 +232,8 @@ def planned(
     :func:`prepared` would before it trains.
     """
     from smash_export.export import teacher
-    from smash_search.train.folds import check_folds, most_folds
     from smash_search.train.network import settled
 
-    if values["folds"]:
-        check_folds(values["folds"], most_folds(dataset))
     network, seconds = make(), seconds_of(values)
     if values["teacher"] == teacher.AUTO:
         seconds *= 1 - teacher.TIME_SHARE

@@ -28,7 +28,7 @@ from smash_export.display import Part
 if TYPE_CHECKING:
     from smash_base.json_values import JsonObject
     from smash_export.device_search.latency import DeviceLatency
-    from smash_search.data import Dataset, Split
+    from smash_search.data import Dataset
     from smash_search.space.architecture import Architecture
     from smash_search.space.limits import CostLimits
     from smash_search.stages.config import SearchConfig
@@ -231,15 +231,12 @@ def _limits_at(config: SearchConfig, dataset: Dataset, timed: _Timed) -> CostLim
 def _few(dataset: Dataset, config: SearchConfig) -> Dataset:
     """Some of the training images: an epoch of a large data set takes minutes."""
     random = np.random.default_rng(0)
-
-    def some(split: Split, count: int) -> Split:
-        chosen = np.sort(random.permutation(len(split))[:count])
-        return split.take(chosen)
-
     needed = max(config.training.batch, config.scoring.statistics_images, 2 * IMAGES)
     stages = config.scoring.stages(len(dataset.validation))
     return replace(
-        dataset, train=some(dataset.train, needed), validation=some(dataset.validation, stages[-1])
+        dataset,
+        train=dataset.train.some(needed, random),
+        validation=dataset.validation.some(stages[-1], random),
     )
 
 

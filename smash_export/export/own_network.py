@@ -260,6 +260,7 @@ def _trace(network: nn.Module, dataset: Dataset, name: str, path: Path) -> None:
     example = torch.from_numpy(dataset.preprocessing.normalise(np.asarray(images[:2])))
     with warnings.catch_warnings(record=True) as told, torch.no_grad():
         warnings.simplefilter("ignore")  # that tracing is old is no news to the user
+        # PyTorch's annotations leave this class out of what torch.jit exports.
         warnings.simplefilter("always", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
             traced = torch.jit.trace(network, example, check_trace=False)
