@@ -210,7 +210,9 @@ def prepared(
     """
     teacher, seconds = None, seconds_of(values)
     if values["teacher"]:
-        place = destination.parent / f".{destination.name}.work" / "teacher"
+        from smash_export.export.freeze import work_of
+
+        place = work_of(destination) / "teacher"
         teacher, seconds = taught(architecture, dataset, recipe, seconds, place, values, output, run)
     seconds /= 1 + (values["folds"] or 0)
     recipe = announced(make(), dataset, recipe, seconds, values, output)
@@ -435,6 +437,7 @@ def measured_on_folds(
     output: Output,
 ) -> JsonObject:
     """Accuracy with its interval on all images but those for testing, told and for the manifest."""
+    from smash_export.export.freeze import work_of
     from smash_export.measure.evaluate import wilson_interval
     from smash_search.train.compute import pick_device
     from smash_search.train.folds import cross_validated
@@ -447,7 +450,7 @@ def measured_on_folds(
             recipe,
             count,
             device=pick_device(values["device"]),
-            work=destination.parent / f".{destination.name}.work",
+            work=work_of(destination),
             on_step=_shown_by_folds(advance, recipe),
         )
     low, high = wilson_interval(found.right, found.images)

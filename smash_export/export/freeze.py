@@ -189,18 +189,28 @@ def freeze(
         )
 
 
+def work_of(destination: Path) -> Path:
+    """Folder of what the training of a bundle keeps until the bundle is there."""
+    return destination.parent / f".{destination.name}.work"
+
+
 @contextlib.contextmanager
 def work_beside(destination: Path) -> Iterator[Path]:
     """A folder for what a training keeps, held exclusively, which stays when the training is interrupted.
 
-    It goes at the end, and where the training came to an end that the same command would come to again.
+    It goes at the end. Where the training came to an end that the same command would come to again its
+    checkpoints go, and a teacher that was trained for it stays.
     """
-    work = destination.parent / f".{destination.name}.work"
+    work = work_of(destination)
     with files.exclusive(work, purpose="bundle"):
         try:
             yield work
         except (VerificationError, DivergedError):
-            shutil.rmtree(work, ignore_errors=True)
+            for path in work.iterdir():
+                if path.is_file():
+                    path.unlink()
+            with contextlib.suppress(OSError):  # a teacher is there
+                work.rmdir()
             raise
     shutil.rmtree(work, ignore_errors=True)
 

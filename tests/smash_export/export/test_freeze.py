@@ -21,7 +21,7 @@ from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_export import load
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
-from smash_export.export.freeze import default_recipe, freeze, statistics_images
+from smash_export.export.freeze import default_recipe, freeze, statistics_images, work_beside
 from smash_export.export.teacher import teacher_logits
 from smash_search.data import Dataset, load_dataset
 from smash_search.model.hypernet import HyperNetConfig
@@ -324,3 +324,15 @@ def test_a_trained_network_is_calibrated_and_teaches_another(
     others = replace(dataset, classes=tuple("abcdefghij"))
     with pytest.raises(InvalidInputError, match="other classes"):
         teacher_logits(bundle.path, others)
+
+
+def test_a_training_that_is_rejected_leaves_its_teacher_and_no_checkpoint(tmp_path: Path) -> None:
+    def rejected() -> None:
+        with work_beside(tmp_path / "bundle") as work:
+            (work / "own.pt").touch()
+            (work / "teacher").mkdir()
+            raise VerificationError("answers otherwise")
+
+    with pytest.raises(VerificationError):
+        rejected()
+    assert [path.name for path in (tmp_path / ".bundle.work").iterdir()] == ["teacher"]
