@@ -1,7 +1,7 @@
 """Test error of known networks by a named recipe, against what was published for them.
 
     python -m benchmarks.published_accuracy --data cifar10:DIR [--network mlperf-resnet-8]
-        [--recipe standard] [--epochs N] [--seeds 3] [--folder DIR] [--options "..." --called NAME]
+        [--recipe standard] [--epochs N] [--seeds 3] [--first 0] [--folder DIR] [--options "..." --called NAME]
     python -m benchmarks.published_accuracy --arch runs/NAME/best.json ...     the pick of a search
 
 ``mlperf-resnet-8`` is MLPerf Tiny's network (78 thousand parameters, norms behind convolutions). The preset
@@ -9,9 +9,10 @@
 
 Each seed is one ``smash-export train`` on one thread into a bundle of its own in ``--folder``; bundles that
 are there already are read, so that a repeated command goes on. What it prints goes into a file beside the
-bundle, from which the curve of validation accuracy is read. ``--options`` are further ones of
-``train``, such as values of the recipe; ``--called`` names their bundles and results. Test images are looked
-at by the bundle's own evaluation, once, after everything was chosen.
+bundle, from which the curve of validation accuracy is read. ``--first 2`` takes seeds 0 and 1 from the
+committed results and trains from seed 2 on. ``--options`` are further ones of ``train``, such as values of the
+recipe; ``--called`` names their bundles and results. Test images are looked at by the bundle's own evaluation,
+once, after everything was chosen.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import record
+from benchmarks.record import RESULTS, record
 from smash_base import files
 
 NETWORKS = {"mlperf-resnet-8": "benchmarks.networks:ResNet8"}  # others are presets
@@ -71,6 +72,14 @@ def trained(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
     }
 
 
+def earlier(results: str, first: int) -> list[dict[str, Any]]:
+    """Committed rows of the seeds before ``first``."""
+    if first == 0:
+        return []
+    committed = files.read_json(RESULTS / f"{results}.json")["results"]["runs"]
+    return [row for row in committed if row["seed"] < first]
+
+
 def curve(log: Path) -> list[tuple[float, float]]:
     """Epochs and validation accuracy, of those epochs whose end a line of progress shows."""
     if not log.exists():
@@ -93,16 +102,19 @@ def main() -> None:
     parser.add_argument("--recipe", default="standard")
     parser.add_argument("--epochs", type=int, help="in place of the recipe's")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="earlier seeds are those of the results")
     parser.add_argument("--folder", type=Path, default=Path("runs/published-accuracy"))
     parser.add_argument("--options", default="", help="further ones of train, in one string")
     parser.add_argument("--called", default="", help="ending of the names of bundles and results")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    rows = [trained(arguments, seed) for seed in range(arguments.seeds)]
+    name = name_of(arguments)
+    results = f"published_accuracy_{name}_{arguments.recipe}{arguments.called}".replace("-", "_")
+    rows = earlier(results, arguments.first)
+    rows += [trained(arguments, seed) for seed in range(arguments.first, arguments.seeds)]
     mean = float(np.mean([row["error"] for row in rows]))
     known = [row["cpu_seconds"] for row in rows if row["cpu_seconds"] is not None]
     each = ", ".join(f"{row['error']:.2%}" for row in rows)
-    name = name_of(arguments)
     goal = GOALS.get((name, arguments.recipe))
     minutes = f"{max(known) / 60:.0f} minutes of one core" if known else "time not measured in this run"
     options = f" with {arguments.options}" if arguments.options else ""
@@ -117,7 +129,7 @@ def main() -> None:
         }
     ]
     record(
-        f"published_accuracy_{name}_{arguments.recipe}{arguments.called}".replace("-", "_"),
+        results,
         {"network": name, "recipe": arguments.recipe, "options": arguments.options, "runs": rows},
         goals,
     )
