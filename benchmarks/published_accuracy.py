@@ -1,7 +1,8 @@
 """Test error of known networks by a named recipe, against what was published for them.
 
     python -m benchmarks.published_accuracy --data cifar10:DIR [--network mlperf-resnet-8]
-        [--recipe standard] [--epochs N] [--seeds 3] [--first 0] [--folder DIR] [--options "..." --called NAME]
+        [--recipe standard] [--epochs N] [--seeds 3] [--first 0] [--folder DIR]
+        [--options "..." --called NAME]
     python -m benchmarks.published_accuracy --arch runs/NAME/best.json ...     the pick of a search
 
 ``mlperf-resnet-8`` is MLPerf Tiny's network (78 thousand parameters, norms behind convolutions). The preset
@@ -10,9 +11,9 @@
 Each seed is one ``smash-export train`` on one thread into a bundle of its own in ``--folder``; bundles that
 are there already are read, so that a repeated command goes on. What it prints goes into a file beside the
 bundle, from which the curve of validation accuracy is read. ``--first 2`` takes seeds 0 and 1 from the
-committed results and trains from seed 2 on. ``--options`` are further ones of ``train``, such as values of the
-recipe; ``--called`` names their bundles and results. Test images are looked at by the bundle's own evaluation,
-once, after everything was chosen.
+committed results and trains from seed 2 on. ``--options`` are further ones of ``train``, such as values of
+the recipe; ``--called`` names their bundles and results. Test images are looked at by the bundle's own
+evaluation, once, after everything was chosen.
 """
 
 from __future__ import annotations
