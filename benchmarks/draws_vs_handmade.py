@@ -5,7 +5,8 @@ equally short: what the space and its prior are worth before any search.
         [--folder DIR] [--results NAME]
 
 ResNet-8 is the plain PyTorch one of benchmarks/networks.py. The limit is its measured latency (ONNX Runtime
-fp32, 1 thread, batch 1). A draw counts when it uses 85 to 100 % of it, by the same measurement. Every network
+fp32, 1 thread, batch 1). A draw counts when a search within that limit would propose it, and when it uses 85
+to 100 % of the limit by the same measurement. Every network
 is trained by the recipe of the data, shortened, and judged on validation images; test images are not looked
 at. Results are kept in ``--folder`` as they come, and a repeated command goes on.
 """
@@ -36,9 +37,11 @@ from smash_base import files
 from smash_export.device_search.latency import DeviceLatency, Setting, measure_graph
 from smash_search.data import Dataset, load_dataset
 from smash_search.rank.finalists import input_spec_of
+from smash_search.rank.pareto import Limit
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import cost_of
 from smash_search.space.space import space_for
+from smash_search.stages.aims import aims_for
 from smash_search.train.compute import seed_of
 from smash_search.train.network import fit, new_network
 from smash_search.train.recipes import recipe_for
@@ -64,14 +67,12 @@ class Bench:
         return self.latency.measure(architecture)["latency_ms"]
 
     def draws(self, limit: float) -> Iterator[Architecture]:
-        """Networks of the prior that use most of the limit and keep it, without end."""
+        """Networks that a search would draw, which use most of the limit and keep it, without end."""
         model = surveyed(self.space, 0, self.latency, self.spec, self.classes)
-        low, high = LEAST_SHARE * limit * (1 - model.error), limit * (1 + model.error)
+        aims = aims_for(model, [Limit("resnet8", limit)], self.space, self.seed)
         for slot in itertools.count():
             drawn = self.space.draw(seed_of(self.seed, 0xD4A), slot)
-            if low <= model.predict(drawn) <= high and (
-                LEAST_SHARE * limit <= self.milliseconds(drawn) <= limit
-            ):
+            if aims.near(drawn) and LEAST_SHARE * limit <= self.milliseconds(drawn) <= limit:
                 yield drawn
 
     def known(self) -> nn.Module:

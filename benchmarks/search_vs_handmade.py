@@ -70,7 +70,8 @@ from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import Space
-from smash_search.stages.bounds import PROBES, near_a_limit
+from smash_search.stages.aims import aims_for
+from smash_search.stages.bounds import PROBES
 from smash_search.stages.config import SearchConfig
 from smash_search.train.compute import seed_of
 from smash_search.train.network import accuracy, fit, new_network
@@ -337,11 +338,11 @@ class Bench:
             draws = iter(sorted(some, key=lambda entry: -self.macs(entry)))
         sources = [("preset", presets)] if arm == "presets" else [("preset", presets), (arm, draws)]
         model = surveyed(space, seed, latency, self.spec, self.classes)
-        bound = (Limit(arm, limit),)
+        aims = aims_for(model, [Limit(arm, limit)], space, seed)
 
         def promises(origin: str, entry: Architecture) -> bool:
             if origin == "random":
-                return near_a_limit(model, bound, entry)
+                return aims.near(entry)
             return model.predict(entry) <= limit * (1 + 2 * model.error)
 
         while sources:

@@ -40,7 +40,6 @@ from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.supernet import Supernet
 from smash_search.rank.evaluation import CONFIRMED, MEASURES, SCORES, Evaluator
 from smash_search.rank.finalists import input_spec_of
-from smash_search.rank.latency_model import LatencyModel
 from smash_search.rank.measurement import Measurement
 from smash_search.rank.pareto import pareto_entries
 from smash_search.rank.ranking import Ranking
@@ -50,6 +49,7 @@ from smash_search.space.best import write_best
 from smash_search.space.encoding import Layout
 from smash_search.space.limits import CostLimits, costs_beyond_draws, survey
 from smash_search.space.space import Space
+from smash_search.stages.aims import Aims
 from smash_search.stages.bounds import Bounds, accepted_draws
 from smash_search.stages.config import Run, SearchConfig, silent
 from smash_search.stages.picks import Picks, SearchResult, proposed, versions
@@ -114,8 +114,8 @@ def join_training(config: SearchConfig, dataset: Dataset, *, device: str, ranks:
     spec = input_spec_of(dataset)
     space = config.space_for(spec)
     supernet = new_supernet(space, spec, len(dataset.classes), config.hypernet, seed=config.seed)
-    latency: LatencyModel | None = ranks.from_first(None)
-    accept = accepted_draws(config, spec, len(dataset.classes), latency)
+    aims: Aims | None = ranks.from_first(None)
+    accept = accepted_draws(config, spec, len(dataset.classes), aims)
     train(supernet, dataset, config.training, device=pick_device(device), ranks=ranks, accept=accept)
     ranks.leave()
 
@@ -191,7 +191,7 @@ class _Search:
         if bounds.limits_latency:
             with self._timed("device"):
                 bounds.survey(Worker(equipment))
-        ranks.from_first(bounds.model)
+        ranks.from_first(bounds.aims)
         with self._timed("hypernet"):
             self._train(supernet, ranks)
         self._here = here = Worker(equipment)
@@ -264,7 +264,7 @@ class _Search:
                 checkpoint_seconds=10.0,
                 on_step=by_step(advance),
                 ranks=ranks,
-                accept=accepted_draws(config, self._run.spec, self._run.classes, self._bounds.model),
+                accept=accepted_draws(config, self._run.spec, self._run.classes, self._bounds.aims),
             )
         ranks.leave()
         files.write_json(self._run.folder / "training.json", result.to_json())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -13,51 +12,37 @@ from smash_search.executors import ExecutorConfig, make_executor
 from smash_search.executors.work import Worker
 from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.latency_model import LEAST, LatencyModel, fit_latency
-from smash_search.rank.pareto import LATENCY, Limit
+from smash_search.rank.pareto import LATENCY
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.limits import CostLimits
 from smash_search.space.space import Space
+from smash_search.stages.aims import Aims, aims_for
 from smash_search.stages.config import Run, SearchConfig
 from smash_search.strategies import Scored
 from smash_search.train.compute import seed_of
 
 PROBES = 64  # networks measured before a search, to predict the latency of others
-LEAST_SHARE = 0.65  # of a latency limit that a draw has to use, by prediction
-
-
-def near_a_limit(latency: LatencyModel, limits: Sequence[Limit], architecture: Architecture) -> bool:
-    """Whether a network uses most of a latency limit by prediction: what leaves much unused is rarely best.
-
-    Where a limit is looser than most networks of the space need, the largest quarter of them counts.
-    """
-    predicted = latency.predict(architecture)
-    return any(
-        min(LEAST_SHARE * limit.milliseconds, latency.usual)
-        <= predicted * (1 + latency.error)
-        <= limit.milliseconds * (1 + latency.error) ** 2
-        for limit in limits
-    )
 
 
 def accepted_draws(
-    config: SearchConfig, input_spec: InputSpec, classes: int, latency: LatencyModel | None
+    config: SearchConfig, input_spec: InputSpec, classes: int, aims: Aims | None
 ) -> Callable[[Architecture], bool] | None:
     """Whether a HyperNet is to be trained on a draw: inside the limits, near one on latency. None for all.
 
     Args:
         config: Limits of the search.
         input_spec, classes: Input and number of classes of the networks.
-        latency: Predicts latency, where there are limits on it.
+        aims: Where draws are to be, where there are limits on latency.
     """
-    if latency is None and config.limits == CostLimits():
+    if aims is None and config.limits == CostLimits():
         return None
 
     def accept(architecture: Architecture) -> bool:
         if config.limits.refusal(cost_of(architecture, input_spec, classes)) is not None:
             return False
-        return latency is None or near_a_limit(latency, config.latency_limits, architecture)
+        return aims is None or aims.near(architecture)
 
     return accept
 
@@ -73,6 +58,7 @@ class Bounds:
 
     Attributes:
         model: Predicts latency, where there are limits on it and the device was surveyed.
+        aims: Where draws are to be, as the survey told; None where latency is not limited.
         evaluator: Measures what is near a limit on latency, from the end of the HyperNet's training on.
         probes: Networks that were measured to predict the latency of others.
     """
@@ -80,6 +66,7 @@ class Bounds:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.model: LatencyModel | None = None
+        self.aims: Aims | None = None
         self.evaluator: Evaluator | None = None
         self.probes: list[Architecture] = []
 
@@ -117,6 +104,9 @@ class Bounds:
         measured = [evaluator.measures[probe.key][LATENCY] for probe in self.probes]
         if len(measured) >= LEAST:
             self.model = fit_latency(self.probes, measured, run.spec, run.classes)
+            self.aims = aims_for(
+                self.model, run.config.latency_limits, run.space, run.config.seed, self.within_cost
+            )
 
     def learn(self, scored: Sequence[Scored]) -> None:
         """Predict latency from all that was measured so far.
@@ -130,14 +120,12 @@ class Bounds:
         architectures = {entry.key: entry for entry in self.probes}
         architectures |= {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
         measured = {key: measures[key][LATENCY] for key in architectures if key in measures}
-        fitted = fit_latency(
+        self.model = fit_latency(
             [architectures[key] for key in measured],
             list(measured.values()),
             self._run.spec,
             self._run.classes,
         )
-        # What draws usually take is known from the first ones alone: candidates were chosen near the limit.
-        self.model = replace(fitted, usual=self.model.usual)
 
     def within_cost(self, architecture: Architecture) -> bool:
         """Whether a network keeps the limits on cost."""
@@ -176,4 +164,4 @@ class Bounds:
 
     def worthwhile(self, architecture: Architecture) -> bool:
         """Whether a draw is worth a proposal: near a latency limit, where there is one."""
-        return self.model is None or near_a_limit(self.model, self._run.config.latency_limits, architecture)
+        return self.aims is None or self.aims.near(architecture)
