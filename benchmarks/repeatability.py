@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks.record import record
 from smash_base import files
-from smash_search.rank.finalists import Trained
 from smash_search.rank.statistics import kendall
+from smash_search.rank.trained import Trained
 
 SIGNALS = {"error": lambda entry: entry.error, "loss": lambda entry: entry.validation_loss}
 LEAST = 6  # networks that both seeds have trained so far

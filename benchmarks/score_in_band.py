@@ -32,10 +32,11 @@ from smash_base import files
 from smash_export.device_search.search import load_data
 from smash_search.data import Dataset
 from smash_search.model.hypernet import HyperNetConfig
-from smash_search.rank.finalists import Trained, input_spec_of
+from smash_search.rank.finalists import input_spec_of
 from smash_search.rank.latency_model import fit_latency
 from smash_search.rank.scoring import Scorer, ScoringConfig
 from smash_search.rank.statistics import Estimate, kendall
+from smash_search.rank.trained import Trained
 from smash_search.rank.trust import trust
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import cost_of

@@ -54,17 +54,10 @@ from smash_export.device_search.latency import DeviceLatency, Setting, measure_a
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_data, search
 from smash_export.progress import Output
 from smash_search.data import Dataset, Split
-from smash_search.rank.finalists import (
-    Finalist,
-    FinalistsConfig,
-    Rung,
-    Trained,
-    input_spec_of,
-    run_rungs,
-    train_rung,
-)
+from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, input_spec_of, run_rungs, train_rung
 from smash_search.rank.latency_model import LatencyModel, fit_latency
 from smash_search.rank.pareto import LATENCY, Limit, pick_that_keeps
+from smash_search.rank.trained import Trained
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.cost import cost_of

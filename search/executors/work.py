@@ -19,8 +19,9 @@ from smash_base.errors import InvalidInputError, SmashError, UsageError
 from smash_search.executors.task import Task
 from smash_search.model.interpreter import Network
 from smash_search.model.supernet import Supernet
-from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained, train_rung
+from smash_search.rank.finalists import Finalist, FinalistsConfig, train_rung
 from smash_search.rank.scoring import Score, Scorer, ScoringConfig
+from smash_search.rank.trained import Trained
 from smash_search.space.architecture import Architecture
 from smash_search.train.network import Epoch
 

@@ -22,10 +22,10 @@ import torch
 from smash_base import files
 from smash_base.errors import InvalidInputError
 from smash_base.json_values import JsonObject
-from smash_base.records import read_record
 from smash_search.model.fake_quantisation import FakeQuantisedNetwork
 from smash_search.model.interpreter import Network, fold
 from smash_search.rank.patterns import leaders, pattern_of
+from smash_search.rank.trained import Trained, expected
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.strategies import Scored
 from smash_search.train.compute import DivergedError, Feed, load_checkpoint, save_checkpoint, seed_of
@@ -52,6 +52,7 @@ KNOWN, BY_LOT = "known network", "drawn regardless of score"
 BY_SCORE, BY_ROUND = "best score", "proposed in round"
 """How reasons begin for which networks enter the race."""
 
+SCOUTS = 4  # networks that may go through all rungs for the sake of their wiring alone
 RANGE_BATCHES, RANGE_BATCH = 8, 64  # training images that show the ranges of activations
 
 
@@ -182,9 +183,11 @@ class FinalistsConfig:
         return counts
 
     def epochs(self, count: int) -> int:
-        """Epochs of training in all when ``count`` networks enter."""
-        steps = np.diff([0, *self.rungs])
-        return int(np.dot(self.schedule(count), steps))
+        """Epochs of training when ``count`` networks enter, :data:`SCOUTS` of them for their wiring alone."""
+        first, *later = self.schedule(count)
+        idle = [min(SCOUTS, first - wanted) for wanted in later]
+        counts = [first] + [_left(wanted, extra) + extra for wanted, extra in zip(later, idle, strict=True)]
+        return int(np.dot(counts, np.diff([0, *self.rungs])))
 
     def epochs_done(self, records: Path, group: str) -> int:
         """Epochs that finalists.jsonl holds already for one group."""
@@ -210,42 +213,6 @@ class Finalist:
     reason: str
     error: float | None
     macs: int
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finalist after a rung: one line of finalists.jsonl.
-
-    Attributes:
-        group, key, reason, score: Fields of the finalist.
-        rung, epochs: number of the rung from 0, epochs trained so far.
-        error: on all validation images; 1 - mean recall where the recipe balances classes.
-        loss: mean training loss of the last epoch.
-        diverged: Reason why training stopped early, or None.
-        validation_loss: cross-entropy on validation images (:class:`smash_search.train.judging.Judge`), or
-            None.
-    """
-
-    group: str
-    key: str
-    reason: str
-    score: float | None
-    macs: int
-    rung: int
-    epochs: int
-    error: float
-    loss: float
-    diverged: str | None = None
-    validation_loss: float | None = None
-
-    def to_json(self) -> JsonObject:
-        """A line of finalists.jsonl."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: object) -> Trained:
-        """Read a line back; other fields of the record are ignored."""
-        return read_record(cls, record, "a line of finalists.jsonl")
 
 
 def choose(
@@ -333,8 +300,8 @@ def proposed_finalist(entry: Scored, number: int) -> Finalist:
     return _finalist(entry, f"{BY_ROUND} {number}: {entry.candidate.origin}")
 
 
-Propose = Callable[[int, "Sequence[tuple[Finalist, Trained]]"], list[Finalist]]
-"""Number of the round and what was trained so far -> networks to train next."""
+Propose = Callable[[int, Sequence[Finalist], Sequence[Trained]], list[Finalist]]
+"""Number of the round, networks that entered so far and all of their rungs -> networks to train next."""
 
 Rung = tuple[Finalist, int]
 """A finalist and the number of the rung to train it through."""
@@ -360,16 +327,22 @@ def run_rungs(
         keep: sorts networks into classes; the best of each class goes on to the next rung, so that every
             latency limit keeps a network. None stands for one class.
         holds: whether a network may be picked, asked before the last and longest rung of those that would go
-            on: a longer measurement, after which ``keep`` may give another class. None where all may.
+            on, and of scouts: a longer measurement, after which ``keep`` may give another class. None where
+            all may.
         propose: further networks for the first rung, by round and by what was trained so far.
 
+    The best of each pattern among ``finalists`` goes through all rungs before anything else
+    (:func:`smash_search.rank.trained.expected`). Those that are not among the best of a rung take places of
+    others there, a third of them at most.
+
     Returns:
-        One entry per network and rung, in the order of the finalists.
+        One entry per network and rung, in the order in which one worker alone trains them.
     """
     held = [Trained.from_json(record) for record in files.read_jsonl(records)]
     done = {(entry.group, entry.key, entry.rung): entry for entry in held}
+    results: dict[tuple[str, int], Trained] = {}
 
-    def train(finalists: Sequence[Finalist], rung: int) -> list[Trained]:
+    def train(finalists: Sequence[Finalist], rung: int) -> None:
         names = [(finalist.group, finalist.architecture.key, rung) for finalist in finalists]
         missing = [finalist for finalist, name in zip(finalists, names, strict=True) if name not in done]
         for index, trained in work([(finalist, rung) for finalist in missing]):
@@ -378,109 +351,94 @@ def run_rungs(
             if rung == 0:
                 record["architecture"] = missing[index].architecture.to_json()
             files.append_jsonl(records, record)
-        return [done[name] for name in names]
+        results.update({name[1:]: done[name] for name in names})
+
+    def ranked(entered: Sequence[Finalist], rung: int) -> list[tuple[Finalist, Trained]]:
+        """Networks of a rung, best first, the smaller network first among equals."""
+        judged = expected(list(results.values()))
+        pairs = [(finalist, results[finalist.architecture.key, rung]) for finalist in entered]
+        return sorted(pairs, key=lambda pair: (judged(pair[1]), pair[0].macs, pair[1].key))
+
+    answers: dict[str, bool] = {}
+
+    def asked(finalist: Finalist) -> bool:
+        """Whether a network holds; each is asked once."""
+        key = finalist.architecture.key
+        if key not in answers:
+            answers[key] = holds is None or holds(finalist)
+        return answers[key]
 
     entered = list(finalists)
-    results = train(entered, 0)
+    train(entered, 0)
+    scouts = _scouts(ranked(entered, 0), asked)
+    for rung in range(1, len(config.rungs)):
+        train(scouts, rung)
     for number in range(config.rounds if propose else 0):
         assert propose is not None
-        proposed = propose(number, list(zip(entered, results, strict=True)))
-        results += train(proposed, 0)
+        proposed = propose(number, entered, list(results.values()))
+        train(proposed, 0)
         entered += proposed
     for rung, wanted in enumerate(config.schedule(len(entered))[1:], start=1):
-        ranked = _best(entered, results, rung - 1)
-        is_last = rung + 1 == len(config.rungs)
-        entered = (
-            _that_hold(ranked, wanted, keep, holds) if holds and is_last else _go_on(ranked, wanted, keep)
-        )
-        results += train(entered, rung)
-    return results
+        best = ranked(entered, rung - 1)
+        holds_too = asked if rung + 1 == len(config.rungs) else None
+        chosen = _go_on(best, wanted, keep, holds_too)
+        if idle := len([scout for scout in scouts if scout not in chosen]):
+            chosen = _go_on(best, _left(wanted, idle), keep, holds_too)
+        entered = chosen + [scout for scout in scouts if scout not in chosen]
+        train(entered, rung)
+    return list(results.values())
+
+
+def _left(wanted: int, idle: int) -> int:
+    """Places of a rung for the best of it, beside scouts that are not among them: two thirds at least."""
+    return max(math.ceil(2 * wanted / 3), wanted - idle)
+
+
+def _scouts(ranked: Sequence[tuple[Finalist, Trained]], holds: Callable[[Finalist], bool]) -> list[Finalist]:
+    """The best of each pattern that holds; none where all networks have one pattern."""
+    left = [(finalist, trained) for finalist, trained in ranked if trained.diverged is None]
+    while True:
+        architectures = [finalist.architecture for finalist, _ in left]
+        places = leaders(architectures, [trained.error for _, trained in left])
+        if len(places) < 2:
+            return []
+        fell = {place for place in places if not holds(left[place][0])}
+        if not fell:
+            return [left[place][0] for place in places]
+        left = [pair for place, pair in enumerate(left) if place not in fell]
 
 
 def _go_on(
     ranked: Sequence[tuple[Finalist, Trained]],
     wanted: int,
     keep: Callable[[Trained], Hashable] | None,
+    holds: Callable[[Finalist], bool] | None,
 ) -> list[Finalist]:
-    """The first ``wanted`` and among them the best of each class, more only where there are more classes.
+    """The first ``wanted`` that hold, the best of each class among them; more only where classes are more.
 
-    Of what room is left, the best of each pattern comes first (:mod:`smash_search.rank.patterns`).
+    As if nobody had asked where none holds.
     """
+    left = list(ranked)
+    while left:
+        chosen = _first(left, wanted, keep)
+        fell = {finalist.architecture.key for finalist in chosen if holds and not holds(finalist)}
+        if not fell:
+            return chosen
+        left = [pair for pair in left if pair[1].key not in fell]
+    return _first(ranked, wanted, keep)
+
+
+def _first(
+    ranked: Sequence[tuple[Finalist, Trained]],
+    wanted: int,
+    keep: Callable[[Trained], Hashable] | None,
+) -> list[Finalist]:
     classes: dict[Hashable, int] = {}
     for place, (_, trained) in enumerate(ranked):
         classes.setdefault(keep(trained) if keep else None, place)
     first = list(classes.values())
-    architectures = [finalist.architecture for finalist, _ in ranked]
-    best = leaders(architectures, [trained.error for _, trained in ranked])
-    first += [place for place in best if place not in first][: max(0, wanted - len(first))]
     others = [place for place in range(len(ranked)) if place not in first]
     return [ranked[place][0] for place in sorted([*first, *others[: max(0, wanted - len(first))]])]
-
-
-def _that_hold(
-    ranked: Sequence[tuple[Finalist, Trained]],
-    wanted: int,
-    keep: Callable[[Trained], Hashable] | None,
-    holds: Callable[[Finalist], bool],
-) -> list[Finalist]:
-    """As :func:`_go_on`, without those that do not hold; as if nobody had asked where none does."""
-    held: dict[str, bool] = {}
-    left = list(ranked)
-    while left:
-        chosen = _go_on(left, wanted, keep)
-        new = [finalist for finalist in chosen if finalist.architecture.key not in held]
-        if not new:
-            return chosen
-        held |= {finalist.architecture.key: holds(finalist) for finalist in new}
-        left = [pair for pair in left if held.get(pair[1].key, True)]
-    return _go_on(ranked, wanted, keep)
-
-
-def _best(
-    entered: Sequence[Finalist], results: Sequence[Trained], rung: int
-) -> list[tuple[Finalist, Trained]]:
-    """Finalists of a rung, best first by :func:`standing`, the smaller network first among equals."""
-    of_key = {entry.key: entry for entry in results if entry.rung == rung}
-    pairs = [(finalist, of_key[finalist.architecture.key]) for finalist in entered]
-    judged = standing([trained for _, trained in pairs])
-    return sorted(pairs, key=lambda pair: (judged(pair[1]), pair[0].macs, pair[1].key))
-
-
-def standing(entries: Sequence[Trained]) -> Callable[[Trained], float]:
-    """What orders networks that were trained equally, the lowest first: loss of validation images, or error.
-
-    On CIFAR-10 the loss of one training told more of the error of another of the same network than its error
-    did; see docs/experiments. Error orders where one of them has no loss.
-    """
-    if any(entry.validation_loss is None and entry.diverged is None for entry in entries):
-        return lambda entry: entry.error
-    return lambda entry: math.inf if entry.validation_loss is None else entry.validation_loss
-
-
-def through_last_rung(results: Sequence[Trained]) -> list[Trained]:
-    """Networks of the last rung, best first: by :func:`standing`, then by MACs."""
-    last = max(entry.rung for entry in results)
-    entries = [entry for entry in results if entry.rung == last]
-    judged = standing(entries)
-    return sorted(entries, key=lambda entry: (judged(entry), entry.macs, entry.key))
-
-
-def pick(results: Sequence[Trained]) -> Trained:
-    """The best of the last rung by :func:`standing`, then the one of fewest MACs.
-
-    Of those that came as far as any whose training did not diverge.
-
-    Raises:
-        DivergedError: no network could be trained.
-    """
-    diverged = {entry.key: entry.diverged for entry in results if entry.diverged}
-    sound = [entry for entry in results if entry.key not in diverged]
-    if not sound:
-        raise DivergedError(
-            f"no finalist could be trained; the last of them: {list(diverged.values())[-1]}",
-            hint="Lower the learning rate of the finalists: --set learning_rate=NUMBER in another folder.",
-        )
-    return through_last_rung(sound)[0]
 
 
 def train_rung(
@@ -552,6 +510,7 @@ def train_rung(
         loss if math.isfinite(loss) else 1e30,
         diverged,
         None if judge.loss is None else round(judge.loss, 9),
+        pattern_of(architecture),
     )
 
 

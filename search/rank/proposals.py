@@ -46,7 +46,7 @@ class Observation:
 
     Attributes:
         architecture, cost: what it is.
-        judged: what orders networks after the first rung (:func:`smash_search.rank.finalists.standing`).
+        judged: what orders networks of the race (:func:`smash_search.rank.trained.expected`).
     """
 
     architecture: Architecture

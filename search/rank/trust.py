@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smash_search.rank.finalists import BY_LOT, BY_ROUND, BY_SCORE, KNOWN, Trained
+from smash_search.rank.finalists import BY_LOT, BY_ROUND, BY_SCORE, KNOWN
 from smash_search.rank.statistics import Estimate, kendall, kendall_gain
+from smash_search.rank.trained import Trained
 
 
 @dataclass(frozen=True)

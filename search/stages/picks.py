@@ -14,9 +14,9 @@ import torch
 from smash_base import files
 from smash_base.errors import GateError
 from smash_search.rank.evaluation import CONFIRMED, Evaluator
-from smash_search.rank.finalists import Trained, pick, standing
 from smash_search.rank.pareto import LATENCY, ParetoEntry, pick_that_keeps
 from smash_search.rank.ranking import Ranking
+from smash_search.rank.trained import Trained, expected, pick
 from smash_search.space.best import BestFile, SearchRecord
 from smash_search.space.cost import Cost, cost_of
 from smash_search.stages.config import Run
@@ -212,7 +212,7 @@ class Picks:
         ]
         near = [other for other in more if lasting.get(other.key, 0.0) <= limit]
         lucky = len({other.key for other in more} - {other.key for other in near})
-        judged = standing([*near, winner])
+        judged = expected(self.trained)
         best = min(near, key=lambda other: (-other.rung, judged(other)), default=None)
         if best is None and lucky:
             why = f"no other trained network that uses {1 - MOST_UNUSED:.0%} of it or more keeps it"

@@ -21,17 +21,15 @@ from smash_search.rank.finalists import (
     Finalist,
     Propose,
     Rung,
-    Trained,
     choose,
     ensemble_answers,
     proposed_finalist,
     run_rungs,
-    standing,
-    through_last_rung,
 )
 from smash_search.rank.pareto import LATENCY, class_of
 from smash_search.rank.proposals import ErrorModel, Observation, outer_fence, propose
 from smash_search.rank.records import settle
+from smash_search.rank.trained import Trained, expected, through_last_rung
 from smash_search.space.architecture import Architecture
 from smash_search.stages.bounds import Bounds
 from smash_search.stages.config import Run, SearchConfig
@@ -71,8 +69,8 @@ class Race:
         config = self.run.config.finalists
         finalists = choose(scored, config, *self._by_latency(scored))
 
-        def propose(number: int, results: Sequence[tuple[Finalist, Trained]]) -> list[Finalist]:
-            entering = self._propose(number, results, scored)
+        def propose(number: int, entered: Sequence[Finalist], results: Sequence[Trained]) -> list[Finalist]:
+            entering = self._propose(number, entered, results, scored)
             known = {entry.candidate.architecture.key for entry in scored}
             scored.extend(entry for entry in entering if entry.candidate.architecture.key not in known)
             return [proposed_finalist(entry, number + 1) for entry in entering]
@@ -83,7 +81,8 @@ class Race:
     def _propose(
         self,
         number: int,
-        results: Sequence[tuple[Finalist, Trained]],
+        entered: Sequence[Finalist],
+        results: Sequence[Trained],
         scored: Sequence[Scored],
     ) -> list[Scored]:
         """Networks within the limits for the next round of the first rung, measured and scored.
@@ -91,18 +90,22 @@ class Race:
         New ones, and those of ``scored`` that no round has trained.
         """
         seen = {entry.candidate.architecture.key for entry in scored}
-        trained = {finalist.architecture.key for finalist, _ in results}
-        worst = outer_fence([finalist.error for finalist, _ in results if finalist.error is not None])
+        trained = {finalist.architecture.key for finalist in entered}
+        worst = outer_fence([finalist.error for finalist in entered if finalist.error is not None])
         waiting = {
             entry.candidate.architecture.key: entry
             for entry in scored
             if _is_sound(entry, worst) and entry.candidate.architecture.key not in trained
         }
-        judged = standing([trained for _, trained in results])
+        judged, first = expected(results), {entry.key: entry for entry in results if entry.rung == 0}
         observations = [
-            Observation(finalist.architecture, self.run.cost(finalist.architecture), judged(trained))
-            for finalist, trained in results
-            if trained.diverged is None
+            Observation(
+                finalist.architecture,
+                self.run.cost(finalist.architecture),
+                judged(first[finalist.architecture.key]),
+            )
+            for finalist in entered
+            if first[finalist.architecture.key].diverged is None
         ]
         wanted = self.run.config.finalists.per_round
         if len(observations) < 2 or not wanted:

@@ -10,9 +10,9 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import InvalidInputError
 from smash_search.rank.evaluation import Evaluator
-from smash_search.rank.finalists import Trained
 from smash_search.rank.ranking import EncodingCheck, RaceStage, Ranking, read_ranking
 from smash_search.rank.scoring import Score, Scorer, corrupted, kept_best, split_half, survivors
+from smash_search.rank.trained import Trained
 from smash_search.rank.trust import stages_of, trust
 from smash_search.stages.config import Run
 from smash_search.strategies import Scored, Strategy

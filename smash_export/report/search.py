@@ -10,9 +10,9 @@ from smash_export.report.chart import Axis, Chart, Point, scatter
 from smash_export.report.images import class_counts, sample_images
 from smash_export.report.page import Cell, Html, counted, heading, page, paragraph, scrolled, table
 from smash_search.data import Dataset
-from smash_search.rank.finalists import Trained, standing, through_last_rung
 from smash_search.rank.pareto import LATENCY
 from smash_search.rank.ranking import EncodingCheck
+from smash_search.rank.trained import Trained, expected, through_last_rung
 from smash_search.rank.trust import Stage, contribution_of_score
 from smash_search.space.architecture import Architecture, Block, Convolution, Op
 from smash_search.space.cost import block_sizes
@@ -24,6 +24,10 @@ READS = 0.01  # of error that a wrong description must cost a HyperNet that read
 FEWEST_WINNERS = 15  # below that shares of choices are chance
 WINNERS = 0.2  # share of the candidates, by score, whose choices are compared with those of all
 MOST_CHOICES = 16
+ORDER = (
+    "Networks of one rung are in the order of their loss, less what networks of the same wiring gained in "
+    "later rungs; the best of each wiring went through all of them first."
+)
 
 
 def search_page(
@@ -60,6 +64,7 @@ def search_page(
         ),
         rung_curves(result.trained),
         _finalists_table(result),
+        paragraph(ORDER, "note"),
         *([heading("What each stage added"), *_stages(result.ranking.added)] if result.ranking.added else []),
         heading("Score against error after training"),
         _score_against_trained(result),
@@ -298,13 +303,14 @@ def _score_against_trained(result: SearchResult) -> Html:
 
 def _finalists_table(result: SearchResult) -> Html:
     last = {(entry.group, entry.key): entry for entry in result.trained}  # the latest rung of each
-    judged = standing(list(last.values()))
+    judged = expected(result.trained)
     ordered = sorted(last.values(), key=lambda entry: (-entry.rung, judged(entry)))
     rows: list[list[Cell]] = [
         [
             entry.key,
             entry.group,
             entry.reason,
+            entry.pattern,
             None if entry.score is None else f"{entry.score:.2%}",
             entry.macs,
             entry.epochs,
@@ -314,7 +320,8 @@ def _finalists_table(result: SearchResult) -> Html:
         ]
         for entry in ordered
     ]
-    columns = ["network", "group", "why", "SMASH score (error)", "MACs", "epochs", "error", "loss", "stopped"]
+    columns = ["network", "group", "why", "wiring", "SMASH score (error)", "MACs", "epochs", "error", "loss"]
+    columns.append("stopped")
     kinds = ["chosen" if (entry.group, entry.key) == ("search", result.pick.key) else "" for entry in ordered]
     return table(columns, rows, kinds)
 

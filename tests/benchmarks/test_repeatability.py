@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.repeatability import arms_of, compared
 from smash_base import files
-from smash_search.rank.finalists import Trained
+from smash_search.rank.trained import Trained
 
 
 def test_a_signal_is_compared_with_the_error_of_another_seed_in_both_directions(tmp_path: Path) -> None:

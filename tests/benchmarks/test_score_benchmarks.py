@@ -9,7 +9,8 @@ import pytest
 from benchmarks import score_in_band
 from benchmarks.op_contribution import BAND, GENERATED, Sandwiched
 from smash_base import files
-from smash_search.rank.finalists import Trained, input_spec_of
+from smash_search.rank.finalists import input_spec_of
+from smash_search.rank.trained import Trained
 from smash_search.space.architecture import InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.space import space_for

@@ -19,7 +19,8 @@ from benchmarks.search_vs_handmade import (
     with_epochs,
 )
 from smash_export.device_search.latency import DeviceLatency, Setting
-from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained, train_rung
+from smash_search.rank.finalists import Finalist, FinalistsConfig, train_rung
+from smash_search.rank.trained import Trained
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 

@@ -21,11 +21,12 @@ from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_search.executors.work import Equipment, Worker
 from smash_search.rank import proposals
-from smash_search.rank.finalists import Finalist, FinalistsConfig, Trained
+from smash_search.rank.finalists import Finalist, FinalistsConfig
 from smash_search.rank.latency_model import LEAST
 from smash_search.rank.pareto import Limit
 from smash_search.rank.proposals import ErrorModel, Observation
 from smash_search.rank.scoring import Scorer
+from smash_search.rank.trained import Trained
 from smash_search.run import load_supernet, run_search
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import SearchRecord, read_best

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from smash_base import files
-from smash_base.errors import GateError, InvalidInputError, SmashError, UsageError
+from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_search.executors.work import Equipment, Worker
 from smash_search.model import fake_quantisation
 from smash_search.model.hypernet import HyperNetConfig
@@ -22,22 +22,19 @@ from smash_search.rank.finalists import (
     Finalist,
     FinalistsConfig,
     Rung,
-    Trained,
     choose,
     input_spec_of,
-    pick,
     run_rungs,
-    standing,
     train_rung,
 )
 from smash_search.rank.scoring import Score, ScoringConfig
+from smash_search.rank.trained import Trained
 from smash_search.space.architecture import InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import space_for
 from smash_search.strategies import Candidate, Context, Scored, make_strategy
 from smash_search.strategies.random import draws
-from smash_search.train.compute import DivergedError
 from smash_search.train.judging import Judge
 from smash_search.train.network import new_network
 from smash_search.train.recipes import Recipe
@@ -121,7 +118,7 @@ def test_rungs_halve_and_train_on_from_the_rung_before(tmp_path: Path) -> None:
     best = set(sorted(losses, key=losses.__getitem__)[:2])
     assert {entry.key for entry in results[3:]} == best
     whole = records.read_bytes()
-    assert config.epochs_done(records, "search") == config.epochs(3) == 5, "what a resumed bar begins with"
+    assert config.epochs_done(records, "search") == 5, "what a resumed bar begins with"
     assert config.epochs_done(records, "random") == 0
     assert run_rungs(finalists, config, records=records, work=work) == results
     assert records.read_bytes() == whole, "nothing is trained twice"
@@ -130,29 +127,6 @@ def test_rungs_halve_and_train_on_from_the_rung_before(tmp_path: Path) -> None:
     assert run_rungs(finalists, config, records=records, work=work) == results
     assert records.read_bytes() == whole
     assert [Trained.from_json(record) for record in files.read_jsonl(records)] == results
-
-
-def test_the_pick_is_the_best_of_the_last_rung_and_the_smaller_of_equals() -> None:
-    def trained(key: str, rung: int, error: float, macs: int, diverged: str | None = None) -> Trained:
-        return Trained("search", key, "test", 0.1, macs, rung, rung + 1, error, 0.1, diverged)
-
-    results = [trained("a", 0, 0.0, 1), trained("b", 1, 0.2, 9), trained("c", 1, 0.2, 5)]
-    assert pick(results).key == "c"
-    with pytest.raises(SmashError, match="no finalist"):
-        pick([trained("a", 0, 1.0, 1, "NaN")])
-
-
-def test_loss_on_validation_images_orders_networks_and_error_where_one_has_none() -> None:
-    def trained(key: str, error: float, loss: float | None, diverged: str | None = None) -> Trained:
-        return Trained("search", key, "", 0.5, 100, 0, 1, error, 1.0, diverged, loss)
-
-    entries = [trained("a", 0.2, 0.8), trained("b", 0.21, 0.7), trained("c", 1.0, None, "NaN")]
-    assert [entry.key for entry in sorted(entries, key=standing(entries))] == ["b", "a", "c"]
-    assert pick(entries).key == "b"
-    of_an_earlier_version = [*entries, trained("d", 0.19, None)]
-    assert [entry.key for entry in sorted(of_an_earlier_version, key=standing(of_an_earlier_version))] == [
-        *("d", "a", "b", "c")
-    ]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -174,20 +148,11 @@ def test_a_rung_has_the_loss_of_the_network_that_it_leaves_killed_or_not(
         assert judge.loss == pytest.approx(whole.validation_loss)
 
 
-def test_a_network_that_diverged_in_the_last_rung_gives_way_to_the_best_that_came_as_far_as_any() -> None:
-    def trained(key: str, rung: int, error: float, diverged: str | None = None) -> Trained:
-        return Trained("search", key, "", 0.5, 100, rung, rung + 1, error, 1.0, diverged)
-
-    fell = [trained("a", 0, 0.2), trained("a", 1, 1.0, "NaN in 11 steps")]
-    assert pick([*fell, trained("b", 0, 0.3), trained("c", 0, 0.25)]).key == "c"
-    with pytest.raises(DivergedError, match="NaN in 11 steps"):
-        pick(fell)
-
-
 def test_epochs_are_counted_as_they_are_trained() -> None:
     config = FinalistsConfig(count=8, rungs=(1, 2, 4), keep=0.5)
     assert config.schedule(8) == [8, 4, 2]
-    assert config.epochs(8) == 8 + 4 + 2 * 2
+    assert config.epochs(8) == 8 + (3 + 4) + (2 + 4) * 2, "with four scouts that are not among the best"
+    assert replace(config, rungs=(3,)).epochs(8) == 24, "one rung needs no scouts"
     assert FinalistsConfig(count=5, rungs=(1, 2), keep=0.5).schedule(5) == [5, 3]
     assert FinalistsConfig(epoch_images=500).recipe_of(1, "0").epoch_images == 500
 

@@ -10,13 +10,14 @@ import pytest
 
 from smash_base import files
 from smash_base.errors import GateError
-from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, Trained, choose, run_rungs
+from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, choose, run_rungs
 from smash_search.rank.pareto import Limit, class_of, pareto_entries, pick_that_keeps, pick_within
 from smash_search.rank.records import close_torn_line, settle
 from smash_search.rank.scoring import Score
+from smash_search.rank.trained import Trained
 from smash_search.space.architecture import InputSpec
 from smash_search.space.cost import cost_of
-from smash_search.space.known import densenet, mobilenet, resnet
+from smash_search.space.known import densenet, resnet
 from smash_search.space.space import space_for
 from smash_search.strategies import Candidate, Scored
 
@@ -35,6 +36,14 @@ def _scored(count: int, latencies: Sequence[float]) -> list[Scored]:
             Scored(Candidate(architecture, "random"), score, cost_of(architecture, SPEC, 10), measures)
         )
     return entries
+
+
+def _of_one_pattern(latencies: Sequence[float]) -> list[Scored]:
+    networks = [resnet((4, 8), layers) for layers in range(1, 1 + len(latencies))]
+    return [
+        Scored(Candidate(network, "known"), None, cost_of(network, SPEC, 10), {"latency_ms": milliseconds})
+        for network, milliseconds in zip(networks, latencies, strict=True)
+    ]
 
 
 def _trained(entry: Scored, rung: int, error: float) -> Trained:
@@ -112,7 +121,7 @@ def test_the_largest_known_network_of_each_pattern_within_a_limit_enters() -> No
 
 
 def test_the_best_network_of_every_limit_goes_on_to_the_next_rung(tmp_path: Path) -> None:
-    scored = _scored(6, [2.0] * 5 + [0.5])
+    scored = _of_one_pattern([2.0] * 5 + [0.5])
     finalists = [
         Finalist(entry.candidate.architecture, "search", "test", 0.5, entry.cost.macs) for entry in scored
     ]
@@ -136,30 +145,11 @@ def test_the_best_network_of_every_limit_goes_on_to_the_next_rung(tmp_path: Path
     assert last == [finalists[0].architecture.key, finalists[5].architecture.key]
 
 
-def test_the_best_of_a_wiring_goes_on_unless_it_is_far_behind(tmp_path: Path) -> None:
-    networks = [resnet((4, 8), layers) for layers in (1, 2, 3)] + [densenet(4, 2, 2), mobilenet((4, 8), 1, 2)]
-    finalists = [Finalist(entry, "search", "test", 0.5, cost_of(entry, SPEC, 10).macs) for entry in networks]
-    errors = dict(zip([entry.key for entry in networks], (0.3, 0.301, 0.302, 0.315, 0.4), strict=True))
-
-    def work(rungs: Sequence[Rung]) -> Iterator[tuple[int, Trained]]:
-        for index, (finalist, rung) in enumerate(rungs):
-            key = finalist.architecture.key
-            yield (
-                index,
-                Trained("search", key, "test", 0.5, finalist.macs, rung, rung + 1, errors[key], 0.1),
-            )
-
-    config = FinalistsConfig(count=5, rungs=(1, 2), keep=0.4, random=0)
-    results = run_rungs(finalists, config, records=tmp_path / "finalists.jsonl", work=work)
-    last = [entry.key for entry in results if entry.rung == 1]
-    assert last == [networks[0].key, networks[3].key], "the fourth, for its wiring, and not the second"
-
-
 def test_the_last_rung_is_for_networks_that_keep_a_limit_when_they_are_measured_longer(
     tmp_path: Path,
 ) -> None:
     """The best breaks both limits then, a fast one the smaller one: the next best take their places."""
-    scored = _scored(6, [2.9, 2.0, 0.9, 2.0, 0.5, 2.0])
+    scored = _of_one_pattern([2.9, 2.0, 0.9, 2.0, 0.5, 2.0])
     finalists = [
         Finalist(entry.candidate.architecture, "search", "test", 0.5, entry.cost.macs) for entry in scored
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from smash_search.rank.finalists import Trained
+from smash_search.rank.trained import Trained
 from smash_search.rank.trust import contribution_of_score, stages_of, trust
 
 ERRORS = list(np.linspace(0.2, 0.5, 20))
