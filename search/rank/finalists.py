@@ -52,7 +52,7 @@ KNOWN, BY_LOT = "known network", "drawn regardless of score"
 BY_SCORE, BY_ROUND = "best score", "proposed in round"
 """How reasons begin for which networks enter the race."""
 
-SCOUTS = 4  # networks that may go through all rungs for the sake of their wiring alone
+SCOUTS = 3  # networks that usually go through all rungs for the sake of their wiring alone
 RANGE_BATCHES, RANGE_BATCH = 8, 64  # training images that show the ranges of activations
 
 
@@ -185,7 +185,7 @@ class FinalistsConfig:
     def epochs(self, count: int) -> int:
         """Epochs of training when ``count`` networks enter, :data:`SCOUTS` of them for their wiring alone."""
         first, *later = self.schedule(count)
-        idle = [min(SCOUTS, first - wanted) for wanted in later]
+        idle = [min(SCOUTS, self.count - 1, first - wanted) for wanted in later]
         counts = [first] + [_left(wanted, extra) + extra for wanted, extra in zip(later, idle, strict=True)]
         return int(np.dot(counts, np.diff([0, *self.rungs])))
 

@@ -151,7 +151,7 @@ def test_a_rung_has_the_loss_of_the_network_that_it_leaves_killed_or_not(
 def test_epochs_are_counted_as_they_are_trained() -> None:
     config = FinalistsConfig(count=8, rungs=(1, 2, 4), keep=0.5)
     assert config.schedule(8) == [8, 4, 2]
-    assert config.epochs(8) == 8 + (3 + 4) + (2 + 4) * 2, "with four scouts that are not among the best"
+    assert config.epochs(8) == 8 + (3 + 3) + (2 + 3) * 2, "with three scouts that are not among the best"
     assert replace(config, rungs=(3,)).epochs(8) == 24, "one rung needs no scouts"
     assert FinalistsConfig(count=5, rungs=(1, 2), keep=0.5).schedule(5) == [5, 3]
     assert FinalistsConfig(epoch_images=500).recipe_of(1, "0").epoch_images == 500
