@@ -83,6 +83,7 @@ class FinalistsConfig:
             rounded to 8 bits, as an int8 runtime rounds them (:func:`int8_accuracy`).
         teacher: file in the run's folder that holds another network's logits for the training images,
             float32 [N, K], which every finalist learns as well; or empty.
+        scouts: the best of each wiring goes through all rungs first (:func:`run_rungs`).
         ensemble: keep the mean answers of the best finalists for the training images, which the pick may
             learn from when it is trained at length (:func:`ensemble_answers`).
         seed: Random seed of initial weights and order of images.
@@ -102,6 +103,7 @@ class FinalistsConfig:
     recipe: Recipe = field(default_factory=Recipe)
     precision: Literal["fp32", "int8"] = "fp32"
     teacher: str = ""
+    scouts: bool = True
     ensemble: bool = False
     seed: int = 0
 
@@ -185,7 +187,7 @@ class FinalistsConfig:
     def epochs(self, count: int) -> int:
         """Epochs of training when ``count`` networks enter, :data:`SCOUTS` of them for their wiring alone."""
         first, *later = self.schedule(count)
-        idle = [min(SCOUTS, self.count - 1, first - wanted) for wanted in later]
+        idle = [self.scouts * min(SCOUTS, self.count - 1, first - wanted) for wanted in later]
         counts = [first] + [_left(wanted, extra) + extra for wanted, extra in zip(later, idle, strict=True)]
         return int(np.dot(counts, np.diff([0, *self.rungs])))
 
@@ -331,7 +333,7 @@ def run_rungs(
             all may.
         propose: further networks for the first rung, by round and by what was trained so far.
 
-    The best of each pattern among ``finalists`` goes through all rungs before anything else
+    With scouts, the best of each pattern among ``finalists`` goes through all rungs before anything else
     (:func:`smash_search.rank.trained.expected`). Those that are not among the best of a rung take places of
     others there, a third of them at most.
 
@@ -370,7 +372,7 @@ def run_rungs(
 
     entered = list(finalists)
     train(entered, 0)
-    scouts = _scouts(ranked(entered, 0), asked)
+    scouts = _scouts(ranked(entered, 0), asked) if config.scouts else []
     for rung in range(1, len(config.rungs)):
         train(scouts, rung)
     for number in range(config.rounds if propose else 0):

@@ -145,7 +145,15 @@ SMASH: dict[str, dict[str, Any]] = {
         "depths": (8, 10, 4),
     },
     "training": {"steps": 6000},
-    "finalists": {"count": 3, "rounds": 0, "per_round": 0, "random": 0, "known": 0, "drop": 0.9},
+    "finalists": {
+        "scouts": False,
+        "count": 3,
+        "rounds": 0,
+        "per_round": 0,
+        "random": 0,
+        "known": 0,
+        "drop": 0.9,
+    },
 }
 
 TEACHER = "teacher"  # first part of the name of the file that holds its answers
