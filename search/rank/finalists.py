@@ -321,6 +321,10 @@ def run_rungs(
 ) -> list[Trained]:
     """Train finalists of one group in rungs; what is recorded already is not trained again.
 
+    With scouts, the best of each pattern among ``finalists`` goes through all rungs before anything else
+    (:func:`smash_search.rank.trained.expected`). Those that are not among the best of a rung take places of
+    others there, a third of them at most.
+
     Args:
         finalists: Finalists of one group.
         config: Configuration of the rungs.
@@ -332,10 +336,6 @@ def run_rungs(
             on, and of scouts: a longer measurement, after which ``keep`` may give another class. None where
             all may.
         propose: further networks for the first rung, by round and by what was trained so far.
-
-    With scouts, the best of each pattern among ``finalists`` goes through all rungs before anything else
-    (:func:`smash_search.rank.trained.expected`). Those that are not among the best of a rung take places of
-    others there, a third of them at most.
 
     Returns:
         One entry per network and rung, in the order in which one worker alone trains them.
@@ -372,9 +372,10 @@ def run_rungs(
 
     entered = list(finalists)
     train(entered, 0)
-    scouts = _scouts(ranked(entered, 0), asked) if config.scouts else []
+    scouts = _scouts(ranked(entered, 0), asked) if config.scouts and len(config.rungs) > 1 else []
     for rung in range(1, len(config.rungs)):
         train(scouts, rung)
+        scouts = [scout for scout in scouts if not results[scout.architecture.key, rung].diverged]
     for number in range(config.rounds if propose else 0):
         assert propose is not None
         proposed = propose(number, entered, list(results.values()))

@@ -1,7 +1,7 @@
 """Which draws of a search are worth a score or a training: near a limit on latency, and busy within it.
 
 At one latency networks of more multiply-accumulates learn more: of 66 draws at that of ResNet-8 (CIFAR-10,
-six epochs of 12,000 images) the third with the fewest had 32.9 % error and the others 31.3 %; Kendall's tau
+six epochs of 12,000 images) the third with the fewest had 33.0 % error and the others 31.4 %; Kendall's tau
 of MACs and error was -0.38 (benchmarks/results/draws_at_one_latency.json and others beside it). So the third
 of the draws near a limit that has the fewest is left out. Mutations and known networks reach it.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,25 @@ def test_a_scout_that_does_not_hold_gives_way_to_the_next_of_its_pattern(tmp_pat
     last = {entry.key for entry in results if entry.rung == 2}
     assert last == {RESIDUAL[0].key, INVERTED[1].key}
     assert len(asked) == len(set(asked)), "each is measured once"
+
+
+def test_a_scout_that_diverges_goes_no_further(tmp_path: Path) -> None:
+    race = Race(tmp_path)
+    config = FinalistsConfig(count=5, rungs=(1, 2, 3), keep=0.5, random=0)
+
+    def work(rungs: Sequence[Rung]) -> Iterator[tuple[int, Trained]]:
+        for index, trained in race.work(rungs):
+            fails = trained.key == INVERTED[0].key and trained.rung == 1
+            yield (
+                index,
+                replace(trained, error=1.0, diverged="NaN", validation_loss=None) if fails else trained,
+            )
+
+    networks = race.finalists(RESIDUAL[:3] + INVERTED[:2])
+    results = run_rungs(networks, config, records=race.records, work=work)
+    assert (INVERTED[0].key, 1) in race.order
+    assert (INVERTED[0].key, 2) not in race.order
+    assert pick(results).key == RESIDUAL[0].key
 
 
 def test_a_pattern_that_is_far_behind_has_no_scout(tmp_path: Path) -> None:
