@@ -112,7 +112,7 @@ class Findings:
             (f"validation error after {counted(result.pick.epochs, 'epoch')}", f"{result.pick.error:.2%}"),
         ]
         if result.pick.validation_loss is not None:
-            rows.append(("validation loss, which orders networks", f"{result.pick.validation_loss:.4f}"))
+            rows.append(("validation loss", f"{result.pick.validation_loss:.4f}"))
         if result.random is not None:
             rows.append(("the same for random search", f"{result.random.error:.2%}"))
         if self.latency is not None:
