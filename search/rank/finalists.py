@@ -384,10 +384,10 @@ def run_rungs(
     for rung, wanted in enumerate(config.schedule(len(entered))[1:], start=1):
         best = ranked(entered, rung - 1)
         holds_too = asked if rung + 1 == len(config.rungs) else None
-        chosen = _go_on(best, wanted, keep, holds_too)
-        if idle := len([scout for scout in scouts if scout not in chosen]):
-            chosen = _go_on(best, _left(wanted, idle), keep, holds_too)
-        entered = chosen + [scout for scout in scouts if scout not in chosen]
+        entered = _go_on(best, wanted, keep, holds_too)
+        if idle := sum(scout not in entered for scout in scouts):
+            entered = _go_on(best, _left(wanted, idle), keep, holds_too)
+            entered += [scout for scout in scouts if scout not in entered]
         train(entered, rung)
     return list(results.values())
 

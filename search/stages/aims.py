@@ -83,8 +83,9 @@ def aims_for(
     places = []
     for limit in limits:
         place = Aim(min(LEAST_SHARE * limit.milliseconds, latency.usual) / slack, limit.milliseconds * slack)
+        anything = Aims(latency, (place,))
         drawn = (space.draw(own, slot) for slot in range(TRIES))
-        near = (entry for entry in drawn if Aims(latency, (place,)).near(entry) and accepts(entry))
+        near = (entry for entry in drawn if anything.near(entry) and accepts(entry))
         macs = [_macs(latency, entry) for entry in itertools.islice(near, SAMPLE)]
         least = int(np.quantile(macs, IDLE)) if len(macs) >= FEWEST else 0
         places.append(replace(place, macs=least))

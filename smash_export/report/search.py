@@ -320,8 +320,8 @@ def _finalists_table(result: SearchResult) -> Html:
         ]
         for entry in ordered
     ]
-    columns = ["network", "group", "why", "wiring", "SMASH score (error)", "MACs", "epochs", "error", "loss"]
-    columns.append("stopped")
+    columns = ["network", "group", "why", "wiring", "SMASH score (error)"]
+    columns += ["MACs", "epochs", "error", "loss", "stopped"]
     kinds = ["chosen" if (entry.group, entry.key) == ("search", result.pick.key) else "" for entry in ordered]
     return table(columns, rows, kinds)
 
