@@ -177,6 +177,11 @@ class FinalistsConfig:
         """Networks that enter the first rung over all rounds."""
         return self.count + self.rounds * self.per_round
 
+    @property
+    def sends_scouts(self) -> bool:
+        """Whether scouts go first: in a race that begins with as few networks they would be all of it."""
+        return self.scouts and self.count > SCOUTS
+
     def schedule(self, count: int) -> list[int]:
         """Networks in each rung when ``count`` enter the first."""
         counts = [count]
@@ -187,7 +192,7 @@ class FinalistsConfig:
     def epochs(self, count: int) -> int:
         """Epochs of training when ``count`` networks enter, :data:`SCOUTS` of them for their wiring alone."""
         first, *later = self.schedule(count)
-        idle = [self.scouts * min(SCOUTS, self.count - 1, first - wanted) for wanted in later]
+        idle = [self.sends_scouts * min(SCOUTS, first - wanted) for wanted in later]
         counts = [first] + [_left(wanted, extra) + extra for wanted, extra in zip(later, idle, strict=True)]
         return int(np.dot(counts, np.diff([0, *self.rungs])))
 
@@ -372,7 +377,7 @@ def run_rungs(
 
     entered = list(finalists)
     train(entered, 0)
-    scouts = _scouts(ranked(entered, 0), asked) if config.scouts and len(config.rungs) > 1 else []
+    scouts = _scouts(ranked(entered, 0), asked) if config.sends_scouts and len(config.rungs) > 1 else []
     for rung in range(1, len(config.rungs)):
         train(scouts, rung)
         scouts = [scout for scout in scouts if not results[scout.architecture.key, rung].diverged]

@@ -186,6 +186,6 @@ def test_a_pattern_that_is_far_behind_has_no_scout(tmp_path: Path) -> None:
             error = 0.3 if pattern == "residual" else 0.45
             yield index, Trained("search", key, "", 0.5, 1, rung, rung + 1, error, 1.0, None, error, pattern)
 
-    config = FinalistsConfig(count=2, rungs=(1, 2), keep=0.5, random=0)
+    config = FinalistsConfig(rungs=(1, 2), keep=0.5, random=0)
     run_rungs(Race(tmp_path).finalists(networks), config, records=tmp_path / "finalists.jsonl", work=work)
     assert trained[2:] == [(RESIDUAL[0].key, 1)]

@@ -181,7 +181,7 @@ def test_a_plan_uses_the_time_it_is_given_and_no_more() -> None:
     def seconds(factor: float) -> float:
         return sum(part.seconds for part in search_parts(scaled(config, factor), dataset, units))
 
-    for wanted in (20.0, 30.0, 60.0):
+    for wanted in (15.0, 30.0, 60.0):
         factor = largest_factor(seconds, wanted)
         assert 0.75 * wanted < seconds(factor) <= wanted
     assert largest_factor(seconds, 1e6) == pytest.approx(WHOLE)
