@@ -6,6 +6,9 @@ it on one line and leaves with ``exit_code``; a traceback therefore always means
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SmashError(Exception):
     """Base of every error that a user can cause or meet.
@@ -90,3 +93,14 @@ class InvalidInputError(SmashError):
     """A file or value from outside that is malformed, unsafe or too large (exit code 6)."""
 
     exit_code = 6
+
+
+@contextmanager
+def said_by_the_caller() -> Iterator[None]:
+    """Turn the refusal of a value into a UsageError: it is on the command line, not in a file."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise UsageError(
+            error.what, expected=error.expected, received=error.received, hint=error.hint
+        ) from None

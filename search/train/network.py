@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smash_base.errors import UsageError
+from smash_base.errors import UsageError, said_by_the_caller
 from smash_base.preprocess import Preprocessing
 from smash_search.data.several import mean_average_precision
 from smash_search.model.interpreter import Network, Norm
@@ -269,6 +269,25 @@ def within(recipe: Recipe, seconds: float, per_epoch: float) -> Recipe:
 def augmentation_for(recipe: Recipe, classes: int) -> Augmentation | None:
     """What is done to training batches of that many classes; raises InvalidInputError where it cannot be."""
     return augmentation_of({"classes": classes, **recipe.augmentation} if recipe.augmentation else {})
+
+
+def recipe_with(recipe: Recipe, changes: Mapping[str, Any], classes: int) -> Recipe:
+    """A recipe with what somebody says of it, for images of that many classes.
+
+    Args:
+        recipe: as it is.
+        changes: fields and their values; those that are None are left out.
+        classes: Number of classes.
+
+    Raises:
+        UsageError: no such field, or a value that it cannot have. A recipe read from a file raises
+            InvalidInputError for the same.
+    """
+    said = {name: value for name, value in changes.items() if value is not None}
+    with said_by_the_caller():
+        changed = Recipe.from_json({**recipe.to_json(), **said})
+        augmentation_for(changed, classes)
+    return changed
 
 
 def prepare(network: nn.Module, dataset: Dataset, recipe: Recipe) -> None:

@@ -46,9 +46,10 @@ def use_threads(count: int | None) -> None:
 def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
     """The recipe asked for, with every value that was given beside it."""
     from smash_export.cli.compile import read_options
-    from smash_export.export.freeze import continued, default_recipe, gently, recipe_with
+    from smash_export.export.freeze import continued, default_recipe, gently
     from smash_search.train.folds import check_folds, most_folds
-    from smash_search.train.recipes import AUTO, Recipe, recipe_for
+    from smash_search.train.network import recipe_with
+    from smash_search.train.recipes import AUTO, recipe_for
 
     finetuned = values["weights"] == "finetune"
     if values["recipe_name"] == AUTO:
@@ -66,9 +67,10 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
             "average": values["ema"],
             "balance": values["balance"],
             "augmentation": augmentation(values["augment"]),
+            **read_options(values["settings"]),
         },
+        len(dataset.classes),
     )
-    recipe = Recipe.from_json({**recipe.to_json(), **read_options(values["settings"])})
     recipe = continued(recipe) if finetuned else recipe
     if not recipe.epochs:
         raise UsageError("--set epochs", expected="at least 1", received=recipe.epochs)
@@ -81,9 +83,7 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
 
 
 def _check_augmentation(dataset: Dataset, recipe: Recipe, values: dict[str, Any]) -> None:
-    """Raise InvalidInputError or UsageError for changes of the images that these cannot have, before anything
-    is trained.
-    """
+    """Raise UsageError for changes of the images that these cannot have, before anything is trained."""
     from smash_search.train.network import augmentation_for, check_mixing
 
     check_mixing(recipe, taught=bool(values["teacher"]), several=dataset.several)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smash_base import files
-from smash_base.errors import UsageError
+from smash_base.errors import UsageError, said_by_the_caller
 from smash_base.json_values import JsonObject
 from smash_export.progress import SILENT, Output
 
@@ -206,6 +206,10 @@ def configure(
         :mod:`smash_export.device_search.device_limits`.
         prior: how likely each network is drawn: "regular", "paper" or a TOML file
             (:func:`smash_search.space.prior.prior_named`); the space's own unless given.
+
+    Raises:
+        UsageError: a value that cannot be, or a name of nothing.
+        InvalidInputError: the prior's file cannot be read.
     """
     from smash_search.model.hypernet import HyperNetConfig
     from smash_search.rank.finalists import input_spec_of
@@ -224,26 +228,29 @@ def configure(
     entering = _entering(_merged(defaults["finalists"], finalists), known, measured or {})
     if not (finalists and finalists.get("rungs")):
         entering["rungs"] = _rungs_of(recipe, entering["rungs"])
-    return SearchConfig(
-        space=name,
-        seed=seed,
-        strategy=strategy,
-        strategy_options=strategy_options or {},
-        candidates=candidates,
-        known=known,
-        limits=CostLimits(**(limits or {})),
-        hypernet=HyperNetConfig(**_merged(defaults["hypernet"], hypernet)),
-        training=_training(defaults["training"], training, epochs, len(dataset.train)),
-        scoring=ScoringConfig(**_merged(defaults["scoring"], scoring)),
-        finalists=_finalists(
-            entering, recipe_for(recipe, dataset, seed), recipe_values or {}, len(dataset.classes)
-        ),
-        measured=measured or {},
-        latency_limits=tuple(
-            sorted((Limit(*pair) for pair in (latency_limits or {}).items()), key=lambda x: x.milliseconds)
-        ),
-        exact_space=exact_space,
-    )
+    with said_by_the_caller():
+        return SearchConfig(
+            space=name,
+            seed=seed,
+            strategy=strategy,
+            strategy_options=strategy_options or {},
+            candidates=candidates,
+            known=known,
+            limits=CostLimits(**(limits or {})),
+            hypernet=HyperNetConfig(**_merged(defaults["hypernet"], hypernet)),
+            training=_training(defaults["training"], training, epochs, len(dataset.train)),
+            scoring=ScoringConfig(**_merged(defaults["scoring"], scoring)),
+            finalists=_finalists(
+                entering, recipe_for(recipe, dataset, seed), recipe_values or {}, len(dataset.classes)
+            ),
+            measured=measured or {},
+            latency_limits=tuple(
+                sorted(
+                    (Limit(*pair) for pair in (latency_limits or {}).items()), key=lambda x: x.milliseconds
+                )
+            ),
+            exact_space=exact_space,
+        )
 
 
 def _space(
@@ -327,12 +334,10 @@ def _finalists(
     """How finalists are trained: by the recipe, changed where somebody says so.
 
     Raises:
-        UsageError: a change of what the rungs decide.
-        InvalidInputError: a recipe that cannot be; said before a HyperNet is trained.
+        UsageError: a change of what the rungs decide, or one that cannot be; before a HyperNet is trained.
     """
     from smash_search.rank.finalists import OF_THE_RUNGS, FinalistsConfig
-    from smash_search.train.network import augmentation_for
-    from smash_search.train.recipes import Recipe
+    from smash_search.train.network import recipe_with
 
     changes = {name: value for name, value in changes.items() if value is not None}
     if refused := sorted(set(changes) & set(OF_THE_RUNGS)):
@@ -342,9 +347,7 @@ def _finalists(
             received=f"{refused[0]}={changes[refused[0]]}",
             hint="Pass --rungs, --finalist-images or --seed.",
         )
-    changed = Recipe.from_json({**recipe.to_json(), **changes})
-    augmentation_for(changed, classes)
-    return FinalistsConfig(**entering, recipe=changed)
+    return FinalistsConfig(**entering, recipe=recipe_with(recipe, changes, classes))
 
 
 def _rungs_of(recipe: str, rungs: tuple[int, ...]) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -499,8 +499,3 @@ def _verify(
         f"the {name} file does not do what the network does: {'; '.join(text)}",
         hint=f"Files and measurements are in {rejected}; nothing was written to {destination}.",
     )
-
-
-def recipe_with(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with every change that is not None."""
-    return replace(recipe, **{name: value for name, value in changes.items() if value is not None})

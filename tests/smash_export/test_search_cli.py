@@ -212,14 +212,16 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("words", "code", "text"),
     [
         (["--rungs", "1,x"], 2, "whole numbers"),
-        (["--rungs", "3,1"], 6, "rungs"),
+        (["--rungs", "3,1"], 2, "rungs"),
         (["--epochs", "1", "--steps", "1"], 2, "Choose one"),
         (["--max-parameters", "5"], 5, "smallest found"),
         (["--strategy", "magic"], 2, "evolution"),
         (["--device", "tpu"], 2, "unknown device"),
-        (["--augment", "blur=1"], 6, "expected pad_crop"),
-        (["--augment", "mixup=much"], 6, "mixup"),
-        (["--set", "speed=1"], 6, "received speed"),
+        (["--augment", "blur=1"], 2, "expected pad_crop"),
+        (["--augment", "mixup=much"], 2, "mixup"),
+        (["--set", "speed=1"], 2, "received speed"),
+        (["--set", "schedule=steps"], 2, "cosine or linear"),
+        (["--strategy", "evolution", "--strategy-option", "population=none"], 2, "population"),
     ],
 )
 def test_wrong_options_are_one_clear_line(
