@@ -15,6 +15,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ def open_module(
     Raises:
         InvalidInputError: not a whole file of MNN.
     """
-    with _stdout_to_stderr():
+    with _unprinted():
         import MNN
 
         settings = {"backend": "CPU", "numThread": threads, "precision": "high"}
@@ -201,14 +202,22 @@ def open_module(
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """MNN prints on stdout, where ``--json`` answers go; C holds that back where it is a pipe."""
+def _unprinted() -> Iterator[None]:
+    """Keep what MNN prints on stdout, where ``--json`` answers go: nobody asked for it unless it fails, and
+    then it goes to stderr. C holds it back where stdout is a pipe.
+    """
     sys.stdout.flush()
     kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
+    with tempfile.TemporaryFile() as printed:
+        os.dup2(printed.fileno(), 1)
+        try:
+            yield
+        except BaseException:
+            ctypes.CDLL(None).fflush(None)
+            printed.seek(0)
+            os.write(2, printed.read())
+            raise
+        finally:
+            ctypes.CDLL(None).fflush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
