@@ -6,8 +6,8 @@ total time.
         [--networks NAME,..] [--half NAME] [--train-images N] [--candidates N] [--steps N] [--results NAME]
 
 1. Each hand-made network of benchmarks/networks.py is exported and timed (ONNX Runtime fp32, 1 thread,
-   batch 1) through the same session and measurement as candidates: its fastest time is a latency limit. So is
-   half of that of ``--half``.
+   batch 1) through the same session and measurement as candidates: its median time, the least of three, is a
+   latency limit. So is half of that of ``--half``.
 2. Per seed and limit, five arms with the same prior, the same rungs and the same validation images:
    "search" (the default search), "presets" (known networks alone), "random" (draws and presets), "macs"
    (the draws with most multiply-accumulates within the limit, and presets) and "race" (the search without a
@@ -17,7 +17,7 @@ total time.
    the search does: the best that keeps the limit when it is measured longer, before the last rung.
 3. Hand-made networks and the picks of all arms are trained from scratch with one recipe
    (:mod:`smash_search.train.recipes`) and judged on the test images, which nothing else looks at.
-4. Picks are timed again in a new process.
+4. Picks are timed again in a new process, in turns with the hand-made network whose latency is the limit.
 
 Everything goes into DIR as it is done; the same command goes on. A search or an arm that was interrupted
 begins anew: its processor seconds are what the others are given. The same DIR and folder of data give the
@@ -35,7 +35,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -50,17 +51,22 @@ from benchmarks.few_images import interval
 from benchmarks.networks import NETWORKS
 from benchmarks.record import record
 from smash_base import files
-from smash_export.device_search.latency import DeviceLatency, Setting, measure_architecture, measure_graph
+from smash_export.device_search.latency import DeviceLatency, Setting, candidate_graph, measure_graph
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_data, search
+from smash_export.measure.timing import interleaved, ratio
 from smash_export.progress import Output
 from smash_search.data import Dataset, Split
+from smash_search.executors import ExecutorConfig
+from smash_search.executors.serial import Serial
+from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, input_spec_of, run_rungs, train_rung
 from smash_search.rank.latency_model import LatencyModel, fit_latency
+from smash_search.rank.measurement import as_before
 from smash_search.rank.pareto import LATENCY, Limit, pick_that_keeps
 from smash_search.rank.trained import Trained
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
-from smash_search.space.cost import cost_of
+from smash_search.space.cost import Cost, cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import Space
 from smash_search.stages.aims import aims_for
@@ -69,9 +75,12 @@ from smash_search.stages.config import SearchConfig
 from smash_search.train.compute import seed_of
 from smash_search.train.network import accuracy, fit, new_network
 from smash_search.train.recipes import NAMES, recipe_for
+from smash_targets.base import ModelSignature, get_target
+from smash_targets.common import open_graph
 
 SETTING = Setting("onnxruntime", "fp32", batch=1, threads=1)
 HAND_MADE = "hand-made"  # the network whose latency is the limit, among the arms
+HALF = "half of "
 GOAL_LIMITS = 3  # of four, at which the pick has to be better
 ARMS = ("search", "presets", "random", "macs", "race")
 GLANCE = 32  # validation images for a score that says nothing
@@ -83,9 +92,7 @@ def main() -> None:
     """Measure, search, train, measure again, record."""
     arguments = parse()
     if arguments.measure_again is not None:
-        best = read_best(arguments.measure_again)
-        latency = measure_architecture(best.architecture, best.input, len(best.classes), SETTING, 1.0)
-        print(json.dumps({"min_ms": latency.min_ms}))
+        print(json.dumps(time_over(arguments.measure_again, arguments.networks)))
         return
     folder = Path(arguments.folder)
     with files.exclusive(folder, purpose="benchmark"):
@@ -158,14 +165,14 @@ class Bench:
             return float(self.once(("latency", name), lambda: self.latency(name)))
 
         found = {name: measured(name) for name in names}
-        return {**found, f"half of {half}": measured(half) / 2} if half else found
+        return {**found, HALF + half: measured(half) / 2} if half else found
 
     def latency(self, name: str) -> float:
-        """Milliseconds of a hand-made network, the least of three measurements, through the target's
+        """Milliseconds of a hand-made network, the least median of three measurements, through the target's
         session.
         """
         graph = onnx_of(self.hand_made(name).eval(), self.spec)
-        return min(measure_graph(graph, self.spec, self.classes, SETTING, 1.0).min_ms for _ in range(3))
+        return min(measure_graph(graph, self.spec, self.classes, SETTING, 1.0).p50_ms for _ in range(3))
 
     def compared(self, seed: int, name: str, limit: float) -> dict[str, Any]:
         """One row: the picks of all arms within one limit, and the hand-made network whose latency it is."""
@@ -190,12 +197,13 @@ class Bench:
         run = self.folder / f"{label}-{seed}"
         counted = files.read_json(run / "config.json")["identity"]["candidates"]
         row["candidates"] = {"counted": counted, "refused": files.read_json(run / "ranking.json")["refused"]}
-        again = self.once(("again", found["key"]), lambda: measure_again(run))
+        hand_made, share = (name, 1.0) if name in NETWORKS else (name.removeprefix(HALF), 0.5)
+        again = self.once(("time over", name, found["key"]), lambda: measure_again(run, hand_made) / share)
         if name in NETWORKS:  # half of a latency is nobody's
             row["hand_made_error"] = self.once(
                 ("hand-made", name, seed), lambda: self.train(self.hand_made(name, seed), seed)
             )
-        return {**row, "again_ms": again}
+        return {**row, "time_over_limit": again}
 
     def _config(self, seed: int, label: str, limit: float, latency: DeviceLatency) -> SearchConfig:
         arguments = self.arguments
@@ -268,10 +276,11 @@ class Bench:
         latency = DeviceLatency(self.spec, self.classes, SETTING, limit_ms=limit)
         config = self._config(seed, label, limit, latency)
         races = replace(config.finalists, rounds=0, per_round=0, seed=seed)
-        entrants = self.entrants(arm, seed, config, latency, limit)
         weights = self.folder / f"{arm}-{label}-{seed}"
         shutil.rmtree(weights, ignore_errors=True)
         records = weights / "finalists.jsonl"
+        evaluator = self.evaluator(weights, latency)
+        entrants = self.entrants(arm, seed, config, evaluator, limit)
         begin = time.process_time()
 
         def work(rungs: Sequence[Rung]) -> Iterator[tuple[int, Trained]]:
@@ -292,20 +301,21 @@ class Bench:
             run_rungs(networks, first_rung, records=records, work=work)
             training += time.process_time() - start
             price = training / first_rung.epochs(len(networks))
-        confirmed: dict[str, float] = {}
-
-        def confirm(finalist: Finalist) -> float:
-            key = finalist.architecture.key
-            if key not in confirmed:
-                confirmed[key] = latency.confirm(finalist.architecture)[LATENCY]
-            return confirmed[key]
-
         trained = run_rungs(
-            networks, races, records=records, work=work, holds=lambda entry: confirm(entry) <= limit
+            networks,
+            races,
+            records=records,
+            work=work,
+            holds=lambda entry: as_before(evaluator.confirm(entry.architecture)) <= limit,
         )
         by_key = {entry.architecture.key: entry for entry in networks}
         latencies = dict.fromkeys(by_key, 0.0)  # all were within the limit in a short measurement
-        winner = pick_that_keeps(Limit(label, limit), trained, latencies, lambda key: confirm(by_key[key]))
+        winner = pick_that_keeps(
+            Limit(label, limit),
+            trained,
+            latencies,
+            lambda key: evaluator.confirm_at_last(by_key[key].architecture)[LATENCY],
+        )
         chosen = by_key[winner.key]
         return {
             "key": winner.key,
@@ -319,8 +329,18 @@ class Bench:
             "price_of_an_epoch": price,
         }
 
+    def evaluator(self, folder: Path, latency: DeviceLatency) -> Evaluator:
+        """Measures as a search does, and scores nothing: its worker is the device alone."""
+        folder.mkdir(parents=True, exist_ok=True)
+        here = Serial(ExecutorConfig(), None, latency)  # type: ignore[arg-type]
+
+        def cost(architecture: Architecture) -> Cost:
+            return cost_of(architecture, self.spec, self.classes)
+
+        return Evaluator(folder, GLANCE, cost, latency, here)
+
     def entrants(
-        self, arm: str, seed: int, config: SearchConfig, latency: DeviceLatency, limit: float
+        self, arm: str, seed: int, config: SearchConfig, evaluator: Evaluator, limit: float
     ) -> Iterator[Finalist]:
         """Networks within the limit, measured: presets first, then what the arm is about, in turns."""
         space = config.space_for(self.spec)
@@ -330,7 +350,12 @@ class Bench:
             some = [next(draws) for _ in range(MACS_DRAWS)]
             draws = iter(sorted(some, key=lambda entry: -self.macs(entry)))
         sources = [("preset", presets)] if arm == "presets" else [("preset", presets), (arm, draws)]
-        model = surveyed(space, seed, latency, self.spec, self.classes)
+
+        def measured(entry: Architecture) -> float:
+            evaluator.measure([entry])
+            return evaluator.measures[entry.key][LATENCY]
+
+        model = surveyed(space, seed, measured, self.spec, self.classes)
         aims = aims_for(model, [Limit(arm, limit)], space, seed)
 
         def promises(origin: str, entry: Architecture) -> bool:
@@ -340,11 +365,7 @@ class Bench:
 
         while sources:
             for origin, source in list(sources):
-                inside = (
-                    entry
-                    for entry in source
-                    if promises(origin, entry) and latency.measure(entry)["latency_ms"] <= limit
-                )
+                inside = (entry for entry in source if promises(origin, entry) and measured(entry) <= limit)
                 network = next(inside, None)
                 if network is None:
                     sources.remove((origin, source))
@@ -382,7 +403,7 @@ class Bench:
         searched = [row["arms"]["search"] for row in rows]
         used = [row["arms"]["search"]["latency_ms"] / row["limit_ms"] for row in rows]
         known = sum(entry["origin"] == "known" for entry in searched)
-        candidates = [row["candidates"] for row in rows]
+        candidates, over = [row["candidates"] for row in rows], [row["time_over_limit"] for row in rows]
         goals += [
             {
                 "what": "pick is not a preset",
@@ -407,11 +428,11 @@ class Bench:
                 "note": "measured before they are scored",
             },
             {
-                "what": "latency of the pick, measured again in a new process",
-                "goal": "within the limit",
-                "value": f"{sum(row['again_ms'] <= row['limit_ms'] for row in rows)} of {len(rows)}",
-                "met": all(row["again_ms"] <= row["limit_ms"] for row in rows),
-                "note": "fastest times; limits are the hand-made networks' own",
+                "what": "latency of the pick over that of the hand-made network, or half of it",
+                "goal": "<= 1.0",
+                "value": f"{max(over):.2f}",
+                "met": max(over) <= 1.0,
+                "note": f"the slowest of {len(rows)}; medians in turns, in a new process",
             },
         ]
         settings = {**vars(self.arguments), "folder": None, "data": self.data.name}
@@ -482,10 +503,12 @@ def cut(data: Dataset, images: int | None) -> Dataset:
     return replace(data, train=train, fingerprint=f"{data.fingerprint}-{images}")
 
 
-def surveyed(space: Space, seed: int, latency: DeviceLatency, spec: InputSpec, classes: int) -> LatencyModel:
+def surveyed(
+    space: Space, seed: int, measure: Callable[[Architecture], float], spec: InputSpec, classes: int
+) -> LatencyModel:
     """A model of latency, fitted to networks of the space that are measured now."""
     probes = [space.draw(seed_of(seed, 0x9806), slot) for slot in range(PROBES)]
-    measured = [latency.measure(probe)["latency_ms"] for probe in probes]
+    measured = [measure(probe) for probe in probes]
     return fit_latency(probes, measured, spec, classes)
 
 
@@ -505,12 +528,34 @@ def onnx_of(network: nn.Module, spec: InputSpec) -> bytes:
     return stream.getvalue()
 
 
-def measure_again(run: Path) -> float:
-    """Milliseconds of a run's pick, in a process of its own."""
-    best = run / "best.json"
-    command = [sys.executable, "-m", "benchmarks.search_vs_handmade", "--measure-again", str(best)]
+def time_over(best_file: Path, name: str) -> float:
+    """Median time of a search's pick over that of a hand-made network, measured in turns."""
+    best = read_best(best_file)
+    spec, classes, target = best.input, len(best.classes), get_target(SETTING.target)
+    graphs = {
+        "pick": candidate_graph(best.architecture, spec, classes),
+        HAND_MADE: onnx_of(hand_made(name, spec, classes, 0).eval(), spec),
+    }
+    signature = ModelSignature("input", "logits", (spec.channels, *spec.size), classes, (1, 1, 1))
+    image = np.random.default_rng(0).standard_normal((1, *signature.input_shape)).astype(np.float32)
+    with ExitStack() as opened:
+        folder = opened.enter_context(files.temporary_folder())
+        sessions = {
+            key: opened.enter_context(
+                open_graph(target, graph, signature, "fp32", SETTING.options(), folder / key)
+            )
+            for key, graph in graphs.items()
+        }
+        times = interleaved({key: (session, image) for key, session in sessions.items()}, seconds=3.0)
+    return ratio(times["pick"], times[HAND_MADE])
+
+
+def measure_again(run: Path, name: str) -> float:
+    """:func:`time_over` of a run's pick, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.search_vs_handmade", "--networks", name]
+    command += ["--measure-again", str(run / "best.json")]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(json.loads(output.splitlines()[-1])["min_ms"])
+    return float(output.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -2,21 +2,25 @@
 
     scores.jsonl     one line per architecture and number of images; the first has the architecture
     measures.jsonl   measurements on a device
-    confirmed.jsonl  longer ones of the networks that may be picked
+    confirmed.jsonl  longer ones of the networks that may be picked; a second line for one that was measured
+                     on a machine that had become slower, if it is to be picked
 
 What is in the files is not done again.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 
 from smash_base import files
 from smash_base.json_values import JsonObject
 from smash_search.executors import Executor, Task
-from smash_search.rank.measurement import Measurement
+from smash_search.rank.measurement import SLOWDOWN, Measurement
+from smash_search.rank.pareto import LATENCY
 from smash_search.rank.records import settle
 from smash_search.rank.scoring import Score
 from smash_search.space.architecture import Architecture
@@ -24,6 +28,9 @@ from smash_search.space.cost import Cost
 from smash_search.strategies import Candidate, Scored
 
 SCORES, MEASURES, CONFIRMED = "scores.jsonl", "measures.jsonl", "confirmed.jsonl"
+ANCHORS = 3  # networks that say how fast the machine is now
+NOISE = 1.04  # a longer measurement over a short one of the same network beyond which they are asked
+SLOWER = 1.02  # than before, beyond which a machine has become slower
 
 
 class Evaluator:
@@ -54,7 +61,8 @@ class Evaluator:
         records = files.read_jsonl(folder / SCORES)
         self.scores = {(record["key"], record["images"]): Score.from_json(record) for record in records}
         self.measures = _measures(folder / MEASURES)
-        self._confirmed = _measures(folder / CONFIRMED)
+        self._confirmed, self._confirmed_again = _first_and_again(folder / CONFIRMED)
+        self._measured: dict[str, Architecture] = {}
         self._most: dict[str, int] = {}  # images that an architecture was scored on
         for key, count in self.scores:
             self._most[key] = max(count, self._most.get(key, 0))
@@ -91,6 +99,7 @@ class Evaluator:
         """Measure what is not measured yet: one after the other, so that nothing disturbs."""
         if self._measurement is None:
             return
+        self._measured |= {architecture.key: architecture for architecture in architectures}
         self._order[MEASURES] += [(architecture.key,) for architecture in architectures]
         missing = [entry for entry in architectures if entry.key not in self.measures]
         tasks = [Task("measure", (entry,), entry.key) for entry in missing]
@@ -100,17 +109,52 @@ class Evaluator:
             files.append_jsonl(self._folder / MEASURES, {"key": key, "measures": measures})
 
     def confirm(self, architecture: Architecture) -> dict[str, float]:
-        """Longer measurements of one architecture."""
+        """Longer measurements of one architecture; with :data:`SLOWDOWN` where it is the machine that has
+        become slower since the short ones.
+        """
         key = architecture.key
         if key not in self._confirmed:
-            task = Task("confirm", (architecture,), key)
-            ((_, self._confirmed[key]),) = self._workers.run([task], alone=True)
-            files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": self._confirmed[key]})
+            measures = self._asked("confirm", architecture)
+            if (slowdown := self._slowdown(key, measures)) > SLOWER:
+                measures |= {SLOWDOWN: slowdown}
+            self._confirmed[key] = measures
+            files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": measures})
         return self._confirmed[key]
+
+    def confirm_at_last(self, architecture: Architecture) -> dict[str, float]:
+        """What a pick is held to: :meth:`confirm`, and once more if the machine was slower than before."""
+        key = architecture.key
+        if SLOWDOWN not in (measures := self.confirm(architecture)):
+            return measures
+        if key not in self._confirmed_again:
+            self._confirmed_again[key] = measures = self._asked("confirm", architecture)
+            files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": measures})
+        return self._confirmed_again[key]
+
+    def _slowdown(self, key: str, measures: dict[str, float]) -> float:
+        """How many times slower the machine is than before; 1 where a longer measurement gives no reason to
+        ask.
+
+        Others of about the same latency are measured once more: all of them are slower on a slower machine,
+        and only the network itself where its short measurement was a lucky one.
+        """
+        before = self.measures.get(key, {}).get(LATENCY, 0.0)
+        if not before or measures.get(LATENCY, 0.0) <= NOISE * before:
+            return 1.0
+        others = {other: self.measures[other].get(LATENCY, 0.0) for other in self._measured if other != key}
+        others = {other: latency for other, latency in others.items() if latency > 0}
+        anchors = sorted(others, key=lambda other: (abs(math.log(others[other] / before)), other))[:ANCHORS]
+        now = [self._asked("measure", self._measured[other])[LATENCY] for other in anchors]
+        return median([new / others[other] for new, other in zip(now, anchors, strict=True)] or [1.0])
+
+    def _asked(self, kind: str, architecture: Architecture) -> dict[str, float]:
+        """One measurement, while nothing else runs."""
+        ((_, measures),) = self._workers.run([Task(kind, (architecture,), architecture.key)], alone=True)
+        return dict(measures)
 
     def forget_confirmed(self) -> None:
         """Longer measurements that left nothing to pick: who goes on with the search measures again."""
-        self._confirmed = {}
+        self._confirmed, self._confirmed_again = {}, {}
         (self._folder / CONFIRMED).unlink(missing_ok=True)
 
     def score(
@@ -154,3 +198,12 @@ class Evaluator:
 
 def _measures(path: Path) -> dict[str, dict[str, float]]:
     return {record["key"]: record["measures"] for record in files.read_jsonl(path)}
+
+
+def _first_and_again(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """The first measures of each network, and the second ones of those that have them."""
+    first: dict[str, dict[str, float]] = {}
+    again: dict[str, dict[str, float]] = {}
+    for record in files.read_jsonl(path):
+        (again if record["key"] in first else first)[record["key"]] = record["measures"]
+    return first, again

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
+from smash_search.rank.pareto import LATENCY
 from smash_search.space.architecture import Architecture
+
+SLOWDOWN = "latency_slowdown"
+"""Among the measures of a network that was measured longer: how many times slower than before the machine was
+just then, where it was.
+"""
 
 
 class Measurement(Protocol):
@@ -18,3 +25,8 @@ class Measurement(Protocol):
 
     def refusal(self, measures: dict[str, float]) -> str | None:
         """Why a network with these values may not be picked, or None."""
+
+
+def as_before(measures: Mapping[str, float]) -> float:
+    """Milliseconds of a longer measurement, as they would have been had the machine not become slower."""
+    return measures[LATENCY] / measures.get(SLOWDOWN, 1.0)

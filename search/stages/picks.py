@@ -14,6 +14,7 @@ import torch
 from smash_base import files
 from smash_base.errors import GateError
 from smash_search.rank.evaluation import CONFIRMED, Evaluator
+from smash_search.rank.measurement import as_before
 from smash_search.rank.pareto import LATENCY, ParetoEntry, pick_that_keeps
 from smash_search.rank.ranking import Ranking
 from smash_search.rank.trained import Trained, expected, pick
@@ -130,7 +131,10 @@ class Picks:
         for limit in limits:
             try:
                 winners[limit.label] = pick_that_keeps(
-                    limit, self.trained, latencies, lambda key: evaluator.confirm(architectures[key])[LATENCY]
+                    limit,
+                    self.trained,
+                    latencies,
+                    lambda key: evaluator.confirm_at_last(architectures[key])[LATENCY],
                 )
             except (GateError, DivergedError):
                 if limit is limits[-1]:
@@ -203,7 +207,7 @@ class Picks:
         if share >= 1 - MOST_UNUSED:
             return search
         latencies = latencies_of(self.scored)
-        lasting = {key: measures[LATENCY] for key, measures in again.items()}
+        lasting = {key: as_before(measures) for key, measures in again.items()}
         more = [
             other
             for other in self.trained

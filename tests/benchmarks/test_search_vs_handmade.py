@@ -46,7 +46,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_random_draws_of_an_arm_are_near_the_limit_as_those_of_a_search_are(bench: Bench) -> None:
     latency = ByMacs(bench.spec, bench.classes, Setting(), limit_ms=4.0)
-    entrants = bench.entrants("random", 0, bench._config(0, "4ms", 4.0, latency), latency, 4.0)
+    config, evaluator = bench._config(0, "4ms", 4.0, latency), bench.evaluator(bench.folder, latency)
+    entrants = bench.entrants("random", 0, config, evaluator, 4.0)
     drawn = [entry.macs / 1e5 for entry in itertools.islice(entrants, 20) if entry.reason == "random"]
     assert len(drawn) == 10
     assert all(2.0 < milliseconds <= 4.0 for milliseconds in drawn)

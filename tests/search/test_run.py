@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from smash_search.executors.work import Equipment, Worker
 from smash_search.rank import proposals
 from smash_search.rank.finalists import Finalist, FinalistsConfig
 from smash_search.rank.latency_model import LEAST
+from smash_search.rank.measurement import SLOWDOWN
 from smash_search.rank.pareto import Limit
 from smash_search.rank.proposals import ErrorModel, Observation
 from smash_search.rank.scoring import Scorer
@@ -35,7 +37,7 @@ from smash_search.space.limits import CostLimits
 from smash_search.stages import race
 from smash_search.stages.bounds import Bounds, probe_draws
 from smash_search.stages.config import Run
-from smash_search.stages.picks import Picks
+from smash_search.stages.picks import Picks, SearchResult
 from smash_search.strategies import random
 from smash_search.train import hypernet
 from smash_search.train.hypernet import TrainingConfig, new_supernet
@@ -360,6 +362,49 @@ def test_networks_are_measured_again_before_a_last_rung_that_takes_long(
     assert confirmed[0]["key"] not in last, "the longest training is for what may be picked"
     again = run_search(changed, data, tmp_path / "run", device="cpu", measurement=device)
     assert (again.pick.key, device.calls) == (result.pick.key, 3)
+
+
+class _Drifting(_ByKey):
+    """A machine that becomes slower before the first of so many longer measurements."""
+
+    def __init__(self, slow: int) -> None:
+        super().__init__()
+        self.slow, self.is_slow = slow, False
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        return {"latency_ms": (1.5 if self.is_slow else 1.0) * (1 + int(architecture.key, 16) % 5 / 10)}
+
+    def confirm(self, architecture: Architecture) -> dict[str, float]:
+        self.calls += 1
+        self.is_slow = self.calls <= self.slow
+        return self.measure(architecture)
+
+    def refusal(self, measures: dict[str, float]) -> str | None:
+        return None
+
+
+def test_no_network_is_dropped_from_the_last_rung_because_the_machine_has_become_slower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "LONG", 0)
+    changed = config(measured={"target": "test"}, latency_limits=(Limit("1.45ms", 1.45),))
+    changed = replace(changed, finalists=replace(changed.finalists, baseline="none"))
+    data = small_digits(train=64, validation=48)
+
+    def found(name: str, slow: int) -> tuple[SearchResult, str, list[dict[str, Any]]]:
+        device, folder = _Drifting(slow), tmp_path / name
+        result = run_search(changed, data, folder, device="cpu", measurement=device)
+        confirmed = files.read_jsonl(folder / "confirmed.jsonl")
+        return result, (folder / "finalists.jsonl").read_text(), confirmed
+
+    usual, trained, confirmed = found("usual", slow=0)
+    slower, trained_then, (*before, last) = found("slower", slow=len(confirmed))
+    assert trained_then == trained
+    assert [record["measures"] for record in before] == [
+        {"latency_ms": 1.5 * record["measures"]["latency_ms"], SLOWDOWN: 1.5} for record in confirmed
+    ]
+    assert slower.pick.key == usual.pick.key == last["key"]
+    assert last["measures"] == slower.best.search.measures == usual.best.search.measures
 
 
 class _Busy(_Optimistic):

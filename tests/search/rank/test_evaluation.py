@@ -1,0 +1,89 @@
+"""A network is not refused because the machine has become slower, and not picked because it was lucky."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smash_base import files
+from smash_search.executors import Task
+from smash_search.rank.evaluation import Evaluator
+from smash_search.rank.measurement import SLOWDOWN, as_before
+from smash_search.space.architecture import InputSpec
+from smash_search.space.space import space_for
+
+DRAWS = [space_for(InputSpec(1, (8, 8)), "edge-tiny").draw(0, slot) for slot in range(6)]
+
+
+class Machine:
+    """Does the work of a search: one millisecond more for each draw, times what else the machine does."""
+
+    slowness = 1.0
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def run(self, tasks: Sequence[Task], *, alone: bool = False) -> Iterator[tuple[int, Any]]:
+        assert alone, "nothing disturbs a measurement"
+        for number, task in enumerate(tasks):
+            self.asked.append(task.method)
+            yield number, {"latency_ms": self.slowness * (10 + DRAWS.index(task.arguments[0]))}
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+def evaluator(folder: Path, machine: Machine) -> Evaluator:
+    """One of a search that measured all draws already."""
+    found = Evaluator(folder, 8, None, machine, machine)  # type: ignore[arg-type]
+    found.measure(DRAWS)
+    return found
+
+
+def test_a_slower_machine_is_told_from_a_slower_network_by_others_that_are_measured_again(
+    tmp_path: Path, machine: Machine
+) -> None:
+    measured = evaluator(tmp_path, machine)
+    assert measured.confirm(DRAWS[0]) == {"latency_ms": 10.0}
+    machine.slowness = 1.25
+    slower = measured.confirm(DRAWS[2])
+    assert slower == {"latency_ms": 15.0, SLOWDOWN: 1.25}
+    assert as_before(slower) == 12.0
+    machine.slowness = 1.0
+    measured.measures[DRAWS[3].key] = {"latency_ms": 9.0}  # a lucky short measurement
+    assert measured.confirm(DRAWS[3]) == {"latency_ms": 13.0}
+    assert as_before({"latency_ms": 13.0}) == 13.0
+
+
+def test_a_pick_is_held_to_what_is_measured_at_last_and_a_resumed_search_finds_both(
+    tmp_path: Path, machine: Machine
+) -> None:
+    measured = evaluator(tmp_path, machine)
+    machine.slowness = 1.25
+    measured.confirm(DRAWS[1])
+    machine.slowness = 1.1
+    assert measured.confirm_at_last(DRAWS[1]) == {"latency_ms": pytest.approx(12.1)}
+    assert measured.confirm(DRAWS[1])[SLOWDOWN] == 1.25, "what the race went by stays"
+    machine.slowness = 1.0
+    assert measured.confirm_at_last(DRAWS[4]) == {"latency_ms": 14.0}
+    asked = len(machine.asked)
+    resumed = evaluator(tmp_path, machine)
+    for draw in (DRAWS[1], DRAWS[4]):
+        assert resumed.confirm(draw) == measured.confirm(draw)
+        assert resumed.confirm_at_last(draw) == measured.confirm_at_last(draw)
+    assert len(machine.asked) == asked, "nothing is measured twice"
+    assert len(files.read_jsonl(tmp_path / "confirmed.jsonl")) == 3
+    resumed.forget_confirmed()
+    assert resumed.confirm(DRAWS[1]) == {"latency_ms": 11.0}
+
+
+def test_the_first_network_of_all_has_nothing_to_be_compared_with(tmp_path: Path, machine: Machine) -> None:
+    alone = Evaluator(tmp_path, 8, None, machine, machine)  # type: ignore[arg-type]
+    alone.measure(DRAWS[:1])
+    machine.slowness = 2.0
+    assert alone.confirm(DRAWS[0]) == {"latency_ms": 20.0}
