@@ -69,7 +69,7 @@ from smash_search.space.best import read_best
 from smash_search.space.cost import Cost, cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import Space
-from smash_search.stages.aims import aims_for
+from smash_search.stages.aims import aims_for, busiest_within
 from smash_search.stages.bounds import PROBES
 from smash_search.stages.config import SearchConfig
 from smash_search.train.compute import seed_of
@@ -344,12 +344,10 @@ class Bench:
     ) -> Iterator[Finalist]:
         """Networks within the limit, measured: presets first, then what the arm is about, in turns."""
         space = config.space_for(self.spec)
-        presets = iter(known_networks(space))
         draws: Iterator[Architecture] = (space.draw(seed_of(seed, 0xA43), slot) for slot in itertools.count())
         if arm == "macs":
             some = [next(draws) for _ in range(MACS_DRAWS)]
             draws = iter(sorted(some, key=lambda entry: -self.macs(entry)))
-        sources = [("preset", presets)] if arm == "presets" else [("preset", presets), (arm, draws)]
 
         def measured(entry: Architecture) -> float:
             evaluator.measure([entry])
@@ -358,15 +356,18 @@ class Bench:
         model = surveyed(space, seed, measured, self.spec, self.classes)
         aims = aims_for(model, [Limit(arm, limit)], space, seed)
 
-        def promises(origin: str, entry: Architecture) -> bool:
-            if origin == "random":
-                return aims.near(entry)
-            return model.predict(entry) <= limit * (1 + 2 * model.error)
+        def is_within(entry: Architecture) -> bool:
+            return model.predict(entry) <= limit * (1 + 2 * model.error) and measured(entry) <= limit
 
+        def is_wanted(entry: Architecture) -> bool:
+            return (arm != "random" or aims.near(entry)) and is_within(entry)
+
+        sources = [("preset", busiest_within(aims, known_networks(space), is_within))]
+        if arm != "presets":
+            sources.append((arm, filter(is_wanted, draws)))
         while sources:
             for origin, source in list(sources):
-                inside = (entry for entry in source if promises(origin, entry) and measured(entry) <= limit)
-                network = next(inside, None)
+                network = next(source, None)
                 if network is None:
                     sources.remove((origin, source))
                     continue

@@ -9,13 +9,14 @@ of the draws near a limit that has the fewest is left out. Mutations and known n
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from smash_search.rank.latency_model import LatencyModel
 from smash_search.rank.pareto import Limit
+from smash_search.rank.patterns import pattern_of
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import cost_of
 from smash_search.space.space import Space
@@ -90,6 +91,41 @@ def aims_for(
         least = int(np.quantile(macs, IDLE)) if len(macs) >= FEWEST else 0
         places.append(replace(place, macs=least))
     return Aims(latency, tuple(places))
+
+
+def busiest_within(
+    aims: Aims, networks: Iterable[Architecture], is_within: Callable[[Architecture], bool]
+) -> Iterator[Architecture]:
+    """Networks within the limits: first those that use most of one, of each wiring in turns the busiest.
+
+    Which known network is best differs from limit to limit and between wirings; at one latency it is one with
+    many multiply-accumulates.
+
+    Args:
+        aims: What uses most of a limit.
+        networks: to choose from.
+        is_within: whether a network keeps the limits; asked one by one, in the order of what comes out.
+    """
+    least = min(place.low for place in aims.places)
+    large: dict[tuple[str, bool], list[Architecture]] = {}
+    rest: list[Architecture] = []
+    for network in networks:
+        if aims.latency.predict(network) < least:
+            rest.append(network)
+            continue
+        squeezed = any(op.squeeze for block in network.blocks for op in block.ops)
+        large.setdefault((pattern_of(network), squeezed), []).append(network)
+    for entries in large.values():
+        entries.sort(key=lambda entry: (-_macs(aims.latency, entry), entry.key))
+    turns = [filter(is_within, entries) for entries in large.values()]
+    while turns:
+        for wiring in list(turns):
+            largest = next(wiring, None)
+            if largest is None:
+                turns.remove(wiring)
+            else:
+                yield largest
+    yield from filter(is_within, rest)
 
 
 def _macs(latency: LatencyModel, architecture: Architecture) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.limits import CostLimits
 from smash_search.space.space import Space
-from smash_search.stages.aims import Aims, aims_for
+from smash_search.stages.aims import Aims, aims_for, busiest_within
 from smash_search.stages.config import Run, SearchConfig
 from smash_search.strategies import Scored
 from smash_search.train.compute import seed_of
@@ -76,12 +76,15 @@ class Bounds:
         return bool(self._run.config.latency_limits) and self._run.measurement is not None
 
     def known(self) -> tuple[Architecture, ...]:
-        """The first known networks within the limits on cost, and on latency by prediction."""
-        inside = (
-            entry
-            for entry in known_networks(self._run.space)
-            if self.within_cost(entry) and self.predicted_refusal(entry) is None
-        )
+        """Known networks within the limits; where latency is limited, the busiest near its limits first."""
+        known = known_networks(self._run.space)
+
+        def is_within(entry: Architecture) -> bool:
+            return self.refusal(entry) is None
+
+        inside: Iterator[Architecture] = filter(is_within, known)
+        if self.aims is not None:
+            inside = busiest_within(self.aims, known, is_within)
         return tuple(itertools.islice(inside, self._run.config.known))
 
     def survey(self, here: Worker) -> None:

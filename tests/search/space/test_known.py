@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from smash_base.errors import UsageError
 from smash_search.model.interpreter import FrozenNetwork, Network, fold
+from smash_search.rank.patterns import pattern_of
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.known import (
@@ -167,6 +170,20 @@ def test_the_first_known_networks_are_of_every_pattern_and_of_several_sizes() ->
     assert any(op.pattern == "1100" for op in ops)  # residual, two convolutions
     assert any(op.reads == op.writes and op.pattern == "1000" for op in ops)  # residual, one
     assert any(op.reads != op.writes for op in ops)  # dense, fractal
+
+
+def test_inverted_networks_of_one_op_a_block_are_of_every_size() -> None:
+    """Between two of them there was a factor of 2.5: none of them used much of ResNet-8's latency."""
+    space, spec = space_for(InputSpec(3, (32, 32)), "edge"), InputSpec(3, (32, 32))
+    inverted = [
+        entry
+        for entry in known_networks(space)
+        if pattern_of(entry) == "inverted" and entry.stem.stride == (2, 2)
+        if all(len(block.ops) == 1 for block in entry.blocks)
+    ]
+    macs = sorted(cost_of(entry, spec, 10).macs for entry in inverted)
+    assert (macs[0] < 1e6, macs[-1] > 1.4e7) == (True, True)
+    assert all(larger < 1.5 * smaller for smaller, larger in itertools.pairwise(macs))
 
 
 def test_a_residual_network_of_split_banks_is_the_one_of_whole_banks() -> None:

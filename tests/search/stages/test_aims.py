@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.latency_model import LatencyModel, fit_latency
 from smash_search.rank.pareto import Limit
+from smash_search.rank.patterns import pattern_of
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
+from smash_search.space.known import known_networks
 from smash_search.space.limits import CostLimits
 from smash_search.space.space import space_for
-from smash_search.stages.aims import FEWEST, IDLE, aims_for
+from smash_search.stages.aims import FEWEST, IDLE, aims_for, busiest_within
 from smash_search.stages.bounds import Bounds, accepted_draws
 from smash_search.stages.config import Run, SearchConfig
 from smash_search.strategies import Candidate, Scored
@@ -27,6 +30,10 @@ DRAWN = [SPACE.draw(7, slot) for slot in range(400)]
 
 def macs(architecture: Architecture) -> int:
     return cost_of(architecture, SPEC, 10).macs
+
+
+def squeezed(architecture: Architecture) -> bool:
+    return any(op.squeeze for block in architecture.blocks for op in block.ops)
 
 
 def milliseconds(architecture: Architecture) -> float:
@@ -50,6 +57,32 @@ def test_a_third_of_the_draws_near_a_limit_is_left_out_those_of_the_fewest_macs(
     assert len(kept) / len(near) == pytest.approx(1 - IDLE, abs=0.12)
     assert min(map(macs, kept)) >= place.macs > max(macs(entry) for entry in near if entry not in kept)
     assert not [entry for entry in DRAWN if aims.near(entry) and entry not in kept]
+
+
+def test_known_networks_within_a_limit_are_of_each_wiring_in_turns_the_busiest_first(
+    latency: LatencyModel,
+) -> None:
+    aims, known = aims_for(latency, [Limit("0.15ms", 0.15)], SPACE, 0), known_networks(SPACE)
+    measured: list[Architecture] = []
+
+    def is_within(entry: Architecture) -> bool:
+        if latency.predict(entry) > 0.15 * (1 + 2 * latency.error):
+            return False
+        measured.append(entry)
+        return milliseconds(entry) <= 0.15
+
+    found = busiest_within(aims, known, is_within)
+    first = list(itertools.islice(found, 40))
+    assert len(measured) < 200, "no more than it takes to find forty"
+    every = first + list(found)
+    assert sorted(entry.key for entry in every) == sorted(entry.key for entry in known if is_within(entry))
+    wirings = {pattern_of(entry) for entry in first}
+    assert {pattern_of(entry) for entry in first[:5]} == wirings == {"inverted", "residual", "dense", "chain"}
+    large = [entry for entry in every if latency.predict(entry) >= aims.places[0].low]
+    assert large == every[: len(large)]
+    for wiring in wirings:
+        counts = [macs(entry) for entry in large if pattern_of(entry) == wiring and not squeezed(entry)]
+        assert counts == sorted(counts, reverse=True)
 
 
 def test_each_limit_has_its_own_fewest_macs(latency: LatencyModel) -> None:
