@@ -103,7 +103,7 @@ def busiest_within(
 
     Args:
         aims: What uses most of a limit.
-        networks: to choose from.
+        networks: All there are.
         is_within: whether a network keeps the limits; asked one by one, in the order of what comes out.
     """
     least = min(place.low for place in aims.places)

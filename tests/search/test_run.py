@@ -400,9 +400,9 @@ def test_no_network_is_dropped_from_the_last_rung_because_the_machine_has_become
     usual, trained, confirmed = found("usual", slow=0)
     slower, trained_then, (*before, last) = found("slower", slow=len(confirmed))
     assert trained_then == trained
-    assert [record["measures"] for record in before] == [
-        {"latency_ms": 1.5 * record["measures"]["latency_ms"], SLOWDOWN: 1.5} for record in confirmed
-    ]
+    for slow, as_ever in zip(before, confirmed, strict=True):
+        latency = 1.5 * as_ever["measures"]["latency_ms"]
+        assert slow["measures"] == pytest.approx({"latency_ms": latency, SLOWDOWN: 1.5})
     assert slower.pick.key == usual.pick.key == last["key"]
     assert last["measures"] == slower.best.search.measures == usual.best.search.measures
 
