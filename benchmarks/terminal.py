@@ -25,9 +25,11 @@ END_SECONDS = 30  # for a process to end when its terminal is closed
 KEPT_BYTES = 4000  # of the last that was written
 SHOWN = 100  # letters of what stood there
 # The terminal becomes that of the command's own session. This process must not do it between fork and exec:
-# with the threads of other libraries in it, a child that runs Python may crash.
+# with the threads of other libraries in it, a child that runs Python may crash. Ctrl-C counts there even
+# where this process was started in the background of a shell, which has it ignored.
 _FOREGROUND = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 try:
