@@ -96,25 +96,29 @@ def aims_for(
 def busiest_within(
     aims: Aims, networks: Iterable[Architecture], is_within: Callable[[Architecture], bool]
 ) -> Iterator[Architecture]:
-    """Networks within the limits: first those that use most of one, of each wiring in turns the busiest.
+    """Networks within the limits: those that use most of one, by limit and wiring in turns, then all others.
 
-    Which known network is best differs from limit to limit and between wirings; at one latency it is one with
-    many multiply-accumulates.
+    Of one limit and wiring the busiest come first: which known network is best differs between limits, and at
+    one latency it is one with many multiply-accumulates.
 
     Args:
         aims: What uses most of a limit.
         networks: All there are.
         is_within: whether a network keeps the limits; asked one by one, in the order of what comes out.
     """
-    least = min(place.low for place in aims.places)
-    large: dict[tuple[str, bool], list[Architecture]] = {}
+    places = sorted(aims.places, key=lambda place: place.high)
+    large: dict[tuple[Aim, str, bool], list[Architecture]] = {}
     rest: list[Architecture] = []
     for network in networks:
-        if aims.latency.predict(network) < least:
+        predicted = aims.latency.predict(network)
+        near = (place for place in places if place.low <= predicted <= place.high)
+        # Beyond all of them the prediction may be wrong; whether a network is within is asked.
+        place = next(near, places[-1] if predicted > places[-1].high else None)
+        if place is None:
             rest.append(network)
             continue
         squeezed = any(op.squeeze for block in network.blocks for op in block.ops)
-        large.setdefault((pattern_of(network), squeezed), []).append(network)
+        large.setdefault((place, pattern_of(network), squeezed), []).append(network)
     for entries in large.values():
         entries.sort(key=lambda entry: (-_macs(aims.latency, entry), entry.key))
     turns = [filter(is_within, entries) for entries in large.values()]

@@ -85,6 +85,17 @@ def test_known_networks_within_a_limit_are_of_each_wiring_in_turns_the_busiest_f
         assert counts == sorted(counts, reverse=True)
 
 
+def test_known_networks_are_there_for_each_of_several_limits(latency: LatencyModel) -> None:
+    limits = [Limit("0.08ms", 0.08), Limit("0.15ms", 0.15)]
+    found = busiest_within(
+        aims_for(latency, limits, SPACE, 0),
+        known_networks(SPACE),
+        lambda entry: latency.predict(entry) <= 0.15,
+    )
+    tight = [latency.predict(entry) <= 0.08 for entry in itertools.islice(found, 40)]
+    assert 8 <= sum(tight) <= 24
+
+
 def test_each_limit_has_its_own_fewest_macs(latency: LatencyModel) -> None:
     limits = [Limit("0.08ms", 0.08), Limit("0.15ms", 0.15)]
     both = aims_for(latency, limits, SPACE, 0)
