@@ -70,7 +70,7 @@ from smash_search.space.cost import Cost, cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import Space
 from smash_search.stages.aims import aims_for, busiest_within
-from smash_search.stages.bounds import KNOWN_PROBES, PROBES
+from smash_search.stages.bounds import PROBES, known_probes
 from smash_search.stages.config import SearchConfig
 from smash_search.train.compute import seed_of
 from smash_search.train.network import accuracy, fit, new_network
@@ -509,9 +509,7 @@ def surveyed(
 ) -> LatencyModel:
     """A model of latency, fitted to networks of the space that are measured now."""
     probes = [space.draw(seed_of(seed, 0x9806), slot) for slot in range(PROBES)]
-    most = max(cost_of(probe, spec, classes).macs for probe in probes)
-    known = (entry for entry in known_networks(space) if cost_of(entry, spec, classes).macs <= most)
-    probes += itertools.islice(known, KNOWN_PROBES)
+    probes += known_probes(known_networks(space), probes, lambda entry: cost_of(entry, spec, classes))
     measured = [measure(probe) for probe in probes]
     return fit_latency(probes, measured, spec, classes)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.latency_model import LEAST, LatencyModel, fit_latency
 from smash_search.rank.pareto import LATENCY
 from smash_search.space.architecture import Architecture, InputSpec
-from smash_search.space.cost import cost_of
+from smash_search.space.cost import Cost, cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.limits import CostLimits
 from smash_search.space.space import Space
@@ -58,6 +59,15 @@ def probe_draws(space: Space, seed: int) -> list[Architecture]:
     return [space.draw(own, slot) for slot in range(4 * PROBES)]
 
 
+def known_probes(
+    known: Iterable[Architecture], draws: Sequence[Architecture], cost: Callable[[Architecture], Cost]
+) -> list[Architecture]:
+    """Known networks for the survey, none larger than the largest of the draws."""
+    most = max((cost(entry).macs for entry in draws), default=0)
+    inside = (entry for entry in known if cost(entry).macs <= most)
+    return list(itertools.islice(inside, KNOWN_PROBES))
+
+
 class Bounds:
     """Limits of a run on cost and latency.
 
@@ -75,6 +85,11 @@ class Bounds:
         self.evaluator: Evaluator | None = None
         self.probes: list[Architecture] = []
 
+    @cached_property
+    def _known(self) -> tuple[Architecture, ...]:
+        """Known networks of the space, which take a second to write down."""
+        return known_networks(self._run.space)
+
     @property
     def limits_latency(self) -> bool:
         """Whether there are limits on latency, and something to measure it with."""
@@ -82,14 +97,13 @@ class Bounds:
 
     def known(self) -> tuple[Architecture, ...]:
         """Known networks within the limits; where latency is limited, the busiest near its limits first."""
-        known = known_networks(self._run.space)
 
         def is_within(entry: Architecture) -> bool:
             return self.refusal(entry) is None
 
-        inside: Iterator[Architecture] = filter(is_within, known)
+        inside: Iterator[Architecture] = filter(is_within, self._known)
         if self.aims is not None:
-            inside = busiest_within(self.aims, known, is_within)
+            inside = busiest_within(self.aims, self._known, is_within)
         return tuple(itertools.islice(inside, self._run.config.known))
 
     def survey(self, here: Worker) -> None:
@@ -97,16 +111,14 @@ class Bounds:
         run = self._run
         drawn = [entry for entry in probe_draws(run.space, run.config.seed) if self.within_cost(entry)]
         if len(drawn) < PROBES:  # limits on cost are tight: known networks are many small ones
-            drawn += [entry for entry in known_networks(run.space) if self.within_cost(entry)]
+            drawn += filter(self.within_cost, self._known)
             drawn = list(dict.fromkeys(drawn))
         by_size = sorted(drawn, key=lambda entry: (run.cost(entry).macs, entry.key))
         usual = by_size[: max(PROBES, 3 * len(by_size) // 4)]  # the largest take long and keep no limit
         places = np.unique(np.linspace(0, len(usual) - 1, min(PROBES, len(usual))).round().astype(int))
         draws = [usual[place] for place in places]
-        most = max((run.cost(entry).macs for entry in usual), default=0)
-        known = (entry for entry in known_networks(run.space) if run.cost(entry).macs <= most)
-        inside = (entry for entry in known if self.within_cost(entry) and entry not in draws)
-        self.probes = [*draws, *itertools.islice(inside, KNOWN_PROBES)]
+        others = (entry for entry in self._known if self.within_cost(entry) and entry not in draws)
+        self.probes = draws + known_probes(others, usual, run.cost)
         workers = make_executor(ExecutorConfig(), here.equipment, here)
         evaluator = Evaluator(run.folder, run.images, run.cost, run.measurement, workers)
         with run.progress("device", len(self.probes)) as advance:
