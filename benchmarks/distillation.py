@@ -52,10 +52,11 @@ LARGER = 2.0  # width of the teacher that is trained first, where the student ha
 SHARE = 0.5  # of the time, for that teacher
 STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # two-sided 95 % by degrees of freedom
 FINALISTS = 3
+CIFAR10 = "cifar10"  # the data where a result does not name any
 DECAY = 0.99  # of the average of its own weights that teaches a network
 WARM_UP = 8  # steps before those whose time is measured
 PARTS = {
-    "given": ("points gained from a teacher that is there, ResNet-8 on CIFAR-10", "above 0"),
+    "given": ("points gained from a teacher that is there", "above 0"),
     "first": ("points gained by a teacher trained first, equal total time", ">= 1"),
     "finalists": ("points gained from three finalists that were trained anyway, equal further time", ">= 1"),
     "average": ("points gained from the average of a network's own weights, equal total time", ">= 1"),
@@ -268,7 +269,7 @@ def goal_of(part: str, found: dict[str, Any]) -> dict[str, Any]:
     images = f"{setting['images']:,}" if setting["images"] else "all"
     changed = [*setting["set"], *[f"share {setting[name]}" for name in ("share",) if name in setting]]
     return {
-        "what": what,
+        "what": f"{what}, ResNet-8 on {setting.get('data', CIFAR10)}",
         "goal": wanted,
         "value": f"{found['mean']:+.1f}{within}",
         "met": met,
@@ -296,6 +297,8 @@ def main() -> None:
     bench, log = Bench(arguments), arguments.work / "runs.jsonl"
     setting = {"images": arguments.images, "epochs": arguments.epochs, "width": arguments.width}
     setting |= {"teacher": arguments.teacher.name if arguments.teacher else None, "set": arguments.set}
+    if bench.dataset.name != CIFAR10:
+        setting |= {"data": bench.dataset.name}
     if arguments.way not in ("given", "first"):
         setting |= {"way": arguments.way}
     if arguments.way == "finalists":

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def _correlation(found: dict[str, Any]) -> list[dict[str, Any]]:
             "what": "tau with running BatchNorm statistics, as the original, beside recomputed ones",
             "goal": "reported",
             "value": f"{Estimate(**running)} against {Estimate(**tau)}",
-            "met": True,
+            "met": math.isfinite(running["value"]) and math.isfinite(tau["value"]),
             "note": f"mean score {found['running_mean']:.1%} against {found['score_mean']:.1%}",
         },
     ]
@@ -111,6 +112,7 @@ def _correlation(found: dict[str, Any]) -> list[dict[str, Any]]:
 def _encoding(found: dict[str, Any]) -> list[dict[str, Any]]:
     costs = {kind["c"]: kind["cost"] for kind in found["kinds"]}
     other = costs["another architecture's"]
+    without = next(kind["mean"] for kind in found["kinds"] if kind["c"] == "none")
     return [
         {
             "what": "right c against each corrupted one, paired test",
@@ -124,7 +126,7 @@ def _encoding(found: dict[str, Any]) -> list[dict[str, Any]]:
             "goal": ">= 1 point",
             "value": f"{100 * other['difference']['value']:+.2f} points",
             "met": other["difference"]["value"] >= 0.01,
-            "note": "the generated filters have collapsed: docs/experiments",
+            "note": f"mean error with the right c {found['right_mean']:.1%}, with none {without:.1%}",
         },
     ]
 

@@ -130,7 +130,7 @@ def main() -> None:
         "goal": f">= +{least} points" + ", interval above 0" * (name != "few_of_a_class"),
         "value": f"{mean:+.1f} points" + (f" ({low:.1f} to {high:.1f})" if len(gains) > 1 else ""),
         "met": bool(mean >= least and (low > 0 or name == "few_of_a_class")),
-        "note": f"{len(gains)} seeds, each with images of its own; 10,000 test images; "
+        "note": f"{len(gains)} seeds, each with images of its own; {len(whole.test):,} test images; "
         f"{arguments.width} times the channels",
     }
     record(name, {"accuracies": accuracies, "gains": gains, "runs": runs}, [goal])

@@ -6,7 +6,8 @@ right ones.
 
 One HyperNet per way of training it, all on draws of the edge space within one band of multiply-accumulates,
 in which every op has a generated filter; then the errors of the same networks with the right filters, with
-zeros, and with filters generated from the description of another architecture's columns.
+zeros, with filters generated from the description of another of them, and from their own with its columns in
+another order.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.record import record
 from smash_base import files
 from smash_export.device_search.search import load_data
 from smash_search.data import Dataset
+from smash_search.experiments.encoding import described_as
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.rank.finalists import input_spec_of
 from smash_search.rank.scoring import Scorer, ScoringConfig, corrupted
@@ -40,7 +42,7 @@ from smash_search.train.hypernet import ATTEMPTS, TrainingConfig, new_supernet, 
 
 BAND = (5e6, 15e6)  # multiply-accumulates
 GENERATED = replace(REGULAR, forms=(("reduced", 0.5), ("projected", 0.45), ("pointwise", 0.05)))
-GOAL = 0.10
+GOAL, SURE = 0.10, 0.01
 LOOKED_AT = 64  # for the smallest and the largest; one in four is within the band
 
 
@@ -121,6 +123,7 @@ def main() -> None:
             files.append_jsonl(arguments.folder / "done.jsonl", done[way.name])
     rows = list(done.values())
     best = max(rows, key=lambda row: row["op_contribution"])
+    surest = min(rows, key=lambda row: row["another_c_p"])
     goals = [
         {
             "what": f"op contribution after {arguments.steps} steps, {dataset.name}",
@@ -128,7 +131,14 @@ def main() -> None:
             "value": f"{float(str(best['op_contribution'])):.1%}",
             "met": best["op_contribution"] >= GOAL,
             "note": f"best of {len(rows)} ways: {best['way']}",
-        }
+        },
+        {
+            "what": "cost of the description of another architecture, paired test",
+            "goal": f"above 0, p < {SURE}",
+            "value": f"p = {surest['another_c_p']:.2g} ({100 * surest['another_c']:+.2f} points)",
+            "met": surest["another_c"] > 0 and surest["another_c_p"] < SURE,
+            "note": f"least p of {len(rows)} ways: {surest['way']}",
+        },
     ]
     record(
         "op_contribution",
@@ -169,17 +179,21 @@ def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[st
     seconds = time.process_time() - begin
     scorer = Scorer(supernet, dataset, ScoringConfig(statistics="batch", images=(arguments.images,)))
     networks = drawn(space.draw, accept, arguments.networks)
-    errors = np.asarray(
-        [
-            (
-                scorer.score(network, arguments.images).error,
-                scorer.score(network, arguments.images, zeroed=True).error,
-                scorer.score(network, arguments.images, corrupt=corrupted).error,
-            )
-            for network in networks
-        ]
-    )
-    zeroed, other = errors[:, 1] - errors[:, 0], errors[:, 2] - errors[:, 0]
+
+    def error(network: Architecture, **options: Any) -> float:
+        return scorer.score(network, arguments.images, **options).error
+
+    errors = {
+        "right": [error(network) for network in networks],
+        "zeroed": [error(network, zeroed=True) for network in networks],
+        "another": [
+            error(network, corrupt=described_as(other, supernet.hypernet.layout))
+            for network, other in zip(networks, [*networks[1:], networks[0]], strict=True)
+        ],
+        "shuffled": [error(network, corrupt=corrupted) for network in networks],
+    }
+    costs = {name: np.subtract(values, errors["right"]) for name, values in errors.items()}
+    zeroed = costs["zeroed"]
     row = {
         "way": way.name,
         "hypernet": asdict(way.hypernet),
@@ -189,11 +203,13 @@ def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[st
         "learning_rate": way.learning_rate,
         "hypernet_rate": way.hypernet_rate,
         "loss": result.history[-1].loss,
-        "error": float(errors[:, 0].mean()),
+        "error": float(np.mean(errors["right"])),
         "op_contribution": float(zeroed.mean()),
         "op_contribution_se": float(zeroed.std(ddof=1) / np.sqrt(len(zeroed))),
-        "another_c": float(other.mean()),
-        "another_c_p": paired(errors[:, 0], errors[:, 2]).p,
+        "another_c": float(costs["another"].mean()),
+        "another_c_p": paired(errors["right"], errors["another"]).p,
+        "shuffled_c": float(costs["shuffled"].mean()),
+        "shuffled_c_p": paired(errors["right"], errors["shuffled"]).p,
         "cpu_seconds": seconds,
     }
     print(row, flush=True)

@@ -82,6 +82,13 @@ SETTING = Setting("onnxruntime", "fp32", batch=1, threads=1)
 HAND_MADE = "hand-made"  # the network whose latency is the limit, among the arms
 HALF = "half of "
 GOAL_LIMITS = 3  # of four, at which the pick has to be better
+GOAL_MEAN = 0.01  # of the difference from the best preset
+GOAL_USED = 0.85  # of the limit, by each pick
+GOAL = f"above 0 at {GOAL_LIMITS} of 4 limits in every seed, interval above 0"
+GOALS = {
+    "presets": f"{GOAL}, mean >= {100 * GOAL_MEAN:.0f} point",
+    "random": f"above 0 at {GOAL_LIMITS} of 4 limits, pooled interval above 0",
+}
 ARMS = ("search", "presets", "random", "macs", "race")
 GLANCE = 32  # validation images for a score that says nothing
 MOST_ENTRANTS = 400
@@ -392,9 +399,9 @@ class Bench:
         goals: list[dict[str, Any]] = [
             {
                 "what": f"test error of {arm} minus that of the search's pick, {self.data.name}",
-                "goal": f"above 0 at {GOAL_LIMITS} of 4 limits in every seed, interval above 0",
+                "goal": GOALS.get(arm, GOAL),
                 "value": difference_words(values),
-                "met": self.won(rows_with(arm, rows), values) if enough else None,
+                "met": won(arm, rows) if enough else None,
                 "note": f"{len(self.seeds)} seeds, recipe {self.arguments.recipe}"
                 + (f", {self.arguments.epochs} epochs" if self.arguments.epochs else ""),
             }
@@ -403,22 +410,22 @@ class Bench:
         ]
         searched = [row["arms"]["search"] for row in rows]
         used = [row["arms"]["search"]["latency_ms"] / row["limit_ms"] for row in rows]
-        known = sum(entry["origin"] == "known" for entry in searched)
+        found = [entry["origin"] != "known" for entry in searched]
         candidates, over = [row["candidates"] for row in rows], [row["time_over_limit"] for row in rows]
         goals += [
             {
                 "what": "pick is not a preset",
                 "goal": f"at {GOAL_LIMITS} of 4 limits in every seed",
-                "value": f"{len(searched) - known} of {len(searched)}",
-                "met": known <= len(searched) // 4 if enough else None,
+                "value": f"{sum(found)} of {len(found)}",
+                "met": in_every_seed(rows, found) if enough else None,
                 "note": ", ".join(entry["origin"] for entry in searched),
             },
             {
                 "what": "share of the limit that the pick uses",
-                "goal": ">= 0.85",
+                "goal": f">= {GOAL_USED}",
                 "value": f"{np.mean(used):.2f}",
-                "met": None,
-                "note": "latency of the search over the limit",
+                "met": min(used) >= GOAL_USED,
+                "note": f"latency of the search over the limit; of the fastest pick {min(used):.2f}",
             },
             {
                 "what": "candidates within the limit, of those counted",
@@ -438,15 +445,6 @@ class Bench:
         ]
         settings = {**vars(self.arguments), "folder": None, "data": self.data.name}
         record(self.arguments.results, {"settings": settings, "limits": limits, "rows": rows}, goals)
-
-    def won(self, rows: list[dict[str, Any]], values: list[float]) -> bool:
-        """Better at enough limits in every seed, and on average beyond chance."""
-        by_seed = [
-            sum(value > 0 for row, value in zip(rows, values, strict=True) if row["seed"] == seed)
-            for seed in self.seeds
-        ]
-        found = paired_interval(values)
-        return min(by_seed) >= GOAL_LIMITS and found is not None and found[0] > 0
 
 
 def hand_made(name: str, spec: InputSpec, classes: int, seed: int) -> nn.Module:
@@ -483,6 +481,34 @@ def difference_words(values: list[float]) -> str:
     above = sum(value > 0 for value in values)
     bounds = paired_interval(values) or "(no interval)"
     return f"{np.mean(values):+.2%} {bounds}, above 0 in {above} of {len(values)}"
+
+
+def won(arm: str, rows: list[dict[str, Any]]) -> bool:
+    """Whether the search's picks beat an arm's as :data:`GOALS` says.
+
+    Args:
+        arm: of the comparison, or the hand-made networks.
+        rows: of all seeds and limits.
+    """
+    rows, values = rows_with(arm, rows), differences_from(arm, rows)
+    bounds = paired_interval(values)
+    if bounds is None or bounds[0] <= 0:
+        return False
+    if arm == "random":
+        by_limit: dict[str, list[float]] = {}
+        for row, value in zip(rows, values, strict=True):
+            by_limit.setdefault(row["network"], []).append(value)
+        return sum(float(np.mean(own)) > 0 for own in by_limit.values()) >= GOAL_LIMITS
+    beaten = in_every_seed(rows, [value > 0 for value in values])
+    return beaten and (arm != "presets" or float(np.mean(values)) >= GOAL_MEAN)
+
+
+def in_every_seed(rows: list[dict[str, Any]], held: Sequence[bool]) -> bool:
+    """Whether something held at enough limits in every seed, of one truth for each row."""
+    by_seed: dict[int, int] = {}
+    for row, value in zip(rows, held, strict=True):
+        by_seed[row["seed"]] = by_seed.get(row["seed"], 0) + value
+    return min(by_seed.values()) >= GOAL_LIMITS
 
 
 def paired_interval(values: list[float]) -> tuple[float, float] | None:

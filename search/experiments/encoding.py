@@ -13,6 +13,7 @@ from smash_base.json_values import JsonObject
 from smash_search.experiments.workbench import Workbench
 from smash_search.rank import statistics
 from smash_search.rank.scoring import Corruption
+from smash_search.space.architecture import Architecture
 from smash_search.space.encoding import BACKGROUND, Layout
 
 OTHERS = 0xA70  # seed of the architectures whose c is borrowed
@@ -70,11 +71,8 @@ def corruptions(layout: Layout, draw: Callable[[int], Any]) -> dict[str, Corrupt
         return c[torch.from_numpy(order)]
 
     def other_architecture(c: Tensor, seed: int) -> Tensor:
-        """c of another architecture, repeated or cut to the size of this one."""
-        other = torch.from_numpy(layout.encode(draw(seed), seed))
-        rows = torch.arange(c.shape[1]) % other.shape[1]
-        columns = torch.arange(c.shape[2]) % other.shape[2]
-        return other[:, rows][:, :, columns]
+        """c of another architecture."""
+        return described_as(draw(seed), layout)(c, seed)
 
     def nothing(c: Tensor, seed: int) -> Tensor:
         """Background everywhere."""
@@ -86,3 +84,15 @@ def corruptions(layout: Layout, draw: Callable[[int], Any]) -> dict[str, Corrupt
         "another architecture's": other_architecture,
         "none": nothing,
     }
+
+
+def described_as(other: Architecture, layout: Layout) -> Corruption:
+    """The description of another architecture, repeated or cut to the size of c [channels, H, W]."""
+
+    def of_the_other(c: Tensor, seed: int) -> Tensor:
+        described = torch.from_numpy(layout.encode(other, seed))
+        rows = torch.arange(c.shape[1]) % described.shape[1]
+        columns = torch.arange(c.shape[2]) % described.shape[2]
+        return described[:, rows][:, :, columns]
+
+    return of_the_other

@@ -245,6 +245,8 @@ def choose(
     chosen: dict[str, Finalist] = {}
 
     def enter(entry: Scored, reason: str) -> None:
+        if entry.candidate.origin == "known" and reason != KNOWN:
+            reason = f"{reason}, a {KNOWN}"
         chosen.setdefault(entry.candidate.architecture.key, _finalist(entry, reason))
 
     def best_of_bins(entries: Sequence[Scored], most: int) -> list[Scored]:

@@ -125,10 +125,11 @@ _STAGES = {KNOWN: "known networks", BY_LOT: LOT, BY_SCORE: SCORE}  # by how reas
 
 
 def stages_of(trained: Sequence[Trained]) -> list[Stage]:
-    """One entry per stage: known networks, those drawn by lot, those the score chose, and each round.
+    """One entry per stage: known networks, draws by lot, draws that the score chose, and each round.
 
     Args:
-        trained: every network and rung; each belongs to the stage for whose reason it entered.
+        trained: every network and rung; each belongs to the stage for whose reason it entered, a known
+            network to that of known ones whoever chose it.
     """
     last = max((entry.rung for entry in trained), default=0)
     grouped: dict[str, list[Trained]] = {name: [] for name in _STAGES.values()}
@@ -149,11 +150,13 @@ def stages_of(trained: Sequence[Trained]) -> list[Stage]:
 
 
 def _stage_of(reason: str) -> str:
+    if reason.startswith(BY_ROUND):
+        return f"round {reason.removeprefix(BY_ROUND).partition(':')[0].strip()}"
+    if reason.endswith(KNOWN):
+        return _STAGES[KNOWN]
     for beginning, name in _STAGES.items():
         if reason.startswith(beginning):
             return name
-    if reason.startswith(BY_ROUND):
-        return f"round {reason.removeprefix(BY_ROUND).partition(':')[0].strip()}"
     return reason
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ from benchmarks.search_vs_handmade import (
     differences_from,
     paired_interval,
     with_epochs,
+    won,
 )
+from smash_base.files import read_json
 from smash_export.device_search.latency import DeviceLatency, Setting
 from smash_search.rank.finalists import Finalist, FinalistsConfig, train_rung
 from smash_search.rank.trained import Trained
@@ -93,11 +94,55 @@ def test_epochs_go_into_rounds_or_into_the_start() -> None:
     assert with_epochs(FinalistsConfig(count=4, rungs=(1,)), 6.5).count == 6
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("search_vs_*.json")), ids=lambda path: path.stem)
+COMPARISONS = [
+    path for path in sorted(RESULTS.glob("search_*.json")) if "limits" in read_json(path)["results"]
+]
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_committed_intervals_are_those_of_the_committed_rows(path: Path) -> None:
-    document = json.loads(path.read_text())
+    document = read_json(path)
     compared = [goal for goal in document["goals"] if goal["what"].startswith("test error of ")]
-    assert compared
+    assert compared or len(document["results"]["rows"][0]["arms"]) == 1  # at half of a latency
     for goal in compared:
         arm = goal["what"].removeprefix("test error of ").partition(" minus ")[0]
         assert goal["value"] == difference_words(differences_from(arm, document["results"]["rows"]))
+
+
+def rows_of(differences: dict[tuple[int, str], float]) -> list[dict[str, Any]]:
+    """Rows by seed and limit in which an arm's picks have so much more error than the search's."""
+
+    def picks(difference: float) -> dict[str, Any]:
+        others = {arm: {"test_error": 0.1 + difference} for arm in ("presets", "random")}
+        return {"search": {"test_error": 0.1}, **others}
+
+    return [
+        {"seed": seed, "network": limit, "arms": picks(difference)}
+        for (seed, limit), difference in differences.items()
+    ]
+
+
+EVERYWHERE = {(seed, limit): 0.02 for seed in range(3) for limit in "abcd"}
+
+
+def test_picks_that_are_better_at_three_limits_in_every_seed_have_won() -> None:
+    once_each = {**EVERYWHERE, (0, "a"): -0.001, (1, "b"): -0.001, (2, "c"): -0.001}
+    assert won("presets", rows_of(once_each))
+    assert won("random", rows_of(once_each))
+
+
+def test_picks_that_lose_twice_in_one_seed_have_not_won_against_presets() -> None:
+    twice = {**EVERYWHERE, (0, "a"): -0.001, (0, "b"): -0.001}
+    assert not won("presets", rows_of(twice))
+    assert won("random", rows_of(twice))
+
+
+def test_half_a_point_is_too_little_against_presets_and_enough_against_draws() -> None:
+    little = dict.fromkeys(EVERYWHERE, 0.005) | {(0, "a"): 0.006}
+    assert not won("presets", rows_of(little))
+    assert won("random", rows_of(little))
+
+
+def test_differences_of_both_signs_have_won_nothing() -> None:
+    wild = {place: 0.05 if number % 2 else -0.05 for number, place in enumerate(EVERYWHERE)}
+    assert not won("random", rows_of(wild))

@@ -90,6 +90,17 @@ def test_known_networks_enter_from_every_size_though_their_scores_are_bad() -> N
         FinalistsConfig(count=4, random=2, known=3)
 
 
+def test_a_known_network_that_the_score_chose_says_that_it_is_known() -> None:
+    scored = _scored(40)
+    scored[:20] = [
+        replace(entry, candidate=replace(entry.candidate, origin="known")) for entry in scored[:20]
+    ]
+    chosen = choose(scored, FinalistsConfig(count=4, random=0, drop=0.5))
+    assert [finalist.reason for finalist in chosen] == [
+        f"best score of size bin {number} of 4, a known network" for number in range(1, 5)
+    ]
+
+
 def test_networks_outside_a_measured_limit_are_never_finalists() -> None:
     scored = _scored(6)
     scored[0] = Scored(scored[0].candidate, None, scored[0].cost, {"latency_ms": 9.0}, "too slow")

@@ -66,6 +66,17 @@ def test_each_stage_shows_the_best_so_far_at_equal_rungs() -> None:
     assert [stage.best_last_so_far for stage in stages.values()] == [0.25] * 5
 
 
+def test_known_networks_that_the_score_or_the_lot_chose_are_not_credited_to_them() -> None:
+    by_others = [
+        trained("g", "best score of size bin 2 of 2, a known network", 0, 0.31),
+        trained("h", "drawn regardless of score, a known network", 0, 0.5),
+    ]
+    stages = {stage.name: stage for stage in stages_of([*RACE, *by_others])}
+    assert [stage.trained for stage in stages.values()] == [3, 1, 2, 1, 1]
+    assert stages["known networks"].best == 0.31
+    assert stages["chosen by score"].best == 0.35
+
+
 def test_what_the_score_contributed_is_said() -> None:
     said = contribution_of_score(stages_of(RACE))
     assert said == (
