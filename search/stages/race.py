@@ -112,7 +112,7 @@ class Race:
         if len(observations) < 2 or not wanted:
             return []
         self.bounds.learn(scored)
-        model = ErrorModel(observations)
+        model = ErrorModel.of(observations)
         limits = sorted(limit.milliseconds for limit in self.run.config.latency_limits)
         kept: dict[str, Scored] = {}
         for place, limit in enumerate(limits or [math.inf]):  # each has a share of the round

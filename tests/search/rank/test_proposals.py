@@ -40,7 +40,7 @@ def proposed_after(
     seed: int = 0,
     waiting: Sequence[Candidate] = (),
 ) -> list[Candidate]:
-    model = ErrorModel(observations)
+    model = ErrorModel.of(observations)
     return propose(
         model,
         wanted,
@@ -54,7 +54,7 @@ def proposed_after(
 
 
 def test_the_model_orders_networks_that_it_has_not_seen() -> None:
-    model = ErrorModel(observed(40))
+    model = ErrorModel.of(observed(40))
     unseen = [SPACE.draw(1, slot) for slot in range(60)]
     order = model.choose([(entry, cost(entry)) for entry in unseen], 60)
     assert sorted(order) == list(range(60)), "each of them once"
@@ -63,7 +63,7 @@ def test_the_model_orders_networks_that_it_has_not_seen() -> None:
 
 
 def test_a_round_holds_several_ideas_and_twins_only_when_nothing_else_is_left() -> None:
-    model = ErrorModel(observed(30))
+    model = ErrorModel.of(observed(30))
     unseen = [SPACE.draw(2, slot) for slot in range(40)]
     twins = [(entry, cost(entry)) for entry in unseen for _ in range(2)]
     order = [place // 2 for place in model.choose(twins, 80)]
