@@ -10,7 +10,9 @@ from smash_search.rank import statistics
 
 
 def capacity(bench: Workbench) -> JsonObject:
-    """Kendall's tau of the score of HyperNets of several sizes, over the same trained networks."""
+    """Kendall's tau of the score of HyperNets of several sizes, over the same trained networks, with their
+    filters and without.
+    """
     population = bench.population()
     error = np.asarray([record.error for _, record in population], np.float64)
     rows = []
@@ -21,10 +23,12 @@ def capacity(bench: Workbench) -> JsonObject:
             and not (bench.folder / f"hypernet-{name.replace(' ', '-')}.pt").exists()
         ):
             continue
-        scores = []
+        scores, zeroed = [], []
         with bench.progress(f"scores {name}".strip(), len(population)) as advance:
             for architecture, _ in population:
                 scores.append(bench.score(architecture, hypernet=name, config=config))
+                without = bench.score(architecture, "zeroed", zeroed=True, hypernet=name, config=config)
+                zeroed.append(without.error)
                 advance(1)
         values = [score.error for score in scores]
         rows.append(
@@ -35,6 +39,8 @@ def capacity(bench: Workbench) -> JsonObject:
                 "score_mean": float(np.mean(values)),
                 "score_sd": float(np.std(values)),
                 "kendall": statistics.kendall(values, error).to_json(),
+                "kendall_zeroed": statistics.kendall(zeroed, error).to_json(),
+                "op_contribution": float(np.mean(zeroed) - np.mean(values)),
                 "split_half": statistics.split_half(np.stack([score.mask() for score in scores])),
                 "scores": values,
             }

@@ -20,15 +20,19 @@ OTHERS = 0xA70  # seed of the architectures whose c is borrowed
 
 
 def encoding(bench: Workbench) -> JsonObject:
-    """Scores of random architectures with each kind of c, and paired tests against the right one."""
+    """Scores of random architectures with each kind of c and without generated filters, and paired tests
+    against the right one.
+    """
     layout = bench.supernet().hypernet.layout
     kinds = corruptions(layout, lambda seed: bench.space.draw(OTHERS, seed % 100_000))
     count = bench.config.corrupted
     errors: dict[str, list[float]] = {name: [] for name in ("right", *kinds)}
+    zeroed: list[float] = []
     with bench.progress("architectures", count) as advance:
         for number in range(count):
             architecture = bench.architecture(number)
             errors["right"].append(bench.score(architecture).error)
+            zeroed.append(bench.score(architecture, "zeroed", zeroed=True).error)
             for name, corrupt in kinds.items():
                 errors[name].append(bench.score(architecture, name, corrupt).error)
             advance(1)
@@ -45,6 +49,8 @@ def encoding(bench: Workbench) -> JsonObject:
         "architectures": count,
         "right_mean": float(np.mean(errors["right"])),
         "kinds": rows,
+        "zeroed_mean": float(np.mean(zeroed)),
+        "op_contribution": statistics.paired(errors["right"], zeroed).to_json(),
         "errors": errors,
     }
 

@@ -86,6 +86,8 @@ class SizedHyperNet:
     loss: float
     score_mean: float
     kendall: Estimate
+    kendall_zeroed: Estimate | None = None
+    op_contribution: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Encoding:
     right_mean: float
     kinds: tuple[CorruptedEncoding, ...]
     errors: dict[str, tuple[float, ...]]
+    zeroed_mean: float | None = None
+    op_contribution: Paired | None = None
 
 
 @dataclass(frozen=True)

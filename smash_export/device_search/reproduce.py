@@ -22,6 +22,7 @@ from smash_export.device_search.experiments import (
     Head,
     Presets,
     Signal,
+    SizedHyperNet,
     Transfer,
 )
 from smash_export.progress import SILENT, Output
@@ -193,10 +194,20 @@ def _gain(found: Correlation) -> Estimate:
 def _capacity_words(found: Capacity) -> str:
     parts = [
         f"{row.hypernet} ({row.parameters:,} parameters, loss {row.loss:.2f}): tau "
-        f"{_interval(row.kendall)}, mean score {row.score_mean:.1%}"
+        f"{_interval(row.kendall)}, mean score {row.score_mean:.1%}" + _without_filters(row)
         for row in found.hypernets
     ]
     return f"Kendall's tau over {found.networks} trained networks by HyperNet: " + "; ".join(parts) + "."
+
+
+def _without_filters(row: SizedHyperNet) -> str:
+    """What a HyperNet's score is worth with every generated filter zero; early results do not hold it."""
+    if row.kendall_zeroed is None or row.op_contribution is None:
+        return ""
+    return (
+        f", with every generated filter zero {_interval(row.kendall_zeroed)} and "
+        f"{_points(row.op_contribution)} worse"
+    )
 
 
 def _encoding_words(found: Encoding) -> str:
@@ -210,8 +221,20 @@ def _encoding_words(found: Encoding) -> str:
         )
     return (
         f"Over {found.architectures} architectures the mean error with weights generated from the right "
-        f"encoding is {found.right_mean:.1%}. With a corrupted one: " + "; ".join(parts) + ". Tests are "
-        "Wilcoxon's over the same architectures."
+        f"encoding is {found.right_mean:.1%}. With a corrupted one: "
+        + "; ".join(parts)
+        + f".{_op_contribution_words(found)} Tests are Wilcoxon's over the same architectures."
+    )
+
+
+def _op_contribution_words(found: Encoding) -> str:
+    """What the filters themselves are worth; early results do not hold it."""
+    if found.op_contribution is None or found.zeroed_mean is None:
+        return ""
+    gap = found.op_contribution.difference
+    return (
+        f" With every generated filter set to zero: {found.zeroed_mean:.1%} ({_interval(gap, 100)} points; "
+        f"p = {found.op_contribution.p:.2g})."
     )
 
 

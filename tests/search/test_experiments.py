@@ -145,6 +145,9 @@ def test_the_right_encoding_is_compared_with_every_corrupted_one(folder: Path) -
     ]
     for row in result["kinds"]:
         assert row["cost"]["difference"]["value"] == pytest.approx(row["mean"] - result["right_mean"])
+    contribution = result["op_contribution"]["difference"]["value"]
+    assert contribution == pytest.approx(result["zeroed_mean"] - result["right_mean"])
+    assert contribution != 0
 
 
 def test_corruptions_change_what_they_say_and_nothing_else() -> None:
@@ -177,6 +180,8 @@ def test_capacity_compares_hypernets_over_the_same_networks(folder: Path) -> Non
     assert [row["hypernet"] for row in rows] == ["full", "smaller"]
     assert rows[0]["parameters"] > rows[1]["parameters"]
     assert all(len(row["scores"]) == TINY.networks for row in rows)
+    assert all(row["op_contribution"] for row in rows)
+    assert rows[0]["kendall_zeroed"]["count"] == TINY.networks
 
 
 def test_transfer_trains_the_picks_on_the_other_data(folder: Path) -> None:
