@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from smash_export.cli import run
-from smash_export.cli.search import GROUPS
-from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES, absolute
+from smash_export.cli.search import GROUPS, TABLE_SEED
+from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES, absolute, configure
 from smash_search import strategies
 from smash_search.data import load_dataset
-from smash_search.space.architecture import Architecture
+from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.space import SPACES
+from smash_search.stages.bounds import table_networks
 
 SMALL = [
     *("--steps", "3", "--batch", "16", "--candidates", "4", "--images", "20,0", "--device", "cpu"),
@@ -289,6 +290,8 @@ def test_the_table_of_a_device_is_of_networks_that_the_search_draws(
     assert run([*words, "--run", str(tmp_path / "run"), "--max-latency", "5ms"]) != 0, "there is no table"
     *networks, asked = written
     assert asked is None
+    space = configure(load_dataset("digits"), strategy="smash").space_for(InputSpec(1, (8, 8)))
+    assert networks == table_networks(space, InputSpec(1, (8, 8)), 10, TABLE_SEED, 150)
     ops = [op for network in networks if network for block in network.blocks for op in block.ops]
     assert ops
     assert all(op.project is None and not op.gate for op in ops), "what --strategy smash draws"
