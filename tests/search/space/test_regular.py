@@ -157,6 +157,7 @@ def test_a_prior_is_read_from_a_file_and_survives_json(tmp_path: Path) -> None:
         ("kernels = {4 = 1.0}", "kernels.*odd numbers"),
         ("kernels = 3", "kernels.*table"),
         ("depths = {0 = 1.0}", "depths.*whole numbers"),
+        ("expansions = {16 = 1.0}", "expansions.*whole numbers, 1 to 6; received 16"),
         ("stems = 0.5", "malformed"),
         ('squeeze = "yes"', "squeeze.*0 to 1"),
         ("squeeze = 2", "squeeze.*0 to 1"),
