@@ -46,7 +46,7 @@ GRADIENT_IMAGES = 250  # validation images that dE/dc is taken over
 
 @dataclass(frozen=True)
 class TestErrors:
-    """Errors of one trained network on the test images: a line of trained.jsonl.
+    """Errors of one trained network, on the test images but for one: a line of trained.jsonl.
 
     Attributes:
         data: Fingerprint of the images.
@@ -54,6 +54,8 @@ class TestErrors:
         seed: Number of the training, which has a seed of its own.
         one_epoch: Error after the first epoch.
         error: Error after the last one.
+        validation: Error on the validation images after the last epoch, which networks may be chosen by; None
+            in lines of earlier versions.
     """
 
     data: str
@@ -61,6 +63,7 @@ class TestErrors:
     seed: int
     one_epoch: float
     error: float
+    validation: float | None = None
 
 
 class Workbench:
@@ -295,9 +298,9 @@ class Workbench:
         start = seed_of(self.config.seed, int(architecture.key, 16), seed)
         network = new_network(architecture, spec, len(dataset.classes), start)
         recipe = replace(self.config.recipe, seed=start)
-        # The errors are on the test images: they are compared, nothing is chosen by them.
+        # What is compared are errors on the test images; what is chosen, is so by those on validation images.
         tested = replace(dataset, validation=dataset.test)
-        one_epoch = error = 1.0
+        one_epoch = error = validation = 1.0
 
         def on_epoch(entry: Epoch) -> None:
             nonlocal one_epoch
@@ -307,9 +310,10 @@ class Workbench:
         try:
             result = fit(network, tested, recipe, device=self.device, on_epoch=on_epoch, evaluate=False)
             error = 1 - result.accuracy
+            validation = 1 - accuracy(network, dataset.validation, dataset.preprocessing, self.device)
         except DivergedError:
             pass  # nothing it says is right
-        record = TestErrors(*key, round(one_epoch, 9), round(error, 9))
+        record = TestErrors(*key, *(round(value, 9) for value in (one_epoch, error, validation)))
         files.append_jsonl(self.folder / "trained.jsonl", asdict(record))
         self._trained[key] = record
         return record

@@ -35,7 +35,8 @@ Shares = tuple[tuple[Any, float], ...]
 Form = Literal["reduced", "plain", "projected", "pointwise"]
 FORMS: tuple[Form, ...] = get_args(Form)
 WIRINGS = ("residual", "dense", "free")
-WIDEST_KERNEL, LARGEST_EXPANSION, DEEPEST = 31, 16, 64
+WIDEST_KERNEL, DEEPEST = 31, 64
+LARGEST_EXPANSION = 6  # of a projected op's bottleneck over what it reads (MobileNetV2), in every space
 
 
 def _one_of(names: tuple[str, ...]) -> tuple[str, Callable[[Any], bool]]:

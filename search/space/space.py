@@ -30,12 +30,11 @@ from smash_search.space.architecture import (
     Stem,
 )
 from smash_search.space.draws import Draws
-from smash_search.space.prior import FORMS, PAPER, REGULAR, Prior
+from smash_search.space.prior import FORMS, LARGEST_EXPANSION, PAPER, REGULAR, Prior
 
 # Share of the training at which a kernel size enters (the original program's schedule).
 KERNEL_ENTERS = {3: 0.0, 5: 0.125, 7: 0.375}
 MAX_STRIDE = 8  # of the stem
-MAX_EXPANSION = 6  # of a projected op's bottleneck over what it reads (MobileNetV2)
 
 
 @dataclass(frozen=True)
@@ -330,7 +329,7 @@ class Space:
         return chunks, (*old, *range(held, held + opened)), held + opened
 
     def _draw_bottleneck(self, draws: Draws, where: str, reads: int, expands: bool = False) -> int:
-        most = min(self.max_bottleneck, max(1, reads) * (MAX_EXPANSION if expands else 1))
+        most = min(self.max_bottleneck, max(1, reads) * (LARGEST_EXPANSION if expands else 1))
         return draws.pick(f"{where}.bottleneck", range(1, most + 1))
 
     def _draw_convs(
@@ -487,7 +486,7 @@ class Space:
         expands = op.project is not None
         bottleneck = inputs
         if op.reduce:
-            most = inputs * (MAX_EXPANSION if expands else 1)
+            most = inputs * (LARGEST_EXPANSION if expands else 1)
             bottleneck = min(op.bottleneck // self.unit, self.max_bottleneck, most)
             if draws.chance(f"{where}.bottleneck?", rate):
                 bottleneck = self._draw_bottleneck(draws, where, inputs, expands)
@@ -566,9 +565,11 @@ class Space:
             need(not unread, f"{name}.ops", "every input bank read", f"unread banks {unread}")
             need(not index or block.pool in self.pools, f"{name}.pool", self.pools, block.pool)
             for number, op in enumerate(block.ops):
-                self._check_op(f"{name}.ops[{number}]", op, need)
+                self._check_op(f"{name}.ops[{number}]", op, len(op.reads) * block.bank_channels, need)
 
-    def _check_op(self, where: str, op: Op, need: Callable[[bool, str, object, object], None]) -> None:
+    def _check_op(
+        self, where: str, op: Op, inputs: int, need: Callable[[bool, str, object, object], None]
+    ) -> None:
         form = form_of(op)
         need(form in self.forms, where, " or ".join(self.forms), form)
         top = self.max_units * self.unit
@@ -581,6 +582,9 @@ class Space:
                 f"multiples of {self.unit} up to {top}",
                 op.bottleneck,
             )
+        if op.project is not None:
+            top = inputs * LARGEST_EXPANSION
+            need(op.bottleneck <= top, f"{where}.bottleneck", f"at most {top}", op.bottleneck)
         if op.branches():
             patterns = [pattern for pattern, weight in self.patterns if weight > 0]
             need(op.pattern in patterns, f"{where}.convs", patterns, op.pattern)

@@ -29,6 +29,7 @@ KNOWN_PROBES = 16
 """Known networks that are measured with them. ReLU6 is rare in draws and usual in inverted bottlenecks: with
 prices of draws alone known ones of these were predicted at 1.5 times their latency, those with
 squeeze-excitation at 0.75 times (medians, at ResNet-8's latency); with sixteen known ones at 0.93 and 0.96.
+Tables of devices that are not here hold as many.
 """
 
 
@@ -66,6 +67,25 @@ def known_probes(
     most = max((cost(entry).macs for entry in draws), default=0)
     inside = (entry for entry in known if cost(entry).macs <= most)
     return list(itertools.islice(inside, KNOWN_PROBES))
+
+
+def table_networks(
+    space: Space, input_spec: InputSpec, classes: int, seed: int, count: int
+) -> list[Architecture]:
+    """Networks for the latency table of a device that is not here: draws, and known ones as in a survey.
+
+    Args:
+        space: Space whose networks the table is to predict.
+        input_spec, classes: Input and number of classes of the networks.
+        seed: Random seed of the draws.
+        count: Number of networks in all; as large a share of them as of a survey is known, where the space
+            has so many, and no more of them.
+    """
+    wanted = min(KNOWN_PROBES, count * KNOWN_PROBES // (PROBES + KNOWN_PROBES))
+    draws = [space.draw(seed, slot) for slot in range(count)]
+    others = (entry for entry in known_networks(space) if entry not in draws)
+    known = known_probes(others, draws, lambda entry: cost_of(entry, input_spec, classes))[:wanted]
+    return draws[: count - len(known)] + known
 
 
 class Bounds:

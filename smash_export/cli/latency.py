@@ -34,7 +34,7 @@ def command() -> None:
     type=click.IntRange(10, 10_000),
     default=150,
     show_default=True,
-    help="Number of networks in the kit.",
+    help="Number of networks in the kit, random ones and up to sixteen known ones.",
 )
 @click.option(
     "--target",
@@ -64,13 +64,16 @@ def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) 
     from smash_search.data import load_dataset
     from smash_search.rank.finalists import input_spec_of
     from smash_search.space.space import space_for
+    from smash_search.stages.bounds import table_networks
 
     with output.progress("reading images", None):
         dataset = load_dataset(data)
     input_spec = input_spec_of(dataset)
     chosen = space_for(input_spec, space)
     setting = Setting(values["target"], values["precision"], values["batch"], values["threads"])
-    architectures = [chosen.draw(values["seed"], slot) for slot in range(values["networks"])]
+    architectures = table_networks(
+        chosen, input_spec, len(dataset.classes), values["seed"], values["networks"]
+    )
     if output.dry_run:
         output.result({"dry_run": True, "networks": len(architectures), "setting": asdict(setting)})
         return

@@ -220,7 +220,7 @@ def _words(value: object) -> str:
     type=click.IntRange(10, 10_000),
     default=150,
     show_default=True,
-    help="Random networks that the device measures for its latency table.",
+    help="Networks that the device measures for its latency table, random and known ones.",
 )
 @click.option(
     "--executor",
@@ -383,6 +383,7 @@ def device_table(
     """The latency table of a device in the run's folder; measured there unless it is there already."""
     from smash_export.device_search.latency import BUILD_SECONDS, LatencyTable, Setting, write_kit
     from smash_search.rank.finalists import input_spec_of
+    from smash_search.stages.bounds import table_networks
 
     if values["latency_table"] is not None:
         raise UsageError("both a device and --latency-table are given", hint="Choose one.")
@@ -402,7 +403,7 @@ def device_table(
         return table
     spec = input_spec_of(dataset)
     space = _configuration(dataset, None, values).space_for(spec)  # whose draws are predicted by the table
-    networks = [space.draw(TABLE_SEED, slot) for slot in range(values["device_networks"])]
+    networks = table_networks(space, spec, len(dataset.classes), TABLE_SEED, values["device_networks"])
     with output.progress("writing graphs for the device", len(networks)) as advance:
         write_kit(kit, networks, spec, len(dataset.classes), setting, advance)
     words = ["latency", "build", "{kit}", "{table}"]

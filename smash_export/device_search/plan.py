@@ -295,7 +295,7 @@ def _training(bar: _Bar | None, images: Dataset) -> tuple[float, float]:
 
 def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[Part]:
     """Expected seconds of each bar of a search, in their order."""
-    from smash_search.stages.bounds import PROBES
+    from smash_search.stages.bounds import KNOWN_PROBES, PROBES
 
     stages = config.scoring.stages(len(dataset.validation))
     race, kept = 0.0, float(config.candidates)
@@ -310,7 +310,7 @@ def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[P
     proposed = finalists.rounds * finalists.per_round
     baseline = 0.0 if finalists.baseline == "none" else 1.0
     parts = [
-        Part("device", PROBES * measured * bool(config.latency_limits)),
+        Part("device", (PROBES + KNOWN_PROBES) * measured * bool(config.latency_limits)),
         Part("HyperNet", units.start + config.training.steps * units.step),
         Part("candidates", config.candidates * (MEASURED * measured + units.score)),
         Part("race", race),

@@ -270,7 +270,7 @@ def _transfer_words(found: Transfer) -> str:
             text += f" (tau between the errors on both data sets: {_interval(target.kendall)})"
         parts.append(text)
     return (
-        f"The {found.picks} best of {found.networks} networks by error on {found.source}, the "
+        f"The {found.picks} best of {found.networks} networks by {found.chosen_by} on {found.source}, the "
         f"{found.picks} best by score and {found.picks} others were trained on other data: "
         + "; ".join(parts)
         + "."

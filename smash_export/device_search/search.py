@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,6 +160,7 @@ TEACHER = "teacher"  # first part of the name of the file that holds its answers
 _CLAIM = {".lock", "config.json", "timings.json"}  # of a folder that holds no result yet
 DRIFT = 1.3  # factor between two measurements of one network; the same machine, idle, has a few percent
 FASTEST = 12  # networks of each order that are measured to see whether a latency limit can be kept
+MUTATION_RATE = 0.1  # of each choice, beside: the fastest have few, of which a smaller one changes none
 
 # Share of the training images that choose between networks, where the data have no validation part and the
 # usual 10 % are too few to tell networks apart.
@@ -426,11 +427,13 @@ def check_latency(
 ) -> None:
     """Raise GateError unless a network of the space keeps the largest latency limit, before any training.
 
+    Only networks within the limits on cost count. Before any refusal mutations of the fastest are measured.
     Of smaller limits, those that no measured network keeps are warned of: there may be no pick within them.
     """
     from smash_export.device_search.latency import fastest_of
     from smash_search.rank.finalists import input_spec_of
     from smash_search.rank.pareto import Limit
+    from smash_search.space.cost import cost_of
 
     limits = config.latency_limits
     if not limits and latency.limit_ms is not None:
@@ -438,13 +441,25 @@ def check_latency(
     if not limits:
         return
     spec = input_spec_of(dataset)
-    networks = _likely_fast(config.space_for(spec), spec, len(dataset.classes))
+    space = config.space_for(spec)
+
+    def is_within(architecture: Architecture) -> bool:
+        return config.limits.refusal(cost_of(architecture, spec, len(dataset.classes))) is None
+
+    def mutate(architecture: Architecture, number: int) -> Architecture | None:
+        mutant = space.mutate(architecture, config.seed, number, MUTATION_RATE)
+        return mutant if is_within(mutant) else None
+
+    networks = _likely_fast(space, spec, len(dataset.classes), config.seed, is_within)
+    if not networks:  # the search itself says so, and how large the smallest is
+        return
     with output.progress("can the limit be kept?", None):
         fastest, milliseconds = fastest_of(
             networks,
             latency,
             max(limit.milliseconds for limit in limits),
             enough_ms=min(limit.milliseconds for limit in limits),
+            mutate=mutate,
         )
     missed = [limit.label for limit in limits if milliseconds > limit.milliseconds]
     if missed:
@@ -454,21 +469,26 @@ def check_latency(
         )
 
 
-def _likely_fast(space: Space, spec: InputSpec, classes: int) -> list[Architecture]:
+def _likely_fast(
+    space: Space, spec: InputSpec, classes: int, seed: int, is_within: Callable[[Architecture], bool]
+) -> list[Architecture]:
     """Networks one of which is likely the fastest of a space, whether work or the number of nodes takes time.
 
     Of many draws and the known networks those of fewest multiply-accumulates, from the smallest on; the
-    smallest network that the space has; and those of fewest convolutions.
+    smallest network that the space has; and those of fewest convolutions. None that is not within the limits
+    on cost.
     """
     from smash_search.space.cost import cost_of
     from smash_search.space.known import known_networks
     from smash_search.space.limits import SURVEY
     from smash_search.space.regular import smallest
 
-    usual = [*(space.draw(0, slot) for slot in range(SURVEY)), *known_networks(space)]
+    drawn = (space.draw(seed, slot) for slot in range(SURVEY))
+    usual = list(filter(is_within, (*drawn, *known_networks(space))))
     by_work = sorted(usual, key=lambda entry: cost_of(entry, spec, classes).macs)
     by_nodes = sorted(by_work, key=lambda entry: sum(1 for _ in entry.convolutions(spec.channels, classes)))
-    return list(dict.fromkeys([*by_work[:FASTEST], smallest(space), *by_nodes[:FASTEST]]))
+    least = filter(is_within, (smallest(space),))
+    return list(dict.fromkeys([*by_work[:FASTEST], *least, *by_nodes[:FASTEST]]))
 
 
 def tell_drift(

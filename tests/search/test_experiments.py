@@ -190,6 +190,32 @@ def test_transfer_trains_the_picks_on_the_other_data(folder: Path) -> None:
     assert all(len(group) == 1 and len(group[0]["errors"]) == 2 for group in target["groups"].values())
 
 
+def test_transfer_chooses_the_best_trained_by_validation_errors(folder: Path, digits: Dataset) -> None:
+    result = files.read_json(folder / "transfer.json")
+    assert result["chosen_by"] == "validation error"
+    (best,) = result["targets"][0]["groups"]["best trained"]
+    bench = Workbench(TINY, digits, folder, silent)
+    errors = {entry.key: record.validation or 0.0 for entry, record in bench.population()}
+    assert best["validation"] == errors[best["key"]] == min(errors.values())
+    images = len(bench.dataset.validation)
+    assert all(error * images == pytest.approx(round(error * images), abs=1e-4) for error in errors.values())
+
+
+def test_transfer_chooses_nothing_among_networks_without_validation_errors(
+    folder: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    for name in ("config.json", "correlation.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    for line in files.read_jsonl(folder / "trained.jsonl"):
+        earlier = {name: value for name, value in line.items() if name != "validation"}
+        files.append_jsonl(tmp_path / "trained.jsonl", earlier)
+    bench = Workbench(TINY, digits, tmp_path, silent)
+    (_, record), *_ = bench.population()
+    assert (record.validation, record.error > 0) == (None, True)
+    with pytest.raises(UsageError, match="without their validation errors"):
+        run_experiment("transfer", TINY, digits, tmp_path, silent)
+
+
 @pytest.mark.parametrize("name", SPACES)
 def test_every_space_holds_the_patterns_of_the_known_networks(name: str) -> None:
     found = patterns(SPACES[name])

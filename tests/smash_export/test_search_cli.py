@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from smash_export.cli import run
-from smash_export.cli.search import GROUPS
-from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES, absolute
+from smash_export.cli.search import GROUPS, TABLE_SEED
+from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES, absolute, configure
 from smash_search import strategies
 from smash_search.data import load_dataset
-from smash_search.space.architecture import Architecture
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.best import read_best
 from smash_search.space.space import SPACES
+from smash_search.stages.bounds import table_networks
 
 SMALL = [
     *("--steps", "3", "--batch", "16", "--candidates", "4", "--images", "20,0", "--device", "cpu"),
@@ -97,6 +99,44 @@ def test_finalists_learn_from_a_teacher_whose_answers_stay_in_the_run(
     capsys.readouterr()
     assert run(words) == 2, "a search without that teacher is another one"
     assert "teacher differs" in capsys.readouterr().err
+
+
+def test_a_search_draws_by_the_prior_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prior, folder = tmp_path / "inverted.toml", tmp_path / "run"
+    prior.write_text("forms = {projected = 1.0}\nactivations = {relu6 = 1.0}\nexpansions = {3 = 1.0}\n")
+    words = ["search", "--data", "digits", "--run", str(folder), "--quiet", *SMALL, "--prior", str(prior)]
+    assert run([*words, "--known", "0", "--rounds", "0"]) == 0
+    ops = [op for _, _, op in read_best(folder / "best.json").architecture.ops()]
+    assert {op.project for op in ops} == {"relu6"}, "one in twenty of the usual prior"
+    assert '"name": "inverted"' in json.dumps(json.loads((folder / "config.json").read_text()))
+    prior.write_text("expansions = {16 = 1.0}\n")
+    words[4] = str(tmp_path / "refused")
+    assert run(words) != 0
+    assert "inverted.toml: prior expansions; expected whole numbers, 1 to 6" in capsys.readouterr().err
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_search_the_papers_way_ends_with_a_pick(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ["search", "--data", "digits", "--run", str(folder), "--quiet", "--strategy", "smash"]
+    assert run([*words, *SMALL]) == 0
+    best = read_best(folder / "best.json")
+    assert all(op.project is None and op.reduce for _, _, op in best.architecture.ops())
+    reasons = [json.loads(line)["reason"] for line in (folder / "finalists.jsonl").read_text().splitlines()]
+    assert len(reasons) == 2
+    assert all(reason.startswith("best score") for reason in reasons), "not known, by lot or proposed"
+
+
+def test_the_hypernet_is_trained_for_its_share_of_the_time_of_a_search_that_ends_with_a_pick(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    words = ["search", "--data", "digits", "--run", str(folder), "--quiet", *SMALL[2:], "--rounds", "0"]
+    assert run([*words, "--hypernet-share", "0.3"]) == 0
+    assert read_best(folder / "best.json").architecture
+    steps = json.loads((folder / "config.json").read_text())["identity"]["training"]["steps"]
+    assert steps != SPACE_DEFAULTS["edge-tiny"]["training"]["steps"]
+    assert run([*words, "--hypernet-share", "0.3"]) == 0, "goes on with the updates that were chosen"
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +329,8 @@ def test_the_table_of_a_device_is_of_networks_that_the_search_draws(
     assert run([*words, "--run", str(tmp_path / "run"), "--max-latency", "5ms"]) != 0, "there is no table"
     *networks, asked = written
     assert asked is None
+    space = configure(load_dataset("digits"), strategy="smash").space_for(InputSpec(1, (8, 8)))
+    assert networks == table_networks(space, InputSpec(1, (8, 8)), 10, TABLE_SEED, 150)
     ops = [op for network in networks if network for block in network.blocks for op in block.ops]
     assert ops
     assert all(op.project is None and not op.gate for op in ops), "what --strategy smash draws"

@@ -210,12 +210,10 @@ def act(x: Tensor, squeezed: bool) -> Tensor:
     return F.hardswish(x) if squeezed else F.relu6(x)
 
 
-@pytest.mark.parametrize("squeezed", [False, True])
-def test_mobilenet_equals_plain_inverted_bottlenecks(squeezed: bool) -> None:
-    ours, w, x = outputs(mobilenet((8, 16), 2, 3, squeeze=squeezed))
+def inverted(w: Weights, x: Tensor, blocks: int, layers: int, squeezed: bool) -> Tensor:
     x = stem(w, x)
-    for i, name in enumerate(ends(2)):
-        for j in range(2):
+    for i, name in enumerate(ends(blocks)):
+        for j in range(layers):
             op = f"blocks.{i}.ops.{j}"
             y = act(F.conv2d(x, w[f"{op}.reduce.weight"], w[f"{op}.reduce.bias"]), squeezed)
             wide = y.shape[1]
@@ -227,18 +225,45 @@ def test_mobilenet_equals_plain_inverted_bottlenecks(squeezed: bool) -> None:
                 y = y * factor.sigmoid()
             x = x + F.conv2d(y, w[f"{op}.project.weight"], w[f"{op}.project.bias"])
         x = end(w, name, x)
-    assert relative(ours, x) <= 1e-5
+    return x
 
 
-def test_a_plain_resnet_has_no_1x1_convolution_in_its_blocks() -> None:
-    ours, w, x = outputs(plain_resnet_of((8, 16), 2))
+def without_1x1(w: Weights, x: Tensor, blocks: int, layers: int) -> Tensor:
     x = stem(w, x)
-    for i, name in enumerate(ends(2)):
-        for j in range(2):
+    for i, name in enumerate(ends(blocks)):
+        for j in range(layers):
             y = x
             for slot in (0, 1):
                 conv = f"blocks.{i}.ops.{j}.convs.{slot}"
                 y = F.conv2d(F.relu(y), w[f"{conv}.weight"], w[f"{conv}.bias"], padding=1)
             x = x + y
         x = end(w, name, x)
-    assert relative(ours, x) <= 1e-5
+    return x
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_mobilenet_equals_plain_inverted_bottlenecks(squeezed: bool) -> None:
+    ours, w, x = outputs(mobilenet((8, 16), 2, 3, squeeze=squeezed))
+    assert relative(ours, inverted(w, x, 2, 2, squeezed)) <= 1e-5
+
+
+def test_a_plain_resnet_has_no_1x1_convolution_in_its_blocks() -> None:
+    ours, w, x = outputs(plain_resnet_of((8, 16), 2))
+    assert relative(ours, without_1x1(w, x, 2, 2)) <= 1e-5
+
+
+@pytest.mark.parametrize(("name", "expansion"), [("mobilenetv2", 6), ("efficientnet", 4)])
+def test_presets_of_inverted_bottlenecks_equal_the_plain_networks(name: str, expansion: int) -> None:
+    ours, w, x = outputs(preset(name))
+    assert [len(w[f"blocks.{i}.ops.2.reduce.weight"]) for i in range(3)] == [
+        expansion * width for width in (16, 32, 64)
+    ]
+    assert relative(ours, inverted(w, x, 3, 3, squeezed=name == "efficientnet")) <= 1e-5
+
+
+@pytest.mark.parametrize(("name", "layers"), [("resnet-8", 1), ("resnet-20", 3)])
+def test_presets_of_plain_residual_blocks_equal_the_plain_networks(name: str, layers: int) -> None:
+    ours, w, x = outputs(preset(name))
+    last = f"blocks.2.ops.{layers - 1}.convs.1.weight"
+    assert (tuple(w[last].shape), f"blocks.2.ops.{layers}.convs.1.weight" in w) == ((64, 64, 3, 3), False)
+    assert relative(ours, without_1x1(w, x, 3, layers)) <= 1e-5

@@ -102,9 +102,9 @@ def test_networks_of_1_to_60_million_multiply_accumulates_are_there_at_32_pixels
 @pytest.mark.parametrize("space", [EVERY_FORM, EDGE], ids=lambda space: space.name)
 def test_every_choice_is_reached_by_mutation(space: Space) -> None:
     at, seen = space.draw(0, 0), set[tuple[str, Any]]()
-    for step in range(1500):
+    for step in range(4000):
         at = space.mutate(at, 3, step, 0.1)
-        seen |= set(choices(at))
+        seen |= set(choices(at, space.unit))
     wanted = {("form", form) for form in space.forms} | {("squeezed", yes) for yes in (True, False)}
     wanted |= {("pool", pool) for pool in space.pools} | {("stride", stride) for stride in space.stem_strides}
     wanted |= {("kernel", (a, b)) for a in space.kernels for b in space.kernels}
@@ -113,16 +113,29 @@ def test_every_choice_is_reached_by_mutation(space: Space) -> None:
     wanted |= {("activation", name) for name in space.activations}
     wanted |= {("activation before the projection", name) for name in space.activations}
     wanted |= {("expansion", times) for times in range(1, 7)}
+    wanted |= {(f"width {index}", width) for index, widths in enumerate(space.widths) for width in widths}
+    wanted |= {("depth", depth) for depth in range(1, space.max_ops + 1)}
+    wanted |= {("bank", units) for units in space.bank_units}
+    wanted |= {("pattern", pattern) for pattern, _ in space.patterns}
+    wanted |= {("units", units) for units in range(1, space.max_units + 1)}
+    wanted |= {("bottleneck", units) for units in range(1, space.max_bottleneck + 1)}
     assert not wanted - seen
 
 
-def choices(architecture: Architecture) -> Iterator[tuple[str, Any]]:
-    """What an architecture has of the choices of a space."""
+def choices(architecture: Architecture, unit: int) -> Iterator[tuple[str, Any]]:
+    """What an architecture has of the choices of a space, sizes in units of so many channels."""
     yield "stride", architecture.stem.stride[0]
     for block in architecture.blocks[1:]:
         yield "pool", block.pool
+    for index, block in enumerate(architecture.blocks):
+        yield f"width {index}", block.channels_in // unit
+        yield "bank", block.bank_channels // unit
+        yield "depth", len(block.ops)
     for _, block, op in architecture.ops():
         yield "form", form_of(op)
+        yield "units", op.units // unit
+        yield "bottleneck", op.bottleneck // unit
+        yield "pattern", op.pattern
         yield "squeezed", op.squeeze > 0
         if op.project is not None:
             yield "activation before the projection", op.project
@@ -157,6 +170,7 @@ def test_a_prior_is_read_from_a_file_and_survives_json(tmp_path: Path) -> None:
         ("kernels = {4 = 1.0}", "kernels.*odd numbers"),
         ("kernels = 3", "kernels.*table"),
         ("depths = {0 = 1.0}", "depths.*whole numbers"),
+        ("expansions = {16 = 1.0}", "expansions.*whole numbers, 1 to 6; received 16"),
         ("stems = 0.5", "malformed"),
         ('squeeze = "yes"', "squeeze.*0 to 1"),
         ("squeeze = 2", "squeeze.*0 to 1"),

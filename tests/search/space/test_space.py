@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from smash_base.errors import InvalidInputError, UsageError
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
+from smash_search.space.known import mobilenet
 from smash_search.space.space import SPACES, Space, space_for
 from tests.search.legal import RICH, TINY, VOXELS
 
@@ -166,6 +167,13 @@ def test_check_names_what_is_outside(change: dict[str, object]) -> None:
     with pytest.raises(InvalidInputError, match="outside the space"):  # noqa: PT012 - any of the fifty
         for slot in range(50):
             narrow.check(TINY.draw(0, slot))
+
+
+def test_a_bottleneck_expands_what_an_op_reads_six_times_at_most() -> None:
+    space = space_for(InputSpec(3, (32, 32)), "edge")
+    space.check(mobilenet((16, 24, 32), 1, 6))
+    with pytest.raises(InvalidInputError, match=r"ops\[0\]\.bottleneck.* at most 96; received 128"):
+        space.check(mobilenet((16, 24, 32), 1, 8))
 
 
 @pytest.mark.parametrize(

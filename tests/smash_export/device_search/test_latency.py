@@ -40,7 +40,8 @@ from smash_search.model.interpreter import Network, fold
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import BestFile, write_best
 from smash_search.space.cost import cost_of
-from smash_search.space.space import SPACES
+from smash_search.space.known import known_networks
+from smash_search.space.space import SPACES, space_for
 
 TINY = SPACES["tiny"]
 SPEC = InputSpec(1, (8, 8))
@@ -352,6 +353,9 @@ def test_the_commands_make_a_kit_a_table_and_a_prediction(tmp_path: Path) -> Non
     assert made.exit_code == 0, made.output
     with zipfile.ZipFile(kit) as archive:
         assert len(archive.namelist()) == 13
+        networks = json.loads(archive.read("kit.json"))["networks"]
+    known = {entry.key for entry in known_networks(space_for(SPEC))}
+    assert sum(network["key"] in known for network in networks) == 2, "the others are draws"
     built = run(cli, ["latency", "build", str(kit), str(table), "--seconds", "0.02", "--json"])
     assert built.exit_code == 0, built.output
     told = run(cli, ["latency", "predict", str(table), str(best), "--measure", "--json"])

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 
 from smash_base.errors import GateError
-from smash_export.device_search.latency import DeviceLatency, Setting
+from smash_export.device_search.latency import DOWNHILL, DeviceLatency, Setting
 from smash_export.device_search.plan import Units, search_parts
-from smash_export.device_search.search import SPACE_DEFAULTS, check_latency, configure
+from smash_export.device_search.search import FASTEST, SPACE_DEFAULTS, check_latency, configure
 from smash_export.progress import Output
 from smash_search.data import Split
 from smash_search.space import limits
@@ -43,14 +44,24 @@ def by_nodes(architecture: Architecture) -> float:
     return sum(10.0 if kernel == (1, 1) else 1.0 for kernel in kernels) + by_work(architecture) / 1e6
 
 
+def by_activations(architecture: Architecture) -> float:
+    """Milliseconds of a device that takes one for a leaky ReLU, ten for any other activation."""
+    ops = [op for _, _, op in architecture.ops()]
+    named = [conv.activation for op in ops for conv in op.convs if conv is not None]
+    named += [op.project for op in ops if op.project is not None]
+    return sum(1.0 if name == "leaky_relu" else 10.0 for name in named)
+
+
 class StandIn(DeviceLatency):
-    """A device whose time is a function of the network."""
+    """A device whose time is a function of the network; knows what it measured."""
 
     def __init__(self, time: Callable[[Architecture], float]) -> None:
         super().__init__(SPEC, 10, Setting())
         self.time = time
+        self.measured: list[Architecture] = []
 
     def measure(self, architecture: Architecture) -> dict[str, float]:
+        self.measured.append(architecture)
         return {"latency_ms": self.time(architecture)}
 
 
@@ -66,8 +77,8 @@ def test_a_latency_limit_that_only_the_smallest_network_keeps_is_not_refused() -
 
 
 def test_a_latency_limit_that_only_a_known_network_of_few_nodes_keeps_is_not_refused() -> None:
-    dataset, check = small_digits(), partial(check_latency, latency=StandIn(by_nodes))
-    wanted = {"space": "edge", "prior": "paper"}
+    dataset, device = small_digits(), StandIn(by_nodes)
+    wanted: dict[str, Any] = {"space": "edge", "prior": "paper"}
     space = configure(dataset, **wanted).space_for(SPEC)
     known = sorted(known_networks(space), key=by_nodes)
     others = [*known[1:], smallest(space), *(space.draw(0, slot) for slot in range(DRAWS))]
@@ -75,9 +86,48 @@ def test_a_latency_limit_that_only_a_known_network_of_few_nodes_keeps_is_not_ref
     assert least < min(map(by_nodes, others))
     fewest = sorted([known[0], *others], key=by_work)
     assert fewest.index(known[0]) > 12, "those of fewest multiply-accumulates are slower"
-    check(configure(dataset, latency_limits={"tight": least}, **wanted), dataset)
-    with pytest.raises(GateError, match=known[0].key):
-        check(configure(dataset, latency_limits={"tighter": least - 1e-6}, **wanted), dataset)
+    check_latency(configure(dataset, latency_limits={"tight": least}, **wanted), dataset, device)
+    assert device.measured[-1] == known[0], "without any mutation"
+    check_latency(configure(dataset, latency_limits={"tighter": least - 1e-6}, **wanted), dataset, device)
+    assert by_nodes(device.measured[-1]) < least, "a mutation of it"
+    with pytest.raises(GateError) as refused:
+        check_latency(configure(dataset, latency_limits={"never": 1.0}, **wanted), dataset, device)
+    assert min(device.measured, key=by_nodes).key in str(refused.value)
+
+
+def test_a_latency_limit_that_only_mutations_of_the_fastest_network_keep_is_not_refused() -> None:
+    dataset, device = small_digits(), StandIn(by_activations)
+    check_latency(configure(dataset, latency_limits={"tight": 6.0}), dataset, device)
+    *slower, last = map(by_activations, device.measured)
+    assert last <= 6.0 < min(slower), "it stops at the first within the limit"
+    assert min(slower[: FASTEST + 1]) >= 20, "the smallest networks have other activations"
+    again = StandIn(by_activations)
+    check_latency(configure(dataset, latency_limits={"tight": 6.0}), dataset, again)
+    assert again.measured == device.measured
+
+
+def test_a_refused_latency_limit_names_the_fastest_of_some_fifty_networks() -> None:
+    dataset, device = small_digits(), StandIn(by_activations)
+    with pytest.raises(GateError, match="for the fastest found") as refused:
+        check_latency(configure(dataset, latency_limits={"never": 0.5}), dataset, device)
+    least = min(map(by_activations, device.measured))
+    assert f"{least:.3g} ms for the fastest found" in str(refused.value)
+    assert any(entry.key in str(refused.value) for entry in device.measured if by_activations(entry) == least)
+    assert len(set(device.measured)) == len(device.measured) <= 2 * FASTEST + 1 + DOWNHILL
+    assert len(device.measured) > DOWNHILL + FASTEST
+
+
+def test_only_networks_within_the_limits_on_cost_are_measured_to_see_whether_a_latency_limit_is_kept() -> (
+    None
+):
+    """Wide networks are the fast ones of this device, and too large for the limit on parameters."""
+    dataset, device = small_digits(), StandIn(lambda entry: 1e6 / cost_of(entry, SPEC, 10).parameters)
+    allowed: dict[str, int | None] = {"parameters": 5_000}
+    with pytest.raises(GateError, match="fastest found"):
+        check_latency(configure(dataset, latency_limits={"1ms": 1.0}, limits=allowed), dataset, device)
+    assert device.measured
+    assert max(cost_of(entry, SPEC, 10).parameters for entry in device.measured) <= 5_000
+    check_latency(configure(dataset, latency_limits={"1ms": 1.0}, limits={"macs": 5}), dataset, device)
 
 
 def test_of_several_latency_limits_only_the_largest_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
