@@ -616,10 +616,14 @@ def _taught(
     config: SearchConfig, dataset: Dataset, teacher: Path | str, folder: Path, output: Output
 ) -> SearchConfig:
     """The search with a teacher's answers in its folder; the file's name says whose and for which images."""
-    from smash_export.export.teacher import answers_file
+    from smash_export.export.teacher import answers_file, knowledge
+    from smash_search.train.answers import read_answers
 
     with output.progress("asking the teacher", None):
         kept = answers_file(teacher, dataset, folder / TEACHER, warn=output.warn)
+    known = knowledge(read_answers(kept, dataset), dataset, config.finalists.recipe)
+    say = output.warn if known.little else output.note
+    say(f"the teacher: {known.words}" + "; it may hold the finalists back" * known.little)
     return replace(config, finalists=replace(config.finalists, teacher=kept.name))
 
 

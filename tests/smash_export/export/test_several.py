@@ -210,6 +210,7 @@ def test_a_student_of_several_classes_learns_from_a_teacher_and_is_judged_on_fol
     done = CliRunner().invoke(cli, [*command, "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert "one of the image's classes; mean average precision" in done.output
+    assert "the teacher: mean average precision" in done.output
     facts = Bundle.open(out).manifest.provenance["folds"]
     assert isinstance(facts, dict)
     precisions = facts["mean_average_precision"]
@@ -225,6 +226,7 @@ def test_a_larger_network_teaches_several_classes_too(place: Path) -> None:
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 0, done.output
     assert "a larger network of the same space" in done.output
+    assert "the teacher: mean average precision" in done.output
 
 
 def test_what_needs_one_class_is_refused(place: Path) -> None:
