@@ -219,6 +219,7 @@ def configure(
     from smash_search.stages.config import SearchConfig
     from smash_search.train.recipes import recipe_for
 
+    _check_ensemble(dataset, finalists or {})
     if prior is None and strategy == "smash":
         prior = "paper"
     name, exact_space = _space(input_spec_of(dataset), space, prior, require, strategy)
@@ -250,6 +251,18 @@ def configure(
                 )
             ),
             exact_space=exact_space,
+        )
+
+
+def _check_ensemble(dataset: Dataset, finalists: dict[str, Any]) -> None:
+    """Raise UsageError for an ensemble of classes that do not exclude each other: what is kept of it are
+    probabilities that sum to one.
+    """
+    if finalists.get("ensemble") and dataset.several:
+        raise UsageError(
+            f"images of {dataset.spec} may be of several classes, for which no answers of finalists are kept",
+            expected="no --ensemble",
+            hint="freeze and train --teacher auto train a larger network for them.",
         )
 
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from smash_base.errors import InvalidInputError
+from smash_base.errors import InvalidInputError, UsageError
 from smash_export import load
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
@@ -227,6 +227,14 @@ def test_a_larger_network_teaches_several_classes_too(place: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "a larger network of the same space" in done.output
     assert "the teacher: mean average precision" in done.output
+
+
+def test_an_ensemble_of_finalists_that_nobody_would_read_is_refused(place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = ["search", "--data", words(place)[3], "--run", str(folder), "--ensemble", "--dry-run"]
+    done = CliRunner().invoke(cli, command)
+    assert isinstance(done.exception, UsageError)
+    assert "no --ensemble" in str(done.exception)
 
 
 def test_what_needs_one_class_is_refused(place: Path) -> None:
