@@ -192,6 +192,7 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
             "cost": asdict(report.cost),
             "parity": {name: parity.to_json() for name, parity in report.parity.items()},
             "recipe": None if report.fit is None else report.fit.recipe.to_json(),
+            "folds": report.bundle.manifest.provenance.get("folds"),
         }
     )
 

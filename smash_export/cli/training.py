@@ -322,7 +322,7 @@ def _advice_on_folds(dataset: Dataset, values: dict[str, Any]) -> str:
     most = most_folds(dataset)
     if values.get("folds") or most < 2:
         return ""
-    return f"; with freeze and train, --folds {min(5, most)} measures accuracy on all images"
+    return f"; with run, freeze and train, --folds {min(5, most)} measures accuracy on all images"
 
 
 def _asked_epochs(values: dict[str, Any]) -> object:
@@ -660,6 +660,7 @@ def tell_adopted(
             "macro_f1": facts["macro_f1"],
             "mean_average_precision": average,
             "recipe": adopted.bundle.manifest.provenance["recipe"],
+            "folds": adopted.bundle.manifest.provenance.get("folds"),
             "warnings": list(adopted.warnings),
         }
     )
