@@ -10,7 +10,7 @@
     finalists.jsonl  one line per network and rung
     pareto.json      every trained network: error, latency, cost, whether it is on the front
     best-LIMIT.json  the pick within each further limit on latency
-    ensemble-..npy   answers of the best finalists for the training images, where they were to be kept
+    ensemble-..npy   answers of the best finalists for the images, where they were to be kept
     best.json        the pick; written last
     timings.json     seconds of each stage: the only file that differs from run to run
 
@@ -56,6 +56,7 @@ from smash_search.stages.picks import Picks, SearchResult, proposed, versions
 from smash_search.stages.race import Race
 from smash_search.stages.scores import completed, race_of_scores, score_all
 from smash_search.strategies import Context, make_strategy
+from smash_search.train.answers import read_answers
 from smash_search.train.compute import check_identity, load_checkpoint, pick_device
 from smash_search.train.distributed import ALONE, Ranks
 from smash_search.train.hypernet import new_supernet, train
@@ -220,17 +221,8 @@ class _Search:
     def _check_teacher(self) -> None:
         """Raise InvalidInputError unless the teacher's answers are there and are those for these images."""
         name = self._run.config.finalists.teacher
-        if not name:
-            return
-        wanted, received = (len(self._run.dataset.train), self._run.classes), object()
-        try:
-            received = np.load(self._run.folder / name, mmap_mode="r", allow_pickle=False).shape
-        except (OSError, ValueError) as error:
-            received = error
-        if received != wanted:
-            raise InvalidInputError(
-                f"answers of a teacher in {self._run.folder / name}", expected=wanted, received=received
-            )
+        if name:
+            read_answers(self._run.folder / name, self._run.dataset)
 
     def _context(self) -> Context:
         run = self._run

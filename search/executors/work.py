@@ -23,6 +23,7 @@ from smash_search.rank.finalists import Finalist, FinalistsConfig, train_rung
 from smash_search.rank.scoring import Score, Scorer, ScoringConfig
 from smash_search.rank.trained import Trained
 from smash_search.space.architecture import Architecture
+from smash_search.train.answers import read_answers
 from smash_search.train.network import Epoch
 
 if TYPE_CHECKING:
@@ -144,8 +145,7 @@ class Worker:
         name = self.equipment.finalists.teacher
         if not name:
             return None
-        answers: np.ndarray = np.load(self.equipment.folder / name, allow_pickle=False)
-        return answers
+        return read_answers(self.equipment.folder / name, self.equipment.dataset).training
 
     def _start(self, architecture: Architecture) -> Network:
         supernet = self.scorer.supernet

@@ -31,11 +31,11 @@ from smash_search.strategies import Scored
 from smash_search.train.compute import DivergedError, Feed, load_checkpoint, save_checkpoint, seed_of
 from smash_search.train.judging import Judge
 from smash_search.train.network import (
-    EVALUATION_BATCH,
     Epoch,
     Measure,
     Recipe,
     accuracy,
+    answers_of,
     fit,
     new_network,
 )
@@ -81,11 +81,11 @@ class FinalistsConfig:
             so that no epoch is kept as the best and nothing but the epochs ends a training.
         precision: "int8" judges a network by the accuracy that is left when weights and activations are
             rounded to 8 bits, as an int8 runtime rounds them (:func:`int8_accuracy`).
-        teacher: file in the run's folder that holds another network's logits for the training images,
-            float32 [N, K], which every finalist learns as well; or empty.
+        teacher: file in the run's folder that holds another network's logits for the training images, which
+            every finalist learns as well (:mod:`smash_search.train.answers`); or empty.
         scouts: the best of each wiring goes through all rungs first (:func:`run_rungs`).
-        ensemble: keep the mean answers of the best finalists for the training images, which the pick may
-            learn from when it is trained at length (:func:`ensemble_answers`).
+        ensemble: keep the mean answers of the best finalists, which the pick may learn from when it is
+            trained at length (:func:`ensemble_answers`).
         seed: Random seed of initial weights and order of images.
     """
 
@@ -584,12 +584,12 @@ def ensemble_answers(
     weights: Path,
     device: torch.device | str = "cpu",
 ) -> np.ndarray | None:
-    """Mean log-probabilities of trained finalists for the training images, float32 [N, K].
+    """Mean log-probabilities of trained finalists, float32 [N + V, K].
 
     Args:
         best: finalists that were trained from scratch through the rung.
         rung: from 0.
-        dataset: its training images are answered, in their order.
+        dataset: its N training images are answered, in their order, and then its V validation images.
         weights: folder with their weights.
         device: where to compute.
 
@@ -597,19 +597,16 @@ def ensemble_answers(
         None where weights are gone.
     """
     spec, classes = input_spec_of(dataset), len(dataset.classes)
-    feed = Feed(dataset.train, dataset.preprocessing, torch.device(device))
-    places = np.array_split(np.arange(len(dataset.train)), -(-len(dataset.train) // EVALUATION_BATCH))
-    total = np.zeros((len(dataset.train), classes), np.float32)
+    splits = [split for split in (dataset.train, dataset.validation) if len(split)]
+    total = np.zeros((sum(map(len, splits)), classes), np.float32)
     for finalist in best:
         held = load_checkpoint(_weights(weights, finalist, rung), None)
         if held is None:
             return None
         network = new_network(finalist.architecture, spec, classes, 0)
         network.load_state_dict(held["network"])
-        network.to(device).eval()
-        with torch.inference_mode():
-            parts = [network(feed(place)[0]).float().log_softmax(1).cpu().numpy() for place in places]
-        total += np.concatenate(parts) / len(best)
+        parts = [answers_of(network, split, dataset.preprocessing, device) for split in splits]
+        total += torch.from_numpy(np.concatenate(parts)).log_softmax(1).numpy() / len(best)
     return total
 
 

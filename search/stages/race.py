@@ -375,5 +375,5 @@ def count_of_equal_total(config: SearchConfig, dataset: Dataset, count: int) -> 
 
 
 def ensemble_file(fingerprint: str) -> str:
-    """Name of the file in a run that holds the answers of its best finalists for the training images."""
+    """Name of the file in a run that holds the answers of its best finalists."""
     return f"ensemble-{fingerprint[:16]}.npy"

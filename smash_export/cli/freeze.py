@@ -26,6 +26,7 @@ from smash_export.cli.training import (
     planned,
     prepared,
     shown_by,
+    tell_student,
     train_module,
     use_threads,
 )
@@ -191,6 +192,7 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
             "cost": asdict(report.cost),
             "parity": {name: parity.to_json() for name, parity in report.parity.items()},
             "recipe": None if report.fit is None else report.fit.recipe.to_json(),
+            "folds": report.bundle.manifest.provenance.get("folds"),
         }
     )
 
@@ -242,15 +244,14 @@ def _frozen(
     supernet = _supernet(run, values["weights"])
     before = Prepared(recipe, None, {})
     if values["weights"] != "generated":
-        before = prepared(
-            _maker(best, recipe), best.architecture, dataset, recipe, destination, values, output, run
-        )
+        make, network = _maker(best, recipe), best.architecture
+        before = prepared(make, network, dataset, recipe, destination, values, output, run, best.search)
     recipe = before.recipe
     label = f"{values['weights']} {best.architecture.key}"
     epochs = 1 if values["weights"] == "generated" else recipe.epochs
     with followed(label, epochs, destination, recipe, values, output) as advance:
         on_epoch, on_step = shown_by(advance, recipe)
-        return freeze(
+        report = freeze(
             best,
             dataset,
             destination,
@@ -267,6 +268,9 @@ def _frozen(
             facts=before.facts,
             false_alarm=values["false_alarm"],
         )
+    if report.fit is not None:
+        tell_student(before, report.fit.accuracy, output)
+    return report
 
 
 def _maker(best: BestFile, recipe: Recipe) -> Callable[[], nn.Module]:
@@ -338,6 +342,7 @@ def _train_several(
         recipe,
         values,
         output,
+        best.search,
     )
 
 

@@ -16,22 +16,26 @@ import click
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
+from smash_export.cli.freeze import AUGMENT_HELP, SET_HELP, TEACHER_HELP
+from smash_export.cli.freeze import command as freeze_command
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option
 from smash_export.cli.shared_options import balance_option, cost_limits, recipe_option
 from smash_export.cli.space import space_option
+from smash_export.cli.training import chosen_recipe
 from smash_targets.base import target_names
 
 if TYPE_CHECKING:
-    from smash_export.device_search.job.plan import Plan
+    from smash_export.device_search.job.plan import Plan, Request
     from smash_export.device_search.job.stages import Job
     from smash_search.data import Dataset
+    from smash_search.train.recipes import Recipe
 
 
 GROUPS = {
     "Images and run": ("data", "skip_bad", "duration", "out", "seed"),
     "Network": ("space", "max_latency", "max_parameters", "max_macs", "max_memory"),
-    "Training": ("recipe", "balance", "false_alarm"),
+    "Training": ("recipe", "balance", "teacher", "folds", "settings", "augment", "false_alarm"),
     "Target": ("target", "precision"),
     "This machine": ("device",),
     "Device": NAMES,
@@ -68,6 +72,14 @@ GROUPS = {
 @space_option
 @recipe_option("Recipe of the last training: docs/recipes.md.")
 @balance_option
+@click.option("--teacher", metavar="NETWORK", help=TEACHER_HELP + "; auto trains a larger network first.")
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 100),
+    help="Folds of a cross-validation before the last training, for an accuracy on all images.",
+)
+@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help=SET_HELP)
+@click.option("--augment", metavar="NAME=VALUE,...", help=AUGMENT_HELP)
 @click.option(
     "--false-alarm",
     type=click.FloatRange(0, 1, max_open=True),
@@ -112,7 +124,9 @@ def command(
         summary = summarise(dataset)
         folder = out or Path(f"{folder_name(dataset)}-run")
         job = Job.find(folder, request)
-        plan = job.plan if job else make_plan(request, dataset, summary, folder, output)
+        plan = job.plan if job else None
+        if plan is None:
+            plan = make_plan(request, dataset, summary, folder, output, _last_recipe(request, dataset))
     _tell(output, plan, folder, job)
     if output.dry_run:
         images = summary.to_json()
@@ -121,6 +135,18 @@ def command(
     with files.exclusive(folder, purpose="run"):
         job = Job.find(folder, request) or Job(folder, request, plan, [])
         _do(output, job, dataset)
+
+
+def _last_recipe(request: Request, dataset: Dataset) -> Recipe:
+    """The recipe that ``freeze`` will choose; raises UsageError for what it would refuse, hours before it."""
+    from smash_export.device_search.job.plan import training_words
+    from smash_export.export import teacher
+
+    words = ["--arch", "best.json", "--seed", str(request.seed), *training_words(request)]
+    recipe = chosen_recipe(dataset, freeze_command.make_context("freeze", words).params)
+    if request.teacher is not None and request.teacher != teacher.AUTO:
+        teacher.check_there(request.teacher)
+    return recipe
 
 
 def _elsewhere(values: dict[str, Any]) -> tuple[str, ...]:

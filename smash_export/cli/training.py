@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from smash_base.progress import Advance
     from smash_export.bundle.bundle import Bundle
     from smash_export.export.adopt import Adopted
+    from smash_export.export.teacher import Knowledge
     from smash_search.data import Dataset, DatasetSummary
     from smash_search.space.architecture import Architecture
+    from smash_search.space.best import SearchRecord
+    from smash_search.train.answers import Answers
     from smash_search.train.loop import TrainingProgress
     from smash_search.train.network import Epoch
     from smash_search.train.recipes import Recipe
@@ -169,11 +172,28 @@ class Prepared:
         recipe: Recipe that fits the time.
         teacher: logits of the training images, float32 [N, K], or None.
         facts: what is known already for the bundle's provenance.
+        knows: what the recipe measures of the teacher on the validation images, 0 to 1; None where nothing
+            tells.
     """
 
     recipe: Recipe
     teacher: np.ndarray | None
     facts: JsonObject
+    knows: float | None = None
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a student learns from.
+
+    Attributes:
+        logits: Answers for the images that it is trained on, float32 [N, K].
+        validation: what the recipe measures of the teacher on the validation images, 0 to 1; None where the
+            student is trained on them, or no answers are there.
+    """
+
+    logits: np.ndarray
+    validation: float | None
 
 
 def check_early(destination: Path, values: dict[str, Any]) -> None:
@@ -198,6 +218,7 @@ def prepared(
     values: dict[str, Any],
     output: Output,
     run: Path | None = None,
+    search: SearchRecord | None = None,
 ) -> Prepared:
     """Ask the teacher, fit the recipe to the time that is left, measure on folds; each where it is wanted.
 
@@ -207,20 +228,24 @@ def prepared(
         destination: Folder of the bundle; work is kept beside it.
         values: The command's options.
         run: folder of the search, whose finalists may be the teacher.
+        search: how it came to the architecture.
     """
-    teacher, seconds = None, seconds_of(values)
+    teacher, knows, seconds = None, None, seconds_of(values)
     if values["teacher"]:
         from smash_export.export.freeze import work_of
 
         place = work_of(destination) / "teacher"
-        teacher, seconds = taught(architecture, dataset, recipe, seconds, place, values, output, run)
+        found, seconds = taught(architecture, dataset, recipe, seconds, place, values, output, run)
+        if found is not None:
+            teacher, knows = found.logits, found.validation
+            _tell_pick(found, search, dataset, recipe, output)
     seconds /= 1 + (values["folds"] or 0)
     recipe = announced(make(), dataset, recipe, seconds, values, output)
     facts: JsonObject = {}
     tell_folds(values, output)
     if values["folds"]:
         facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
-    return Prepared(recipe, teacher, facts)
+    return Prepared(recipe, teacher, facts, knows)
 
 
 def planned(
@@ -297,7 +322,7 @@ def _advice_on_folds(dataset: Dataset, values: dict[str, Any]) -> str:
     most = most_folds(dataset)
     if values.get("folds") or most < 2:
         return ""
-    return f"; with freeze and train, --folds {min(5, most)} measures accuracy on all images"
+    return f"; with run, freeze and train, --folds {min(5, most)} measures accuracy on all images"
 
 
 def _asked_epochs(values: dict[str, Any]) -> object:
@@ -316,68 +341,90 @@ def taught(
     values: dict[str, Any],
     output: Output,
     run: Path | None = None,
-) -> tuple[np.ndarray | None, float]:
+) -> tuple[Taught | None, float]:
     """A teacher's answers, and the seconds that are left for its student (0: as many as it takes).
 
     No answers where there is no time to train a teacher that knows more than its student would: students of
     a teacher that is worse than they become alone lose by it.
     """
     from smash_export.export import teacher
+    from smash_search.train.answers import read_answers
 
     if values["teacher"] != teacher.AUTO:
         with output.progress("asking the teacher", None):
-            answers = teacher.teacher_logits(
-                values["teacher"],
-                dataset,
-                place,
-                include_validation=recipe.include_validation,
-                warn=output.warn,
-            )
-        _tell_right(answers, dataset, output)
-        return answers, seconds
+            kept = teacher.answers_file(values["teacher"], dataset, place, warn=output.warn)
+        found = read_answers(kept, dataset)
+        tell_knowledge(teacher.knowledge(found, dataset, recipe), output)
+        return _taught(found, dataset, recipe), seconds
     finalists = None
     if run is not None and not recipe.include_validation:
-        finalists = _finalists(run, dataset, output)
+        finalists = _finalists(run, dataset, recipe, output)
     if finalists is not None:  # they cost nothing any more
         return finalists, seconds
     assert architecture is not None  # ``train module:function`` refuses auto before anything is trained
     return _trained_first(architecture, dataset, recipe, seconds, place, values, output)
 
 
-def _finalists(run: Path, dataset: Dataset, output: Output) -> np.ndarray | None:
-    """Answers of a search's best finalists, float32 [N, K]; None without any, or if they know too little."""
+def _taught(answers: Answers, dataset: Dataset, recipe: Recipe) -> Taught:
+    """What the student learns, those of validation images too where it is trained on them."""
+    from smash_export.export.teacher import knowledge
+
+    logits = answers.of_training(include_validation=recipe.include_validation)
+    return Taught(logits, knowledge(answers, dataset, recipe).validation)
+
+
+def _finalists(run: Path, dataset: Dataset, recipe: Recipe, output: Output) -> Taught | None:
+    """Answers of a search's best finalists; None without any, or if they know too little."""
     from smash_export.export import teacher
 
     answers = teacher.ensemble_of(run, dataset)
     if answers is None:
         return None
-    right = _right(answers, dataset)
-    who = f"the best finalists of the search in {run}, right on {right:.1%} of the training images"
-    if right < teacher.LEAST_RIGHT:
+    known = teacher.knowledge(answers, dataset, recipe)
+    who = f"the best finalists of the search in {run}, {known.words}"
+    if known.little:
         output.note(f"no teacher: {who}; their answers would hold the network back")
         return None
     output.note(f"teacher: {who}")
-    return answers
+    return _taught(answers, dataset, recipe)
 
 
-def _tell_right(answers: np.ndarray, dataset: Dataset, output: Output) -> None:
-    """Say how good a teacher is, where an image has one class."""
-    from smash_export.export.teacher import LEAST_RIGHT
-
-    if dataset.several:
-        return
-    right = _right(answers, dataset)
-    told = f"the teacher is right on {right:.1%} of the training images"
-    if right >= LEAST_RIGHT:
+def tell_knowledge(known: Knowledge, output: Output) -> None:
+    """Say how good a teacher is, and warn of one that knows little."""
+    told = f"the teacher: {known.words}"
+    if not known.little:
         output.note(told)
         return
     output.warn(f"{told}; it may hold the network back: --set distillation_left=0 lets its weight fall")
 
 
-def _right(answers: np.ndarray, dataset: Dataset) -> float:
-    """Share of the training images that answers, float32 [N, K], put into their class."""
-    labels = dataset.train.labels
-    return float((answers[: len(labels)].argmax(1) == labels).mean())
+def _tell_pick(
+    teacher: Taught, search: SearchRecord | None, dataset: Dataset, recipe: Recipe, output: Output
+) -> None:
+    """What the search measured of the student, where it is comparable with what is known of the teacher."""
+    if teacher.validation is None or search is None or search.error is None or search.recipe is None:
+        return
+    if search.fingerprint != dataset.fingerprint or search.recipe.get("balance") != recipe.balance:
+        return
+    told = f"the network had {1 - search.error:.1%} after the {search.epochs} epochs of the search"
+    if 1 - search.error < teacher.validation:
+        output.note(told)
+        return
+    output.warn(f"{told}, no less than its teacher has; the teacher may hold it back")
+
+
+def tell_student(before: Prepared, validation: float, output: Output) -> None:
+    """Warn of a teacher that its student has caught up with.
+
+    Args:
+        before: What was settled before the training.
+        validation: what the recipe measures of the student on the validation images, 0 to 1.
+    """
+    if before.knows is not None and validation >= before.knows:
+        output.warn(
+            f"the network has {validation:.1%} on the validation images and its teacher {before.knows:.1%}: "
+            "it probably held the network back; a training without a teacher is worth trying"
+        )
 
 
 def _trained_first(
@@ -388,7 +435,7 @@ def _trained_first(
     place: Path,
     values: dict[str, Any],
     output: Output,
-) -> tuple[np.ndarray | None, float]:
+) -> tuple[Taught | None, float]:
     """:func:`taught` by a larger network, which is trained for half of the time."""
     from smash_export.export import teacher
     from smash_export.export.freeze import input_of
@@ -411,7 +458,8 @@ def _trained_first(
             cache=place,
             on_step=on_step,
         )
-    return answers, (1 - teacher.TIME_SHARE) * seconds
+    tell_knowledge(teacher.knowledge(answers, dataset, recipe), output)
+    return _taught(answers, dataset, recipe), (1 - teacher.TIME_SHARE) * seconds
 
 
 def _too_short(epochs: int, wanted: int, place: Path, output: Output) -> bool:
@@ -546,6 +594,7 @@ def train_module(
     recipe: Recipe,
     values: dict[str, Any],
     output: Output,
+    search: SearchRecord | None = None,
 ) -> None:
     """Train a network that is adopted in the end (:mod:`smash_export.export.own_network`), and tell of it.
 
@@ -555,10 +604,11 @@ def train_module(
         architecture: what it is made from, if from an architecture.
         images: what is known of the data set.
         values: The command's options.
+        search: how a search came to the architecture.
     """
     from smash_export.export.own_network import train_own
 
-    before = prepared(make, architecture, dataset, recipe, destination, values, output)
+    before = prepared(make, architecture, dataset, recipe, destination, values, output, search=search)
     recipe = before.recipe
     with followed(f"training {name}", recipe.epochs, destination, recipe, values, output) as advance:
         on_epoch, on_step = shown_by(advance, recipe)
@@ -577,6 +627,9 @@ def train_module(
             false_alarm=values["false_alarm"],
         )
     tell_adopted(adopted, destination, name, images, output)
+    validation = adopted.bundle.manifest.provenance["validation"]
+    if isinstance(validation, float):
+        tell_student(before, validation, output)
     if values["bake"]:
         bake_too(adopted.bundle, output)
 
@@ -607,6 +660,7 @@ def tell_adopted(
             "macro_f1": facts["macro_f1"],
             "mean_average_precision": average,
             "recipe": adopted.bundle.manifest.provenance["recipe"],
+            "folds": adopted.bundle.manifest.provenance.get("folds"),
             "warnings": list(adopted.warnings),
         }
     )

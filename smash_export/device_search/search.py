@@ -220,6 +220,7 @@ def configure(
     from smash_search.stages.config import SearchConfig
     from smash_search.train.recipes import recipe_for
 
+    _check_ensemble(dataset, finalists or {})
     if prior is None and strategy == "smash":
         prior = "paper"
     name, exact_space = _space(input_spec_of(dataset), space, prior, require, strategy)
@@ -251,6 +252,18 @@ def configure(
                 )
             ),
             exact_space=exact_space,
+        )
+
+
+def _check_ensemble(dataset: Dataset, finalists: dict[str, Any]) -> None:
+    """Raise UsageError for an ensemble of classes that do not exclude each other: what is kept of it are
+    probabilities that sum to one.
+    """
+    if finalists.get("ensemble") and dataset.several:
+        raise UsageError(
+            f"images of {dataset.spec} may be of several classes, for which no answers of finalists are kept",
+            expected="no --ensemble",
+            hint="freeze and train --teacher auto train a larger network for them.",
         )
 
 
@@ -636,10 +649,14 @@ def _taught(
     config: SearchConfig, dataset: Dataset, teacher: Path | str, folder: Path, output: Output
 ) -> SearchConfig:
     """The search with a teacher's answers in its folder; the file's name says whose and for which images."""
-    from smash_export.export.teacher import answers_file
+    from smash_export.export.teacher import answers_file, knowledge
+    from smash_search.train.answers import read_answers
 
     with output.progress("asking the teacher", None):
         kept = answers_file(teacher, dataset, folder / TEACHER, warn=output.warn)
+    known = knowledge(read_answers(kept, dataset), dataset, config.finalists.recipe)
+    say = output.warn if known.little else output.note
+    say(f"the teacher: {known.words}" + "; it may hold the finalists back" * known.little)
     return replace(config, finalists=replace(config.finalists, teacher=kept.name))
 
 

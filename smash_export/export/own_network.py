@@ -40,7 +40,7 @@ from smash_search.data.function import fault_of, imported_function
 from smash_search.data.several import likeliest, thresholds_of
 from smash_search.train.compute import pick_device, seed_of
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import Epoch, fit
+from smash_search.train.network import Epoch, FitResult, fit
 from smash_search.train.recipes import Recipe
 
 TRACED = 64  # test images that the traced network has to answer as the network does
@@ -200,7 +200,7 @@ def train_own(
             destination,
             labels=dataset.classes,
             preprocessing=dataset.preprocessing,
-            images=_images(network, dataset, {"network": name, **(facts or {}), **found}, fitted.recipe),
+            images=_images(network, dataset, {"network": name, **(facts or {}), **found}, fitted),
             outputs="sigmoid" if dataset.several else "logits",
             force=force,
         )
@@ -225,7 +225,7 @@ def _finished(
     return Calibrated(network, calibration.temperature).eval(), {"calibration": asdict(calibration)}
 
 
-def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, recipe: Recipe) -> Images:
+def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, fitted: FitResult) -> Images:
     """Real images for the bundle, and where its network comes from."""
     chosen = spread(len(dataset.test), SAMPLE_IMAGES)
     train = np.asarray(dataset.train.images[spread(len(dataset.train), CALIBRATION_IMAGES)])
@@ -238,7 +238,8 @@ def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, recipe: Rec
     facts = {
         **facts,
         "weights": "trained",
-        "recipe": recipe.to_json(),
+        "recipe": fitted.recipe.to_json(),
+        "validation": None if fitted.recipe.include_validation else fitted.accuracy,
         "data": {"spec": dataset.spec, "seed": dataset.seed, "fingerprint": dataset.fingerprint},
         "accuracy": {"split": "test", **test.facts()},
     }

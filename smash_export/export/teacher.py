@@ -4,7 +4,8 @@ The teacher is a bundle, an ONNX or TorchScript file (adopted first, with all ch
 adopt``), a network of timm with weights from a file, or ``auto``: a larger network of the student's own
 space, trained first by the same recipe, or the best finalists of the search where their answers were kept.
 Its answers are logits; they are kept beside the student's checkpoints, so that a training that goes on asks
-nobody again.
+nobody again. It answers for the validation images too, which tells how much it knows: of its training images
+a network that has learned them by heart knows everything.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from smash_export.bundle.bundle import Bundle
-    from smash_search.data import Dataset, Split
+    from smash_search.data import Dataset
     from smash_search.space.architecture import Architecture
+    from smash_search.train.answers import Answers
     from smash_search.train.loop import TrainingProgress
     from smash_search.train.recipes import Recipe
 
@@ -44,7 +46,7 @@ AUTO = "auto"
 FORMS = "auto, a bundle, an ONNX or TorchScript file, or timm:NAME?weights=FILE"
 TIMES_LARGER = 4.0  # multiply-accumulates of an automatic teacher over those of its student
 TIME_SHARE = 0.5  # of --time, for an automatic teacher
-LEAST_RIGHT = 0.8  # of the training images; teachers of 69 % held their students back (docs/recipes.md)
+LEAST_RIGHT = 0.8  # of the images; teachers of less held their students back (docs/recipes.md)
 CHECKED = 512  # test images that an adopted teacher is checked on
 LEAST = 1e-7  # probability whose logarithm is taken
 _BATCH = 256
@@ -62,9 +64,9 @@ def teacher_logits(
 
     Args:
         teacher: see :data:`FORMS`, all but "auto". TorchScript is code: name only files of people you trust.
-        dataset: its training images are shown in their order, its classes are the columns.
+        dataset: its images are shown in their order, its classes are the columns.
         cache: file that the answers are kept in; its name gets a suffix.
-        include_validation: show the validation images too, after the training images.
+        include_validation: answers for the validation images too, after those for the training images.
         warn: told what ``smash-export adopt`` would warn of.
 
     Raises:
@@ -72,10 +74,11 @@ def teacher_logits(
         MissingRuntimeError: what opens the teacher is not installed.
         UsageError: none of the forms.
     """
-    if cache is not None:
-        kept = answers_file(teacher, dataset, cache, include_validation=include_validation, warn=warn)
-        return _read(kept)
-    return _asked(teacher, dataset, include_validation, warn)
+    if cache is None:
+        answers = _asked(teacher, dataset, warn)
+    else:
+        answers = np.load(answers_file(teacher, dataset, cache, warn=warn), allow_pickle=False)
+    return answers if include_validation else answers[: len(dataset.train)]
 
 
 def answers_file(
@@ -83,26 +86,71 @@ def answers_file(
     dataset: Dataset,
     cache: Path,
     *,
-    include_validation: bool = False,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """The file that holds the answers, made unless it is there; see :func:`teacher_logits`.
+    """The file that holds the answers for training and validation images, made unless it is there.
 
-    Its name is that of ``cache`` with a suffix, which says whose answers they are and for which images.
+    See :func:`teacher_logits`. Its name is that of ``cache`` with a suffix, which says whose answers they are
+    and for which images; :func:`smash_search.train.answers.read_answers` reads it.
     """
-    name = f"{_fingerprint(teacher)[:16]}-{dataset.fingerprint[:16]}{'-all' * include_validation}"
+    name = f"{_fingerprint(teacher)[:16]}-{dataset.fingerprint[:16]}"
     held = cache.with_name(f"{cache.name}-{name}.npy")
-    if not held.exists():
-        _keep(held, _asked(teacher, dataset, include_validation, warn))
+    if not held.exists() or not _whole(held, dataset):
+        _keep(held, _asked(teacher, dataset, warn))
     return held
 
 
-def _asked(
-    teacher: Path | str, dataset: Dataset, include_validation: bool, warn: Callable[[str], None]
-) -> np.ndarray:
+def _whole(held: Path, dataset: Dataset) -> bool:
+    """Whether a file of answers has those for validation images, which earlier versions did not ask for."""
+    rows: int = np.load(held, mmap_mode="r", allow_pickle=False).shape[0]
+    return rows == len(dataset.train) + len(dataset.validation)
+
+
+def _asked(teacher: Path | str, dataset: Dataset, warn: Callable[[str], None]) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="smash-export-teacher-") as folder:
         bundle = _as_bundle(teacher, dataset, Path(folder), warn)
-        return _answers(bundle, teacher, dataset, include_validation)
+        return _answers(bundle, teacher, dataset)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """How much a teacher knows.
+
+    Attributes:
+        words: for people.
+        little: it is right on so few images that its answers may harm; never for images of several classes,
+            for which no share was measured.
+        validation: What the recipe measures on the validation images, 0 to 1; None where none are left.
+    """
+
+    words: str
+    little: bool
+    validation: float | None
+
+
+def knowledge(answers: Answers, dataset: Dataset, recipe: Recipe) -> Knowledge:
+    """What a teacher's answers tell of it: on validation images, or on training images where none are left.
+
+    Args:
+        answers: for the images of the data set.
+        dataset: the images.
+        recipe: of the student. It says what is measured, and whether validation images are trained on.
+    """
+    from smash_search.train.answers import measured
+
+    logits, split, which = answers.training, dataset.train, "training"
+    held_out = answers.validation is not None and not recipe.include_validation
+    if answers.validation is not None and held_out:
+        logits, split, which = answers.validation, dataset.validation, "validation"
+    figure = measured(logits, split, recipe)
+    validation = figure if held_out else None
+    if split.targets is not None:
+        return Knowledge(f"mean average precision {figure:.1%} on the {which} images", False, validation)
+    right = float((logits.argmax(1) == split.labels).mean())
+    words = f"right on {right:.1%} of the {which} images"
+    if recipe.balance != "none":
+        words += f", mean recall of the classes {figure:.1%}"
+    return Knowledge(words, right < LEAST_RIGHT, validation)
 
 
 def check_there(teacher: Path | str) -> None:
@@ -181,8 +229,8 @@ def _columns(labels: tuple[str, ...], classes: tuple[str, ...], teacher: Path | 
     return np.array([labels.index(name) for name in classes], np.int64)
 
 
-def _answers(bundle: Path, teacher: Path | str, dataset: Dataset, include_validation: bool) -> np.ndarray:
-    """Logits of the dataset's classes for its training images, float32 [N, K]."""
+def _answers(bundle: Path, teacher: Path | str, dataset: Dataset) -> np.ndarray:
+    """Logits of the dataset's classes for its training and validation images, float32 [N + V, K]."""
     from smash_export.prediction.classifier import load
 
     parts = []
@@ -191,7 +239,7 @@ def _answers(bundle: Path, teacher: Path | str, dataset: Dataset, include_valida
         outputs = classifier.bundle.signature.outputs
         _check_answers(outputs, dataset, teacher)
         shift = _thresholds(classifier.bundle)
-        for images in _batches(dataset, include_validation):
+        for images in _batches(dataset):
             shown = as_files(images, dataset.preprocessing, classifier.preprocessing)
             answers = classifier.logits(classifier.preprocessing.normalise(shown))
             if outputs == "probabilities":
@@ -239,19 +287,13 @@ def _thresholds(bundle: Bundle) -> np.ndarray:
     return _logit(np.array([told[name] for name in bundle.labels], np.float64))
 
 
-def _batches(dataset: Dataset, include_validation: bool) -> list[np.ndarray]:
-    """Images in small arrays, in the order of the training images."""
-    splits: list[Split] = [dataset.train, *([dataset.validation] if include_validation else [])]
-    return [
+def _batches(dataset: Dataset) -> Iterator[np.ndarray]:
+    """Training and then validation images in small arrays, in their order."""
+    return (
         np.asarray(split.images[start : start + _BATCH])
-        for split in splits
+        for split in (dataset.train, dataset.validation)
         for start in range(0, len(split), _BATCH)
-    ]
-
-
-def _read(path: Path) -> np.ndarray:
-    kept: np.ndarray = np.load(path, allow_pickle=False)
-    return kept
+    )
 
 
 def _keep(path: Path, answers: np.ndarray) -> None:
@@ -321,30 +363,25 @@ def larger_network(architecture: Architecture, dataset: Dataset) -> Architecture
     return min(larger, key=lambda entry: (abs(math.log(times(entry) / TIMES_LARGER)), entry.key))
 
 
-def ensemble_of(run: Path, dataset: Dataset) -> np.ndarray | None:
-    """The answers of a search's best finalists for these training images, float32 [N, K]; None without any.
+def ensemble_of(run: Path, dataset: Dataset) -> Answers | None:
+    """The answers of a search's best finalists for these images; None without any.
 
     ``smash-export search --ensemble`` keeps them; their file's name says for which images.
     """
     from smash_search.stages.race import ensemble_file
+    from smash_search.train.answers import read_answers
 
     path = run / ensemble_file(dataset.fingerprint)
-    if not path.is_file():
-        return None
-    answers = _read(path)
-    wanted = (len(dataset.train), len(dataset.classes))
-    if answers.shape != wanted or answers.dtype != np.float32:
-        raise InvalidInputError(f"answers of finalists in {path}", expected=wanted, received=answers.shape)
-    return answers
+    return read_answers(path, dataset) if path.is_file() else None
 
 
-def _taught_by(network: nn.Module, dataset: Dataset, recipe: Recipe, device: torch.device) -> np.ndarray:
-    """Logits of the training images, float32 [N, K]."""
+def _taught_by(network: nn.Module, dataset: Dataset, device: torch.device) -> np.ndarray:
+    """Logits of training and validation images, float32 [N + V, K]."""
     import torch
 
     parts = []
     with torch.inference_mode():
-        for images in _batches(dataset, recipe.include_validation):
+        for images in _batches(dataset):
             shown = dataset.preprocessing.normalise(torch.from_numpy(images).to(device))
             parts.append(network(shown).float().cpu().numpy())
     answers: np.ndarray = np.concatenate(parts).astype(np.float32)
@@ -359,8 +396,8 @@ def trained_teacher(
     device: torch.device,
     cache: Path,
     on_step: Callable[[TrainingProgress], None] | None = None,
-) -> np.ndarray:
-    """Train a network and let it answer for the training images, float32 [N, K].
+) -> Answers:
+    """Train a network and let it answer for the training and validation images.
 
     Training resumes; answers that are there already are read.
 
@@ -373,6 +410,7 @@ def trained_teacher(
         on_step: called after every step of training.
     """
     from smash_search.rank.finalists import input_spec_of
+    from smash_search.train.answers import read_answers
     from smash_search.train.network import fit, new_network
 
     # How many epochs fit into a time is measured anew each time; see fit().
@@ -381,7 +419,7 @@ def trained_teacher(
     name = f"{architecture.key}-{dataset.fingerprint[:16]}-{how[:16]}"
     held = cache.with_name(f"{cache.name}-{name}.npy")
     if held.exists():
-        return _read(held)
+        return read_answers(held, dataset)
     held.parent.mkdir(parents=True, exist_ok=True)
     network = new_network(architecture, input_spec_of(dataset), len(dataset.classes), recipe.seed)
     fit(
@@ -394,7 +432,6 @@ def trained_teacher(
         on_step=on_step,
         evaluate=False,
     )
-    answers = _taught_by(network.eval(), dataset, recipe, device)
-    _keep(held, answers)
+    _keep(held, _taught_by(network.eval(), dataset, device))
     held.with_suffix(".pt").unlink(missing_ok=True)
-    return answers
+    return read_answers(held, dataset)

@@ -33,11 +33,22 @@ class Searched:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """Accuracy of the folds, with its interval."""
+
+    folds: int
+    images: int
+    top1: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Frozen:
     """What ``freeze`` gave."""
 
     test_accuracy: float
     test_images: int
+    folds: Folded | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject, JsonValue
 from smash_export.device_search.plan import (
+    EVALUATION,
     Units,
     rehearse,
     scaled,
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
 
 # Seconds beside what the commands are told to measure: starting processes, exporting, reading back. Taken
 # on two cores of a Xeon at 2.1 GHz; small beside a search.
-EXPORT, COMPILE, VERIFY, BENCH = 3.0, 2.0, 2.0, 1.0
+EXPORT, COMPILE, VERIFY, BENCH, ADOPT = 3.0, 2.0, 2.0, 1.0, 3.0
+ASKING, EXPORTING = "asking the teacher", "exporting"
+"""Parts of freezing that are no part of its ``--time``."""
+
 TABLE_NETWORKS, ELSEWHERE = 150, 0.8  # networks that another device measures, and seconds for each
 INT8 = 6.0  # more to compile: calibration and the noise of every layer
 MEASURED = 3.0  # seconds that bench and compare measure each file for: 2 s of batch 1 and 1 s of stages
@@ -57,6 +61,10 @@ class Request:
         recipe: Name of the recipe of the last training.
         balance: Remedy for classes of unequal size in all trainings, or None for what their recipes say.
         false_alarm: share of images of the classes that may be called doubtful, or None for the default.
+        teacher: Network that the last training learns from, or None.
+        settings: further values of its recipe, ``NAME=VALUE``.
+        augment: Augmentation of its images, or None for what the recipe says.
+        folds: Folds of a cross-validation before it, or None.
     """
 
     data: str
@@ -74,6 +82,10 @@ class Request:
     recipe: str = "auto"
     balance: str | None = None
     false_alarm: float | None = None
+    teacher: str | None = None
+    settings: tuple[str, ...] = ()
+    augment: str | None = None
+    folds: int | None = None
 
     def check(self) -> None:
         """Raise UsageError or MissingRuntimeError unless the target can be compiled for and run here."""
@@ -157,7 +169,12 @@ class Plan:
 
 
 def make_plan(
-    request: Request, dataset: Dataset, images: DatasetSummary, folder: Path, output: Output
+    request: Request,
+    dataset: Dataset,
+    images: DatasetSummary,
+    folder: Path,
+    output: Output,
+    recipe: Recipe,
 ) -> Plan:
     """Measure a few steps and plan a job that fits its time.
 
@@ -167,13 +184,12 @@ def make_plan(
         images: what it holds.
         folder: where everything will be written; only named here.
         output: shows what is being measured.
+        recipe: Recipe of the last training, whose epochs a given time changes.
 
     Raises:
         GateError: no network keeps the limits, or the time is too short for any search.
     """
     from smash_export.device_search.search import check_latency, configure, device_latency, latency_limits
-    from smash_export.export.freeze import default_recipe
-    from smash_search.train.recipes import AUTO, recipe_for
 
     measurement: DeviceLatency | None = None
     if not request.elsewhere:
@@ -196,9 +212,6 @@ def make_plan(
         check_latency(config, dataset, measurement, output)
     with output.progress("measuring a few steps", None) as advance:
         units = rehearse(config, dataset, measurement=measurement, device=request.device, advance=advance)
-    recipe = default_recipe(dataset, "retrain", request.seed)
-    if request.recipe != AUTO:
-        recipe = recipe_for(request.recipe, dataset, request.seed)
 
     def planned(factor: float, epochs: int) -> Plan:
         sized, last = scaled(config, factor), replace(recipe, epochs=epochs)
@@ -221,13 +234,13 @@ def _stages(
     if request.elsewhere:
         search.insert(0, Part("latency on", TABLE_NETWORKS * ELSEWHERE))
     there = request.elsewhere
-    training = training_part("retrain", recipe, dataset, units)
+    training = _training_parts(request, recipe, dataset, units)
     return (
         Stage("search", _search_words(request, folder, config), tuple(search)),
         Stage(
             "freeze",
-            _freeze_words(request, folder, recipe, training.seconds),
-            (training, Part("exporting", EXPORT)),
+            _freeze_words(request, folder, recipe, sum(part.seconds for part in training)),
+            (*_asking(request, dataset, units), *training, Part(EXPORTING, EXPORT)),
         ),
         *(
             Stage(
@@ -249,6 +262,33 @@ def _stages(
             (Part("compar", (BENCH + MEASURED) * files),),
         ),
     )
+
+
+def _training_parts(request: Request, recipe: Recipe, dataset: Dataset, units: Units) -> tuple[Part, ...]:
+    """The last training with what is trained before it, as ``freeze`` divides a time between them."""
+    from smash_export.export.teacher import AUTO, TIME_SHARE, TIMES_LARGER
+
+    training = training_part("retrain", recipe, dataset, units)
+    parts = [training]
+    if request.folds:
+        parts.insert(0, Part(f"{request.folds} folds", request.folds * training.seconds))
+    if request.teacher == AUTO:
+        student = sum(part.seconds for part in parts)
+        given = student * TIME_SHARE / (1 - TIME_SHARE)
+        larger = TIMES_LARGER * training.seconds
+        parts.insert(0, Part("teacher", larger if request.seconds is None else given))
+    return tuple(parts)
+
+
+def _asking(request: Request, dataset: Dataset, units: Units) -> tuple[Part, ...]:
+    """A teacher that is there already, as if it were as large as the networks of the search."""
+    from smash_export.export.teacher import AUTO
+
+    if request.teacher in (None, AUTO):
+        return ()
+    images = len(dataset.train) + len(dataset.validation)
+    answering = EVALUATION * images * max(units.trained_image, units.random_image)
+    return (Part(ASKING, ADOPT + answering),)
 
 
 def _precisions(request: Request) -> tuple[str, ...]:
@@ -285,9 +325,17 @@ def _freeze_words(request: Request, folder: Path, recipe: Recipe, seconds: float
         words += ["--epochs", str(recipe.epochs)]
     else:
         words += ["--time", f"{max(1.0, seconds):.0f}s"]
-    words += ["--recipe", request.recipe] * (request.recipe != "auto")
+    words += [*training_words(request), "--seed", str(request.seed)]
+    return (*words, "--device", request.device, "--force")
+
+
+def training_words(request: Request) -> list[str]:
+    """Options of ``freeze`` that say how it trains, beside its time."""
+    words = ["--recipe", request.recipe] * (request.recipe != "auto")
     words += _given(("--balance", request.balance), ("--false-alarm", request.false_alarm))
-    return (*words, "--seed", str(request.seed), "--device", request.device, "--force")
+    words += _given(("--teacher", request.teacher), ("--augment", request.augment))
+    words += _given(("--folds", request.folds))
+    return words + [word for setting in request.settings for word in ("--set", setting)]
 
 
 def _compile_words(request: Request, bundle: Path, precision: str, images: int) -> tuple[str, ...]:
@@ -317,6 +365,10 @@ def _searched(
         "finalists": f"{finalists.entering}, epochs {','.join(map(str, finalists.rungs))}",
         "last training": f"{'about ' * (request.seconds is not None)}{recipe.epochs} epochs",
     }
+    if request.teacher is not None:
+        facts["teacher"] = request.teacher
+    if request.folds:
+        facts["folds"] = f"{request.folds}, each as long as the last training"
     if units.measurement:
         facts["candidates"] += ", measured"
     if _too_few_to_calibrate(request, len(dataset.train)):
@@ -326,4 +378,6 @@ def _searched(
 
 def request_json(request: Request) -> JsonObject:
     """JSON values of a request, as run.json holds them."""
-    return {**asdict(request), "elsewhere": list(request.elsewhere)}
+    # None, not an empty list: runs of earlier versions, which had no settings, go on.
+    settings: list[JsonValue] | None = list(request.settings) or None
+    return {**asdict(request), "elsewhere": list(request.elsewhere), "settings": settings}

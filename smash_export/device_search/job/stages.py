@@ -21,7 +21,7 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_base.records import read_record
 from smash_export.device_search.job.outcomes import Benched, Compared, Compiled, Frozen, Searched, Verified
-from smash_export.device_search.job.plan import Plan, Request, Stage, request_json
+from smash_export.device_search.job.plan import ASKING, EXPORTING, Plan, Request, Stage, request_json
 from smash_export.display import Part
 
 Command = Callable[[Sequence[str]], JsonObject]
@@ -150,13 +150,18 @@ class Job:
         if self.request.seconds is None or "--time" not in stage.words:
             return stage
         number = self.plan.stages.index(stage)
-        training, *others = stage.parts
-        rest = sum(part.seconds for part in others) + sum(it.seconds for it in self.plan.stages[number + 1 :])
+        timed = [part for part in stage.parts if part.label not in (ASKING, EXPORTING)]
+        planned = sum(part.seconds for part in timed)
+        rest = stage.seconds - planned + sum(it.seconds for it in self.plan.stages[number + 1 :])
         left = self.request.seconds - sum(done.seconds for done in self.done) - rest
-        seconds = max(left, training.seconds / 2, 1.0)
+        seconds = max(left, planned / 2, 1.0)
         words = list(stage.words)
         words[words.index("--time") + 1] = f"{seconds:.0f}s"
-        return replace(stage, words=tuple(words), parts=(replace(training, seconds=seconds), *others))
+        parts = [
+            replace(part, seconds=part.seconds * seconds / planned) if part in timed else part
+            for part in stage.parts
+        ]
+        return replace(stage, words=tuple(words), parts=tuple(parts))
 
     def outcome(self, name: str, kind: type[Outcome]) -> Outcome:
         """What the stage of that name gave."""
@@ -190,7 +195,14 @@ def _search_told(done: Done) -> str:
 
 def _freeze_told(done: Done) -> str:
     found = done.read(Frozen)
-    return f"test accuracy {found.test_accuracy:.2%} on {found.test_images:,} images"
+    words = f"test accuracy {found.test_accuracy:.2%} on {found.test_images:,} images"
+    if found.folds is None:
+        return words
+    low, high = found.folds.interval
+    return words + (
+        f"; {found.folds.folds} folds {found.folds.top1:.2%} ({low:.2%} to {high:.2%}) on "
+        f"{found.folds.images:,} images"
+    )
 
 
 def _compile_told(done: Done) -> str:

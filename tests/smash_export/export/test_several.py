@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from smash_base.errors import InvalidInputError
+from smash_base.errors import InvalidInputError, UsageError
 from smash_export import load
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
@@ -24,7 +24,7 @@ from smash_export.measure.evaluate import evaluate
 from smash_export.prediction.answers import Prediction
 from smash_search.data import load_dataset
 from smash_search.space.architecture import InputSpec
-from smash_search.space.best import BestFile, write_best
+from smash_search.space.best import BestFile, read_best, write_best
 from smash_search.space.space import SPACES
 from tests.search.several_data import squares
 
@@ -210,6 +210,7 @@ def test_a_student_of_several_classes_learns_from_a_teacher_and_is_judged_on_fol
     done = CliRunner().invoke(cli, [*command, "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert "one of the image's classes; mean average precision" in done.output
+    assert "the teacher: mean average precision" in done.output
     facts = Bundle.open(out).manifest.provenance["folds"]
     assert isinstance(facts, dict)
     precisions = facts["mean_average_precision"]
@@ -225,6 +226,44 @@ def test_a_larger_network_teaches_several_classes_too(place: Path) -> None:
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 0, done.output
     assert "a larger network of the same space" in done.output
+    assert "the teacher: mean average precision" in done.output
+
+
+def test_a_table_of_several_classes_goes_the_whole_way_from_search_to_answers(tmp_path: Path) -> None:
+    table, folder = squares_of(tmp_path, count=240), tmp_path / "run"
+
+    def done(*command: str) -> str:
+        result = CliRunner().invoke(cli, [*command, "--quiet"])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    data = f"csv:{table}?several=semicolon"
+    small = ["--steps", "4", "--candidates", "4", "--known", "1", "--finalists", "2", "--rungs", "1"]
+    small += ["--rounds", "0", "--baseline", "none", "--space", "tiny", "--max-parameters", "30000"]
+    done("search", "--data", data, "--run", str(folder), "--device", "cpu", "--threads", "1", *small)
+    best = read_best(folder / "best.json")
+    assert best.classes == ("blue", "green", "red")
+    assert best.search.error is not None
+    out, arch = str(tmp_path / "bundle"), str(folder / "best.json")
+    freeze = ["freeze", "--arch", arch, "--out", out, "--epochs", "8", "--device", "cpu", "--threads", "1"]
+    result = json.loads(done(*freeze, "--json"))
+    assert result["mean_average_precision"] > 0.5
+    pictures = load_dataset(data).test.images[:6]
+    for number, image in enumerate(pictures):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    told = done("predict", out, *(str(tmp_path / f"{number}.png") for number in range(6)), "--csv")
+    rows = list(csv.DictReader(io.StringIO(told)))
+    with load(tmp_path / "bundle") as classifier:
+        expected = classifier.predict(list(pictures))
+    assert [set(row["present"].split(";")) - {""} for row in rows] == [names(answer) for answer in expected]
+
+
+def test_an_ensemble_of_finalists_that_nobody_would_read_is_refused(place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = ["search", "--data", words(place)[3], "--run", str(folder), "--ensemble", "--dry-run"]
+    done = CliRunner().invoke(cli, command)
+    assert isinstance(done.exception, UsageError)
+    assert "no --ensemble" in str(done.exception)
 
 
 def test_what_needs_one_class_is_refused(place: Path) -> None:

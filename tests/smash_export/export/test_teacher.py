@@ -18,11 +18,12 @@ from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_export.cli import cli
 from smash_export.cli.console import Output
 from smash_export.cli.training import taught
-from smash_export.export.teacher import larger_network, teacher_logits, trained_teacher
+from smash_export.export.teacher import answers_file, larger_network, teacher_logits, trained_teacher
 from smash_search.data import Dataset, load_dataset
 from smash_search.space.architecture import InputSpec
-from smash_search.space.best import BestFile, write_best
+from smash_search.space.best import BestFile, SearchRecord, write_best
 from smash_search.space.cost import cost_of
+from smash_search.train.answers import read_answers
 from smash_search.train.network import Recipe
 from tests.search.small_data import small_architecture, small_digits
 
@@ -72,17 +73,63 @@ def test_a_torchscript_file_teaches_and_its_answers_are_kept(
     assert np.array_equal(again, answers + 1), "nobody is asked twice"
 
 
-def test_a_teacher_that_is_often_wrong_is_warned_of(
+def test_a_teacher_is_judged_by_validation_images_that_it_does_not_teach(
     tmp_path: Path, digits_bundle: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def told(labels: np.ndarray) -> str:
-        data = replace(dataset, train=replace(dataset.train, labels=labels))
+    def told(wrong: str, recipe: Recipe) -> str:
+        split = getattr(dataset, wrong)
+        data = replace(dataset, **{wrong: replace(split, labels=(split.labels + 1) % 10)})
         values = {"teacher": digits_bundle}
-        taught(None, data, Recipe(), 0.0, tmp_path / "teacher", values, Output())
+        found, _ = taught(None, data, recipe, 0.0, tmp_path / "teacher", values, Output())
+        assert found is not None
+        count = len(data.train) + recipe.include_validation * len(data.validation)
+        assert len(found.logits) == count
+        assert (found.validation is None) == recipe.include_validation
         return capsys.readouterr().err
 
-    assert "hold the network back" not in told(dataset.train.labels)
-    assert "distillation_left=0" in told((dataset.train.labels + 1) % 10)
+    wrong = told("validation", Recipe())
+    assert "of the validation images" in wrong
+    assert "distillation_left=0" in wrong
+    right = told("train", Recipe())
+    assert "of the validation images" in right
+    assert "hold the network back" not in right, "whatever it does on its training images"
+    none_left = told("train", Recipe(include_validation=True))
+    assert "of the training images; it may hold" in none_left
+    assert "mean recall of the classes" in told("train", Recipe(balance="loss"))
+    assert len(list(tmp_path.glob("teacher-*.npy"))) == 1, "asked once for all of them"
+
+
+def test_answers_that_an_earlier_version_kept_are_asked_for_again(
+    tmp_path: Path, digits_bundle: Path, dataset: Dataset
+) -> None:
+    path = answers_file(digits_bundle, dataset, tmp_path / "answers")
+    whole = np.load(path)
+    np.save(path, whole[: len(dataset.train)])
+    assert read_answers(path, dataset).validation is None
+    assert np.array_equal(np.load(answers_file(digits_bundle, dataset, tmp_path / "answers")), whole)
+
+
+def test_a_student_that_is_as_good_as_its_teacher_is_told_to_learn_alone(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    record = SearchRecord(
+        error=0.1, epochs=3, fingerprint=data.fingerprint, recipe={"balance": "none"}, data="digits"
+    )
+    write_best(tmp_path / "best.json", BestFile(small_architecture(), SPEC, data.classes, record))
+
+    def trained(name: str, *words: str) -> str:
+        command = ["freeze", "--arch", str(tmp_path / "best.json"), "--out", str(tmp_path / name)]
+        command += ["--threads", "1", "--device", "cpu", "--recipe", "quick", *words]
+        done = CliRunner().invoke(cli, command)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "teacher" not in trained("poor", "--epochs", "2")
+    told = trained("good", "--epochs", "8", "--teacher", str(tmp_path / "poor"))
+    assert "the network had 90.0% after the 3 epochs of the search, no less than its teacher has" in told
+    assert "a training without a teacher is worth trying" in told
+    told = trained("short", "--epochs", "1", "--teacher", str(tmp_path / "good"))
+    assert "the teacher: right on" in told
+    assert "worth trying" not in told
 
 
 TIMM = '''
@@ -165,7 +212,11 @@ def test_an_automatic_teacher_is_larger_and_an_interrupted_one_is_trained_to_the
     with pytest.raises(Stop):
         trained_teacher(larger, dataset, recipe, device=device, cache=place, on_step=stop)
     again = trained_teacher(larger, dataset, recipe, device=device, cache=place)
-    assert np.array_equal(whole, again)
+    assert np.array_equal(whole.training, again.training)
+    assert whole.validation is not None
+    assert again.validation is not None
+    assert np.array_equal(whole.validation, again.validation)
+    assert len(whole.validation) == len(dataset.validation)
     assert [path.suffix for path in place.parent.iterdir()] == [".npy"]
 
 
@@ -178,6 +229,7 @@ def test_train_trains_the_teacher_within_the_time_and_then_its_student(tmp_path:
     done = CliRunner().invoke(cli, [*words, "--time", "3s", "--epochs", "1"])
     assert done.exit_code == 0, done.output
     assert "a larger network of the same space" in done.output
+    assert "the teacher: right on" in done.output
     recipe = json.loads((out / "manifest.json").read_text())["provenance"]["recipe"]
     assert recipe["seconds"] == pytest.approx(1.5)
     again = CliRunner().invoke(cli, [*words, "--time", "3s"])

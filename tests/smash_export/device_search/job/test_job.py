@@ -17,8 +17,9 @@ from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
+from smash_export.cli.job import run_command
 from smash_export.device_search.job.plan import Plan, Request, Stage, _searched, _stages, request_json
-from smash_export.device_search.job.stages import SCHEMA, STATE, Done, Job
+from smash_export.device_search.job.stages import SCHEMA, STATE, Done, Job, told
 from smash_export.device_search.plan import (
     WHOLE,
     Units,
@@ -39,9 +40,11 @@ from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_da
 from smash_export.display import Part
 from smash_search.rank.pareto import LATENCY
 from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.best import BestFile, write_best
 from smash_search.space.cost import cost_of
 from smash_search.stages.bounds import probe_draws
 from smash_search.train.recipes import Recipe
+from tests.search.small_data import small_architecture
 
 
 @pytest.fixture
@@ -146,6 +149,10 @@ def test_a_dry_run_says_everything_and_writes_nothing(
         (["--max-macs", "10"], 5, "at most 10 MACs"),
         (["--max-latency", "1us"], 5, "no network of the space keeps"),
         (["--target", "ncnn", "--precision", "int8"], 2, "precision"),
+        (["--teacher", "nowhere.onnx"], 2, "no such teacher"),
+        (["--teacher", "auto", "--augment", "mixup=0.2"], 2, "neither mixup nor cutmix"),
+        (["--set", "weight=1"], 2, "weight"),
+        (["--set", "epochs=0"], 2, "at least 1"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_written(
@@ -293,7 +300,9 @@ def test_options_of_a_run_reach_the_commands_that_they_are_for() -> None:
     dataset = load_data("digits")
     units, config = Units(1.0, 0.05, 0.0, 0.04, 1e-4, 3e-4, 6e-4), configure(dataset)
     limits = {"max_macs": 3000, "max_parameters": 2000, "max_memory": 1000}
+    settings = ("momentum=0.8", "ema=0.9")
     request = Request("digits", **limits, recipe="quick", balance="loss", false_alarm=0.01)
+    request = replace(request, teacher="auto", augment="flip=true", folds=3, settings=settings)
     search, freeze = (
         [*itertools.pairwise(stage.words)]
         for stage in _stages(request, dataset, Path("out"), units, config, Recipe(2, 128))[:2]
@@ -302,9 +311,90 @@ def test_options_of_a_run_reach_the_commands_that_they_are_for() -> None:
         assert (f"--{name.replace('_', '-')}", str(value)) in search
     assert ("--balance", "loss") in search
     assert {("--balance", "loss"), ("--false-alarm", "0.01"), ("--recipe", "quick")} <= set(freeze)
+    assert {("--teacher", "auto"), ("--augment", "flip=true"), ("--folds", "3")} <= set(freeze)
+    assert {("--set", setting) for setting in settings} <= set(freeze)
+    of_the_last = {"--teacher", "--set", "--augment", "--folds"}
+    assert not of_the_last & {word for pair in search for word in pair}
     plain = _stages(Request("digits"), dataset, Path("out"), units, config, Recipe(2, 128))
     words = {word for stage in plain for word in stage.words}
-    assert not words & {"--balance", "--recipe", "--false-alarm", "--max-macs"}
+    assert not words & {"--balance", "--recipe", "--false-alarm", "--max-macs", *of_the_last}
+
+
+def _freezing(seconds: float | None = None, **asked: object) -> Stage:
+    dataset = load_data("digits")
+    units, config = Units(1.0, 0.05, 0.0, 0.04, 1e-4, 3e-4, 6e-4), configure(dataset)
+    request = Request("digits", seconds=seconds, **asked)  # type: ignore[arg-type]
+    return _stages(request, dataset, Path("out"), units, config, Recipe(20, 128))[1]
+
+
+def test_folds_and_teachers_are_in_the_plan_as_freeze_trains_them() -> None:
+    alone = {part.label: part.seconds for part in _freezing().parts}
+    both = {part.label: part.seconds for part in _freezing(teacher="auto", folds=3).parts}
+    assert list(both) == ["teacher", "3 folds", "retrain", "exporting"]
+    assert both["3 folds"] == pytest.approx(3 * alone["retrain"])
+    assert both["teacher"] == pytest.approx(4 * alone["retrain"])
+    assert "asking the teacher" in {part.label for part in _freezing(teacher="bundle").parts}
+    timed = _freezing(600.0, teacher="auto", folds=3)
+    seconds = {part.label: part.seconds for part in timed.parts}
+    whole = float(timed.words[timed.words.index("--time") + 1].rstrip("s"))
+    assert sum(seconds.values()) - seconds["exporting"] == pytest.approx(whole, abs=0.5)
+    assert seconds["teacher"] == pytest.approx(whole / 2, abs=0.5), "half of it, the rest for four trainings"
+    assert seconds["retrain"] == pytest.approx(whole / 8, abs=0.5)
+
+
+def test_what_a_search_left_is_divided_between_folds_teacher_and_network(tmp_path: Path) -> None:
+    parts = [("teacher", 60.0), ("2 folds", 40.0), ("retrain", 20.0), ("exporting", 5.0)]
+    freeze = Stage("freeze", ("freeze", "--time", "120s"), tuple(Part(*part) for part in parts))
+    search = Stage("search", ("search",), (Part("search", 300.0),))
+    job = Job(tmp_path, Request("digits", seconds=500.0), Plan({}, {}, (search, freeze)), [])
+    job.done.append(Done(search, 255.0, {}))
+    done = next(job.stages(lambda words: {"words": list(words)}))
+    assert done.result == {"words": ["freeze", "--time", "240s"]}
+    assert [part.seconds for part in done.stage.parts] == [120.0, 80.0, 40.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"teacher": "auto"}, {"settings": ("epochs=1",)}, {"augment": "none"}, {"folds": 2}]
+)
+def test_a_run_with_another_training_is_another_run(changed: dict[str, object], tmp_path: Path) -> None:
+    def kept(request: dict[str, object]) -> None:
+        state = {"schema": SCHEMA, "request": request, "plan": Plan({}, {}, ()).to_json(), "done": []}
+        (tmp_path / STATE).write_text(json.dumps(state))
+
+    plain = Request("digits")
+    of_the_last = {"teacher", "settings", "augment", "folds"}
+    kept({name: value for name, value in request_json(plain).items() if name not in of_the_last})
+    assert Job.find(tmp_path, plain) is not None, "an earlier version had none of them"
+    asked = replace(plain, **changed)  # type: ignore[arg-type]
+    (name,) = changed
+    with pytest.raises(UsageError, match=f"another {name}"):
+        Job.find(tmp_path, asked)
+    kept({**request_json(asked)})
+    assert Job.find(tmp_path, asked) is not None
+    with pytest.raises(UsageError, match=f"another {name}"):
+        Job.find(tmp_path, plain)
+
+
+def test_the_last_training_of_a_run_has_teacher_folds_and_settings(
+    tmp_path: Path, digits_bundle: Path
+) -> None:
+    dataset = load_data("digits")
+    settings = ("epochs=1", "distillation=0.3")
+    request = Request(
+        "digits", teacher=str(digits_bundle), settings=settings, augment="none", folds=2, device="cpu"
+    )
+    units, config = Units(1.0, 0.05, 0.0, 0.04, 1e-4, 3e-4, 6e-4), configure(dataset)
+    stage = _stages(request, dataset, tmp_path, units, config, Recipe(1, 128))[1]
+    best = BestFile(small_architecture(), InputSpec(1, (8, 8)), dataset.classes)
+    (tmp_path / "search").mkdir()
+    write_best(tmp_path / "search" / "best.json", best)
+    result = run_command(stage.words, quiet=True)
+    provenance = Bundle.open(tmp_path / "bundle").manifest.provenance
+    recipe, folds = provenance["recipe"], provenance["folds"]
+    assert isinstance(recipe, dict)
+    assert isinstance(folds, dict)
+    assert (recipe["epochs"], recipe["distillation"], recipe["augmentation"]) == (1, 0.3, {})
+    assert f"; 2 folds {folds['top1']:.2%}" in told(Done(stage, 1.0, result))
 
 
 def _compile(target: str, precision: str) -> list[str]:
