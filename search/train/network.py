@@ -168,7 +168,8 @@ def fit(
     loop.resume(checkpoint, identity)
     start = time.monotonic()
     try:
-        with memory_guard(device, recipe.batch, "--batch"):
+        gpus = [device] if device.type == "cuda" else []
+        with memory_guard(device, recipe.batch, "--batch"), torch.random.fork_rng(gpus):
             loop.run(
                 checkpoint=checkpoint,
                 identity=identity,
@@ -363,6 +364,7 @@ class _Loop(Loop[Epoch]):
         images, targets, soft = self._ahead[self.step]
         if recipe.first_size < 1:
             images = _resized(images, recipe.first_size, self.progress)
+        torch.manual_seed(seed_of(recipe.seed, 0xD20, self.step))  # what dropout draws is the step's own
         with autocast(images.device, on_cpu=recipe.precision == "auto"):
             logits = self.network(images)
         loss = self._loss(logits.float(), targets)
