@@ -277,7 +277,8 @@ def recipe_with(recipe: Recipe, changes: Mapping[str, Any], classes: int) -> Rec
 
     Args:
         recipe: as it is.
-        changes: fields and their values; those that are None are left out.
+        changes: fields and their values; those that are None are left out. An augmentation changes the
+            recipe's own value by value; an empty one is none.
         classes: Number of classes.
 
     Raises:
@@ -285,6 +286,8 @@ def recipe_with(recipe: Recipe, changes: Mapping[str, Any], classes: int) -> Rec
             InvalidInputError for the same.
     """
     said = {name: value for name, value in changes.items() if value is not None}
+    if isinstance(augmentation := said.get("augmentation"), Mapping) and augmentation:
+        said["augmentation"] = {**recipe.augmentation, **augmentation}
     with said_by_the_caller():
         changed = Recipe.from_json({**recipe.to_json(), **said})
         augmentation_for(changed, classes)

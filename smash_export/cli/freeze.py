@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from smash_search.space.best import BestFile
     from smash_search.train.recipes import Recipe
 
-AUGMENT_HELP = "Augmentation of the training images, such as pad_crop=2,flip=true,cutout=8, or none."
+AUGMENT_HELP = "Changes to the recipe's augmentation, such as flip=false,cutout=8; or none for no augmentation."
 TEACHER_HELP = "Network to distil from: a bundle, an ONNX or TorchScript file, timm:NAME?weights=FILE"
 SET_HELP = "Any other value of the recipe; may be repeated."
 TRACK_HELP = "Log training curves to tensorboard or mlflow, on this machine."

@@ -123,6 +123,13 @@ def test_changes_of_the_images_can_be_turned_off() -> None:
     assert planned("--augment", "none")["augmentation"] == {}
 
 
+def test_one_change_of_the_images_leaves_the_recipes_others_as_they_are() -> None:
+    own = planned()["augmentation"]
+    assert own == {"pad_crop": 1}
+    assert planned("--augment", "flip=false")["augmentation"] == {"pad_crop": 1, "flip": False}
+    assert planned("--augment", "pad_crop=0,cutout=2")["augmentation"] == {"pad_crop": 0, "cutout": 2}
+
+
 def test_generated_weights_are_trained_on_gently_by_every_recipe() -> None:
     data = small_digits()
     left = dict.fromkeys((*OF_TRAINING, "track", "duration"))
