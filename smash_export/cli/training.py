@@ -131,7 +131,7 @@ def _check_false_alarm(dataset: Dataset, recipe: Recipe, values: dict[str, Any])
 
     reasons = {
         "images of several classes": dataset.several,
-        "--weights generated": values["weights"] == "generated",
+        "--weights generated": values["weights"] == "generated" and not values["qat"],
         "--set include_validation=true": recipe.include_validation,
     }
     found = [reason for reason, holds in reasons.items() if holds]
@@ -431,13 +431,14 @@ def _trained_first(
     if _too_short(recipe.epochs, wanted, place, output):
         return None, seconds
     with output.progress(f"teacher {larger.key}", recipe.epochs) as advance:
-        _, on_step = shown_by(advance, recipe)
+        on_epoch, on_step = shown_by(advance, recipe)
         answers = teacher.trained_teacher(
             larger,
             dataset,
             recipe,
             device=pick_device(values["device"]),
             cache=place,
+            on_epoch=on_epoch,
             on_step=on_step,
         )
     return answers, (1 - teacher.TIME_SHARE) * seconds

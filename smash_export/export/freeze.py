@@ -197,7 +197,8 @@ def freeze(
                 best, dataset, short, frozen, pick_device(device), work, on_rounding_step, teacher
             )
         calibration = None
-        if fitted is not None and not recipe.include_validation:
+        trained = fitted is not None or quantisation_aware  # else logits stay those of the score
+        if trained and not recipe.include_validation:
             calibration = calibrate(best.architecture, frozen, dataset, false_alarm)
         return _export(
             best,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from smash_search.data import Dataset, Split
     from smash_search.space.architecture import Architecture
     from smash_search.train.loop import TrainingProgress
+    from smash_search.train.network import Epoch
     from smash_search.train.recipes import Recipe
 
 AUTO = "auto"
@@ -358,6 +359,7 @@ def trained_teacher(
     *,
     device: torch.device,
     cache: Path,
+    on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[TrainingProgress], None] | None = None,
 ) -> np.ndarray:
     """Train a network and let it answer for the training images, float32 [N, K].
@@ -370,6 +372,8 @@ def trained_teacher(
         recipe: how to train it.
         device: where.
         cache: file that the answers are kept in; its name gets a suffix.
+        on_epoch: called with each entry of the training history; with accuracy where the recipe keeps the
+            best epoch.
         on_step: called after every step of training.
     """
     from smash_search.rank.finalists import input_spec_of
@@ -391,6 +395,7 @@ def trained_teacher(
         device=device,
         checkpoint=held.with_suffix(".pt"),
         checkpoint_seconds=2.0,
+        on_epoch=on_epoch,
         on_step=on_step,
         evaluate=False,
     )

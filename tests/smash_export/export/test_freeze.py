@@ -190,6 +190,22 @@ def test_rounding_in_the_loop_is_recorded_and_keeps_the_labels(
     assert [done.step for done in steps] == list(range(1, steps[-1].steps + 1)), "two epochs, seen"
 
 
+def test_generated_weights_are_calibrated_once_they_are_trained_with_rounding(
+    tmp_path: Path, best: BestFile, dataset: Dataset, supernet: Supernet
+) -> None:
+    for rounding in (False, True):
+        report = freeze(
+            best,
+            dataset,
+            tmp_path / f"bundle-{rounding}",
+            weights="generated",
+            supernet=supernet,
+            recipe=replace(SHORT, include_validation=False),
+            quantisation_aware=rounding,
+        )
+        assert (report.bundle.manifest.provenance["calibration"] is not None) == rounding
+
+
 def test_rounding_learns_from_the_teacher_with_the_weight_that_it_had_in_the_end() -> None:
     recipe = Recipe(epochs=40, distillation=0.8, distillation_left=0.25)
     assert (rounded(recipe).distillation, rounded(recipe).distillation_left) == (0.2, 1.0)
