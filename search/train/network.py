@@ -168,7 +168,8 @@ def fit(
     loop.resume(checkpoint, identity)
     start = time.monotonic()
     try:
-        with memory_guard(device, recipe.batch, "--batch"):
+        gpus = [device] if device.type == "cuda" else []
+        with memory_guard(device, recipe.batch, "--batch"), torch.random.fork_rng(gpus):
             loop.run(
                 checkpoint=checkpoint,
                 identity=identity,
@@ -276,7 +277,8 @@ def recipe_with(recipe: Recipe, changes: Mapping[str, Any], classes: int) -> Rec
 
     Args:
         recipe: as it is.
-        changes: fields and their values; those that are None are left out.
+        changes: fields and their values; those that are None are left out. An augmentation changes the
+            recipe's own value by value; an empty one is none.
         classes: Number of classes.
 
     Raises:
@@ -284,6 +286,8 @@ def recipe_with(recipe: Recipe, changes: Mapping[str, Any], classes: int) -> Rec
             InvalidInputError for the same.
     """
     said = {name: value for name, value in changes.items() if value is not None}
+    if isinstance(augmentation := said.get("augmentation"), Mapping) and augmentation:
+        said["augmentation"] = {**recipe.augmentation, **augmentation}
     with said_by_the_caller():
         changed = Recipe.from_json({**recipe.to_json(), **said})
         augmentation_for(changed, classes)
@@ -363,6 +367,7 @@ class _Loop(Loop[Epoch]):
         images, targets, soft = self._ahead[self.step]
         if recipe.first_size < 1:
             images = _resized(images, recipe.first_size, self.progress)
+        torch.manual_seed(seed_of(recipe.seed, 0xD20, self.step))  # what dropout draws is the step's own
         with autocast(images.device, on_cpu=recipe.precision == "auto"):
             logits = self.network(images)
         loss = self._loss(logits.float(), targets)

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from smash_search.space.best import BestFile
     from smash_search.train.recipes import Recipe
 
-AUGMENT_HELP = "Augmentation of the training images, such as pad_crop=2,flip=true,cutout=8, or none."
+AUGMENT_HELP = "Changes to the recipe's augmentation, such as flip=false,cutout=8; or none."
 TEACHER_HELP = "Network to distil from: a bundle, an ONNX or TorchScript file, timm:NAME?weights=FILE"
 SET_HELP = "Any other value of the recipe; may be repeated."
 TRACK_HELP = "Log training curves to tensorboard or mlflow, on this machine."
@@ -167,7 +167,7 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
             "data": dataset.spec,
             "writes": str(destination),
         }
-        if values["weights"] != "generated":
+        if _trains(values):
             steps |= planned(_maker(best, recipe), dataset, recipe, values, output)
         output.plan(steps)
         output.result({"dry_run": True, "images": summary.to_json(), **steps})
@@ -238,19 +238,20 @@ def _frozen(
     output: Output,
 ) -> FreezeReport:
     """Train or materialise, with a bar and curves."""
-    from smash_export.export.freeze import freeze
+    from smash_export.export.freeze import freeze, rounded
 
     run = values["run"] or arch.parent
     supernet = _supernet(run, values["weights"])
     before = Prepared(recipe, None, {})
-    if values["weights"] != "generated":
+    if _trains(values):
         make, network = _maker(best, recipe), best.architecture
         before = prepared(make, network, dataset, recipe, destination, values, output, run, best.search)
-    recipe = before.recipe
+    recipe, short = before.recipe, rounded(before.recipe)
     label = f"{values['weights']} {best.architecture.key}"
-    epochs = 1 if values["weights"] == "generated" else recipe.epochs
-    with followed(label, epochs, destination, recipe, values, output) as advance:
-        on_epoch, on_step = shown_by(advance, recipe)
+    epochs = (values["weights"] != "generated") * recipe.epochs + values["qat"] * short.epochs
+    with followed(label, max(1, epochs), destination, recipe, values, output) as advance:
+        on_epoch, on_step = shown_by(advance, recipe, more=values["qat"])
+        _, on_rounding_step = shown_by(advance, short)
         report = freeze(
             best,
             dataset,
@@ -264,6 +265,7 @@ def _frozen(
             force=values["force"],
             on_epoch=on_epoch,
             on_step=on_step,
+            on_rounding_step=on_rounding_step,
             teacher=before.teacher,
             facts=before.facts,
             false_alarm=values["false_alarm"],
@@ -271,6 +273,11 @@ def _frozen(
     if report.fit is not None:
         tell_student(before, report.fit.accuracy, output)
     return report
+
+
+def _trains(values: dict[str, Any]) -> bool:
+    """Whether anything is trained: generated weights are with rounding only."""
+    return values["weights"] != "generated" or bool(values["qat"])
 
 
 def _maker(best: BestFile, recipe: Recipe) -> Callable[[], nn.Module]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +134,7 @@ def _check_false_alarm(dataset: Dataset, recipe: Recipe, values: dict[str, Any])
 
     reasons = {
         "images of several classes": dataset.several,
-        "--weights generated": values["weights"] == "generated",
+        "--weights generated": values["weights"] == "generated" and not values["qat"],
         "--set include_validation=true": recipe.include_validation,
     }
     found = [reason for reason, holds in reasons.items() if holds]
@@ -295,24 +295,52 @@ def announced(
     that is decided.
     """
     from smash_export.device_search.plan import duration_words
-    from smash_search.train.compute import pick_device
-    from smash_search.train.network import seconds_per_epoch, settled, within
+    from smash_export.export.freeze import ROUNDING_TIME, rounded
+    from smash_search.train.network import settled, within
 
-    with output.progress("timing a few steps", None):
-        per_epoch = seconds_per_epoch(network, dataset, recipe, pick_device(values["device"]))
-    if seconds:
-        recipe = within(recipe, seconds, per_epoch)
+    per_epoch, per_rounding = _seconds_per_epoch(network, dataset, recipe, values, output)
+    used = recipe
+    if not per_epoch:
+        recipe = replace(recipe, seconds=seconds)
+        used = rounded(recipe)
+    elif seconds:
+        share = 1 - ROUNDING_TIME if per_rounding else 1.0
+        used = recipe = replace(within(recipe, share * seconds, per_epoch), seconds=seconds)
         if asked := _asked_epochs(values):
             output.note(f"--time decides about the epochs: {recipe.epochs} in place of {asked}")
-    expected = recipe.epochs * per_epoch
-    output.note(f"recipe {values['recipe_name']}: {settled(recipe, network, dataset).words()}")
-    output.note(f"training takes about {duration_words(min(expected, seconds or expected))} here")
+    expected = recipe.epochs * per_epoch + rounded(recipe).epochs * per_rounding
+    output.note(f"recipe {values['recipe_name']}: {settled(used, network, dataset).words()}")
+    output.note(
+        f"training takes about {duration_words(min(expected, seconds or expected))} here"
+        + (f", {rounded(recipe).epochs} epochs with rounding to int8 included" if per_rounding else "")
+    )
     if len(dataset.validation) < FEW_TO_DECIDE:
         output.warn(
             f"{len(dataset.validation)} validation images decide about epochs and probabilities; "
             "differences below some points mean nothing" + _advice_on_folds(dataset, values)
         )
     return recipe
+
+
+def _seconds_per_epoch(
+    network: nn.Module, dataset: Dataset, recipe: Recipe, values: dict[str, Any], output: Output
+) -> tuple[float, float]:
+    """Seconds of an epoch here, and of one with rounding to int8; 0 for what is not trained."""
+    from smash_export.export.freeze import rounded
+    from smash_search.model.fake_quantisation import FakeQuantisedNetwork
+    from smash_search.model.interpreter import Network, fold
+    from smash_search.train.compute import pick_device
+    from smash_search.train.network import seconds_per_epoch
+
+    device, usual, rounding = pick_device(values["device"]), 0.0, 0.0
+    with output.progress("timing a few steps", None):
+        if values.get("weights") != "generated":
+            usual = seconds_per_epoch(network, dataset, recipe, device)
+        if values.get("qat"):
+            assert isinstance(network, Network)  # ``train module:function`` refuses --qat
+            rounds = FakeQuantisedNetwork(network.architecture, fold(network))
+            rounding = seconds_per_epoch(rounds, dataset, rounded(recipe), device)
+    return usual, rounding
 
 
 def _advice_on_folds(dataset: Dataset, values: dict[str, Any]) -> str:
@@ -445,17 +473,19 @@ def _trained_first(
     larger = teacher.larger_network(architecture, dataset)
     output.note(f"teacher: {larger.key}, a larger network of the same space")
     network, wanted = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed), recipe.epochs
-    recipe = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, values, output)
+    alone = {**values, "weights": "retrain", "qat": False}
+    recipe = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, alone, output)
     if _too_short(recipe.epochs, wanted, place, output):
         return None, seconds
     with output.progress(f"teacher {larger.key}", recipe.epochs) as advance:
-        _, on_step = shown_by(advance, recipe)
+        on_epoch, on_step = shown_by(advance, recipe)
         answers = teacher.trained_teacher(
             larger,
             dataset,
             recipe,
             device=pick_device(values["device"]),
             cache=place,
+            on_epoch=on_epoch,
             on_step=on_step,
         )
     tell_knowledge(teacher.knowledge(answers, dataset, recipe), output)
@@ -552,19 +582,19 @@ def followed(
 
 
 def shown_by(
-    advance: Advance, recipe: Recipe
+    advance: Advance, recipe: Recipe, *, more: bool = False
 ) -> tuple[Callable[[Epoch], None], Callable[[TrainingProgress], None]]:
     """What a training calls after an epoch and after a step, to move a bar of the recipe's epochs.
 
     A training that goes on where it was interrupted begins at a later step than the first; one with a limit
-    of time may end before its last.
+    of time may end before its last. Where more work follows on the same bar, its pace says what is left.
     """
     bar = Position(advance)
     measured = "accuracy" if recipe.balance == "none" else "mean_recall"
 
     def on_step(progress: TrainingProgress) -> None:
         step = recipe.epochs / progress.steps
-        bar.move(progress.step * step, step, left=progress.seconds_left)
+        bar.move(progress.step * step, step, left=None if more else progress.seconds_left)
 
     def on_epoch(entry: Epoch) -> None:
         shown = {"loss": round(entry.loss, 4)}

@@ -60,6 +60,7 @@ CALIBRATION_IMAGES = 1024  # training images that travel in the bundle, for int8
 STATISTICS_IMAGES = 1000  # training images that BatchNorm statistics are recomputed from
 LARGEST_BATCH = 32
 FINETUNING_RATE = 0.02  # of generated weights
+ROUNDING_TIME = 1 / 6  # of a limit of time, for training with rounding after the other one
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,22 @@ def continued(recipe: Recipe) -> Recipe:
     return replace(recipe, whiten=False, identity=False)
 
 
+def rounded(recipe: Recipe) -> Recipe:
+    """How weights that were trained by a recipe are trained on with rounding: a tenth of the epochs at a
+    hundredth of the learning rate. A teacher keeps the weight that it had at the end.
+    """
+    return replace(
+        continued(recipe),
+        epochs=max(2, recipe.epochs // 10),
+        learning_rate=recipe.learning_rate / 100,
+        weight_decay=0.0,
+        distillation=recipe.distillation * recipe.distillation_left,
+        distillation_left=1.0,
+        precision="float32",  # bfloat16 would round again what is rounded to int8
+        seconds=0.0,
+    )
+
+
 def freeze(
     best: BestFile | Path | str,
     dataset: Dataset | str,
@@ -125,6 +142,7 @@ def freeze(
     force: bool = False,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[TrainingProgress], None] | None = None,
+    on_rounding_step: Callable[[TrainingProgress], None] | None = None,
     teacher: np.ndarray | None = None,
     facts: JsonObject | None = None,
     false_alarm: float = FALSE_ALARM,
@@ -141,10 +159,11 @@ def freeze(
         device: "auto", "cpu", "cuda"; of training. Export and verification run on the CPU.
         exporter: "graph" writes the ONNX file from the architecture; "torch" traces it with PyTorch.
         quantisation_aware: train on with int8 rounding in the loop, for networks that lose too much when
-            they are only calibrated.
+            they are only calibrated (:func:`rounded`). A sixth of the recipe's limit of time is for this.
         force: replace an existing bundle, once the new one is verified.
         on_epoch: called with each entry of the training history.
         on_step: called after every step of training.
+        on_rounding_step: called after every step of the training with rounding.
         teacher: logits of another network for the training images (:mod:`smash_export.export.teacher`).
         facts: more for the bundle's provenance.
         false_alarm: share of images of the classes that may be called doubtful, where the network was trained
@@ -163,15 +182,23 @@ def freeze(
     _check_arguments(destination, weights, exporter, supernet, force)
     recipe = recipe or default_recipe(dataset, weights)
     recipe = recipe if weights == "retrain" else continued(recipe)
+    seconds = recipe.seconds
+    if quantisation_aware and weights != "generated":
+        seconds *= ROUNDING_TIME
+        recipe = replace(recipe, seconds=recipe.seconds - seconds)
     with work_beside(destination) as work:
         frozen, fitted = _make_weights(
             best, dataset, weights, recipe, supernet, pick_device(device), work, on_epoch, on_step, teacher
         )
         recipe = recipe if fitted is None else fitted.recipe
         if quantisation_aware:
-            frozen = _train_quantisation_aware(best, dataset, recipe, frozen, pick_device(device), work)
+            short = replace(rounded(recipe), seconds=seconds)
+            frozen = _train_quantisation_aware(
+                best, dataset, short, frozen, pick_device(device), work, on_rounding_step, teacher
+            )
         calibration = None
-        if fitted is not None and not recipe.include_validation:
+        trained = fitted is not None or quantisation_aware  # else logits stay those of the score
+        if trained and not recipe.include_validation:
             calibration = calibrate(best.architecture, frozen, dataset, false_alarm)
         return _export(
             best,
@@ -311,27 +338,21 @@ def _train_quantisation_aware(
     frozen: dict[str, np.ndarray],
     device: torch.device,
     work: Path,
+    on_step: Callable[[TrainingProgress], None] | None,
+    teacher: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
-    """A tenth of the epochs at a hundredth of the learning rate, with rounding
-    (smash_search.model.fake_quantisation).
-    """
+    """Frozen weights trained on with rounding (smash_search.model.fake_quantisation), by :func:`rounded`."""
     network = FakeQuantisedNetwork(best.architecture, frozen)
-    short = replace(
-        continued(recipe),
-        epochs=max(2, recipe.epochs // 10),
-        learning_rate=recipe.learning_rate / 100,
-        weight_decay=0.0,
-        precision="float32",  # bfloat16 would round again what is rounded to int8
-        seconds=0.0,
-    )
     fit(
         network,
         dataset,
-        short,
+        recipe,
         device=device,
         checkpoint=work / f"rounded-{best.architecture.key}-{recipe.seed}.pt",
         checkpoint_seconds=2.0,
+        on_step=on_step,
         evaluate=False,
+        teacher=teacher,
     )
     return network.frozen()
 

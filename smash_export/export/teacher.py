@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from smash_search.space.architecture import Architecture
     from smash_search.train.answers import Answers
     from smash_search.train.loop import TrainingProgress
+    from smash_search.train.network import Epoch
     from smash_search.train.recipes import Recipe
 
 AUTO = "auto"
@@ -395,6 +396,7 @@ def trained_teacher(
     *,
     device: torch.device,
     cache: Path,
+    on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[TrainingProgress], None] | None = None,
 ) -> Answers:
     """Train a network and let it answer for the training and validation images.
@@ -407,6 +409,8 @@ def trained_teacher(
         recipe: how to train it.
         device: where.
         cache: file that the answers are kept in; its name gets a suffix.
+        on_epoch: called with each entry of the training history; with accuracy where the recipe keeps the
+            best epoch.
         on_step: called after every step of training.
     """
     from smash_search.rank.finalists import input_spec_of
@@ -429,6 +433,7 @@ def trained_teacher(
         device=device,
         checkpoint=held.with_suffix(".pt"),
         checkpoint_seconds=2.0,
+        on_epoch=on_epoch,
         on_step=on_step,
         evaluate=False,
     )

@@ -17,11 +17,13 @@ from smash_base.progress import Advance
 from smash_export.cli import cli, run
 from smash_export.cli.console import Output
 from smash_export.cli.training import OF_TRAINING, announced, chosen_recipe, measured_on_folds, shown_by
+from smash_export.export.freeze import rounded
 from smash_search.data import Split
+from smash_search.space.architecture import InputSpec
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import LONG_STEPS, MOST_EPOCHS, Epoch, settled
+from smash_search.train.network import LONG_STEPS, MOST_EPOCHS, Epoch, new_network, settled
 from smash_search.train.recipes import NAMES, RECIPES, Recipe
-from tests.search.small_data import small_digits
+from tests.search.small_data import small_architecture, small_digits
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,13 @@ def test_every_value_of_a_recipe_can_be_overridden() -> None:
 
 def test_changes_of_the_images_can_be_turned_off() -> None:
     assert planned("--augment", "none")["augmentation"] == {}
+
+
+def test_one_change_of_the_images_leaves_the_recipes_others_as_they_are() -> None:
+    own = planned()["augmentation"]
+    assert own == {"pad_crop": 1}
+    assert planned("--augment", "flip=false")["augmentation"] == {"pad_crop": 1, "flip": False}
+    assert planned("--augment", "pad_crop=0,cutout=2")["augmentation"] == {"pad_crop": 0, "cutout": 2}
 
 
 def test_generated_weights_are_trained_on_gently_by_every_recipe() -> None:
@@ -291,6 +300,26 @@ def test_the_time_that_a_training_takes_is_told_before_it(
     assert fitted.whiten == "auto", "decided by the epochs that a training began with, when it goes on"
     assert f"recipe quick: {settled(fitted, nn.Linear(1, 1), data).words()}" in lines
     assert f"training takes about {told} here" in lines
+
+
+def test_training_with_rounding_is_part_of_the_time_that_is_told_and_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smash_search.train.network.seconds_per_epoch", lambda *_: 9.0)
+    values = {"device": "cpu", "recipe_name": "quick", "qat": True, "weights": "retrain"}
+    network = new_network(small_architecture(), InputSpec(1, (8, 8)), 10, 0)
+    for epochs, seconds in ((20, 0.0), (20, 600.0)):
+        fitted = announced(network, small_digits(), Recipe(epochs=epochs), seconds, values, Output())
+        short = rounded(fitted).epochs
+        assert (fitted.epochs, fitted.seconds) == (int(seconds * 5 / 6 / 9) or epochs, seconds)
+        assert f"{short} epochs with rounding to int8 included" in capsys.readouterr().err
+    generated = announced(
+        network, small_digits(), Recipe(epochs=20), 0.0, {**values, "weights": "generated"}, Output()
+    )
+    said = capsys.readouterr().err
+    assert generated.epochs == 20
+    assert "training takes about 18 s here, 2 epochs with" in said
+    assert "epochs 2, " in said
 
 
 def test_few_validation_images_are_warned_of(

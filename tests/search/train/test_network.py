@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,29 @@ def test_short_epochs_go_through_all_images_in_turn(monkeypatch: pytest.MonkeyPa
     assert len(seen) == len(data.train) // 16 * 16, "never more than all"
 
 
-@pytest.mark.parametrize("epoch_images", [0, 50])
-def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, epoch_images: int) -> None:
+def _dropping(seed: int = 0) -> nn.Module:
+    """A network of one's own whose training draws random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3),
+            nn.Dropout2d(0.2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.5),
+            nn.Linear(288, 10),
+        )
+
+
+@pytest.mark.parametrize(
+    ("make", "epoch_images"), [(_network, 0), (_network, 50), (_dropping, 0), (_dropping, 50)]
+)
+def test_a_resumed_training_ends_with_the_same_bits(
+    tmp_path: Path, make: Callable[..., nn.Module], epoch_images: int
+) -> None:
     data = small_digits()
     recipe = Recipe(epochs=3, batch=32, average=0.9, label_smoothing=0.1, epoch_images=epoch_images)
-    whole = _network()
+    whole = make()
     expected = fit(whole, data, recipe)
 
     class Stop(Exception):
@@ -99,15 +118,33 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, epoch_images
 
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(Stop):
-        fit(_network(), data, recipe, checkpoint=path, on_epoch=stop)
-    resumed = _network(seed=9)  # its weights come from the checkpoint
+        fit(make(), data, recipe, checkpoint=path, on_epoch=stop)
+    resumed = make(seed=9)  # its weights come from the checkpoint
     result = fit(resumed, data, recipe, checkpoint=path)
     assert same_state(whole.state_dict(), resumed.state_dict())
     assert result.history == expected.history
     assert result.steps == expected.steps
-    again = _network(seed=9)  # a finished job is not repeated
+    again = make(seed=9)  # a finished job is not repeated
     assert fit(again, data, recipe, checkpoint=path).accuracy == expected.accuracy
     assert same_state(whole.state_dict(), again.state_dict())
+
+
+def test_dropout_repeats_by_the_seed_of_the_recipe_and_draws_anew_in_every_step() -> None:
+    data, masks = small_digits(), list[torch.Tensor]()
+
+    def trained(seed: int, before: int) -> dict:
+        torch.manual_seed(before)
+        network = _dropping()
+        network[4].register_forward_hook(lambda _, __, given: masks.append(given.detach() == 0))
+        held = torch.get_rng_state()
+        fit(network, data, Recipe(epochs=1, batch=32, seed=seed), evaluate=False)
+        assert torch.equal(held, torch.get_rng_state()), "the caller's numbers go on as they would have"
+        return network.state_dict()
+
+    first = trained(seed=0, before=1)
+    assert not torch.equal(masks[0], masks[1])
+    assert same_state(first, trained(seed=0, before=2))
+    assert not same_state(first, trained(seed=1, before=1))
 
 
 def test_the_time_left_is_that_of_this_process_with_its_validation(

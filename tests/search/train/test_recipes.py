@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_search.data import Dataset, Split
+from smash_search.data import Dataset, Split, load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.train.compute import Batches
 from smash_search.train.initial import begin_as_identity, first_convolution, whiten, whitening_filters
@@ -59,6 +59,40 @@ def test_images_whose_mirror_image_is_of_the_same_kind_are_flipped() -> None:
     sided[labels == 0, :, :4] += 100
     sided[labels == 1, :, 4:] += 100
     assert not survives_flip(sided.astype(np.uint8), labels)
+
+
+@pytest.mark.parametrize("count", [40, 100, 450])
+def test_few_digits_are_not_flipped_whichever_they_are(count: int) -> None:
+    train = load_dataset("digits").train
+    for seed in range(10):
+        chosen = np.random.default_rng((seed, count)).permutation(len(train))[:count]
+        assert not survives_flip(train.images[chosen], train.labels[chosen])
+
+
+@pytest.mark.parametrize("count", [40, 100, 450])
+def test_few_images_that_are_hard_to_tell_are_flipped_as_many_are(count: int) -> None:
+    flipped = 0
+    for seed in range(20):  # by one halving, of which half a dozen images decide, half of them were
+        random = np.random.default_rng((seed, count))
+        labels = random.integers(0, 10, count)
+        shade = 8 * labels[:, None, None, None] + random.normal(90, 60, (count, 1, 1, 3))
+        images = np.clip(shade + random.normal(0, 40, (count, 16, 16, 3)), 0, 255).astype(np.uint8)
+        flipped += survives_flip(images, labels)
+    assert flipped >= 17
+
+
+def test_a_look_at_many_large_images_takes_no_longer_than_one_waits() -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (3000, 31, 31, 3)).astype(np.uint8)
+    start = time.process_time()
+    survives_flip(images, random.integers(0, 10, 3000))
+    assert time.process_time() - start < 5, "about one second"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_handful_of_images_can_be_looked_at(count: int) -> None:
+    images = np.zeros((count, 8, 8, 1), np.uint8)
+    assert survives_flip(images, np.zeros(count, np.int64)) is (count > 1)
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_names() -> None:

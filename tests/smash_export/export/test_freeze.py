@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_export import load
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
-from smash_export.export.freeze import default_recipe, freeze, statistics_images, work_beside
+from smash_export.export.freeze import default_recipe, freeze, rounded, statistics_images, work_beside
 from smash_export.export.teacher import teacher_logits
 from smash_search.data import Dataset, load_dataset
 from smash_search.model.hypernet import HyperNetConfig
@@ -33,6 +34,7 @@ from smash_search.space.space import SPACES, space_for
 from smash_search.train.compute import load_checkpoint
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Recipe
+from tests.search.hand_clock import HandClock
 
 TINY = SPACES["tiny"]
 SPEC = InputSpec(1, (8, 8))
@@ -174,11 +176,67 @@ def test_the_traced_file_equals_the_written_one(
 def test_rounding_in_the_loop_is_recorded_and_keeps_the_labels(
     tmp_path: Path, best: BestFile, dataset: Dataset
 ) -> None:
+    steps: list[TrainingProgress] = []
     report = freeze(
-        best, dataset, tmp_path / "bundle", recipe=replace(SHORT, epochs=2), quantisation_aware=True
+        best,
+        dataset,
+        tmp_path / "bundle",
+        recipe=replace(SHORT, epochs=2),
+        quantisation_aware=True,
+        on_rounding_step=steps.append,
     )
     assert report.bundle.manifest.provenance["quantisation_aware"] is True
     assert report.test_accuracy > 0.4
+    assert [done.step for done in steps] == list(range(1, steps[-1].steps + 1)), "two epochs, seen"
+
+
+def test_generated_weights_are_calibrated_once_they_are_trained_with_rounding(
+    tmp_path: Path, best: BestFile, dataset: Dataset, supernet: Supernet
+) -> None:
+    for rounding in (False, True):
+        report = freeze(
+            best,
+            dataset,
+            tmp_path / f"bundle-{rounding}",
+            weights="generated",
+            supernet=supernet,
+            recipe=replace(SHORT, include_validation=False),
+            quantisation_aware=rounding,
+        )
+        assert (report.bundle.manifest.provenance["calibration"] is not None) == rounding
+
+
+def test_rounding_learns_from_the_teacher_with_the_weight_that_it_had_in_the_end() -> None:
+    recipe = Recipe(epochs=40, distillation=0.8, distillation_left=0.25)
+    assert (rounded(recipe).distillation, rounded(recipe).distillation_left) == (0.2, 1.0)
+    assert rounded(recipe).epochs == 4
+
+
+def test_a_limit_of_time_holds_for_the_training_with_rounding_too(
+    tmp_path: Path, best: BestFile, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, usual, rounding = HandClock(monkeypatch), list[int](), list[int]()
+
+    def noted(steps: list[int]) -> Callable[[TrainingProgress], None]:
+        def on_step(progress: TrainingProgress) -> None:
+            steps.append(progress.step)
+            clock.spend(1)
+
+        return on_step
+
+    report = freeze(
+        best,
+        dataset,
+        tmp_path / "bundle",
+        recipe=replace(SHORT, epochs=1000, seconds=12.0),
+        quantisation_aware=True,
+        on_step=noted(usual),
+        on_rounding_step=noted(rounding),
+    )
+    assert report.fit is not None
+    assert report.fit.recipe.seconds == 10
+    assert 9 <= len(usual) <= 11
+    assert 1 <= len(rounding) <= 3
 
 
 def test_a_file_that_differs_is_rejected_and_nothing_gets_the_final_name(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from smash_base.progress import Advance
 from smash_export.cli import cli
 from smash_export.cli.console import Output
 from smash_export.cli.training import taught
@@ -218,6 +221,27 @@ def test_an_automatic_teacher_is_larger_and_an_interrupted_one_is_trained_to_the
     assert np.array_equal(whole.validation, again.validation)
     assert len(whole.validation) == len(dataset.validation)
     assert [path.suffix for path in place.parent.iterdir()] == [".npy"]
+
+
+def test_the_bar_of_a_teacher_that_is_trained_shows_how_good_it_is(tmp_path: Path, dataset: Dataset) -> None:
+    shown: list[dict[str, object]] = []
+
+    class Noted(Output):
+        @contextlib.contextmanager
+        def progress(self, label: str, total: float | None) -> Iterator[Advance]:
+            def advance(
+                n: float = 1, *, before: float = 0.0, left: float | None = None, **fields: object
+            ) -> None:
+                shown.append({"label": label.partition(" ")[0], **fields})
+
+            yield advance
+
+    values = {"teacher": "auto", "device": "cpu", "recipe_name": "auto"}
+    recipe = Recipe(epochs=2, batch=32, keep_best=True)
+    taught(small_architecture(), dataset, recipe, 0.0, tmp_path / "teacher", values, Noted(quiet=True))
+    told = [entry for entry in shown if "accuracy" in entry]
+    assert [entry["label"] for entry in told] == ["teacher"] * 2
+    assert all(set(entry) == {"label", "loss", "accuracy"} for entry in told)
 
 
 def test_train_trains_the_teacher_within_the_time_and_then_its_student(tmp_path: Path) -> None:
