@@ -297,20 +297,21 @@ class Workbench:
         spec = input_spec_of(dataset)
         start = seed_of(self.config.seed, int(architecture.key, 16), seed)
         network = new_network(architecture, spec, len(dataset.classes), start)
-        recipe = replace(self.config.recipe, seed=start)
-        # What is compared are errors on the test images; what is chosen, is so by those on validation images.
-        tested = replace(dataset, validation=dataset.test)
+        recipe = replace(self.config.recipe, seed=start, keep_best=False)
         one_epoch = error = validation = 1.0
+
+        def tested() -> float:
+            """What is compared. Nothing is chosen by it."""
+            return 1 - accuracy(network, dataset.test, dataset.preprocessing, self.device)
 
         def on_epoch(entry: Epoch) -> None:
             nonlocal one_epoch
             if entry.epoch == 1:
-                one_epoch = 1 - accuracy(network, dataset.test, dataset.preprocessing, self.device)
+                one_epoch = tested()
 
         try:
-            result = fit(network, tested, recipe, device=self.device, on_epoch=on_epoch, evaluate=False)
-            error = 1 - result.accuracy
-            validation = 1 - accuracy(network, dataset.validation, dataset.preprocessing, self.device)
+            result = fit(network, dataset, recipe, device=self.device, on_epoch=on_epoch, evaluate=False)
+            error, validation = tested(), 1 - result.accuracy
         except DivergedError:
             pass  # nothing it says is right
         record = TestErrors(*key, *(round(value, 9) for value in (one_epoch, error, validation)))
