@@ -471,6 +471,9 @@ def _trained_first(
     from smash_search.train.network import new_network
 
     larger = teacher.larger_network(architecture, dataset)
+    if larger is None:  # nobody knew the pick of a search before it
+        output.warn("no teacher is trained: no known network of the space is half as large again as this one")
+        return None, seconds
     output.note(f"teacher: {larger.key}, a larger network of the same space")
     network, wanted = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed), recipe.epochs
     alone = {**values, "weights": "retrain", "qat": False}

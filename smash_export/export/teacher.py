@@ -336,11 +336,10 @@ def _traced_timm(spec: Spec, dataset: Dataset, folder: Path) -> tuple[Path, Prep
 # ---------------------------------------------------------------------------------- a larger network
 
 
-def larger_network(architecture: Architecture, dataset: Dataset) -> Architecture:
+def larger_network(architecture: Architecture, dataset: Dataset) -> Architecture | None:
     """A known network of the student's space with about four times its multiply-accumulates.
 
-    Raises:
-        UsageError: the space has none that is larger by half.
+    None where no known one is larger by half.
     """
     from smash_search.rank.finalists import input_spec_of
     from smash_search.space.cost import cost_of
@@ -354,14 +353,9 @@ def larger_network(architecture: Architecture, dataset: Dataset) -> Architecture
         return cost_of(entry, spec, classes).macs / own
 
     larger = [entry for entry in known_networks(space_for(spec)) if times(entry) >= 1.5]
-    if not larger:
-        raise UsageError(
-            "the space has no known network that is larger than this one",
-            expected=FORMS,
-            received=AUTO,
-            hint="Name a teacher, or train without one.",
-        )
-    return min(larger, key=lambda entry: (abs(math.log(times(entry) / TIMES_LARGER)), entry.key))
+    return min(
+        larger, key=lambda entry: (abs(math.log(times(entry) / TIMES_LARGER)), entry.key), default=None
+    )
 
 
 def ensemble_of(run: Path, dataset: Dataset) -> Answers | None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +27,8 @@ from smash_search.data import Dataset, load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import BestFile, SearchRecord, write_best
 from smash_search.space.cost import cost_of
+from smash_search.space.known import known_networks
+from smash_search.space.space import space_for
 from smash_search.train.answers import read_answers
 from smash_search.train.network import Recipe
 from tests.search.small_data import small_architecture, small_digits
@@ -199,6 +202,7 @@ def test_an_automatic_teacher_is_larger_and_an_interrupted_one_is_trained_to_the
 ) -> None:
     student = small_architecture()
     larger = larger_network(student, dataset)
+    assert larger is not None
     own, others = (cost_of(entry, SPEC, 10).macs for entry in (student, larger))
     assert others >= 1.5 * own
     recipe = Recipe(epochs=4, batch=32)
@@ -221,6 +225,18 @@ def test_an_automatic_teacher_is_larger_and_an_interrupted_one_is_trained_to_the
     assert np.array_equal(whole.validation, again.validation)
     assert len(whole.validation) == len(dataset.validation)
     assert [path.suffix for path in place.parent.iterdir()] == [".npy"]
+
+
+def test_the_largest_network_of_a_space_is_trained_without_a_teacher(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = known_networks(space_for(SPEC))
+    largest = max(known, key=lambda entry: cost_of(entry, SPEC, 10).macs)
+    values: dict[str, Any] = {"teacher": "auto"}
+    found, seconds = taught(largest, dataset, Recipe(), 7.0, tmp_path / "t", values, Output())
+    assert found is None
+    assert seconds == 7.0
+    assert "no teacher is trained" in capsys.readouterr().err
 
 
 def test_the_bar_of_a_teacher_that_is_trained_shows_how_good_it_is(tmp_path: Path, dataset: Dataset) -> None:
