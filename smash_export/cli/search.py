@@ -53,6 +53,7 @@ GROUPS = {
 }  # fmt: skip
 
 
+LONG_STEPS, LONG_FINALISTS = 200, 8  # of a search whose time is told before it
 TABLE_SEED = 1  # of the networks that a device measures; the same as that of `latency kit`
 
 
@@ -284,7 +285,7 @@ def _search(
         values |= dict.fromkeys(("target", "precision", "latency_batch", "latency_threads"))
     measurement = _measurement(dataset, device, values)
     config = _configuration(dataset, measurement, values)
-    if values["duration"] is not None or values["hypernet_share"] is not None:
+    if values["duration"] is not None or values["hypernet_share"] is not None or _is_long(config):
         config = _fitted(config, dataset, measurement, folder, values, output)
     if output.dry_run:
         _tell_plan(output, config, folder, summary)
@@ -329,6 +330,11 @@ def _tell_plan(output: Output, config: SearchConfig, folder: Path, images: Datas
     output.result({"dry_run": True, "writes": str(folder), **plan, "images": images.to_json()})
 
 
+def _is_long(config: SearchConfig) -> bool:
+    """Whether a search takes so long that it is worth a few seconds to know for how long."""
+    return config.training.steps >= LONG_STEPS and config.finalists.entering >= LONG_FINALISTS
+
+
 def _fitted(
     config: SearchConfig,
     dataset: Dataset,
@@ -337,7 +343,7 @@ def _fitted(
     values: dict[str, Any],
     output: Output,
 ) -> SearchConfig:
-    """As much of the search as fits the time, and the HyperNet's share of it.
+    """As much of the search as fits the time, and the HyperNet's share of it; tells the time that it takes.
 
     One that was begun keeps the size that it was given then.
     """
@@ -357,6 +363,8 @@ def _fitted(
     if share is not None and (values["steps"] is not None or values["epochs"] is not None):
         raise UsageError("--hypernet-share with --steps or --epochs", hint="Choose one.")
     if (folder / "config.json").exists():
+        if seconds is None and share is None:
+            return config
         return sized_like(config, files.read_json(folder / "config.json", what="search configuration"))
     with output.progress("measuring a few steps", None) as advance:
         units = rehearse(config, dataset, measurement=measurement, device=values["device"], advance=advance)
@@ -370,10 +378,14 @@ def _fitted(
 
     factor = 1.0 if seconds is None else largest_factor(expected, seconds)
     chosen = sized(factor)
-    output.note(
-        f"{factor:.2g} times the default search with {chosen.training.steps} updates of the HyperNet: "
-        f"about {duration_words(expected(factor))}"
+    told = f"about {duration_words(expected(factor))} here" + ", by one worker" * (
+        values["executor"] != "serial"
     )
+    if seconds is None and share is None:
+        output.note(f"the search takes {told}")
+    else:
+        updates = f"{chosen.training.steps} updates of the HyperNet"
+        output.note(f"{factor:.2g} times the default search with {updates}: {told}")
     return chosen
 
 
