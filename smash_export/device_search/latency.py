@@ -646,7 +646,7 @@ def fastest_of(
     if measured[fastest] <= limit_ms:
         return fastest, measured[fastest]
     raise GateError(
-        f"no network of {len(measured)} that were measured keeps the latency limit",
+        f"no network of the space keeps the latency limit, of {len(measured)} that were measured",
         expected=f"at most {limit_ms:g} ms",
         received=f"{measured[fastest]:.3g} ms for the fastest found ({fastest.key})",
         hint="Raise --max-latency, or try --precision int8, smaller images (?size=N) or a smaller --space.",
