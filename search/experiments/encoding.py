@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,21 +16,23 @@ from smash_search.rank import statistics
 from smash_search.rank.scoring import Corruption
 from smash_search.space.architecture import Architecture
 from smash_search.space.encoding import BACKGROUND, Layout
+from smash_search.space.space import Space
 
 OTHERS = 0xA70  # seed of the architectures whose c is borrowed
 
 
 def encoding(bench: Workbench) -> JsonObject:
     """Scores of random architectures with each kind of c and without generated filters, and paired tests
-    against the right one.
+    against the right one. Architectures without any generated filter are left out.
     """
     layout = bench.supernet().hypernet.layout
-    kinds = corruptions(layout, lambda seed: bench.space.draw(OTHERS, seed % 100_000))
+    kinds = corruptions(layout, lambda seed: _other(bench.space, layout, seed))
     count = bench.config.corrupted
+    numbers = filter(lambda number: layout.tiles(bench.architecture(number)), itertools.count())
     errors: dict[str, list[float]] = {name: [] for name in ("right", *kinds)}
     zeroed: list[float] = []
     with bench.progress("architectures", count) as advance:
-        for number in range(count):
+        for number in itertools.islice(numbers, count):
             architecture = bench.architecture(number)
             errors["right"].append(bench.score(architecture).error)
             zeroed.append(bench.score(architecture, "zeroed", zeroed=True).error)
@@ -53,6 +56,12 @@ def encoding(bench: Workbench) -> JsonObject:
         "op_contribution": statistics.paired(errors["right"], zeroed).to_json(),
         "errors": errors,
     }
+
+
+def _other(space: Space, layout: Layout, seed: int) -> Architecture:
+    """A draw with generated filters: the others have no description."""
+    draws = (space.draw(OTHERS, seed % 100_000 + attempt * 100_000) for attempt in itertools.count())
+    return next(filter(layout.tiles, draws))
 
 
 def corruptions(layout: Layout, draw: Callable[[int], Any]) -> dict[str, Corruption]:

@@ -245,9 +245,9 @@ def choose(
     chosen: dict[str, Finalist] = {}
 
     def enter(entry: Scored, reason: str) -> None:
-        if entry.candidate.origin == "known" and reason != KNOWN:
-            reason = f"{reason}, a {KNOWN}"
-        chosen.setdefault(entry.candidate.architecture.key, _finalist(entry, reason))
+        is_known = entry.candidate.origin == "known" and reason != KNOWN
+        said = f"{reason}, a {KNOWN}" if is_known else reason
+        chosen.setdefault(entry.candidate.architecture.key, _finalist(entry, said))
 
     def best_of_bins(entries: Sequence[Scored], most: int) -> list[Scored]:
         by_size = sorted(entries, key=lambda entry: (size(entry), entry.candidate.architecture.key))
@@ -259,11 +259,8 @@ def choose(
         for wanted in list(kinds)[:count]:
             enter(next(entry for entry in ranked if kind(entry) == wanted), f"{BY_SCORE} within its limit")
     known = [entry for entry in usable if entry.candidate.origin == "known"]
-    if kind is None:
-        known = best_of_bins(known, config.known)
-    else:
-        known = _largest_of_patterns(known, kind)[: min(config.known, max(0, count - lucky - len(chosen)))]
-    for entry in known:
+    left = min(config.known, max(0, count - lucky - len(chosen)))
+    for entry in best_of_bins(known, left) if kind is None else _largest_of_patterns(known, kind)[:left]:
         enter(entry, KNOWN)
     best = best_of_bins(passed, count)
     for number, entry in enumerate(best):

@@ -377,15 +377,12 @@ def _fitted(
         return sum(part.seconds for part in search_parts(sized(factor), dataset, units))
 
     factor = 1.0 if seconds is None else largest_factor(expected, seconds)
-    chosen = sized(factor)
-    told = f"about {duration_words(expected(factor))} here" + ", by one worker" * (
-        values["executor"] != "serial"
-    )
-    if seconds is None and share is None:
-        output.note(f"the search takes {told}")
-    else:
+    chosen, told = sized(factor), "the search"
+    if seconds is not None or share is not None:
         updates = f"{chosen.training.steps} updates of the HyperNet"
-        output.note(f"{factor:.2g} times the default search with {updates}: {told}")
+        told = f"{factor:.2g} times the default search with {updates}"
+    alone = ", by one worker" if values["executor"] != "serial" else ""
+    output.note(f"{told}: about {duration_words(expected(factor))} here{alone}")
     return chosen
 
 

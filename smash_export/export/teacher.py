@@ -135,7 +135,7 @@ def knowledge(answers: Answers, dataset: Dataset, recipe: Recipe) -> Knowledge:
     Args:
         answers: for the images of the data set.
         dataset: the images.
-        recipe: of the student. It says what is measured, and whether validation images are trained on.
+        recipe: Recipe of the student; it says what is measured, and whether validation images are trained on.
     """
     from smash_search.train.answers import measured
 
@@ -403,8 +403,7 @@ def trained_teacher(
         recipe: how to train it.
         device: where.
         cache: file that the answers are kept in; its name gets a suffix.
-        on_epoch: called with each entry of the training history; with accuracy where the recipe keeps the
-            best epoch.
+        on_epoch: called with each entry of the training history.
         on_step: called after every step of training.
     """
     from smash_search.rank.finalists import input_spec_of

@@ -18,6 +18,7 @@ from smash_search.experiments.config import size_named
 from smash_search.experiments.encoding import corruptions
 from smash_search.experiments.presets import patterns
 from smash_search.experiments.workbench import Workbench
+from smash_search.rank.finalists import input_spec_of
 from smash_search.space.encoding import Layout
 from smash_search.space.space import SPACES
 from tests.search.tiny_experiments import TINY, silent
@@ -148,6 +149,15 @@ def test_the_right_encoding_is_compared_with_every_corrupted_one(folder: Path) -
     contribution = result["op_contribution"]["difference"]["value"]
     assert contribution == pytest.approx(result["zeroed_mean"] - result["right_mean"])
     assert contribution != 0
+
+
+def test_encodings_are_compared_of_networks_that_have_one(tmp_path: Path, digits: Dataset) -> None:
+    config = replace(TINY, space="edge-tiny", changes={}, corrupted=4, seed=4)
+    layout = Layout(config.space_of(input_spec_of(digits)))
+    bench = Workbench(config, digits, tmp_path / "bench", silent)
+    assert not all(layout.tiles(bench.architecture(number)) for number in range(config.corrupted))
+    run_experiment("encoding", config, digits, tmp_path, silent)
+    assert files.read_json(tmp_path / "encoding.json")["architectures"] == config.corrupted
 
 
 def test_corruptions_change_what_they_say_and_nothing_else() -> None:

@@ -254,7 +254,7 @@ def test_a_search_says_how_long_it_takes_before_it_begins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["search", "--data", "digits", "--run", str(tmp_path / "run"), "--dry-run"]) == 0
-    assert re.search(r"the search takes about [\d.]+ (s|min) here", capsys.readouterr().err)
+    assert re.search(r"the search: about [\d.]+ (s|min) here", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
