@@ -166,7 +166,7 @@ _EDGE = replace(
     networks=40,
     second_seeds=8,
     hypernets={"a tenth": HyperNetConfig(depths=(1,), growth=3, centred=True, whiten=True)},
-    corrupted=120,  # what another description costs is a few tenths of a point: 24 could not tell it from none
+    corrupted=120,  # another description costs a tenth of a point, which 24 could not tell from nothing
     transfer_to=("fashion-mnist",),
 )
 
