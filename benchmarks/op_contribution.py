@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--only", help="ways whose name holds this")
     arguments = parser.parse_args()
     dataset = load_data(arguments.data)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     done = {row["way"]: row for row in files.read_jsonl(arguments.folder / "done.jsonl")}
     for way in WAYS:
         if way.name not in done and (arguments.only is None or arguments.only in way.name):
