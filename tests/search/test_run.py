@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from smash_search.rank.finalists import Finalist, FinalistsConfig
 from smash_search.rank.latency_model import LEAST
 from smash_search.rank.measurement import SLOWDOWN
 from smash_search.rank.pareto import Limit
-from smash_search.rank.proposals import ErrorModel, Observation
+from smash_search.rank.proposals import ErrorModel
 from smash_search.rank.scoring import Scorer
 from smash_search.rank.trained import Trained
 from smash_search.run import load_supernet, run_search
@@ -510,9 +510,9 @@ def test_every_limit_has_its_share_of_what_rounds_propose(
         )
 
     class Counted(ErrorModel):
-        def __init__(self, observations: Sequence[Observation]) -> None:
-            fits.append(len(observations))
-            super().__init__(observations)
+        def __init__(self, rows: Sequence[Mapping[str, float]], judged: Sequence[float]) -> None:
+            fits.append(len(judged))
+            super().__init__(rows, judged)
 
     fits: list[int] = []
     monkeypatch.setattr(race, "ErrorModel", Counted)
