@@ -2,7 +2,7 @@
 right ones.
 
     python -m benchmarks.op_contribution [--data cifar10:PATH] [--steps 1500] [--networks 16] [--images 1000]
-        [--folder DIR] [--only WORDS]
+        [--folder DIR] [--only WORDS] [--results NAME]
 
 One HyperNet per way of training it, all on draws of the edge space within one band of multiply-accumulates,
 in which every op has a generated filter; then the errors of the same networks with the right filters, with
@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--folder", type=Path, default=Path("runs/op-contribution"), help="of results")
     parser.add_argument("--only", help="ways whose name holds this")
+    parser.add_argument("--results", default="op_contribution", help="name of the file of results")
     arguments = parser.parse_args()
     dataset = load_data(arguments.data)
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ def main() -> None:
         },
     ]
     record(
-        "op_contribution",
+        arguments.results,
         {
             "settings": {
                 "steps": arguments.steps,
