@@ -326,6 +326,12 @@ def _progress(schedule: Schedule, leaves: bool) -> Progress:
                 return Text(f"{schedule.share():.0%}")
             return Text(_steps(task.completed, task.total))
 
+    class Bars(Progress):
+        """Bars that rich's own thread draws, eight times a second."""
+
+        def refresh(self) -> None:
+            """Nothing: Ctrl-C within a drawing by the main thread would leave what is drawn twice."""
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -336,7 +342,7 @@ def _progress(schedule: Schedule, leaves: bool) -> Progress:
     )
     # What a program reads from stdout does not go to the terminal with the bars.
     to_terminal = sys.stdout.isatty()
-    return Progress(
+    return Bars(
         *columns,
         console=Console(stderr=True),
         refresh_per_second=8,
