@@ -16,7 +16,7 @@ from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
-from smash_export.cli.shared_options import balance_option, recipe_option
+from smash_export.cli.shared_options import F, balance_option, recipe_option
 from smash_export.cli.training import (
     Prepared,
     bake_too,
@@ -70,6 +70,28 @@ SET_HELP = "Any other value of the recipe; may be repeated."
 TRACK_HELP = "Log training curves to tensorboard or mlflow, on this machine."
 
 
+def taught_and_measured(before: str) -> Callable[[F], F]:
+    """--teacher, --folds and --set of a command, whose folds are trained before something."""
+    options = (
+        click.option(
+            "--teacher", metavar="NETWORK", help=TEACHER_HELP + "; auto trains a larger network first."
+        ),
+        click.option(
+            "--folds",
+            type=click.IntRange(2, 100),
+            help=f"Folds of a cross-validation before the {before}, for an accuracy on all images.",
+        ),
+        click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help=SET_HELP),
+    )
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 @click.command(cls=Grouped, groups=GROUPS)
 @click.option(
     "--arch",
@@ -98,13 +120,7 @@ TRACK_HELP = "Log training curves to tensorboard or mlflow, on this machine."
 )
 @click.option("--time", "duration", metavar="TIME", help="Time budget of the training, such as 20m.")
 @balance_option
-@click.option("--teacher", metavar="NETWORK", help=TEACHER_HELP + "; auto trains a larger network first.")
-@click.option(
-    "--folds",
-    type=click.IntRange(2, 100),
-    help="Folds of a cross-validation before the training, for an accuracy on all images.",
-)
-@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help=SET_HELP)
+@taught_and_measured("training")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.")
 @click.option("--batch", type=click.IntRange(1), help="Images per step.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Highest learning rate.")

@@ -16,7 +16,7 @@ import click
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
-from smash_export.cli.freeze import AUGMENT_HELP, SET_HELP, TEACHER_HELP
+from smash_export.cli.freeze import AUGMENT_HELP, taught_and_measured
 from smash_export.cli.freeze import command as freeze_command
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option
@@ -72,13 +72,7 @@ GROUPS = {
 @space_option
 @recipe_option("Recipe of the last training: docs/recipes.md.")
 @balance_option
-@click.option("--teacher", metavar="NETWORK", help=TEACHER_HELP + "; auto trains a larger network first.")
-@click.option(
-    "--folds",
-    type=click.IntRange(2, 100),
-    help="Folds of a cross-validation before the last training, for an accuracy on all images.",
-)
-@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help=SET_HELP)
+@taught_and_measured("last training")
 @click.option("--augment", metavar="NAME=VALUE,...", help=AUGMENT_HELP)
 @click.option(
     "--false-alarm",

@@ -382,8 +382,9 @@ def taught(
         with output.progress("asking the teacher", None):
             kept = teacher.answers_file(values["teacher"], dataset, place, warn=output.warn)
         found = read_answers(kept, dataset)
-        tell_knowledge(teacher.knowledge(found, dataset, recipe), output)
-        return _taught(found, dataset, recipe), seconds
+        known = teacher.knowledge(found, dataset, recipe)
+        tell_knowledge(known, output)
+        return _taught(found, known, recipe), seconds
     finalists = None
     if run is not None and not recipe.include_validation:
         finalists = _finalists(run, dataset, recipe, output)
@@ -393,12 +394,9 @@ def taught(
     return _trained_first(architecture, dataset, recipe, seconds, place, values, output)
 
 
-def _taught(answers: Answers, dataset: Dataset, recipe: Recipe) -> Taught:
+def _taught(answers: Answers, known: Knowledge, recipe: Recipe) -> Taught:
     """What the student learns, those of validation images too where it is trained on them."""
-    from smash_export.export.teacher import knowledge
-
-    logits = answers.of_training(include_validation=recipe.include_validation)
-    return Taught(logits, knowledge(answers, dataset, recipe).validation)
+    return Taught(answers.of_training(include_validation=recipe.include_validation), known.validation)
 
 
 def _finalists(run: Path, dataset: Dataset, recipe: Recipe, output: Output) -> Taught | None:
@@ -414,7 +412,7 @@ def _finalists(run: Path, dataset: Dataset, recipe: Recipe, output: Output) -> T
         output.note(f"no teacher: {who}; their answers would hold the network back")
         return None
     output.note(f"teacher: {who}")
-    return _taught(answers, dataset, recipe)
+    return _taught(answers, known, recipe)
 
 
 def tell_knowledge(known: Knowledge, output: Output) -> None:
@@ -491,8 +489,9 @@ def _trained_first(
             on_epoch=on_epoch,
             on_step=on_step,
         )
-    tell_knowledge(teacher.knowledge(answers, dataset, recipe), output)
-    return _taught(answers, dataset, recipe), (1 - teacher.TIME_SHARE) * seconds
+    known = teacher.knowledge(answers, dataset, recipe)
+    tell_knowledge(known, output)
+    return _taught(answers, known, recipe), (1 - teacher.TIME_SHARE) * seconds
 
 
 def _too_short(epochs: int, wanted: int, place: Path, output: Output) -> bool:
