@@ -94,7 +94,7 @@ class Augmentation:
 
         Args:
             batch: float [B, C, H, W] or [B, C, D, H, W], normalised; it is not changed in place.
-            labels: int64 [B].
+            labels: int64 [B]; without a mixture whatever belongs to the images.
             generator: Generator of the batch's device, or of the CPU.
             epoch: from 0.
             indices: numbers of the images in their data set, int64 [B]; needed to alternate flips.

@@ -87,9 +87,7 @@ def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         scores: [N, K], the higher the likelier.
         targets: [N, K], 1 where a class is there.
     """
-    order = np.argsort(-scores, axis=0, kind="stable")
-    there = np.take_along_axis(targets, order, 0) > 0
-    precision = there.cumsum(0) / np.arange(1, len(scores) + 1)[:, None]
+    _, there, precision = _sorted(scores, targets)
     counts = there.sum(0)
     found: np.ndarray = np.divide(
         (precision * there).sum(0), counts, out=np.full(len(counts), np.nan), where=counts > 0
@@ -102,6 +100,40 @@ def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     found = average_precisions(scores, targets)
     known = found[~np.isnan(found)]
     return float(known.mean()) if len(known) else 0.0
+
+
+def shares_of_error(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """1 - :func:`mean_average_precision` as a mean over images: the share of each, float64 [N].
+
+    Precision at an image depends on those above it, so a share is what a little more weight of the image
+    would change (the infinitesimal jackknife, Jaeckel 1972). Means over resamples or parts of the images are
+    to first order the figures of these images by themselves.
+    """
+    order, there, precision = _sorted(scores, targets)
+    known = there.any(0)
+    if not known.any():
+        return np.ones(len(scores))
+    order, there, precision = order[:, known], there[:, known], precision[:, known]
+    counts = there.sum(0)
+    average = (precision * there).sum(0) / counts
+    weights = there / np.arange(1, len(scores) + 1)[:, None]  # of an image at and above each place
+
+    def from_below(values: np.ndarray) -> np.ndarray:
+        sums: np.ndarray = values[::-1].cumsum(0)[::-1]
+        return sums
+
+    change = there * (precision - average + from_below(weights)) - from_below(weights * precision)
+    of_images = np.empty_like(change)
+    np.put_along_axis(of_images, order, change / counts, 0)
+    shares: np.ndarray = 1 - average.mean() - len(scores) * of_images.mean(1)
+    return shares
+
+
+def _sorted(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each class images in falling order, whether it is there, and precision: each [N, K]."""
+    order = np.argsort(-scores, axis=0, kind="stable")
+    there = np.take_along_axis(targets, order, 0) > 0
+    return order, there, there.cumsum(0) / np.arange(1, len(scores) + 1)[:, None]
 
 
 def thresholds_of(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def capacity(bench: Workbench) -> JsonObject:
                 "kendall": statistics.kendall(values, error).to_json(),
                 "kendall_zeroed": statistics.kendall(zeroed, error).to_json(),
                 "op_contribution": float(np.mean(zeroed) - np.mean(values)),
-                "split_half": statistics.split_half(np.stack([score.mask() for score in scores])),
+                "split_half": statistics.split_half(np.stack([score.errors() for score in scores])),
                 "scores": values,
             }
         )

@@ -74,7 +74,7 @@ def correlation(bench: Workbench) -> JsonObject:
             advance(1)
     if len(points) < 3:  # the time was too short for any statistic
         return {"networks": len(points), "points": [asdict(point) for point in points], "signals": []}
-    wrong = np.stack([bench.score(bench.architecture(number)).mask() for number in range(len(points))])
+    wrong = np.stack([bench.score(bench.architecture(number)).errors() for number in range(len(points))])
     return summary(points, wrong) | {
         "hypernet_loss": bench.training_loss(),
         "hypernet_steps": config.training.steps,
@@ -86,7 +86,7 @@ def correlation(bench: Workbench) -> JsonObject:
 
 
 def summary(points: list[ScoredAndTrained], wrong: np.ndarray) -> JsonObject:
-    """All statistics of the experiment from its points and the images that each score got wrong."""
+    """All statistics of the experiment from its points and the errors of each score by image."""
 
     def column(name: str) -> np.ndarray:
         return np.asarray([getattr(point, name) for point in points], np.float64)

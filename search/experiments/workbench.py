@@ -31,7 +31,7 @@ from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.interpreter import forward, norm_places
 from smash_search.model.supernet import Moments, Supernet
 from smash_search.rank.finalists import input_spec_of
-from smash_search.rank.scoring import Corruption, Score, Scorer, make_score
+from smash_search.rank.scoring import Corruption, Score, Scorer, Tally
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import Cost, cost_of
 from smash_search.space.encoding import Layout
@@ -238,15 +238,14 @@ class Workbench:
             split = self.dataset.validation
             order = np.random.default_rng(seed_of(self.config.scoring.seed, 2)).permutation(len(split))
             order = order[: self._scorer().stages[-1]]
-            wrong, loss = [], 0.0
+            tally = Tally(several=split.targets is not None)
             for start in range(0, len(order), self.config.scoring.batch):
                 chosen = order[start : start + self.config.scoring.batch]
-                images, labels = self._batch(split, chosen)
+                images, targets = self._batch(split, chosen)
                 with torch.no_grad():
                     logits = forward(architecture, source, images).float()
-                wrong.append((logits.argmax(1) != labels).cpu().numpy())
-                loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            self._keep(key, make_score(architecture.key, np.concatenate(wrong), loss / len(order)))
+                tally.add(logits, targets)
+            self._keep(key, tally.score(architecture.key))
         return self._scores[key]
 
     @cached_property

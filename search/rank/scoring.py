@@ -6,6 +6,10 @@ half the time, from each batch that is scored. A race looks at few images for al
 architectures and at more for the better part. It reproduces the ranking by all images cheaply; it cannot
 make that ranking better than generated weights are.
 
+Where classes do not exclude each other the error is 1 - mean average precision, as that of trained networks.
+It belongs to all images together; shares of the images in it, whose mean it is, stand in for wrong and right
+ones where the race asks how much of a ranking is chance.
+
 Everything here is deterministic: the same supernet, data and configuration give the same records.
 """
 
@@ -18,21 +22,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from smash_base.errors import InvalidInputError
 from smash_base.json_values import JsonObject
 from smash_base.records import read_record
+from smash_search.data.several import mean_average_precision, shares_of_error
 from smash_search.model.interpreter import forward
 from smash_search.model.supernet import Statistics, Supernet
 from smash_search.rank import statistics
-from smash_search.rank.statistics import wilson
+from smash_search.rank.statistics import NORMAL_95, wilson
 from smash_search.space.architecture import Architecture
 from smash_search.space.encoding import Layout
 from smash_search.train.compute import (
     Feed,
     autocast,
+    class_loss,
     keep_freed_memory,
     memory_format,
     memory_guard,
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from smash_search.data import Dataset
 
 RESAMPLES = 1000
+MOST_SHARE = 65_000.0  # of an image in the error: what 16 bits hold
 
 Corruption = Callable[[Tensor, int], Tensor]
 
@@ -100,10 +106,13 @@ class Score:
     Attributes:
         key: Key of the architecture.
         images: how many.
-        error: share put into the wrong class: the SMASH score.
-        low, high: 95 % interval of the error over images (Wilson).
+        error: share put into the wrong class, or 1 - mean average precision where an image may be of several
+            classes: the SMASH score.
+        low, high: 95 % interval of the error over images (Wilson; of several classes by the jackknife).
         loss: mean cross entropy.
-        wrong: which images were wrong, as hexadecimal digits of packed bits.
+        wrong: which images were wrong, as hexadecimal digits of packed bits; empty with ``shares``.
+        shares: the share of each image in the error (:func:`smash_search.data.several.shares_of_error`), as
+            hexadecimal digits of float16; empty where each image has one class.
     """
 
     key: str
@@ -113,6 +122,13 @@ class Score:
     high: float
     loss: float
     wrong: str
+    shares: str = ""
+
+    def errors(self) -> np.ndarray:
+        """The error of each image, [images]: wrong or right, or its share."""
+        if self.shares:
+            return np.frombuffer(bytes.fromhex(self.shares), "<f2").astype(np.float64)
+        return self.mask()
 
     def mask(self) -> np.ndarray:
         """Which images were wrong: bool [images]."""
@@ -121,7 +137,7 @@ class Score:
 
     def to_json(self) -> JsonObject:
         """A line of scores.jsonl."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value or name != "shares"}
 
     @classmethod
     def from_json(cls, record: object) -> Score:
@@ -181,13 +197,15 @@ class Scorer:
         """Score one architecture on the first ``images`` validation images.
 
         Args:
-            known: its score on fewer images; only the others are looked at.
+            known: its score on fewer images; only the others are looked at, unless an image may be of several
+                classes: where it is among all images depends on the answers for each of them.
             corrupt: applied to its encoding c before weights are generated, to test the HyperNet.
             zeroed: set every generated filter to zero, to see what they contribute.
         """
+        several = self._validation.targets is not None
+        known = None if several else known
         start = 0 if known is None else known.images
-        masks = [] if known is None else [known.mask()]
-        loss = 0.0 if known is None else known.loss * known.images
+        tally = Tally(several=several, known=known)
         with memory_guard(self._device, self._config.batch, "--score-batch"), self._mode():
             c = None
             if corrupt is not None:
@@ -198,11 +216,10 @@ class Scorer:
             if self._config.statistics == "training":
                 source.fixed = self.supernet.statistics(architecture, self._statistics_images, source)
             for chosen in _equal_parts(self._order[start:images], self._config.batch):
-                batch, labels = self._validation(chosen)
+                batch, targets = self._validation(chosen)
                 logits = forward(architecture, source, batch.contiguous(memory_format=self._format)).float()
-                masks.append((logits.argmax(1) != labels).cpu().numpy())
-                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        return make_score(architecture.key, np.concatenate(masks), loss / images)
+                tally.add(logits, targets)
+        return tally.score(architecture.key)
 
     def encoding_gradient(self, architecture: Architecture, images: int) -> tuple[Layout, np.ndarray]:
         """dE/dc: gradient of the loss over the first ``images`` validation images with respect to c.
@@ -218,9 +235,10 @@ class Scorer:
             source.fixed = self.supernet.statistics(architecture, self._statistics_images, source)
             loss = torch.zeros((), device=self._device)
             for part in _equal_parts(chosen, self._config.batch):
-                batch, labels = self._validation(part)
+                batch, targets = self._validation(part)
                 logits = forward(architecture, source, batch.contiguous(memory_format=self._format)).float()
-                loss = loss + F.cross_entropy(logits, labels, reduction="sum") / len(chosen)
+                several = self._validation.targets is not None
+                loss = loss + class_loss(logits, targets, several=several, reduction="sum") / len(chosen)
         (gradient,) = torch.autograd.grad(loss, c)
         return layout, gradient.float().cpu().numpy()
 
@@ -228,13 +246,56 @@ class Scorer:
         return autocast(self._device, on_cpu=True)
 
 
+class Tally:
+    """The answers of one network, batch by batch, and the score that they come to.
+
+    Args:
+        several: whether an image may be of several classes.
+        known: Score on images before those that are added; not of several classes.
+    """
+
+    def __init__(self, *, several: bool, known: Score | None = None) -> None:
+        self._several = several
+        self._wrong = [] if known is None else [known.mask()]
+        self._loss = 0.0 if known is None else known.loss * known.images
+        self._answers: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Logits float32 [B, K] of a batch, and the labels [B] or targets [B, K] of its images."""
+        self._loss += float(class_loss(logits, targets, several=self._several, reduction="sum"))
+        if self._several:
+            self._answers.append((logits.cpu().numpy(), targets.cpu().numpy()))
+        else:
+            self._wrong.append((logits.argmax(1) != targets).cpu().numpy())
+
+    def score(self, key: str) -> Score:
+        """The score of a network of that key on all images so far."""
+        if not self._several:
+            wrong = np.concatenate(self._wrong)
+            return make_score(key, wrong, self._loss / len(wrong))
+        answers, targets = map(np.concatenate, zip(*self._answers, strict=True))
+        return score_of_several(key, answers, targets, self._loss / len(answers))
+
+
 def make_score(key: str, wrong: np.ndarray, loss: float) -> Score:
     """A score from the images that were wrong, bool [images], and the mean loss."""
     error = float(wrong.mean())
     low, high = wilson(error, len(wrong))
-    if not math.isfinite(loss):
-        loss = 1e30  # JSON has no infinity, and such a network ranks last all the same
-    return Score(key, len(wrong), error, low, high, loss, np.packbits(wrong).tobytes().hex())
+    return Score(key, len(wrong), error, low, high, _finite(loss), np.packbits(wrong).tobytes().hex())
+
+
+def score_of_several(key: str, answers: np.ndarray, targets: np.ndarray, loss: float) -> Score:
+    """A score from answers [images, K] for classes that do not exclude each other, and the mean loss."""
+    error, shares = 1 - mean_average_precision(answers, targets), shares_of_error(answers, targets)
+    half = NORMAL_95 * float(shares.std()) / math.sqrt(len(shares))
+    low, high = max(0.0, error - half), min(1.0, error + half)
+    packed = shares.clip(-MOST_SHARE, MOST_SHARE).astype("<f2").tobytes().hex()
+    return Score(key, len(shares), error, low, high, _finite(loss), "", packed)
+
+
+def _finite(loss: float) -> float:
+    """JSON has no infinity, and such a network ranks last all the same."""
+    return loss if math.isfinite(loss) else 1e30
 
 
 def survivors(scores: Sequence[Score], keep: float) -> list[Score]:
@@ -249,7 +310,7 @@ def kept_best(scores: Sequence[Score], keep: float, seed: int = 0) -> float:
     Share of bootstrap resamples of the stage's images in which the architecture with the lowest error is
     among those that the stage kept. It speaks of the score, not of the error after training.
     """
-    wrong = np.stack([score.mask() for score in scores]).astype(np.float64)  # [architectures, images]
+    wrong = np.stack([score.errors() for score in scores]).astype(np.float64)  # [architectures, images]
     kept = {score.key for score in survivors(scores, keep)}
     inside = np.asarray([score.key in kept for score in scores])
     images = wrong.shape[1]
@@ -265,7 +326,7 @@ def kept_best(scores: Sequence[Score], keep: float, seed: int = 0) -> float:
 
 def split_half(scores: Sequence[Score]) -> float | None:
     """Reliability of a ranking by score (:func:`smash_search.rank.statistics.split_half`)."""
-    return statistics.split_half(np.stack([score.mask() for score in scores])) if scores else None
+    return statistics.split_half(np.stack([score.errors() for score in scores])) if scores else None
 
 
 def _equal_parts(chosen: np.ndarray, most: int) -> list[np.ndarray]:

@@ -169,9 +169,9 @@ def split_half(wrong: ArrayLike) -> float | None:
     None when there are fewer than three networks or one half cannot tell any apart.
 
     Args:
-        wrong: which images each network got wrong, bool [n, I].
+        wrong: which images each network got wrong, bool [n, I], or the error of each image.
     """
-    table = np.asarray(wrong, bool)
+    table = np.asarray(wrong, np.float64)
     if len(table) < 3:
         return None
     x, y = (table[:, part::2].mean(1) for part in (0, 1))

@@ -20,7 +20,8 @@ class Trained:
     Attributes:
         group, key, reason, score: Fields of the finalist.
         rung, epochs: number of the rung from 0, epochs trained so far.
-        error: on all validation images; 1 - mean recall where the recipe balances classes.
+        error: on all validation images; 1 - mean recall where the recipe balances classes, and 1 - mean
+            average precision where an image may be of several.
         loss: mean training loss of the last epoch.
         diverged: Reason why training stopped early, or None.
         validation_loss: cross-entropy on validation images (:class:`smash_search.train.judging.Judge`), or

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smash_base import files
@@ -182,15 +183,19 @@ class Feed:
     is copied. A memory-mapped split is read as it is needed.
 
     Args:
-        split: images uint8 [N, *S, C], labels int64 [N].
+        split: images uint8 [N, *S, C], labels int64 [N], targets uint8 [N, K] or None.
         preprocessing: Preprocessing of the data set.
         device: where batches are wanted.
+
+    Attributes:
+        labels: int64 [N], on the device.
+        targets: presence of each class, float32 [N, K], where classes do not exclude each other; or None.
     """
 
     def __init__(self, split: Split, preprocessing: Preprocessing, device: torch.device) -> None:
         self.device, self._preprocessing = device, preprocessing
         self.labels = torch.from_numpy(np.asarray(split.labels, np.int64)).to(device)
-        self.targets: Tensor | None = None  # float32 [N, K], where classes do not exclude each other
+        self.targets: Tensor | None = None
         if split.targets is not None:
             self.targets = torch.from_numpy(split.targets.astype(np.float32)).to(device)
         self._host = split.images
@@ -207,7 +212,7 @@ class Feed:
         return len(self.labels)
 
     def __call__(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Indices [B] -> images float32 [B, C, *S] and labels int64 [B]."""
+        """Indices [B] -> images float32 [B, C, *S], and their labels int64 [B] or targets float32 [B, K]."""
         chosen = torch.from_numpy(np.asarray(indices, np.int64))
         if self._images is not None:
             chosen = chosen.to(self.device, non_blocking=True)
@@ -219,7 +224,34 @@ class Feed:
             raw = raw.to(self.device, non_blocking=True)
             chosen = chosen.to(self.device, non_blocking=True)
         images = self._preprocessing.normalise(raw)
-        return images.contiguous(memory_format=self._format), self.labels[chosen]
+        wanted = self.labels if self.targets is None else self.targets
+        return images.contiguous(memory_format=self._format), wanted[chosen]
+
+
+def class_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    several: bool,
+    weights: Tensor | None = None,
+    smoothing: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    """Cross-entropy: of one class against all, or of each class by itself where several may be there.
+
+    Args:
+        logits: [B, K].
+        targets: labels int64 [B] or shares of classes [B, K]; the presence of each, [B, K], with ``several``.
+        several: whether classes do not exclude each other; the loss of an image is then the mean over them.
+        weights: Weights of the classes, [K]; with ``several`` those of their presence.
+        smoothing: share of each target that goes to all classes, or to presence and absence alike.
+        reduction: mean or sum over the images.
+    """
+    if not several:
+        return F.cross_entropy(logits, targets, weights, reduction=reduction, label_smoothing=smoothing)
+    wanted = targets * (1 - smoothing) + smoothing / 2
+    loss = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weights, reduction=reduction)
+    return loss / logits.shape[1] if reduction == "sum" else loss
 
 
 class Ahead(Generic[Made]):
@@ -263,6 +295,14 @@ def augmentation_of(arguments: Mapping[str, Any]) -> Augmentation | None:
             "there is no such augmentation", expected=", ".join(known), received=unknown[0]
         )
     return Augmentation(**arguments)
+
+
+def check_mixing(augmentation: Mapping[str, Any], *, taught: bool, several: bool) -> None:
+    """Raise UsageError where images are mixed that a teacher answers for, or that are of several classes."""
+    mixes = augmentation.get("mixup") or augmentation.get("cutmix")
+    if mixes and (taught or several):
+        what = "answers for whole images" if taught else "classes that do not exclude each other"
+        raise UsageError(what, expected="neither mixup nor cutmix")
 
 
 class Average:

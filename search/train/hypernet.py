@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from smash_base.errors import InvalidInputError
@@ -35,6 +34,8 @@ from smash_search.train.compute import (
     OutOfMemoryError,
     augmentation_of,
     autocast,
+    check_mixing,
+    class_loss,
     load_checkpoint,
     memory_format,
     memory_guard,
@@ -183,7 +184,7 @@ def train(
     Raises:
         DivergedError: too many steps in a row gave NaN or infinity; the last good checkpoint stays.
         OutOfMemoryError: the batch does not fit into the memory of a GPU, and may not be halved.
-        UsageError: the checkpoint belongs to another job.
+        UsageError: the checkpoint belongs to another job, or images of several classes are mixed.
     """
     ranks.check(config.architectures)
     checkpoint = checkpoint if ranks.is_first else None
@@ -227,6 +228,7 @@ class _Loop(Loop[Stretch]):
         self._supernet, self._config, self._device, self._ranks = supernet, config, device, ranks
         self._feed = Feed(dataset.train, dataset.preprocessing, device)
         self._format = memory_format(supernet.space.dims, device)
+        check_mixing(config.augmentation, taught=False, several=dataset.several)
         self._augmentation = augmentation_of(config.augmentation)
         filters = [*supernet.filters.parameters(), *supernet.hypernet.bases.parameters()]
         hypernet = list(supernet.hypernet.layers.parameters())
@@ -345,7 +347,8 @@ class _Loop(Loop[Stretch]):
                     architecture, noise_seed=seed_of(self._config.seed, 0x2015E, slot)
                 )
                 logits = forward(architecture, source, part)
-            loss = F.cross_entropy(logits.float(), wanted) * (len(part) / len(images) / share)
+            loss = class_loss(logits.float(), wanted, several=self._feed.targets is not None)
+            loss = loss * (len(part) / len(images) / share)
             loss.backward()
             total += loss.detach()
         return total

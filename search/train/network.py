@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smash_base.errors import UsageError, said_by_the_caller
+from smash_base.errors import said_by_the_caller
 from smash_base.preprocess import Preprocessing
 from smash_search.data.several import mean_average_precision
 from smash_search.model.interpreter import Network, Norm
@@ -32,6 +32,8 @@ from smash_search.train.compute import (
     Feed,
     augmentation_of,
     autocast,
+    check_mixing,
+    class_loss,
     load_checkpoint,
     memory_format,
     memory_guard,
@@ -329,7 +331,8 @@ class _Loop(Loop[Epoch]):
         self.network, self._feed, self._recipe = network, feed, recipe
         self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
         self._distance = distance if feed.targets is None else distance_of_each
-        check_mixing(recipe, taught=teacher is not None, several=feed.targets is not None)
+        self._several = feed.targets is not None
+        check_mixing(recipe.augmentation, taught=teacher is not None, several=self._several)
         self._augmentation = augmentation_for(recipe, classes)
         labels = feed.labels.cpu().numpy()
         sampled = labels if recipe.balance == "sampling" else None
@@ -378,27 +381,20 @@ class _Loop(Loop[Epoch]):
         return loss.detach()
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy: of one class against all, or of each class by itself where several may be there."""
-        smoothing = self._recipe.label_smoothing
-        if self._feed.targets is None:
-            return F.cross_entropy(logits, targets, self._class_weights, label_smoothing=smoothing)
-        wanted = targets * (1 - smoothing) + smoothing / 2
-        return F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=self._class_weights)
+        smoothing, weights = self._recipe.label_smoothing, self._class_weights
+        return class_loss(logits, targets, several=self._several, weights=weights, smoothing=smoothing)
 
     def _batch(self, step: int) -> _Batch:
         """Images and targets of a step; a function of its number alone."""
         indices = self._batches[step]
-        images, labels = self._feed(indices)
-        targets = labels
+        images, targets = self._feed(indices)
         if self._augmentation is not None:
             generator = torch.Generator(images.device)
             generator.manual_seed(seed_of(self._recipe.seed, 0xA09, step))
             epoch = step // self._batches.per_pass
             images, targets = self._augmentation(
-                images, labels, generator, epoch=epoch, indices=torch.from_numpy(indices)
+                images, targets, generator, epoch=epoch, indices=torch.from_numpy(indices)
             )
-        if self._feed.targets is not None:
-            targets = self._feed.targets[torch.from_numpy(indices)]
         soft = None if self._teacher is None else self._teacher[torch.from_numpy(indices)]
         return _Batch(images, targets, soft)
 
@@ -476,14 +472,6 @@ def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
     )
-
-
-def check_mixing(recipe: Recipe, *, taught: bool, several: bool) -> None:
-    """Raise UsageError where images are mixed that a teacher answers for, or that are of several classes."""
-    mixes = recipe.augmentation.get("mixup") or recipe.augmentation.get("cutmix")
-    if mixes and (taught or several):
-        what = "answers for whole images" if taught else "classes that do not exclude each other"
-        raise UsageError(what, expected="neither mixup nor cutmix")
 
 
 def class_weights(labels: np.ndarray, classes: int) -> Tensor:
@@ -595,7 +583,7 @@ def answers_of(
 def _outputs(
     network: nn.Module, split: Split, preprocessing: Preprocessing, device: torch.device, batch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits [B, K] in float32 and labels [B] of consecutive batches."""
+    """Logits [B, K] in float32, and what a :class:`Feed` gives beside the images, of consecutive batches."""
     network.to(device)
     training = network.training
     network.eval()

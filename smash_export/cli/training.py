@@ -87,9 +87,10 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
 
 def _check_augmentation(dataset: Dataset, recipe: Recipe, values: dict[str, Any]) -> None:
     """Raise UsageError for changes of the images that these cannot have, before anything is trained."""
-    from smash_search.train.network import augmentation_for, check_mixing
+    from smash_search.train.compute import check_mixing
+    from smash_search.train.network import augmentation_for
 
-    check_mixing(recipe, taught=bool(values["teacher"]), several=dataset.several)
+    check_mixing(recipe.augmentation, taught=bool(values["teacher"]), several=dataset.several)
     chosen = augmentation_for(recipe, len(dataset.classes))
     if chosen is None:
         return

@@ -17,6 +17,7 @@ from smash_search.data.several import (
     likeliest,
     mean_average_precision,
     rarest,
+    shares_of_error,
     thresholds_of,
 )
 from tests.search.several_data import squares
@@ -117,3 +118,16 @@ def test_one_class_stands_for_each_image() -> None:
         1,
         2,
     ]
+
+
+def test_shares_of_the_images_in_an_error_tell_that_of_resamples() -> None:
+    random = np.random.default_rng(0)
+    targets = (random.random((400, 4)) < (0.5, 0.3, 0.1, 0.0)).astype(np.uint8)
+    scores = targets + random.normal(0, 1, targets.shape)
+    shares = shares_of_error(scores, targets)
+    assert shares.mean() == pytest.approx(1 - mean_average_precision(scores, targets))
+    drawn = random.integers(0, 400, (200, 400))
+    errors = [1 - mean_average_precision(scores[rows], targets[rows]) for rows in drawn]
+    assert np.corrcoef(shares[drawn].mean(1), errors)[0, 1] > 0.95
+    assert shares[drawn].mean(1).std() == pytest.approx(np.std(errors), rel=0.15)
+    assert shares_of_error(scores, np.zeros_like(targets)).tolist() == [1.0] * 400

@@ -34,6 +34,7 @@ from smash_search.train.hypernet import new_supernet
 from smash_search.train.recipes import Recipe
 from tests.search.executors.devices import ByMacs, Device
 from tests.search.run_small_search import config, contents
+from tests.search.several_data import several_digits
 from tests.search.small_data import small_digits
 
 SPEC = InputSpec(1, (8, 8))
@@ -111,6 +112,19 @@ def test_a_search_with_two_workers_ends_with_the_bytes_of_a_search_with_none(
     assert contents(other) == contents(one)
     for name in ("measures.jsonl", "confirmed.jsonl", "pareto.json"):
         assert (other / name).read_bytes() == (one / name).read_bytes()
+
+
+def test_a_worker_scores_several_classes_as_this_process_does(tmp_path: Path) -> None:
+    supernet = new_supernet(SPACE, SPEC, 3, HyperNetConfig(depths=(1, 1)), seed=0)
+    equipment = replace(
+        _equipment(tmp_path), supernet=supernet, dataset=several_digits(train=64, validation=32)
+    )
+    tasks = [Task("score", (entry, 32, None), entry.key) for entry in _architectures(2)]
+    with closing(_processes(equipment)) as workers:
+        results = dict(workers.run(tasks))
+    here = Worker(equipment)
+    assert results == {number: here.score(*task.arguments) for number, task in enumerate(tasks)}
+    assert all(score.shares for score in results.values())
 
 
 def test_the_work_of_a_killed_worker_is_done_again_once(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from smash_search.rank.scoring import (
     Score,
     Scorer,
     ScoringConfig,
+    Tally,
     corrupted,
     kept_best,
     make_score,
+    score_of_several,
     split_half,
     survivors,
     wilson,
@@ -23,7 +25,8 @@ from smash_search.space.architecture import InputSpec
 from smash_search.space.space import space_for
 from smash_search.train.compute import seed_of
 from smash_search.train.hypernet import new_supernet
-from smash_search.train.network import new_network
+from smash_search.train.network import accuracy, answers_of, new_network
+from tests.search.several_data import several_digits
 from tests.search.small_data import small_architecture, small_digits
 
 SPEC = InputSpec(1, (8, 8))
@@ -93,11 +96,76 @@ def test_a_network_starts_from_the_generated_weights_that_were_scored() -> None:
     scorer, architecture = _scorer(), small_architecture()
     network = new_network(architecture, SPEC, 10, 0, "none")
     scorer.supernet.copy_to(network, scorer.statistics(architecture))
-    from smash_search.train.network import accuracy
-
     data = small_digits()
     measured = accuracy(network, data.validation, data.preprocessing)
     assert measured == pytest.approx(1 - scorer.score(architecture, 48).error)
+
+
+def _scorer_of_several() -> Scorer:
+    config = ScoringConfig(statistics_images=64, images=(16, 0), batch=32)
+    return Scorer(new_supernet(SPACE, SPEC, 3, seed=0), several_digits(), config)
+
+
+def test_a_score_of_several_classes_is_what_trained_networks_are_judged_by() -> None:
+    scorer, architecture, data = _scorer_of_several(), small_architecture(), several_digits()
+    network = new_network(architecture, SPEC, 3, 0, "none")
+    scorer.supernet.copy_to(network, scorer.statistics(architecture))
+    score = scorer.score(architecture, 48)
+    measured = accuracy(network, data.validation, data.preprocessing)
+    assert score.error == pytest.approx(1 - measured, abs=0.01), "but for bfloat16"
+    logits = torch.from_numpy(answers_of(network, data.validation, data.preprocessing))
+    assert data.validation.targets is not None
+    targets = torch.from_numpy(data.validation.targets.astype(np.float32))
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    assert score.loss == pytest.approx(float(loss), rel=0.01)
+    tally = Tally(several=True)
+    for part in (slice(20), slice(20, None)):
+        tally.add(logits[part], targets[part])
+    same = tally.score(architecture.key)
+    assert same.error == 1 - measured
+    assert same.loss == pytest.approx(float(loss))
+    assert score.low < score.error < score.high
+    assert score.errors().mean() == pytest.approx(score.error, abs=1e-3)
+
+
+def test_a_score_of_several_classes_on_more_images_is_that_of_all_of_them() -> None:
+    """Average precision of an image depends on the answers for all others."""
+    scorer, architecture = _scorer_of_several(), small_architecture()
+    few = scorer.score(architecture, 16)
+    assert few.images == 16
+    assert scorer.score(architecture, 48, few) == scorer.score(architecture, 48)
+    assert Score.from_json(few.to_json()) == few
+    assert "shares" not in _scorer().score(architecture, 16).to_json(), "lines of one class stay as they were"
+
+
+def test_filters_and_descriptions_of_several_classes_are_checked_by_the_same_error() -> None:
+    scorer = _scorer_of_several()
+    drawn = (SPACE.draw(0, slot) for slot in range(20))
+    architecture = next(entry for entry in drawn if scorer.supernet.hypernet.layout.tiles(entry))
+    right = scorer.score(architecture, 48)
+    for other in (
+        scorer.score(architecture, 48, corrupt=corrupted),
+        scorer.score(architecture, 48, zeroed=True),
+    ):
+        assert other.loss != right.loss
+        assert other.errors().mean() == pytest.approx(other.error, abs=1e-3)
+    layout, gradient = scorer.encoding_gradient(architecture, 48)
+    assert gradient.shape == layout.encode(architecture).shape
+    assert np.abs(gradient).max() > 0
+
+
+def test_the_race_of_several_classes_can_say_how_much_is_chance() -> None:
+    """More images tell networks apart more surely, the first of which answers best."""
+    random = np.random.default_rng(0)
+
+    def scores(images: int) -> list[Score]:
+        targets = (random.random((images, 3)) < 0.4).astype(np.float32)
+        answers = [targets + random.normal(0, noise, targets.shape) for noise in np.linspace(1, 3, 20)]
+        return [score_of_several(f"{n:016x}", found, targets, 0.0) for n, found in enumerate(answers)]
+
+    few, many = scores(60), scores(4000)
+    assert (split_half(many) or 0) > 0.95 > (split_half(few) or 0)
+    assert kept_best(many, 0.5) > 0.999 > kept_best(few, 0.1)
 
 
 def _scores(errors: list[float], images: int, seed: int = 0) -> list[Score]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from dataclasses import asdict, replace
@@ -12,14 +13,17 @@ import pytest
 import torch
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_search.data import Dataset
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.supernet import Supernet
+from smash_search.rank.scoring import Scorer, ScoringConfig
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.prior import PAPER
 from smash_search.space.space import space_for
 from smash_search.train.compute import DivergedError, load_checkpoint
 from smash_search.train.hypernet import TrainingConfig, choices_of, cosine, new_supernet, train
 from smash_search.train.initial import whiten_stems
+from tests.search.several_data import several_digits
 from tests.search.small_data import same_state, small_architecture, small_digits, with_bad_images
 
 SPEC = InputSpec(1, (8, 8))
@@ -42,6 +46,32 @@ def test_the_loss_of_a_hypernet_falls() -> None:
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
 
 
+def test_a_hypernet_of_several_classes_learns_each_by_itself() -> None:
+    """A 9 is odd and large: a loss of one class against all would set them against each other."""
+    data = several_digits(train=192)
+    supernet, untrained = (
+        new_supernet(SMALL, SPEC, 3, HyperNetConfig(depths=(2, 2)), seed=0) for _ in range(2)
+    )
+    config = TrainingConfig(steps=60, batch=32, architectures=1, learning_rate=0.02)
+    result = train(supernet, data, config)
+    assert result.history[0].loss == pytest.approx(math.log(2), rel=0.3)
+    assert result.history[-1].loss < 0.95 * result.history[0].loss
+    scored = ScoringConfig(statistics_images=64, images=(0,), batch=32)
+    before, after = (
+        [Scorer(entry, data, scored).score(SMALL.draw(1, slot), 48).error for slot in range(4)]
+        for entry in (untrained, supernet)
+    )
+    assert sum(after) / 4 < sum(before) / 4 - 0.1
+    assert max(after) < 1 - data.validation.targets.mean() - 0.1, "better than by chance"
+
+
+def test_images_of_several_classes_are_not_mixed() -> None:
+    supernet = new_supernet(SMALL, SPEC, 3, HyperNetConfig(depths=(2, 2)), seed=0)
+    mixing = replace(CONFIG, augmentation={"mixup": 0.2, "classes": 3})
+    with pytest.raises(UsageError, match="do not exclude each other"):
+        train(supernet, several_digits(), mixing)
+
+
 def test_the_rate_of_the_hypernet_is_its_own() -> None:
     data = small_digits()
     start, still, slow = _supernet(), _supernet(), _supernet()
@@ -53,9 +83,14 @@ def test_the_rate_of_the_hypernet_is_its_own() -> None:
     assert not same_state(still.filters.state_dict(), start.filters.state_dict())
 
 
-def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
-    data = small_digits()
-    whole = _supernet()
+@pytest.mark.parametrize("data", [small_digits(), several_digits()], ids=["one class", "several"])
+def test_a_resumed_training_ends_with_the_same_bits(data: Dataset, tmp_path: Path) -> None:
+    classes = len(data.classes)
+
+    def supernet(seed: int = 0) -> Supernet:
+        return new_supernet(SMALL, SPEC, classes, HyperNetConfig(depths=(2, 2)), seed=seed)
+
+    whole = supernet()
     expected = train(whole, data, CONFIG)
 
     def stop(step: int, loss: float) -> None:
@@ -64,12 +99,12 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
 
     path = tmp_path / "hypernet.pt"
     with pytest.raises(Stop):
-        train(_supernet(), data, CONFIG, checkpoint=path, checkpoint_seconds=0, on_step=stop)
-    resumed = _supernet(seed=5)
+        train(supernet(), data, CONFIG, checkpoint=path, checkpoint_seconds=0, on_step=stop)
+    resumed = supernet(seed=5)
     result = train(resumed, data, CONFIG, checkpoint=path)
     assert same_state(whole.state_dict(), resumed.state_dict())
     assert (result.history, result.counts) == (expected.history, expected.counts)
-    again = _supernet(seed=5)
+    again = supernet(seed=5)
     assert train(again, data, CONFIG, checkpoint=path).steps == CONFIG.steps
     assert same_state(whole.state_dict(), again.state_dict())
 
