@@ -254,7 +254,7 @@ def _units(
     score = 0.0 if candidates is None else max(0.0, candidates.seconds - measuring) / CANDIDATES
     raced = score / stages[0]
     if race is not None and race.total:
-        raced = race.seconds / race.total / max(1, stages[1] - stages[0])
+        raced = race.seconds / race.total / max(1, _raced(images, stages[0], stages[1]))
     trained, set_up = _training(recorder.find("finalists"), images)
     drawn, _ = _training(recorder.find("random search"), images)
     return Units(
@@ -301,7 +301,7 @@ def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[P
     race, kept = 0.0, float(config.candidates)
     for before, images in itertools.pairwise(stages):
         kept = max(1.0, kept * config.scoring.keep)
-        race += kept * (images - before) * units.raced_image
+        race += kept * _raced(dataset, before, images) * units.raced_image
     finalists, measured = config.finalists, units.measurement
     train = min(finalists.epoch_images or len(dataset.train), len(dataset.train))
     work = train + EVALUATION * len(dataset.validation)
@@ -321,6 +321,11 @@ def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[P
         Part("random search", baseline * (trained * units.random_image + set_up)),
     ]
     return [part for part in parts if part.seconds > 0]
+
+
+def _raced(dataset: Dataset, before: int, images: int) -> int:
+    """Images that a network is scored on when a stage of the race follows one of fewer images."""
+    return images if dataset.several else images - before
 
 
 def training_part(label: str, recipe: Recipe, dataset: Dataset, units: Units) -> Part:
