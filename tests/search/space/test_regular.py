@@ -132,6 +132,8 @@ def test_linear_convolutions_are_mutations_only_and_change_neither_draws_nor_cod
         drawn = space.draw(0, slot)
         assert drawn == without.draw(0, slot)
         np.testing.assert_array_equal(Layout(space).encode(drawn), Layout(without).encode(drawn))
+    mutants = [(space.mutate(drawn, 1, slot), without.mutate(drawn, 1, slot)) for slot in range(100)]
+    assert 0.8 < np.mean([mutant == other for mutant, other in mutants]) < 1
     prior = replace(REGULAR, activations=(("none", 1.0),))  # unless somebody asks for them
     drawn = replace(space, prior=prior).draw(0, 0)
     assert {conv.activation for _, _, op in drawn.ops() for conv in op.convs if conv} == {"none"}
