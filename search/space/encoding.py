@@ -3,8 +3,8 @@
 As in section 3.2 of the SMASH paper: c is [1, channels, H, W]; its channels describe, at each place,
 the op whose weights are generated there. Along the width stand the incoming slices of all generated 1x1
 convolutions, op after op; along the height the units of their output. The background is -1, a mark
-is +1. Every choice of the space has a channel of its own, in one layout that never changes during
-training (:class:`Layout`).
+is +1. Every choice of the space has a channel of its own (but no activation, which is no mark), in one layout
+that never changes during training (:class:`Layout`).
 
     N   channels of a unit           dc  depth compression: input units per column, times 1
     H   most output units of any op  W   sum over ops of ceil(input channels / (N dc))
@@ -52,7 +52,8 @@ class Layout:
     ``position`` (the op's number in its block), ``role`` (first 1x1 convolution, or projection), then for
     each of the four slots ``active``, ``kernel`` and ``dilation`` per axis, ``groups`` (the last one: each
     channel on its own), ``activation``, then ``form``, ``project`` (activation before it), ``squeeze``,
-    ``stem`` and ``pool`` strides, and last ``gate`` and ``noise``.
+    ``stem`` and ``pool`` strides, and last ``gate`` and ``noise``. The activation "none" has no mark: the
+    prior ``regular`` never draws it, so that training would leave the weights of its channel as they began.
     """
 
     space: Space
@@ -84,10 +85,10 @@ class Layout:
                 sizes[f"kernel{slot}.{axis}"] = len(space.kernels)
                 sizes[f"dilation{slot}.{axis}"] = most_dilation
             sizes[f"groups{slot}"] = len(space.groups) + 1
-            sizes[f"activation{slot}"] = len(space.activations)
+            sizes[f"activation{slot}"] = len(self._activations)
         sizes |= {
             "form": len(FORMS),
-            "project": len(space.activations),
+            "project": len(self._activations),
             "squeeze": 1,
             "stem": len(space.stem_strides),
             "pool": len(space.pools),
@@ -101,6 +102,10 @@ class Layout:
         object.__setattr__(self, "sections", sections)
         object.__setattr__(self, "channels", start)
         object.__setattr__(self, "_starts", {name: part.start for name, part in sections.items()})
+
+    @property
+    def _activations(self) -> tuple[str, ...]:
+        return tuple(name for name in self.space.activations if name != "none")
 
     @property
     def _most_rows(self) -> int:
@@ -198,8 +203,8 @@ class Layout:
         for slot, conv in enumerate(op.convs):
             if conv is not None:
                 marks += self._conv_marks(slot, conv)
-        if op.project is not None:
-            marks.append(at["project"] + space.activations.index(op.project))
+        if op.project is not None and op.project != "none":
+            marks.append(at["project"] + self._activations.index(op.project))
         if op.squeeze:
             marks.append(at["squeeze"])
         if op.gate:
@@ -214,7 +219,8 @@ class Layout:
             marks.append(at[f"dilation{slot}.{axis}"] + step - 1)
         known = conv.groups in space.groups
         marks.append(at[f"groups{slot}"] + (space.groups.index(conv.groups) if known else len(space.groups)))
-        marks.append(at[f"activation{slot}"] + space.activations.index(conv.activation))
+        if conv.activation != "none":
+            marks.append(at[f"activation{slot}"] + self._activations.index(conv.activation))
         return marks
 
 

@@ -35,6 +35,7 @@ from smash_search.space.prior import FORMS, LARGEST_EXPANSION, PAPER, REGULAR, P
 # Share of the training at which a kernel size enters (the original program's schedule).
 KERNEL_ENTERS = {3: 0.0, 5: 0.125, 7: 0.375}
 MAX_STRIDE = 8  # of the stem
+LINEAR = 0.05  # probability that a mutation of a regular network leaves an activation out
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ class Space:
             bottleneck = self._draw_bottleneck(draws, where, inputs, form in ("projected", "pointwise"))
         project = None
         if form in ("projected", "pointwise"):
-            project = draws.pick(f"{where}.project", self.activations)
+            project = self._draw_activation(draws, f"{where}.project")
         width = units if project is None else bottleneck
         convs: tuple[Conv | None, ...] = (None,) * SLOTS
         if form != "pointwise":
@@ -345,6 +346,16 @@ class Space:
             for slot, active in enumerate(pattern)
         )
 
+    def _draw_activation(self, draws: Draws, name: str) -> str:
+        """Any of them alike. Beside a regular prior "none" is rare, and comes from a stream of its own:
+        whatever else is drawn does not depend on whether the space has it.
+        """
+        others = tuple(activation for activation in self.activations if activation != "none")
+        if self.prior.sampler != "regular" or not others or others == self.activations:
+            return draws.pick(name, self.activations)
+        activation = draws.pick(name, others)
+        return "none" if draws.within(name).chance(name, LINEAR) else activation
+
     def draw_conv(
         self, draws: Draws, where: str, channels_in: int, units: int, kernels: tuple[int, ...]
     ) -> Conv:
@@ -365,7 +376,7 @@ class Space:
             kernel,
             dilation,
             draws.pick(f"{where}.groups", allowed),
-            draws.pick(f"{where}.activation", self.activations),
+            self._draw_activation(draws, f"{where}.activation"),
         )
 
     def read_every_input(self, draws: Draws, where: str, ops: list[Op], inputs: int, bank: int) -> list[Op]:
@@ -492,7 +503,7 @@ class Space:
                 bottleneck = self._draw_bottleneck(draws, where, inputs, expands)
         project = op.project
         if project is not None and draws.chance(f"{where}.project?", rate):
-            project = draws.pick(f"{where}.project", self.activations)
+            project = self._draw_activation(draws, f"{where}.project")
         width = bottleneck if expands else units
         if op.branches() and draws.chance(f"{where}.pattern?", rate):
             convs = self._draw_convs(draws, where, bottleneck, width, self.kernels)
@@ -669,7 +680,7 @@ SPACES: dict[str, Space] = {
         reference_reads=(24, 32),
         budget=(0.15, 1.0),
         groups=(1, 2, 4),
-        activations=("relu", "relu6", "hard_swish", "leaky_relu"),
+        activations=("relu", "relu6", "hard_swish", "leaky_relu", "none"),
         forms=("plain", "reduced", "projected", "pointwise"),
         squeeze=True,
         prior=REGULAR,
@@ -719,7 +730,7 @@ SPACES: dict[str, Space] = {
         budget=(0.06, 1.0),
         stem_strides=(1, 2, 4),
         pools=(1, 2),
-        activations=("relu", "relu6", "hard_swish", "leaky_relu"),
+        activations=("relu", "relu6", "hard_swish", "leaky_relu", "none"),
         forms=("plain", "reduced", "projected", "pointwise"),
         squeeze=True,
         prior=REGULAR,

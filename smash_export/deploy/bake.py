@@ -7,12 +7,14 @@ C++, DeepStream, trtexec and Triton then need no code of their own but the resiz
 ``targets/baked/<precision>/`` holds ``model.onnx``, ``labels.txt`` and a folder for each runtime that
 compiled it (:mod:`smash_export.deploy.baked_runtimes`). Every file is run on all test images by the runtime
 it is for, and held to the gates of its precision: as log probabilities, which differ from logits by one
-number per image.
+number per image. The metadata of the ONNX file hold ``labels``, ``preprocessing`` and, where the bundle has
+one, ``doubt_below``: an image whose largest probability is below it is perhaps of none of the classes.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -94,7 +96,7 @@ def _write(file: Baked, runtimes: tuple[str, ...]) -> tuple[JsonObject, JsonObje
     with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
         source, notes = graph_for_tensorrt(bundle, precision, Path(work))
         model = onnx.load_model_from_string(source.read_bytes())
-    baked = bake_graph(model, bundle.preprocessing, bundle.signature, file.top_k)
+    baked = bake_graph(model, bundle.preprocessing, bundle.signature, file.top_k, bundle.doubt_below)
     files.write_bytes(file.main, baked.SerializeToString(deterministic=True))
     files.write_text(file.folder / "labels.txt", "".join(f"{label}\n" for label in bundle.labels))
     parity = verify_baked(bundle, precision, "onnxruntime", onnxruntime_run(file.main))
@@ -110,13 +112,18 @@ def _write(file: Baked, runtimes: tuple[str, ...]) -> tuple[JsonObject, JsonObje
 
 
 def bake_graph(
-    model: onnx.ModelProto, preprocessing: Preprocessing, signature: ModelSignature, top_k: int | None = None
+    model: onnx.ModelProto,
+    preprocessing: Preprocessing,
+    signature: ModelSignature,
+    top_k: int | None = None,
+    doubt_below: float | None = None,
 ) -> onnx.ModelProto:
     """The graph between preprocessing and probabilities; the arithmetic is :meth:`Preprocessing.normalise`'s.
 
     Args:
         model: float32 [batch, *input_shape] -> logits or probabilities [batch, K].
         top_k: the best classes instead of all probabilities.
+        doubt_below: see :attr:`Bundle.doubt_below`; for the metadata.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -135,9 +142,10 @@ def bake_graph(
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape))
     for name, kind, width in output_tensors(signature, top_k):
         graph.output.append(helper.make_tensor_value_info(name, kind, [first, width]))
-    helper.set_model_props(
-        baked, {**{item.key: item.value for item in model.metadata_props}, "input": "uint8, channels last"}
-    )
+    facts = {item.key: item.value for item in model.metadata_props} | {"input": "uint8, channels last"}
+    if doubt_below is not None:
+        facts["doubt_below"] = json.dumps(doubt_below)
+    helper.set_model_props(baked, facts)
     onnx.checker.check_model(baked)
     return baked
 

@@ -4,7 +4,9 @@
 
 Follows Triton's model_repository.md and model_config.proto. The configuration is written as text here, so
 that no protobuf is needed; the tests parse it with Triton's own messages. Several variants of one bundle
-become several models, called NAME_onnx, NAME_plan and NAME_torchscript.
+become several models, called NAME_onnx, NAME_plan and NAME_torchscript. The parameter ``doubt_below``
+is for clients: an image whose largest probability (of logits after softmax) is below it is perhaps of none of
+the classes.
 """
 
 from __future__ import annotations
@@ -152,6 +154,8 @@ def config(bundle: Bundle, variant: str, name: str, settings: TritonSettings) ->
         )
     if settings.threads is not None and variant == "onnx":
         lines.append(_parameter("intra_op_thread_count", str(settings.threads)))
+    if bundle.doubt_below is not None:
+        lines.append(_parameter("doubt_below", json.dumps(bundle.doubt_below)))
     zeros = f"{{ data_type: {tensors.type} dims: {dims} zero_data: true }}"
     for batch in sorted({1, largest}) if batched else [1]:  # a model without a batch axis has 1 here
         lines.append(

@@ -53,7 +53,7 @@ def web(
     import onnx
 
     model = onnx.load_model_from_string(bundle.onnx.read_bytes())
-    baked = bake_graph(model, bundle.preprocessing, bundle.signature)
+    baked = bake_graph(model, bundle.preprocessing, bundle.signature, doubt_below=bundle.doubt_below)
     with files.new_folder(destination, replace=force, mark=MODEL) as folder:
         files.write_bytes(folder / "model.onnx", baked.SerializeToString(deterministic=True))
         verify_baked(bundle, "fp32", "onnxruntime", onnxruntime_run(folder / "model.onnx"))

@@ -190,6 +190,9 @@ class Model:
         signature, settings = self.signature, self.sizes.settings
         image = len(signature.input_shape) == 3
         on_gpu = "cuda" in self.classifier.info.device.lower()
+        parameters = {"image_input": {"string_value": json.dumps(self.image_input)}}
+        if self.doubt_below is not None:
+            parameters["doubt_below"] = {"string_value": json.dumps(self.doubt_below)}
         return {
             "name": self.spec.name,
             "platform": self.platform,
@@ -218,7 +221,7 @@ class Model:
                 "preferred_batch_size": [settings.max_batch],
                 "max_queue_delay_microseconds": round(settings.delay * 1e6),
             },
-            "parameters": {"image_input": {"string_value": json.dumps(self.image_input)}},
+            "parameters": parameters,
         }
 
     def describe(self) -> JsonObject:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from smash_base.errors import InvalidInputError, UsageError
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
+from smash_search.space.encoding import Layout
 from smash_search.space.known import known_networks
 from smash_search.space.prior import FORMS, PAPER, REGULAR, Prior, prior_named
 from smash_search.space.regular import is_regular, smallest
@@ -122,6 +123,22 @@ def test_every_choice_is_reached_by_mutation(space: Space) -> None:
     assert not wanted - seen
 
 
+@pytest.mark.parametrize("name", ["edge", "edge-tiny"])
+def test_linear_convolutions_are_mutations_only_and_change_neither_draws_nor_codes(name: str) -> None:
+    space = space_for(SPEC, name)
+    without = replace(space, activations=space.activations[:-1])
+    assert space.activations[-1] == "none"
+    for slot in range(50):
+        drawn = space.draw(0, slot)
+        assert drawn == without.draw(0, slot)
+        np.testing.assert_array_equal(Layout(space).encode(drawn), Layout(without).encode(drawn))
+    mutants = [(space.mutate(drawn, 1, slot), without.mutate(drawn, 1, slot)) for slot in range(100)]
+    assert 0.8 < np.mean([mutant == other for mutant, other in mutants]) < 1
+    prior = replace(REGULAR, activations=(("none", 1.0),))  # unless somebody asks for them
+    drawn = replace(space, prior=prior).draw(0, 0)
+    assert {conv.activation for _, _, op in drawn.ops() for conv in op.convs if conv} == {"none"}
+
+
 def choices(architecture: Architecture, unit: int) -> Iterator[tuple[str, Any]]:
     """What an architecture has of the choices of a space, sizes in units of so many channels."""
     yield "stride", architecture.stem.stride[0]
@@ -193,7 +210,7 @@ def test_a_wrong_prior_names_its_field(tmp_path: Path, text: str, named: str) ->
     [
         ("forms", (("plain", 0.0), ("reduced", 0.0), ("pointwise", 0.0), ("projected", 1.0))),
         ("depths", ((9, 1.0),)),
-        ("activations", (("none", 1.0),)),
+        ("activations", (("tanh", 1.0),)),
         ("patterns", (("0000", 1.0),)),
         ("stems", (0.0, 0.0, 0.0, 1.0)),
         ("kernels", ((11, 1.0),)),

@@ -44,6 +44,23 @@ def test_a_program_with_only_onnxruntime_gets_what_predict_says(digits_bundle_co
     assert onnx.load(file.main).graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
 
 
+@pytest.mark.parametrize("output", ["probabilities", "top-k"])
+def test_a_program_with_only_onnxruntime_doubts_what_predict_doubts(
+    output: Any, digits_bundle_copy: Path
+) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(bake(digits_bundle_copy, output=output).main)
+    facts = session.get_modelmeta().custom_metadata_map
+    noise = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
+    images = np.concatenate([np.asarray(Bundle.open(digits_bundle_copy).samples().images[:20]), noise])
+    answers = session.run(None, {"image": images})[0]  # probabilities, or scores
+    with load(digits_bundle_copy) as classifier:
+        expected = [answer.doubtful for answer in classifier.predict(list(images))]
+    assert set(expected) == {True, False}
+    assert (answers.max(1) < json.loads(facts["doubt_below"])).tolist() == expected
+
+
 def test_every_runtime_that_takes_it_answers_alike_and_the_others_say_why(digits_bundle_copy: Path) -> None:
     file = bake(digits_bundle_copy)
     taken = {item["target"]: item for item in file.notes["taken_by"]}
@@ -164,7 +181,9 @@ def test_mean_std_and_channel_order_are_those_of_the_preprocessing(order: Any, t
     images = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), np.uint8)
     means = preprocessing.normalise(images).mean((2, 3))
     path = tmp_path / "baked.onnx"
-    onnx.save(baking.bake_graph(model, preprocessing, signature), path)
+    baked = baking.bake_graph(model, preprocessing, signature)
+    assert "doubt_below" not in {item.key for item in baked.metadata_props}  # nobody measured it
+    onnx.save(baked, path)
     (found,) = baking.onnxruntime_run(path)(images)
     np.testing.assert_allclose(found, np.exp(means) / np.exp(means).sum(1, keepdims=True), rtol=1e-5)
     ready = replace(signature, outputs="probabilities")  # there is no second softmax

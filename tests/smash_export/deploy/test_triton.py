@@ -14,6 +14,7 @@ from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
 from smash_export.deploy.triton import TritonSettings, config, write_repository
 from smash_targets.base import ModelSignature
+from tests.conftest import DOUBT_BELOW
 
 model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
 text_format = pytest.importorskip("google.protobuf.text_format")
@@ -47,6 +48,15 @@ def test_an_onnx_model_has_triton_s_layout_and_configuration(digits_bundle: Path
     assert [warm.batch_size for warm in parsed.model_warmup] == [1, 32]
     assert parsed.model_warmup[0].inputs["input"].zero_data
     assert parsed.parameters["intra_op_thread_count"].string_value == "2"
+    assert json.loads(parsed.parameters["doubt_below"].string_value) == DOUBT_BELOW
+
+
+def test_a_bundle_without_a_threshold_names_none(
+    digits_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bundle, "doubt_below", None)
+    parsed = parse(config(Bundle.open(digits_bundle), "onnx", "digits", TritonSettings()))
+    assert not parsed.parameters
 
 
 def test_several_variants_become_several_models(digits_bundle: Path, tmp_path: Path) -> None:

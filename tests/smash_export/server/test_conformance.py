@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import DOUBT_BELOW
+
 http = pytest.importorskip("tritonclient.http")
 grpc = pytest.importorskip("tritonclient.grpc")
 utils = pytest.importorskip("tritonclient.utils")
@@ -172,6 +174,7 @@ def test_images_are_preprocessed_by_the_server(
     config = config["config"] if kind == "grpc" else config
     about = json.loads(config["parameters"]["image_input"]["string_value"])
     assert about == {"datatype": "UINT8", "shape": [-1, -1, -1, 1], "channels_first": [-1, 1, -1, -1]}
+    assert json.loads(config["parameters"]["doubt_below"]["string_value"]) == DOUBT_BELOW
 
 
 def test_images_of_another_size_are_resized_as_files_are(
