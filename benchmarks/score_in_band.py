@@ -2,14 +2,15 @@
 
     python -m benchmarks.score_in_band --finalists RUN/finalists.jsonl,.. [--data cifar10:PATH] [--steps 750]
         [--images 1000] [--seeds 0] [--results NAME]
-    python -m benchmarks.score_in_band --draws DIR/trained.jsonl ...
+    python -m benchmarks.score_in_band --draws DIR/trained.jsonl ... [--of-them]
 
 ``--finalists`` are files of searches: their networks of 5 to 13 million multiply-accumulates, whose error is
 that after the first rung, which has to be the same in all files. ``--draws`` is the file that
 benchmarks/draws_vs_handmade.py keeps in its folder: networks of one measured latency. Each HyperNet is
 trained on draws of the edge space within that band, of multiply-accumulates or of latency, as a model fitted
-to the measurements predicts it. Tau of its score with the error, with all generated filters zeroed, and that
-of the multiply-accumulates alone.
+to the measurements predicts it; with ``--of-them`` on the very networks that it is judged by, whose errors
+it does not see. Tau of its score with the error, with all generated filters zeroed, and that of the
+multiply-accumulates alone.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -40,7 +41,7 @@ from smash_search.rank.trained import Trained
 from smash_search.rank.trust import trust
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import cost_of
-from smash_search.space.space import space_for
+from smash_search.space.space import Space, space_for
 from smash_search.train.hypernet import TrainingConfig, new_supernet, train
 
 BAND = (5e6, 13e6)  # multiply-accumulates
@@ -57,6 +58,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--finalists", help="files of searches, with commas between")
     source.add_argument("--draws", type=Path, help="file of networks of one latency")
+    parser.add_argument("--of-them", action="store_true", help="train on the networks to be judged alone")
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--steps", type=int, default=750)
     parser.add_argument("--images", type=int, default=1000, help="of validation, for a score")
@@ -78,6 +80,7 @@ def main() -> None:
     macs = kendall([-macs_of(architecture, dataset) for architecture, _ in networks], errors)
     goals = [goal_of(row, macs) for row in rows]
     settings = {"steps": arguments.steps, "images": arguments.images, "data": dataset.name, "band": band}
+    settings["trained_on_them"] = arguments.of_them
     record(arguments.results, {"settings": settings, "macs": asdict(macs), "rows": rows}, goals)
 
 
@@ -92,6 +95,23 @@ def goal_of(row: dict[str, Any], macs: Estimate) -> dict[str, Any]:
         "met": row["tau"] >= GOAL and row["low"] >= 0.2 and zeroed <= WIDEST_ZEROED * row["tau"],
         "note": f"seed {row['seed']}; MACs {macs}; op contribution {row['op_contribution']:.1%}",
     }
+
+
+@dataclass(frozen=True)
+class Given:
+    """A space whose draws are the given networks, one after the other, in a new order each time."""
+
+    space: Space
+    networks: tuple[Architecture, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.space, name)
+
+    def draw(self, seed: int, slot: int, progress: float = 1.0) -> Architecture:
+        """The network of a step."""
+        turn, place = divmod(slot, len(self.networks))
+        order = np.random.default_rng((seed, turn)).permutation(len(self.networks))
+        return self.networks[int(order[place])]
 
 
 def trained_before(paths: list[str], dataset: Dataset) -> list[tuple[Architecture, float]]:
@@ -134,7 +154,7 @@ def judged(
     config: HyperNetConfig,
     seed: int,
     networks: Sequence[tuple[Architecture, float]],
-    accept: Callable[[Architecture], bool],
+    accept: Callable[[Architecture], bool] | None,
     dataset: Dataset,
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
@@ -142,6 +162,9 @@ def judged(
     spec, classes = input_spec_of(dataset), len(dataset.classes)
     space = space_for(spec, "edge")
     supernet = new_supernet(space, spec, classes, config, seed=seed)
+    if arguments.of_them:
+        supernet.space = cast(Space, Given(space, tuple(network for network, _ in networks)))
+        accept = None
     training = TrainingConfig(arguments.steps, 64, 1, learning_rate=0.03, hypernet_rate=0.07, seed=seed)
     begin = time.process_time()
     result = train(supernet, dataset, training, accept=accept)
