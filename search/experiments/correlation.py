@@ -50,6 +50,7 @@ def correlation(bench: Workbench) -> JsonObject:
     with bench.progress("networks", config.networks) as advance:
         for number in range(config.networks):
             architecture = bench.architecture(number)
+            before = bench.was_trained(architecture)
             first = bench.trained(architecture)
             if first is None:
                 break
@@ -71,7 +72,7 @@ def correlation(bench: Workbench) -> JsonObject:
                     second=None if second is None else second.error,
                 )
             )
-            advance(1)
+            advance(1, before=float(before))
     if len(points) < 3:  # the time was too short for any statistic
         return {"networks": len(points), "points": [asdict(point) for point in points], "signals": []}
     wrong = np.stack([bench.score(bench.architecture(number)).errors() for number in range(len(points))])

@@ -21,7 +21,8 @@ def presets(bench: Workbench) -> JsonObject:
     """Score and train the patterns as the random networks were; rank them among those."""
     population = bench.population()
     random_errors = np.asarray([record.error for _, record in population])
-    random_scores = np.asarray([bench.score(architecture).error for architecture, _ in population])
+    scores = bench.scores_of(architecture for architecture, _ in population)
+    random_scores = np.asarray([score.error for score in scores])
     random_macs = np.asarray([bench.cost(architecture).macs for architecture, _ in population])
     found = patterns(bench.space)
     rows = []

@@ -42,6 +42,7 @@ def transfer(bench: Workbench) -> JsonObject:
     population = [(architecture, record, _validation(record)) for architecture, record in bench.population()]
     picks = min(bench.config.picks, max(1, len(population) // 3))
     by_error = sorted(population, key=lambda entry: entry[2])
+    bench.scores_of(architecture for architecture, *_ in population)
     by_score = sorted(population, key=lambda entry: bench.score(entry[0]).error)
     taken = {entry[0].key for entry in (*by_error[:picks], *by_score[:picks])}
     others = [entry for entry in population if entry[0].key not in taken]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -282,6 +283,10 @@ class Workbench:
         """
         return self._train(self.dataset, architecture, seed)
 
+    def was_trained(self, architecture: Architecture) -> bool:
+        """Whether that is done already, by an earlier experiment or process."""
+        return (self.dataset.fingerprint, architecture.key, 0) in self._trained
+
     def trained_on(self, spec: str, architecture: Architecture, seed: int = 0) -> TestErrors | None:
         """The same on another data set."""
         return self._train(self._other(spec), architecture, seed)
@@ -327,11 +332,25 @@ class Workbench:
         done = self.folder / "correlation.json"
         count = files.read_json(done)["networks"] if done.exists() else self.config.networks
         found = []
-        for number in range(count):
-            architecture = self.architecture(number)
-            if (record := self.trained(architecture)) is not None:
-                found.append((architecture, record))
+        with self.progress("networks", count) as advance:
+            for number in range(count):
+                architecture = self.architecture(number)
+                before = self.was_trained(architecture)
+                if (record := self.trained(architecture)) is not None:
+                    found.append((architecture, record))
+                advance(1, before=float(before))
         return found
+
+    def scores_of(self, architectures: Iterable[Architecture]) -> list[Score]:
+        """The SMASH score of each."""
+        wanted = list(architectures)
+        scores = []
+        with self.progress("scores", len(wanted)) as advance:
+            for architecture in wanted:
+                before = ("", architecture.key, "right") in self._scores
+                scores.append(self.score(architecture))
+                advance(1, before=float(before))
+        return scores
 
 
 def cut(dataset: Dataset, config: ExperimentConfig) -> Dataset:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -284,3 +286,21 @@ def test_data_to_transfer_to_may_change_in_a_folder_that_was_begun(digits: Datas
     Workbench(replace(TINY, transfer_to=("fashion-mnist",)), digits, tmp_path, silent)
     with pytest.raises(UsageError):
         Workbench(replace(TINY, networks=4, second_seeds=1), digits, tmp_path, silent)
+
+
+@pytest.mark.parametrize("name", ["capacity", "presets", "transfer"])
+def test_an_experiment_that_trains_the_networks_itself_shows_how_far_it_is(
+    name: str, digits: Dataset, folder: Path, tmp_path: Path
+) -> None:
+    bars: dict[str, list[tuple[float, float]]] = {}
+
+    @contextlib.contextmanager
+    def shown(label: str, total: float | None) -> Iterator[Any]:
+        moved = bars.setdefault(label, [])
+        yield lambda n=1.0, before=0.0, **fields: moved.append((n, before))
+
+    run_experiment(name, TINY, digits, tmp_path, shown)
+    assert bars["networks"] == [(1, 0)] * TINY.networks
+    bars.clear()
+    run_experiment(name, TINY, digits, folder, shown)
+    assert bars["networks"] == [(1, 1)] * TINY.networks, "an earlier experiment trained them"
