@@ -11,7 +11,9 @@ for name in correlation transfer; do
 done
 python -m benchmarks.experiments runs/cifar100 --name cifar100
 
-smash-export reproduce correlation --size edge --data cifar10 --out runs/cifar10
+for name in correlation encoding capacity gradient; do
+    smash-export reproduce $name --size edge --data cifar10 --out runs/cifar10
+done
 python -m benchmarks.experiments runs/cifar10 --name cifar10
 
 With a name, everything goes into folders of that name; experiments that are not in the folder are left out.

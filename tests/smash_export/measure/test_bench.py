@@ -179,11 +179,21 @@ def test_a_hang_is_given_up(digits_bundle: Path, tmp_path: Path, monkeypatch: py
 def test_what_a_runtime_prints_does_not_reach_the_answers(
     digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "import os, threading, time\n"
-    code += (
-        "threading.Thread(target=lambda: (time.sleep(0.3), [os.write(1, b'loading...') for _ in range(99)]),"
-    )
-    code += " daemon=True).start()"
+    code = """
+import os, threading, time
+
+begin = os.fstat(1).st_ino
+
+def prints():
+    for _ in range(1000):  # until the worker has its answers to itself
+        if os.fstat(1).st_ino != begin:
+            break
+        time.sleep(0.01)
+    for _ in range(99):
+        os.write(1, b"loading...")
+
+threading.Thread(target=prints, daemon=True).start()
+"""
     worker = start(code, Bundle.open(digits_bundle), 30, monkeypatch, tmp_path)
     assert worker.time(1, 0.6)
     assert worker.memory()["peak_bytes"] > 0
