@@ -226,10 +226,10 @@ class Loop(abc.ABC, Generic[Entry]):
             self.load_state_dict(loaded["state"])
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """What a checkpoint holds; after the last step without moments, which are twice the weights."""
         return {
             self.key: self.module.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
+            "optimiser": None if self.step >= self.limits.steps else self._optimiser.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "counters": [self.step, self.skipped, self._bad_in_a_row],
             "stretch": self.stretch,
@@ -240,7 +240,8 @@ class Loop(abc.ABC, Generic[Entry]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Read :meth:`state_dict` back."""
         self.module.load_state_dict(state[self.key])
-        self._optimiser.load_state_dict(state["optimiser"])
+        if state["optimiser"] is not None:
+            self._optimiser.load_state_dict(state["optimiser"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.step, self.skipped, self._bad_in_a_row = state["counters"]
