@@ -58,18 +58,34 @@ class Way:
     architectures: int = 1  # a step, in so many times fewer steps
     sandwich: bool = False  # one small, one large and the rest as they come
 
+    def to_json(self) -> dict[str, Any]:
+        """What it is, for a row of results."""
+        values = asdict(self)
+        return {"way": values.pop("name"), **values}
+
+    def training(self, steps: int, seed: int = 0) -> TrainingConfig:
+        """Its training, in which as many architectures are seen as in so many steps of one each."""
+        return TrainingConfig(
+            steps // self.architectures,
+            64,
+            self.architectures,
+            optimiser=self.optimiser,
+            learning_rate=self.learning_rate,
+            hypernet_rate=self.hypernet_rate,
+            seed=seed,
+        )
+
 
 SMALL = HyperNetConfig(depths=(4, 5, 2))
 OURS = replace(SMALL, norm="sandwich", sharing="position", centred=True)
 DEFAULT = replace(SMALL, centred=True, whiten=True)
+TILES = Way("whitened stem, norms at the end of blocks, filters by block, centred c (the default)", DEFAULT)
+FULL_RANK = Way("the default, c mixes 8 filters of full rank a block", replace(DEFAULT, bases=8))
 WAYS = (
     Way("norms inside ops, filters by position, centred c", OURS),
     Way("filters by position, centred c, norms at the end of blocks", replace(OURS, norm="none")),
     Way("norms inside ops, filters by block, centred c", replace(OURS, sharing="block")),
-    Way(
-        "whitened stem, norms at the end of blocks, filters by block, centred c (the default)",
-        DEFAULT,
-    ),
+    TILES,
     Way(
         "whitened stem, norms inside ops, filters by block, centred c",
         replace(OURS, sharing="block", whiten=True),
@@ -82,7 +98,7 @@ WAYS = (
         "whitened stem, norms at the end of blocks, filters by block, centred c; rows of unit norm",
         replace(DEFAULT, gain="rows"),
     ),
-    Way("the default, c mixes 8 filters of full rank a block", replace(DEFAULT, bases=8)),
+    FULL_RANK,
     Way(
         "the default, c mixes 8 filters of full rank a block; rows of unit norm",
         replace(DEFAULT, bases=8, gain="rows"),
@@ -163,21 +179,13 @@ def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[st
     space = space_for(spec, "edge", GENERATED)
 
     def accept(architecture: Architecture) -> bool:
-        return is_inside(cost_of(architecture, spec, classes).macs)
+        return BAND[0] <= cost_of(architecture, spec, classes).macs <= BAND[1]
 
     supernet = new_supernet(space, spec, classes, way.hypernet, seed=0)
     if way.sandwich:
-        supernet.space = cast(Space, Sandwiched(space, spec, classes))
+        supernet.space = cast(Space, Sandwiched(space, spec, classes, accept))
     begin = time.process_time()
-    training = TrainingConfig(
-        arguments.steps // way.architectures,
-        64,
-        way.architectures,
-        optimiser=way.optimiser,
-        learning_rate=way.learning_rate,
-        hypernet_rate=way.hypernet_rate,
-    )
-    result = train(supernet, dataset, training, accept=accept)
+    result = train(supernet, dataset, way.training(arguments.steps), accept=accept)
     seconds = time.process_time() - begin
     scorer = Scorer(supernet, dataset, ScoringConfig(statistics="batch", images=(arguments.images,)))
     networks = drawn(space.draw, accept, arguments.networks)
@@ -197,13 +205,7 @@ def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[st
     costs = {name: np.subtract(values, errors["right"]) for name, values in errors.items()}
     zeroed = costs["zeroed"]
     row = {
-        "way": way.name,
-        "hypernet": asdict(way.hypernet),
-        "optimiser": way.optimiser,
-        "architectures": way.architectures,
-        "sandwich": way.sandwich,
-        "learning_rate": way.learning_rate,
-        "hypernet_rate": way.hypernet_rate,
+        **way.to_json(),
         "loss": result.history[-1].loss,
         "error": float(np.mean(errors["right"])),
         "op_contribution": float(zeroed.mean()),
@@ -218,11 +220,6 @@ def judged(way: Way, dataset: Dataset, arguments: argparse.Namespace) -> dict[st
     return row
 
 
-def is_inside(macs: int) -> bool:
-    """Whether a network is within the band."""
-    return BAND[0] <= macs <= BAND[1]
-
-
 @dataclass(frozen=True)
 class Sandwiched:
     """A space whose draws for a step of four are a small network, a large one and two as they come (the
@@ -232,20 +229,22 @@ class Sandwiched:
     space: Space
     spec: InputSpec
     classes: int
+    accept: Callable[[Architecture], bool]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.space, name)
 
     def draw(self, seed: int, slot: int, progress: float = 1.0) -> Architecture:
-        """What the space draws, or the smallest or largest within the band of many such."""
+        """What the space draws, or the smallest or largest of many such that are accepted."""
         first = self.space.draw(seed, slot, progress)
         place = slot // ATTEMPTS % 4
         if place > 1:
             return first
         many = [self.space.draw(seed_of(seed, 0x5A4D, other), slot, progress) for other in range(LOOKED_AT)]
-        costs = {entry: cost_of(entry, self.spec, self.classes).macs for entry in many}
-        inside = [entry for entry, macs in costs.items() if is_inside(macs)]
-        return (min, max)[place](inside, key=costs.__getitem__, default=first)
+        inside = [entry for entry in many if self.accept(entry)]
+        return (min, max)[place](
+            inside, key=lambda entry: cost_of(entry, self.spec, self.classes).macs, default=first
+        )
 
 
 def drawn(

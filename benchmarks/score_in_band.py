@@ -1,7 +1,7 @@
 """Whether the score of differently made HyperNets orders networks of one latency that were trained.
 
     python -m benchmarks.score_in_band --finalists RUN/finalists.jsonl,.. [--data cifar10:PATH] [--steps 750]
-        [--images 1000] [--seeds 0] [--results NAME]
+        [--images 1000] [--seeds 0] [--ways every] [--folder DIR] [--results NAME]
     python -m benchmarks.score_in_band --draws DIR/trained.jsonl ... [--of-them]
 
 ``--finalists`` are files of searches: their networks of 5 to 13 million multiply-accumulates, whose error is
@@ -10,7 +10,8 @@ benchmarks/draws_vs_handmade.py keeps in its folder: networks of one measured la
 trained on draws of the edge space within that band, of multiply-accumulates or of latency, as a model fitted
 to the measurements predicts it; with ``--of-them`` on the very networks that it is judged by, whose errors
 it does not see. Tau of its score with the error, with all generated filters zeroed, and that of the
-multiply-accumulates alone.
+multiply-accumulates alone. ``--ways every`` takes all ways of benchmarks/op_contribution.py, whose
+figures are kept in ``--folder`` one by one: a repeated command goes on with the first that is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,12 +28,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from benchmarks.op_contribution import DEFAULT
+from benchmarks.op_contribution import FULL_RANK, TILES, WAYS, Sandwiched, Way
 from benchmarks.record import record
 from smash_base import files
 from smash_export.device_search.search import load_data
 from smash_search.data import Dataset
-from smash_search.model.hypernet import HyperNetConfig
 from smash_search.rank.finalists import input_spec_of
 from smash_search.rank.latency_model import fit_latency
 from smash_search.rank.scoring import Scorer, ScoringConfig
@@ -42,13 +42,9 @@ from smash_search.rank.trust import trust
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import cost_of
 from smash_search.space.space import Space, space_for
-from smash_search.train.hypernet import TrainingConfig, new_supernet, train
+from smash_search.train.hypernet import new_supernet, train
 
 BAND = (5e6, 13e6)  # multiply-accumulates
-WAYS = {
-    "tiles, as the paper (the default)": DEFAULT,
-    "c mixes 8 filters of full rank a block": replace(DEFAULT, bases=8),
-}
 GOAL, WIDEST_ZEROED = 0.5, 0.5  # tau; tau with zeroed filters over it
 
 
@@ -63,6 +59,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=750)
     parser.add_argument("--images", type=int, default=1000, help="of validation, for a score")
     parser.add_argument("--seeds", default="0", help="of the HyperNet, with commas between")
+    parser.add_argument(
+        "--ways", choices=("pair", "every"), default="pair", help="tiles and full rank, or all"
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/score-in-band"), help="of results")
     parser.add_argument("--results", default="score_in_band", help="name of the file of results")
     arguments = parser.parse_args()
     dataset = load_data(arguments.data)
@@ -70,18 +70,28 @@ def main() -> None:
         networks, accept, band = of_one_latency(arguments.draws, dataset)
     else:
         networks = trained_before(arguments.finalists.split(","), dataset)
-        accept, band = (lambda entry: is_inside(entry, dataset)), {"macs": BAND}
-    rows = [
-        judged(name, config, int(seed), networks, accept, dataset, arguments)
-        for seed in arguments.seeds.split(",")
-        for name, config in WAYS.items()
-    ]
+        accept, band = (lambda entry: is_inside(entry, dataset)), {"macs": list(BAND)}
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    log = arguments.folder / f"{arguments.results}.jsonl"
+    settings = {"steps": arguments.steps, "images": arguments.images, "data": dataset.name, "band": band}
+    settings["trained_on_them"] = arguments.of_them
+    kept = [entry["row"] for entry in files.read_jsonl(log) if entry["settings"] == settings]
+    done = {(row["way"], row["seed"]): row for row in kept}
+    asked = [(way, int(seed)) for seed in arguments.seeds.split(",") for way in ways_of(arguments)]
+    for way, seed in asked:
+        if (way.name, seed) not in done:
+            done[way.name, seed] = judged(way, seed, networks, accept, dataset, arguments)
+            files.append_jsonl(log, {"settings": settings, "row": done[way.name, seed]})
+    rows = [done[way.name, seed] for way, seed in asked]
     errors = [error for _, error in networks]
     macs = kendall([-macs_of(architecture, dataset) for architecture, _ in networks], errors)
     goals = [goal_of(row, macs) for row in rows]
-    settings = {"steps": arguments.steps, "images": arguments.images, "data": dataset.name, "band": band}
-    settings["trained_on_them"] = arguments.of_them
     record(arguments.results, {"settings": settings, "macs": asdict(macs), "rows": rows}, goals)
+
+
+def ways_of(arguments: argparse.Namespace) -> Sequence[Way]:
+    """The ways to train a HyperNet that were asked for."""
+    return WAYS if arguments.ways == "every" else (TILES, FULL_RANK)
 
 
 def goal_of(row: dict[str, Any], macs: Estimate) -> dict[str, Any]:
@@ -136,7 +146,7 @@ def of_one_latency(
     low, high = min(latencies), max(latencies)
     known = [architecture for architecture, _ in networks]
     model = fit_latency(known, latencies, input_spec_of(dataset), len(dataset.classes))
-    return networks, lambda entry: low <= model.predict(entry) <= high, {"milliseconds": (low, high)}
+    return networks, lambda entry: low <= model.predict(entry) <= high, {"milliseconds": [low, high]}
 
 
 def macs_of(architecture: Architecture, dataset: Dataset) -> int:
@@ -150,32 +160,31 @@ def is_inside(architecture: Architecture, dataset: Dataset) -> bool:
 
 
 def judged(
-    name: str,
-    config: HyperNetConfig,
+    way: Way,
     seed: int,
     networks: Sequence[tuple[Architecture, float]],
-    accept: Callable[[Architecture], bool] | None,
+    accept: Callable[[Architecture], bool],
     dataset: Dataset,
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """Agreement of one HyperNet's score with the errors."""
     spec, classes = input_spec_of(dataset), len(dataset.classes)
     space = space_for(spec, "edge")
-    supernet = new_supernet(space, spec, classes, config, seed=seed)
+    supernet = new_supernet(space, spec, classes, way.hypernet, seed=seed)
     if arguments.of_them:
         supernet.space = cast(Space, Given(space, tuple(network for network, _ in networks)))
-        accept = None
-    training = TrainingConfig(arguments.steps, 64, 1, learning_rate=0.03, hypernet_rate=0.07, seed=seed)
+    elif way.sandwich:
+        supernet.space = cast(Space, Sandwiched(space, spec, classes, accept))
     begin = time.process_time()
-    result = train(supernet, dataset, training, accept=accept)
+    training = way.training(arguments.steps, seed)
+    result = train(supernet, dataset, training, accept=None if arguments.of_them else accept)
     seconds = time.process_time() - begin
     scorer = Scorer(supernet, dataset, ScoringConfig(statistics="batch", images=(arguments.images,)))
     right = [scorer.score(network, arguments.images).error for network, _ in networks]
     zeroed = [scorer.score(network, arguments.images, zeroed=True).error for network, _ in networks]
     row = {
-        "way": name,
+        **way.to_json(),
         "seed": seed,
-        "hypernet": asdict(config),
         "loss": result.history[-1].loss,
         "error": float(np.mean(right)),
         "cpu_seconds": seconds,

@@ -11,7 +11,7 @@ from benchmarks.op_contribution import BAND, GENERATED, Sandwiched
 from smash_base import files
 from smash_search.rank.finalists import input_spec_of
 from smash_search.rank.trained import Trained
-from smash_search.space.architecture import InputSpec
+from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.space import space_for
 from smash_search.train.hypernet import ATTEMPTS
@@ -22,11 +22,15 @@ COLOUR = InputSpec(3, (32, 32))
 
 def test_a_step_by_the_sandwich_rule_has_a_small_network_a_large_one_and_two_as_they_come() -> None:
     space = space_for(COLOUR, "edge", GENERATED)
-    rule = Sandwiched(space, COLOUR, 10)
+
+    def macs_of(architecture: Architecture) -> int:
+        return cost_of(architecture, COLOUR, 10).macs
+
+    rule = Sandwiched(space, COLOUR, 10, lambda entry: BAND[0] <= macs_of(entry) <= BAND[1])
     for step in range(3):
         slots = [(4 * step + place) * ATTEMPTS for place in range(4)]
         small, large, *others = (rule.draw(0, slot) for slot in slots)
-        assert BAND[0] <= cost_of(small, COLOUR, 10).macs < cost_of(large, COLOUR, 10).macs <= BAND[1]
+        assert BAND[0] <= macs_of(small) < macs_of(large) <= BAND[1]
         assert others == [space.draw(0, slot) for slot in slots[2:]]
 
 
@@ -62,7 +66,7 @@ def test_draws_of_one_latency_have_a_band_that_leaves_out_much_larger_ones(tmp_p
         files.append_jsonl(path, entry)
     networks, accept, band = score_in_band.of_one_latency(path, data)
     assert networks == [(architecture, 0.2) for architecture in drawn]
-    assert band == {"milliseconds": (min(macs) / 1e6, max(macs) / 1e6)}
+    assert band == {"milliseconds": [min(macs) / 1e6, max(macs) / 1e6]}
     candidates = [space.draw(1, slot) for slot in range(200)]
     larger = [entry for entry in candidates if cost_of(entry, spec, classes).macs > 2 * max(macs)]
     assert larger
