@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from benchmarks.intervals import interval
 from benchmarks.networks import ResNet8
 from benchmarks.record import RESULTS, record
 from benchmarks.training_recipes import runs_like, subset
@@ -50,7 +51,6 @@ from smash_search.train.recipes import recipe_for
 
 LARGER = 2.0  # width of the teacher that is trained first, where the student has 1
 SHARE = 0.5  # of the time, for that teacher
-STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # two-sided 95 % by degrees of freedom
 FINALISTS = 3
 CIFAR10 = "cifar10"  # the data where a result does not name any
 DECAY = 0.99  # of the average of its own weights that teaches a network
@@ -250,22 +250,20 @@ def network(width: float, seed: int) -> ResNet8:
 def summary(runs: list[dict[str, Any]], setting: dict[str, Any]) -> dict[str, Any]:
     """Points gained by each seed, their mean, and its interval from two seeds on."""
     gains = [100 * (run["taught"]["accuracy"] - run["alone"]["accuracy"]) for run in runs]
-    mean, interval = float(np.mean(gains)), None
-    if len(gains) > 1:
-        half = STUDENT_T[len(gains) - 1] * float(np.std(gains, ddof=1)) / len(gains) ** 0.5
-        interval = [mean - half, mean + half]
-    return {"setting": setting, "runs": runs, "gains": gains, "mean": mean, "interval": interval}
+    mean, low, high = interval(gains)
+    bounds = [low, high] if len(gains) > 1 else None
+    return {"setting": setting, "runs": runs, "gains": gains, "mean": mean, "interval": bounds}
 
 
 def goal_of(part: str, found: dict[str, Any]) -> dict[str, Any]:
     """A line of the overview."""
     part = part.partition(":")[0]
     what, wanted = PARTS[part]
-    setting, interval = found["setting"], found["interval"]
-    within = "" if interval is None else f" ({interval[0]:+.1f} to {interval[1]:+.1f})"
+    setting, bounds = found["setting"], found["interval"]
+    within = "" if bounds is None else f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})"
     met = found["mean"] >= 1
     if part == "given":
-        met = interval is not None and interval[0] > 0
+        met = bounds is not None and bounds[0] > 0
     images = f"{setting['images']:,}" if setting["images"] else "all"
     changed = [*setting["set"], *[f"share {setting[name]}" for name in ("share",) if name in setting]]
     return {

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 
+from benchmarks.intervals import interval
 from benchmarks.networks import ResNet8
 from benchmarks.record import record
 from smash_base import files
@@ -83,16 +83,6 @@ def one_run(dataset: Dataset, recipe: Recipe, width: float, checkpoint: Path) ->
     checkpoint.unlink()
     right = accuracy(network, dataset.test, dataset.preprocessing)
     return {"accuracy": right, "whitened": bool(fitted.recipe.whiten), "cpu_seconds": seconds}
-
-
-def interval(differences: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval (Student's t) of paired differences; without bounds of a single one."""
-    mean = float(np.mean(differences))
-    if len(differences) == 1:
-        return mean, -np.inf, np.inf
-    error = float(np.std(differences, ddof=1)) / len(differences) ** 0.5
-    reach = float(student.ppf(0.975, len(differences) - 1)) * error
-    return mean, mean - reach, mean + reach
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.few_images import interval
+from benchmarks.intervals import interval
 from benchmarks.networks import NETWORKS
 from benchmarks.record import record
 from smash_base import files

@@ -2,7 +2,7 @@
 
     python -m benchmarks.training_recipes --data cifar10:DIR [--images 10000] [--epochs 8] [--seeds 1]
     python -m benchmarks.training_recipes --data cifar10:DIR --recipe standard --images 0 --epochs 12
-        --only CHANGE,CHANGE
+        --only CHANGE,CHANGE [--called NAME]
 
 The rows start from BASE, or from a recipe of this name; each changes one thing of it. Every run is kept in
 ``--work`` as soon as it is done, and a repeated command goes on with the first that is missing. Test images
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.intervals import interval
 from benchmarks.networks import ResNet8
 from benchmarks.record import record
 from smash_base import files
@@ -71,13 +72,14 @@ def runs_like(log: Path, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [run for run in files.read_jsonl(log) if asked.items() <= run.items()]
 
 
-def one_run(dataset: Dataset, recipe: Recipe, checkpoint: Path) -> dict[str, float]:
-    """Train once; validation error and processor seconds of this process."""
+def one_run(dataset: Dataset, recipe: Recipe, checkpoint: Path) -> dict[str, float | None]:
+    """Train once; validation error, and processor seconds, which are not known of what was interrupted."""
     torch.manual_seed(seed_of(recipe.seed, 0x1217))
     network = ResNet8(3, len(dataset.classes))
-    begin = time.process_time()
+    resumed, begin = checkpoint.exists(), time.process_time()
     fitted = fit(network, dataset, recipe, checkpoint=checkpoint, checkpoint_seconds=20, evaluate=False)
-    return {"error": 1 - fitted.accuracy, "cpu_seconds": time.process_time() - begin}
+    seconds = None if resumed else time.process_time() - begin
+    return {"error": 1 - fitted.accuracy, "cpu_seconds": seconds}
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -109,19 +111,25 @@ def base_of(name: str | None, dataset: Dataset) -> Recipe:
 
 
 def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per change: mean error, points against the base in the same seeds, processor seconds."""
+    """Per change: mean error, points against the base in the same seeds with their interval, processor
+    seconds of the runs that nobody interrupted.
+    """
     base = {run["recipe"]["seed"]: run["error"] for run in runs if run["change"] == "base"}
     rows = []
     for name in dict.fromkeys(run["change"] for run in runs):
         mine = [run for run in runs if run["change"] == name and run["recipe"]["seed"] in base]
         gains = [100 * (base[run["recipe"]["seed"]] - run["error"]) for run in mine]
+        mean, *bounds = interval(gains)
+        seconds = [run["cpu_seconds"] for run in mine if run["cpu_seconds"] is not None]
         rows.append(
             {
                 "change": name,
                 "seeds": len(mine),
                 "error": round(100 * float(np.mean([run["error"] for run in mine])), 2),
-                "points_gained": round(float(np.mean(gains)), 2),
-                "cpu_seconds": round(float(np.mean([run["cpu_seconds"] for run in mine])), 1),
+                "points_gained": round(mean, 2),
+                "each": [round(gain, 2) for gain in gains],
+                "interval": [round(bound, 2) for bound in bounds] if len(gains) > 1 else None,
+                "cpu_seconds": round(float(np.mean(seconds)), 1) if seconds else None,
             }
         )
     return rows
@@ -137,6 +145,7 @@ def main() -> None:
     parser.add_argument("--recipe", choices=NAMES, help="that the rows start from, in place of BASE")
     parser.add_argument("--only", help="changes, with commas between")
     parser.add_argument("--work", type=Path, default=Path("runs/training-recipes"))
+    parser.add_argument("--called", default="", help="ending of the name of the results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = measure(arguments)
@@ -151,7 +160,8 @@ def main() -> None:
         "rows": rows,
     }
     chosen = arguments.only.split(",") if arguments.only else list(CHANGES)
-    record(f"training_recipes_{arguments.recipe or ''}".rstrip("_"), results, [goal(rows, chosen)])
+    name = f"training_recipes_{arguments.recipe or ''}".rstrip("_") + arguments.called
+    record(name, results, [goal(rows, chosen)])
 
 
 def goal(rows: list[dict[str, Any]], chosen: list[str]) -> dict[str, Any]:
