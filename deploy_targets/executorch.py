@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from smash_base.errors import UsageError, VerificationError
+from smash_base.sampling import evenly
 from smash_targets.base import (
     CompileRequest,
     CompileResult,
@@ -160,7 +161,7 @@ def _quantised(module: Any, example: Any, calibration: np.ndarray | None) -> Any
     quantiser = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     prepared = prepare_pt2e(torch.export.export(module, (example,)).module(), quantiser)
     batch = len(example)
-    images = calibration[:: max(1, len(calibration) // CALIBRATED)][:CALIBRATED]
+    images = evenly(calibration, CALIBRATED)
     whole = np.resize(images, (-(-len(images) // batch) * batch, *images.shape[1:]))  # the first ones again
     with torch.no_grad():
         for part in whole.reshape(-1, batch, *images.shape[1:]):

@@ -21,6 +21,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import UsageError
+from smash_base.sampling import evenly
 
 if TYPE_CHECKING:
     import onnx
@@ -75,7 +76,7 @@ def _write_pictures(calibration: np.ndarray, folder: Path) -> tuple[np.ndarray, 
     """Evenly chosen images as PNG files; gives the value of byte 0 and the step per byte, of each channel."""
     from PIL import Image
 
-    chosen = calibration[:: max(1, len(calibration) // IMAGES)][:IMAGES]
+    chosen = evenly(calibration, IMAGES)
     low = chosen.min(axis=(0, 2, 3)).astype(np.float64)
     step = np.maximum(chosen.max(axis=(0, 2, 3)) - low, 1e-6) / 255
     planes = np.rint((chosen - low[:, None, None]) / step[:, None, None]).astype(np.uint8)

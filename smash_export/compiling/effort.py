@@ -25,6 +25,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import MissingRuntimeError
+from smash_base.sampling import evenly
 from smash_export.bundle.bundle import Bundle
 from smash_export.measure.machine import cpu_features
 from smash_targets.base import OnProgress, Target
@@ -100,7 +101,7 @@ def _write_equalised(bundle: Bundle, path: Path) -> bool:
 
     model = prepared(onnx.load_model_from_string(bundle.onnx.read_bytes()))
     images = bundle.calibration()
-    few = images[:: max(1, len(images) // 128)][:128]
+    few = evenly(images, 128)
     result, scaled = equalised(model, np.asarray(bundle.preprocessing.normalise(few), np.float32))
     if scaled:
         files.write_bytes(path, result.SerializeToString(deterministic=True))
@@ -177,7 +178,7 @@ def _lesson(bundle: Bundle, data: str | None) -> tuple[Dataset, np.ndarray]:
     from smash_search.data.dataset import Dataset, Split
 
     images = bundle.calibration() if data is None else from_data(bundle, data, "train").images
-    images = np.asarray(images[:: max(1, len(images) // TRAINED_IMAGES)][:TRAINED_IMAGES])
+    images = np.asarray(evenly(images, TRAINED_IMAGES))
     model = onnx.load_model_from_string(bundle.onnx.read_bytes())
     answers = logits_of(model, np.asarray(bundle.preprocessing.normalise(images), np.float32))
     split = Split(images, answers.argmax(axis=1).astype(np.int64))

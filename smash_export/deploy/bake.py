@@ -41,7 +41,7 @@ from smash_export.deploy.baked_runtimes import (
 from smash_export.deploy.trtexec import graph_for_tensorrt
 from smash_export.measure.gates import GATES
 from smash_export.measure.machine import describe_machine
-from smash_export.measure.verify import Parity, check_parity, compare_logits
+from smash_export.measure.verify import SMALL_BATCH_IMAGES, Parity, check_parity, compare_batches
 from smash_targets.base import ModelSignature, get_target
 
 if TYPE_CHECKING:
@@ -212,18 +212,16 @@ def verify_baked(bundle: Bundle, precision: str, target: str, run: Run) -> Parit
     samples, signature = bundle.samples(), bundle.signature
     expected = _compared(probabilities_of(np.asarray(samples.logits), signature.outputs), signature)
     least, usual, most = signature.batch
-    rows = []
-    for size in dict.fromkeys((most, usual, least)):  # the largest runs all images, the others a few
-        count = len(samples) if size == most else min(len(samples), 8 * size)
+    found = {}
+    for size in {least, usual, most}:  # the largest runs all images, the others some
+        count = len(samples) if size == most else min(len(samples), SMALL_BATCH_IMAGES)
         answers = [
             _dense(run(part)[:2], signature.classes)
             for part in _batches(np.asarray(samples.images[:count]), size, least == most)
         ]
-        found = _compared(np.concatenate(answers)[:count], signature)
-        rows.append(_comparable(expected[:count], found, samples.labels[:count]))
-    parity = compare_logits(*rows[0])
-    for other in rows[1:]:
-        check_parity(compare_logits(*other), precision, f"the baked file in {target}")
+        answered = _compared(np.concatenate(answers)[:count], signature)
+        found[size] = _filled(answered, expected[:count])
+    parity = compare_batches(expected, found, samples.labels)
     check_parity(parity, precision, f"the baked file in {target}")
     return parity
 
@@ -247,12 +245,10 @@ def _dense(outputs: tuple[np.ndarray, ...], classes: int) -> np.ndarray:
     return dense
 
 
-def _comparable(
-    expected: np.ndarray, found: np.ndarray, labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _filled(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Classes that a file does not answer count as the reference says, but never as its first."""
-    left = np.isnan(found)
-    return expected, np.where(left, np.minimum(expected, np.nanmin(found, 1, keepdims=True)), found), labels
+    answered = np.minimum(expected, np.nanmin(found, 1, keepdims=True))
+    return np.where(np.isnan(found), answered, found)
 
 
 def _compared(probabilities: np.ndarray, signature: ModelSignature) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,44 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class OtherBatch:
+    """What a file answers in batches of another size than the largest, on the first images.
+
+    Attributes:
+        images: how many.
+        finite: whether every logit is a number.
+        relative_error: Error of the logits, as in :class:`Parity`; NaN where they are not finite.
+        changed: images whose first label is another one than in the largest batch.
+    """
+
+    images: int
+    finite: bool
+    relative_error: float
+    changed: int
+
+    def problems(self, size: int, gate: Gate) -> list[str]:
+        """What is not as it should be in batches of that size.
+
+        The accuracy that an int8 file loses is judged in the largest batch; in another one its labels must
+        be those, but for what rounding elsewhere explains.
+        """
+        if not self.finite:
+            return [f"expected finite logits in batches of {size}, received NaN or infinity"]
+        found = []
+        if gate.relative_error is not None and self.relative_error > gate.relative_error:
+            found.append(
+                f"expected an error of the logits of at most {gate.relative_error:.1%} of their spread in "
+                f"batches of {size}, received {self.relative_error:.2%}"
+            )
+        if gate.max_difference is None and too_many(self.changed, self.images, 1 - gate.agreement):
+            found.append(
+                f"expected the same labels in batches of {size} as in the largest, received others for "
+                f"{self.changed} of {self.images} images"
+            )
+        return found
+
+
+@dataclass(frozen=True)
 class Parity:
     """What was measured between a file and its reference on N images with K classes.
 
@@ -69,6 +107,8 @@ class Parity:
         worst_image: index of the image with the largest difference.
         finite: whether every logit is a number.
         by_batch: largest difference by batch size run.
+        other_batches: what batches of other sizes than the largest answer; empty in evidence of versions
+            that did not keep it.
         relative_error: Error of the logits: error over spread around their mean, root mean squares.
         loss: accuracy lost with its interval; None in evidence of versions that did not measure it.
     """
@@ -88,6 +128,7 @@ class Parity:
     by_batch: dict[int, float] = field(default_factory=dict)
     relative_error: float = math.nan
     loss: Loss | None = None
+    other_batches: dict[int, OtherBatch] = field(default_factory=dict)
 
     @property
     def drop(self) -> float:
@@ -106,11 +147,12 @@ class Parity:
         gate = GATES[precision]
         if not self.finite:
             return ["expected finite logits, received NaN or infinity"]
+        others = [line for size, other in self.other_batches.items() for line in other.problems(size, gate)]
         if gate.max_difference is not None:
-            return self._differing(gate.max_difference)
+            return self._differing(gate.max_difference) + others
         if gate.relative_error is not None:
-            return self._inexact(gate, gate.relative_error)
-        return self._losing(gate.drop if max_drop is None else max_drop)
+            return self._inexact(gate, gate.relative_error) + others
+        return self._losing(gate.drop if max_drop is None else max_drop) + others
 
     def _differing(self, limit: float) -> list[str]:
         largest = max([self.max_difference, *self.by_batch.values()])
@@ -154,6 +196,10 @@ class Parity:
         document = asdict(self)
         document["flips"] = [asdict(flip) for flip in self.flips]
         document["by_batch"] = {str(size): _number(value) for size, value in self.by_batch.items()}
+        document["other_batches"] = {
+            str(size): {**asdict(other), "relative_error": _number(other.relative_error)}
+            for size, other in self.other_batches.items()
+        }
         document["drop"] = self.drop
         for name in _MAY_BE_NONE:
             document[name] = _number(document[name])
@@ -164,10 +210,17 @@ class Parity:
         """Read :meth:`to_json` back; null becomes NaN."""
         known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
         for name in _MAY_BE_NONE:
-            known[name] = math.nan if known.get(name) is None else known[name]
+            known[name] = _float(known.get(name))
         known["loss"] = Loss(**known["loss"]) if known.get("loss") else None
         known["flips"] = tuple(Flip(**flip) for flip in known["flips"])
-        known["by_batch"] = {int(size): difference for size, difference in known["by_batch"].items()}
+        known["by_batch"] = {
+            int(size): math.inf if difference is None else difference
+            for size, difference in known["by_batch"].items()
+        }
+        known["other_batches"] = {
+            int(size): OtherBatch(**{**entry, "relative_error": _float(entry["relative_error"])})
+            for size, entry in known.get("other_batches", {}).items()
+        }
         return cls(**known)
 
 
@@ -177,7 +230,6 @@ def compare_logits(
     labels: np.ndarray,
     *,
     reference: str = "eager PyTorch",
-    by_batch: dict[int, float] | None = None,
 ) -> Parity:
     """Compare two arrays of logits, float [N, K], with the true labels int [N].
 
@@ -215,10 +267,46 @@ def compare_logits(
         accuracy=float((second == labels).mean()),
         worst_image=int(per_image.argmax()),
         finite=finite,
-        by_batch=by_batch or {},
         relative_error=_relative_error(a, b) if finite else math.nan,
         loss=accuracy_loss(a, b, np.asarray(labels)) if finite else None,
     )
+
+
+def compare_batches(
+    expected: np.ndarray,
+    received: Mapping[int, np.ndarray],
+    labels: np.ndarray,
+    *,
+    reference: str = "eager PyTorch",
+) -> Parity:
+    """Compare what a file answers in batches of several sizes.
+
+    Args:
+        expected: logits float [N, K].
+        received: Logits by batch size: [N, K] of the largest, [n, K] of the first n images of the others.
+        labels: true labels int [N].
+
+    Raises:
+        VerificationError: an answer has another shape.
+    """
+    largest = received[max(received)]
+    whole = compare_logits(expected, largest, labels, reference=reference)
+    parts = {
+        size: compare_logits(expected[: len(logits)], logits, labels[: len(logits)])
+        for size, logits in received.items()
+    }
+    others = {
+        size: OtherBatch(
+            len(logits),
+            parts[size].finite,
+            parts[size].relative_error,
+            int((logits.argmax(axis=1) != largest[: len(logits)].argmax(axis=1)).sum()),
+        )
+        for size, logits in received.items()
+        if logits is not largest
+    }
+    differences = {size: part.max_difference for size, part in parts.items()}
+    return replace(whole, by_batch=differences, other_batches=others)
 
 
 def _relative_error(expected: np.ndarray, received: np.ndarray) -> float:
@@ -243,16 +331,13 @@ def measure_parity(
     Raises:
         VerificationError: the session answers with another shape.
     """
-    by_batch: dict[int, float] = {}
     few = min(len(samples), SMALL_BATCH_IMAGES)
-    for size in sorted(set(batch) - {batch[2]}):
-        logits = run_images(session, samples.images[:few], preprocessing, batch, size)
-        part = compare_logits(samples.logits[:few], logits, samples.labels[:few])
-        by_batch[size] = part.max_difference
-    logits = run_images(session, samples.images, preprocessing, batch)
-    whole = compare_logits(samples.logits, logits, samples.labels)
-    by_batch[batch[2]] = whole.max_difference
-    return compare_logits(samples.logits, logits, samples.labels, reference=reference, by_batch=by_batch)
+    answers = {
+        size: run_images(session, samples.images[:few], preprocessing, batch, size)
+        for size in sorted(set(batch) - {batch[2]})
+    }
+    answers[batch[2]] = run_images(session, samples.images, preprocessing, batch)
+    return compare_batches(np.asarray(samples.logits), answers, samples.labels, reference=reference)
 
 
 @dataclass(frozen=True)
@@ -487,6 +572,10 @@ def _verify_file(
 
 def _report(file: RunnableFile, status: Status, *problems: str, **measured: Any) -> FileReport:
     return FileReport(file.target, file.precision, file.source, status, problems, **measured)
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _number(value: float) -> float | None:

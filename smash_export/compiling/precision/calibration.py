@@ -17,6 +17,7 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import InvalidInputError
 from smash_base.preprocess import Preprocessing
+from smash_base.sampling import evenly
 from smash_export.bundle.samples import check_images
 from smash_export.export.onnx_graphs import chunks, require_onnxruntime, session_of, static_batch
 
@@ -51,8 +52,7 @@ def calibration_tensors(
         )
     if len(images) > 1 and (images == images[0]).all():
         raise InvalidInputError("calibration images are all the same image", received=f"{len(images)} copies")
-    step = max(1, len(images) // MOST)  # evenly over the set: it may be sorted by class
-    return np.asarray(preprocessing.normalise(np.asarray(images[::step][:MOST])), dtype=np.float32)
+    return np.asarray(preprocessing.normalise(np.asarray(evenly(images, MOST))), dtype=np.float32)
 
 
 def check_classes(logits: np.ndarray) -> None:
@@ -117,7 +117,7 @@ def tensor_ranges(
 def _least_squares(model: onnx.ModelProto, tensors: np.ndarray, extremes: Ranges) -> Ranges:
     """Each range times the share under which 8 bits keep the values on the images best."""
     counts = {name: np.zeros(BINS) for name, (low, high) in extremes.items() if low < high}
-    for values in _values(model, tensors[:: max(1, len(tensors) // COUNTED)][:COUNTED], list(counts)):
+    for values in _values(model, evenly(tensors, COUNTED), list(counts)):
         for name, value in values.items():
             counts[name] += np.histogram(value, BINS, extremes[name])[0]
     return {**extremes, **{name: _best_share(extremes[name], count) for name, count in counts.items()}}

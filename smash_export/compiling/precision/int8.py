@@ -32,6 +32,7 @@ import numpy as np
 
 from smash_base.errors import VerificationError
 from smash_base.json_values import JsonObject
+from smash_base.sampling import evenly
 from smash_export.compiling.precision.bias_correction import with_corrected_biases
 from smash_export.compiling.precision.calibration import METHODS, Method, Ranges, check_classes, tensor_ranges
 from smash_export.compiling.precision.integer_form import clip_integers, pad_integers, swish_integers
@@ -252,12 +253,12 @@ class _Quantiser:
 
     def noise_by_node(self) -> list[NodeNoise]:
         """Noise that each node brings to its own output when its inputs are exact, the worst first."""
-        few = _evenly(self.calibration, NOISE_IMAGES)
+        few = evenly(self.calibration, NOISE_IMAGES)
         return noise_by_node(self.exact, self.build(()), few, _COMPUTED)
 
     def corrected(self, kept: Iterable[str]) -> _Quantiser:
         """The same with biases corrected for all operators but ``kept`` in int8."""
-        few = _evenly(self.calibration, NOISE_IMAGES)
+        few = evenly(self.calibration, NOISE_IMAGES)
         model = with_corrected_biases(self.model, self.build(kept), few)
         other = _Quantiser(model, self.calibration, self.scheme, self.exact)
         other.method, other.ranges = self.method, self.ranges
@@ -272,8 +273,8 @@ class _Quantiser:
         return self._outcomes[key]
 
     def _outcome(self, kept: frozenset[str], images: int) -> _Outcome:
-        expected = _evenly(self.expected, images)
-        received = logits_of(self.build(kept), _evenly(self.calibration, images))
+        expected = evenly(self.expected, images)
+        received = logits_of(self.build(kept), evenly(self.calibration, images))
         answers = received.argmax(1)
         changed = float((answers != expected.argmax(1)).mean() * 100)
         cost = float(margin_costs(expected, answers, 1.0).mean() * 100)
@@ -356,11 +357,6 @@ class _Quantiser:
     @cached_property
     def _reading(self) -> dict[str, list[onnx.NodeProto]]:
         return dict(readers(self.model.graph))
-
-
-def _evenly(values: np.ndarray, count: int) -> np.ndarray:
-    """At most ``count`` rows, evenly over all."""
-    return values[:: max(1, len(values) // count)][:count]
 
 
 def _with_shared_ranges(

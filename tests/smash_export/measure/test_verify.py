@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,11 +18,13 @@ from onnx import numpy_helper
 from PIL import Image
 
 from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
-from smash_export.bundle.bundle import Bundle
+from smash_export.bundle.bundle import Bundle, Samples
 from smash_export.cli import run
 from smash_export.measure.verify import (
     FileReport,
+    Parity,
     check_parity,
+    compare_batches,
     compare_logits,
     measure_parity,
     reference_samples,
@@ -187,6 +190,51 @@ def test_a_file_that_is_wrong_at_one_batch_only_is_found(
     parity = measure_parity(Wrapped(session, size), bundle.samples(), bundle.preprocessing, (1, 4, 32))
     assert parity.by_batch[size] == pytest.approx(1, abs=1e-4)
     assert parity.problems("fp32")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16", "int8"])
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda logits: np.roll(logits, 1, axis=1), "batches of SIZE|expected a difference"),
+        (lambda logits: np.full_like(logits, np.nan), "finite logits in batches of SIZE"),
+    ],
+)
+def test_what_a_smaller_batch_answers_wrong_is_refused_at_every_precision(
+    digits_bundle: Path,
+    session: Session,
+    precision: str,
+    size: int,
+    wrong: Callable[[np.ndarray], np.ndarray],
+    words: str,
+) -> None:
+    class Wrong(Wrapped):
+        def run(self, batch: np.ndarray) -> np.ndarray:
+            logits = self.inner.run(batch)
+            return wrong(logits) if len(batch) == size else logits
+
+    bundle = Bundle.open(digits_bundle)
+    samples = bundle.samples()
+    few = Samples(samples.images[:64], samples.labels[:64], samples.logits[:64])
+    parity = measure_parity(Wrong(session), few, bundle.preprocessing, (1, 4, 32))
+    for found in (parity, Parity.from_json(json.loads(json.dumps(parity.to_json(), allow_nan=False)))):
+        assert any(re.search(words.replace("SIZE", str(size)), line) for line in found.problems(precision))
+
+
+def test_labels_of_an_int8_file_may_differ_between_batches_by_what_rounding_explains() -> None:
+    logits = np.random.default_rng(0).normal(size=(512, 10))
+    turned = logits.copy()
+    for image in range(8):  # of 512, which is below three in a hundred
+        turned[image] = np.roll(turned[image], 1)
+    labels = logits.argmax(axis=1)
+    assert not compare_batches(logits, {1: turned, 32: logits}, labels).problems("int8")
+    for image in range(8, 64):
+        turned[image] = np.roll(turned[image], 1)
+    problems = compare_batches(logits, {1: turned, 32: logits}, labels).problems("int8")
+    assert problems == [
+        "expected the same labels in batches of 1 as in the largest, received others for 64 of 512 images"
+    ]
 
 
 def test_torchscript_and_onnx_agree_with_eager(digits_bundle: Path) -> None:
