@@ -126,11 +126,11 @@ class LiteRtSession(Session):
 
         self._signature = signature
         threads = check_threads(options.threads) or os.cpu_count() or 1
-        with path.open("rb") as stream:
-            if stream.read(8)[4:] != _IDENTIFIER:  # the native reader does not check, and crashes
-                raise damaged(path, "LiteRT", ValueError("it does not begin like a .tflite file"))
+        content = path.read_bytes()  # by its path it would be mapped: overwritten later, it answers otherwise
+        if content[4:8] != _IDENTIFIER:  # the native reader does not check, and crashes
+            raise damaged(path, "LiteRT", ValueError("it does not begin like a .tflite file"))
         try:
-            self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            self._interpreter = Interpreter(model_content=content, num_threads=threads)
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise damaged(path, "LiteRT", error) from error

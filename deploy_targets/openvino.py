@@ -84,6 +84,7 @@ class OpenVinoTarget(Target):
                 raise damaged(path, "OpenVINO", ValueError("it does not begin like XML"))
         openvino = import_openvino()
         core = openvino.Core()
+        core.set_property({"ENABLE_MMAP": False})  # a file that is overwritten later changes no answer
         device = _device(core, options)
         try:
             model = core.read_model(str(path))

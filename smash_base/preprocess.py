@@ -130,7 +130,8 @@ class Preprocessing:
         CMYK becomes RGB without a profile, grey of 16 bits is scaled to 8, and with :attr:`exif` the image is
         turned upright.
         An array is taken as uint8 [height, width], [height, width, channels] or, for any channel
-        count and for volumes, exactly :attr:`sample_shape`.
+        count and for volumes, exactly :attr:`sample_shape`: one of that shape is a sample already, of which
+        nothing is cut away, where a picture of that size is resized and cut by :attr:`short_side`.
 
         Raises:
             InvalidInputError: not an image, truncated, animated, too large, or another channel count.
@@ -186,6 +187,8 @@ class Preprocessing:
                 received=array.dtype,
                 hint="For tensors that are normalised already use Classifier.logits.",
             )
+        if (*array.shape, 1) == self.sample_shape:
+            array = array[..., None]
         if array.shape == self.sample_shape:
             return array
         if self.depth is None and self.channels in (1, 3) and array.ndim in (2, 3) and array.size:

@@ -63,7 +63,7 @@ def read_arrays(
             if set(infos) != {f"{name}.npy" for name in kinds}:
                 raise ValueError(f"arrays {sorted(infos)} instead of {sorted(kinds)}")
             return {name: _read_array(archive, infos[f"{name}.npy"], kind) for name, kind in kinds.items()}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError, RuntimeError) as error:
         raise InvalidInputError(f"{path} is damaged", expected="an npz file", received=error) from None
 
 

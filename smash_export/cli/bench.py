@@ -14,7 +14,7 @@ from smash_export.cli.groups import Grouped
 from smash_export.cli.shared_options import measuring_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from smash_export.bundle.bundle import Bundle
     from smash_export.bundle.runnable import RunnableFile
@@ -61,7 +61,8 @@ GROUPS = {
     "--max-p50",
     type=click.FloatRange(0, min_open=True),
     metavar="MS",
-    help="Largest median; exit code 5 above it.",
+    help="Largest median, with --sustained that of the last minute; exit code 5 above it, and where a file "
+    "failed or none was measured.",
 )
 @click.option(
     "--timeout",
@@ -89,7 +90,7 @@ def command(
 ) -> None:
     """Measure the files of BUNDLE in turns, each in a process of its own, and record the results.
 
-    Exit code 5 when --max-p50 is given and a measured file is slower.
+    Exit code 5 when --max-p50 is given and a file is slower or failed, or none was measured.
     """
     from smash_export.bundle.bundle import Bundle
     from smash_export.bundle.runnable import selected_files
@@ -113,6 +114,7 @@ def command(
             threads=threads,
             batch=sizes[0],
             timeout=timeout,
+            max_p50=max_p50,
         )
         return
     if device is not None:
@@ -137,7 +139,9 @@ def command(
         output.warn(f"the results were not recorded in {bundle}: {benchmark.unrecorded}")
     output.result({"bundle": str(bundle), **benchmark.to_json()})
     if max_p50 is not None:
-        _check(benchmark, sizes[0], max_p50)
+        rows = benchmark.files
+        medians = {row.name: row.latency[sizes[0]].p50_ms for row in rows if row.latency}
+        _check(medians, [f"{row.name} {row.problem}" for row in rows if row.status == "failed"], max_p50)
 
 
 def _tell(output: Output, files: Sequence[RunnableFile], seconds: float, sizes: tuple[int, ...]) -> None:
@@ -150,15 +154,23 @@ def _tell(output: Output, files: Sequence[RunnableFile], seconds: float, sizes: 
     output.result({"dry_run": True, "files": [file.name for file in files], "batches": list(sizes)})
 
 
-def _check(benchmark: Benchmark, size: int, max_p50: float) -> None:
+def _check(medians: Mapping[str, float], failed: Sequence[str], max_p50: float) -> None:
+    """Raise GateError unless there are medians (milliseconds by file), all short enough, and none failed."""
     from smash_base.errors import GateError
 
-    slow = [row for row in benchmark.files if row.latency and row.latency[size].p50_ms > max_p50]
+    expected = f"a median of at most {max_p50:g} ms"
+    if failed or not medians:
+        raise GateError(
+            "some files could not be measured" if failed else "no file was measured",
+            expected=expected,
+            received="; ".join(failed) or "only files whose runtime is not here",
+        )
+    slow = {name: median for name, median in medians.items() if median > max_p50}
     if slow:
         raise GateError(
-            f"{', '.join(row.name for row in slow)} slower than allowed",
-            expected=f"a median of at most {max_p50:g} ms",
-            received=", ".join(f"{row.latency[size].p50_ms:.4g} ms" for row in slow),
+            f"{', '.join(slow)} slower than allowed",
+            expected=expected,
+            received=", ".join(f"{median:.4g} ms" for median in slow.values()),
             hint="Which file is fastest: smash-export compare. A faster network: search --max-latency.",
         )
 
@@ -189,6 +201,7 @@ def _sustained(
     threads: int,
     batch: int,
     timeout: float,
+    max_p50: float | None,
 ) -> None:
     """Minutes in place of seconds, here or on the device; recorded in the bundle."""
     from smash_export.measure.machine import describe_machine, now
@@ -223,6 +236,10 @@ def _sustained(
     if unrecorded:
         output.warn(f"the results were not recorded in {bundle.path}: {unrecorded}")
     output.result({"bundle": str(bundle.path), **record})
+    if max_p50 is not None:
+        rows = record["files"]
+        failed = [f"{row['name']} {row['problem']}" for row in rows if row["problem"].startswith("failed")]
+        _check({row["name"]: row["last_ms"] for row in rows if not row["problem"]}, failed, max_p50)
 
 
 def _show_sustained(output: Output, record: dict[str, Any], seconds: float, batch: int) -> None:

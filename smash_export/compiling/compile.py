@@ -96,7 +96,9 @@ def compile_bundle(
     runtime = plan(bundle, target, precision, effort)
     runtime.require()
     standard = _standard(bundle, precision, max_drop, data, split, threads)
-    options = {**(options or {}), **({} if max_drop is None else {"max_drop": max_drop})}
+    options = dict(options or {})
+    if max_drop is not None and runtime.precision_source == "onnx":  # others have no loss to choose layers by
+        options["max_drop"] = max_drop
     job = _Job(bundle, runtime, precision, options, standard, threads, isolated, on_progress)
     with ExitStack() as stack:
         work = stack.enter_context(files.temporary_folder())
@@ -272,7 +274,7 @@ def _standard(
     from smash_export.measure.labelled import from_data
 
     labelled = from_data(bundle, data, split)
-    samples, reference = reference_samples(bundle, labelled.images, labelled.labels, threads)
+    samples, reference = reference_samples(bundle, labelled, threads)
     return _Standard(samples, reference, max_drop)
 
 

@@ -28,6 +28,7 @@ from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.bundle.manifest import NAME
 from smash_export.bundle.samples import check_images, read_arrays
 from smash_export.measure.machine import version_of
+from smash_search.data.several import likeliest
 from smash_targets.base import ModelSignature
 from smash_targets.onnx_file import read_onnx_facts
 
@@ -136,7 +137,8 @@ def adopt(
     check_same(reference, runner(finished, foreign.batch), str(model))
     if foreign.batch is None:
         _check_neighbours(finished, reference.samples, model)
-    accuracy = float((reference.answers.argmax(axis=1) == images.labels).mean())
+    truth = images.labels if images.targets is None else likeliest(images.targets, reference.answers)
+    accuracy = float((reference.answers.argmax(axis=1) == truth).mean())
     bundle = write_bundle(
         destination,
         onnx=finished,
@@ -148,7 +150,7 @@ def adopt(
         signature=signature,
         samples=Samples(
             images.test,
-            images.labels.astype(np.int64),
+            truth.astype(np.int64),
             reference.answers.astype(np.float32),
             images.targets,
         ),
@@ -199,21 +201,22 @@ def images_from_data(
     Raises:
         InvalidInputError: the data set has a class that is no label.
     """
-    from smash_export.measure.labelled import as_files, class_numbers
+    from smash_export.measure.labelled import as_files, by_outputs, class_numbers
     from smash_search.data import as_seen_by, load_dataset
 
     dataset = load_dataset(as_seen_by(preprocessing, spec), seed=seed)
     numbers = class_numbers(spec, dataset.classes, labels)
 
-    def pick(split: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:count])
-        images = as_files(np.asarray(split.images[chosen]), dataset.preprocessing, preprocessing)
-        return images, numbers[np.asarray(split.labels)[chosen]]
+    def some(split: Any, count: int) -> Any:
+        return split.take(np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:count]))
 
-    test, truth = pick(dataset.test, test_count)
-    calibration, _ = pick(dataset.train, calibration_count)
+    def seen(split: Any) -> np.ndarray:
+        return as_files(np.asarray(split.images), dataset.preprocessing, preprocessing)
+
+    test, train = some(dataset.test, test_count), some(dataset.train, calibration_count)
+    targets = by_outputs(test.targets, numbers, len(labels))
     facts = {"data": {"spec": spec, "seed": seed, "fingerprint": dataset.fingerprint}}
-    return Images(test, truth, calibration, facts)
+    return Images(seen(test), numbers[np.asarray(test.labels)], seen(train), facts, targets)
 
 
 def _check_labels(labels: np.ndarray, count: int, classes: int) -> None:

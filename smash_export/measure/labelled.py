@@ -76,10 +76,7 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
         )
     if split != "test":
         warnings.append(f"{split} images say nothing about new images")
-    targets = None
-    if part.targets is not None:
-        targets = np.zeros((len(part), len(bundle.labels)), np.uint8)
-        targets[:, numbers] = part.targets
+    targets = by_outputs(part.targets, numbers, len(bundle.labels))
     labels = numbers[np.asarray(part.labels)]
     return Labelled(f"{spec}, {split} split", images, labels, tuple(warnings), targets)
 
@@ -100,6 +97,15 @@ def class_numbers(spec: str, classes: Sequence[str], labels: Sequence[str]) -> n
             hint="Name the labels as the data set does, in the order of the network's outputs.",
         )
     return np.array([outputs[name] for name in classes], np.int64)
+
+
+def by_outputs(targets: np.ndarray | None, numbers: np.ndarray, outputs: int) -> np.ndarray | None:
+    """Targets [N, classes] of a data set, its classes moved to the outputs of :func:`class_numbers`."""
+    if targets is None:
+        return None
+    moved = np.zeros((len(targets), outputs), np.uint8)
+    moved[:, numbers] = targets
+    return moved
 
 
 def as_files(images: np.ndarray, made_by: Preprocessing, preprocessing: Preprocessing) -> np.ndarray:

@@ -25,7 +25,9 @@ from smash_export.bundle.bundle import Bundle, Samples, opened
 from smash_export.bundle.rejected import RejectedFile, rejected_files
 from smash_export.bundle.runnable import RunnableFile, runnable_files
 from smash_export.measure.gates import GATES, Gate, Loss, accuracy_loss, too_many
+from smash_export.measure.labelled import Labelled, from_data
 from smash_export.prediction.batches import run_images
+from smash_search.data.several import likeliest
 from smash_targets.base import ModelSignature, Session, SessionInfo, SessionOptions, get_target
 
 MAX_SHOWN_FLIPS = 20
@@ -437,10 +439,8 @@ def verify(
     bundle = opened(bundle)
     samples, reference = bundle.samples(), reference_of(bundle)
     if data is not None:
-        from smash_export.measure.labelled import from_data
-
         labelled = from_data(bundle, data, split)
-        samples, reference = reference_samples(bundle, labelled.images, labelled.labels, threads)
+        samples, reference = reference_samples(bundle, labelled, threads)
     reports = []
     for report in verify_bundle(
         bundle,
@@ -501,12 +501,11 @@ def verify_bundle(
         yield _verify_file(bundle, file, samples, reference, threads, isolated)
 
 
-def reference_samples(
-    bundle: Bundle, images: np.ndarray, labels: np.ndarray, threads: int | None = None
-) -> tuple[Samples, str]:
+def reference_samples(bundle: Bundle, labelled: Labelled, threads: int | None = None) -> tuple[Samples, str]:
     """A whole data set with reference logits, and the name of the reference.
 
-    The TorchScript file gives them where torch is installed, else model.onnx through ONNX Runtime.
+    The TorchScript file gives them where torch is installed, else model.onnx through ONNX Runtime. The true
+    class of an image of several is the likeliest of them.
 
     Raises:
         MissingRuntimeError: neither runtime is here.
@@ -520,8 +519,10 @@ def reference_samples(
         runtime = get_target(name)
         if runtime.availability().available:
             with runtime.open(path, bundle.signature, options) as session:
+                images, targets = labelled.images, labelled.targets
                 logits = run_images(session, images, bundle.preprocessing, bundle.signature.batch)
-            return Samples(images, labels, logits), title
+            labels = labelled.labels if targets is None else likeliest(targets, logits)
+            return Samples(images, labels, logits, targets), title
     raise MissingRuntimeError(
         "no runtime is here that can give reference logits",
         expected="torch or onnxruntime",

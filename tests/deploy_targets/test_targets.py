@@ -192,6 +192,23 @@ def test_damaged_weights_beside_the_file_are_refused(name: str, compiled: Compil
 
 
 @every_target
+def test_a_file_that_is_overwritten_while_it_is_open_changes_no_answer(
+    available: str, compiled: Compiled, tmp_path: Path
+) -> None:
+    """As ``cp`` of a new bundle over the one that is served: same names, same inodes, other bytes."""
+    good = compiled(available)
+    path = shutil.copytree(good.parent, tmp_path / "copy") / good.name
+    with get_target(available).open(path, SIGNATURE, SessionOptions(threads=1)) as session:
+        expected = [session.run(IMAGES[:size]) for size in (1, 4)]
+        for file in path.parent.iterdir():
+            with file.open("r+b") as stream:
+                stream.write(bytes(file.stat().st_size))
+        for size, logits in zip((1, 4, 7), [*expected, session.run(IMAGES[:7])], strict=True):
+            np.testing.assert_array_equal(session.run(IMAGES[:size]), logits)
+            assert np.abs(logits).max() > 0.01
+
+
+@every_target
 def test_batches_that_do_not_fit_are_refused(available: str, compiled: Compiled) -> None:
     with get_target(available).open(compiled(available), SIGNATURE, SessionOptions(threads=1)) as session:
         for wrong in (

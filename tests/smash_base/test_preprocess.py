@@ -219,6 +219,13 @@ def test_short_side_and_centre_are_those_of_torchvision(size: tuple[int, int], r
     np.testing.assert_array_equal(block.decode(picture), whole[top : top + 64, left : left + 64])
 
 
+def test_an_array_of_the_samples_shape_is_a_sample_with_and_without_its_one_channel() -> None:
+    block = Preprocessing(16, 16, 1, (0.5,), (0.5,), short_side=20)
+    sample = block.decode(noise((40, 30)).convert("L"))
+    np.testing.assert_array_equal(block.decode(sample), sample)
+    np.testing.assert_array_equal(block.decode(sample[..., 0]), sample)
+
+
 def test_what_the_centre_lacks_is_black() -> None:
     block = Preprocessing(8, 16, 1, (0.0,), (1.0,), short_side=8)
     pixels = block.decode(Image.new("L", (10, 10), 200))[..., 0]

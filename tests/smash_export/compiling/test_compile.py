@@ -334,6 +334,14 @@ def test_a_batch_fixed_to_four_is_compiled_for_a_runtime_of_single_images(
     assert compile_bundle(found.bundle, "ncnn").evidence["parity"]["agreement"] == 1
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "ncnn", "mnn"])
+def test_every_runtime_takes_a_larger_loss_at_int8(digits_bundle_copy: Path, target: str) -> None:
+    if not get_target(target).availability().available:
+        pytest.skip(f"{target} is not installed")
+    file = compile_bundle(digits_bundle_copy, target, "int8", max_drop=5.0, isolated=False)
+    assert file.precision == "int8"
+
+
 def test_a_full_disk_of_temporary_files_is_called_that(
     digits_bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -743,6 +743,13 @@ def test_images_that_do_not_fit_are_refused(
     np.savez(tmp_path / "a.npz", images=images.test[:, :7], labels=images.labels)
     with pytest.raises(InvalidInputError, match="uint8"):
         images_from_arrays(tmp_path / "a.npz", None, preprocessing, 10)
+    np.savez(tmp_path / "locked.npz", images=images.test, labels=images.labels)
+    data = bytearray((tmp_path / "locked.npz").read_bytes())
+    for mark, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        data[data.index(mark) + flags] |= 1  # encrypted
+    (tmp_path / "locked.npz").write_bytes(data)
+    with pytest.raises(InvalidInputError, match="damaged"):
+        images_from_arrays(tmp_path / "locked.npz", None, preprocessing, 10)
     np.savez(tmp_path / "b.npz", images=images.test, labels=images.labels + 5)
     with pytest.raises(InvalidInputError, match="0 to 9"):
         images_from_arrays(tmp_path / "b.npz", None, preprocessing, 10)

@@ -19,8 +19,10 @@ from smash_export import load
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
 from smash_export.compiling.compile import compile_bundle
+from smash_export.export.adopt import adopt, images_from_data
 from smash_export.export.teacher import teacher_logits
 from smash_export.measure.evaluate import evaluate
+from smash_export.measure.verify import verify
 from smash_export.prediction.answers import Prediction
 from smash_search.data import load_dataset
 from smash_search.space.architecture import InputSpec
@@ -120,6 +122,36 @@ def test_figures_of_several_classes_agree_wherever_they_stand(place: Path) -> No
     card = (place / "bundle" / "README.md").read_text()
     assert f"mean recall of the classes {np.mean(recalls):.2%}" in card
     assert "adopted from outside" not in card
+
+
+def test_checks_on_the_data_themselves_know_all_classes_of_an_image(place: Path, tmp_path: Path) -> None:
+    """Verified, quantised and adopted on the data set, the accuracy is that of the bundled images."""
+    bundle, data = tmp_path / "bundle", words(place)[3]
+    shutil.copytree(place / "bundle", bundle)
+    evaluation = evaluate(bundle, data=data)
+    (report, *_) = verify(bundle, data=data, isolated=False).files
+    assert report.parity is not None
+    assert report.parity.accuracy == pytest.approx(evaluation.accuracy)
+    options = {"calibration_minimum": 200}
+    int8 = compile_bundle(bundle, "onnxruntime", "int8", options, max_drop=5.0, data=data, isolated=False)
+    assert int8.evidence["parity"]["accuracy_reference"] == pytest.approx(evaluation.accuracy)
+    opened = Bundle.open(bundle)
+    names = ("red", "blue", "green")  # another order than the data set's
+    images = images_from_data(data, names, opened.preprocessing)
+    assert images.targets is not None
+    kept = load_dataset(data).test.targets
+    assert kept is not None
+    np.testing.assert_array_equal(images.targets[:, [1, 2, 0]], kept)
+    images = images_from_data(data, opened.labels, opened.preprocessing)
+    again = adopt(
+        opened.onnx,
+        tmp_path / "adopted",
+        labels=opened.labels,
+        preprocessing=opened.preprocessing,
+        images=images,
+    )
+    assert again.accuracy == pytest.approx(evaluation.accuracy)
+    assert evaluate(again.bundle).mean_average_precision == pytest.approx(evaluation.mean_average_precision)
 
 
 def test_a_compiled_file_names_the_classes_that_the_network_does(place: Path, tmp_path: Path) -> None:

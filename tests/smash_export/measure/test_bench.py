@@ -18,7 +18,7 @@ from smash_export.compiling.compile import compile_bundle
 from smash_export.measure import bench
 from smash_export.measure.bench_process import BenchProcess
 from smash_export.measure.timing import MIN_RUNS, Latency, interleaved, measure_latency, ratio, round_orders
-from smash_targets.base import Session, SessionInfo
+from smash_targets.base import Availability, Session, SessionInfo, get_target
 
 
 class Sleeper(Session):
@@ -214,6 +214,28 @@ def test_command_records_and_gates(
     assert recorded["files"] == printed["files"]
     assert run([*words, "--max-p50", "0.000001"]) == 5
     assert run(["bench", path, "--dry-run", "--json", "-q"]) == 0
+
+
+def test_a_gate_fails_where_a_file_failed_or_none_was_measured(
+    benched: tuple[Bundle, list[bench.Measurement]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    copy = tmp_path / "bundle"
+    shutil.copytree(benched[0].path, copy)
+    words = ["bench", str(copy), "--seconds", "0.05", "--rounds", "1", "--json", "-q"]
+    gate = ["--max-p50", "100000"]
+    assert run([*words, "--target", "onnxruntime:fp32", *gate]) == 0
+    assert run([*words, "--target", "onnxruntime:fp32", *gate, "--sustained", "0.005"]) == 0
+    assert run([*words, "--target", "onnxruntime:fp32", "--max-p50", "1e-6", "--sustained", "0.005"]) == 5
+
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")  # a runtime that crashes
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert run([*words, "--target", "onnxruntime", *gate]) == 5
+    assert run([*words, "--target", "onnxruntime", *gate, "--sustained", "0.005"]) == 5
+    missing = Availability(False, reason="it is not installed", install="pip install it")
+    monkeypatch.setattr(type(get_target("onnxruntime")), "availability", lambda _: missing)
+    assert run([*words, "--target", "onnxruntime", *gate]) == 5
 
 
 def deny_writing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

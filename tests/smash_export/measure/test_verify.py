@@ -20,6 +20,7 @@ from PIL import Image
 from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
 from smash_export.bundle.bundle import Bundle, Samples
 from smash_export.cli import run
+from smash_export.measure.labelled import Labelled
 from smash_export.measure.verify import (
     FileReport,
     Parity,
@@ -258,7 +259,8 @@ def test_onnx_is_compared_with_torchscript_on_other_data(
 ) -> None:
     bundle = Bundle.open(digits_bundle)
     images, labels = digits_images
-    samples, reference = reference_samples(bundle, images[:100], labels[:100], threads=1)
+    labelled = Labelled("digits", images[:100], labels[:100])
+    samples, reference = reference_samples(bundle, labelled, threads=1)
     assert reference == "TorchScript"
     (report,) = verify_bundle(bundle, target="onnxruntime", samples=samples, reference=reference)
     assert report.parity is not None
@@ -272,7 +274,7 @@ def test_without_torchscript_the_reference_is_the_onnx_file(
     table = {name: entry for name, entry in bundle.manifest.files.items() if name != "model.torchscript.pt"}
     bundle = Bundle(bundle.path, bundle.manifest.model_copy(update={"files": table}))
     images, labels = digits_images
-    _, reference = reference_samples(bundle, images[:10], labels[:10])
+    _, reference = reference_samples(bundle, Labelled("digits", images[:10], labels[:10]))
     assert reference == "model.onnx in ONNX Runtime"
 
 
