@@ -194,7 +194,7 @@ def _device(core: Any, options: SessionOptions) -> str:
         f"OpenVINO finds no device {asked}",
         expected=", ".join(there),
         received=asked,
-        hint="Choose one of these, or install the driver: https://docs.openvino.ai",
+        hint=f"Choose {' or '.join(there)}, or install the driver: https://docs.openvino.ai",
     )
 
 

@@ -157,7 +157,8 @@ def _start(target: str, python: Path | None) -> ChildProcess:
     """A child for a target: a name of the registry, or "module:class"."""
     if ":" not in target:
         get_target(target)  # a wrong name is said here, not by a child that cannot start
-    environment = dict(os.environ)
+    # As on the command line: threads that spin take the processor from all others, this process included.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     if python is not None:  # its packages, not ours
         for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
             environment.pop(name, None)

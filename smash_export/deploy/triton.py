@@ -20,7 +20,7 @@ from pathlib import Path
 
 from smash_base import files
 from smash_base.errors import UsageError
-from smash_export.bundle.bundle import Bundle
+from smash_export.bundle.bundle import Bundle, opened
 from smash_export.bundle.runnable import runnable_files
 from smash_targets.base import TritonBackend
 from smash_targets.listing import described_targets
@@ -64,8 +64,8 @@ class TritonSettings:
 
 
 def write_repository(
-    bundle: Bundle,
-    destination: Path,
+    bundle: Bundle | Path | str,
+    destination: Path | str,
     *,
     variants: Sequence[str] = ("onnx",),
     name: str | None = None,
@@ -75,7 +75,7 @@ def write_repository(
     """Write one model folder per variant into a repository, which may hold other models already.
 
     Args:
-        bundle: what to write.
+        bundle: an opened bundle or its path.
         destination: the repository.
         variants: names of :func:`known_variants`.
         name: Name of the model; that of the bundle's folder if None.
@@ -89,7 +89,7 @@ def write_repository(
         UsageError: an unknown variant, a bundle that does not hold its file, a name that Triton does not
             take, or a model that is there already.
     """
-    settings = settings or TritonSettings()
+    bundle, destination, settings = opened(bundle), Path(destination), settings or TritonSettings()
     plan = plan_repository(bundle, destination, variants, name, settings)
     for _, folder, _ in plan:
         files.refuse_existing(folder, replace=force, mark=CONFIG)

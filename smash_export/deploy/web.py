@@ -1,6 +1,7 @@
 """A static folder that classifies in the browser: the baked ONNX file, onnxruntime-web, and a page.
 
-    OUT/index.html  page.css  page.mjs  picture.mjs  model.onnx  model.json  and three files of the runtime
+    OUT/index.html  page.css  page.mjs  picture.mjs  orientation.mjs  model.onnx  model.json
+        and three files of the runtime
 
 Any server of static files serves it; pictures stay in the browser. The runtime comes from the npm package
 ``onnxruntime-web``, which the user has: nothing is fetched, neither here nor by the page, whose
@@ -24,6 +25,7 @@ from smash_export.deploy.baked_runtimes import onnxruntime_run
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 MODEL = "model.json"  # what the page reads first
 PAGE = Path(__file__).with_name("web_page")
+ORIENTATION = Path(__file__).parents[1] / "prediction" / "orientation.mjs"  # the server's page has it as well
 INSTALL = "npm install onnxruntime-web, then --runtime node_modules/onnxruntime-web"
 
 
@@ -57,7 +59,7 @@ def web(
     with files.new_folder(destination, replace=force, mark=MODEL) as folder:
         files.write_bytes(folder / "model.onnx", baked.SerializeToString(deterministic=True))
         verify_baked(bundle, "fp32", "onnxruntime", onnxruntime_run(folder / "model.onnx"))
-        for file in sorted(PAGE.iterdir()):
+        for file in (*sorted(PAGE.iterdir()), ORIENTATION):
             shutil.copyfile(file, folder / file.name)
         for name in RUNTIME:
             shutil.copyfile(distribution / name, folder / name)

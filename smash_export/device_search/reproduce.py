@@ -54,7 +54,7 @@ class Reproduced:
 def reproduce(
     name: str,
     dataset: Dataset | str,
-    folder: Path,
+    folder: Path | str,
     *,
     size: str = "cpu",
     device: str = "auto",
@@ -83,7 +83,7 @@ def reproduce(
 
     if isinstance(dataset, str):
         dataset = load_dataset(dataset)
-    config = size_named(size)
+    config, folder = size_named(size), Path(folder)
     if transfer_to:
         config = replace(config, transfer_to=tuple(transfer_to))
     result = run_experiment(

@@ -110,22 +110,25 @@ def load(
         bundle = Bundle.open(bundle)
     options = SessionOptions(threads=threads, device=device)
     passed_over: list[str] = []
+    hint: str | None = None  # of the first runtime that is here: its device is not
     for file, reason in _candidates(bundle, target, precision):
-        runtime = get_target(file.target)
+        runtime, is_here = get_target(file.target), False
         try:
             runtime.require()
+            is_here = True
             session = runtime.open(file.path, bundle.signature, options)
         except MissingRuntimeError as error:
             if target is not None:
                 raise
             passed_over.append(f"{file.target} {file.precision}: {error.what}")
+            hint = hint or (error.hint if is_here else None)
             continue
         choice = Choice(file.target, file.precision, file.path, reason, tuple(passed_over))
         return Classifier(bundle, runtime, session, choice, options)
     raise MissingRuntimeError(
         f"no runtime is here that opens a file of {bundle.path}",
         received="; ".join(passed_over),
-        hint="Install one: pip install 'smash-export[cpu]'",
+        hint=hint or "Install one: pip install 'smash-export[cpu]'",
     )
 
 

@@ -31,7 +31,7 @@ def compare(
     bundle: Bundle | Path | str,
     *,
     targets: Sequence[str] = (),
-    page: Path | None = None,
+    page: Path | str | None = None,
     threads: int = 1,
     batches: Sequence[int] = (1,),
     seconds: float = 2.0,

@@ -1,7 +1,7 @@
 """The HTTP endpoints: Open Inference Protocol v2, image files, the page, metrics.
 
     GET  /                                       page            POST /v1/predict   image files -> labels
-    GET  /v1/models  /v1/models/{m}/card         for the page    GET  /metrics  /openapi.json
+    GET  /v1/models[/{m}[/versions/{v}]/card]    for the page    GET  /metrics  /openapi.json
     GET  /v2  /v2/health/live  /v2/health/ready  server
     GET  /v2/models/{m}[/versions/{v}][/ready|/config|/stats]
     POST /v2/models/{m}[/versions/{v}]/infer     tensors -> tensors
@@ -57,7 +57,8 @@ _WAITING_DECODES = 32
 _JSON = b"application/json"
 _OCTETS = b"application/octet-stream"
 _LENGTH_HEADER = protocol.HEADER_LENGTH.lower().encode()
-_STATIC = {"page.css": b"text/css; charset=utf-8", "page.js": b"text/javascript; charset=utf-8"}
+_SCRIPT = b"text/javascript; charset=utf-8"
+_STATIC = {"page.css": b"text/css; charset=utf-8", "page.js": _SCRIPT, "orientation.mjs": _SCRIPT}
 _PAGE_HEADERS = (
     (
         b"content-security-policy",
@@ -141,7 +142,9 @@ class _Server:
         self._decoders = BoundedThreads("decode", _DECODERS, _WAITING_DECODES)
         self.parsers = BoundedThreads("parse", _DECODERS, _WAITING_DECODES)
         folder = resources.files("smash_export.server") / "static"
-        self._static = {name: (folder / name).read_bytes() for name in ("index.html", *_STATIC)}
+        self._static = {name: (folder / name).read_bytes() for name in ("index.html", "page.css", "page.js")}
+        shared = resources.files("smash_export.prediction") / "orientation.mjs"  # with the page of ``web``
+        self._static[shared.name] = shared.read_bytes()
 
     def routes(self) -> list[Route]:
         model = "/v2/models/{model}"
@@ -167,6 +170,7 @@ class _Server:
             ("POST", "/v2/repository/models/{model}/unload", self.unload),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/models/{model}/card", self.card),
+            ("GET", "/v1/models/{model}/versions/{version}/card", self.card),
             ("GET", "/v1/models/{model}/versions/{version}/examples/{number}", self.example),
             ("GET", "/metrics", self.metrics),
             ("GET", "/openapi.json", self.openapi),
@@ -368,7 +372,7 @@ class _Server:
 
     async def models(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = await asyncio.to_thread(self._repository.describe)
-        await respond_json(send, {"models": found})
+        await respond_json(send, {"models": found, "max_body_bytes": self._limits.body_bytes})
 
     async def card(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._of_path(scope) as model:

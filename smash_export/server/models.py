@@ -17,7 +17,7 @@ import math
 import re
 import shlex
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +86,12 @@ class ModelSpec:
         if not _VERSION.fullmatch(version):
             raise UsageError("version of a model", expected="a positive whole number", received=version)
         return cls(name, version, Path(path), group=name)
+
+
+def specs_of(bundles: ModelSpec | Path | str | Sequence[ModelSpec | Path | str]) -> list[ModelSpec]:
+    """What is to be served, of one bundle or several; text as :meth:`ModelSpec.parse` reads it."""
+    several = [bundles] if isinstance(bundles, ModelSpec | Path | str) else bundles
+    return [each if isinstance(each, ModelSpec) else ModelSpec.parse(str(each)) for each in several]
 
 
 class Model:

@@ -289,7 +289,10 @@ def _page_paths() -> JsonObject:
     }
     return {
         "/v1/predict": {"post": predict},
-        "/v1/models": _get("Every open model", {"type": "object", "required": ["models"]}),
+        "/v1/models": _get(
+            "Every open model, and the longest body that is read",
+            {"type": "object", "required": ["models", "max_body_bytes"]},
+        ),
         "/v1/models/{model}/versions/{version}/examples/{number}": {
             "parameters": [_MODEL, _VERSION, _NUMBER],
             "get": {
@@ -301,6 +304,10 @@ def _page_paths() -> JsonObject:
             },
         },
         "/v1/models/{model}/card": {"parameters": [_MODEL], **_text("The model card", "404")},
+        "/v1/models/{model}/versions/{version}/card": {
+            "parameters": [_MODEL, _VERSION],
+            **_text("The model card of a version", "404"),
+        },
     }
 
 

@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -36,7 +36,7 @@ from smash_export.server.hosts import Hosts
 from smash_export.server.http import connection_class
 from smash_export.server.metrics import Metrics
 from smash_export.server.middleware import Middleware, RequestLimits, State
-from smash_export.server.models import ModelSpec, Repository
+from smash_export.server.models import ModelSpec, Repository, specs_of
 from smash_export.server.peers import Alone, Peers
 from smash_export.server.sizing import Batching
 from smash_export.server.turns import TurnLoop, TurnSelector
@@ -103,16 +103,17 @@ class Addresses:
 
 
 def serve(
-    specs: list[ModelSpec],
-    settings: Settings,
-    ready: Callable[[Addresses], None],
+    bundles: ModelSpec | Path | str | Sequence[ModelSpec | Path | str],
+    settings: Settings | None = None,
+    ready: Callable[[Addresses], None] = lambda addresses: None,
     join: Callable[[Repository, Metrics], Peers] = Alone,
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns when the last answer is sent.
 
     Args:
-        specs: what to serve.
-        settings: how.
+        bundles: what to serve: a bundle or several, each as its path, "NAME=PATH", "NAME:VERSION=PATH" or a
+            :class:`ModelSpec`.
+        settings: how; the defaults of :class:`Settings` if None.
         ready: called once with the addresses when requests are answered.
         join: makes the connection with other processes of the same server.
 
@@ -120,10 +121,11 @@ def serve(
         UsageError: a port in use, or settings that contradict each other.
         SmashError: a bundle that cannot be opened.
     """
+    settings = settings or Settings()
     tls = _tls(settings)
     lines = logs.configure(settings.log_level)
     metrics, state = Metrics(), State()
-    repository = Repository(specs, settings.batching, metrics, settings.threads, settings.device)
+    repository = Repository(specs_of(bundles), settings.batching, metrics, settings.threads, settings.device)
     peers = join(repository, metrics)
     # One of several processes listens when it can answer: the kernel hands connections to all that listen.
     listener = None if settings.share_port else listen(settings.host, settings.port)

@@ -62,6 +62,11 @@ class TellsProgress(Chatters):
         return CompileResult("model")
 
 
+class TellsItsWaitPolicy(Chatters):
+    def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
+        return CompileResult("model", {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY")})
+
+
 class CrashesAtRun(Chatters):
     def answer(self, batch: np.ndarray) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGSEGV)

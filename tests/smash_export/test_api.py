@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,15 @@ def test_every_command_is_a_function_with_types_a_docstring_and_the_same_default
             continue  # what a function must be told, a command may guess
         default = without_options[option.name or ""]
         assert settled(default) == settled(parameter.default), f"{name}: {option.name}"
+
+
+def test_whatever_is_a_path_may_be_text() -> None:
+    for name in smash_export.__all__:
+        if not inspect.isfunction(function := getattr(smash_export, name)):
+            continue
+        for parameter in inspect.signature(function).parameters.values():
+            words = re.findall(r"\w+", parameter.annotation)
+            assert "str" in words or not {"Path", "Bundle"} & set(words), f"{name}: {parameter}"
 
 
 def settled(value: Any) -> Any:
@@ -90,3 +100,32 @@ def test_a_bundle_is_verified_measured_and_used_from_python(digits_bundle_copy: 
     answers = list(smash_export.predict(digits_bundle_copy, images, 1))
     logits = verification.samples.logits[:3]
     assert [answer.index for answer in answers] == logits.argmax(axis=1).tolist()  # type: ignore[union-attr]
+
+
+def test_a_repository_for_triton_is_written_from_an_address_and_from_an_opened_bundle(
+    digits_bundle: Path, tmp_path: Path
+) -> None:
+    (model,) = smash_export.triton(str(digits_bundle), str(tmp_path / "models"))
+    assert model == tmp_path / "models" / digits_bundle.name
+    assert (model / "1" / "model.onnx").is_file()
+    opened = smash_export.Bundle.open(str(digits_bundle))
+    assert smash_export.triton(opened, str(tmp_path / "models"), force=True) == [model]
+
+
+def test_addresses_of_bundles_are_served(digits_bundle: Path) -> None:
+    for module in ("uvicorn", "starlette", "prometheus_client", "python_multipart"):
+        pytest.importorskip(module)
+    code = (
+        "import os, signal, sys, urllib.request\n"
+        "import smash_export\n"
+        "from smash_export.server.run import Settings\n"
+        "def ready(addresses):\n"
+        "    print(addresses.http)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "settings = Settings(port=0, grpc_port=None, drain_delay=0)\n"
+        "smash_export.serve(eval(sys.argv[1]), settings, ready)\n"
+    )
+    for bundles in (str(digits_bundle), [f"digits={digits_bundle}", digits_bundle]):
+        words = [sys.executable, "-c", f"from pathlib import PosixPath\n{code}", repr(bundles)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout.startswith("http://127.0.0.1:")) == (0, True), done.stderr

@@ -1,6 +1,7 @@
 // From a picture file to uint8 [height, width, channels], as smash_base/preprocess.py does it: transparency on
 // black, grey by ITU-R 601-2, and Pillow's antialiased resampling, one axis after the other with rounding to
 // bytes between (Pillow computes in fixed point; here and there a byte differs by one).
+import { open_picture } from "./orientation.mjs";
 
 const triangle = (x) => Math.max(0, 1 - Math.abs(x));
 const cubic = (x) => {
@@ -12,16 +13,13 @@ const box = (x) => (x > -0.5 && x <= 0.5 ? 1 : 0);
 const FILTERS = { bilinear: [triangle, 1], bicubic: [cubic, 2], box: [box, 0.5] };
 
 export async function decode(file, preprocessing) {
-  const turned = preprocessing.exif === false ? "none" : "from-image";
-  const options = { imageOrientation: turned, premultiplyAlpha: "none", colorSpaceConversion: "none" };
-  const bitmap = await createImageBitmap(file, options);
-  const { width, height } = bitmap;
+  const picture = await open_picture(file, preprocessing.exif); // not there: not heeded, as in Python
+  const { width, height } = picture;
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "black";
   context.fillRect(0, 0, width, height);
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
+  picture.paint(context, width, height);
   const channels = preprocessing.channels;
   const planes = without_alpha(context.getImageData(0, 0, width, height).data, width * height, channels);
   return fitted({ bytes: planes, width, height, channels }, preprocessing);

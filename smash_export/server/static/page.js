@@ -1,10 +1,12 @@
 // The page: a picture in, labels out. No library and no address but this server's own.
-"use strict";
+import { open_picture } from "./orientation.mjs";
 
 const at = (id) => document.getElementById(id);
 const WORST_SIDE = 1600; // photographs are made smaller before they travel; networks take far less
 let models = [];
+let mostBytes = 0; // of one request, as the server says
 const AT_ONCE = 16; // pictures in one request
+const PART_BYTES = 512; // of a form beside a picture and its name
 let pictures = []; // Blobs that were chosen last
 let key = "";
 let stream = null;
@@ -21,7 +23,8 @@ async function call(path, options = {}) {
     const text = await answer.text();
     let sentence = text;
     try { sentence = JSON.parse(text).error; } catch { /* not JSON: shown as it is */ }
-    throw new Error(sentence || `the server answered ${answer.status}`);
+    const error = new Error(sentence || `the server answered ${answer.status}`);
+    throw Object.assign(error, { status: answer.status });
   }
   return answer;
 }
@@ -33,7 +36,7 @@ function say(text, bad = false) {
 
 async function loadModels() {
   try {
-    models = (await (await call("v1/models")).json()).models;
+    ({ models, max_body_bytes: mostBytes } = await (await call("v1/models")).json());
   } catch (error) {
     say(error.message, true);
     return;
@@ -79,8 +82,10 @@ async function showModel() {
     text.textContent = value;
     return [term, text];
   }));
-  at("card").textContent = await (await call(`v1/models/${model.name}/card`)).text().catch(() => "");
   if (pictures.length) ask();
+  const card = await call(`v1/models/${model.name}/versions/${model.version}/card`);
+  const text = await card.text().catch(() => "");
+  if (model === chosen()) at("card").textContent = text;
 }
 
 async function showExamples(model) {
@@ -103,7 +108,7 @@ async function showExamples(model) {
 }
 
 function showProgram(model) {
-  const query = new URLSearchParams({ model: model.name, top_k: 5 });
+  const query = new URLSearchParams({ model: model.name, version: model.version, top_k: 5 });
   const address = new URL(`v1/predict?${query}`, location.href).href.replaceAll("'", "%27");  // quoted in a shell
   const key = at("key-form").dataset.used ? "X-API-Key: YOUR-KEY" : "";
   at("curl").textContent = `curl${key ? ` -H '${key}'` : ""} --data-binary @image.png '${address}'`;
@@ -155,15 +160,15 @@ async function take(files) {
   await ask();
 }
 
-async function smaller(blob) {
-  let bitmap;
-  try { bitmap = await createImageBitmap(blob, { imageOrientation: "none" }); } catch { return blob; }
-  const scale = WORST_SIDE / Math.max(bitmap.width, bitmap.height);
+async function smaller(blob, exif) {
+  let picture;
+  try { picture = await open_picture(blob, exif); } catch { return blob; }
+  const scale = WORST_SIDE / Math.max(picture.width, picture.height);
   if (scale >= 1) return blob;
   const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
-  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  canvas.width = Math.max(1, Math.round(picture.width * scale));
+  canvas.height = Math.max(1, Math.round(picture.height * scale));
+  picture.paint(canvas.getContext("2d"), canvas.width, canvas.height);
   return new Promise((done) => canvas.toBlob((small) => done(small || blob), "image/png"));
 }
 
@@ -180,7 +185,7 @@ async function ask() {
     }
     const query = new URLSearchParams({ model: model.name, version: model.version, top_k: 5 });
     const started = performance.now();
-    const body = await smaller(pictures[0]);
+    const body = await smaller(pictures[0], model.preprocessing.exif);
     const result = await (await call(`v1/predict?${query}`, { method: "POST", body })).json();
     if (number !== asked) return; // a newer picture is on its way
     show(result, performance.now() - started);
@@ -197,17 +202,41 @@ async function askMany(model, number) {
   at("time").textContent = "";
   const query = new URLSearchParams({ model: model.name, version: model.version, top_k: 1 });
   let doubtful = 0;
-  for (let start = 0; start < pictures.length; start += AT_ONCE) {
-    const part = pictures.slice(start, start + AT_ONCE);
-    const form = new FormData();
-    for (const blob of part) form.append("file", await smaller(blob), blob.name || "picture");
-    const result = await (await call(`v1/predict?${query}`, { method: "POST", body: form })).json();
+  for await (const { part, form } of requests(model)) {
+    const rows = await answersOf(part, form, query);
     if (number !== asked) return;
-    const rows = result.results || [{ file: part[0].name, ...result }];
     doubtful += rows.filter((row) => row.error || row.doubtful).length;
     at("several").append(...rows.map((row, place) => lineOf(part[place], row)));
   }
   say(`${pictures.length} pictures` + (doubtful ? `, ${doubtful} doubtful or not read` : ""));
+}
+
+// The chosen pictures, as many in one form as the server takes; one that is too large alone is for it to refuse.
+async function* requests(model) {
+  let part = [], form = new FormData(), bytes = PART_BYTES;
+  for (const blob of pictures) {
+    const file = await smaller(blob, model.preprocessing.exif);
+    const name = blob.name || "picture";
+    const more = file.size + 3 * name.length + PART_BYTES;
+    if (part.length && (bytes + more > mostBytes || part.length === Math.min(AT_ONCE, model.max_images))) {
+      yield { part, form };
+      [part, form, bytes] = [[], new FormData(), PART_BYTES];
+    }
+    part.push(blob);
+    form.append("file", file, name);
+    bytes += more;
+  }
+  yield { part, form };
+}
+
+async function answersOf(part, form, query) {
+  try {
+    const result = await (await call(`v1/predict?${query}`, { method: "POST", body: form })).json();
+    return result.results || [{ file: part[0].name, ...result }];
+  } catch (error) {
+    if (![400, 413].includes(error.status)) throw error;
+    return part.map(() => ({ error: error.message })); // none can be read: others still may be
+  }
 }
 
 function lineOf(blob, row) {

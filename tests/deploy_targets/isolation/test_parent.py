@@ -70,6 +70,17 @@ def test_compile_and_run_in_a_child(sources: Sources, tmp_path: Path) -> None:
     assert no_children()
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_a_child_do_not_spin_unless_the_user_says_so(
+    given: str | None, expected: str, sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    result = compile_isolated(unruly("TellsItsWaitPolicy"), sources.request(), tmp_path)
+    assert result.notes["OMP_WAIT_POLICY"] == expected
+
+
 def test_batches_larger_than_a_pipe(compiled: Compiled, sources: Sources) -> None:
     with open_isolated(
         "onnxruntime", compiled("onnxruntime"), SIGNATURE, SessionOptions(threads=1)

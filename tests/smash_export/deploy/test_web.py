@@ -171,6 +171,32 @@ def test_pictures_become_the_bytes_that_pillow_makes(
         assert np.abs(np.array(found) - expected).max() <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("exif", [True, False])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "XMP in JPEG", "XMP in WEBP"])
+def test_pictures_are_turned_as_python_turns_them(
+    kind: str, exif: bool, address: str, browser: Any, tmp_path: Path
+) -> None:
+    browser.get(address)
+    rough = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8))
+    picture = rough.resize((24, 16), Image.Resampling.BICUBIC)
+    preprocessing = Preprocessing(12, 12, 3, (0.5,) * 3, (0.5,) * 3, exif=exif)
+    script = f"(async (...arguments) => {{ {SCRIPT} }})(...arguments)"
+    seen = set()
+    for turn in range(1, 9):
+        tag = Image.Exif()
+        tag[0x010F], tag[0x0112] = "a maker", turn
+        xmp = f'<rdf:Description tiff:Orientation="{turn}"/>'.encode()
+        told: dict[str, Any] = {"xmp": xmp} if kind.startswith("XMP") else {"exif": tag}
+        path = tmp_path / f"{turn}.picture"
+        picture.save(path, kind.split()[-1], quality=95, lossless=True, **told)
+        found = browser.execute_async_script(script, list(path.read_bytes()), preprocessing.to_json())
+        expected = preprocessing.decode(path).astype(int).reshape(-1)
+        assert np.abs(np.array(found) - expected).max() <= 2, turn  # decoders of JPEG differ by one
+        seen.add(expected.tobytes())
+    assert len(seen) == (8 if exif else 1)
+
+
 def test_without_the_package_one_line_with_the_command(
     digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -555,3 +555,13 @@ def test_arrays_may_be_blue_green_red() -> None:
 def test_a_model_file_is_told_how_to_become_a_bundle(digits_bundle: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"smash-export adopt .*model\.onnx --output"):
         load(digits_bundle / "model.onnx")
+
+
+def test_a_device_that_is_not_there_names_what_brings_it(digits_bundle: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(MissingRuntimeError, match="no runtime is here") as refused:
+        load(digits_bundle, device="cuda:99")
+    assert refused.value.hint is not None
+    assert refused.value.hint.startswith("Install it: pip install onnxruntime-gpu; or choose another device")

@@ -183,6 +183,49 @@ def test_kubernetes_reads_the_key_that_serve_reads(
         assert server.call("GET", "/v2", headers={"X-API-Key": "12345678"})[0] == 200
 
 
+def test_prometheus_as_documented_reads_the_metrics_of_kubernetes_pods(
+    manifest: dict[str, Any], digits_bundle: Path, start: Any
+) -> None:
+    pod = manifest["Deployment"]["spec"]["template"]["metadata"]
+    assert "annotations" not in pod, "they carry no key"
+    (job,) = documented_prometheus()["scrape_configs"]
+    (variable,) = container(manifest)["env"]
+    authorization = job["authorization"]
+    secret = variable["valueFrom"]["secretKeyRef"]
+    assert authorization["credentials_file"] == f"/etc/{secret['name']}/{secret['key']}"
+    kept = {rule["source_labels"][0]: rule["regex"] for rule in job["relabel_configs"]}
+    assert kept["__meta_kubernetes_pod_label_app"] == pod["labels"]["app"]
+    ports = [port["name"] for port in container(manifest)["ports"]]
+    assert kept["__meta_kubernetes_pod_container_port_name"] in ports
+    address = {"Host": "10.0.0.7:8000"}
+    options = (f"digits={digits_bundle}", "--no-grpc", "--drain-delay", "0")
+    with start(*options, environment={variable["name"]: "12345678"}) as server:
+        assert server.call("GET", "/metrics", headers=address)[0] == 401
+        headers = {**address, "Authorization": f"{authorization['type']} 12345678"}
+        status, _, text = server.call("GET", "/metrics", headers=headers)
+        assert (status, b"smash_export_" in text) == (200, True)
+
+
+def documented_prometheus() -> dict[str, Any]:
+    yaml = pytest.importorskip("yaml")
+    text = (PACKAGING.parent / "docs/how-to/operate.md").read_text()
+    (block,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", text, re.DOTALL)
+    return dict(yaml.safe_load(block))
+
+
+def test_the_systemd_unit_finds_the_bundle_where_its_instructions_put_it(
+    digits_bundle: Path, tmp_path: Path
+) -> None:
+    unit = (PACKAGING / "smash-export.service").read_text()
+    (line,) = re.findall(r"^#   (.*cp -r .+)$", unit, re.MULTILINE)
+    (bundle,) = re.findall(r"^ExecStart=\S+ serve model=(\S+)$", unit, re.MULTILINE)
+    (tmp_path / "digits-bundle").symlink_to(digits_bundle)
+    (tmp_path / "var/lib").mkdir(parents=True)
+    command_line = line.replace(" /var/lib/", f" {tmp_path}/var/lib/").replace("cp -r", "cp -rH")
+    subprocess.run(["sh", "-ec", command_line], cwd=tmp_path, check=True)
+    assert (tmp_path / bundle.lstrip("/") / "manifest.json").is_file()
+
+
 def test_memory_of_kubernetes_holds_all_bodies(manifest: dict[str, Any]) -> None:
     from smash_export.server.middleware import RequestLimits
 

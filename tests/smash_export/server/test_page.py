@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
+from smash_export import Bundle, load  # noqa: E402
+from smash_export.export.adopt import Images, adopt  # noqa: E402
 from tests.smash_export.chromium import chromium  # noqa: E402
 
 FLAGS = (
@@ -54,6 +57,35 @@ def digit(
     images, labels = digits_images
     Image.fromarray(images[0][:, :, 0]).resize((320, 320), Image.Resampling.NEAREST).save(path)
     return path, str(labels[0])
+
+
+@pytest.fixture(scope="module")
+def older(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network as a bundle that heeds no EXIF orientation, with a card of its own."""
+    bundle, samples = Bundle.open(digits_bundle), Bundle.open(digits_bundle).samples()
+    assert bundle.torchscript is not None
+    return adopt(
+        bundle.torchscript,
+        tmp_path_factory.mktemp("older") / "bundle",
+        labels=bundle.labels,
+        preprocessing=replace(bundle.preprocessing, exif=False),
+        images=Images(samples.images, samples.labels, None, {}),
+    ).bundle.path
+
+
+@pytest.fixture(scope="module")
+def narrow(older: Path, digits_bundle: Path, start: Any) -> Iterator[Any]:
+    """Two versions behind narrow limits: 5 images and 1 MiB in one request."""
+    limits = ("--max-body", "1", "--queue-size", "5", "--no-grpc", "--drain-delay", "0")
+    with start(f"digits:1={older}", f"digits:2={digits_bundle}", *limits) as server:
+        yield server
+
+
+@pytest.fixture
+def narrow_page(browser: Any, narrow: Any) -> Any:
+    browser.get(f"http://{narrow.host}:{narrow.port}/")
+    wait(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, "#model option")) == 2)
+    return browser
 
 
 def wait(browser: Any, condition: Any) -> None:
@@ -233,6 +265,75 @@ def test_several_pictures_are_answered_and_cleared(
     assert not page.find_element(By.ID, "picture").is_displayed()
     assert page.switch_to.active_element.get_attribute("id") == "drop"
     assert page.find_element(By.ID, "drop").accessible_name.startswith("Drop a picture here")
+
+
+def test_many_and_large_pictures_are_sent_in_requests_that_the_server_takes(
+    narrow_page: Any, digits_images: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    images, labels = digits_images
+    for number in range(7):  # more images than one request takes
+        Image.fromarray(images[number][:, :, 0]).save(tmp_path / f"{number}.png")
+    for number, side in ((7, 400), (8, 400), (9, 400), (10, 700)):  # more bytes, at last in one of them
+        noise = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+    paths = [tmp_path / f"{number}.png" for number in range(11)]
+    assert sum(path.stat().st_size for path in paths[7:10]) > 2**20 < paths[10].stat().st_size
+    paths[1].write_text("no picture")
+    narrow_page.find_element(By.ID, "file").send_keys("\n".join(map(str, paths)))
+    wait(narrow_page, lambda: status(narrow_page).startswith("11 pictures, "))
+    rows = [row.text for row in narrow_page.find_elements(By.CSS_SELECTOR, "#several li")]
+    assert [row.split(":")[0] for row in rows] == [path.name for path in paths]
+    assert all(rows[number].startswith(f"{number}.png: {labels[number]}, ") for number in (0, 2, 3, 4, 5, 6))
+    assert "not an image" in rows[1]
+    assert all(" %" in row for row in rows[7:10])
+    assert "body" in rows[10]
+
+
+def choose_version(browser: Any, version: int) -> None:
+    models = Select(browser.find_element(By.ID, "model"))
+    models.select_by_value(f"digits/{version}")
+
+
+def test_card_and_program_are_those_of_the_chosen_version(
+    narrow_page: Any, older: Path, digits_bundle: Path
+) -> None:
+    for version, bundle in ((1, older), (2, digits_bundle), (1, older)):
+        choose_version(narrow_page, version)
+        expected = (bundle / "README.md").read_text()
+        card = narrow_page.find_element(By.ID, "card")
+        wait(narrow_page, lambda text=expected, card=card: card.get_property("textContent") == text)
+        for name in ("curl", "python"):
+            program = narrow_page.find_element(By.ID, name).get_property("textContent")
+            assert f"model=digits&version={version}&" in program
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_large_photos_are_turned_as_predict_turns_them(
+    kind: str,
+    narrow_page: Any,
+    older: Path,
+    digits_bundle: Path,
+    digits_images: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+) -> None:
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    path = tmp_path / "photo"
+    for image in digits_images[0]:
+        photo = Image.fromarray(image[:, :, 0]).resize((1700, 1700), Image.Resampling.BICUBIC)
+        photo.convert("RGB").transpose(Image.Transpose.ROTATE_90).save(path, kind, exif=tag)
+        answers = {}
+        for version, bundle in ((1, older), (2, digits_bundle)):
+            with load(bundle) as classifier:
+                answers[version] = classifier.predict(path)
+        if answers[1].label != answers[2].label:
+            break
+    for version, answer in answers.items():
+        choose_version(narrow_page, version)
+        narrow_page.find_element(By.ID, "file").send_keys(str(path))
+        wait(narrow_page, lambda label=answer.label: status(narrow_page).startswith(f"{label}, "))
+        percent = float(status(narrow_page).split(", ")[1].split(" %")[0])
+        assert abs(percent - 100 * answer.probability) < 2  # made smaller in two steps
 
 
 def test_the_request_can_be_copied_and_works(page: Any, digit: tuple[Path, str], tmp_path: Path) -> None:
