@@ -168,7 +168,7 @@ class Preprocessing:
             return picture.resize((self.width, self.height), _RESAMPLING[self.resize])
         shorter = min(picture.size)
         width, height = (self.short_side * side // shorter for side in picture.size)
-        left, top = round((width - self.width) / 2), round((height - self.height) / 2)
+        left, top = self._corner((width, height))
         if max(width, height) > MAX_RESIZED_SIDE:
             raise InvalidInputError(
                 "an image is too long for its width",
@@ -199,6 +199,24 @@ class Preprocessing:
         raise InvalidInputError(
             "an image array has the wrong shape", expected=self.sample_shape, received=array.shape
         )
+
+    def picture_of(self, sample: np.ndarray) -> Image.Image:
+        """A picture that :meth:`decode` makes this sample of, uint8 [H, W, 1 or 3].
+
+        Where the centre is cut out, the picture has a black frame that is cut away.
+        """
+        picture = Image.fromarray(sample[..., 0] if self.channels == 1 else sample)
+        if self.short_side is None:
+            return picture
+        longer = max(self.short_side, self.width, self.height)
+        sides = (longer, self.short_side) if self.width >= self.height else (self.short_side, longer)
+        framed = Image.new(picture.mode, sides)
+        framed.paste(picture, self._corner(sides))
+        return framed
+
+    def _corner(self, sides: tuple[int, int]) -> tuple[int, int]:
+        """Where the centre begins in a resized picture (width, height), left and top."""
+        return round((sides[0] - self.width) / 2), round((sides[1] - self.height) / 2)
 
     def normalise(self, samples: Any) -> Any:
         """uint8 [B, *sample_shape] -> float32 [B, *input_shape], channels first (a torch tensor: as a view).

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, SmashError, UsageError, VerificationError
@@ -313,7 +312,9 @@ def open_model(
 
 
 def examples_of(bundle: Bundle) -> tuple[tuple[str, bytes], ...]:
-    """Label and PNG of one sample of each of the first classes; none of networks that take no image files."""
+    """Label and PNG of one sample of each of the first classes, which is answered as the sample is; none of
+    networks that take no image files.
+    """
     preprocessing = bundle.preprocessing
     if preprocessing.depth is not None or preprocessing.channels not in (1, 3):
         return ()
@@ -322,8 +323,7 @@ def examples_of(bundle: Bundle) -> tuple[tuple[str, bytes], ...]:
     found = []
     for place in first[:EXAMPLES]:
         stream = io.BytesIO()
-        pixels = samples.images[place]
-        Image.fromarray(pixels[..., 0] if preprocessing.channels == 1 else pixels).save(stream, "PNG")
+        preprocessing.picture_of(samples.images[place]).save(stream, "PNG")
         found.append((bundle.labels[int(samples.labels[place])], stream.getvalue()))
     return tuple(found)
 

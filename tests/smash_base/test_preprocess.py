@@ -6,6 +6,7 @@ import contextlib
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,6 +225,21 @@ def test_an_array_of_the_samples_shape_is_a_sample_with_and_without_its_one_chan
     sample = block.decode(noise((40, 30)).convert("L"))
     np.testing.assert_array_equal(block.decode(sample), sample)
     np.testing.assert_array_equal(block.decode(sample[..., 0]), sample)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 301), (64, 64), (90, 640)])
+@pytest.mark.parametrize(
+    ("width", "height", "short"), [(64, 64, 73), (64, 48, 64), (40, 64, 50), (96, 32, 64)]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_picture_of_a_sample_is_decoded_to_that_sample(
+    size: tuple[int, int], width: int, height: int, short: int, channels: int
+) -> None:
+    block = Preprocessing(height, width, channels, (0.5,) * channels, (0.5,) * channels, short_side=short)
+    sample = block.decode(noise(size))
+    np.testing.assert_array_equal(block.decode(block.picture_of(sample)), sample)
+    plain = replace(block, short_side=None)
+    np.testing.assert_array_equal(plain.decode(plain.picture_of(sample)), sample)
 
 
 def test_what_the_centre_lacks_is_black() -> None:
