@@ -82,6 +82,18 @@ def autocast(device: torch.device, *, on_cpu: bool = False) -> contextlib.Abstra
     return contextlib.nullcontext()
 
 
+def has_wrong_gradients(network: nn.Module) -> bool:
+    """Whether oneDNN computes wrong gradients for a network's filters in bfloat16.
+
+    Those of grouped, dilated convolutions, as in :mod:`smash_search.model.interpreter`, whose own networks
+    see to it where it happens; modules do not tell how wide their images are.
+    """
+    return any(
+        isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.dilation) > 1
+        for layer in network.modules()
+    )
+
+
 @functools.cache
 def multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16 (AVX512-BF16 or AMX), on one core a factor of two."""

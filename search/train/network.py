@@ -34,6 +34,7 @@ from smash_search.train.compute import (
     autocast,
     check_mixing,
     class_loss,
+    has_wrong_gradients,
     load_checkpoint,
     memory_format,
     memory_guard,
@@ -352,6 +353,7 @@ class _Loop(Loop[Epoch]):
         )
         super().__init__(network, _optimiser(network, recipe), limits)
         self._ahead = Ahead(self._batch, limits.steps)
+        self._low_on_cpu = recipe.precision == "auto" and not has_wrong_gradients(network)
         self.best: Best | None = None
         self.measure: Callable[[], float] = lambda: math.nan
         self.evaluate = self.saves_within = False
@@ -371,7 +373,7 @@ class _Loop(Loop[Epoch]):
         if recipe.first_size < 1:
             images = _resized(images, recipe.first_size, self.progress)
         torch.manual_seed(seed_of(recipe.seed, 0xD20, self.step))  # what dropout draws is the step's own
-        with autocast(images.device, on_cpu=recipe.precision == "auto"):
+        with autocast(images.device, on_cpu=self._low_on_cpu):
             logits = self.network(images)
         loss = self._loss(logits.float(), targets)
         if soft is not None:

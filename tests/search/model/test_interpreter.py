@@ -238,6 +238,25 @@ def test_a_depthwise_convolution_has_the_gradients_of_pytorch(kernel: tuple[int,
         assert torch.allclose(mine, theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize(("channels", "groups"), [(16, 2), (32, 4), (16, 16)])
+def test_gradients_of_dilated_groups_are_right_in_bfloat16(channels: int, groups: int) -> None:
+    """oneDNN's own are NaN, infinite or off by more than their size in images wider than 28 pixels."""
+    x = torch.randn(16, channels, 28, 29).to(memory_format=torch.channels_last)
+    weight = (torch.randn(channels, channels // groups, 3, 3) / 9).requires_grad_()
+    toward = torch.randn_like(x)
+
+    def gradient() -> Tensor:
+        y = _convolve(x, Affine(weight, None), (3, 3), (2, 2), groups)
+        found: Tensor = torch.autograd.grad(y.float(), weight, toward)[0]
+        return found
+
+    expected = gradient()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (gradient() - expected).norm() < 0.02 * expected.norm()
+        y = _convolve(x, Affine(weight, None), (3, 3), (2, 2), groups)
+        assert y.dtype == torch.bfloat16, "as every other convolution"
+
+
 def test_narrow_groups_run_together_in_bfloat16() -> None:
     x = torch.randn(1, 32, 4, 4)
     assert groups_that_run(x.bfloat16(), 8, 32) == 4  # of eight channels each

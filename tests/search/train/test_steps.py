@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from smash_search.data import Dataset, Split
+from smash_search.train.compute import has_wrong_gradients
 from smash_search.train.network import Recipe, fit
 from tests.search.small_data import small_digits
 
@@ -69,6 +70,32 @@ def test_steps_multiply_in_float32_where_bfloat16_would_be_slower(monkeypatch: p
     witness = Witness()
     fit(witness, small_digits(), Recipe(epochs=1, batch=32), evaluate=False)
     assert witness.computed == {torch.float32}
+
+
+def test_dilated_groups_learn_in_float32_since_their_gradients_are_wrong_in_bfloat16() -> None:
+    """A user's own network: without it every second of its steps is NaN on a CPU with AVX512-BF16."""
+
+    def network(groups: int, dilation: int) -> nn.Module:
+        torch.manual_seed(0)
+        middle = nn.Conv2d(16, 16, 3, padding=dilation, dilation=dilation, groups=groups, bias=False)
+        ends = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 10)
+        norms = nn.BatchNorm2d(16), nn.ReLU(), nn.BatchNorm2d(16), nn.ReLU()
+        pool = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(ends[0], *norms[:2], middle, *norms[2:], *pool, ends[1])
+
+    assert has_wrong_gradients(network(2, 2))
+    assert has_wrong_gradients(network(16, 2))
+    assert not any(has_wrong_gradients(network(*right)) for right in ((1, 2), (2, 1)))
+    data = coloured(train=64)
+
+    def larger(split: Split) -> Split:
+        return Split(split.images.repeat(2, 1).repeat(2, 2), split.labels)
+
+    preprocessing = replace(data.preprocessing, height=32, width=32)
+    splits = {name: larger(getattr(data, name)) for name in ("train", "validation", "test")}
+    data = replace(data, preprocessing=preprocessing, **splits)
+    fitted = fit(network(2, 2), data, Recipe(4, batch=16), evaluate=False)
+    assert (fitted.steps, fitted.skipped) == (16, 0)
 
 
 def test_images_and_filters_are_channels_last() -> None:
