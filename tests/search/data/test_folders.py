@@ -32,6 +32,10 @@ def photos(root: Path, *parts: str) -> Path:
     return root
 
 
+def decoded(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
 @pytest.mark.parametrize(
     ("train", "test"),
     [
@@ -77,6 +81,28 @@ def test_folders_that_all_look_like_parts_are_no_classes_unless_said(tmp_path: P
     with pytest.raises(InvalidInputError, match="none for training"):
         load_dataset(f"folder:{tmp_path}")
     assert load_dataset(f"folder:{tmp_path}?train=.").classes == ("Test", "Train")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_part_that_lies_among_the_classes_of_another_is_no_class(tmp_path: Path, linked: bool) -> None:
+    photos(tmp_path)
+    photos(tmp_path / ("elsewhere" if linked else "test"))
+    if linked:
+        (tmp_path / "test").symlink_to(tmp_path / "elsewhere")
+    data = load_dataset(f"folder:{tmp_path}?train=.&test=test")
+    assert data.classes == ("cat", "dog")
+    assert (len(data.train) + len(data.validation), len(data.test)) == (16, 16)
+    assert summarise(data).duplicates.across_splits == 0
+    turned = load_dataset(f"folder:{tmp_path}?train=test&test=.")
+    assert turned.classes == ("cat", "dog")
+    assert np.array_equal(turned.test.images[:8], [decoded(tmp_path / f"cat/{k}.png") for k in range(8)])
+
+
+def test_a_folder_that_holds_another_part_is_left_out_with_a_word(tmp_path: Path) -> None:
+    photos(tmp_path, ".", "parts/test")
+    data = load_dataset(f"folder:{tmp_path}?train=.&test=parts/test")
+    assert data.classes == ("cat", "dog")
+    assert ("folders that hold another part", 1) in [(item.reason, item.count) for item in data.left_out]
 
 
 def test_two_folders_for_one_part_are_refused(tmp_path: Path) -> None:
