@@ -1,6 +1,6 @@
 """A converted copy of data beside the original, made once and memory-mapped afterwards.
 
-The copy is one uncompressed ``images.npy`` that every process maps instead of loading. It records size
+The copy is one uncompressed ``images.npy`` that every process maps instead of loading. It records place, size
 and modification time of its sources and is made again when one of them changes. Copies that were not used
 for longest go when all of them together take more than :data:`MOST_BYTES`.
 """
@@ -21,7 +21,8 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 
 FOLDER = ".smash-export-cache"
-SCHEMA = 2
+SCHEMA = 3
+HEAD_BYTES = 2**16
 MOST_BYTES = 8 * 2**30  # of all copies of one folder; the one in use stays, however large
 
 
@@ -51,7 +52,7 @@ def mapped(
     Raises:
         UsageError: the folder cannot be written; the hint names the ``cache=`` option.
     """
-    stamp: JsonObject = {"schema": SCHEMA, "shape": list(shape), "sources": stamp_of(sources)}
+    stamp: JsonObject = {"schema": SCHEMA, "shape": list(shape), "sources": stamp_of(folder, sources)}
     place = folder / FOLDER / key
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ def remembered(
     Where nothing can be written, ``find`` is called each time.
     """
     path = folder / FOLDER / f"{key}.json"
-    stamp = {"schema": SCHEMA, "sources": stamp_of(sources)}
+    stamp = {"schema": SCHEMA, "sources": stamp_of(folder, sources)}
     with contextlib.suppress(InvalidInputError, OSError):
         held = files.read_json(path, what="cache record")
         if isinstance(held, dict) and held.get("stamp") == stamp:
@@ -107,12 +108,33 @@ def remembered(
     return found
 
 
-def stamp_of(sources: Sequence[Path]) -> str:
-    """Name, size and time of every file, as one hash."""
+def stamp_of(folder: Path, sources: Sequence[Path]) -> str:
+    """Place, size and time of every file, and the head of the last one of each folder, as one hash.
+
+    Two folders that swapped their names differ in the heads alone where all files have one size and time.
+    Links are followed. Places in ``folder``, that of the cache, are relative to it, so that data which are
+    moved with their copy keep it. A file that is not there has no size and no time.
+    """
     digest = hashlib.sha256()
-    for path in sources:
-        facts = path.stat()
-        digest.update(f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    root = folder.resolve()
+    places: dict[str, str] = {}
+    last: dict[str, str] = {}
+    for path in map(os.fspath, sources):
+        file = os.path.realpath(path) if os.path.islink(path) else path
+        above, name = os.path.split(file)
+        if above not in places:
+            here = Path(above).resolve()
+            places[above] = str(here.relative_to(root) if here.is_relative_to(root) else here)
+        size: int | str = ""
+        time: int | str = ""
+        with contextlib.suppress(OSError):  # who reads it says that it is missing
+            facts = os.stat(file)
+            size, time = facts.st_size, facts.st_mtime_ns
+            last[above] = file
+        digest.update(f"{places[above]}/{name}\0{size}\0{time}\0".encode(errors="surrogateescape"))
+    for file in last.values():
+        with contextlib.suppress(OSError), open(file, "rb") as stream:
+            digest.update(stream.read(HEAD_BYTES))
     return digest.hexdigest()
 
 

@@ -326,6 +326,20 @@ def test_csv_of_paths_and_labels_with_splits(tmp_path: Path, head: str, mark: st
     assert whole(data)
 
 
+def test_a_missing_file_of_many_is_named_and_can_be_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "KEPT_FROM", 10)
+    for number in range(30):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    rows = [f"{number}.png,{CLASSES[number % 3]}" for number in range(31)]
+    (tmp_path / "a.csv").write_text("\n".join(["path,label", *rows]))
+    with pytest.raises(InvalidInputError, match=r"1 of 31 images.*30\.png"):
+        load_dataset(f"csv:{tmp_path / 'a.csv'}")
+    data = load_dataset(f"csv:{tmp_path / 'a.csv'}?skip-bad=yes")
+    assert len(data.train) + len(data.validation) + len(data.test) == 30
+
+
 def test_csv_without_splits_and_with_other_columns(tmp_path: Path) -> None:
     path = write_table(tmp_path, "where,what", split=False)
     with pytest.raises(InvalidInputError, match="no column image"):

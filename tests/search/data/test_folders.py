@@ -202,6 +202,47 @@ def test_many_files_are_decoded_once_until_one_changes(
         load_dataset(f"folder:{tmp_path}")
 
 
+def of_one_time(root: Path) -> None:
+    """As an archive with fixed times unpacks: only their folders tell the files of two classes apart."""
+    for label, name in enumerate(("black", "white")):
+        (root / name).mkdir(parents=True)
+        for index in range(20):
+            Image.new("L", (4, 4), 200 * label + index).save(root / name / f"{index:02}.bmp")
+            os.utime(root / name / f"{index:02}.bmp", (1.7e9, 1.7e9))
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_labels_stay_with_their_images_when_classes_swap_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    monkeypatch.setattr(image_reader, "KEPT_FROM", 10)
+    of_one_time(tmp_path / "files")
+    root = tmp_path / "photos" if linked else tmp_path / "files"
+    if linked:
+        root.mkdir()
+        for name in ("black", "white"):
+            (root / name).symlink_to(tmp_path / "files" / name)
+    load_dataset(f"folder:{root}")
+    (root / "black").rename(root / "other")
+    (root / "white").rename(root / "black")
+    (root / "other").rename(root / "white")
+    data = load_dataset(f"folder:{root}")
+    assert data.classes == ("black", "white")
+    assert np.array_equal(data.train.images[:, 0, 0, 0] >= 200, data.train.labels == 0)
+
+
+def test_data_that_are_moved_keep_their_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_reader, "KEPT_FROM", 10)
+    of_one_time(tmp_path / "here")
+    load_dataset(f"folder:{tmp_path / 'here'}")
+    (tmp_path / "here").rename(tmp_path / "there")
+    (copy,) = (tmp_path / "there" / cache.FOLDER).glob("*/images.npy")
+    made = copy.stat().st_mtime_ns
+    load_dataset(f"folder:{tmp_path / 'there'}")
+    assert copy.stat().st_mtime_ns == made
+    assert len(list((tmp_path / "there" / cache.FOLDER).glob("*/images.npy"))) == 1
+
+
 def test_decoded_copies_go_when_they_take_too_much_and_the_last_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
