@@ -286,6 +286,16 @@ def test_samples_that_lack_something_are_named(tmp_path: Path) -> None:
     assert left_out == {"samples without a label": "some/00007", "samples without an image": "some/00009"}
 
 
+def test_a_sample_that_stands_twice_in_an_archive_counts_where_it_has_a_label(tmp_path: Path) -> None:
+    twice = samples(range(1))
+    write_tar(tmp_path / "a.tar", {"some/00000.png": twice["some/00000.png"], **samples(range(1, 60))})
+    write_tar(tmp_path / "a.tar", twice, "a")
+    data = load_dataset(f"webdataset:{tmp_path}")
+    assert len(data.train) + len(data.validation) + len(data.test) == 60
+    assert whole(data)
+    assert [(item.reason, item.count) for item in data.left_out] == [("samples without a label", 1)]
+
+
 def test_damaged_archives(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", samples(range(30)))
     content = (tmp_path / "a.tar").read_bytes()
