@@ -171,9 +171,10 @@ def _make_room(kept: Path) -> None:
     total = sum(sizes[place] for place in used)
     for place in sorted(used, key=used.__getitem__):
         if total > MOST_BYTES and place.resolve() not in needed:
-            (place / RECORD).unlink(missing_ok=True)
-            shutil.rmtree(place, ignore_errors=True)
-            total -= sizes[place]
+            with contextlib.suppress(OSError):  # a copy that others made and this user may only read
+                (place / RECORD).unlink(missing_ok=True)
+                shutil.rmtree(place, ignore_errors=True)
+                total -= sizes[place]
 
 
 def _held(
