@@ -87,7 +87,7 @@ def new_folder(path: Path | str, *, replace: bool = False, mark: str | None = No
     path = Path(path)
     refuse_existing(path, replace=replace, mark=mark)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _claimed(path):
+    with claimed(path):
         temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
         try:
             set_mode(temporary, 0o755)
@@ -137,15 +137,22 @@ def _give_name(temporary: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _claimed(path: Path) -> Iterator[None]:
-    """Hold the name of a folder that is being made, by a lock file beside it that goes with the process.
+def claimed(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the name of something that is being made, by a lock file beside it that goes with the process.
 
     The file is removed at the end; whoever opened it meanwhile holds a file without a name and starts over.
+
+    Args:
+        path: its name.
+        wait: until no other process holds it.
+
+    Raises:
+        UsageError: another process holds it, without ``wait``.
     """
     name = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.lock")
     while True:
         stream = open(name, "a+")  # noqa: SIM115 - closed below, and kept open while the folder is made
-        if not lock(stream.fileno()):
+        if not lock(stream.fileno(), wait=wait):
             stream.close()
             raise UsageError(
                 f"{path} is being made by another process",

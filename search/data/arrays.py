@@ -7,6 +7,7 @@ is compared with the file before anything is allocated.
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from smash_base.errors import InvalidInputError
+from smash_search.data import maps
 from smash_search.data.dataset import Parts, Split
 from smash_search.data.spec import Spec
 
@@ -194,6 +196,7 @@ def _map(path: Path, start: int, size: int, where: str) -> np.ndarray:
         stream.seek(start)
         shape, fortran, dtype = _header(stream, size, where)
         offset = stream.tell()
+        state = maps.state(os.fstat(stream.fileno()))
     if math.prod(shape) == 0:
         return np.empty(shape, dtype)
     if offset + math.prod(shape) * dtype.itemsize != start + size:
@@ -201,7 +204,9 @@ def _map(path: Path, start: int, size: int, where: str) -> np.ndarray:
             f"{where} is truncated or too long", expected=f"{math.prod(shape) * dtype.itemsize} bytes",
             received=start + size - offset,
         )  # fmt: skip
-    return np.memmap(path, dtype, "c", offset, shape, order="F" if fortran else "C")
+    array: np.memmap = np.memmap(path, dtype, "c", offset, shape, order="F" if fortran else "C")
+    maps.remember(array, path, state)
+    return array
 
 
 def _header(stream: object, size: int, where: str) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -1,8 +1,9 @@
 """A converted copy of data beside the original, made once and memory-mapped afterwards.
 
-The copy is one uncompressed ``images.npy`` that every process maps instead of loading. It records size
-and modification time of its sources and is made again when one of them changes. Copies that were not used
-for longest go when all of them together take more than :data:`MOST_BYTES`.
+The copy is one uncompressed ``images.npy`` that every process maps instead of loading. It records place, size
+and modification time of its sources; when one of them changes, another copy is made beside it. Who needs one
+that another process makes waits for it. Copies that were not used for longest go when all of them together
+take more than :data:`MOST_BYTES`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
+from smash_search.data import maps
 
 FOLDER = ".smash-export-cache"
-SCHEMA = 2
-MOST_BYTES = 8 * 2**30  # of all copies of one folder; the one in use stays, however large
+SCHEMA = 3
+RECORD = "source.json"
+HEAD_BYTES = 2**16
+MOST_BYTES = 8 * 2**30  # of all copies of one folder; those in use stay, however large
 
 
 class Incomplete(Exception):
@@ -51,25 +55,38 @@ def mapped(
     Raises:
         UsageError: the folder cannot be written; the hint names the ``cache=`` option.
     """
-    stamp: JsonObject = {"schema": SCHEMA, "shape": list(shape), "sources": stamp_of(sources)}
-    place = folder / FOLDER / key
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with files.exclusive(place.with_name(f"{key}.making"), purpose="data set"):
-            if not _valid(place, stamp, shape):
-                _make(place, stamp, shape, fill)
-                _make_room(place)
-            with contextlib.suppress(OSError):  # a copy that others made and this user may only read
-                os.utime(place / "source.json")
-    except PermissionError as error:
+    content = stamp_of(folder, sources)
+    stamp: JsonObject = {"schema": SCHEMA, "shape": list(shape), "sources": content}
+    place = folder / FOLDER / _name(key, content)
+    found = _held(place, stamp, shape)
+    if found is None:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with files.claimed(place.with_name(f"{place.name}.making"), wait=True):
+                found = _held(place, stamp, shape)  # from whoever was waited for
+                if found is None:
+                    _make(place, stamp, shape, fill)
+                    found = _held(place, stamp, shape)
+                    _make_room(place)
+        except PermissionError as error:
+            raise UsageError(
+                f"no converted copy of the data can be written to {place.parent}",
+                received=error,
+                hint="Name a folder for it: add ?cache=FOLDER to the data set.",
+            ) from None
+    if found is None:
         raise UsageError(
-            f"no converted copy of the data can be written to {place.parent}",
-            received=error,
-            hint="Name a folder for it: add ?cache=FOLDER to the data set.",
-        ) from None
-    images: np.ndarray = np.load(place / "images.npy", mmap_mode="c", allow_pickle=False)
-    kept = place / "rows.npy"
-    return images, np.load(kept, allow_pickle=False).tolist() if kept.exists() else None
+            f"the converted copy {place} was removed as soon as it was made",
+            hint="Begin again, or name a folder of its own for it: add ?cache=FOLDER to the data set.",
+        )
+    with contextlib.suppress(OSError):  # a copy that others made and this user may only read
+        os.utime(place / RECORD)
+    return found
+
+
+def _name(key: str, content: str) -> str:
+    """Several data sets in one folder, and one before and after a change, have copies beside each other."""
+    return f"{key}-{content[:16]}"
 
 
 def _make(
@@ -81,7 +98,7 @@ def _make(
         rows = fill(array)
         array.flush()
         del array
-        files.write_json(temporary / "source.json", stamp)
+        files.write_json(temporary / RECORD, stamp)
         if rows is not None:
             np.save(temporary / "rows.npy", np.array(rows, dtype=np.int64))
 
@@ -93,8 +110,9 @@ def remembered(
 
     Where nothing can be written, ``find`` is called each time.
     """
-    path = folder / FOLDER / f"{key}.json"
-    stamp = {"schema": SCHEMA, "sources": stamp_of(sources)}
+    content = stamp_of(folder, sources)
+    path = folder / FOLDER / f"{_name(key, content)}.json"
+    stamp = {"schema": SCHEMA, "sources": content}
     with contextlib.suppress(InvalidInputError, OSError):
         held = files.read_json(path, what="cache record")
         if isinstance(held, dict) and held.get("stamp") == stamp:
@@ -107,34 +125,75 @@ def remembered(
     return found
 
 
-def stamp_of(sources: Sequence[Path]) -> str:
-    """Name, size and time of every file, as one hash."""
+def stamp_of(folder: Path, sources: Sequence[Path]) -> str:
+    """Place, size and time of every file, and the head of the last one of each folder, as one hash.
+
+    Two folders that swapped their names differ in the heads alone where all files have one size and time.
+    Links are followed. Places in ``folder``, that of the cache, are relative to it, so that data which are
+    moved with their copy keep it. A file that is not there has no size and no time.
+    """
     digest = hashlib.sha256()
-    for path in sources:
-        facts = path.stat()
-        digest.update(f"{path.name}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    root = folder.resolve()
+    places: dict[str, str] = {}
+    last: dict[str, str] = {}
+    for path in map(os.fspath, sources):
+        file = os.path.realpath(path) if os.path.islink(path) else path
+        above, name = os.path.split(file)
+        if above not in places:
+            here = Path(above).resolve()
+            places[above] = str(here.relative_to(root) if here.is_relative_to(root) else here)
+        size: int | str = ""
+        time: int | str = ""
+        with contextlib.suppress(OSError):  # who reads it says that it is missing
+            facts = os.stat(file)
+            size, time = facts.st_size, facts.st_mtime_ns
+            last[above] = file
+        digest.update(f"{places[above]}/{name}\0{size}\0{time}\0".encode(errors="surrogateescape"))
+    for file in last.values():
+        with contextlib.suppress(OSError), open(file, "rb") as stream:
+            digest.update(stream.read(HEAD_BYTES))
     return digest.hexdigest()
 
 
 def _make_room(kept: Path) -> None:
     """Remove other copies beside this one, the longest unused first, until all take at most MOST_BYTES.
 
-    A process that has mapped one goes on with it: its pages stay until it ends.
+    Those that this process has mapped stay: its workers map them, too. Another process goes on with what it
+    has mapped: its pages stay until it ends.
     """
-    used = {place.parent: place.stat().st_mtime for place in kept.parent.glob("*/source.json")}
-    sizes = {place: sum(item.stat().st_size for item in place.iterdir()) for place in used}
-    total = sum(sizes.values())
+    used: dict[Path, float] = {}
+    sizes: dict[Path, int] = {}
+    for record in kept.parent.glob(f"*/{RECORD}"):
+        with contextlib.suppress(OSError):  # another process removes it just now
+            sizes[record.parent] = sum(item.stat().st_size for item in record.parent.iterdir())
+            used[record.parent] = record.stat().st_mtime
+    needed = {path.parent for path in maps.mapped_files()} | {kept.resolve()}
+    total = sum(sizes[place] for place in used)
     for place in sorted(used, key=used.__getitem__):
-        if total > MOST_BYTES and place != kept:
-            shutil.rmtree(place, ignore_errors=True)
-            total -= sizes[place]
+        if total > MOST_BYTES and place.resolve() not in needed:
+            with contextlib.suppress(OSError):  # a copy that others made and this user may only read
+                (place / RECORD).unlink(missing_ok=True)
+                shutil.rmtree(place, ignore_errors=True)
+                total -= sizes[place]
 
 
-def _valid(place: Path, stamp: JsonObject, shape: tuple[int, ...]) -> bool:
+def _held(
+    place: Path, stamp: JsonObject, shape: tuple[int, ...]
+) -> tuple[np.ndarray, list[int] | None] | None:
+    """A valid copy, mapped, and its numbers; None where there is none.
+
+    The record is removed first, so what was read before it is whole.
+    """
     try:
-        if files.read_json(place / "source.json", what="cache record") != stamp:
-            return False
-        array: np.ndarray = np.load(place / "images.npy", mmap_mode="r", allow_pickle=False)
+        kept = place / "rows.npy"
+        rows = np.load(kept, allow_pickle=False).tolist() if kept.exists() else None
+        state = maps.state((place / "images.npy").stat())
+        images: np.memmap = np.load(place / "images.npy", mmap_mode="c", allow_pickle=False)
+        if files.read_json(place / RECORD, what="cache record") != stamp:
+            return None
     except (InvalidInputError, OSError, ValueError):
-        return False
-    return array.shape == shape and array.dtype == np.uint8
+        return None
+    if images.shape != shape or images.dtype != np.uint8:
+        return None
+    maps.remember(images, place / "images.npy", state)
+    return images, rows

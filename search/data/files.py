@@ -346,7 +346,7 @@ def _pixels(
         images, rows = cache.mapped(place, key, encoded.sources, shape, make)
     except cache.Incomplete:
         return np.empty((0, *shape[1:]), np.uint8), []
-    except (UsageError, OSError):  # nothing can be written there, or somebody else is writing now
+    except (UsageError, OSError):  # nothing can be written there
         if not small:
             raise
         return _decoded(shape, encoded, preprocessing, bad)

@@ -6,6 +6,7 @@ network never sees an image in training that it would not see in use. What is no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,9 @@ def read(spec: Spec) -> Parts:
         raise InvalidInputError(f"data path {root}", expected="a folder of class folders", received="a file")
     left_out = LeftOut()
     places = parts.find_parts(spec, root, left_out)
-    classes = _classes(places["train"])
-    listed = {part: _list(place, classes, left_out) for part, place in places.items()}
+    folders = {part: parts.class_folders(places, part, left_out) for part in places}
+    classes = _classes(places["train"], folders["train"])
+    listed = {part: _list(place, folders[part], classes, left_out) for part, place in places.items()}
     if spec.flag(several.OPTION, False):
         listed = _together(listed, len(classes))
     return read_files(spec, listed, classes, root, left_out)
@@ -54,8 +56,8 @@ def _together(listed: dict[str, Listed], classes: int) -> dict[str, Listed]:
     }
 
 
-def _classes(place: Path) -> tuple[str, ...]:
-    classes = tuple(folder.name for folder in parts.folders_in(place))
+def _classes(place: Path, folders: Sequence[Path]) -> tuple[str, ...]:
+    classes = tuple(folder.name for folder in folders)
     if len(classes) < 2:
         raise InvalidInputError(
             f"{place} holds {len(classes)} class folders",
@@ -73,9 +75,10 @@ def _classes(place: Path) -> tuple[str, ...]:
     return classes
 
 
-def _list(place: Path, classes: tuple[str, ...], left_out: LeftOut) -> Listed:
+def _list(place: Path, folders: Sequence[Path], classes: tuple[str, ...], left_out: LeftOut) -> Listed:
     """All images below the class folders, sorted, with their labels."""
-    unknown = [folder.name for folder in parts.folders_in(place) if folder.name not in classes]
+    names = {folder.name for folder in folders}
+    unknown = [folder.name for folder in folders if folder.name not in classes]
     if unknown:
         raise InvalidInputError(
             f"{place} has a class that training has not",
@@ -88,7 +91,7 @@ def _list(place: Path, classes: tuple[str, ...], left_out: LeftOut) -> Listed:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        if not (place / name).is_dir():
+        if name not in names:
             continue
         here = LeftOut()
         found = [Path(path) for path in image_files(place / name, here)]

@@ -8,6 +8,7 @@ People name them in many ways: ``train``, ``Train``, ``training_set``, ``val``, 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from smash_base.errors import InvalidInputError, UsageError
@@ -33,6 +34,22 @@ def part_of(name: str) -> str | None:
 def folders_in(place: Path) -> list[Path]:
     """Folders and linked folders, sorted by name, without hidden ones."""
     return sorted(item for item in place.iterdir() if not item.name.startswith(".") and item.is_dir())
+
+
+def class_folders(places: Mapping[str, Path], part: str, left_out: LeftOut) -> list[Path]:
+    """Class folders of a part, sorted: those in its folder that neither are another part nor hold one.
+
+    With ``?train=.&test=test`` the folder ``test`` lies among the classes and is none.
+    """
+    others = {place.resolve() for place in places.values()} - {places[part].resolve()}
+    found = []
+    for folder in folders_in(places[part]):
+        here = folder.resolve()
+        if not any(other.is_relative_to(here) for other in others):
+            found.append(folder)
+        elif here not in others:
+            left_out.add("folders that hold another part", folder)
+    return found
 
 
 def find_parts(spec: Spec, root: Path, left_out: LeftOut) -> dict[str, Path]:

@@ -3,8 +3,8 @@
 Where a cell names several classes or holds a list of them, a split has ``targets`` beside its labels: uint8
 [N, K], 1 where a class is there. ``labels`` then hold one class of each image, the rarest, which is what
 splits are balanced by. How good answers are is told by the average precision of each class (the mean
-precision at the places of its images, sorted by answer), which needs no threshold; thresholds are those with
-the highest F1.
+precision at the places of its images, sorted by answer; equal answers are one place), which needs no
+threshold; thresholds are those with the highest F1.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Average precision of each class, float64 [K]; NaN for a class without images.
 
     Args:
-        scores: [N, K], the higher the likelier.
+        scores: [N, K], the higher the likelier; what is not finite is the least likely.
         targets: [N, K], 1 where a class is there.
     """
-    _, there, precision = _sorted(scores, targets)
+    _, there, _, _, precision = _sorted(scores, targets)
     counts = there.sum(0)
     found: np.ndarray = np.divide(
         (precision * there).sum(0), counts, out=np.full(len(counts), np.nan), where=counts > 0
@@ -109,18 +109,17 @@ def shares_of_error(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     would change (the infinitesimal jackknife, Jaeckel 1972). Means over resamples or parts of the images are
     to first order the figures of these images by themselves.
     """
-    order, there, precision = _sorted(scores, targets)
-    known = there.any(0)
+    found = _sorted(scores, targets)
+    known = (targets > 0).any(0)
     if not known.any():
         return np.ones(len(scores))
-    order, there, precision = order[:, known], there[:, known], precision[:, known]
+    order, there, first, last, precision = (array[:, known] for array in found)
     counts = there.sum(0)
     average = (precision * there).sum(0) / counts
-    weights = there / np.arange(1, len(scores) + 1)[:, None]  # of an image at and above each place
+    weights = there / (last + 1)  # of an image at and above each place
 
     def from_below(values: np.ndarray) -> np.ndarray:
-        sums: np.ndarray = values[::-1].cumsum(0)[::-1]
-        return sums
+        return np.take_along_axis(values[::-1].cumsum(0)[::-1], first, 0)
 
     change = there * (precision - average + from_below(weights)) - from_below(weights * precision)
     of_images = np.empty_like(change)
@@ -129,11 +128,22 @@ def shares_of_error(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return shares
 
 
-def _sorted(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each class images in falling order, whether it is there, and precision: each [N, K]."""
-    order = np.argsort(-scores, axis=0, kind="stable")
+def _sorted(
+    scores: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """For each class images in falling order, whether it is there, the first and the last place of those with
+    an equal score, and precision at the last of these, so that no order within them counts: each [N, K]."""
+    finite = np.where(np.isfinite(scores), scores, -np.inf)
+    order = np.argsort(-finite, axis=0, kind="stable")
     there = np.take_along_axis(targets, order, 0) > 0
-    return order, there, there.cumsum(0) / np.arange(1, len(scores) + 1)[:, None]
+    falling = np.take_along_axis(finite, order, 0)
+    places = np.arange(len(scores))[:, None]
+    whole = np.ones((1, scores.shape[1]), bool)
+    steps = falling[:-1] != falling[1:]
+    first = np.maximum.accumulate(np.where(np.concatenate([whole, steps]), places, 0), 0)
+    ends = np.where(np.concatenate([steps, whole]), places, len(scores))
+    last = np.minimum.accumulate(ends[::-1], 0)[::-1]
+    return order, there, first, last, np.take_along_axis(there.cumsum(0), last, 0) / (last + 1)
 
 
 def thresholds_of(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:

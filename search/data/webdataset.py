@@ -59,13 +59,12 @@ class _Archives:
     sources: Sequence[Path]
     labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     targets: np.ndarray | None = None
-    _wanted: set[tuple[Path, str]] = field(default_factory=set)
+    _wanted: list[bool] = field(default_factory=list)  # of each sample; names may stand twice
 
     @property
     def selection(self) -> bytes:
         """The samples that have an image and a label."""
-        names = sorted(f"{path.name}\0{key}" for path, key in self._wanted)
-        return "\0".join(names).encode(errors="surrogateescape")
+        return np.packbits(np.array(self._wanted, dtype=bool)).tobytes()
 
     def look(self, spec: Spec, left_out: LeftOut) -> list[object]:
         """Labels of the samples that have an image and a label, in order; the others are left out."""
@@ -75,19 +74,20 @@ class _Archives:
             for sample in _samples(path):
                 label = sample.label(spec.options.get("label"), mark)
                 where = f"{shown(path)}: {shown(sample.key)}"
+                self._wanted.append(sample.image is not None and label is not None)
                 if sample.image is None:
                     left_out.add("samples without an image", where)
                 elif label is None:
                     left_out.add("samples without a label", where)
                 else:
                     values.append(label)
-                    self._wanted.add((path, sample.key))
         return values
 
     def __iter__(self) -> Iterator[tuple[str, Path | bytes]]:
+        wanted = iter(self._wanted)
         for path in self.sources:
             for sample in _samples(path):
-                if (path, sample.key) in self._wanted:
+                if next(wanted, False):
                     yield f"{shown(path)}: {shown(sample.key)}", sample.image or b""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import mmap
+import os
 import pickle
 import traceback
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError
+from smash_search.data import maps
 from smash_search.executors.task import Task
 from smash_search.model.interpreter import Network
 from smash_search.model.supernet import Supernet
@@ -186,7 +188,8 @@ class Remote:
 class _Packer(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, np.memmap) and value.flags.c_contiguous and value.filename is not None:
-            return _mapped, (str(value.filename), value.dtype.str, value.shape, _place(value))
+            where = (str(value.filename), value.dtype.str, value.shape, _place(value))
+            return _mapped, (*where, maps.state_of(value))
         return NotImplemented
 
 
@@ -197,9 +200,19 @@ def _place(value: np.memmap) -> int:
     return int(start + value.__array_interface__["data"][0] - first)
 
 
-def _mapped(path: str, kind: str, shape: tuple[int, ...], place: int) -> np.memmap:
+def _mapped(path: str, kind: str, shape: tuple[int, ...], place: int, state: maps.State | None) -> np.memmap:
+    """The part of a file that was mapped elsewhere, if it still is the same file."""
     try:
-        return np.memmap(path, np.dtype(kind), "r", place, shape)
+        with open(path, "rb") as stream:
+            found = maps.state(os.fstat(stream.fileno()))
+            if found != (state or found):
+                raise InvalidInputError(
+                    f"images were written anew since the search read them: {path}",
+                    expected=maps.told(state or found),
+                    received=maps.told(found),
+                    hint="Begin again, and leave the data alone until the search has ended.",
+                )
+            return np.memmap(stream, np.dtype(kind), "r", place, shape)
     except OSError as error:
         raise InvalidInputError(
             f"images are not there for a worker: {path}",

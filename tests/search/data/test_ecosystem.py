@@ -286,6 +286,16 @@ def test_samples_that_lack_something_are_named(tmp_path: Path) -> None:
     assert left_out == {"samples without a label": "some/00007", "samples without an image": "some/00009"}
 
 
+def test_a_sample_that_stands_twice_in_an_archive_counts_where_it_has_a_label(tmp_path: Path) -> None:
+    twice = samples(range(1))
+    write_tar(tmp_path / "a.tar", {"some/00000.png": twice["some/00000.png"], **samples(range(1, 60))})
+    write_tar(tmp_path / "a.tar", twice, "a")
+    data = load_dataset(f"webdataset:{tmp_path}")
+    assert len(data.train) + len(data.validation) + len(data.test) == 60
+    assert whole(data)
+    assert [(item.reason, item.count) for item in data.left_out] == [("samples without a label", 1)]
+
+
 def test_damaged_archives(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", samples(range(30)))
     content = (tmp_path / "a.tar").read_bytes()
@@ -324,6 +334,20 @@ def test_csv_of_paths_and_labels_with_splits(tmp_path: Path, head: str, mark: st
     assert data.classes == CLASSES
     assert (len(data.train), len(data.validation), len(data.test)) == (30, 15, 15)
     assert whole(data)
+
+
+def test_a_missing_file_of_many_is_named_and_can_be_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "KEPT_FROM", 10)
+    for number in range(30):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    rows = [f"{number}.png,{CLASSES[number % 3]}" for number in range(31)]
+    (tmp_path / "a.csv").write_text("\n".join(["path,label", *rows]))
+    with pytest.raises(InvalidInputError, match=r"1 of 31 images.*30\.png"):
+        load_dataset(f"csv:{tmp_path / 'a.csv'}")
+    data = load_dataset(f"csv:{tmp_path / 'a.csv'}?skip-bad=yes")
+    assert len(data.train) + len(data.validation) + len(data.test) == 30
 
 
 def test_csv_without_splits_and_with_other_columns(tmp_path: Path) -> None:

@@ -32,6 +32,10 @@ def photos(root: Path, *parts: str) -> Path:
     return root
 
 
+def decoded(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
 @pytest.mark.parametrize(
     ("train", "test"),
     [
@@ -77,6 +81,28 @@ def test_folders_that_all_look_like_parts_are_no_classes_unless_said(tmp_path: P
     with pytest.raises(InvalidInputError, match="none for training"):
         load_dataset(f"folder:{tmp_path}")
     assert load_dataset(f"folder:{tmp_path}?train=.").classes == ("Test", "Train")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_part_that_lies_among_the_classes_of_another_is_no_class(tmp_path: Path, linked: bool) -> None:
+    photos(tmp_path)
+    photos(tmp_path / ("elsewhere" if linked else "test"))
+    if linked:
+        (tmp_path / "test").symlink_to(tmp_path / "elsewhere")
+    data = load_dataset(f"folder:{tmp_path}?train=.&test=test")
+    assert data.classes == ("cat", "dog")
+    assert (len(data.train) + len(data.validation), len(data.test)) == (16, 16)
+    assert summarise(data).duplicates.across_splits == 0
+    turned = load_dataset(f"folder:{tmp_path}?train=test&test=.")
+    assert turned.classes == ("cat", "dog")
+    assert np.array_equal(turned.test.images[:8], [decoded(tmp_path / f"cat/{k}.png") for k in range(8)])
+
+
+def test_a_folder_that_holds_another_part_is_left_out_with_a_word(tmp_path: Path) -> None:
+    photos(tmp_path, ".", "parts/test")
+    data = load_dataset(f"folder:{tmp_path}?train=.&test=parts/test")
+    assert data.classes == ("cat", "dog")
+    assert ("folders that hold another part", 1) in [(item.reason, item.count) for item in data.left_out]
 
 
 def test_two_folders_for_one_part_are_refused(tmp_path: Path) -> None:
@@ -176,6 +202,47 @@ def test_many_files_are_decoded_once_until_one_changes(
         load_dataset(f"folder:{tmp_path}")
 
 
+def of_one_time(root: Path) -> None:
+    """As an archive with fixed times unpacks: only their folders tell the files of two classes apart."""
+    for label, name in enumerate(("black", "white")):
+        (root / name).mkdir(parents=True)
+        for index in range(20):
+            Image.new("L", (4, 4), 200 * label + index).save(root / name / f"{index:02}.bmp")
+            os.utime(root / name / f"{index:02}.bmp", (1.7e9, 1.7e9))
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_labels_stay_with_their_images_when_classes_swap_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    monkeypatch.setattr(image_reader, "KEPT_FROM", 10)
+    of_one_time(tmp_path / "files")
+    root = tmp_path / "photos" if linked else tmp_path / "files"
+    if linked:
+        root.mkdir()
+        for name in ("black", "white"):
+            (root / name).symlink_to(tmp_path / "files" / name)
+    load_dataset(f"folder:{root}")
+    (root / "black").rename(root / "other")
+    (root / "white").rename(root / "black")
+    (root / "other").rename(root / "white")
+    data = load_dataset(f"folder:{root}")
+    assert data.classes == ("black", "white")
+    assert np.array_equal(data.train.images[:, 0, 0, 0] >= 200, data.train.labels == 0)
+
+
+def test_data_that_are_moved_keep_their_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_reader, "KEPT_FROM", 10)
+    of_one_time(tmp_path / "here")
+    load_dataset(f"folder:{tmp_path / 'here'}")
+    (tmp_path / "here").rename(tmp_path / "there")
+    (copy,) = (tmp_path / "there" / cache.FOLDER).glob("*/images.npy")
+    made = copy.stat().st_mtime_ns
+    load_dataset(f"folder:{tmp_path / 'there'}")
+    assert copy.stat().st_mtime_ns == made
+    assert len(list((tmp_path / "there" / cache.FOLDER).glob("*/images.npy"))) == 1
+
+
 def test_decoded_copies_go_when_they_take_too_much_and_the_last_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +252,7 @@ def test_decoded_copies_go_when_they_take_too_much_and_the_last_one_stays(
     for size in (8, 9, 10, 12):
         load_dataset(f"folder:{tmp_path}?size={size}")
     copies = sorted((tmp_path / cache.FOLDER).glob("*/images.npy"))
-    assert [path.parent.name for path in copies] == ["train-12x12x3-bilinear-upright"]
+    assert [path.parent.name.rpartition("-")[0] for path in copies] == ["train-12x12x3-bilinear-upright"]
 
 
 def test_images_are_decoded_where_no_copy_can_be_kept(

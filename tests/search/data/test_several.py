@@ -120,6 +120,50 @@ def test_one_class_stands_for_each_image() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64])
+def test_equal_scores_are_one_threshold_as_in_scikit_learn(kind: type) -> None:
+    random = np.random.default_rng(0)
+    targets = (random.random((300, 3)) < (0.5, 0.3, 0.1)).astype(np.uint8)
+    scores = (targets + random.normal(0, 1, targets.shape)).round().astype(kind)
+    wanted = [average_precision_score(targets[:, k], scores[:, k]) for k in range(3)]
+    assert average_precisions(scores, targets) == pytest.approx(wanted)
+    order = random.permutation(300)
+    assert np.array_equal(
+        average_precisions(scores[order], targets[order]), average_precisions(scores, targets)
+    )
+    assert shares_of_error(scores[order], targets[order]) == pytest.approx(
+        shares_of_error(scores, targets)[order]
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_a_network_that_answers_the_same_for_every_image_is_as_good_as_chance(value: float) -> None:
+    labels = np.arange(100) // 20  # in the order of their classes
+    targets = (labels[:, None] == np.arange(5)).astype(np.uint8)
+    scores = np.full(targets.shape, value, np.float32)
+    assert average_precisions(scores, targets).tolist() == pytest.approx([0.2] * 5)
+    assert shares_of_error(scores, targets).mean() == pytest.approx(0.8)
+
+
+def test_scores_that_are_not_finite_are_the_last() -> None:
+    targets = np.array([[1], [0], [1], [0]], np.uint8)
+    scores = np.array([[np.nan], [-3.0], [5.0], [np.inf]], np.float32)
+    assert average_precisions(scores, targets).tolist() == [(1 + 2 / 4) / 2]
+
+
+def test_shares_with_equal_scores_are_what_a_little_more_weight_changes() -> None:
+    random = np.random.default_rng(0)
+    targets = (random.random((40, 2)) < 0.4).astype(np.uint8)
+    scores = (targets + random.normal(0, 1, targets.shape)).round()
+    shares = shares_of_error(scores, targets)
+    error = 1 - mean_average_precision(scores, targets)
+    assert shares.mean() == pytest.approx(error)
+    for image in range(40):
+        rows = np.append(np.repeat(np.arange(40), 200), image)
+        change = 1 - mean_average_precision(scores[rows], targets[rows]) - error
+        assert change * 8001 == pytest.approx(shares[image] - error, abs=0.02)
+
+
 def test_shares_of_the_images_in_an_error_tell_that_of_resamples() -> None:
     random = np.random.default_rng(0)
     targets = (random.random((400, 4)) < (0.5, 0.3, 0.1, 0.0)).astype(np.uint8)

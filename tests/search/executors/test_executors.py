@@ -18,6 +18,7 @@ import torch
 from smash_base import files
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_search.data import Split
+from smash_search.data.arrays import read_member
 from smash_search.executors import ExecutorConfig, Task, make_executor
 from smash_search.executors.pool import WorkerDiedError
 from smash_search.executors.process import Processes
@@ -213,6 +214,23 @@ def test_memory_mapped_images_travel_as_the_path_of_their_file(tmp_path: Path) -
     kind, error = Remote(packed, 0).do(Task("score", (_architectures(1)[0], 32, None), "a"))
     assert kind == "error"
     assert "same path" in str(error)
+
+
+def test_images_that_were_written_anew_are_refused_by_a_worker(tmp_path: Path) -> None:
+    images = np.zeros((2000, 8, 8, 1), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    mapped = read_member(tmp_path, "images")
+    np.save(tmp_path / "new.npy", images + 1)
+    os.replace(tmp_path / "new.npy", tmp_path / "images.npy")
+    equipment = _equipment(tmp_path)
+    part = Split(mapped[700:1900], np.zeros(1200, np.int64))
+    packed = replace(equipment, dataset=replace(equipment.dataset, train=part)).packed(1)
+    kind, error = Remote(packed, 0).do(Task("score", (_architectures(1)[0], 32, None), "a"))
+    assert kind == "error"
+    assert "written anew" in str(error)
+    np.save(tmp_path / "images.npy", images[:10])
+    kind, error = Remote(packed, 0).do(Task("score", (_architectures(1)[0], 32, None), "a"))
+    assert (kind, "written anew" in str(error)) == ("error", True)
 
 
 def test_cores_are_shared_and_settings_checked(monkeypatch: pytest.MonkeyPatch) -> None:

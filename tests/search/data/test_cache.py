@@ -1,0 +1,100 @@
+"""Converted copies: whose they are, who makes them, and which of them stay."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smash_search.data import cache
+
+SHAPE = (10, 4, 4, 1)
+
+
+def source(folder: Path, text: str = "") -> Sequence[Path]:
+    folder.mkdir(exist_ok=True)
+    (folder / "images").write_text(text)
+    return [folder / "images"]
+
+
+def copy_of(folder: Path, sources: Sequence[Path], value: int, key: str = "train") -> np.ndarray:
+    """A copy of ``value`` everywhere, unless there is a valid one."""
+
+    def fill(target: np.ndarray) -> None:
+        target[:] = value
+
+    return cache.mapped(folder, key, sources, SHAPE, fill)[0]
+
+
+def copies(folder: Path) -> int:
+    return len(list((folder / cache.FOLDER).glob("*/images.npy")))
+
+
+def test_data_sets_with_one_folder_for_their_copies_keep_them_beside_each_other(tmp_path: Path) -> None:
+    one, two = source(tmp_path / "one"), source(tmp_path / "two")
+    for _ in range(2):
+        assert (copy_of(tmp_path / "fast", one, 1) == 1).all()
+        assert (copy_of(tmp_path / "fast", two, 2) == 2).all()
+    assert copies(tmp_path / "fast") == 2
+    assert (copy_of(tmp_path / "fast", one, 3) == 1).all(), "nothing was made again"
+    found = [
+        cache.remembered(tmp_path / "fast", "form", sources, lambda number=number: {"of": number})
+        for sources, number in ((one, 1), (two, 2), (one, 3), (two, 4))
+    ]
+    assert found == [{"of": 1}, {"of": 2}, {"of": 1}, {"of": 2}]
+
+
+def test_a_copy_in_use_stays_as_it_is_when_its_data_change(tmp_path: Path) -> None:
+    first = copy_of(tmp_path, source(tmp_path, "a"), 1)
+    second = copy_of(tmp_path, source(tmp_path, "bb"), 2)
+    assert isinstance(first, np.memmap)
+    assert first.filename is not None
+    assert (np.load(first.filename) == 1).all()
+    assert (second == 2).all()
+
+
+def test_who_needs_a_copy_waits_for_the_one_that_makes_it(tmp_path: Path) -> None:
+    sources = source(tmp_path)
+    begun, go_on = threading.Event(), threading.Event()
+    calls = []
+
+    def fill(target: np.ndarray) -> list[int]:
+        calls.append(1)
+        begun.set()
+        assert go_on.wait(60)
+        target[:] = 7
+        return [2, 3]
+
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(cache.mapped, tmp_path, "train", sources, SHAPE, fill)
+        assert begun.wait(60)
+        others = [pool.submit(cache.mapped, tmp_path, "train", sources, SHAPE, fill) for _ in range(3)]
+        with pytest.raises(TimeoutError):
+            others[0].result(0.2)
+        go_on.set()
+        for future in (first, *others):
+            images, rows = future.result(60)
+            assert (images == 7).all()
+            assert rows == [2, 3]
+    assert len(calls) == 1
+    assert copies(tmp_path) == 1
+    assert len(list((tmp_path / cache.FOLDER).iterdir())) == 1, "no lock is left"
+
+
+def test_copies_that_are_mapped_here_stay_however_large_they_are_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "MOST_BYTES", 500)
+    sources = source(tmp_path)
+    train = copy_of(tmp_path, sources, 1, "train")[2:5]
+    test = copy_of(tmp_path, sources, 2, "test")
+    assert copies(tmp_path) == 2
+    for name, image in (("train", train), ("test", test)):
+        assert (copy_of(tmp_path, sources, 9, name)[2:5] == image[0, 0, 0, 0]).all(), "nothing was made again"
+    del train, test, image
+    copy_of(tmp_path, sources, 3, "validation")
+    assert copies(tmp_path) == 1
