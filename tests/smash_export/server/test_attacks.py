@@ -334,6 +334,8 @@ def test_out_of_files_is_said_and_survived(digits_bundle: Path, start: Any) -> N
             for _ in range(30):
                 held.enter_context(connect(server))
             server.wait_for_log("out of file descriptors")
+        assert all(line.startswith("{") for line in server.log)
+        assert sum("socket.accept()" in line for line in server.log) <= 2
         deadline = time.monotonic() + 10
         while True:
             with contextlib.suppress(OSError, http.client.HTTPException):
