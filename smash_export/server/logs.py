@@ -143,15 +143,16 @@ class _Throttled(logging.Filter):
 
 
 def configure(level: str) -> QueuedLines:
-    """Send this package's, uvicorn's, gRPC's and asyncio's logs to stderr as JSON lines."""
+    """Send this package's and its libraries' logs to stderr as JSON lines."""
     handler = QueuedLines()
     handler.setFormatter(JsonFormatter())
-    for name in (LOGGER, "uvicorn", "grpc", "asyncio"):
+    for name in (LOGGER, "uvicorn", "grpc", "asyncio", "python_multipart"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level.upper() if name == LOGGER else max(logging.WARNING, logger.level))
     logging.getLogger("asyncio").filters = [_Throttled()]
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what the answer says
     return handler
 
 

@@ -324,6 +324,14 @@ def test_a_flood_of_refusals_is_told_in_few_lines(server: Any) -> None:
     assert len(server.log) - before <= 50 * (time.monotonic() - began + 1)
 
 
+def test_a_form_that_is_none_leaves_no_line_outside_the_log(server: Any) -> None:
+    before = len(server.log)
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert server.call("POST", "/v1/predict", b"--b\r\nno header\r\n\r\n--b--\r\n", headers)[0] == 400
+    time.sleep(0.3)
+    assert all(line.startswith("{") for line in server.log[before:])
+
+
 def test_out_of_files_is_said_and_survived(digits_bundle: Path, start: Any) -> None:
     import resource
 
