@@ -18,7 +18,7 @@ import math
 import re
 import shlex
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -360,6 +360,9 @@ class Repository:
         batching: Settings of every queue; ``max_batch`` is limited to what the file takes.
         metrics: where runs and loads are counted.
         threads, device: as :func:`smash_export.prediction.classifier.load`.
+
+    Attributes:
+        on_load: called after each load with the bytes of the largest message.
     """
 
     def __init__(
@@ -385,6 +388,7 @@ class Repository:
         self._threads, self._device = threads, device
         self._models: dict[str, dict[str, Model]] = {}  # versions newest first
         self._lock = threading.Lock()
+        self.on_load: Callable[[int], None] | None = None
         self._loading = threading.Lock()  # one load at a time: each needs memory and cores
 
     def load_all(self) -> None:
@@ -414,6 +418,8 @@ class Repository:
                 raise
             self._metrics.loaded(name, "done")
             self._exchange(name, opened)
+            if self.on_load is not None:
+                self.on_load(self.largest_message())
 
     def unload(self, name: str) -> None:
         """Stop serving a model; requests that run are answered."""
@@ -485,7 +491,9 @@ class Repository:
         """Bytes of the largest binary request that is taken for a served model."""
         with self._lock:
             models = [model for versions in self._models.values() for model in versions.values()]
-        return _MESSAGE_BYTES + max(_IMAGE_BYTES, *(model.tensor_bytes(model.max_images) for model in models))
+        return _MESSAGE_BYTES + max(
+            [_IMAGE_BYTES, *(model.tensor_bytes(model.max_images) for model in models)]
+        )
 
     def ready(self) -> bool:
         """Whether every model is open."""

@@ -198,6 +198,7 @@ def _grpc(
         share_port=settings.share_port,
     )
     assert settings.grpc_port is not None
+    repository.on_load = made.grow
     return made, made.bind(settings.host, settings.grpc_port, tls)
 
 

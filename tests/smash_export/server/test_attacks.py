@@ -443,6 +443,40 @@ def test_grpc_and_http_share_one_bound_of_memory(digits_bundle: Path, tensor: np
         repository.close()
 
 
+def test_grpc_takes_longer_messages_when_a_model_with_a_larger_input_is_loaded(digits_bundle: Path) -> None:
+    grpc = pytest.importorskip("grpc")
+    from smash_export.server.grpc_service import GrpcServer
+    from smash_export.server.messages import SERVICE
+    from smash_export.server.metrics import Metrics
+    from smash_export.server.middleware import RequestLimits, State
+    from smash_export.server.models import ModelSpec, Repository
+    from smash_export.server.sizing import Batching
+
+    images = 6_000  # 1.5 MB; without a model at most 1.1 MB are taken
+    data = grpc_infer(np.zeros((images, 1, 8, 8), np.float32))
+    metrics = Metrics()
+    repository = Repository([ModelSpec.parse(f"digits={digits_bundle}")], Batching(8, images), metrics, 1)
+    service = GrpcServer(repository, metrics, State(), RequestLimits(), largest=repository.largest_message())
+    port = service.bind("127.0.0.1", 0)
+    service.start()
+    repository.on_load = service.grow
+
+    def infer() -> int:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            return len(channel.unary_unary(f"/{SERVICE}/ModelInfer")(data, timeout=20, wait_for_ready=True))
+
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            infer()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for _ in range(2):  # the second changes nothing
+            repository.load("digits")
+            assert infer() > images * 10 * 4
+    finally:
+        service.stop(1)
+        repository.close()
+
+
 def test_health_of_grpc_is_the_usual_one(server: Any) -> None:
     grpc = pytest.importorskip("grpc")
     with grpc.insecure_channel(server.addresses["grpc"]) as channel:
