@@ -497,5 +497,6 @@ async def reload_all(repository: Repository) -> None:
         try:
             await asyncio.to_thread(repository.load, name)
             log(20, "model loaded", model=name)
-        except SmashError as error:
-            log(40, "model not loaded; the old one goes on", model=name, error=str(error))
+        except Exception as error:  # noqa: BLE001 - the others are loaded whatever is wrong with this one
+            kind = {} if isinstance(error, SmashError) else {"kind": type(error).__name__}
+            log(40, "model not loaded; the old one goes on", model=name, error=str(error), **kind)

@@ -73,21 +73,32 @@ class GrpcServer:
         peers: Peers | None = None,
         share_port: bool = False,
     ) -> None:
-        largest = min(largest or limits.body_bytes, limits.body_bytes)
-        threads = max(_FEWEST_THREADS, min(threads, limits.all_bodies_bytes // 2 // largest))
+        self._limits, self._most_threads, self._share_port = limits, threads, share_port
         peers = peers or Alone(repository, metrics)
         servicer = _Servicer(repository, peers, state, limits, administration)
         self._calls = _Calls(servicer, repository, metrics, state, limits, api_key)
-        self._server = grpc.server(
-            ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            maximum_concurrent_rpcs=4 * threads,
+        self._growing = threading.Lock()
+        self._started = False
+        self._address: tuple[str, int, tuple[bytes, bytes] | None] | None = None
+        self._largest = min(largest or limits.body_bytes, limits.body_bytes)
+        self._server, self._threads = self._make()
+
+    def _make(self) -> tuple[Any, ThreadPoolExecutor]:
+        """A server for messages of the size that is now the largest, and its threads."""
+        most = self._limits.all_bodies_bytes // 2 // self._largest
+        count = max(_FEWEST_THREADS, min(self._most_threads, most))
+        threads = ThreadPoolExecutor(count, thread_name_prefix="grpc")
+        made = grpc.server(
+            threads,
+            maximum_concurrent_rpcs=4 * count,
             options=[
-                ("grpc.max_receive_message_length", largest),
+                ("grpc.max_receive_message_length", self._largest),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", int(share_port)),
+                ("grpc.so_reuseport", int(self._share_port)),
             ],
         )
-        self._server.add_generic_rpc_handlers([self._calls])
+        made.add_generic_rpc_handlers([self._calls])
+        return made, threads
 
     def bind(self, host: str, port: int, tls: tuple[bytes, bytes] | None = None) -> int:
         """Take the port; with ``tls`` (private key, certificate chain) encrypted. Returns the port.
@@ -98,27 +109,76 @@ class GrpcServer:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if tls is None:
-                return int(self._server.add_insecure_port(address))
-            credentials = grpc.ssl_server_credentials([tls])
-            return int(self._server.add_secure_port(address, credentials))
+                port = int(self._server.add_insecure_port(address))
+            else:
+                port = int(self._server.add_secure_port(address, grpc.ssl_server_credentials([tls])))
         except RuntimeError:
             raise UsageError(
                 f"port {port} of {host} cannot be used for gRPC",
                 hint="Another program has it? Choose another: --grpc-port PORT, or --no-grpc.",
             ) from None
+        self._address = host, port, tls
+        return port
 
     def start(self) -> None:
         """Answer from now on."""
         self._server.start()
+        self._started = True
+
+    def grow(self, largest: int) -> None:
+        """Take longer messages than before, if a model wants them. gRPC has one limit for the life of a
+        server: another takes over on the same port, and this one answers the calls that it has.
+
+        Args:
+            largest: Bytes of the largest message that a model can take.
+
+        Raises:
+            UsageError: the port was taken by another program in between.
+        """
+        largest = min(largest, self._limits.body_bytes)
+        with self._growing:
+            if not self._started or largest <= self._largest or self._address is None:
+                return
+            old, threads = self._server, self._threads
+            self._largest = largest
+            self._server, self._threads = self._make()
+            if self._share_port:  # no moment without a listener
+                self.bind(*self._address)
+                ended = old.stop(self._limits.answer_seconds)
+            else:
+                ended = old.stop(self._limits.answer_seconds)
+                self._bind_soon(*self._address)
+            self._server.start()
+        threading.Thread(target=_retire, args=(ended, threads), name="grpc-retire", daemon=True).start()
+
+    def _bind_soon(self, host: str, port: int, tls: tuple[bytes, bytes] | None) -> None:
+        """:meth:`bind` to a port that is being left."""
+        deadline = time.monotonic() + _GOODBYE_S
+        while True:
+            try:
+                self.bind(host, port, tls)
+                return
+            except UsageError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     def stop(self, grace: float) -> None:
         """Refuse new calls with UNAVAILABLE until none has come for a moment, so that clients look for
         another server and no call is cut off; then end, giving those in progress ``grace`` seconds."""
+        with self._growing:
+            self._started = False
         deadline = time.monotonic() + _GOODBYE_S
         while self._calls.busy(_QUIET_S) and time.monotonic() < deadline:
             time.sleep(0.02)
         self._server.stop(grace).wait(grace + 1)
         self._calls.close()
+
+
+def _retire(ended: threading.Event, threads: ThreadPoolExecutor) -> None:
+    """Let go of the threads of a server when its last call is answered."""
+    ended.wait()
+    threads.shutdown(wait=False)
 
 
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types

@@ -22,6 +22,7 @@ REQUEST_ID: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 _QUEUE_LINES = 4096
 _FLUSH_S = 1.0
 _STDERR = 2
+_KIND = 20  # characters of asyncio's messages that name their kind; what follows differs
 
 
 class JsonFormatter(logging.Formatter):
@@ -127,15 +128,31 @@ class Throttle:
             log(level, message, **fields, **({"suppressed": held} if held else {}))
 
 
+class _Throttled(logging.Filter):
+    """Holds back what asyncio says again and again: a thousand times in a second when files run out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._throttle = Throttle(1, 10.0)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        held = self._throttle.admit(record.getMessage()[:_KIND])
+        if held:
+            record.fields = {"suppressed": held}
+        return held is not None
+
+
 def configure(level: str) -> QueuedLines:
-    """Send this package's, uvicorn's and gRPC's logs to stderr as JSON lines."""
+    """Send this package's and its libraries' logs to stderr as JSON lines."""
     handler = QueuedLines()
     handler.setFormatter(JsonFormatter())
-    for name in (LOGGER, "uvicorn", "grpc"):
+    for name in (LOGGER, "uvicorn", "grpc", "asyncio", "python_multipart"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level.upper() if name == LOGGER else max(logging.WARNING, logger.level))
+    logging.getLogger("asyncio").filters = [_Throttled()]
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what the answer says
     return handler
 
 

@@ -11,13 +11,14 @@ every hash again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import math
 import re
 import shlex
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -286,10 +287,19 @@ def open_model(
     """Open a bundle, run its samples, measure its batches, start its queue.
 
     Raises:
-        InvalidInputError: the bundle is damaged.
+        InvalidInputError: the bundle is damaged, or its files cannot be read.
         MissingRuntimeError, UsageError: as :func:`smash_export.prediction.classifier.load`.
         VerificationError: the file does not answer the bundle's own samples as the network did.
     """
+    try:
+        return _open(spec, batching, metrics, threads, device)
+    except OSError as error:
+        raise InvalidInputError(f"{spec.path} cannot be read", expected="a bundle", received=error) from None
+
+
+def _open(
+    spec: ModelSpec, batching: Batching, metrics: Metrics, threads: int | None, device: str | None
+) -> Model:
     digest = files.sha256(spec.path / layout.NAME) if (spec.path / layout.NAME).is_file() else ""
     bundle = Bundle.open(spec.path)
     classifier = load(bundle, target=spec.target, precision=spec.precision, threads=threads, device=device)
@@ -297,6 +307,7 @@ def open_model(
         image = _warm_up(classifier)
         sizes = choose_sizes(classifier.logits, image, bundle.signature.batch[2], batching)
         card = (bundle.path / layout.CARD).read_text(encoding="utf-8")
+        examples = examples_of(bundle)
     except BaseException:
         classifier.close()
         raise
@@ -306,9 +317,8 @@ def open_model(
         name=f"{spec.name}-{spec.version}",
         observe=metrics.observer(spec.name, spec.version),
     )
-    metrics.watch_queue(spec.name, spec.version, lambda: batcher.waiting)
     log(20, "model opened", model=spec.name, version=spec.version, **sizes.describe())
-    return Model(spec, classifier, batcher, sizes, digest, card, examples_of(bundle))
+    return Model(spec, classifier, batcher, sizes, digest, card, examples)
 
 
 def examples_of(bundle: Bundle) -> tuple[tuple[str, bytes], ...]:
@@ -356,6 +366,9 @@ class Repository:
         batching: Settings of every queue; ``max_batch`` is limited to what the file takes.
         metrics: where runs and loads are counted.
         threads, device: as :func:`smash_export.prediction.classifier.load`.
+
+    Attributes:
+        on_load: called after each load with the bytes of the largest message.
     """
 
     def __init__(
@@ -381,6 +394,7 @@ class Repository:
         self._threads, self._device = threads, device
         self._models: dict[str, dict[str, Model]] = {}  # versions newest first
         self._lock = threading.Lock()
+        self.on_load: Callable[[int], None] | None = None
         self._loading = threading.Lock()  # one load at a time: each needs memory and cores
 
     def load_all(self) -> None:
@@ -403,13 +417,15 @@ class Repository:
                     opened[version] = open_model(
                         spec, self._batching, self._metrics, self._threads, self._device
                     )
-            except SmashError:
+            except BaseException:
                 self._metrics.loaded(name, "refused")
                 for model in opened.values():
                     model.leave()
                 raise
             self._metrics.loaded(name, "done")
             self._exchange(name, opened)
+            if self.on_load is not None:
+                self.on_load(self.largest_message())
 
     def unload(self, name: str) -> None:
         """Stop serving a model; requests that run are answered."""
@@ -427,6 +443,8 @@ class Repository:
             old = self._models.get(name, {})
             newest_first = sorted(opened, key=int, reverse=True)
             self._models[name] = {version: opened[version] for version in newest_first}
+        for version, model in opened.items():
+            self._metrics.watch_queue(name, version, functools.partial(_waiting, model.batcher))
         for model in old.values():
             model.leave()
 
@@ -479,7 +497,9 @@ class Repository:
         """Bytes of the largest binary request that is taken for a served model."""
         with self._lock:
             models = [model for versions in self._models.values() for model in versions.values()]
-        return _MESSAGE_BYTES + max(_IMAGE_BYTES, *(model.tensor_bytes(model.max_images) for model in models))
+        return _MESSAGE_BYTES + max(
+            [_IMAGE_BYTES, *(model.tensor_bytes(model.max_images) for model in models)]
+        )
 
     def ready(self) -> bool:
         """Whether every model is open."""
@@ -521,6 +541,10 @@ class Repository:
             f"no model {name[:100]!r}" + (f" version {version[:20]}" if version else "") + " is served here",
             expected=", ".join(served),
         )
+
+
+def _waiting(batcher: Batcher) -> int:
+    return batcher.waiting
 
 
 def variants(spec: ModelSpec) -> list[ModelSpec]:

@@ -17,13 +17,14 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 from PIL import Image
@@ -39,6 +40,7 @@ from smash_export.server.middleware import Middleware, RequestLimits, State
 from smash_export.server.models import ModelSpec, Repository, specs_of
 from smash_export.server.peers import Alone, Peers
 from smash_export.server.sizing import Batching
+from smash_export.server.tls import handshake_class
 from smash_export.server.turns import TurnLoop, TurnSelector
 
 if TYPE_CHECKING:
@@ -138,7 +140,7 @@ def serve(
         if settings.grpc_port is not None:
             if reserved is not None:
                 reserved.close()
-            grpc_server, port = _grpc(repository, metrics, state, settings, peers, tls)
+            grpc_server, port = _grpc(repository, metrics, state, settings, peers, tls and tls.pair)
             grpc_address = f"{_host(settings.host)}:{port}"
         app = build_app(
             repository,
@@ -157,7 +159,7 @@ def serve(
         most = _affordable(settings.max_connections)
         places = Connections(most, settings.per_address or max(1, most * 3 // 4))
         loop = TurnLoop()
-        config = _uvicorn(app, repository, settings, places, loop.turns)
+        config = _uvicorn(app, repository, settings, places, loop.turns, tls and tls.context)
         server = _Server(config, state, repository, settings, places, lambda: ready(addresses))
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         if grpc_server is not None:
@@ -198,6 +200,7 @@ def _grpc(
         share_port=settings.share_port,
     )
     assert settings.grpc_port is not None
+    repository.on_load = made.grow
     return made, made.bind(settings.host, settings.grpc_port, tls)
 
 
@@ -337,10 +340,14 @@ def _uvicorn(
     settings: Settings,
     places: Connections,
     turns: TurnSelector,
+    tls: ssl.SSLContext | None,
 ) -> uvicorn.Config:
+    connection: type[asyncio.Protocol] = connection_class(repository, app, places, turns)
+    if tls is not None:
+        connection = handshake_class(connection, tls, places, settings.limits.body_seconds)
     return uvicorn.Config(
         app,
-        http=connection_class(repository, app, places, turns),
+        http=connection,
         lifespan="off",
         ws="none",
         log_config=None,
@@ -351,8 +358,6 @@ def _uvicorn(
         limit_concurrency=None,  # :mod:`connections` decides
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout)),
-        ssl_certfile=str(settings.tls_certificate) if settings.tls_certificate else None,
-        ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
     )
 
 
@@ -382,17 +387,28 @@ def listen(host: str, port: int, option: str = "--port", *, shared: bool = False
         ) from None
 
 
-def _tls(settings: Settings) -> tuple[bytes, bytes] | None:
-    """Private key and certificate chain, read before anything starts."""
+class _Tls(NamedTuple):
+    """Private key and certificate chain.
+
+    Attributes:
+        context: for HTTP.
+        pair: key and chain as gRPC wants them.
+    """
+
+    context: ssl.SSLContext
+    pair: tuple[bytes, bytes]
+
+
+def _tls(settings: Settings) -> _Tls | None:
+    """Both files, read before anything starts."""
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise UsageError("TLS needs both files", expected="--tls-certificate and --tls-key")
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    import ssl
-
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_certificate, settings.tls_key)
-        return settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+        return _Tls(context, (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes()))
     except OSError as error:  # ssl's errors are OSErrors too
         raise InvalidInputError(
             f"TLS files {settings.tls_certificate} and {settings.tls_key} cannot be used",

@@ -1,13 +1,12 @@
 """Image files in a request: the body itself, the files of a form, or a zip of them.
 
-What a zip claims is checked before anything is read: its directory is short, and each file is read no
-further than the limit of a whole body.
+Of a zip no more than a short directory is read before its files are known, whatever it claims, and each file
+is read no further than the limit of a whole body. A form is read no further than its first part too many.
 """
 
 from __future__ import annotations
 
 import io
-import struct
 import zipfile
 import zlib
 from typing import Any, NamedTuple
@@ -19,11 +18,26 @@ from smash_base.errors import InvalidInputError
 from smash_export.server.protocol import TooLargeError
 
 _ZIP = b"PK\x03\x04"
-_END = b"PK\x05\x06"
-_END_BYTES = 22
 _DIRECTORY_BYTES = 2**18  # of a zip: more than a thousand names
+_END_BYTES = 2**17  # for looking for the end of a directory: at most 64 KiB of comment follow it
+_FIELDS = 64  # of a form, which are not looked at
 _KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MAX_NAME = 200
+
+
+class _Directory(io.BytesIO):
+    """A zip of which a bounded part is read while its directory is looked for and read. ZIP64 has a second
+    record of where and how large that is: what is read is counted, not what one of the two claims."""
+
+    left: int | None = _DIRECTORY_BYTES + _END_BYTES
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        if self.left is not None:
+            self.left -= len(data)
+            if self.left < 0:
+                raise InvalidInputError("the directory of the zip is too long", expected="few files")
+        return data
 
 
 class Upload(NamedTuple):
@@ -57,19 +71,27 @@ def uploaded(body: bytes, content_type: str, most: int, limit: int) -> tuple[lis
 
 def _files_of_form(body: bytes, content_type: str, most: int) -> list[Upload]:
     found: list[Upload] = []
+    fields = 0
 
     def on_file(file: Any) -> None:
-        if len(found) <= most:
-            file.file_object.seek(0)
-            name = (file.file_name or b"").decode(errors="replace")[-_MAX_NAME:]
-            found.append(Upload(name, file.file_object.read()))
+        if len(found) == most:
+            raise _too_many(most)
+        file.file_object.seek(0)
+        name = (file.file_name or b"").decode(errors="replace")[-_MAX_NAME:]
+        found.append(Upload(name, file.file_object.read()))
         file.close()
+
+    def on_field(field: Any) -> None:
+        nonlocal fields
+        fields += 1
+        if fields > _FIELDS:
+            raise InvalidInputError("too many fields in the form", expected=f"at most {_FIELDS}")
 
     headers = {"Content-Type": content_type.encode("latin-1")}
     try:
         # In memory whatever the size: the body is in memory already and its size is limited.
         parser = create_form_parser(
-            headers, lambda field: None, on_file, config={"MAX_MEMORY_FILE_SIZE": len(body) + 1}
+            headers, on_field, on_file, config={"MAX_MEMORY_FILE_SIZE": len(body) + 1}
         )
         parser.write(body)
         parser.finalize()
@@ -77,22 +99,15 @@ def _files_of_form(body: bytes, content_type: str, most: int) -> list[Upload]:
         raise InvalidInputError("the form cannot be read", received=error) from None
     if not found:
         raise InvalidInputError("the form holds no file", expected="one image file or several")
-    if len(found) > most:
-        raise _too_many(most)
     return found
 
 
 def _files_of_zip(data: bytes, most: int, limit: int) -> list[Upload]:
-    end = data.rfind(_END)
-    if (
-        end < 0
-        or len(data) < end + _END_BYTES
-        or struct.unpack_from("<I", data, end + 12)[0] > _DIRECTORY_BYTES
-    ):
-        raise InvalidInputError("the zip cannot be read", expected="a whole one, with few files")
     found: list[Upload] = []
+    stream = _Directory(data)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(stream) as archive:
+            stream.left = None
             for entry in archive.infolist():
                 parts = entry.filename.split("/")
                 if entry.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith("."):
@@ -104,8 +119,8 @@ def _files_of_zip(data: bytes, most: int, limit: int) -> list[Upload]:
                         f"{entry.filename[-_MAX_NAME:]} in the zip is packed in an unusual way",
                         expected="stored or deflated, not encrypted",
                     )
-                with archive.open(entry) as stream:
-                    content = stream.read(limit + 1)
+                with archive.open(entry) as file:
+                    content = file.read(limit + 1)
                 limit -= len(content)
                 if limit < 0:
                     raise TooLargeError("the files in the zip are too large together")

@@ -147,6 +147,31 @@ def logits(digits_bundle: Path) -> np.ndarray:
     return Bundle.open(digits_bundle).samples().logits[:16]
 
 
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Certificate of localhost and its key, PEM."""
+    folder = tmp_path_factory.mktemp("tls")
+    chain, key = folder / "cert.pem", folder / "key.pem"
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    words += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(chain)]
+    try:
+        subprocess.run(words, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    return chain, key
+
+
 def infer_body(tensor: np.ndarray, **changes: Any) -> tuple[bytes, dict[str, str]]:
     """A binary infer request: body and headers."""
     entry = {

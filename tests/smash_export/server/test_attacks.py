@@ -324,6 +324,14 @@ def test_a_flood_of_refusals_is_told_in_few_lines(server: Any) -> None:
     assert len(server.log) - before <= 50 * (time.monotonic() - began + 1)
 
 
+def test_a_form_that_is_none_leaves_no_line_outside_the_log(server: Any) -> None:
+    before = len(server.log)
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert server.call("POST", "/v1/predict", b"--b\r\nno header\r\n\r\n--b--\r\n", headers)[0] == 400
+    time.sleep(0.3)
+    assert all(line.startswith("{") for line in server.log[before:])
+
+
 def test_out_of_files_is_said_and_survived(digits_bundle: Path, start: Any) -> None:
     import resource
 
@@ -334,6 +342,8 @@ def test_out_of_files_is_said_and_survived(digits_bundle: Path, start: Any) -> N
             for _ in range(30):
                 held.enter_context(connect(server))
             server.wait_for_log("out of file descriptors")
+        assert all(line.startswith("{") for line in server.log)
+        assert sum("socket.accept()" in line for line in server.log) <= 2
         deadline = time.monotonic() + 10
         while True:
             with contextlib.suppress(OSError, http.client.HTTPException):
@@ -428,6 +438,40 @@ def test_grpc_and_http_share_one_bound_of_memory(digits_bundle: Path, tensor: np
             http_bodies.release(9_000)
             assert infer(data, timeout=20)
         assert state.body_bytes == 0
+    finally:
+        service.stop(1)
+        repository.close()
+
+
+def test_grpc_takes_longer_messages_when_a_model_with_a_larger_input_is_loaded(digits_bundle: Path) -> None:
+    grpc = pytest.importorskip("grpc")
+    from smash_export.server.grpc_service import GrpcServer
+    from smash_export.server.messages import SERVICE
+    from smash_export.server.metrics import Metrics
+    from smash_export.server.middleware import RequestLimits, State
+    from smash_export.server.models import ModelSpec, Repository
+    from smash_export.server.sizing import Batching
+
+    images = 6_000  # 1.5 MB; without a model at most 1.1 MB are taken
+    data = grpc_infer(np.zeros((images, 1, 8, 8), np.float32))
+    metrics = Metrics()
+    repository = Repository([ModelSpec.parse(f"digits={digits_bundle}")], Batching(8, images), metrics, 1)
+    service = GrpcServer(repository, metrics, State(), RequestLimits(), largest=repository.largest_message())
+    port = service.bind("127.0.0.1", 0)
+    service.start()
+    repository.on_load = service.grow
+
+    def infer() -> int:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            return len(channel.unary_unary(f"/{SERVICE}/ModelInfer")(data, timeout=20, wait_for_ready=True))
+
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            infer()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for _ in range(2):  # the second changes nothing
+            repository.load("digits")
+            assert infer() > images * 10 * 4
     finally:
         service.stop(1)
         repository.close()

@@ -605,36 +605,12 @@ def test_what_is_not_http_harms_nobody(server: Any, data: bytes) -> None:
     assert server.call("GET", "/v2/health/live")[0] == 200
 
 
-def test_tls_encrypts_both_protocols(digits_bundle: Path, tmp_path: Path, start: Any) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]
-    command += [
-        "-addext",
-        "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        "-keyout",
-        str(key),
-        "-out",
-        str(certificate),
-    ]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    files = ["--tls-certificate", str(certificate), "--tls-key", str(key)]
+def test_tls_encrypts_both_protocols(digits_bundle: Path, certificate: tuple[Path, Path], start: Any) -> None:
+    chain, key = certificate
+    files = ["--tls-certificate", str(chain), "--tls-key", str(key)]
     with start(f"digits={digits_bundle}", *files, "--drain-delay", "0") as server:
         assert server.addresses["http"].startswith("https://")
-        context = ssl.create_default_context(cafile=str(certificate))
+        context = ssl.create_default_context(cafile=str(chain))
         connection = http.client.HTTPSConnection(server.host, server.port, context=context, timeout=10)
         connection.request("GET", "/v2/health/ready")
         assert connection.getresponse().status == 200
@@ -642,7 +618,7 @@ def test_tls_encrypts_both_protocols(digits_bundle: Path, tmp_path: Path, start:
         grpc = pytest.importorskip("tritonclient.grpc")
         assert is_ready(server.port)
         address = server.addresses["grpc"]
-        with grpc.InferenceServerClient(address, ssl=True, root_certificates=str(certificate)) as client:
+        with grpc.InferenceServerClient(address, ssl=True, root_certificates=str(chain)) as client:
             assert client.is_server_ready()
 
 

@@ -1,0 +1,88 @@
+"""A load that is refused: counted, let go of, and without effect on what is served."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smash_base.errors import InvalidInputError
+from smash_export.bundle import manifest as layout
+from smash_export.server.app import reload_all
+from smash_export.server.batching import ThreadRequest
+from smash_export.server.metrics import Metrics
+from smash_export.server.models import ModelSpec, Repository
+from smash_export.server.sizing import Batching
+
+UNREADABLE = Path("/proc/self/mem")  # there, and an OSError when it is read, for root as well
+
+
+class Served:
+    """Versions 1 and 2 of a model, and another model that comes after it."""
+
+    def __init__(self, bundle: Path, folder: Path) -> None:
+        self.metrics = Metrics()
+        names = ("model:1", "model:2", "other:1")
+        self.paths = {name: folder / name.replace(":", "-") for name in names}
+        for path in self.paths.values():
+            shutil.copytree(bundle, path)
+        specs = [ModelSpec.parse(f"{name}={path}") for name, path in self.paths.items()]
+        self.repository = Repository(specs, Batching(8, 64), self.metrics, 1)
+        self.repository.load_all()
+
+    def break_version_2(self) -> None:
+        manifest = self.paths["model:2"] / layout.NAME
+        manifest.unlink()
+        manifest.symlink_to(UNREADABLE)
+
+    def told(self, name: str) -> set[str]:
+        """Lines of the metrics that begin with this name."""
+        return {line for line in self.metrics.text().decode().splitlines() if line.startswith(name)}
+
+
+@pytest.fixture
+def served(digits_bundle: Path, tmp_path: Path) -> Iterator[Served]:
+    made = Served(digits_bundle, tmp_path)
+    yield made
+    made.repository.close()
+
+
+def workers() -> int:
+    return sum(thread.name.startswith("batch-model-") for thread in threading.enumerate())
+
+
+def test_what_was_opened_before_a_file_that_cannot_be_read_is_let_go(served: Served) -> None:
+    assert workers() == 2
+    served.break_version_2()
+    with pytest.raises(InvalidInputError, match=r"model-2 cannot be read"):
+        served.repository.load("model")
+    deadline = time.monotonic() + 10
+    while workers() > 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert 'smash_export_model_loads_total{model="model",result="refused"} 1.0' in served.told("smash")
+
+
+def test_a_model_that_cannot_be_read_keeps_no_other_from_its_reload(served: Served) -> None:
+    served.break_version_2()
+    asyncio.run(reload_all(served.repository))
+    loads = served.told("smash_export_model_loads_total")
+    assert 'smash_export_model_loads_total{model="other",result="done"} 2.0' in loads
+    assert served.repository.versions("model") == ["1", "2"]
+
+
+def test_the_queue_that_is_told_is_that_of_the_model_that_is_served(served: Served) -> None:
+    served.break_version_2()
+    with pytest.raises(InvalidInputError):
+        served.repository.load("model")  # version 1 was opened anew and let go
+    with served.repository.use("model", "1") as model, model.batcher._turn:  # it runs something
+        for _ in range(3):
+            model.batcher.submit(ThreadRequest(np.zeros((1, 1, 8, 8), np.float32)))
+        told = served.told("smash_export_queue_images")
+    assert 'smash_export_queue_images{model="model",version="1"} 3.0' in told
