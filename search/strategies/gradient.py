@@ -115,14 +115,17 @@ class Encoded:
 
 
 def predicted_change(here: Encoded, other: Architecture) -> float | None:
-    """<dE/dc, c' - c>, or None when the columns of c and c' do not correspond.
+    """<dE/dc, c' - c>, or None when the columns of c and c' do not correspond, or neither has any.
 
     Rows that only one of the two has count as background in the other; c' beyond the height of c has no
     gradient and is left out. The noise channel of both is 0.
     """
     layout = here.layout
-    mine, theirs = layout.tiles(here.architecture), layout.tiles(other)
-    if [(t.name, t.left, t.columns) for t in mine] != [(t.name, t.left, t.columns) for t in theirs]:
+    mine, theirs = (
+        [(tile.name, tile.left, tile.columns) for tile in layout.tiles(architecture)]
+        for architecture in (here.architecture, other)
+    )
+    if not mine or mine != theirs:
         return None
     height = here.gradient.shape[1]
     c, wanted = layout.encode(here.architecture), layout.encode(other)[:, :height]
