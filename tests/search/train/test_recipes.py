@@ -186,6 +186,28 @@ def test_a_whitened_first_convolution_is_not_trained() -> None:
     assert torch.equal(filters, held)
 
 
+@pytest.mark.parametrize("size", [(1, 16), (2, 12)])
+def test_images_smaller_than_the_filters_are_neither_whitened_nor_moved_out_of_the_frame(
+    size: tuple[int, int],
+) -> None:
+    digits, random = small_digits(), np.random.default_rng(0)
+    images = random.integers(0, 256, (96, *size, 1), np.uint8)
+    preprocessing = replace(digits.preprocessing, height=size[0], width=size[1])
+    data = replace(digits, train=replace(digits.train, images=images), preprocessing=preprocessing)
+    data = replace(data, validation=data.train)
+    recipe = replace(recipe_for("auto", data), epochs=1, whiten=True)
+    assert recipe.augmentation["pad_crop"] == 0
+    assert recipe_for("auto", replace(data, train=digits.train)).augmentation["pad_crop"] == 1
+    network = new_network(small_architecture(), InputSpec(1, size), 10, 0)
+    filters = first_convolution(network)
+    assert filters is not None
+    before = filters.detach().clone()
+    whiten(network, data)
+    assert torch.equal(filters, before)
+    fit(network, data, recipe)
+    assert not torch.equal(filters, before), "they are trained"
+
+
 @pytest.mark.parametrize(
     ("channels", "steps", "images", "whitens"),
     [
