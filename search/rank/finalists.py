@@ -529,14 +529,15 @@ def int8_accuracy(
 ) -> float:
     """Validation accuracy, or what else is measured, when weights and activations are rounded to 8 bits.
 
-    Ranges of activations come from :data:`RANGE_BATCHES` batches of training images, as calibration has them.
+    Ranges of activations come from :data:`RANGE_BATCHES` batches of training images, as calibration has them;
+    from fewer where there are fewer images.
     An estimate for a race: the file of a runtime is judged by its own gate.
     """
     rounded = FakeQuantisedNetwork(network.architecture, fold(network.cpu().eval())).to(device).train()
     feed = Feed(dataset.train, dataset.preprocessing, torch.device(device))
-    order = np.random.default_rng(0).permutation(len(dataset.train))
+    order = np.random.default_rng(0).permutation(len(dataset.train))[: RANGE_BATCHES * RANGE_BATCH]
     with torch.no_grad():
-        for batch in np.array_split(order[: RANGE_BATCHES * RANGE_BATCH], RANGE_BATCHES):
+        for batch in np.array_split(order, min(RANGE_BATCHES, len(order))):
             rounded(feed(np.sort(batch))[0])
     return measure(rounded, dataset.validation, dataset.preprocessing, device)
 

@@ -224,8 +224,8 @@ class Scorer:
     def encoding_gradient(self, architecture: Architecture, images: int) -> tuple[Layout, np.ndarray]:
         """dE/dc: gradient of the loss over the first ``images`` validation images with respect to c.
 
-        BatchNorm statistics are held fixed. Returns c's layout and the gradient [channels, H, W]; W is 0 where
-        nothing is generated.
+        BatchNorm statistics are held fixed. Returns c's layout and the gradient [channels, H, W]; W is 0
+        where nothing is generated.
         """
         layout = self.supernet.hypernet.layout
         encoded = torch.from_numpy(layout.encode(architecture, int(architecture.key, 16)))
