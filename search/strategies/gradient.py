@@ -22,7 +22,7 @@ from smash_base.errors import UsageError
 from smash_search.space.architecture import Architecture
 from smash_search.space.encoding import BACKGROUND, Layout
 from smash_search.strategies import Candidate, Context, Scored
-from smash_search.strategies.common import Proposals, best_of, check, error_of, options_of
+from smash_search.strategies.common import MOST, Proposals, best_of, check, error_of, options_of
 
 CHUNK = 32  # random candidates per ask
 
@@ -55,10 +55,11 @@ class Gradient:
 
     def __init__(self, context: Context) -> None:
         options = options_of(GradientOptions, context, "gradient")
+        check("random", options.random, 0, MOST)
         check("mutants", options.mutants, 1, 100_000)
         check("batch", options.batch, 1, options.mutants)
         check("rate", options.rate, 1e-6, 1)
-        check("images", options.images, 1, 10**7)
+        check("images", options.images, 1, MOST)
         if context.gradient is None:
             raise UsageError("strategy gradient needs a HyperNet, whose loss it follows")
         self._context, self._options, self._gradient_of = context, options, context.gradient
