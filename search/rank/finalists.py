@@ -75,7 +75,7 @@ class FinalistsConfig:
         keep: share of the networks that goes on to the next rung.
         start: weights of the first rung: "scratch", or "generated" ones from the HyperNet.
         baseline: which random search is recorded beside: "none"; "finalists" trains as many random networks
-            in the same rungs; "total" as many more as HyperNet and scoring cost in images.
+            in the same rungs; "total" as many more as HyperNet and all stages of the scores cost in images.
         recipe: how each is trained (:func:`smash_search.train.recipes.recipe_for` fits one to the images).
             Epochs, their images and seeds are those of the rungs; networks are compared at the end of a rung,
             so that no epoch is kept as the best and nothing but the epochs ends a training.

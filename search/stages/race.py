@@ -113,12 +113,11 @@ class Race:
             return []
         self.bounds.learn(scored)
         model = ErrorModel.of(observations)
-        limits = sorted(limit.milliseconds for limit in self.run.config.latency_limits)
+        limits = sorted(limit.milliseconds for limit in self.run.config.latency_limits) or [math.inf]
+        seeds = seeds_of_round(self.run.config.seed, number, len(limits))
         kept: dict[str, Scored] = {}
-        for place, limit in enumerate(limits or [math.inf]):  # each has a share of the round
-            entering = wanted * (place + 1) // max(1, len(limits)) - len(kept)
-            is_largest = place + 1 >= len(limits)
-            seed = seed_of(self.run.config.seed, 0x920, number, *([] if is_largest else [place]))
+        for place, (limit, seed) in enumerate(zip(limits, seeds, strict=True)):  # each has a share
+            entering = wanted * (place + 1) // len(limits) - len(kept)
             left = {key: entry for key, entry in waiting.items() if key not in kept}
             proposed = self._proposed(
                 entering, limit, worst, model, observations, left, seen | set(kept), seed
@@ -343,6 +342,15 @@ class Race:
         )
 
 
+def seeds_of_round(seed: int, number: int, limits: int) -> list[int]:
+    """Random seeds of the proposals of a round for each limit; the last is that of a single limit.
+
+    Places count from 1: a seed of numbers that end in 0 is that of the numbers before it.
+    """
+    places = [(place,) for place in range(1, limits)]
+    return [seed_of(seed, 0x920, number, *place) for place in [*places, ()]]
+
+
 def _is_sound(entry: Scored, worst: float) -> bool:
     """Whether a network keeps the limits and its score is no worse than that."""
     return not entry.refused and entry.score is not None and entry.score.error <= worst
@@ -360,7 +368,8 @@ def latencies_of(scored: Sequence[Scored]) -> dict[str, float]:
 def count_of_equal_total(config: SearchConfig, dataset: Dataset, count: int) -> int:
     """Random networks whose rungs go through as many images as the whole search does.
 
-    A scored image counts a third of a trained one: it has no backward pass.
+    A scored image counts a third of a trained one: it has no backward pass. So does one that statistics are
+    computed from, in every stage of the race of scores.
     """
     train, validation = len(dataset.train.labels), len(dataset.validation.labels)
     images = min(config.finalists.epoch_images or train, train)
@@ -368,10 +377,13 @@ def count_of_equal_total(config: SearchConfig, dataset: Dataset, count: int) -> 
     training = config.training
     hypernet = training.steps * training.batch * training.architectures
     scored = config.scoring
-    per_score = min(scored.images[0] or validation, validation)
-    per_score += scored.statistics_images if scored.statistics == "training" else 0
-    scoring = config.candidates * per_score / 3
-    return max(count, round(count * (finalists + hypernet + scoring) / finalists))
+    statistics = min(scored.statistics_images, train) if scored.statistics == "training" else 0
+    raced, looked_at, before = config.candidates, 0, 0
+    for shown in scored.stages(validation):
+        looked_at += raced * (statistics + shown - before)
+        raced = math.ceil(scored.keep * raced)
+        before = shown if dataset.validation.targets is None else 0  # of several classes all are seen again
+    return max(count, round(count * (finalists + hypernet + looked_at / 3) / finalists))
 
 
 def ensemble_file(fingerprint: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_type_hints
 
@@ -34,10 +35,8 @@ def options_of(kind: type[Options], context: Context, name: str) -> Options:
 
 def _number(name: str, value: Any, kind: type) -> int | float:
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             value = int(value) if value.lstrip("-").isdecimal() else float(value)
-        except ValueError:
-            pass
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(f"option {name} of the strategy", expected="a number", received=value)
     if kind is int and not isinstance(value, int):
