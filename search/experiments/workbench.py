@@ -115,10 +115,10 @@ class Workbench:
             check_identity(path, held, files.parse_json(json.dumps(identity)))
         else:
             files.write_json(path, identity)
-        held = [
+        lines: list[TestErrors] = [
             read_record(TestErrors, line, "trained") for line in files.read_jsonl(folder / "trained.jsonl")
         ]
-        self._trained = {(record.data, record.key, record.seed): record for record in held}
+        self._trained = {(record.data, record.key, record.seed): record for record in lines}
         self._scores = {
             (record["hypernet"], record["key"], record["variant"]): Score.from_json(record)
             for record in files.read_jsonl(folder / "scores.jsonl")

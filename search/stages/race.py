@@ -27,7 +27,7 @@ from smash_search.rank.finalists import (
     run_rungs,
 )
 from smash_search.rank.measurement import as_before
-from smash_search.rank.pareto import LATENCY, class_of
+from smash_search.rank.pareto import LATENCY, Limit, class_of
 from smash_search.rank.proposals import ErrorModel, Observation, outer_fence, propose
 from smash_search.rank.records import settle
 from smash_search.rank.trained import Trained, expected, through_last_rung
@@ -68,7 +68,7 @@ class Race:
     def finalists(self, scored: list[Scored]) -> list[Trained]:
         """The race of the search's own networks; what a round proposes is added to ``scored``."""
         config = self.run.config.finalists
-        finalists = choose(scored, config, *self._by_latency(scored))
+        finalists = choose(scored, config, *by_latency(scored, self.run.config.latency_limits))
 
         def propose(number: int, entered: Sequence[Finalist], results: Sequence[Trained]) -> list[Finalist]:
             entering = self._propose(number, entered, results, scored)
@@ -329,18 +329,6 @@ class Race:
             np.save(stream, answers, allow_pickle=False)
             files.write_bytes(path, stream.getvalue())
 
-    def _by_latency(
-        self, scored: Sequence[Scored]
-    ) -> tuple[Callable[[Scored], float] | None, Callable[[Scored], Hashable] | None]:
-        """What finalists are spread over, and classes that each need one; see :func:`choose`."""
-        if not latencies_of(scored):
-            return None, None
-        of_latency = class_of(self.run.config.latency_limits)
-        return (
-            lambda entry: math.log(max(1e-6, entry.measures[LATENCY])),
-            lambda entry: of_latency(entry.measures[LATENCY]),
-        )
-
 
 def seeds_of_round(seed: int, number: int, limits: int) -> list[int]:
     """Random seeds of the proposals of a round for each limit; the last is that of a single limit.
@@ -349,6 +337,21 @@ def seeds_of_round(seed: int, number: int, limits: int) -> list[int]:
     """
     places = [(place,) for place in range(1, limits)]
     return [seed_of(seed, 0x920, number, *place) for place in [*places, ()]]
+
+
+def by_latency(
+    scored: Sequence[Scored], limits: Sequence[Limit]
+) -> tuple[Callable[[Scored], float] | None, Callable[[Scored], Hashable] | None]:
+    """What finalists are spread over, and classes that each need one, where there are any; see
+    :func:`choose`.
+    """
+    if not latencies_of(scored):
+        return None, None
+    of_latency = class_of(limits)
+    return (
+        lambda entry: math.log(max(1e-6, entry.measures[LATENCY])),
+        (lambda entry: of_latency(entry.measures[LATENCY])) if limits else None,
+    )
 
 
 def _is_sound(entry: Scored, worst: float) -> bool:

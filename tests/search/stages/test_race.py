@@ -1,4 +1,4 @@
-"""Seeds of proposals, and how many random networks a baseline of equal effort has."""
+"""Which known networks enter, seeds of proposals, and the networks of a baseline of equal effort."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 from smash_search.data import Dataset
-from smash_search.rank.finalists import FinalistsConfig
-from smash_search.rank.scoring import ScoringConfig
+from smash_search.rank.finalists import KNOWN, FinalistsConfig, choose
+from smash_search.rank.pareto import Limit
+from smash_search.rank.scoring import Score, ScoringConfig
+from smash_search.space.architecture import InputSpec
+from smash_search.space.cost import cost_of
+from smash_search.space.known import resnet
 from smash_search.stages.config import SearchConfig
-from smash_search.stages.race import count_of_equal_total, seeds_of_round
+from smash_search.stages.race import by_latency, count_of_equal_total, seeds_of_round
+from smash_search.strategies import Candidate, Scored
 from smash_search.train.compute import seed_of
 from smash_search.train.hypernet import TrainingConfig
 from tests.search.small_data import small_digits
@@ -21,6 +26,23 @@ def test_every_limit_of_a_round_has_a_seed_of_its_own_and_the_last_that_of_a_sin
     seeds = [seed for number in range(3) for seed in seeds_of_round(7, number, 4)]
     assert len(set(seeds)) == len(seeds) == 12
     assert seeds_of_round(7, 2, 1) == [seed_of(7, 0x920, 2)] == seeds_of_round(7, 2, 4)[-1:]
+
+
+@pytest.mark.parametrize(("limits", "entered"), [((), [1, 3]), ((Limit("9ms", 9.0),), [4])])
+def test_known_networks_enter_by_score_in_bins_of_latency_and_by_size_within_limits(
+    limits: tuple[Limit, ...], entered: list[int]
+) -> None:
+    scored = []
+    for layers, error in ((1, 0.3), (2, 0.5), (3, 0.4), (4, 0.6)):
+        network = resnet((4, 8), layers)
+        score = Score(network.key, 100, error, error, error, error, "")
+        cost, measures = cost_of(network, InputSpec(1, (8, 8)), 10), {"latency_ms": float(layers)}
+        scored.append(Scored(Candidate(network, "known"), score, cost, measures))
+    config = FinalistsConfig(count=4, known=2, random=0)
+    chosen = choose(scored, config, *by_latency(scored, limits))
+    known = [finalist.architecture for finalist in chosen if finalist.reason == KNOWN]
+    assert known == [scored[layers - 1].candidate.architecture for layers in entered]
+    assert by_latency([replace(entry, measures={}) for entry in scored], limits) == (None, None)
 
 
 def several(data: Dataset) -> Dataset:
