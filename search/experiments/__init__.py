@@ -65,14 +65,14 @@ def run_experiment(
     with files.exclusive(folder, purpose="experiment"):
         bench = Workbench(config, dataset, folder, progress, device=device, minutes=minutes)
         function = getattr(importlib.import_module(f"smash_search.experiments.{name}"), name)
+        found = function(bench)
         result = {
             "experiment": name,
             "size": config.size,
             "data": dataset.name,
             "fingerprint": bench.dataset.fingerprint,
-            "stopped_by_time": bench.time_is_up,
-            **function(bench),
+            "stopped_by_time": bench.left_out,
+            **found,
         }
-        result["stopped_by_time"] = bench.time_is_up
         files.write_json(folder / f"{name}.json", result)
     return result

@@ -22,6 +22,7 @@ def capacity(bench: Workbench) -> JsonObject:
             and bench.time_is_up
             and not (bench.folder / f"hypernet-{name.replace(' ', '-')}.pt").exists()
         ):
+            bench.left_out = True
             continue
         scores, zeroed = [], []
         with bench.progress(f"scores {name}".strip(), len(population)) as advance:

@@ -78,6 +78,9 @@ class Workbench:
         device: where to compute.
         minutes: no further network is trained after so much time; None for no limit.
 
+    Attributes:
+        left_out: whether the time limit left something out that was asked for.
+
     Raises:
         UsageError: the folder belongs to another size or other data.
     """
@@ -98,6 +101,7 @@ class Workbench:
         self.input_spec = input_spec_of(dataset)
         self.space = config.space_of(self.input_spec)
         self.classes = len(dataset.classes)
+        self.left_out = False
         self._ends = None if minutes is None else time.monotonic() + 60 * minutes
         folder.mkdir(parents=True, exist_ok=True)
         identity = {"config": config.to_json(), "data": self.dataset.fingerprint}
@@ -111,10 +115,10 @@ class Workbench:
             check_identity(path, held, files.parse_json(json.dumps(identity)))
         else:
             files.write_json(path, identity)
-        held = [
+        lines: list[TestErrors] = [
             read_record(TestErrors, line, "trained") for line in files.read_jsonl(folder / "trained.jsonl")
         ]
-        self._trained = {(record.data, record.key, record.seed): record for record in held}
+        self._trained = {(record.data, record.key, record.seed): record for record in lines}
         self._scores = {
             (record["hypernet"], record["key"], record["variant"]): Score.from_json(record)
             for record in files.read_jsonl(folder / "scores.jsonl")
@@ -296,8 +300,11 @@ class Workbench:
 
     def _train(self, dataset: Dataset, architecture: Architecture, seed: int) -> TestErrors | None:
         key = (dataset.fingerprint, architecture.key, seed)
-        if key in self._trained or self.time_is_up:
-            return self._trained.get(key)
+        if key in self._trained:
+            return self._trained[key]
+        if self.time_is_up:
+            self.left_out = True
+            return None
         spec = input_spec_of(dataset)
         start = seed_of(self.config.seed, int(architecture.key, 16), seed)
         network = new_network(architecture, spec, len(dataset.classes), start)

@@ -75,7 +75,7 @@ class FinalistsConfig:
         keep: share of the networks that goes on to the next rung.
         start: weights of the first rung: "scratch", or "generated" ones from the HyperNet.
         baseline: which random search is recorded beside: "none"; "finalists" trains as many random networks
-            in the same rungs; "total" as many more as HyperNet and scoring cost in images.
+            in the same rungs; "total" as many more as HyperNet and all stages of the scores cost in images.
         recipe: how each is trained (:func:`smash_search.train.recipes.recipe_for` fits one to the images).
             Epochs, their images and seeds are those of the rungs; networks are compared at the end of a rung,
             so that no epoch is kept as the best and nothing but the epochs ends a training.
@@ -529,14 +529,15 @@ def int8_accuracy(
 ) -> float:
     """Validation accuracy, or what else is measured, when weights and activations are rounded to 8 bits.
 
-    Ranges of activations come from :data:`RANGE_BATCHES` batches of training images, as calibration has them.
+    Ranges of activations come from :data:`RANGE_BATCHES` batches of training images, as calibration has them;
+    from fewer where there are fewer images.
     An estimate for a race: the file of a runtime is judged by its own gate.
     """
     rounded = FakeQuantisedNetwork(network.architecture, fold(network.cpu().eval())).to(device).train()
     feed = Feed(dataset.train, dataset.preprocessing, torch.device(device))
-    order = np.random.default_rng(0).permutation(len(dataset.train))
+    order = np.random.default_rng(0).permutation(len(dataset.train))[: RANGE_BATCHES * RANGE_BATCH]
     with torch.no_grad():
-        for batch in np.array_split(order[: RANGE_BATCHES * RANGE_BATCH], RANGE_BATCHES):
+        for batch in np.array_split(order, min(RANGE_BATCHES, len(order))):
             rounded(feed(np.sort(batch))[0])
     return measure(rounded, dataset.validation, dataset.preprocessing, device)
 

@@ -41,7 +41,7 @@ class ParetoEntry:
         architecture: The network.
         on_front: Whether no other network is better in one of error, latency (MACs where nothing was
             measured) and parameters without being worse in another; errors are those after the last rung that
-            both have gone through.
+            both have gone through. Networks with a training that diverged are not compared, and not on it.
     """
 
     key: str
@@ -101,9 +101,10 @@ def pareto_entries(trained: Sequence[Trained], scored: Sequence[Scored]) -> list
         pairs = list(zip((mine[rung], *one.sizes), (its[rung], *other.sizes), strict=True))
         return all(left <= right for left, right in pairs) and any(left < right for left, right in pairs)
 
-    entries = [
-        replace(entry, on_front=not any(beats(other, entry) for other in entries)) for entry in entries
-    ]
+    diverged = {trainee.key for trainee in trained if trainee.diverged}
+    sound = [entry for entry in entries if entry.key not in diverged]  # what may be picked
+    front = {entry.key for entry in sound if not any(beats(other, entry) for other in sound)}
+    entries = [replace(entry, on_front=entry.key in front) for entry in entries]
     return sorted(entries, key=lambda entry: (entry.cost.macs, entry.key))
 
 

@@ -224,10 +224,13 @@ class Scorer:
     def encoding_gradient(self, architecture: Architecture, images: int) -> tuple[Layout, np.ndarray]:
         """dE/dc: gradient of the loss over the first ``images`` validation images with respect to c.
 
-        BatchNorm statistics are held fixed. Returns c's layout and the gradient [channels, H, W].
+        BatchNorm statistics are held fixed. Returns c's layout and the gradient [channels, H, W]; W is 0
+        where nothing is generated.
         """
         layout = self.supernet.hypernet.layout
         encoded = torch.from_numpy(layout.encode(architecture, int(architecture.key, 16)))
+        if not encoded.numel():
+            return layout, np.zeros_like(encoded.numpy())
         c = encoded.to(self._device).requires_grad_()
         chosen = self._order[:images]
         with memory_guard(self._device, self._config.batch, "--score-batch"), self._mode():

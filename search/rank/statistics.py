@@ -179,8 +179,11 @@ def split_half(wrong: ArrayLike) -> float | None:
 
 
 def stepped_up(half: float | None) -> float | None:
-    """Reliability of all images from that of a half of them (Spearman 1910, Brown 1910)."""
-    return None if half is None or half <= -1 else 2 * half / (1 + half)
+    """Reliability of all images from that of a half of them (Spearman 1910, Brown 1910).
+
+    None where the halves do not agree: the formula means nothing then, and gives -18 for -0.9.
+    """
+    return None if half is None or half <= 0 else 2 * half / (1 + half)
 
 
 def ceiling(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Estimate:

@@ -27,7 +27,7 @@ from smash_search.rank.finalists import (
     run_rungs,
 )
 from smash_search.rank.measurement import as_before
-from smash_search.rank.pareto import LATENCY, class_of
+from smash_search.rank.pareto import LATENCY, Limit, class_of
 from smash_search.rank.proposals import ErrorModel, Observation, outer_fence, propose
 from smash_search.rank.records import settle
 from smash_search.rank.trained import Trained, expected, through_last_rung
@@ -68,7 +68,7 @@ class Race:
     def finalists(self, scored: list[Scored]) -> list[Trained]:
         """The race of the search's own networks; what a round proposes is added to ``scored``."""
         config = self.run.config.finalists
-        finalists = choose(scored, config, *self._by_latency(scored))
+        finalists = choose(scored, config, *by_latency(scored, self.run.config.latency_limits))
 
         def propose(number: int, entered: Sequence[Finalist], results: Sequence[Trained]) -> list[Finalist]:
             entering = self._propose(number, entered, results, scored)
@@ -113,12 +113,11 @@ class Race:
             return []
         self.bounds.learn(scored)
         model = ErrorModel.of(observations)
-        limits = sorted(limit.milliseconds for limit in self.run.config.latency_limits)
+        limits = sorted(limit.milliseconds for limit in self.run.config.latency_limits) or [math.inf]
+        seeds = seeds_of_round(self.run.config.seed, number, len(limits))
         kept: dict[str, Scored] = {}
-        for place, limit in enumerate(limits or [math.inf]):  # each has a share of the round
-            entering = wanted * (place + 1) // max(1, len(limits)) - len(kept)
-            is_largest = place + 1 >= len(limits)
-            seed = seed_of(self.run.config.seed, 0x920, number, *([] if is_largest else [place]))
+        for place, (limit, seed) in enumerate(zip(limits, seeds, strict=True)):  # each has a share
+            entering = wanted * (place + 1) // len(limits) - len(kept)
             left = {key: entry for key, entry in waiting.items() if key not in kept}
             proposed = self._proposed(
                 entering, limit, worst, model, observations, left, seen | set(kept), seed
@@ -330,17 +329,29 @@ class Race:
             np.save(stream, answers, allow_pickle=False)
             files.write_bytes(path, stream.getvalue())
 
-    def _by_latency(
-        self, scored: Sequence[Scored]
-    ) -> tuple[Callable[[Scored], float] | None, Callable[[Scored], Hashable] | None]:
-        """What finalists are spread over, and classes that each need one; see :func:`choose`."""
-        if not latencies_of(scored):
-            return None, None
-        of_latency = class_of(self.run.config.latency_limits)
-        return (
-            lambda entry: math.log(max(1e-6, entry.measures[LATENCY])),
-            lambda entry: of_latency(entry.measures[LATENCY]),
-        )
+
+def seeds_of_round(seed: int, number: int, limits: int) -> list[int]:
+    """Random seeds of the proposals of a round for each limit; the last is that of a single limit.
+
+    Places count from 1: a seed of numbers that end in 0 is that of the numbers before it.
+    """
+    places = [(place,) for place in range(1, limits)]
+    return [seed_of(seed, 0x920, number, *place) for place in [*places, ()]]
+
+
+def by_latency(
+    scored: Sequence[Scored], limits: Sequence[Limit]
+) -> tuple[Callable[[Scored], float] | None, Callable[[Scored], Hashable] | None]:
+    """What finalists are spread over, and classes that each need one, where there are any; see
+    :func:`choose`.
+    """
+    if not latencies_of(scored):
+        return None, None
+    of_latency = class_of(limits)
+    return (
+        lambda entry: math.log(max(1e-6, entry.measures[LATENCY])),
+        (lambda entry: of_latency(entry.measures[LATENCY])) if limits else None,
+    )
 
 
 def _is_sound(entry: Scored, worst: float) -> bool:
@@ -360,7 +371,8 @@ def latencies_of(scored: Sequence[Scored]) -> dict[str, float]:
 def count_of_equal_total(config: SearchConfig, dataset: Dataset, count: int) -> int:
     """Random networks whose rungs go through as many images as the whole search does.
 
-    A scored image counts a third of a trained one: it has no backward pass.
+    A scored image counts a third of a trained one: it has no backward pass. So does one that statistics are
+    computed from, in every stage of the race of scores.
     """
     train, validation = len(dataset.train.labels), len(dataset.validation.labels)
     images = min(config.finalists.epoch_images or train, train)
@@ -368,10 +380,13 @@ def count_of_equal_total(config: SearchConfig, dataset: Dataset, count: int) -> 
     training = config.training
     hypernet = training.steps * training.batch * training.architectures
     scored = config.scoring
-    per_score = min(scored.images[0] or validation, validation)
-    per_score += scored.statistics_images if scored.statistics == "training" else 0
-    scoring = config.candidates * per_score / 3
-    return max(count, round(count * (finalists + hypernet + scoring) / finalists))
+    statistics = min(scored.statistics_images, train) if scored.statistics == "training" else 0
+    raced, looked_at, before = config.candidates, 0, 0
+    for shown in scored.stages(validation):
+        looked_at += raced * (statistics + shown - before)
+        raced = math.ceil(scored.keep * raced)
+        before = shown if dataset.validation.targets is None else 0  # of several classes all are seen again
+    return max(count, round(count * (finalists + hypernet + looked_at / 3) / finalists))
 
 
 def ensemble_file(fingerprint: str) -> str:

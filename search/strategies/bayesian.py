@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smash_search.strategies import Candidate, Context, Scored
-from smash_search.strategies.common import check, options_of
+from smash_search.strategies.common import MOST, check, options_of
 from smash_search.strategies.study import Study
 
 
@@ -40,6 +40,7 @@ class Bayesian:
 
     def __init__(self, context: Context) -> None:
         options = options_of(BayesianOptions, context, "bayesian")
+        check("startup", options.startup, 0, MOST)
         check("batch", options.batch, 1, 4096)
         check("pool", options.pool, 2, 100_000)
         check("rate", options.rate, 1e-6, 1)

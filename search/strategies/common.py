@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from smash_base.errors import GateError, UsageError
 from smash_search.space.architecture import Architecture
@@ -12,6 +12,7 @@ from smash_search.strategies import Candidate, Context, Scored
 from smash_search.strategies.random import draws
 from smash_search.train.compute import seed_of
 
+MOST = 10**7  # of whatever an option counts
 TRIES = 200  # neighbours tried for one that is new and within the limits
 
 Options = TypeVar("Options")
@@ -21,25 +22,25 @@ def options_of(kind: type[Options], context: Context, name: str) -> Options:
     """The options of a strategy as its dataclass; numbers may come as text from a command line.
 
     Raises:
-        UsageError: an unknown name, or a value of another type.
+        UsageError: an unknown name, or a value that is no number or not whole where a count is meant.
     """
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    known = get_type_hints(kind)
     unknown = sorted(set(context.options) - set(known))
     if unknown:
         raise UsageError(
             f"strategy {name} has no option {unknown[0]!r}", expected=", ".join(known), received=unknown[0]
         )
-    return kind(**{key: _number(key, value) for key, value in context.options.items()})
+    return kind(**{key: _number(key, value, known[key]) for key, value in context.options.items()})
 
 
-def _number(name: str, value: Any) -> int | float:
+def _number(name: str, value: Any, kind: type) -> int | float:
     if isinstance(value, str):
-        try:
-            return int(value) if value.lstrip("-").isdecimal() else float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            value = int(value) if value.lstrip("-").isdecimal() else float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(f"option {name} of the strategy", expected="a number", received=value)
+    if kind is int and not isinstance(value, int):
+        raise UsageError(f"option {name} of the strategy", expected="a whole number", received=value)
     return value
 
 

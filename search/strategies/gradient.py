@@ -22,7 +22,7 @@ from smash_base.errors import UsageError
 from smash_search.space.architecture import Architecture
 from smash_search.space.encoding import BACKGROUND, Layout
 from smash_search.strategies import Candidate, Context, Scored
-from smash_search.strategies.common import Proposals, best_of, check, error_of, options_of
+from smash_search.strategies.common import MOST, Proposals, best_of, check, error_of, options_of
 
 CHUNK = 32  # random candidates per ask
 
@@ -55,10 +55,11 @@ class Gradient:
 
     def __init__(self, context: Context) -> None:
         options = options_of(GradientOptions, context, "gradient")
+        check("random", options.random, 0, MOST)
         check("mutants", options.mutants, 1, 100_000)
         check("batch", options.batch, 1, options.mutants)
         check("rate", options.rate, 1e-6, 1)
-        check("images", options.images, 1, 10**7)
+        check("images", options.images, 1, MOST)
         if context.gradient is None:
             raise UsageError("strategy gradient needs a HyperNet, whose loss it follows")
         self._context, self._options, self._gradient_of = context, options, context.gradient
@@ -115,14 +116,17 @@ class Encoded:
 
 
 def predicted_change(here: Encoded, other: Architecture) -> float | None:
-    """<dE/dc, c' - c>, or None when the columns of c and c' do not correspond.
+    """<dE/dc, c' - c>, or None when the columns of c and c' do not correspond, or neither has any.
 
     Rows that only one of the two has count as background in the other; c' beyond the height of c has no
     gradient and is left out. The noise channel of both is 0.
     """
     layout = here.layout
-    mine, theirs = layout.tiles(here.architecture), layout.tiles(other)
-    if [(t.name, t.left, t.columns) for t in mine] != [(t.name, t.left, t.columns) for t in theirs]:
+    mine, theirs = (
+        [(tile.name, tile.left, tile.columns) for tile in layout.tiles(architecture)]
+        for architecture in (here.architecture, other)
+    )
+    if not mine or mine != theirs:
         return None
     height = here.gradient.shape[1]
     c, wanted = layout.encode(here.architecture), layout.encode(other)[:, :height]

@@ -13,7 +13,7 @@ from typing import Any
 
 from smash_base.errors import UsageError
 from smash_search.strategies import Candidate, Context, Scored
-from smash_search.strategies.common import check, options_of
+from smash_search.strategies.common import MOST, check, options_of
 from smash_search.strategies.study import Study, require_optuna
 
 
@@ -47,6 +47,12 @@ class Hyperband:
 
     def __init__(self, context: Context) -> None:
         options = options_of(HyperbandOptions, context, "hyperband")
+        check("smallest", options.smallest, 0, MOST)
+        check("factor", options.factor, 2, 100)
+        check("startup", options.startup, 0, MOST)
+        check("batch", options.batch, 1, 4096)
+        check("pool", options.pool, 2, 100_000)
+        check("rate", options.rate, 1e-6, 1)
         optuna = require_optuna()
         full = context.images
         smallest = options.smallest or max(8, full // options.factor**2)
@@ -57,10 +63,6 @@ class Hyperband:
                 received=smallest,
                 hint="Pass more --images, or another --strategy.",
             )
-        check("factor", options.factor, 2, 100)
-        check("batch", options.batch, 1, 4096)
-        check("pool", options.pool, 2, 100_000)
-        check("rate", options.rate, 1e-6, 1)
         self.looks = [smallest]
         while self.looks[-1] * options.factor < full:
             self.looks.append(self.looks[-1] * options.factor)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from smash_base.errors import UsageError
 from smash_search.strategies import Candidate, Context, Scored
-from smash_search.strategies.common import Proposals, best_of, check, options_of
+from smash_search.strategies.common import MOST, Proposals, best_of, check, options_of
 
 CHUNK = 32  # candidates per ask, where they do not depend on each other
 
@@ -22,8 +22,8 @@ class PerturbOptions:
     """Options of ``perturb``.
 
     Attributes:
-        random, perturbations, steps: candidates of each part; left out, the budget is shared as
-            500 : 100 : 100.
+        random, perturbations, steps: candidates of each part; left out (0, -1 and -1), the budget is shared
+            as 500 : 100 : 100.
         rate: probability with which each choice changes.
     """
 
@@ -42,6 +42,9 @@ class Perturb:
 
     def __init__(self, context: Context) -> None:
         options = options_of(PerturbOptions, context, "perturb")
+        check("random", options.random, 0, MOST)
+        check("perturbations", options.perturbations, -1, MOST)
+        check("steps", options.steps, -1, MOST)
         check("rate", options.rate, 1e-6, 1)
         budget = context.budget
         around = budget // 7 if options.perturbations < 0 else options.perturbations

@@ -40,11 +40,11 @@ def whiten(network: nn.Module, dataset: Dataset) -> None:
     """Set the first convolution to whiten patches of training images, and let it stay so.
 
     Filters are the eigenvectors of the patches' covariance, largest first, over the root of their variance;
-    as many again with the other sign. What is left of the channels keeps its random filters. Volumes, and
-    networks without a convolution, are left as they are.
+    as many again with the other sign. What is left of the channels keeps its random filters. Volumes, images
+    with a side below the filters', and networks without a convolution, are left as they are.
     """
     weight = first_convolution(network)
-    if weight is None or weight.dim() != 4:
+    if weight is None or not _sees_patches(weight, dataset):
         return
     kernel = (weight.shape[2], weight.shape[3])
     filters = whitening_filters(_patch_images(dataset), kernel)  # [C k k, C, k, k]
@@ -59,13 +59,13 @@ def whiten_stems(supernet: Supernet, dataset: Dataset) -> None:
     """The same for every stem that networks of a space share, which take the first channels of it.
 
     So the two signs of a filter stand side by side, and channels that are left are random mixtures of the
-    filters, which whiten as well. Volumes are left as they are.
+    filters, which whiten as well. Volumes, and images with a side below the filters', are left as they are.
     """
     stems = {name: weight for name, weight in supernet.filters.items() if name.startswith("stem")}
     images = _patch_images(dataset)
     for name in sorted(stems):
         weight = stems[name]
-        if weight.dim() != 4:
+        if not _sees_patches(weight, dataset):
             continue
         filters = whitening_filters(images, (weight.shape[2], weight.shape[3]))
         pairs = torch.stack([filters, -filters], 1).flatten(0, 1)[: len(weight)]
@@ -76,6 +76,13 @@ def whiten_stems(supernet: Supernet, dataset: Dataset) -> None:
         weight.requires_grad_(False)
 
 
+def _sees_patches(weight: Tensor, dataset: Dataset) -> bool:
+    """Whether the images are pictures that a patch of the size of filters [O, C, *k] fits into."""
+    images = dataset.train.images
+    is_picture = weight.dim() == images.ndim == 4
+    return is_picture and all(np.less_equal(weight.shape[2:], images.shape[1:3]))
+
+
 def _patch_images(dataset: Dataset) -> Tensor:
     """Some training images, normalised: [B, C, *S]."""
     chosen = np.random.default_rng(0).permutation(len(dataset.train))[:PATCH_IMAGES]
@@ -84,7 +91,12 @@ def _patch_images(dataset: Dataset) -> Tensor:
 
 
 def whitening_filters(images: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """Eigenvectors of patches over the root of their variance, largest first: [C k k, C, k, k]."""
+    """Eigenvectors of patches over the root of their variance, largest first: [C k k, C, k, k].
+
+    Args:
+        images: Pictures [B, C, H, W], no side below the kernel's.
+        kernel: Height and width of a patch.
+    """
     patches = nn.functional.unfold(images, kernel, stride=kernel).movedim(1, 2).flatten(0, 1).double()
     covariance = patches.T @ patches / len(patches)
     variance, vectors = torch.linalg.eigh(covariance)

@@ -76,6 +76,11 @@ class Loop(abc.ABC, Generic[Entry]):
         module: what is trained.
         optimiser: Optimiser of its parameters; each group's rate is the loop's times the group's ``share``.
         limits: Limits of the training.
+
+    Attributes:
+        is_over: whether all steps are done or the time was spent when the last one was. The clock is asked
+            once a step, so that the weights that end a training are those that :meth:`after_step` takes for
+            the last.
     """
 
     key = "module"
@@ -97,6 +102,7 @@ class Loop(abc.ABC, Generic[Entry]):
         self._spent = 0.0  # seconds, before this process took over
         self._started = time.monotonic()
         self._pace = 0.0  # seconds per step
+        self.is_over = self._ends_here()
 
     @abc.abstractmethod
     def rate(self) -> float:
@@ -128,9 +134,7 @@ class Loop(abc.ABC, Generic[Entry]):
             done = max(done, self.elapsed / self.limits.seconds)
         return min(1.0, done)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether all steps are done or the time is spent."""
+    def _ends_here(self) -> bool:
         late = self.limits.seconds and self.elapsed >= self.limits.seconds
         return self.step >= self.limits.steps or bool(late and self.step)
 
@@ -160,6 +164,7 @@ class Loop(abc.ABC, Generic[Entry]):
             if self._buffers:
                 torch._foreach_copy_(self._buffers, self._held)  # BatchNorm has taken the batch in already
             self._count_bad(rate)
+        self.is_over = self._ends_here()
         self.after_step(value)
         return value
 
@@ -195,12 +200,10 @@ class Loop(abc.ABC, Generic[Entry]):
         """
         started, first = time.monotonic(), self.step
         saved, pause = started, checkpoint_seconds
-        over = self.is_over  # asked once a step: what ends the loop is what the last checkpoint holds
-        while not over:
+        while not self.is_over:
             loss = self.run_step()
-            over = self.is_over
             due = self.may_save and time.monotonic() - saved >= pause
-            if checkpoint and (over or due):
+            if checkpoint and (self.is_over or due):
                 begin = time.monotonic()
                 save_checkpoint(checkpoint, identity, {"state": self.state_dict()})
                 saved = time.monotonic()
@@ -235,6 +238,7 @@ class Loop(abc.ABC, Generic[Entry]):
             "stretch": self.stretch,
             "history": [vars(entry) for entry in self.history],
             "seconds": self.elapsed,
+            "over": self.is_over,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -248,3 +252,4 @@ class Loop(abc.ABC, Generic[Entry]):
         self.stretch = list(state["stretch"])
         self.history = [self.entry(**entry) for entry in state["history"]]
         self._spent, self._started = state["seconds"], time.monotonic()
+        self.is_over = state["over"] if "over" in state else self._ends_here()  # of an earlier version

@@ -402,12 +402,10 @@ class _Loop(Loop[Epoch]):
 
     def after_step(self, loss: float) -> None:
         """Close an epoch with its last step, or with the last step that time allows."""
-        ends = self.step % self._per_epoch == 0
-        over = self.is_over
-        if not (ends or over):
+        if self.step % self._per_epoch and not self.is_over:
             return
         measured = None
-        if self.evaluate or over:
+        if self.evaluate or self.is_over:
             measured = self._measured()
         epoch = math.ceil(self.step / self._per_epoch)
         mean = sum(self.stretch) / len(self.stretch) if self.stretch else math.inf

@@ -192,6 +192,7 @@ FEW_IMAGES = 5000  # below this many, smaller batches; on digits 32 gave 99.15 %
 HANDFUL_OF_IMAGES = 450  # below this many, batches of a sixteenth of them, 8 at least
 VERY_FEW_IMAGES = 1000  # below this many, more passes
 FEW_OF_A_CLASS = 100  # images below which a class is treated as in few images, however many classes there are
+SMALL = 4  # pixels below which a crop would move a third of the image and more out of the frame
 LARGE = 48  # pixels from which crops move by an eighth of the side instead of two
 PROBE_IMAGES = 3000  # that flips are decided with
 PROBE_SIDE = 16
@@ -235,7 +236,8 @@ def augmentation_for(dataset: Dataset) -> JsonObject:
     if len(axes) == 3:
         return {"jitter": 2}
     side = min(axes)
-    chosen: JsonObject = {"pad_crop": 1 if side < PROBE_SIDE else 2 if side < LARGE else side // 8}
+    small = 1 if side >= SMALL else 0
+    chosen: JsonObject = {"pad_crop": small if side < PROBE_SIDE else 2 if side < LARGE else side // 8}
     if survives_flip(dataset.train.images, dataset.train.labels):
         chosen["flip"] = True
         if len(dataset.train) < FEW_IMAGES or has_few_of_a_class(dataset):

@@ -74,7 +74,6 @@ class Correlation:
     score_mean: float = 0.0
     running_mean: float = 0.0
     split_half: float | None = None
-    split_half_stepped_up: float | None = None
 
 
 @dataclass(frozen=True)

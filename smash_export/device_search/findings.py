@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from smash_export.device_search.latency import FLAGGED, LOWEST
 from smash_export.report.page import counted
+from smash_search.space.limits import CostLimits
 
 if TYPE_CHECKING:
     from smash_search.rank.ranking import Ranking
@@ -82,7 +83,8 @@ class Findings:
         picks: latency of each further pick, by its limit.
         refused: candidates beyond the latency limit; None where nothing was measured.
         asked: Number of candidates that were asked for.
-        missing: how many of them were not found, because the limits leave no more networks.
+        missing: how many of them were not found.
+        limited: whether there are limits, which may leave no more networks; else the strategy ends by itself.
     """
 
     result: SearchResult
@@ -91,6 +93,7 @@ class Findings:
     refused: int | None
     asked: int
     missing: int
+    limited: bool
 
     def headline(self) -> str:
         """What was found, and why it was trained at all."""
@@ -127,8 +130,8 @@ class Findings:
             within = result.candidates - self.refused
             rows.append(("candidates", f"{within} within the latency limit, {self.refused} beyond it"))
         if self.missing:
-            words = f"{self.missing} of {self.asked} candidates: the limits leave no more networks"
-            rows.append(("not found", words))
+            why = "the limits leave no more networks" if self.limited else "the strategy proposed no more"
+            rows.append(("not found", f"{self.missing} of {self.asked} candidates: {why}"))
         rows += [
             (
                 "SMASH score (error with generated weights)",
@@ -175,4 +178,5 @@ def findings(result: SearchResult, config: SearchConfig) -> Findings:
     }
     refused = sum(entry.refused is not None for entry in result.scored) if latency is not None else None
     missing = max(0, config.candidates - result.found)
-    return Findings(result, latency, picks, refused, config.candidates, missing)
+    limited = bool(limits) or result.best.search.limit_ms is not None or config.limits != CostLimits()
+    return Findings(result, latency, picks, refused, config.candidates, missing, limited)

@@ -315,7 +315,7 @@ def build_table(
     seconds: float = BUILD_SECONDS,
     advance: Callable[[], None] = lambda: None,
 ) -> LatencyTable:
-    """Measure every network of a kit on this machine; resumes a table that was begun.
+    """Measure every network of a kit on this machine; resumes a table that was begun in the same way here.
 
     The networks are gone through PASSES times, and each one's fastest median counts: what else the machine
     does makes a network slower, never faster, and does not last over all passes.
@@ -334,11 +334,11 @@ def build_table(
     setting = Setting(**facts["setting"])
     setting.check()
     input_spec, classes = InputSpec.from_json(facts["input"]), facts["classes"]
-    partial = out.with_name(out.name + ".partial.jsonl")
+    partial, job = out.with_name(out.name + ".partial.jsonl"), _job(facts, seconds)
     done = {
         (record["pass"], record["index"]): record["latency"]
         for record in files.read_jsonl(partial)
-        if record.get("kit") == _id(facts) and "pass" in record  # older files have none
+        if record.get("job") == job  # older files have none
     }
     share, count = seconds / PASSES, len(facts["networks"])
     with zipfile.ZipFile(kit) as archive:
@@ -347,14 +347,25 @@ def build_table(
                 graph = archive.read(f"{index}.onnx")
                 latency = measure_graph(graph, input_spec, classes, setting, share).to_json()
                 done[turn, index] = latency
-                files.append_jsonl(
-                    partial, {"kit": _id(facts), "pass": turn, "index": index, "latency": latency}
-                )
+                files.append_jsonl(partial, {"job": job, "pass": turn, "index": index, "latency": latency})
             advance()
     table = _table_of(facts, done)
     files.write_json(out, table.document)
     partial.unlink()
     return table
+
+
+def _job(facts: Mapping[str, Any], seconds: float) -> str:
+    """Digest of what times depend on: the kit, their length, the runtime and the machine."""
+    from smash_export.measure.machine import describe_machine
+
+    machine = {name: value for name, value in describe_machine().items() if name != "load"}
+    return _digest({"kit": _id(facts), "seconds": seconds, "runtime": _runtime(facts), "machine": machine})
+
+
+def _runtime(facts: Mapping[str, Any]) -> str:
+    """Version of the runtime that a kit is for."""
+    return get_target(facts["setting"]["target"]).availability().version
 
 
 def _table_of(facts: Mapping[str, Any], done: Mapping[tuple[int, int], JsonObject]) -> LatencyTable:
@@ -365,7 +376,7 @@ def _table_of(facts: Mapping[str, Any], done: Mapping[tuple[int, int], JsonObjec
         {
             **{name: facts[name] for name in ("schema", "input", "classes", "setting")},
             FORMS: facts.get(FORMS, False),
-            "runtime": get_target(facts["setting"]["target"]).availability().version,
+            "runtime": _runtime(facts),
             "machine": describe_machine(),
             "networks": [
                 {**network, "latency": min((done[turn, index] for turn in range(PASSES)), key=_median)}

@@ -368,7 +368,7 @@ def _options_for(config: SearchConfig, candidates: int) -> JsonObject:
     if config.strategy == "perturb" and candidates != config.candidates:
         for name in PARTS & set(options):
             with contextlib.suppress(ValueError):  # what is no number is refused by the strategy
-                options[name] = int(str(options[name])) * candidates // config.candidates
+                options[name] = max(-1, int(str(options[name])) * candidates // config.candidates)
     return options
 
 

@@ -26,7 +26,7 @@ from smash_export.device_search.experiments import (
     Transfer,
 )
 from smash_export.progress import SILENT, Output
-from smash_search.rank.statistics import Estimate, kendall_gain
+from smash_search.rank.statistics import Estimate, kendall_gain, stepped_up
 from smash_search.rank.trust import claim
 
 if TYPE_CHECKING:
@@ -159,11 +159,11 @@ def _correlation_words(found: Correlation) -> str:
         for name in ("parameters", "MACs", "one epoch", "SMASH loss")
     )
     text += f"For comparison, tau of other signals: {others}. "
-    half = found.split_half
-    if half is not None:
+    whole = stepped_up(found.split_half)  # results of early versions hold one of halves that disagree
+    if whole is not None:
         text += (
-            f"Scores from the two halves of the images agree with Spearman {half:.2f} "
-            f"({found.split_half_stepped_up:.2f} for all of them, by Spearman and Brown)."
+            f"Scores from the two halves of the images agree with Spearman {found.split_half:.2f} "
+            f"({whole:.2f} for all of them, by Spearman and Brown)."
         )
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,24 @@ def test_an_interrupted_experiment_goes_on_and_gives_the_same_result(
 def test_the_time_limit_leaves_a_result_that_counts_what_there_is(digits: Dataset, tmp_path: Path) -> None:
     result = run_experiment("correlation", TINY, digits, tmp_path, silent, minutes=0)
     assert result["networks"] == 0
+    assert result["stopped_by_time"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_that_is_complete_was_not_stopped_by_time(
+    name: str, folder: Path, digits: Dataset
+) -> None:
+    before = (folder / f"{name}.json").read_bytes()
+    assert run_experiment(name, TINY, digits, folder, silent, minutes=0)["stopped_by_time"] is False
+    assert (folder / f"{name}.json").read_bytes() == before
+
+
+def test_a_hypernet_that_time_left_out_is_told(folder: Path, digits: Dataset, tmp_path: Path) -> None:
+    some = tmp_path / "some"
+    shutil.copytree(folder, some)
+    (some / "hypernet-smaller.pt").unlink()
+    result = run_experiment("capacity", TINY, digits, some, silent, minutes=0)
+    assert len(result["hypernets"]) == 1
     assert result["stopped_by_time"]
 
 

@@ -98,6 +98,15 @@ def test_block_widths_order_the_committed_networks_nearly_as_their_scores_do() -
     assert f"which needs no HyperNet, has {tau.value:.2f} (" in (PAGES / "README.md").read_text()
 
 
+@pytest.mark.parametrize("half", [-1.0, -0.9])
+def test_halves_of_the_images_that_do_not_agree_are_not_stepped_up(half: float) -> None:
+    result = files.read_json(RESULTS / "correlation.json")
+    assert "by Spearman and Brown" in paragraph(result)
+    stored = -18.0 if half > -1 else None  # as an early version wrote it
+    found = paragraph({**result, "split_half": half, "split_half_stepped_up": stored})
+    assert "two halves of the images" not in found
+
+
 def test_a_result_without_zeroed_scores_claims_no_ranking() -> None:
     early = files.read_json(RESULTS / "correlation.json")
     assert "no scores with every generated filter set to zero" in paragraph(early)

@@ -26,6 +26,7 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.cost import block_sizes
 from smash_search.space.known import known_networks
+from smash_search.space.limits import CostLimits
 from smash_search.space.space import space_for
 from smash_search.stages import bounds
 from smash_targets.tensorrt.check import check_onnx
@@ -97,6 +98,11 @@ def test_a_search_from_python_keeps_the_limit_of_its_measurement(
     ).rows()
     assert ("not found", "3 of 7 candidates: the limits leave no more networks") in few
     assert "not found" not in dict(findings(result, config).rows())
+    unlimited = replace(result.best, search=replace(result.best.search, limit_ms=None))
+    by_itself = findings(replace(proposed, best=unlimited), config).rows()
+    assert ("not found", "2 of 4 candidates: the strategy proposed no more") in by_itself
+    limits = replace(config, limits=CostLimits(macs=10**9))
+    assert "the limits leave" in dict(findings(replace(proposed, best=unlimited), limits).rows())["not found"]
     by_chance = replace(result, random=result.pick, pick=replace(result.pick, group="random"))
     page = search_page(by_chance, "search", headline="", facts=[])
     assert "The pick comes from the random search beside" in page

@@ -14,7 +14,7 @@ from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, choose,
 from smash_search.rank.pareto import Limit, class_of, pareto_entries, pick_that_keeps, pick_within
 from smash_search.rank.records import close_torn_line, settle
 from smash_search.rank.scoring import Score
-from smash_search.rank.trained import Trained
+from smash_search.rank.trained import Trained, pick
 from smash_search.space.architecture import InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.known import densenet, resnet
@@ -71,6 +71,16 @@ def test_the_front_compares_errors_after_equal_training() -> None:
     scored = [replace(entry, cost=scored[0].cost) for entry in scored]
     trained = [_trained(scored[0], 0, 0.4), _trained(scored[1], 0, 0.5), _trained(scored[1], 1, 0.2)]
     assert all(entry.on_front for entry in pareto_entries(trained, scored))
+
+
+def test_a_network_that_diverged_is_not_on_the_front_and_keeps_nothing_off_it() -> None:
+    scored = _scored(3, [1.0, 1.0, 1.0])
+    scored = [replace(entry, cost=scored[0].cost) for entry in scored]
+    trained = [_trained(e, 0, error) for e, error in zip(scored, (0.2, 0.3, 0.4), strict=True)]
+    trained.append(replace(_trained(scored[0], 1, 1.0), diverged="NaN in 11 steps in a row"))
+    by_key = {entry.key: entry for entry in pareto_entries(trained, scored)}
+    assert [by_key[entry.key].on_front for entry in trained[:3]] == [False, True, False]
+    assert pick(trained).key == trained[1].key
 
 
 def test_what_a_random_search_trained_is_among_the_networks_that_may_be_picked() -> None:

@@ -121,6 +121,7 @@ def test_split_half_tells_signal_from_noise() -> None:
     assert statistics.split_half(differing[:2]) is None
     assert statistics.stepped_up(0.5) == pytest.approx(2 / 3)
     assert statistics.stepped_up(None) is None
+    assert [statistics.stepped_up(half) for half in (-1.0, -0.9, 0.0)] == [None] * 3
 
 
 def test_seed_noise_is_the_standard_deviation_over_seeds() -> None:

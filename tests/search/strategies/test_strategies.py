@@ -119,6 +119,31 @@ def test_unknown_options_are_named(name: str) -> None:
         make_strategy(name, context(speed=1))
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("perturb", {"random": -5}),
+        ("perturb", {"steps": -2}),
+        ("evolution", {"population": 6.5}),
+        ("evolution", {"population": "6.0"}),
+        ("evolution", {"population": -5}),
+        ("gradient", {"images": "20.5"}),
+        ("gradient", {"random": -5}),
+        ("bayesian", {"batch": 2.5}),
+        ("bayesian", {"startup": -1}),
+        ("hyperband", {"factor": "2.5"}),
+        ("hyperband", {"factor": 0}),
+        ("hyperband", {"smallest": -4}),
+    ],
+)
+def test_counts_that_are_not_whole_or_below_their_least_are_refused_by_name(
+    name: str, options: dict[str, float]
+) -> None:
+    ((option, value),) = options.items()
+    with pytest.raises(UsageError, match=rf"option {option} of .*; received {value}"):
+        make_strategy(name, context(**options))
+
+
 @pytest.mark.parametrize("name", names())
 def test_limits_that_leave_nothing_are_an_error(name: str) -> None:
     strategy = make_strategy(name, replace(context(2), refusal=lambda _: "nothing may pass"))
@@ -177,7 +202,7 @@ def test_evolution_keeps_networks_that_are_small_as_well_as_good_ones() -> None:
 
 def test_the_predicted_change_is_the_first_order_one() -> None:
     random = np.random.default_rng(0)
-    architecture = SPACE.draw(0, 1)
+    architecture = next(drawn for slot in range(9) if LAYOUT.tiles(drawn := SPACE.draw(0, slot)))
     c = LAYOUT.encode(architecture)
     gradient = random.standard_normal(c.shape).astype(np.float32)
     here = Encoded(LAYOUT, architecture, gradient)

@@ -137,6 +137,12 @@ def test_finalists_of_a_balanced_recipe_are_compared_by_mean_recall(
     assert trained.error == pytest.approx(1 - right)
 
 
+def test_ranges_come_from_as_few_training_images_as_there_are() -> None:
+    data = small_digits(train=6)
+    network = new_network(small_architecture(), InputSpec(1, (8, 8)), 10, 0)
+    assert 0 <= int8_accuracy(network, data) <= 1
+
+
 def test_folds_of_a_balanced_recipe_count_images() -> None:
     still = Recipe(epochs=1, batch=64, balance="loss", learning_rate=0.0)  # answers class 0 to everything
     found = cross_validated(brightness, unequal(), still, 2)

@@ -122,6 +122,16 @@ def test_what_is_left_of_a_training_has_no_moments_of_its_optimiser(tmp_path: Pa
     assert sizes[-1] < 0.5 * min(sizes[:-1])
 
 
+def test_stems_are_left_as_they_are_where_the_images_are_smaller_than_their_filters() -> None:
+    data = small_digits()
+    low = replace(data, train=replace(data.train, images=data.train.images[:, :2]))
+    supernet = new_supernet(SMALL, SPEC, 10, HyperNetConfig(depths=(2, 2)), seed=0)
+    before = supernet.filters["stem"].detach().clone()
+    whiten_stems(supernet, low)
+    assert torch.equal(supernet.filters["stem"], before)
+    assert supernet.filters["stem"].requires_grad
+
+
 def test_a_shared_stem_that_whitens_stays_so_and_any_two_of_its_channels_carry_different_things() -> None:
     data = small_digits(train=192)
     config = HyperNetConfig(depths=(2, 2), whiten=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from smash_search.data import Dataset, Split, load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.train.compute import Batches
 from smash_search.train.initial import begin_as_identity, first_convolution, whiten, whitening_filters
+from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import (
     LONG_STEPS,
     Recipe,
@@ -186,6 +190,28 @@ def test_a_whitened_first_convolution_is_not_trained() -> None:
     assert torch.equal(filters, held)
 
 
+@pytest.mark.parametrize("size", [(1, 16), (2, 12)])
+def test_images_smaller_than_the_filters_are_neither_whitened_nor_moved_out_of_the_frame(
+    size: tuple[int, int],
+) -> None:
+    digits, random = small_digits(), np.random.default_rng(0)
+    images = random.integers(0, 256, (96, *size, 1), np.uint8)
+    preprocessing = replace(digits.preprocessing, height=size[0], width=size[1])
+    data = replace(digits, train=replace(digits.train, images=images), preprocessing=preprocessing)
+    data = replace(data, validation=data.train)
+    recipe = replace(recipe_for("auto", data), epochs=1, whiten=True)
+    assert recipe.augmentation["pad_crop"] == 0
+    assert recipe_for("auto", replace(data, train=digits.train)).augmentation["pad_crop"] == 1
+    network = new_network(small_architecture(), InputSpec(1, size), 10, 0)
+    filters = first_convolution(network)
+    assert filters is not None
+    before = filters.detach().clone()
+    whiten(network, data)
+    assert torch.equal(filters, before)
+    fit(network, data, recipe)
+    assert not torch.equal(filters, before), "they are trained"
+
+
 @pytest.mark.parametrize(
     ("channels", "steps", "images", "whitens"),
     [
@@ -236,6 +262,44 @@ def test_time_ends_a_training_annealed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 45 <= len(rates) <= 55
     assert max(rates) > 0.9 * recipe.learning_rate
     assert rates[-1] < 0.01 * max(rates)
+
+
+@pytest.mark.parametrize("ticks", range(30, 36))
+def test_the_last_weights_are_measured_whenever_time_ends(
+    ticks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the clock takes a second."""
+    looks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(looks)))
+    monkeypatch.setattr("smash_search.train.loop.time", clock)
+    data, network = small_digits(), _network()
+    recipe = Recipe(epochs=100, batch=32, seconds=ticks)
+    result = fit(network, data, recipe)
+    assert result.steps < 30
+    assert result.history[-1].epoch == math.ceil(result.steps / 3)
+    assert result.accuracy == accuracy(network, data.validation, data.preprocessing)
+
+
+def test_a_training_whose_time_ended_while_it_was_measured_ends_alike_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, data, recipe = HandClock(monkeypatch), small_digits(), Recipe(epochs=100, batch=32, seconds=0.5)
+
+    def measured(*arguments: Any, **options: Any) -> float:
+        clock.spend(1.0)
+        return accuracy(*arguments, **options)
+
+    def killed(progress: TrainingProgress) -> None:
+        if progress.step == 3:  # the first epoch is measured, and kept
+            raise KeyboardInterrupt
+
+    whole = fit(_network(), data, recipe, measure=measured)
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fit(_network(), data, recipe, measure=measured, checkpoint=path, on_step=killed)
+    again = fit(_network(), data, recipe, measure=measured, checkpoint=path)
+    assert (again.steps, again.history, again.accuracy) == (whole.steps, whole.history, whole.accuracy)
+    assert whole.steps == 4
 
 
 def test_time_ends_a_training_before_its_epochs(tmp_path: Path) -> None:

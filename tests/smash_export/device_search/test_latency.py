@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from smash_search.space.best import BestFile, write_best
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import SPACES, space_for
+from smash_targets.base import get_target
 
 TINY = SPACES["tiny"]
 SPEC = InputSpec(1, (8, 8))
@@ -212,8 +214,9 @@ build_table(Path({str(kit)!r}), Path({str(table)!r}), seconds=0.02, advance=adva
     partial = table.with_name("table.json.partial.jsonl")
     first = [json.loads(line) for line in partial.read_text().splitlines()]
     assert len(first) == 5
-    older = {key: value for key, value in first[0].items() if key != "pass"}
-    partial.write_text(partial.read_text() + json.dumps(older) + "\n")  # of a version without passes
+    older = [{"kit": "0", **{name: line[name] for name in ("index", "latency")}} for line in first[:2]]
+    older[1]["pass"] = 0  # of versions without passes, and without what times depend on
+    partial.write_text(partial.read_text() + "".join(json.dumps(line) + "\n" for line in older))
     subprocess.run([sys.executable, "-c", program.format(stop=-1)], check=True)
     built = LatencyTable.read(table)
     assert len(built.times) == 12
@@ -243,6 +246,37 @@ def test_a_table_that_was_begun_with_the_same_networks_at_another_batch_begins_a
     batches.clear()
     build_table(second, table)
     assert batches == [8] * 15
+
+
+@pytest.mark.parametrize("changed", ["seconds", "runtime", "machine", "nothing"])
+def test_a_table_that_was_begun_in_another_way_begins_anew(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit, table = tmp_path / "kit.zip", tmp_path / "table.json"
+    write_kit(kit, [TINY.draw(0, slot) for slot in range(5)], SPEC, 10, Setting())
+    asked: list[float] = []
+
+    def measure(model: bytes, spec: InputSpec, classes: int, setting: Setting, seconds: float) -> Latency:
+        if len(asked) == 2 and not table.with_name("again").exists():
+            raise KeyboardInterrupt
+        asked.append(seconds)
+        return Latency.from_nanoseconds([10**6], threads=1, load=0.0)
+
+    host = {"processor": "A", "load": 0.1}
+    monkeypatch.setattr("smash_export.device_search.latency.measure_graph", measure)
+    monkeypatch.setattr("smash_export.measure.machine.describe_machine", lambda: dict(host))
+    with pytest.raises(KeyboardInterrupt):
+        build_table(kit, table, seconds=0.3)
+    table.with_name("again").touch()
+    asked.clear()
+    host |= {"load": 3.0} | ({"processor": "B"} if changed == "machine" else {})
+    if changed == "runtime":
+        here = get_target("onnxruntime").availability()
+        monkeypatch.setattr(
+            type(get_target("onnxruntime")), "availability", lambda self: replace(here, version="0.0.1")
+        )
+    build_table(kit, table, seconds=0.6 if changed == "seconds" else 0.3)
+    assert len(asked) == (13 if changed == "nothing" else 15)
 
 
 def test_a_search_goes_on_with_the_table_that_it_began_with() -> None:
