@@ -195,9 +195,7 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
 
 
 def _headers(spec: Spec, parts: Iterable[EncodedImages], bad: Bad) -> list[tuple[str, Header]]:
-    """Size and kind of every image that has a readable head; empty when both are given."""
-    if "size" in spec.options and "channels" in spec.options:
-        return []
+    """Size and kind of every image that has a readable head."""
     exif = spec.flag("exif", True)
 
     def head(item: tuple[str, Path | bytes]) -> tuple[str, Header | SmashError]:
@@ -219,7 +217,7 @@ def target_of(spec: Spec, headers: Sequence[tuple[str, Header]]) -> Preprocessin
     """What the images are decoded to: the options, and for those that are missing the images themselves.
 
     Args:
-        headers: name and header of every image, unless both ``size`` and ``channels`` are given.
+        headers: name and header of every image.
 
     Raises:
         UsageError: an option that is none.
@@ -265,7 +263,7 @@ def _one_size(spec: Spec, headers: Sequence[tuple[str, Header]]) -> tuple[int, i
             expected=f"{one[0]}x{one[1]} pixels each, or the option size",
             received=f"{two[0]}x{two[1]}",
             hint="Name the size that all are scaled to, for example "
-            f"--data {shlex.quote(f'{spec.name}:{spec.path}?size=64')}",
+            f"--data {shlex.quote(with_option(spec.text, 'size', '64'))}",
         )
     if not first:
         return 1, 1  # every image is bad, which is said with their names

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.images import LeftOut
-from smash_search.data.spec import Spec
+from smash_search.data.spec import Spec, with_option
 
 NAMES = {
     "train": ("train", "training", "trn"),
@@ -82,7 +82,7 @@ def find_parts(spec: Spec, root: Path, left_out: LeftOut) -> dict[str, Path]:
                 f"{root} has two folders for the {part} part",
                 expected="one",
                 received=f"{found[part].name} and {folder.name}",
-                hint=f"Say which: {spec.name}:{spec.path}?{part}={folder.name}",
+                hint=f"Say which: {with_option(spec.text, part, folder.name)}",
             )
         found[part] = folder
     if "train" in found:
@@ -91,12 +91,12 @@ def find_parts(spec: Spec, root: Path, left_out: LeftOut) -> dict[str, Path]:
                 left_out.add("folders that are no part", folder)
         return found
     if found or (usual and len(usual) == len(folders)):
+        named_parts = with_option(with_option(spec.text, "train", "FOLDER"), "test", "FOLDER")
         raise InvalidInputError(
             f"{root} has parts but none for training",
             expected="a folder train with one folder per class",
             received=", ".join(folder.name for folder in folders),
-            hint=f"Say what they are: {spec.name}:{spec.path}?train=FOLDER&test=FOLDER. "
-            "If they are the classes: ?train=.",
+            hint=f"Say what they are: {named_parts}. If they are the classes: ?train=.",
         )
     return {"train": root}
 

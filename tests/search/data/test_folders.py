@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -329,11 +330,23 @@ def test_images_that_scaling_distorts_are_a_note(tmp_path: Path) -> None:
         notes = load_dataset(f"folder:{tmp_path}?{options}").notes
         return next(note for note in notes if "scaled to one" in note)
 
-    assert sizes("size=16x24").endswith("distorts some; short-side=16 cuts the centre out instead")
+    for options in ("size=16x24", "size=16x24&channels=3"):
+        assert sizes(options).endswith("distorts some; short-side=16 cuts the centre out instead")
     assert sizes("size=16&short-side=16").endswith("scaled to one")
     (tmp_path / "cat" / "wide.png").unlink()
     Image.new("RGB", (60, 60)).save(tmp_path / "cat" / "large.png")
     assert sizes("size=16").endswith("scaled to one")
+
+
+def test_a_hint_keeps_the_options_that_were_given(tmp_path: Path) -> None:
+    """Without them a set of several classes an image became one of single classes, silently."""
+    photos(tmp_path)
+    Image.new("RGB", (60, 30)).save(tmp_path / "cat" / "wide.png")
+    spec = f"folder:{tmp_path}?several=yes&exif=no"
+    with pytest.raises(InvalidInputError, match="different sizes") as caught:
+        load_dataset(spec)
+    assert shlex.quote(f"{spec}&size=64") in str(caught.value.hint)
+    assert load_dataset(f"{spec}&size=64").several
 
 
 def test_duplicates_are_counted_across_splits_and_classes(tmp_path: Path) -> None:
