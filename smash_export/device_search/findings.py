@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from smash_base import files
 from smash_export.device_search.latency import FLAGGED, LOWEST
 from smash_export.report.page import counted
 from smash_search.space.limits import CostLimits
@@ -85,6 +86,8 @@ class Findings:
         asked: Number of candidates that were asked for.
         missing: how many of them were not found.
         limited: whether there are limits, which may leave no more networks; else the strategy ends by itself.
+        steps: Number of steps that the HyperNet was to be trained for.
+        skipped: how many of them were left out, since a gradient was NaN or infinite.
     """
 
     result: SearchResult
@@ -94,6 +97,8 @@ class Findings:
     asked: int
     missing: int
     limited: bool
+    steps: int
+    skipped: int
 
     def headline(self) -> str:
         """What was found, and why it was trained at all."""
@@ -140,11 +145,19 @@ class Findings:
                 else "not scored: from the random search beside",
             ),
             *trust_rows(result.ranking),
+            *self._skipped_rows(),
             *stage_rows(result.ranking),
             ("parameters", f"{cost.parameters:,}"),
             ("MACs", f"{cost.macs:,}"),
         ]
         return rows
+
+    def _skipped_rows(self) -> list[tuple[str, str]]:
+        """That the HyperNet was trained less than asked, where it was."""
+        if not self.skipped:
+            return []
+        why = "their gradients were NaN or infinite, and they changed nothing"
+        return [("steps of the HyperNet left out", f"{self.skipped} of {self.steps}: {why}")]
 
 
 def trust_rows(ranking: Ranking) -> list[tuple[str, str]]:
@@ -179,4 +192,6 @@ def findings(result: SearchResult, config: SearchConfig) -> Findings:
     refused = sum(entry.refused is not None for entry in result.scored) if latency is not None else None
     missing = max(0, config.candidates - result.found)
     limited = bool(limits) or result.best.search.limit_ms is not None or config.limits != CostLimits()
-    return Findings(result, latency, picks, refused, config.candidates, missing, limited)
+    skipped = int(files.read_json(result.folder / "training.json")["skipped"])
+    steps = config.training.steps
+    return Findings(result, latency, picks, refused, config.candidates, missing, limited, steps, skipped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from dataclasses import replace
 
 import pytest
@@ -78,6 +79,19 @@ def test_a_search_says_what_each_stage_added_and_what_the_score_chose(result: Se
     assert told == f"drawn by lot {by_name['drawn by lot'].best:.2%}, chosen by score {best:.2%}"
     page = search_page(result, "search", headline="", facts=[])
     assert "that the HyperNet&#x27;s score chose: 7, with a mean error of" in page
+
+
+def test_a_search_says_how_many_steps_of_its_hypernet_changed_nothing(result: SearchResult) -> None:
+    assert "steps of the HyperNet left out" not in dict(findings(result, config()).rows())
+    file = result.folder / "training.json"
+    training = json.loads(file.read_text())
+    try:
+        file.write_text(json.dumps({**training, "skipped": 2}))
+        told = dict(findings(result, config()).rows())["steps of the HyperNet left out"]
+    finally:
+        file.write_text(json.dumps(training))
+    steps = config().training.steps
+    assert told == f"2 of {steps}: their gradients were NaN or infinite, and they changed nothing"
 
 
 def test_a_search_of_few_networks_says_that_its_score_was_not_judged(result: SearchResult) -> None:
