@@ -206,6 +206,8 @@ def test_another_number_of_candidates_divides_the_parts_that_a_strategy_names() 
     assert small.candidates == 20
     assert small.strategy_options == {"random": 10, "perturbations": 5, "steps": 5, "rate": 0.1}
     assert scaled(config, 1.0) == config
+    left_out = replace(config, strategy_options={"random": 20, "steps": -1})
+    assert scaled(left_out, 3.0).strategy_options == {"random": 60, "steps": -1}, "as without it"
     words = ["search", "--data", "digits", "--strategy", "perturb", "--candidates", "40", "--time", "1h"]
     words += [word for name in ("random=20", "steps=10") for word in ("--strategy-option", name)]
     assert run([*words, "--dry-run", "--quiet"]) == 0
