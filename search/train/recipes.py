@@ -178,7 +178,7 @@ RECIPES: dict[str, Recipe] = {
         epochs=6, batch=128, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
     ),
     "standard": Recipe(
-        epochs=25, batch=128, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
+        epochs=25, batch=64, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
     ),
     "long": Recipe(
         epochs=200, batch=128, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
@@ -220,8 +220,6 @@ def recipe_for(name: str, dataset: Dataset, seed: int = 0) -> Recipe:
         recipe = replace(recipe, epochs=int(np.clip(round(400_000 / images), 15, most)))
     if images < FEW_IMAGES:
         recipe = replace(recipe, batch=_batch_of_few(images), learning_rate=0.05)
-    elif name == AUTO:
-        recipe = replace(recipe, batch=64)
     return replace(recipe, augmentation=augmentation_for(dataset), seed=seed)
 
 
