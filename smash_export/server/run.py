@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 _OTHER_FILES = 128  # that a server with gRPC and a few models opens beside its connections
 _SPARE_FILES = 8  # for a load of a bundle while all connections are taken
 _DROP = 8  # idle connections that are closed when files run out
+_LAST_WORDS_S = 0.1  # for the first request of a connection that was accepted last
 _SWITCH_INTERVAL_S = 0.0005  # a worker that comes back from its run waits this long for the loop, not 5 ms
 
 
@@ -245,6 +246,24 @@ class _Server(uvicorn.Server):
         self._places.expire(self.config.timeout_keep_alive, self._settings.limits.answer_seconds)
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but whoever has connected already is answered: closing a socket that listens resets
+        those that wait in its queue, and uvicorn closes connections whose first request is not read yet."""
+        waiting = [connection for listener in sockets or [] for connection in _waiting(listener)]
+        for server in self.servers:
+            server.close()
+        for connection in waiting:
+            with contextlib.suppress(OSError):
+                await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+        if self.server_state.connections:
+            await asyncio.sleep(_LAST_WORDS_S)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
@@ -282,6 +301,17 @@ class _Server(uvicorn.Server):
     def _leave(self) -> None:
         self._state.leaving = True
         self.should_exit = True
+
+
+def _waiting(listener: socket.socket) -> list[socket.socket]:
+    """Connections that nobody has accepted yet."""
+    found = []
+    with contextlib.suppress(OSError):  # none is left
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            found.append(connection)
+    return found
 
 
 class Descriptors:

@@ -144,7 +144,7 @@ def test_the_number_of_images_decides(
     assert (recipe.epochs, recipe.batch, recipe.learning_rate) == (epochs, batch, rate)
     assert recipe.augmentation == {"pad_crop": 1, "flip": True} | ({"trivial": True} if trivial else {})
     standard = recipe_for("standard", pictures(images, 2))
-    assert (standard.epochs, standard.batch) == (25, min(128, batch) if images < 5000 else 128)
+    assert (standard.epochs, standard.batch) == (25, batch)
 
 
 def test_crops_of_large_images_move_by_an_eighth_of_their_side() -> None:

@@ -7,6 +7,7 @@ import http.client
 import json
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ from smash_export.bundle.bundle import Bundle, write_bundle
 from tests.smash_export.server.client_requests import grpc_infer
 
 PATH = "/v2/models/digits/infer"
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PATIENT = ("--queue-size", "256")  # a busy machine is overload; whoever asks for a queue waits instead
 
 
@@ -192,6 +194,45 @@ def test_sigterm_under_load_answers_everything_that_was_sent(
             for thread in clients._threads:
                 thread.join(20)
         assert set(clients.outcomes) == {200}, clients.outcomes
+        assert server.process.wait(20) == 0
+
+
+def read_live(connection: socket.socket) -> None:
+    answer = b""
+    while not answer.endswith(b'{"live": true}'):
+        chunk = connection.recv(1000)
+        assert chunk, "closed without an answer"
+        answer += chunk
+
+
+def test_whoever_has_connected_before_the_end_of_the_drain_is_answered(
+    digits_bundle: Path, start: Any
+) -> None:
+    with start(f"digits={digits_bundle}", "--no-grpc", "--drain-delay", "0.5") as server:
+        with contextlib.ExitStack() as held:
+
+            def connect(count: int) -> list[socket.socket]:
+                address = (server.host, server.port)
+                return [
+                    held.enter_context(socket.create_connection(address, timeout=10)) for _ in range(count)
+                ]
+
+            kept = connect(120)
+            for connection in kept:
+                connection.sendall(LIVE)
+                read_live(connection)
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for_log("draining")
+            server.process.send_signal(signal.SIGSTOP)
+            for connection in kept[:60]:
+                connection.sendall(LIVE)
+            late = connect(20)  # neither the first nor the last that a turn of the loop looks at
+            for connection in (*late, *kept[60:]):
+                connection.sendall(LIVE)
+            time.sleep(0.8)  # the delay ends while they wait
+            server.process.send_signal(signal.SIGCONT)
+            for connection in (*kept, *late):
+                read_live(connection)
         assert server.process.wait(20) == 0
 
 
