@@ -101,6 +101,7 @@ def adopt(
     images: Images,
     outputs: Outputs | None = None,
     force: bool = False,
+    trained_here: bool = False,
 ) -> Adopted:
     """Make a bundle of a foreign classifier.
 
@@ -113,6 +114,8 @@ def adopt(
         images: see :class:`Images`.
         outputs: what its answers are; by default what the graph and the answers themselves say.
         force: replace the bundle.
+        trained_here: whether labels and preprocessing are certainly those of its training; an accuracy near
+            chance is then no sign of others.
 
     Raises:
         InvalidInputError: a file that is unsafe or no image classifier; labels, preprocessing or images
@@ -168,7 +171,8 @@ def adopt(
         },
         force=force,
     )
-    return Adopted(bundle, accuracy, tuple(_warnings(foreign, bundle, images, accuracy)))
+    doubted = not trained_here and accuracy < min(1.5 / reference.classes, 0.55)
+    return Adopted(bundle, accuracy, tuple(_warnings(foreign, bundle, images, accuracy if doubted else None)))
 
 
 def images_from_arrays(
@@ -455,14 +459,15 @@ def _finished(graph: onnx.ModelProto, labels: tuple[str, ...], preprocessing: Pr
     return data
 
 
-def _warnings(foreign: _Foreign, bundle: Bundle, images: Images, accuracy: float) -> list[str]:
+def _warnings(foreign: _Foreign, bundle: Bundle, images: Images, doubted: float | None) -> list[str]:
+    """What the user should know; ``doubted`` is an accuracy near chance."""
     from smash_export.export.foreign_rewriting import opset_of
     from smash_export.export.onnx_graphs import INT8_OPSET
 
     found = []
-    if accuracy < min(1.5 / foreign.reference.classes, 0.55):
+    if doubted is not None:
         found.append(
-            f"accuracy {accuracy:.1%} is no better than chance: labels in another order, or another "
+            f"accuracy {doubted:.1%} is no better than chance: labels in another order, or another "
             "preprocessing (mean, std, RGB against BGR, size, crop) than in training"
         )
     precision = read_onnx_facts(bundle.onnx).precision
