@@ -108,8 +108,8 @@ class Reference:
 
         Args:
             run: the changed network.
-            precision: that of :func:`computes_in`. ONNX Runtime leaves out casts, and fuses operators, by
-                what stands beside them; in fp16 and bf16 each rounds otherwise then.
+            precision: Precision by :func:`computes_in`. ONNX Runtime leaves out casts, and fuses operators,
+                by what stands beside them; in fp16 and bf16 each rounds otherwise then.
             quick: use few of the samples.
         """
         count = _QUICK if quick else len(self.samples)
