@@ -168,6 +168,37 @@ def fixed_batch(request: CompileRequest) -> int:
     return int(batch)
 
 
+def kind_of_device(device: str | None) -> str:
+    """ "cpu" or "cuda", by the names that PyTorch has for them too; the CPU by default.
+
+    Raises:
+        UsageError: another name.
+    """
+    kind, _, number = (device or "cpu").lower().partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise UsageError(
+            "no such device",
+            expected="cpu, cuda or cuda:NUMBER",
+            received=device,
+            hint="Other names belong to one runtime: name it too, as in --target openvino --device gpu.",
+        )
+    return kind
+
+
+def gpu_number(device: str | None, runtime: str) -> int:
+    """Number of the GPU that a device names, 0 by default.
+
+    Raises:
+        UsageError: neither "cuda" nor "cuda:NUMBER".
+        MissingRuntimeError: the CPU, which a runtime of GPUs does not run on.
+    """
+    if kind_of_device(device or "cuda") == "cpu":
+        raise MissingRuntimeError(
+            f"{runtime} runs on a GPU, not on {device}", hint="Leave the device out, or pass cuda."
+        )
+    return int((device or "").partition(":")[2] or 0)
+
+
 def only_cpu(options: SessionOptions, runtime: str) -> None:
     """Refuse another device, unless a fallback is allowed."""
     asked = (options.provider or options.device or "cpu").lower()

@@ -28,7 +28,14 @@ from smash_targets.base import (
     Target,
     TritonBackend,
 )
-from smash_targets.common import check_batch, check_threads, damaged, find_runtime
+from smash_targets.common import (
+    check_batch,
+    check_threads,
+    damaged,
+    find_runtime,
+    gpu_number,
+    kind_of_device,
+)
 from smash_targets.onnx_file import OnnxFacts, read_onnx_facts
 from smash_targets.onnxruntime_gpu import (
     cache_folder,
@@ -92,7 +99,7 @@ class OnnxRuntimeTarget(Target):
 
     def open(self, path: Path, signature: ModelSignature, options: SessionOptions) -> Session:
         """``options.provider`` is "cpu", "cuda", "tensorrt", "openvino" or a name of ONNX Runtime's own;
-        without one, ``options.device`` decides between CPU and CUDA."""
+        without one, ``options.device`` decides: "cpu", "cuda" or "cuda:NUMBER"."""
         self.require()
         facts = read_onnx_facts(path)
         import onnxruntime
@@ -160,7 +167,7 @@ def _provider(options: SessionOptions, facts: OnnxFacts) -> str:
     if asked is None and EP_CONTEXT in facts.operators:
         asked = "tensorrt"  # nothing else can run an engine
     if asked is None:
-        asked = "cuda" if (options.device or "cpu").startswith("cuda") else "cpu"
+        asked = kind_of_device(options.device)
     if asked.lower() in PROVIDERS:
         return PROVIDERS[asked.lower()][0]
     if not asked.endswith("ExecutionProvider"):
@@ -233,10 +240,7 @@ def _write_ep_context(request: CompileRequest, destination: Path) -> CompileResu
 
 
 def _gpu(options: SessionOptions) -> str:
-    number = (options.device or "cuda:0").partition(":")[2] or "0"
-    if not number.isdecimal():
-        raise UsageError("no such device", expected="cuda or cuda:NUMBER", received=options.device)
-    return f"cuda:{number}"
+    return f"cuda:{gpu_number(options.device, 'this provider of ONNX Runtime')}"
 
 
 def _not_there(provider: str, why: str, fallback: bool = True) -> MissingRuntimeError:

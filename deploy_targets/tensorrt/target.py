@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from smash_base.errors import MissingRuntimeError, SmashError, UsageError
+from smash_base.errors import MissingRuntimeError, SmashError
 from smash_base.files import sha256, write_bytes
 from smash_targets.base import (
     Availability,
@@ -32,7 +32,7 @@ from smash_targets.base import (
     Target,
     TritonBackend,
 )
-from smash_targets.common import check_file, find_runtime
+from smash_targets.common import check_file, find_runtime, gpu_number
 from smash_targets.tensorrt.builder import build, check_layers, inspect
 from smash_targets.tensorrt.cuda import Gpu, open_cuda
 from smash_targets.tensorrt.manifest import EngineManifest, check_manifest, read_manifest, write_manifest
@@ -143,14 +143,12 @@ class TensorRtTarget(Target):
         trt = self.module()
         from smash_targets.tensorrt.session import TensorRtSession
 
-        number = (options.device or "cuda:0").partition(":")[2] or "0"
-        if not number.isdecimal():
-            raise UsageError("no such device", expected="cuda or cuda:NUMBER", received=options.device)
-        cuda = open_cuda(int(number))
+        number = gpu_number(options.device, "TensorRT")
+        cuda = open_cuda(number)
         try:
             for warning in check_manifest(path, manifest, cuda.gpu, trt.__version__, this_platform()):
                 logging.getLogger(__name__).warning("%s", warning)
-            return TensorRtSession(trt, cuda, path, manifest, signature, int(number))
+            return TensorRtSession(trt, cuda, path, manifest, signature, number)
         except BaseException:
             cuda.close()
             raise

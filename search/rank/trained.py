@@ -115,8 +115,9 @@ def pick(results: Sequence[Trained]) -> Trained:
     diverged = {entry.key: entry.diverged for entry in results if entry.diverged}
     sound = [entry for entry in results if entry.key not in diverged]
     if not sound:
+        last = list(diverged.values())[-1].removesuffix(".")
         raise DivergedError(
-            f"no finalist could be trained; the last of them: {list(diverged.values())[-1]}",
+            f"no finalist could be trained; the last of them: {last}",
             hint="Lower the learning rate of the finalists: --set learning_rate=NUMBER in another folder.",
         )
     return through_last_rung(sound)[0]

@@ -39,11 +39,18 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 class DivergedError(SmashError):
-    """Training gave NaN or infinity in too many steps in a row; the last good checkpoint is kept."""
+    """Training gave NaN or infinity in too many steps in a row; the last good checkpoint is kept.
+
+    The hint names the setting that ends it: exit code 2, as of other settings that cannot work.
+    """
+
+    exit_code = 2
 
 
 class OutOfMemoryError(SmashError):
-    """A batch does not fit into the memory of the device; the hint names one that may."""
+    """A batch does not fit into the memory of the device; the hint names one that may (exit code 2)."""
+
+    exit_code = 2
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -190,9 +190,11 @@ def _tell(
 ) -> None:
     """What would be done."""
     from smash_export.measure.gates import GATES
+    from smash_export.measure.verify import held_to
 
     state = target.availability()
-    gate = GATES[precision] if max_drop is None else replace(GATES[precision], drop=max_drop)
+    gate = GATES[held_to(bundle, precision)]
+    gate = gate if max_drop is None else replace(gate, drop=max_drop)
     steps = {
         "target": target.name,
         "precision": precision,

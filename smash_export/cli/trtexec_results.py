@@ -157,6 +157,7 @@ def _check(bundle: Path, precision: str, answers: dict[Path, dict[str, Any]]) ->
     """Hold the answers of a device, of all images together, to the gates of the precision."""
     from smash_export.bundle.bundle import Bundle
     from smash_export.deploy.trtexec import checked_from, device_parity
+    from smash_export.measure.verify import held_to
 
     opened = Bundle.open(bundle)
     signature = opened.signature
@@ -173,5 +174,5 @@ def _check(bundle: Path, precision: str, answers: dict[Path, dict[str, Any]]) ->
     if not logits:
         raise UsageError("no answers to check", expected="check_*.output.json, which check_engine.sh exports")
     parity = device_parity(opened, logits)
-    problems = parity.problems(precision)
+    problems = parity.problems(held_to(opened, precision))
     return parity.to_json(), [f"the device's answers: {problem}" for problem in problems]

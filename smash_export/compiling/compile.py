@@ -30,6 +30,7 @@ from smash_export.measure.evidence import Evidence
 from smash_export.measure.gates import GATES
 from smash_export.measure.machine import describe_machine
 from smash_export.measure.verify import (
+    held_to,
     measure_parity,
     open_session,
     reference_of,
@@ -314,7 +315,8 @@ def _request(job: _Job, source: Source, work: Path) -> tuple[CompileRequest, Jso
 def _verify(job: _Job, folder: Path, result: CompileResult) -> tuple[Evidence, list[str]]:
     """Evidence for the manifest, and what is wrong with the file (nothing: it passed)."""
     bundle, target, precision, standard = job.bundle, job.runtime.name, job.precision, job.standard
-    gate = GATES[precision]
+    rounding = held_to(bundle, precision)
+    gate = GATES[rounding]
     if standard.max_drop is not None:
         gate = replace(gate, drop=standard.max_drop)
     evidence = Evidence(gate, describe_machine())
@@ -337,7 +339,7 @@ def _verify(job: _Job, folder: Path, result: CompileResult) -> tuple[Evidence, l
     except SmashError as error:  # the runtime refuses the file that it was given to write
         return evidence, [str(error)]
     evidence = replace(evidence, parity=parity)
-    return evidence, parity.problems(precision, standard.max_drop)
+    return evidence, parity.problems(rounding, standard.max_drop)
 
 
 def _reject(bundle: Bundle, target: str, precision: str, attempt: _Attempt) -> VerificationError:

@@ -41,7 +41,7 @@ from smash_export.deploy.baked_runtimes import (
 from smash_export.deploy.trtexec import graph_for_tensorrt
 from smash_export.measure.gates import GATES
 from smash_export.measure.machine import describe_machine
-from smash_export.measure.verify import SMALL_BATCH_IMAGES, Parity, check_parity, compare_batches
+from smash_export.measure.verify import SMALL_BATCH_IMAGES, Parity, check_parity, compare_batches, held_to
 from smash_targets.base import ModelSignature, get_target
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _write(file: Baked, runtimes: tuple[str, ...]) -> tuple[JsonObject, JsonObje
     taken += compile_baked(file, runtimes, functools.partial(verify_baked, bundle, precision))
     evidence: JsonObject = {
         "parity": parity.to_json(),
-        "gate": asdict(GATES[precision]),
+        "gate": asdict(GATES[held_to(bundle, precision)]),
         "machine": describe_machine(),
         "runtime": {"target": "onnxruntime", "device": "cpu"},
     }
@@ -222,7 +222,7 @@ def verify_baked(bundle: Bundle, precision: str, target: str, run: Run) -> Parit
         answered = _compared(np.concatenate(answers)[:count], signature)
         found[size] = _filled(answered, expected[:count])
     parity = compare_batches(expected, found, samples.labels)
-    check_parity(parity, precision, f"the baked file in {target}")
+    check_parity(parity, held_to(bundle, precision), f"the baked file in {target}")
     return parity
 
 

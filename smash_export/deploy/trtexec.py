@@ -33,7 +33,7 @@ from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle, CompiledFile
 from smash_export.measure.gates import GATES, Gate
 from smash_export.measure.machine import describe_machine
-from smash_export.measure.verify import Parity, check_parity, compare_logits, measure_parity
+from smash_export.measure.verify import Parity, check_parity, compare_logits, held_to, measure_parity
 from smash_targets.base import ModelSignature, SessionOptions, get_target
 from smash_targets.tensorrt.trtexec import EngineCommand, Release, bench_words, build_words, check_words
 
@@ -156,7 +156,8 @@ def write_scripts(bundle: Bundle, precision: str, settings: ScriptSettings) -> t
         try:
             notes = {**notes, **_write_source(bundle, command, settings, onnx, notes, staging)}
             write_images(bundle, settings, staging)
-            for name, text in scripts(command, settings, GATES[precision], bundle.signature).items():
+            gate = GATES[held_to(bundle, precision)]
+            for name, text in scripts(command, settings, gate, bundle.signature).items():
                 files.write_text(staging / name, text)
                 files.set_mode(staging / name, 0o755)
             added = bundle.add_compiled(
@@ -167,7 +168,7 @@ def write_scripts(bundle: Bundle, precision: str, settings: ScriptSettings) -> t
                 {**notes, "settings": asdict(settings), "status": NOT_RUN},
                 {
                     "parity": parity.to_json(),
-                    "gate": asdict(GATES[precision]),
+                    "gate": asdict(gate),
                     "machine": describe_machine(),
                     "runtime": {"target": "onnxruntime", "device": "cpu"},
                 },
@@ -220,7 +221,8 @@ def emulate(bundle: Bundle, onnx: Path, precision: str) -> Parity:
     options = SessionOptions(provider="cpu")
     with get_target("onnxruntime").open(onnx, bundle.signature, options) as session:
         parity = measure_parity(session, bundle.samples(), bundle.preprocessing, bundle.signature.batch)
-    check_parity(parity, precision, f"the {precision} graph for TensorRT, run by ONNX Runtime on the CPU,")
+    what = f"the {precision} graph for TensorRT, run by ONNX Runtime on the CPU,"
+    check_parity(parity, held_to(bundle, precision), what)
     return parity
 
 

@@ -27,6 +27,7 @@ from smash_base.preprocess import Outputs, Preprocessing
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.bundle.manifest import NAME
 from smash_export.bundle.samples import check_images, read_arrays
+from smash_export.measure.gates import GATES
 from smash_export.measure.machine import version_of
 from smash_search.data.several import likeliest
 from smash_targets.base import ModelSignature
@@ -100,6 +101,7 @@ def adopt(
     images: Images,
     outputs: Outputs | None = None,
     force: bool = False,
+    trained_here: bool = False,
 ) -> Adopted:
     """Make a bundle of a foreign classifier.
 
@@ -112,6 +114,8 @@ def adopt(
         images: see :class:`Images`.
         outputs: what its answers are; by default what the graph and the answers themselves say.
         force: replace the bundle.
+        trained_here: whether labels and preprocessing are certainly those of its training; an accuracy near
+            chance is then no sign of others.
 
     Raises:
         InvalidInputError: a file that is unsafe or no image classifier; labels, preprocessing or images
@@ -121,7 +125,7 @@ def adopt(
         UsageError: the destination exists.
     """
     model = Path(model)
-    from smash_export.export.foreign_rewriting import check_same, runner
+    from smash_export.export.foreign_rewriting import check_same, computes_in, runner
 
     files.refuse_existing(Path(destination), replace=force, mark=NAME)  # before minutes of work, and after
     check_images("test images", images.test, preprocessing)
@@ -133,10 +137,10 @@ def adopt(
     signature = ModelSignature(
         source, output, preprocessing.input_shape, reference.classes, batch, foreign.outputs
     )
-    finished = _finished(graph, labels, preprocessing)
-    check_same(reference, runner(finished, foreign.batch), str(model))
+    finished, precision = _finished(graph, labels, preprocessing), computes_in(graph)
+    check_same(reference, runner(finished, foreign.batch), precision, str(model))
     if foreign.batch is None:
-        _check_neighbours(finished, reference.samples, model)
+        _check_neighbours(finished, reference.samples, precision, model)
     truth = images.labels if images.targets is None else likeliest(images.targets, reference.answers)
     accuracy = float((reference.answers.argmax(axis=1) == truth).mean())
     bundle = write_bundle(
@@ -156,13 +160,19 @@ def adopt(
         ),
         calibration=images.calibration,
         provenance={
-            "adopted": {"file": model.name, "sha256": files.sha256(model), **foreign.facts},
+            "adopted": {
+                "file": model.name,
+                "sha256": files.sha256(model),
+                "computes_in": precision,
+                **foreign.facts,
+            },
             "accuracy": accuracy,
             **images.provenance,
         },
         force=force,
     )
-    return Adopted(bundle, accuracy, tuple(_warnings(foreign, bundle, images, accuracy)))
+    doubted = not trained_here and accuracy < min(1.5 / reference.classes, 0.55)
+    return Adopted(bundle, accuracy, tuple(_warnings(foreign, bundle, images, accuracy if doubted else None)))
 
 
 def images_from_arrays(
@@ -415,14 +425,14 @@ def _as_classifier(foreign: _Foreign, path: Path, labels: tuple[str, ...], wish:
     return replace(foreign, graph=graph, reference=reference, outputs=outputs, traced=traced)
 
 
-def _check_neighbours(graph: bytes, tensors: np.ndarray, path: Path) -> None:
+def _check_neighbours(graph: bytes, tensors: np.ndarray, precision: str, path: Path) -> None:
     """Raise InvalidInputError if the answer for an image depends on the images beside it."""
     from smash_export.export.foreign_rewriting import runner
 
     few = tensors[:CHECKED]
     single, together = runner(graph, 1)(few), runner(graph, None)(few)
-    scale = float(np.abs(single).max()) + 1e-6
-    if single.shape != together.shape or not np.allclose(single, together, atol=_TOLERANCE * scale):
+    limit, scale = GATES[precision].relative_error or _TOLERANCE, float(np.abs(single).max()) + 1e-6
+    if single.shape != together.shape or not np.allclose(single, together, atol=limit * scale):
         raise InvalidInputError(
             f"{path} answers differently when images come together",
             expected="each image by itself",
@@ -449,14 +459,15 @@ def _finished(graph: onnx.ModelProto, labels: tuple[str, ...], preprocessing: Pr
     return data
 
 
-def _warnings(foreign: _Foreign, bundle: Bundle, images: Images, accuracy: float) -> list[str]:
+def _warnings(foreign: _Foreign, bundle: Bundle, images: Images, doubted: float | None) -> list[str]:
+    """What the user should know; ``doubted`` is an accuracy near chance."""
     from smash_export.export.foreign_rewriting import opset_of
     from smash_export.export.onnx_graphs import INT8_OPSET
 
     found = []
-    if accuracy < min(1.5 / foreign.reference.classes, 0.55):
+    if doubted is not None:
         found.append(
-            f"accuracy {accuracy:.1%} is no better than chance: labels in another order, or another "
+            f"accuracy {doubted:.1%} is no better than chance: labels in another order, or another "
             "preprocessing (mean, std, RGB against BGR, size, crop) than in training"
         )
     precision = read_onnx_facts(bundle.onnx).precision

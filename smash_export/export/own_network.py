@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_base.json_values import JsonObject
@@ -81,8 +82,9 @@ def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
                 expected=f"a function of {', '.join(offered)}, or of some of them",
                 received=fault_of(error),
             ) from error
-    if not isinstance(network, nn.Module):
-        raise InvalidInputError(f"result of {text}", expected="a torch.nn.Module", received=type(network))
+        if not isinstance(network, nn.Module):
+            raise InvalidInputError(f"result of {text}", expected="a torch.nn.Module", received=type(network))
+        _make_lazy_weights(network, torch.zeros(2, *shape), text)
     if not any(value.requires_grad for value in network.parameters()):
         raise InvalidInputError(f"the network of {text}", expected="parameters to train", received="none")
     for training in (True, False):
@@ -95,6 +97,32 @@ def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
                 received=received,
             )
     return network
+
+
+def _make_lazy_weights(network: nn.Module, images: Tensor, text: str) -> None:
+    """Run a network of lazy modules (nn.LazyLinear) once: they have no weights before they see an image.
+
+    Raises:
+        InvalidInputError: it does not run, or leaves modules out.
+    """
+
+    def lazy() -> list[str]:
+        return [name for name, value in network.state_dict(keep_vars=True).items() if is_lazy(value)]
+
+    if not lazy():
+        return
+    received = None
+    try:
+        with torch.no_grad():
+            network.eval()(images)
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        received = fault_of(error)
+    if left := lazy():
+        raise InvalidInputError(
+            f"the network of {text} on images {list(images.shape)}",
+            expected="weights for each of its lazy modules",
+            received=received or f"none for {', '.join(left)}",
+        )
 
 
 def _answered(network: nn.Module, images: Tensor, *, training: bool) -> object:
@@ -203,6 +231,7 @@ def train_own(
             images=_images(network, dataset, {"network": name, **(facts or {}), **found}, fitted),
             outputs="sigmoid" if dataset.several else "logits",
             force=force,
+            trained_here=True,
         )
 
 

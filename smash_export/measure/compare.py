@@ -28,7 +28,7 @@ from smash_export.measure.bench import BenchSettings, FileMeasurement, bench_bun
 from smash_export.measure.machine import describe_machine, now, versions
 from smash_export.measure.noise import NodeNoise, noise_of
 from smash_export.measure.timing import Latency, ratio
-from smash_export.measure.verify import Parity, compare_logits
+from smash_export.measure.verify import Parity, compare_logits, held_to
 
 TIE = 1.05  # medians closer than this are not told apart
 _EXACTNESS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -162,7 +162,8 @@ def compare_bundle(
     files = {file.name: file for file in runnable_files(bundle)}
     rows = []
     for row in measured:
-        judged = verdict_on(row, logits.get(row.name), samples, files[row.name].max_drop)
+        held = held_to(bundle, row.precision)
+        judged = verdict_on(row, logits.get(row.name), samples, files[row.name].max_drop, held)
         rows.append(replace(judged, noise=noise_of(files[row.name].notes)))
     rows, recommendation = recommend(rows)
     return Comparison(
@@ -187,13 +188,18 @@ def _logits_of(measured: Sequence[FileMeasurement], folder: Path) -> dict[str, n
 
 
 def verdict_on(
-    measurement: FileMeasurement, logits: np.ndarray | None, samples: Samples, max_drop: float | None = None
+    measurement: FileMeasurement,
+    logits: np.ndarray | None,
+    samples: Samples,
+    max_drop: float | None = None,
+    held: str | None = None,
 ) -> Row:
     """A row with its verdict, before one is recommended.
 
     Args:
         logits: float32 [N, K] of this file for ``samples``; None when it could not be run.
         max_drop: points of accuracy that the file may lose, if it is int8; None for the usual ones.
+        held: The precision whose gate holds; None for that of the file.
     """
     if logits is None or not measurement.latency:
         status: Verdict = "skipped" if measurement.status == "skipped" else "failed"
@@ -202,7 +208,7 @@ def verdict_on(
         parity = compare_logits(samples.logits, logits, samples.labels)
     except VerificationError as error:
         return Row(measurement, None, "failed", str(error))
-    problems = parity.problems(measurement.precision, max_drop)
+    problems = parity.problems(held or measurement.precision, max_drop)
     if problems:
         return Row(measurement, parity, "failed", "; ".join(problems))
     if measurement.slower_than_fp32:

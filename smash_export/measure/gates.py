@@ -56,6 +56,13 @@ GATES: dict[str, Gate] = {
 }
 
 
+def relative_error(expected: np.ndarray, received: np.ndarray) -> float:
+    """Error of logits over the spread of each image's, root mean squares; both finite float64 [N, K]."""
+    spread = float(np.sqrt(np.square(expected - expected.mean(axis=1, keepdims=True)).mean()))
+    error = float(np.sqrt(np.square(received - expected).mean()))
+    return error / spread if spread > 0 else (0.0 if error == 0 else math.inf)
+
+
 @dataclass(frozen=True)
 class Loss:
     """Accuracy that a file loses against its reference, in percentage points; negative: it gains.

@@ -99,7 +99,7 @@ def load(
 
     Raises:
         InvalidInputError: the bundle is damaged.
-        UsageError: no such target, or no such file in the bundle.
+        UsageError: no such target or device, or no such file in the bundle.
         MissingRuntimeError: no runtime is here that can open a file of the bundle.
 
     Example:
@@ -122,6 +122,11 @@ def load(
                 raise
             passed_over.append(f"{file.target} {file.precision}: {error.what}")
             hint = hint or (error.hint if is_here else None)
+            continue
+        except UsageError as error:
+            if hint is None:
+                raise
+            passed_over.append(f"{file.target} {file.precision}: {error.what}")  # a name of an earlier one's
             continue
         choice = Choice(file.target, file.precision, file.path, reason, tuple(passed_over))
         return Classifier(bundle, runtime, session, choice, options)

@@ -22,6 +22,7 @@ import pytest
 import smash_targets
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_targets.base import TARGETS, Precision, SessionOptions, get_target, target_names
+from smash_targets.common import gpu_number
 from tests.deploy_targets.inputs import IMAGES, SIGNATURE
 from tests.deploy_targets.networks import Sources
 
@@ -246,6 +247,14 @@ def test_a_device_that_is_not_here_is_an_error(available: str, compiled: Compile
     allowed = SessionOptions(device="cuda:63", threads=1, allow_fallback=True)
     with target.open(compiled(available), SIGNATURE, allowed) as session:
         assert session.info.device == "cpu"
+
+
+def test_a_runtime_of_gpus_takes_only_names_of_gpus() -> None:
+    assert [gpu_number(name, "TensorRT") for name in (None, "cuda", "cuda:2")] == [0, 0, 2]
+    with pytest.raises(UsageError, match="cuda:NUMBER"):
+        gpu_number("gpu", "TensorRT")
+    with pytest.raises(MissingRuntimeError, match="TensorRT runs on a GPU, not on cpu"):
+        gpu_number("cpu", "TensorRT")
 
 
 _WITHOUT = """

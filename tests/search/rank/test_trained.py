@@ -54,6 +54,9 @@ def test_a_network_that_diverged_in_the_last_rung_gives_way_to_the_best_that_cam
     assert pick([*fell, trained("b", 0, 0.3), trained("c", 0, 0.25)]).key == "c"
     with pytest.raises(DivergedError, match="NaN in 11 steps"):
         pick(fell)
+    problem = str(DivergedError("NaN in 11 steps", hint="Clip the gradient."))
+    with pytest.raises(DivergedError, match=r"Clip the gradient\. Lower the learning rate of the finalists"):
+        pick([trained("a", 0, 1.0, problem)])
 
 
 def late_learner(key: str, rung: int, loss: float, pattern: str) -> Trained:

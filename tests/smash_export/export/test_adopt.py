@@ -25,9 +25,13 @@ from smash_export.cli import run
 from smash_export.compiling.compile import compile_bundle
 from smash_export.export.adopt import Images, adopt, images_from_arrays, images_from_data, read_preprocessing
 from smash_export.export.foreign_onnx import read_foreign_onnx
+from smash_export.measure.compare import compare_bundle
 from smash_export.measure.evaluate import evaluate
+from smash_export.measure.gates import GATES
 from smash_export.measure.labelled import Labelled
+from smash_export.measure.verify import verify
 from smash_export.prediction.classifier import load
+from smash_targets.base import get_target
 
 LABELS = tuple("0123456789")
 
@@ -290,6 +294,52 @@ def test_other_forms_of_images_and_answers_are_taken(
         assert value.type.tensor_type.elem_type == TensorProto.FLOAT
         assert len(value.type.tensor_type.shape.dim) == rank
     assert compile_bundle(found.bundle, "onnxruntime", isolated=False).evidence["parity"]["agreement"] == 1
+
+
+def in_halves(path: Path, *, weights_only: bool = False) -> None:
+    """The network with fp16 weights; it computes in fp16, or casts them before it computes."""
+    model = onnx.load(path)
+    graph = model.graph
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            name, half = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half" if weights_only else name))
+            if weights_only:
+                cast = helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT)
+                graph.node.insert(0, cast)
+    if not weights_only:
+        del graph.value_info[:]
+        for value in (graph.input[0], graph.output[0]):
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_a_network_that_computes_in_fp16_is_held_to_the_rounding_of_fp16(
+    target: str, foreign: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    if not get_target(target).availability().available:
+        pytest.skip(f"{target} is not here")
+    in_halves(foreign)
+    found = adopt(foreign, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    assert found.accuracy > 0.95
+    (report,) = verify(found.bundle, target="onnxruntime", isolated=False).files
+    assert (report.status, report.precision) == ("passed", "fp32")
+    assert report.parity is not None
+    assert report.parity.max_difference > 1e-4  # fp32 has to be nearer
+    compiled = compile_bundle(found.bundle, target, isolated=False)
+    assert compiled.evidence["gate"]["relative_error"] == GATES["fp16"].relative_error
+    compared = compare_bundle(found.bundle, select=[target], seconds=0.01, rounds=1)
+    assert [row.verdict for row in compared.rows] == ["recommended"]
+
+
+def test_weights_in_fp16_alone_loosen_no_limit(
+    foreign: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    in_halves(foreign, weights_only=True)
+    found = adopt(foreign, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    gate = compile_bundle(found.bundle, "onnxruntime", isolated=False).evidence["gate"]
+    assert (gate["max_difference"], gate["relative_error"]) == (1e-4, None)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
+from smash_base.errors import VerificationError
 from smash_base.preprocess import Preprocessing
 from smash_export.export.adopt import Images, adopt
+from smash_export.export.foreign_rewriting import Reference, check_same
 from smash_export.export.onnx_graphs import session_of
 from tests.smash_export.export.random_graphs import CHANNELS, CLASSES, NEWEST, SIDE, random_classifier
 
@@ -45,3 +47,31 @@ def test_file_and_bundle_answer_the_same(opset: int, tmp_path: Path) -> None:
         )
         received = answers_of_file(found.bundle.onnx, tensors)
         assert np.abs(received - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_what_rounding_does_not_explain_is_refused_at_every_precision() -> None:
+    def file(tensors: np.ndarray) -> np.ndarray:
+        answers: np.ndarray = tensors.reshape(len(tensors), -1)[:, :5] * 10
+        return answers
+
+    samples = np.random.default_rng(0).normal(size=(200, 3, 4, 4)).astype(np.float32)
+    reference = Reference(file, samples, "a file")
+
+    def rounded(tensors: np.ndarray) -> np.ndarray:
+        return file(tensors.astype(np.float16)).astype(np.float32)
+
+    def swapped(tensors: np.ndarray) -> np.ndarray:
+        answers = file(tensors)
+        answers[:4] = answers[:4, ::-1] if len(answers) < len(samples) else answers[:4]
+        return answers
+
+    check_same(reference, rounded, "fp16", "a file")
+    with pytest.raises(VerificationError, match=r"within 0\.0001 of the largest one.*opset 17"):
+        check_same(reference, rounded, "fp32", "a file")
+    with pytest.raises(
+        VerificationError, match=r"rounding to fp16 explains; received 5\.\d+%\. Adopt the fp32"
+    ):
+        check_same(reference, lambda tensors: file(tensors) * 1.05, "fp16", "a file")
+    for precision in ("fp32", "fp16", "bf16"):
+        with pytest.raises(VerificationError, match="does not do what the file does"):
+            check_same(reference, swapped, precision, "a file")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_export import load
-from smash_export.cli import cli
+from smash_export.cli import cli, run
 from smash_export.export.own_network import own_network, train_own
 from smash_search.data import load_dataset
 from smash_search.train.recipes import Recipe
@@ -29,6 +30,25 @@ def small(channels, classes):
 
 def seven():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+
+def lazy(classes):
+    return nn.Sequential(
+        nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(classes)
+    )
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.unused, self.last = nn.LazyLinear(3), nn.Linear(64, 10)
+
+    def forward(self, images):
+        return self.last(images.flatten(1))
+
+def unused():
+    return Unused()
+
+def lazy_for_other_images():
+    return nn.Sequential(nn.LazyConv2d(8, 99), nn.Flatten(), nn.LazyLinear(10))
 
 def list_of_numbers(**options):
     return [1, 2, 3]
@@ -63,6 +83,13 @@ class Branch(Auxiliary):
 
 def branch():
     return Branch()
+
+class Overflows(Auxiliary):
+    def forward(self, images):
+        return self.last(images.flatten(1)) * float("inf")
+
+def overflows():
+    return Overflows()
 """
 
 
@@ -121,6 +148,41 @@ def test_the_recipe_of_ones_own_network_in_the_bundle_is_the_one_that_was_used(
     written = made.bundle.manifest.provenance["recipe"]
     assert isinstance(written, dict)
     assert (written["include_validation"], written["keep_best"]) == (True, False)
+
+
+def test_a_network_of_lazy_modules_is_trained(tmp_path: Path, module: str) -> None:
+    digits = load_dataset("digits")
+    network, same, other = (own_network(f"{module}:lazy", digits, seed) for seed in (0, 0, 1))
+    assert torch.equal(network[0].weight, same[0].weight)
+    assert not torch.equal(network[0].weight, other[0].weight)
+    recipe = Recipe(epochs=1, batch=64)
+    made = train_own(network, digits, tmp_path / "bundle", name="lazy", recipe=recipe)
+    assert made.bundle.signature.classes == 10
+    with pytest.raises(InvalidInputError, match=r"received none for unused\.weight, unused\.bias"):
+        own_network(f"{module}:unused", digits, 0)
+    with pytest.raises(InvalidInputError, match=r"images \[2, 1, 8, 8\].*received RuntimeError"):
+        own_network(f"{module}:lazy_for_other_images", digits, 0)
+
+
+def test_a_weak_network_of_ones_own_is_not_said_to_have_other_labels(tmp_path: Path, module: str) -> None:
+    digits = load_dataset("digits")
+    made = train_own(
+        own_network(f"{module}:small", digits, 0),
+        digits,
+        tmp_path / "bundle",
+        name="small",
+        recipe=Recipe(epochs=1, batch=64, learning_rate=1e-6),
+    )
+    assert made.accuracy < 0.15
+    assert made.warnings == ()
+
+
+def test_a_training_that_diverges_is_no_defect_of_the_program(
+    tmp_path: Path, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", f"{module}:overflows", "--data", "digits", "--out", str(tmp_path / "bundle")]
+    assert run([*words, "--epochs", "1", "--device", "cpu", "--threads", "1"]) == 2
+    assert "Lower the learning rate" in capsys.readouterr().err
 
 
 def test_what_is_no_classifier_of_these_images_is_refused(module: str) -> None:

@@ -36,6 +36,7 @@ from smash_targets.base import (
     Session,
     SessionOptions,
     Target,
+    get_target,
 )
 
 PNG_COUNT = 40
@@ -565,3 +566,28 @@ def test_a_device_that_is_not_there_names_what_brings_it(digits_bundle: Path) ->
         load(digits_bundle, device="cuda:99")
     assert refused.value.hint is not None
     assert refused.value.hint.startswith("Install it: pip install onnxruntime-gpu; or choose another device")
+
+
+@pytest.mark.usefixtures("_absent")
+@pytest.mark.parametrize("name", ["gpu", "cudax", "cuda:x"])
+def test_an_unknown_device_is_refused_not_replaced_by_the_cpu(digits_bundle_copy: Path, name: str) -> None:
+    pytest.importorskip("onnxruntime")
+    copy_onnx(digits_bundle_copy, "absent", "fp32")  # a runtime that is not here answers for no name
+    Bundle.open(digits_bundle_copy).record(
+        "recommendation", {"target": "absent", "precision": "fp32", "reason": "fastest"}
+    )
+    with pytest.raises(UsageError, match="expected cpu, cuda or cuda:NUMBER") as refused:
+        load(digits_bundle_copy, device=name)
+    assert refused.value.exit_code == 2
+
+
+def test_a_device_of_another_runtime_is_not_replaced_by_the_cpu(digits_bundle_copy: Path) -> None:
+    if not get_target("litert").availability().available:
+        pytest.skip("litert is not here")
+    copy_onnx(digits_bundle_copy, "litert", "fp32")
+    Bundle.open(digits_bundle_copy).record(
+        "recommendation", {"target": "litert", "precision": "fp32", "reason": "fastest"}
+    )
+    with pytest.raises(MissingRuntimeError, match="LiteRT runs on the CPU here, not on npu") as refused:
+        load(digits_bundle_copy, device="npu")
+    assert refused.value.hint == "Leave the device out, or pass cpu."
