@@ -175,7 +175,7 @@ CROP = {"pad_crop": 2}
 
 RECIPES: dict[str, Recipe] = {
     "quick": Recipe(
-        epochs=6, batch=128, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
+        epochs=6, batch=64, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
     ),
     "standard": Recipe(
         epochs=25, batch=64, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
