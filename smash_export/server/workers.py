@@ -75,6 +75,8 @@ def _hold_ports(settings: Settings) -> tuple[list[socket.socket], Settings]:
             port = alone.getsockname()[1]
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         holder = socket.socket(family, socket.SOCK_STREAM)
+        # Connections of an earlier server linger.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         holder.bind((settings.host, port))  # bound and not listening: no connection comes here
         held.append(holder)

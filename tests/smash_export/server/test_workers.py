@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from smash_export.server.run import Settings
+from smash_export.server.workers import _hold_ports
 from tests.smash_export.server.client_requests import grpc_infer
 from tests.smash_export.server.test_lifecycle import PATH, PATIENT, Load, relabel
 
@@ -33,6 +35,19 @@ def _command(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text()
     return ""
+
+
+def test_ports_are_held_while_connections_of_an_earlier_server_linger() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            served, _ = listener.accept()
+            served.close()  # first, so that its side waits for stray packets
+            assert client.recv(1) == b""
+    held, settings = _hold_ports(Settings(port=port, grpc_port=None))
+    for holder in held:
+        holder.close()
+    assert (len(held), settings.port) == (1, port)
 
 
 def numbers(server: Any) -> dict[str, float]:
