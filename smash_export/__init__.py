@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from smash_export.prediction.classifier import Classifier, load
     from smash_export.prediction.predict import predict
     from smash_export.report.compare import compare
-    from smash_export.server.run import serve
+    from smash_export.server.workers import serve
     from smash_search.data import describe as datasets
     from smash_targets.listing import targets
 
@@ -92,7 +92,7 @@ _PLACES = {
     "reproduce": "smash_export.device_search.reproduce:reproduce",
     "runs": "smash_export.device_search.runs:runs",
     "search": "smash_export.device_search.search:search",
-    "serve": "smash_export.server.run:serve",
+    "serve": "smash_export.server.workers:serve",
     "space": "smash_export.device_search.space:space",
     "targets": "smash_targets.listing:targets",
     "triton": "smash_export.deploy.triton:write_repository",

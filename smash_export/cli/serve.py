@@ -224,9 +224,9 @@ def command(
     from smash_base.images import LIMIT_VARIABLE, pixel_limit
     from smash_export.server.middleware import RequestLimits
     from smash_export.server.models import ModelSpec, variants
-    from smash_export.server.run import Addresses, Settings, serve
+    from smash_export.server.run import Addresses, Settings
     from smash_export.server.sizing import Batching
-    from smash_export.server.workers import serve_many
+    from smash_export.server.workers import serve
 
     if max_pixels is not None:
         os.environ[LIMIT_VARIABLE] = str(max_pixels)  # of this process and of its workers
@@ -271,7 +271,7 @@ def command(
         if settings.api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
             output.warn("anyone on the network can use this server; give it a key with --api-key-file")
 
-    (serve if workers == 1 else serve_many)(specs, settings, ready)
+    serve(specs, settings, ready)
 
 
 def _threads(workers: int) -> int:

@@ -20,26 +20,49 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from smash_base.errors import SmashError, UsageError
-from smash_export.server import logs
+from smash_export.server import logs, run
 from smash_export.server.middleware import RequestLimits
-from smash_export.server.models import ModelSpec
+from smash_export.server.models import ModelSpec, specs_of
 from smash_export.server.peers import ANSWER_S, Member
-from smash_export.server.run import Addresses, Settings, listen, serve
+from smash_export.server.run import Addresses, Settings, listen
 
 _START_S = 300.0
 _RESTART_S = 1.0  # between the death of a worker and the next one
 _LEAVE_S = 15.0  # beyond the times of a drain
 
 
-def serve_many(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses], None]) -> None:
-    """As :func:`smash_export.server.run.serve`, in ``settings.workers`` processes."""
+def serve(
+    bundles: ModelSpec | Path | str | Sequence[ModelSpec | Path | str],
+    settings: Settings | None = None,
+    ready: Callable[[Addresses], None] = lambda addresses: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, in ``settings.workers`` processes.
+
+    With several, a program's own file calls it behind ``if __name__ == "__main__":``, since they import it.
+
+    Args:
+        bundles, settings, ready: as of :func:`smash_export.server.run.serve`.
+
+    Raises:
+        UsageError: a port in use, or settings that contradict each other.
+        SmashError: a bundle that cannot be opened.
+    """
+    settings = settings or Settings()
+    if settings.workers == 1:
+        run.serve(bundles, settings, ready)
+    else:
+        _serve_many(specs_of(bundles), settings, ready)
+
+
+def _serve_many(specs: list[ModelSpec], settings: Settings, ready: Callable[[Addresses], None]) -> None:
     if not hasattr(socket, "SO_REUSEPORT"):
         raise UsageError("this system cannot share a port between processes", hint="Leave --workers out.")
     lines = logs.configure(settings.log_level)
@@ -103,7 +126,7 @@ def _work(connection: Connection, specs: list[ModelSpec], settings: Settings) ->
     """A worker process."""
     os.setpgrp()  # a key pressed in the terminal reaches the first process only, which passes it on
     try:
-        serve(
+        run.serve(
             specs,
             settings,
             lambda addresses: connection.send(("ready", 0, addresses, "")),

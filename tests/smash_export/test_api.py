@@ -116,16 +116,19 @@ def test_addresses_of_bundles_are_served(digits_bundle: Path) -> None:
     for module in ("uvicorn", "starlette", "prometheus_client", "python_multipart"):
         pytest.importorskip(module)
     code = (
-        "import os, signal, sys, urllib.request\n"
+        "import multiprocessing, os, signal, sys\n"
         "import smash_export\n"
         "from smash_export.server.run import Settings\n"
         "def ready(addresses):\n"
-        "    print(addresses.http)\n"
+        "    print(addresses.http, len(multiprocessing.active_children()))\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "settings = Settings(port=0, grpc_port=None, drain_delay=0)\n"
+        "settings = Settings(port=0, grpc_port=None, drain_delay=0, workers=int(sys.argv[2]))\n"
         "smash_export.serve(eval(sys.argv[1]), settings, ready)\n"
     )
-    for bundles in (str(digits_bundle), [f"digits={digits_bundle}", digits_bundle]):
-        words = [sys.executable, "-c", f"from pathlib import PosixPath\n{code}", repr(bundles)]
+    for workers, bundles in (1, str(digits_bundle)), (2, [f"digits={digits_bundle}", digits_bundle]):
+        words = [sys.executable, "-c", f"from pathlib import PosixPath\n{code}", repr(bundles), str(workers)]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-        assert (done.returncode, done.stdout.startswith("http://127.0.0.1:")) == (0, True), done.stderr
+        assert done.returncode == 0, done.stderr
+        address, processes = done.stdout.split()
+        assert address.startswith("http://127.0.0.1:")
+        assert int(processes) == (workers if workers > 1 else 0)
