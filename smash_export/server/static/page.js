@@ -203,7 +203,8 @@ async function askMany(model, number) {
   const query = new URLSearchParams({ model: model.name, version: model.version, top_k: 1 });
   let doubtful = 0;
   for await (const { part, form } of requests(model)) {
-    const rows = await answersOf(part, form, query);
+    const rows = form ? await answersOf(part, form, query)
+      : [{ error: `the picture is too large; expected at most ${mostBytes} bytes` }];
     if (number !== asked) return;
     doubtful += rows.filter((row) => row.error || row.doubtful).length;
     at("several").append(...rows.map((row, place) => lineOf(part[place], row)));
@@ -211,7 +212,8 @@ async function askMany(model, number) {
   say(`${pictures.length} pictures` + (doubtful ? `, ${doubtful} doubtful or not read` : ""));
 }
 
-// The chosen pictures, as many in one form as the server takes; one that is too large alone is for it to refuse.
+// The chosen pictures, as many in one form as the server takes. One that is too large alone is not sent: the server
+// refuses it before it is read, and a browser that still writes may then see a broken connection, not the answer.
 async function* requests(model) {
   let part = [], form = new FormData(), bytes = PART_BYTES;
   for (const blob of pictures) {
@@ -222,11 +224,15 @@ async function* requests(model) {
       yield { part, form };
       [part, form, bytes] = [[], new FormData(), PART_BYTES];
     }
+    if (file.size > mostBytes) { // by itself: what came before is on its way
+      yield { part: [blob] };
+      continue;
+    }
     part.push(blob);
     form.append("file", file, name);
     bytes += more;
   }
-  yield { part, form };
+  if (part.length) yield { part, form };
 }
 
 async function answersOf(part, form, query) {
