@@ -217,7 +217,7 @@ def target_of(spec: Spec, headers: Sequence[tuple[str, Header]]) -> Preprocessin
     """What the images are decoded to: the options, and for those that are missing the images themselves.
 
     Args:
-        headers: name and header of every image.
+        headers: name and header of every image; none are looked at where ``size`` and ``channels`` are given.
 
     Raises:
         UsageError: an option that is none.

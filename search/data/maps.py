@@ -36,8 +36,9 @@ def state_of(array: np.memmap) -> State | None:
 
     That of today where a map was not remembered; None where its file is gone as well.
     """
-    if array._mmap in _known:  # type: ignore[attr-defined]
-        return _known[array._mmap][1]  # type: ignore[attr-defined]
+    known = _known.get(array._mmap)  # type: ignore[attr-defined]
+    if known is not None:
+        return known[1]
     with contextlib.suppress(OSError):
         return state(os.stat(str(array.filename)))
     return None

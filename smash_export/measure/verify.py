@@ -291,23 +291,19 @@ def compare_batches(
     Raises:
         VerificationError: an answer has another shape.
     """
-    largest = received[max(received)]
+    most = max(received)
+    largest = received[most]
     whole = compare_logits(expected, largest, labels, reference=reference)
-    parts = {
-        size: compare_logits(expected[: len(logits)], logits, labels[: len(logits)])
-        for size, logits in received.items()
-    }
-    others = {
-        size: OtherBatch(
-            len(logits),
-            parts[size].finite,
-            parts[size].relative_error,
-            int((logits.argmax(axis=1) != largest[: len(logits)].argmax(axis=1)).sum()),
-        )
-        for size, logits in received.items()
-        if logits is not largest
-    }
-    differences = {size: part.max_difference for size, part in parts.items()}
+    differences, others = {}, {}
+    for size, logits in received.items():
+        if size == most:
+            differences[size] = whole.max_difference
+            continue
+        few = len(logits)
+        part = compare_logits(expected[:few], logits, labels[:few])
+        changed = int((logits.argmax(axis=1) != largest[:few].argmax(axis=1)).sum())
+        differences[size] = part.max_difference
+        others[size] = OtherBatch(few, part.finite, part.relative_error, changed)
     return replace(whole, by_batch=differences, other_batches=others)
 
 
