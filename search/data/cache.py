@@ -25,6 +25,7 @@ from smash_search.data import maps
 FOLDER = ".smash-export-cache"
 SCHEMA = 3
 RECORD = "source.json"
+IMAGES = "images.npy"
 HEAD_BYTES = 2**16
 MOST_BYTES = 8 * 2**30  # of all copies of one folder; those in use stay, however large
 
@@ -94,7 +95,7 @@ def _make(
 ) -> None:
     """Write a converted copy; it appears whole or not at all."""
     with files.new_folder(place, replace=True) as temporary:
-        array = np.lib.format.open_memmap(temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+        array = np.lib.format.open_memmap(temporary / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         rows = fill(array)
         array.flush()
         del array
@@ -158,8 +159,8 @@ def stamp_of(folder: Path, sources: Sequence[Path]) -> str:
 def _make_room(kept: Path) -> None:
     """Remove other copies beside this one, the longest unused first, until all take at most MOST_BYTES.
 
-    Those that this process has mapped stay: its workers map them, too. Another process goes on with what it
-    has mapped: its pages stay until it ends.
+    Those that a process of this machine has mapped stay: its workers map them, too. On another machine a
+    process goes on with the pages that it has.
     """
     used: dict[Path, float] = {}
     sizes: dict[Path, int] = {}
@@ -167,11 +168,12 @@ def _make_room(kept: Path) -> None:
         with contextlib.suppress(OSError):  # another process removes it just now
             sizes[record.parent] = sum(item.stat().st_size for item in record.parent.iterdir())
             used[record.parent] = record.stat().st_mtime
-    needed = {path.parent for path in maps.mapped_files()} | {kept.resolve()}
     total = sum(sizes[place] for place in used)
-    for place in sorted(used, key=used.__getitem__):
-        if total > MOST_BYTES and place.resolve() not in needed:
-            with contextlib.suppress(OSError):  # a copy that others made and this user may only read
+    for place in sorted(set(used) - {kept}, key=used.__getitem__):
+        if total <= MOST_BYTES:
+            break
+        with maps.unmapped(place / IMAGES) as free, contextlib.suppress(OSError):
+            if free:
                 (place / RECORD).unlink(missing_ok=True)
                 shutil.rmtree(place, ignore_errors=True)
                 total -= sizes[place]
@@ -182,18 +184,19 @@ def _held(
 ) -> tuple[np.ndarray, list[int] | None] | None:
     """A valid copy, mapped, and its numbers; None where there is none.
 
-    The record is removed first, so what was read before it is whole.
+    The record is removed first, so what was read and locked before it is whole, and stays.
     """
     try:
         kept = place / "rows.npy"
         rows = np.load(kept, allow_pickle=False).tolist() if kept.exists() else None
-        state = maps.state((place / "images.npy").stat())
-        images: np.memmap = np.load(place / "images.npy", mmap_mode="c", allow_pickle=False)
+        state = maps.state((place / IMAGES).stat())
+        images: np.memmap = np.load(place / IMAGES, mmap_mode="c", allow_pickle=False)
+        maps.remember(images, place / IMAGES, state)
+        maps.hold(images, place / IMAGES)
         if files.read_json(place / RECORD, what="cache record") != stamp:
             return None
     except (InvalidInputError, OSError, ValueError):
         return None
     if images.shape != shape or images.dtype != np.uint8:
         return None
-    maps.remember(images, place / "images.npy", state)
     return images, rows

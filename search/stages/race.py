@@ -372,16 +372,17 @@ def count_of_equal_total(config: SearchConfig, dataset: Dataset, count: int) -> 
     """Random networks whose rungs go through as many images as the whole search does.
 
     A scored image counts a third of a trained one: it has no backward pass. So does one that statistics are
-    computed from, in every stage of the race of scores.
+    computed from, in every stage of the race of scores. What the rounds propose is scored like a candidate.
     """
     train, validation = len(dataset.train.labels), len(dataset.validation.labels)
     images = min(config.finalists.epoch_images or train, train)
     finalists = config.finalists.epochs(count) * images
+    proposed = config.finalists.rounds * config.finalists.per_round
     training = config.training
     hypernet = training.steps * training.batch * training.architectures
     scored = config.scoring
     statistics = min(scored.statistics_images, train) if scored.statistics == "training" else 0
-    raced, looked_at, before = config.candidates, 0, 0
+    raced, looked_at, before = config.candidates + proposed, 0, 0
     for shown in scored.stages(validation):
         looked_at += raced * (statistics + shown - before)
         raced = math.ceil(scored.keep * raced)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,5 +98,27 @@ def test_copies_that_are_mapped_here_stay_however_large_they_are_together(
     for name, image in (("train", train), ("test", test)):
         assert (copy_of(tmp_path, sources, 9, name)[2:5] == image[0, 0, 0, 0]).all(), "nothing was made again"
     del train, test, image
+    copy_of(tmp_path, sources, 3, "validation")
+    assert copies(tmp_path) == 1
+
+
+def test_copies_that_another_process_has_mapped_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "MOST_BYTES", 500)
+    sources = source(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from smash_search.data import cache\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "sources = [folder / 'images']\n"
+        f"held, _ = cache.mapped(folder, 'train', sources, {SHAPE}, lambda target: target.fill(1))\n"
+        "print('mapped', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mapped\n"
+        copy_of(tmp_path, sources, 2, "test")
+        assert copies(tmp_path) == 2
+        other.communicate()
     copy_of(tmp_path, sources, 3, "validation")
     assert copies(tmp_path) == 1

@@ -52,22 +52,25 @@ def several(data: Dataset) -> Dataset:
 
 
 @pytest.mark.parametrize(
-    ("statistics", "are_several", "looked_at"),
+    ("statistics", "are_several", "rounds", "looked_at"),
     [
-        ("batch", False, 40 * 10 + 20 * 15 + 10 * 23),
-        ("training", False, 40 * (32 + 10) + 20 * (32 + 15) + 10 * (32 + 23)),
-        ("batch", True, 40 * 10 + 20 * 25 + 10 * 48),
+        ("batch", False, 0, 40 * 10 + 20 * 15 + 10 * 23),
+        ("batch", False, 3, 64 * 10 + 32 * 15 + 16 * 23),
+        ("training", False, 0, 40 * (32 + 10) + 20 * (32 + 15) + 10 * (32 + 23)),
+        ("batch", True, 0, 40 * 10 + 20 * 25 + 10 * 48),
     ],
 )
 def test_a_baseline_of_equal_total_counts_every_stage_of_the_scores(
-    statistics: str, are_several: bool, looked_at: int
+    statistics: str, are_several: bool, rounds: int, looked_at: int
 ) -> None:
     data = small_digits(train=96, validation=48)
     config = SearchConfig(
         candidates=40,
         training=TrainingConfig(steps=3, batch=32, architectures=2),
         scoring=ScoringConfig(statistics=statistics, statistics_images=32, images=(10, 25, 0)),  # type: ignore[arg-type]
-        finalists=FinalistsConfig(count=4, rungs=(1,), random=1, baseline="total"),
+        finalists=FinalistsConfig(
+            count=4, rounds=rounds, per_round=8, rungs=(1,), random=1, baseline="total"
+        ),
     )
     trained = 4 * 96
     total = trained + 3 * 32 * 2 + looked_at / 3
