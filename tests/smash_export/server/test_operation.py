@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,6 +225,21 @@ def test_the_systemd_unit_finds_the_bundle_where_its_instructions_put_it(
     command_line = line.replace(" /var/lib/", f" {tmp_path}/var/lib/").replace("cp -r", "cp -rH")
     subprocess.run(["sh", "-ec", command_line], cwd=tmp_path, check=True)
     assert (tmp_path / bundle.lstrip("/") / "manifest.json").is_file()
+
+
+def test_systemd_takes_every_line_of_the_unit(tmp_path: Path) -> None:
+    systemd = shutil.which("systemd-analyze")
+    if systemd is None:
+        pytest.skip("needs systemd-analyze")
+    unit = (PACKAGING / "smash-export.service").read_text()
+    (program,) = re.findall(r"^ExecStart=(\S+)", unit, re.MULTILINE)
+    there = Path(sys.executable).with_name("smash-export")
+    (tmp_path / "smash-export.service").write_text(unit.replace(program, str(there)))
+    checked = subprocess.run(
+        [systemd, "verify", "--man=no", tmp_path / "smash-export.service"], capture_output=True, text=True
+    )
+    ours = [line for line in checked.stderr.splitlines() if "smash-export" in line]
+    assert not ours  # it says nothing of what it knows; units of the machine are its own matter
 
 
 def test_memory_of_kubernetes_holds_all_bodies(manifest: dict[str, Any]) -> None:
