@@ -59,10 +59,12 @@ class _Histogram:
         self.name, self.help_text, self.labels, self.bounds = name, help_text, labels, bounds
         self.values: dict[tuple[str, ...], list[float]] = {}
 
+    def begin(self, key: tuple[str, ...]) -> list[float]:
+        """The row of these labels, of zeros at first: buckets, +Inf, sum."""
+        return self.values.setdefault(key, [0.0] * (len(self.bounds) + 2))
+
     def add(self, key: tuple[str, ...], value: float, times: int = 1) -> None:
-        row = self.values.get(key)
-        if row is None:
-            row = self.values[key] = [0.0] * (len(self.bounds) + 2)  # buckets, +Inf, sum
+        row = self.values.get(key) or self.begin(key)
         row[bisect_left(self.bounds, value)] += times
         row[-1] += value * times
 
@@ -224,13 +226,20 @@ class Metrics:
                 self._told[route] = count
 
     def loaded(self, model: str, result: str) -> None:
-        """Count a load: "done" or "refused"."""
+        """Count a load: "done" or "refused"; the other is there as well."""
         with self._lock:
-            self._loads.add((model, result))
+            for known in ("done", "refused"):
+                self._loads.add((model, known), known == result)
 
     def observer(self, model: str, version: str) -> Callable[[list[QueuedRequest]], None]:
-        """What a model's batcher reports its runs to."""
+        """What a model's batcher reports its runs to. Its numbers are there from now on, as zeros: a number
+        that begins with the first image or failure shows no growth by it."""
         key = (model, version)
+        with self._lock:
+            for counter in (self._images, self._failures):
+                counter.add(key, 0)
+            for histogram in (self._batch, self._run, self._queue_time):
+                histogram.begin(key)
 
         def observe(requests: list[QueuedRequest]) -> None:
             ran = requests[0]  # of a batch that raised nothing each request knows size and time of the run

@@ -86,3 +86,10 @@ def test_the_queue_that_is_told_is_that_of_the_model_that_is_served(served: Serv
             model.batcher.submit(ThreadRequest(np.zeros((1, 1, 8, 8), np.float32)))
         told = served.told("smash_export_queue_images")
     assert 'smash_export_queue_images{model="model",version="1"} 3.0' in told
+
+
+def test_numbers_of_a_model_begin_at_zero_when_it_is_served(served: Served) -> None:
+    labels = '{model="model",version="1"}'
+    for name in ("images_total", "run_errors_total", "run_seconds_count", "queue_seconds_count"):
+        assert f"smash_export_{name}{labels} 0.0" in served.told("smash"), "a rate sees the first as growth"
+    assert 'smash_export_model_loads_total{model="model",result="refused"} 0.0' in served.told("smash")
