@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,12 @@ def encoding(bench: Workbench) -> JsonObject:
     against the right one. Architectures without any generated filter are left out.
     """
     layout = bench.supernet().hypernet.layout
-    kinds = corruptions(layout, lambda seed: _other(bench.space, layout, seed))
+    kinds = corruptions(layout, lambda seed: another(bench.space, layout, seed))
     count = bench.config.corrupted
-    numbers = filter(lambda number: layout.tiles(bench.architecture(number)), itertools.count())
     errors: dict[str, list[float]] = {name: [] for name in ("right", *kinds)}
     zeroed: list[float] = []
     with bench.progress("architectures", count) as advance:
-        for number in itertools.islice(numbers, count):
-            architecture = bench.architecture(number)
+        for architecture in itertools.islice(generated(bench), count):
             errors["right"].append(bench.score(architecture).error)
             zeroed.append(bench.score(architecture, "zeroed", zeroed=True).error)
             for name, corrupt in kinds.items():
@@ -58,7 +56,13 @@ def encoding(bench: Workbench) -> JsonObject:
     }
 
 
-def _other(space: Space, layout: Layout, seed: int) -> Architecture:
+def generated(bench: Workbench) -> Iterator[Architecture]:
+    """The judged architectures that have generated filters."""
+    layout = bench.supernet().hypernet.layout
+    return filter(layout.tiles, map(bench.architecture, itertools.count()))
+
+
+def another(space: Space, layout: Layout, seed: int) -> Architecture:
     """A draw with generated filters: the others have no description."""
     draws = (space.draw(OTHERS, seed % 100_000 + attempt * 100_000) for attempt in itertools.count())
     return next(filter(layout.tiles, draws))
