@@ -22,6 +22,8 @@ from smash_search.experiments.encoding import corruptions
 from smash_search.experiments.presets import patterns
 from smash_search.experiments.workbench import Workbench
 from smash_search.rank.finalists import input_spec_of
+from smash_search.space.architecture import Architecture, InputSpec
+from smash_search.space.cost import cost_of
 from smash_search.space.encoding import Layout
 from smash_search.space.space import SPACES
 from tests.search.tiny_experiments import TINY, silent
@@ -260,6 +262,21 @@ def test_every_space_holds_the_patterns_of_the_known_networks(name: str) -> None
                 assert [op.writes for op in block.ops] == [
                     (block.input_banks + number,) for number in range(len(block.ops))
                 ]
+
+
+def test_patterns_of_experiments_with_a_band_are_inside_it() -> None:
+    space, config = SPACES["edge"], size_named("edge")
+    assert config.macs is not None
+
+    def cost(architecture: Architecture) -> float:
+        return cost_of(architecture, InputSpec(3, (32, 32)), 100).macs
+
+    low, high = config.macs
+    for name, architecture in patterns(space, cost, high).items():
+        space.check(architecture)
+        assert low / 2 <= cost(architecture) <= high, name
+    cheapest = [cost(architecture) for architecture in patterns(space, cost, 1.0).values()]
+    assert max(cheapest) < low, "none is within it"
 
 
 def test_patterns_fit_voxels_too() -> None:
