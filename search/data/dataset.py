@@ -181,13 +181,24 @@ def _divided(
     sliced = isinstance(parts.train.images, np.memmap) and parts.train.images.nbytes > COPY_LIMIT
     for stream, (part, share) in enumerate(shares):
         if sliced:
-            taken = rest[len(rest) - max(1, round(share * len(rest))) :]
+            taken = rest[len(rest) - max(round(share * len(rest)), _tail_of_all(labels[rest])) :]
             _check_tail(spec, part, np.setdiff1d(labels, labels[taken]), parts.classes)
         else:
             taken = rest[stratified(labels[rest], share, np.random.default_rng([seed, stream]))]
         indices[part] = taken
         rest = np.setdiff1d(rest, taken, assume_unique=True)
     return rest, indices
+
+
+def _tail_of_all(labels: np.ndarray) -> int:
+    """Number of the last images that hold one of every class; 1 where they are more than half, or all of one.
+
+    Classes of a few images are in the last tenth by chance.
+    """
+    _, from_last = np.unique(labels[::-1], return_index=True)
+    tail = int(from_last.max()) + 1
+    left = np.unique(labels[: len(labels) - tail])
+    return tail if 2 * tail <= len(labels) and len(left) == len(from_last) else 1
 
 
 def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float | None) -> Dataset:
