@@ -20,7 +20,7 @@ import numpy as np
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.images import Omission
-from smash_base.preprocess import Preprocessing
+from smash_base.preprocess import LABEL_LENGTH, Preprocessing, is_label
 
 CHUNK_BYTES = 2**24  # what one step of a pass over the images touches; keeps mapped arrays out of memory
 COPY_LIMIT = 2**29  # a mapped array above this many bytes is split by slicing, never copied
@@ -337,6 +337,14 @@ def _check_classes(spec: str, classes: tuple[str, ...]) -> None:
     if len(set(classes)) != len(classes):
         repeated = next(name for name in classes if classes.count(name) > 1)
         raise InvalidInputError(f"classes of {spec}", expected="unique names", received=f"{repeated!r} twice")
+    wrong = next((name for name in classes if not is_label(name)), None)
+    if wrong is not None:  # said before hours of training: a manifest takes no such name
+        raise InvalidInputError(
+            f"a class name of {spec}",
+            expected=f"1 to {LABEL_LENGTH} printable characters",
+            received=repr(wrong),
+            hint="Rename the class: line breaks, tabs and invisible characters break tables of answers.",
+        )
 
 
 def _check_split(where: str, split: Split, shape: tuple[int, ...], classes: int, views: int) -> None:
