@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from smash_search.data.augment import Augmentation
 
 EVALUATION_BATCH = 512
+EVALUATION_PIXELS = 512 * 96 * 96  # in one batch, which holds fewer of larger images
 PROBED_STEPS = 8
 MOST_EPOCHS = 200  # that a time is filled with
 LONG_STEPS = 2000  # from which a narrow first convolution is better off trained than whitening
@@ -524,7 +525,7 @@ def accuracy(
     preprocessing: Preprocessing,
     device: torch.device | str = "cpu",
     *,
-    batch: int = EVALUATION_BATCH,
+    batch: int | None = None,
 ) -> float:
     """Share of a split's images that a network puts into the right class.
 
@@ -566,24 +567,32 @@ def measure_of(recipe: Recipe) -> Measure:
     return accuracy if recipe.balance == "none" else mean_recall
 
 
+def evaluation_batch(images: np.ndarray, most: int = EVALUATION_BATCH) -> int:
+    """Images [N, *S, C] that a network answers for at a time: in training a batch of larger ones is small,
+    too, and memory that suffices there has to suffice for judging.
+    """
+    return max(1, min(most, EVALUATION_PIXELS // int(np.prod(images.shape[1:-1]))))
+
+
 def answers_of(
     network: nn.Module,
     split: Split,
     preprocessing: Preprocessing,
     device: torch.device | str = "cpu",
     *,
-    batch: int = EVALUATION_BATCH,
+    batch: int | None = None,
 ) -> np.ndarray:
-    """Logits float32 [N, K] of a split's images."""
+    """Logits float32 [N, K] of a split's images, so many at a time; :func:`evaluation_batch` without."""
     outputs = _outputs(network, split, preprocessing, torch.device(device), batch)
     found: np.ndarray = torch.cat([logits.cpu() for logits, _ in outputs]).numpy()
     return found
 
 
 def _outputs(
-    network: nn.Module, split: Split, preprocessing: Preprocessing, device: torch.device, batch: int
+    network: nn.Module, split: Split, preprocessing: Preprocessing, device: torch.device, batch: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits [B, K] in float32, and what a :class:`Feed` gives beside the images, of consecutive batches."""
+    batch = batch or evaluation_batch(split.images)
     network.to(device)
     training = network.training
     network.eval()

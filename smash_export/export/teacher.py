@@ -290,10 +290,13 @@ def _thresholds(bundle: Bundle) -> np.ndarray:
 
 def _batches(dataset: Dataset) -> Iterator[np.ndarray]:
     """Training and then validation images in small arrays, in their order."""
+    from smash_search.train.network import evaluation_batch
+
+    size = evaluation_batch(dataset.train.images, _BATCH)
     return (
-        np.asarray(split.images[start : start + _BATCH])
+        np.asarray(split.images[start : start + size])
         for split in (dataset.train, dataset.validation)
-        for start in range(0, len(split), _BATCH)
+        for start in range(0, len(split), size)
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from smash_search.data import Split
 from smash_search.space.architecture import InputSpec
 from smash_search.train.compute import Batches, DivergedError, Feed, batches, load_checkpoint, pick_device
 from smash_search.train.loop import TrainingProgress
@@ -36,6 +37,21 @@ def test_a_network_learns_digits_and_its_accuracy_is_counted() -> None:
     assert result.accuracy == accuracy(network, data.validation, data.preprocessing)
     assert [entry.accuracy for entry in result.history[:-1]] == [None] * 9
     assert not network.training
+
+
+def test_large_images_are_judged_a_few_at_a_time() -> None:
+    seen: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(len(images))
+            return images.mean((1, 2, 3))[:, None] * torch.tensor([1.0, -1.0])
+
+    form = replace(small_digits().preprocessing, height=1024, width=512)
+    large = Split(np.zeros((30, 1024, 512, 1), np.uint8), np.zeros(30, np.int64))
+    assert accuracy(Counting(), large, form) in (0, 1)
+    assert max(seen) * 1024 * 512 <= 512 * 96 * 96
+    assert sum(seen) == 30
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:
