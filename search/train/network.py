@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -372,7 +373,7 @@ class _Loop(Loop[Epoch]):
         recipe = self._recipe
         images, targets, soft = self._ahead[self.step]
         if recipe.first_size < 1:
-            images = _resized(images, recipe.first_size, self.progress)
+            images = resized(images, recipe.first_size, self.progress)
         torch.manual_seed(seed_of(recipe.seed, 0xD20, self.step))  # what dropout draws is the step's own
         with autocast(images.device, on_cpu=self._low_on_cpu):
             logits = self.network(images)
@@ -500,7 +501,7 @@ def distance_of_each(logits: Tensor, soft: Tensor, temperature: float) -> Tensor
     return F.binary_cross_entropy_with_logits(logits / temperature, wanted) * temperature**2
 
 
-def _resized(images: Tensor, first: float, progress: float) -> Tensor:
+def resized(images: Tensor, first: float, progress: float) -> Tensor:
     """Images [B, C, H, W] at the size of this part of a training, in whole fours; volumes as they are."""
     share = first + (1 - first) * min(1.0, progress / WHOLE_SIZE_FROM)
     if images.dim() != 4 or share >= 1:
@@ -624,7 +625,12 @@ def joined(first: Split, second: Split) -> Split:
 
 
 def _job_name(network: nn.Module) -> str:
-    """What is trained: an architecture's key, or the kind and size of a hand-made network."""
+    """What is trained: an architecture's key, or the kind, size and modules of a hand-made network, which may
+    be changed between two commands that are the same.
+    """
     if isinstance(network, Network):
         return f"{network.architecture.key} {network.norm}"
-    return f"{type(network).__name__} {sum(value.numel() for value in network.parameters())}"
+    parameters = [(name, tuple(value.shape)) for name, value in network.named_parameters()]
+    modules = re.sub(r" at 0x[0-9a-f]+", "", f"{network} {parameters}")  # of functions that it holds
+    known = hashlib.sha256(modules.encode()).hexdigest()[:16]
+    return f"{type(network).__name__} {sum(value.numel() for value in network.parameters())} {known}"

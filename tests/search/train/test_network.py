@@ -209,6 +209,20 @@ def test_a_checkpoint_of_another_job_is_refused_by_the_field_that_differs(tmp_pa
         fit(_network(), other, Recipe(epochs=1, batch=48), checkpoint=path)
 
 
+@pytest.mark.parametrize("pooling", [nn.MaxPool2d(2), nn.Sequential(nn.AvgPool2d(2))])
+def test_a_checkpoint_of_a_network_of_ones_own_that_was_changed_is_refused(
+    tmp_path: Path, pooling: nn.Module
+) -> None:
+    def network(pooling: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), pooling, nn.Flatten(), nn.Linear(128, 10))
+
+    data, path, recipe = small_digits(), tmp_path / "checkpoint.pt", Recipe(epochs=1, batch=48)
+    for _ in range(2):  # the same one goes on
+        fit(network(nn.AvgPool2d(2)), data, recipe, checkpoint=path)
+    with pytest.raises(UsageError, match="job differs"):
+        fit(network(pooling), data, recipe, checkpoint=path)
+
+
 def test_a_damaged_checkpoint_is_a_clear_error_and_nothing_in_it_is_executed(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"not a checkpoint")
