@@ -160,7 +160,7 @@ def check_there(teacher: Path | str) -> None:
 
 
 def _fingerprint(teacher: Path | str) -> str:
-    """SHA-256 of the file that holds the teacher's weights."""
+    """SHA-256 of the file that holds the teacher's weights, and of what else decides its answers."""
     if str(teacher) == AUTO and not Path(teacher).exists():
         raise UsageError(
             "no teacher is trained for the finalists of a search",
@@ -169,7 +169,8 @@ def _fingerprint(teacher: Path | str) -> str:
             hint="freeze and train take --teacher auto.",
         )
     if spec := _timm(teacher):
-        return files.sha256(weights_file(spec, "size"))
+        told = (files.sha256(weights_file(spec, "size")), spec.path, spec.options.get("size"))
+        return hashlib.sha256(repr(told).encode()).hexdigest()
     path = Path(teacher)
     if path.is_dir():
         from smash_export.bundle.bundle import Bundle
