@@ -26,6 +26,7 @@ CHUNK_BYTES = 2**24  # what one step of a pass over the images touches; keeps ma
 COPY_LIMIT = 2**29  # a mapped array above this many bytes is split by slicing, never copied
 DEFAULT_VALIDATION = 0.1  # of the training images, when the data have no validation part
 DEFAULT_TEST = 0.2  # of all images, when the data have no test part
+SHARES = {"test": DEFAULT_TEST, "validation": DEFAULT_VALIDATION}  # in the order in which they are taken
 MAX_CLASSES = 100_000
 
 

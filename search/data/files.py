@@ -28,7 +28,7 @@ from smash_base.images import Header, LeftOut, read_header, shown
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing
 from smash_search.data import cache
-from smash_search.data.dataset import Parts, Split
+from smash_search.data.dataset import SHARES, Parts, Split, stratified
 from smash_search.data.spec import Spec, with_option
 
 OPTIONS = ("size", "short-side", "channels", "resize", "exif", "skip-bad", "cache")
@@ -101,9 +101,9 @@ def read_files(
     place = Path(spec.options.get("cache", root)).expanduser()
     preprocessing, notes = _form(spec, parts, place, bad)
     splits = {}
-    undivided = not {"validation", "test"} <= set(parts)
+    missing = [part for part in SHARES if part not in parts]
     for name, images in parts.items():
-        pixels, kept = _pixels(images, preprocessing, place, name, bad, mixed=undivided and name == "train")
+        pixels, kept = _pixels(images, preprocessing, place, name, bad, missing if name == "train" else ())
         targets = None if images.targets is None else images.targets[kept]
         splits[name] = Split(pixels, images.labels[kept], targets)
     bad.settle(left_out, sum(len(images.labels) for images in parts.values()))
@@ -335,23 +335,26 @@ def _closed(target: np.ndarray, images: dict[int, int]) -> list[int]:
     return [images[row] for row in range(len(images))]
 
 
-def mixed_places(labels: np.ndarray) -> np.ndarray:
-    """Row of each image in an order of which every stretch has about the same share of each class: int64 [N].
+def places_of_parts(labels: np.ndarray, missing: Sequence[str]) -> np.ndarray:
+    """Row of each image in an order whose last rows are the parts that the data lack: int64 [N].
 
-    Mapped data are divided by slicing (:func:`smash_search.data.dataset.assemble`); folders are read class by
-    class.
+    Mapped data are divided by slicing (:func:`smash_search.data.dataset.assemble`), and folders are read
+    class by class. The parts are those that the same images have where they are small enough to be copied, by
+    seed 0: a network that takes another size is not judged on images of its training.
 
     Args:
         labels: int64 [N].
+        missing: "validation", "test" or both.
     """
+    shares = [share for part, share in SHARES.items() if part in missing]
+    rest, order = np.arange(len(labels)), np.empty(0, np.int64)
     random = np.random.default_rng(0)
-    shuffled = random.permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    _, firsts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
-    ranks = np.arange(len(labels)) - np.repeat(firsts, counts)  # of each image among those of its class
-    shares = (ranks + random.random(len(labels))) / np.repeat(counts, counts)
+    for stream, share in enumerate(shares):
+        taken = rest[stratified(labels[rest], share, np.random.default_rng([0, stream]))]
+        rest = np.setdiff1d(rest, taken, assume_unique=True)
+        order = np.concatenate([random.permutation(taken), order])
     places = np.empty(len(labels), np.int64)
-    places[by_class[np.argsort(shares, kind="stable")]] = np.arange(len(labels))
+    places[np.concatenate([random.permutation(rest), order])] = np.arange(len(labels))
     return places
 
 
@@ -370,13 +373,12 @@ def _pixels(
     place: Path,
     part: str,
     bad: Bad,
-    *,
-    mixed: bool = False,
+    missing: Sequence[str] = (),
 ) -> tuple[np.ndarray, list[int]]:
     """Pixels of the images that can be read, and their indices.
 
     Args:
-        mixed: whether a mapped copy holds the classes mixed (:func:`mixed_places`), for it will be divided.
+        missing: parts that images of a mapped copy will become (:func:`places_of_parts`).
     """
     shape = (len(encoded.labels), *preprocessing.sample_shape)
     small = int(np.prod(shape, dtype=np.int64)) <= MAPPED_ABOVE
@@ -385,7 +387,7 @@ def _pixels(
     sides = "x".join(map(str, preprocessing.sample_shape))
     key = f"{part}-{sides}-{preprocessing.resize}" + ("-upright" if preprocessing.exif else "")
     key += f"-short-{preprocessing.short_side}" if preprocessing.short_side else ""
-    places = mixed_places(encoded.labels) if mixed and not small else None
+    places = places_of_parts(encoded.labels, missing) if missing and not small else None
     if places is not None:
         key += f"-mixed-{hashlib.sha256(places.tobytes()).hexdigest()[:16]}"
     if encoded.selection:

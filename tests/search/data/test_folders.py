@@ -414,6 +414,10 @@ def test_folders_too_large_to_copy_are_divided_class_by_class(
             assert np.ptp(np.bincount(split.labels, minlength=3)) <= 1 + bad
         shown = np.concatenate([split.images[:, 0, 0, 0] for split in splits])
         assert len(np.unique(shown)) == len(shown) == 90 - bad
+    monkeypatch.undo()
+    small = load_dataset(f"folder:{tmp_path}?size=8&skip-bad=yes")
+    same = np.array_equal(np.sort(small.test.images, 0), np.sort(data.test.images, 0))
+    assert same or bad, "a test image of one size is none of training at another"
 
 
 def test_classes_of_few_images_are_in_every_part_of_a_large_folder(
