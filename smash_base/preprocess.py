@@ -29,6 +29,7 @@ ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 Outputs = Literal["logits", "probabilities", "sigmoid"]
 
 PRESENT = 0.5
+LABEL_LENGTH = 200  # characters of the longest class name
 MAX_RESIZED_SIDE = (
     65_536  # of an image whose shorter side was resized: a strip of 1 pixel would fill the memory
 )
@@ -290,6 +291,11 @@ def scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np
     shift = np.asarray([-a / b for a, b in zip(mean, std, strict=True)], dtype=np.float32)
     scale.flags.writeable = shift.flags.writeable = False
     return scale, shift
+
+
+def is_label(text: str) -> bool:
+    """Whether a class name can stand in manifests, answers and tables: 1 to 200 printable characters."""
+    return bool(text.strip()) and len(text) <= LABEL_LENGTH and text.isprintable()
 
 
 def probabilities_of(answers: np.ndarray, outputs: Outputs = "logits") -> np.ndarray:

@@ -9,9 +9,11 @@ take more than :data:`MOST_BYTES`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,6 +30,8 @@ RECORD = "source.json"
 IMAGES = "images.npy"
 HEAD_BYTES = 2**16
 MOST_BYTES = 8 * 2**30  # of all copies of one folder; those in use stay, however large
+LEFT_SECONDS = 24 * 3600  # since something was written, after which whoever made a copy was killed
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Incomplete(Exception):
@@ -66,10 +70,13 @@ def mapped(
             with files.claimed(place.with_name(f"{place.name}.making"), wait=True):
                 found = _held(place, stamp, shape)  # from whoever was waited for
                 if found is None:
+                    _remove_left(place.parent)
                     _make(place, stamp, shape, fill)
                     found = _held(place, stamp, shape)
                     _make_room(place)
-        except PermissionError as error:
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
             raise UsageError(
                 f"no converted copy of the data can be written to {place.parent}",
                 received=error,
@@ -102,6 +109,15 @@ def _make(
         files.write_json(temporary / RECORD, stamp)
         if rows is not None:
             np.save(temporary / "rows.npy", np.array(rows, dtype=np.int64))
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove what a process left that was killed while it made a copy, which may be gigabytes."""
+    for place in folder.glob(f"{files.TEMPORARY_PREFIX}*/"):
+        with contextlib.suppress(OSError):  # another process removes it just now
+            written = max(item.stat().st_mtime for item in (place, *place.iterdir()))
+            if time.time() - written > LEFT_SECONDS:
+                shutil.rmtree(place, ignore_errors=True)
 
 
 def remembered(

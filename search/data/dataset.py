@@ -20,12 +20,13 @@ import numpy as np
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.images import Omission
-from smash_base.preprocess import Preprocessing
+from smash_base.preprocess import LABEL_LENGTH, Preprocessing, is_label
 
 CHUNK_BYTES = 2**24  # what one step of a pass over the images touches; keeps mapped arrays out of memory
 COPY_LIMIT = 2**29  # a mapped array above this many bytes is split by slicing, never copied
 DEFAULT_VALIDATION = 0.1  # of the training images, when the data have no validation part
 DEFAULT_TEST = 0.2  # of all images, when the data have no test part
+SHARES = {"test": DEFAULT_TEST, "validation": DEFAULT_VALIDATION}  # in the order in which they are taken
 MAX_CLASSES = 100_000
 
 
@@ -181,13 +182,24 @@ def _divided(
     sliced = isinstance(parts.train.images, np.memmap) and parts.train.images.nbytes > COPY_LIMIT
     for stream, (part, share) in enumerate(shares):
         if sliced:
-            taken = rest[len(rest) - max(1, round(share * len(rest))) :]
+            taken = rest[len(rest) - max(round(share * len(rest)), _tail_of_all(labels[rest])) :]
             _check_tail(spec, part, np.setdiff1d(labels, labels[taken]), parts.classes)
         else:
             taken = rest[stratified(labels[rest], share, np.random.default_rng([seed, stream]))]
         indices[part] = taken
         rest = np.setdiff1d(rest, taken, assume_unique=True)
     return rest, indices
+
+
+def _tail_of_all(labels: np.ndarray) -> int:
+    """Number of the last images that hold one of every class; 1 where they are more than half, or all of one.
+
+    Classes of a few images are in the last tenth by chance.
+    """
+    _, from_last = np.unique(labels[::-1], return_index=True)
+    tail = int(from_last.max()) + 1
+    left = np.unique(labels[: len(labels) - tail])
+    return tail if 2 * tail <= len(labels) and len(left) == len(from_last) else 1
 
 
 def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float | None) -> Dataset:
@@ -326,6 +338,14 @@ def _check_classes(spec: str, classes: tuple[str, ...]) -> None:
     if len(set(classes)) != len(classes):
         repeated = next(name for name in classes if classes.count(name) > 1)
         raise InvalidInputError(f"classes of {spec}", expected="unique names", received=f"{repeated!r} twice")
+    wrong = next((name for name in classes if not is_label(name)), None)
+    if wrong is not None:  # said before hours of training: a manifest takes no such name
+        raise InvalidInputError(
+            f"a class name of {spec}",
+            expected=f"1 to {LABEL_LENGTH} printable characters",
+            received=repr(wrong),
+            hint="Rename the class: line breaks, tabs and invisible characters break tables of answers.",
+        )
 
 
 def _check_split(where: str, split: Split, shape: tuple[int, ...], classes: int, views: int) -> None:

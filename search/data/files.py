@@ -28,7 +28,7 @@ from smash_base.images import Header, LeftOut, read_header, shown
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing
 from smash_search.data import cache
-from smash_search.data.dataset import Parts, Split
+from smash_search.data.dataset import SHARES, Parts, Split, stratified
 from smash_search.data.spec import Spec, with_option
 
 OPTIONS = ("size", "short-side", "channels", "resize", "exif", "skip-bad", "cache")
@@ -101,8 +101,9 @@ def read_files(
     place = Path(spec.options.get("cache", root)).expanduser()
     preprocessing, notes = _form(spec, parts, place, bad)
     splits = {}
+    missing = [part for part in SHARES if part not in parts]
     for name, images in parts.items():
-        pixels, kept = _pixels(images, preprocessing, place, name, bad)
+        pixels, kept = _pixels(images, preprocessing, place, name, bad, missing if name == "train" else ())
         targets = None if images.targets is None else images.targets[kept]
         splits[name] = Split(pixels, images.labels[kept], targets)
     bad.settle(left_out, sum(len(images.labels) for images in parts.values()))
@@ -287,11 +288,21 @@ def _sizes(headers: Sequence[tuple[str, Header]], form: Preprocessing) -> tuple[
     return (note,)
 
 
-def _fill(target: np.ndarray, images: EncodedImages, preprocessing: Preprocessing, bad: Bad) -> list[int]:
+def _fill(
+    target: np.ndarray,
+    images: EncodedImages,
+    preprocessing: Preprocessing,
+    bad: Bad,
+    places: np.ndarray | None = None,
+) -> list[int]:
     """Decode images into the first rows of ``target``; bad ones go to ``bad`` and take no row.
 
+    Args:
+        places: row of each image, int64 [N]; where one is bad the last row takes its place. The order of the
+            images without.
+
     Returns:
-        Indices of the images that have a row.
+        Index of the image of each row.
     """
     kept: list[int] = []
 
@@ -305,9 +316,46 @@ def _fill(target: np.ndarray, images: EncodedImages, preprocessing: Preprocessin
         if isinstance(pixels, SmashError):
             bad.add(name, pixels)
         else:
-            target[len(kept)] = pixels
+            target[len(kept) if places is None else places[index]] = pixels
             kept.append(index)
-    return kept
+    return kept if places is None else _closed(target, dict(zip(places[kept].tolist(), kept, strict=True)))
+
+
+def _closed(target: np.ndarray, images: dict[int, int]) -> list[int]:
+    """Move the last rows of ``target`` into those that have no image; index of the image of each row.
+
+    Args:
+        images: index of the image by its row.
+    """
+    empty = [row for row in range(len(images)) if row not in images]
+    beyond = [row for row in images if row >= len(images)]
+    for row, last in zip(empty, beyond, strict=True):
+        target[row] = target[last]
+        images[row] = images.pop(last)
+    return [images[row] for row in range(len(images))]
+
+
+def places_of_parts(labels: np.ndarray, missing: Sequence[str]) -> np.ndarray:
+    """Row of each image in an order whose last rows are the parts that the data lack: int64 [N].
+
+    Mapped data are divided by slicing (:func:`smash_search.data.dataset.assemble`), and folders are read
+    class by class. The parts are those that the same images have where they are small enough to be copied, by
+    seed 0: a network that takes another size is not judged on images of its training.
+
+    Args:
+        labels: int64 [N].
+        missing: "validation", "test" or both.
+    """
+    shares = [share for part, share in SHARES.items() if part in missing]
+    rest, order = np.arange(len(labels)), np.empty(0, np.int64)
+    random = np.random.default_rng(0)
+    for stream, share in enumerate(shares):
+        taken = rest[stratified(labels[rest], share, np.random.default_rng([0, stream]))]
+        rest = np.setdiff1d(rest, taken, assume_unique=True)
+        order = np.concatenate([random.permutation(taken), order])
+    places = np.empty(len(labels), np.int64)
+    places[np.concatenate([random.permutation(rest), order])] = np.arange(len(labels))
+    return places
 
 
 def _decoded(
@@ -320,9 +368,18 @@ def _decoded(
 
 
 def _pixels(
-    encoded: EncodedImages, preprocessing: Preprocessing, place: Path, part: str, bad: Bad
+    encoded: EncodedImages,
+    preprocessing: Preprocessing,
+    place: Path,
+    part: str,
+    bad: Bad,
+    missing: Sequence[str] = (),
 ) -> tuple[np.ndarray, list[int]]:
-    """Pixels of the images that can be read, and their indices."""
+    """Pixels of the images that can be read, and their indices.
+
+    Args:
+        missing: parts that images of a mapped copy will become (:func:`places_of_parts`).
+    """
     shape = (len(encoded.labels), *preprocessing.sample_shape)
     small = int(np.prod(shape, dtype=np.int64)) <= MAPPED_ABOVE
     if small and len(encoded.labels) < KEPT_FROM:
@@ -330,12 +387,15 @@ def _pixels(
     sides = "x".join(map(str, preprocessing.sample_shape))
     key = f"{part}-{sides}-{preprocessing.resize}" + ("-upright" if preprocessing.exif else "")
     key += f"-short-{preprocessing.short_side}" if preprocessing.short_side else ""
+    places = places_of_parts(encoded.labels, missing) if missing and not small else None
+    if places is not None:
+        key += f"-mixed-{hashlib.sha256(places.tobytes()).hexdigest()[:16]}"
     if encoded.selection:
         key += f"-{hashlib.sha256(encoded.selection).hexdigest()[:16]}"
 
     def make(target: np.ndarray) -> list[int]:
         known = len(bad)
-        rows = _fill(target, encoded, preprocessing, bad)
+        rows = _fill(target, encoded, preprocessing, bad, places)
         if len(bad) > known and not bad.skip:
             raise cache.Incomplete  # the other parts are looked through before all bad files are named
         return rows

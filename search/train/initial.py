@@ -6,6 +6,7 @@ one network, here for whatever first convolution a network has.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from smash_search.model.supernet import Supernet
 
 PATCH_IMAGES = 2000
+PATCH_VALUES = 2**23  # of the images whose patches are in memory together, all 2,000 of CIFAR-10's size
 EPSILON = 5e-4  # added to the variances, which are 0 for patches that never vary
 
 
@@ -41,7 +43,8 @@ def whiten(network: nn.Module, dataset: Dataset) -> None:
 
     Filters are the eigenvectors of the patches' covariance, largest first, over the root of their variance;
     as many again with the other sign. What is left of the channels keeps its random filters. Volumes, images
-    with a side below the filters', and networks without a convolution, are left as they are.
+    with a side below the filters', and networks without a convolution, or whose first one does not see all
+    channels of the images, are left as they are.
     """
     weight = first_convolution(network)
     if weight is None or not _sees_patches(weight, dataset):
@@ -62,12 +65,11 @@ def whiten_stems(supernet: Supernet, dataset: Dataset) -> None:
     filters, which whiten as well. Volumes, and images with a side below the filters', are left as they are.
     """
     stems = {name: weight for name, weight in supernet.filters.items() if name.startswith("stem")}
-    images = _patch_images(dataset)
     for name in sorted(stems):
         weight = stems[name]
         if not _sees_patches(weight, dataset):
             continue
-        filters = whitening_filters(images, (weight.shape[2], weight.shape[3]))
+        filters = whitening_filters(_patch_images(dataset), (weight.shape[2], weight.shape[3]))
         pairs = torch.stack([filters, -filters], 1).flatten(0, 1)[: len(weight)]
         generator = torch.Generator().manual_seed(0)
         mixture = torch.randn(len(weight) - len(pairs), len(filters), generator=generator)
@@ -77,31 +79,41 @@ def whiten_stems(supernet: Supernet, dataset: Dataset) -> None:
 
 
 def _sees_patches(weight: Tensor, dataset: Dataset) -> bool:
-    """Whether the images are pictures that a patch of the size of filters [O, C, *k] fits into."""
+    """Whether the images are pictures that a patch of the size of filters [O, C, *k] fits into, of their
+    channels: the first convolution of somebody's network may see fewer of them, or features.
+    """
     images = dataset.train.images
-    is_picture = weight.dim() == images.ndim == 4
+    is_picture = weight.dim() == images.ndim == 4 and weight.shape[1] == images.shape[3]
     return is_picture and all(np.less_equal(weight.shape[2:], images.shape[1:3]))
 
 
-def _patch_images(dataset: Dataset) -> Tensor:
-    """Some training images, normalised: [B, C, *S]."""
-    chosen = np.random.default_rng(0).permutation(len(dataset.train))[:PATCH_IMAGES]
-    images: Tensor = dataset.preprocessing.normalise(torch.from_numpy(dataset.train.images[np.sort(chosen)]))
-    return images
+def _patch_images(dataset: Dataset) -> Iterator[Tensor]:
+    """Some training images, normalised, in batches of bounded memory: [B, C, *S] each."""
+    images = dataset.train.images
+    chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:PATCH_IMAGES])
+    step = max(1, PATCH_VALUES // int(np.prod(images.shape[1:])))
+    for start in range(0, len(chosen), step):
+        batch: Tensor = dataset.preprocessing.normalise(
+            torch.from_numpy(images[chosen[start : start + step]])
+        )
+        yield batch
 
 
-def whitening_filters(images: Tensor, kernel: tuple[int, int]) -> Tensor:
+def whitening_filters(batches: Iterable[Tensor], kernel: tuple[int, int]) -> Tensor:
     """Eigenvectors of patches over the root of their variance, largest first: [C k k, C, k, k].
 
     Args:
-        images: Pictures [B, C, H, W], no side below the kernel's.
+        batches: Pictures [B, C, H, W] each, no side below the kernel's.
         kernel: Height and width of a patch.
     """
-    patches = nn.functional.unfold(images, kernel, stride=kernel).movedim(1, 2).flatten(0, 1).double()
-    covariance = patches.T @ patches / len(patches)
-    variance, vectors = torch.linalg.eigh(covariance)
+    products, count, channels = torch.zeros(()), 0, 0
+    for images in batches:
+        patches = nn.functional.unfold(images, kernel, stride=kernel).movedim(1, 2).flatten(0, 1).double()
+        products = products + patches.T @ patches
+        count, channels = count + len(patches), images.shape[1]
+    variance, vectors = torch.linalg.eigh(products / count)
     scaled: Tensor = vectors / torch.sqrt(variance.clamp_min(0) + EPSILON)
-    filters: Tensor = scaled.T.flip(0).reshape(-1, images.shape[1], *kernel).float()
+    filters: Tensor = scaled.T.flip(0).reshape(-1, channels, *kernel).float()
     return filters
 
 

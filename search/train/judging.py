@@ -36,13 +36,29 @@ def cross_entropies(logits: np.ndarray, labels: np.ndarray, temperature: float =
     return losses
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray, rounds: int = ROUNDS) -> float:
-    """The temperature with the lowest cross-entropy; unimodal in its logarithm, found by ternary search."""
+def fit_temperature(
+    logits: np.ndarray, labels: np.ndarray, rounds: int = ROUNDS, doubt: float = 0.0
+) -> float:
+    """The temperature with the lowest cross-entropy; unimodal in its logarithm, found by ternary search.
+
+    Args:
+        logits: [N, K].
+        labels: int64 [N].
+        rounds: Number of steps of the search.
+        doubt: share of every image that counts as one of the second likeliest class.
+    """
+
+    def loss_at(place: float) -> float:
+        loss = cross_entropies(logits, labels, math.exp(place)).mean()
+        if doubt:
+            other = cross_entropies(logits, logits.argsort(1)[:, -2], math.exp(place)).mean()
+            loss = (1 - doubt) * loss + doubt * other
+        return float(loss)
+
     low, high = RANGE
     for _ in range(rounds):
         first, second = low + (high - low) / 3, high - (high - low) / 3
-        losses = [cross_entropies(logits, labels, math.exp(place)).mean() for place in (first, second)]
-        if losses[0] < losses[1]:
+        if loss_at(first) < loss_at(second):
             high = second
         else:
             low = first

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from smash_search.data.augment import Augmentation
 
 EVALUATION_BATCH = 512
+EVALUATION_PIXELS = 512 * 96 * 96  # in one batch, which holds fewer of larger images
 PROBED_STEPS = 8
 MOST_EPOCHS = 200  # that a time is filled with
 LONG_STEPS = 2000  # from which a narrow first convolution is better off trained than whitening
@@ -371,7 +373,7 @@ class _Loop(Loop[Epoch]):
         recipe = self._recipe
         images, targets, soft = self._ahead[self.step]
         if recipe.first_size < 1:
-            images = _resized(images, recipe.first_size, self.progress)
+            images = resized(images, recipe.first_size, self.progress)
         torch.manual_seed(seed_of(recipe.seed, 0xD20, self.step))  # what dropout draws is the step's own
         with autocast(images.device, on_cpu=self._low_on_cpu):
             logits = self.network(images)
@@ -499,7 +501,7 @@ def distance_of_each(logits: Tensor, soft: Tensor, temperature: float) -> Tensor
     return F.binary_cross_entropy_with_logits(logits / temperature, wanted) * temperature**2
 
 
-def _resized(images: Tensor, first: float, progress: float) -> Tensor:
+def resized(images: Tensor, first: float, progress: float) -> Tensor:
     """Images [B, C, H, W] at the size of this part of a training, in whole fours; volumes as they are."""
     share = first + (1 - first) * min(1.0, progress / WHOLE_SIZE_FROM)
     if images.dim() != 4 or share >= 1:
@@ -524,7 +526,7 @@ def accuracy(
     preprocessing: Preprocessing,
     device: torch.device | str = "cpu",
     *,
-    batch: int = EVALUATION_BATCH,
+    batch: int | None = None,
 ) -> float:
     """Share of a split's images that a network puts into the right class.
 
@@ -566,24 +568,32 @@ def measure_of(recipe: Recipe) -> Measure:
     return accuracy if recipe.balance == "none" else mean_recall
 
 
+def evaluation_batch(images: np.ndarray, most: int = EVALUATION_BATCH) -> int:
+    """Images [N, *S, C] that a network answers for at a time: in training a batch of larger ones is small,
+    too, and memory that suffices there has to suffice for judging.
+    """
+    return max(1, min(most, EVALUATION_PIXELS // int(np.prod(images.shape[1:-1]))))
+
+
 def answers_of(
     network: nn.Module,
     split: Split,
     preprocessing: Preprocessing,
     device: torch.device | str = "cpu",
     *,
-    batch: int = EVALUATION_BATCH,
+    batch: int | None = None,
 ) -> np.ndarray:
-    """Logits float32 [N, K] of a split's images."""
+    """Logits float32 [N, K] of a split's images, so many at a time; :func:`evaluation_batch` without."""
     outputs = _outputs(network, split, preprocessing, torch.device(device), batch)
     found: np.ndarray = torch.cat([logits.cpu() for logits, _ in outputs]).numpy()
     return found
 
 
 def _outputs(
-    network: nn.Module, split: Split, preprocessing: Preprocessing, device: torch.device, batch: int
+    network: nn.Module, split: Split, preprocessing: Preprocessing, device: torch.device, batch: int | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits [B, K] in float32, and what a :class:`Feed` gives beside the images, of consecutive batches."""
+    batch = batch or evaluation_batch(split.images)
     network.to(device)
     training = network.training
     network.eval()
@@ -615,7 +625,12 @@ def joined(first: Split, second: Split) -> Split:
 
 
 def _job_name(network: nn.Module) -> str:
-    """What is trained: an architecture's key, or the kind and size of a hand-made network."""
+    """What is trained: an architecture's key, or the kind, size and modules of a hand-made network, which may
+    be changed between two commands that are the same.
+    """
     if isinstance(network, Network):
         return f"{network.architecture.key} {network.norm}"
-    return f"{type(network).__name__} {sum(value.numel() for value in network.parameters())}"
+    parameters = [(name, tuple(value.shape)) for name, value in network.named_parameters()]
+    modules = re.sub(r" at 0x[0-9a-f]+", "", f"{network} {parameters}")  # of functions that it holds
+    known = hashlib.sha256(modules.encode()).hexdigest()[:16]
+    return f"{type(network).__name__} {sum(value.numel() for value in network.parameters())} {known}"

@@ -267,8 +267,9 @@ def survives_flip(images: np.ndarray, labels: np.ndarray) -> bool:
         return False
     order = np.sort(np.random.default_rng(0).permutation(len(labels))[:PROBE_IMAGES])
     step = max(1, min(images.shape[1:3]) // PROBE_SIDE)
-    small = np.asarray(images[order])[:, ::step, ::step].astype(np.float32) / 255
-    as_is, mirrored, shown = _right_as_is_and_mirrored(small, labels[order])
+    small = np.asarray(images[:, ::step, ::step][order]).astype(np.float32) / 255
+    _, classes = np.unique(labels[order], return_inverse=True)  # those that are shown, of perhaps 100,000
+    as_is, mirrored, shown = _right_as_is_and_mirrored(small, classes)
     if not as_is.any():
         return False
     lost = ((FLIP_SHARE * as_is - mirrored) / np.maximum(shown, 1))[shown > 0]

@@ -30,7 +30,7 @@ from pydantic import (
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, SmashError
-from smash_base.preprocess import Preprocessing
+from smash_base.preprocess import Preprocessing, is_label
 from smash_targets.base import ModelSignature
 
 SCHEMA = 1
@@ -69,14 +69,14 @@ def safe_path(text: str) -> str:
 
 
 def _label(text: str) -> str:
-    if not text.strip() or not text.isprintable():
+    if not is_label(text):
         raise ValueError("a label is 1 to 200 printable characters")
     return text
 
 
 SafePath = Annotated[str, Field(max_length=1000), AfterValidator(safe_path)]
 SafeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
-Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_label)]
+Label = Annotated[str, AfterValidator(_label)]
 Dimension = Annotated[int, Field(ge=1, le=2**20)]
 TensorName = Annotated[str, Field(min_length=1, max_length=200)]
 Section = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]

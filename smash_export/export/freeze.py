@@ -48,7 +48,7 @@ from smash_search.space.best import BestFile, read_best
 from smash_search.space.cost import Cost, cost_of
 from smash_search.train.compute import DivergedError, pick_device
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import Epoch, FitResult, Recipe, fit, new_network
+from smash_search.train.network import Epoch, FitResult, Recipe, evaluation_batch, fit, new_network
 from smash_search.train.recipes import AUTO, recipe_for
 from smash_targets.base import ModelSignature, SessionOptions, get_target
 
@@ -466,9 +466,10 @@ def _export(
 def logits_of(network: torch.nn.Module, dataset: Dataset, images: np.ndarray) -> np.ndarray:
     """What a network on the CPU answers for uint8 images, float32 [N, K], in small batches."""
     parts = []
+    size = evaluation_batch(images, 256)
     with torch.inference_mode():
-        for start in range(0, len(images), 256):
-            batch = dataset.preprocessing.normalise(np.asarray(images[start : start + 256]))
+        for start in range(0, len(images), size):
+            batch = dataset.preprocessing.normalise(np.asarray(images[start : start + size]))
             parts.append(network(torch.from_numpy(batch)).numpy())
     return np.concatenate(parts)
 

@@ -41,7 +41,7 @@ from smash_search.data.function import fault_of, imported_function
 from smash_search.data.several import likeliest, thresholds_of
 from smash_search.train.compute import pick_device, seed_of
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import Epoch, FitResult, fit
+from smash_search.train.network import Epoch, FitResult, fit, resized
 from smash_search.train.recipes import Recipe
 
 TRACED = 64  # test images that the traced network has to answer as the network does
@@ -97,6 +97,26 @@ def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
                 received=received,
             )
     return network
+
+
+def check_recipe(network: nn.Module, dataset: Dataset, recipe: Recipe, text: str) -> None:
+    """Try the smallest batch and the smallest images that a recipe shows the network.
+
+    Raises:
+        UsageError: it cannot be trained on these, as one with a linear layer behind all pixels cannot on
+            smaller images, or one with BatchNorm behind the pooling on one.
+    """
+    images = torch.zeros(min(2, recipe.batch), *dataset.preprocessing.input_shape)
+    images = resized(images, recipe.first_size, 0.0)
+    expected = [len(images), len(dataset.classes)]
+    received = _answered(network, images, training=True)
+    if received != expected:
+        raise UsageError(
+            f"the network of {text} cannot be trained by this recipe, on images {list(images.shape)}",
+            expected=f"logits {expected}",
+            received=received,
+            hint="Choose --batch 2 or more, and no --set first_size.",
+        )
 
 
 def _make_lazy_weights(network: nn.Module, images: Tensor, text: str) -> None:

@@ -160,7 +160,7 @@ def check_there(teacher: Path | str) -> None:
 
 
 def _fingerprint(teacher: Path | str) -> str:
-    """SHA-256 of the file that holds the teacher's weights."""
+    """SHA-256 of the file that holds the teacher's weights, and of what else decides its answers."""
     if str(teacher) == AUTO and not Path(teacher).exists():
         raise UsageError(
             "no teacher is trained for the finalists of a search",
@@ -169,7 +169,8 @@ def _fingerprint(teacher: Path | str) -> str:
             hint="freeze and train take --teacher auto.",
         )
     if spec := _timm(teacher):
-        return files.sha256(weights_file(spec, "size"))
+        told = (files.sha256(weights_file(spec, "size")), spec.path, spec.options.get("size"))
+        return hashlib.sha256(repr(told).encode()).hexdigest()
     path = Path(teacher)
     if path.is_dir():
         from smash_export.bundle.bundle import Bundle
@@ -290,10 +291,13 @@ def _thresholds(bundle: Bundle) -> np.ndarray:
 
 def _batches(dataset: Dataset) -> Iterator[np.ndarray]:
     """Training and then validation images in small arrays, in their order."""
+    from smash_search.train.network import evaluation_batch
+
+    size = evaluation_batch(dataset.train.images, _BATCH)
     return (
-        np.asarray(split.images[start : start + _BATCH])
+        np.asarray(split.images[start : start + size])
         for split in (dataset.train, dataset.validation)
-        for start in range(0, len(split), _BATCH)
+        for start in range(0, len(split), size)
     )
 
 

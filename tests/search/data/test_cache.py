@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smash_base.errors import UsageError
 from smash_search.data import cache
 
 SHAPE = (10, 4, 4, 1)
@@ -122,3 +126,28 @@ def test_copies_that_another_process_has_mapped_stay(tmp_path: Path, monkeypatch
         other.communicate()
     copy_of(tmp_path, sources, 3, "validation")
     assert copies(tmp_path) == 1
+
+
+def test_what_a_killed_process_left_goes_and_a_copy_that_is_being_made_stays(tmp_path: Path) -> None:
+    places = [tmp_path / cache.FOLDER / f".partial-{name}" for name in ("killed", "working")]
+    long_ago = time.time() - 2 * cache.LEFT_SECONDS
+    for place, written in zip(places, (long_ago, time.time()), strict=True):
+        place.mkdir(parents=True)
+        (place / "images.npy").write_bytes(b"half")
+        for item in (place / "images.npy", place):
+            os.utime(item, (written if item.is_file() else long_ago,) * 2)
+    copy_of(tmp_path, source(tmp_path), 1)
+    assert [place.exists() for place in places] == [False, True]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written_is_told_with_the_option_for_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    sources = source(tmp_path)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UsageError, match=r"\?cache=FOLDER"):
+        copy_of(tmp_path, sources, 1)

@@ -13,6 +13,7 @@ from PIL import Image
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Preprocessing
 from smash_search.data import as_seen_by, cache, folder_name, load_dataset, summarise
+from smash_search.data import dataset as dataset_module
 from smash_search.data import files as image_reader
 from smash_search.data.parts import part_of
 
@@ -389,3 +390,43 @@ def test_results_are_kept_under_the_name_of_the_photos(
     np.savez("birds.npz", images=images, labels=np.arange(40) % 2)
     assert folder_name(load_dataset("arrays:birds.npz")) == "birds"
     assert folder_name(load_dataset("digits")) == "digits", "one data set, whoever has it"
+
+
+@pytest.mark.parametrize("bad", [0, 3])
+def test_folders_too_large_to_copy_are_divided_class_by_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: int
+) -> None:
+    monkeypatch.setattr(image_reader, "MAPPED_ABOVE", 1000)
+    monkeypatch.setattr(dataset_module, "COPY_LIMIT", 1000)
+    for label, name in enumerate("abc"):
+        (tmp_path / name).mkdir()
+        for index in range(30):
+            pixels = np.full((8, 8, 3), 80 * label + index, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    for index in range(bad):
+        (tmp_path / "a" / f"{index}.png").write_bytes(b"<html>404</html>")
+    for _ in range(2):  # the second time from the converted copy
+        data = load_dataset(f"folder:{tmp_path}?size=8&skip-bad=yes")
+        assert isinstance(data.train.images.base, np.memmap)
+        splits = (data.train, data.validation, data.test)
+        for split in splits:
+            assert np.array_equal(split.images[:, 0, 0, 0] // 80, split.labels)
+            assert np.ptp(np.bincount(split.labels, minlength=3)) <= 1 + bad
+        shown = np.concatenate([split.images[:, 0, 0, 0] for split in splits])
+        assert len(np.unique(shown)) == len(shown) == 90 - bad
+    monkeypatch.undo()
+    small = load_dataset(f"folder:{tmp_path}?size=8&skip-bad=yes")
+    same = np.array_equal(np.sort(small.test.images, 0), np.sort(data.test.images, 0))
+    assert same or bad, "a test image of one size is none of training at another"
+
+
+def test_classes_of_few_images_are_in_every_part_of_a_large_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_reader, "MAPPED_ABOVE", 1000)
+    monkeypatch.setattr(dataset_module, "COPY_LIMIT", 1000)
+    for number in range(25):
+        fill(tmp_path / f"class {number}", 4)
+    data = load_dataset(f"folder:{tmp_path}?size=8")
+    for split in (data.train, data.validation, data.test):
+        assert np.bincount(split.labels, minlength=25).min() >= 1

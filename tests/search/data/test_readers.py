@@ -680,3 +680,12 @@ def test_images_are_known_however_they_are_divided() -> None:
     labels[5] = (labels[5] + 1) % 10
     relabelled = replace(data, train=replace(data.train, labels=labels))
     assert len({data.images_sha256, changed.images_sha256, relabelled.images_sha256}) == 3
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "a\ttab", "\u200bhidden", " ", "x" * 201])
+def test_class_names_that_no_bundle_takes_are_refused_before_training(tmp_path: Path, name: str) -> None:
+    np.savez(
+        tmp_path / "a.npz", images=pixels(40, 4, 4), labels=labels(40, 2), classes=np.array(["cat", name])
+    )
+    with pytest.raises(InvalidInputError, match="printable"):
+        load_dataset(f"arrays:{tmp_path / 'a.npz'}")

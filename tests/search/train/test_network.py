@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
+from smash_search.data import Split
 from smash_search.space.architecture import InputSpec
 from smash_search.train.compute import Batches, DivergedError, Feed, batches, load_checkpoint, pick_device
 from smash_search.train.loop import TrainingProgress
@@ -36,6 +37,21 @@ def test_a_network_learns_digits_and_its_accuracy_is_counted() -> None:
     assert result.accuracy == accuracy(network, data.validation, data.preprocessing)
     assert [entry.accuracy for entry in result.history[:-1]] == [None] * 9
     assert not network.training
+
+
+def test_large_images_are_judged_a_few_at_a_time() -> None:
+    seen: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(len(images))
+            return images.mean((1, 2, 3))[:, None] * torch.tensor([1.0, -1.0])
+
+    form = replace(small_digits().preprocessing, height=1024, width=512)
+    large = Split(np.zeros((30, 1024, 512, 1), np.uint8), np.zeros(30, np.int64))
+    assert accuracy(Counting(), large, form) in (0, 1)
+    assert max(seen) * 1024 * 512 <= 512 * 96 * 96
+    assert sum(seen) == 30
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:
@@ -191,6 +207,20 @@ def test_a_checkpoint_of_another_job_is_refused_by_the_field_that_differs(tmp_pa
     other = replace(data, fingerprint="other")
     with pytest.raises(UsageError, match="data"):
         fit(_network(), other, Recipe(epochs=1, batch=48), checkpoint=path)
+
+
+@pytest.mark.parametrize("pooling", [nn.MaxPool2d(2), nn.Sequential(nn.AvgPool2d(2))])
+def test_a_checkpoint_of_a_network_of_ones_own_that_was_changed_is_refused(
+    tmp_path: Path, pooling: nn.Module
+) -> None:
+    def network(pooling: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), pooling, nn.Flatten(), nn.Linear(128, 10))
+
+    data, path, recipe = small_digits(), tmp_path / "checkpoint.pt", Recipe(epochs=1, batch=48)
+    for _ in range(2):  # the same one goes on
+        fit(network(nn.AvgPool2d(2)), data, recipe, checkpoint=path)
+    with pytest.raises(UsageError, match="job differs"):
+        fit(network(pooling), data, recipe, checkpoint=path)
 
 
 def test_a_damaged_checkpoint_is_a_clear_error_and_nothing_in_it_is_executed(tmp_path: Path) -> None:

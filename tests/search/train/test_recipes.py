@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from smash_base.errors import InvalidInputError, UsageError
 from smash_search.data import Dataset, Split, load_dataset
 from smash_search.space.architecture import InputSpec
+from smash_search.train import initial
 from smash_search.train.compute import Batches
 from smash_search.train.initial import begin_as_identity, first_convolution, whiten, whitening_filters
 from smash_search.train.loop import TrainingProgress
@@ -172,10 +174,52 @@ def test_an_image_counts_for_each_of_its_classes() -> None:
 def test_whitening_filters_give_patches_of_unit_variance() -> None:
     images = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 3, 12, 12)).astype(np.float32))
     images[:, 1] = 3 * images[:, 0] + 0.5 * images[:, 1]
-    filters = whitening_filters(images, (2, 2))
+    filters = whitening_filters([images], (2, 2))
     answers = F.conv2d(images, filters, stride=2).movedim(1, -1).flatten(0, 2)
     covariance = answers.T @ answers / len(answers)
     assert torch.allclose(covariance, torch.eye(12), atol=0.05)
+
+
+def test_large_images_are_whitened_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, whole, parts = small_digits(), _network(), _network()
+    whiten(whole, data)
+    unfold, seen = torch.nn.functional.unfold, []
+
+    def counted(images: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        seen.append(len(images))
+        return unfold(images, *arguments, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "unfold", counted)
+    monkeypatch.setattr(initial, "PATCH_VALUES", 10 * 8 * 8)
+    whiten(parts, data)
+    assert max(seen) == 10
+    filters = [first_convolution(network) for network in (whole, parts)]
+    assert filters[0] is not None
+    assert filters[1] is not None
+    assert torch.allclose(filters[0], filters[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_first_convolution_that_does_not_see_the_images_is_not_whitened(groups: int) -> None:
+    channels, digits = (6, 3)[groups == 3], small_digits()
+    images = np.repeat(digits.train.images, 3, -1)
+    preprocessing = replace(digits.preprocessing, channels=3, mean=(0.3,) * 3, std=(0.4,) * 3)
+    data = replace(digits, train=replace(digits.train, images=images), preprocessing=preprocessing)
+    network = torch.nn.Sequential(torch.nn.Conv2d(channels, 6, 3, groups=groups))
+    before = network[0].weight.detach().clone()
+    whiten(network, data)
+    assert torch.equal(network[0].weight, before)
+    assert network[0].weight.requires_grad
+
+
+def test_flips_of_large_images_of_many_classes_are_decided_in_little_memory() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 512, 512, 3), np.uint8)
+    labels = np.arange(60) % 5 * 4000
+    tracemalloc.start()
+    survives_flip(images, labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < images.nbytes / 4
 
 
 def test_a_whitened_first_convolution_is_not_trained() -> None:

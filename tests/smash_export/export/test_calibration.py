@@ -30,3 +30,20 @@ def test_calibration_lowers_the_error_and_bounds_false_alarms() -> None:
     assert calibration.error_after < 0.04
     below = softmax(logits / calibration.temperature).max(1) < calibration.threshold
     assert below.mean() == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("count", [4, 40, 400])
+def test_a_few_images_without_an_error_do_not_make_every_answer_certain(count: int) -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(count) % 5
+    logits = random.normal(0, 0.3, (count, 5)).astype(np.float32)
+    logits[np.arange(count), labels] += 3
+    calibration = fit_calibration(logits, labels)
+    top = softmax(logits / calibration.temperature).max(1)
+    assert 1 - top.mean() == pytest.approx(1 / (count + 2), rel=0.3)
+    assert calibration.threshold < 1
+
+
+def test_images_without_an_error_do_not_make_a_sure_network_less_sure() -> None:
+    logits = np.eye(3, dtype=np.float32) * 20
+    assert fit_calibration(logits, np.arange(3)).temperature == 1

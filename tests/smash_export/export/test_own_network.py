@@ -62,6 +62,12 @@ def breaks():
 def frozen(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, classes)).requires_grad_(False)
 
+def normed_last(channels, classes):
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8),
+        nn.Linear(8, classes),
+    )
+
 class Auxiliary(nn.Module):
     def __init__(self):
         super().__init__()
@@ -206,6 +212,17 @@ def test_what_cannot_be_trained_is_refused_before_it_is(module: str) -> None:
     network = own_network(f"{module}:small", digits, 0)
     assert not network.training
     assert int(network.state_dict()["1.num_batches_tracked"]) == 0, "trying it leaves no trace"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("lazy", ["--set", "first_size=0.5"]), ("normed_last", ["--batch", "1"])]
+)
+def test_a_recipe_that_it_cannot_be_trained_by_is_refused(
+    module: str, name: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", f"{module}:{name}", "--data", "digits", "--epochs", "1", "--out", str(tmp_path / "b")]
+    assert run([*words, *options]) == 2
+    assert "cannot be trained by this recipe" in capsys.readouterr().err
 
 
 def test_a_network_whose_values_decide_what_it_does_makes_no_bundle(module: str, tmp_path: Path) -> None:

@@ -183,6 +183,22 @@ def test_a_network_of_timm_sees_its_own_size_and_has_the_weights_of_the_file(
         teacher_logits("timm:linear", dataset)
 
 
+def test_kept_answers_of_a_network_of_timm_are_those_of_its_size(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file({"bias": torch.zeros(10)}, weights)
+    rows = len(dataset.train) + len(dataset.validation)
+
+    def asked(words: str, *_: object) -> np.ndarray:
+        return np.full((rows, 10), 64 if "size=64" in words else 32, np.float32)
+
+    monkeypatch.setattr("smash_export.export.teacher._asked", asked)
+    for size in (32, 64, 32):
+        words = f"timm:linear?weights={weights}&size={size}"
+        assert (teacher_logits(words, dataset, tmp_path / "answers") == size).all()
+
+
 def test_a_teacher_whose_classes_exclude_each_other_is_none_for_images_of_several(
     digits_bundle: Path, dataset: Dataset
 ) -> None:
