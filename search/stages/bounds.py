@@ -32,8 +32,6 @@ squeeze-excitation at 0.75 times (medians, at ResNet-8's latency); with sixteen 
 Tables of devices that are not here hold as many.
 """
 
-MUTATED = 0.3  # of the choices of a draw, in the mutations of a latency table
-
 
 def accepted_draws(
     config: SearchConfig, input_spec: InputSpec, classes: int, aims: Aims | None
@@ -74,30 +72,20 @@ def known_probes(
 def table_networks(
     space: Space, input_spec: InputSpec, classes: int, seed: int, count: int
 ) -> list[Architecture]:
-    """Networks for the latency table of a device that is not here: draws, mutations of them, and known ones.
-
-    Regular draws have no convolutions in groups, which mutations bring and rounds propose. Where no network
-    of the table had them they were predicted to take no time: twelve such networks of "edge" at a median of
-    0.61 times their latency, twelve others at 0.83 times.
+    """Networks for the latency table of a device that is not here: draws, and known ones as in a survey.
 
     Args:
         space: Space whose networks the table is to predict.
         input_spec, classes: Input and number of classes of the networks.
         seed: Random seed of the draws.
         count: Number of networks in all; as large a share of them as of a survey is known, where the space
-            has so many, and no more of them. As many are mutations.
+            has so many, and no more of them.
     """
     wanted = min(KNOWN_PROBES, count * KNOWN_PROBES // (PROBES + KNOWN_PROBES))
     draws = [space.draw(seed, slot) for slot in range(count)]
-
-    def probes(entries: Iterable[Architecture], taken: list[Architecture]) -> list[Architecture]:
-        others = (entry for entry in dict.fromkeys(entries) if entry not in taken)
-        return known_probes(others, draws, lambda entry: cost_of(entry, input_spec, classes))[:wanted]
-
-    moved = [space.mutate(draws[slot % count], seed, slot, MUTATED) for slot in range(4 * wanted)]
-    known = probes(known_networks(space), draws)
-    mutations = probes(moved, draws + known)
-    return draws[: count - len(mutations) - len(known)] + mutations + known
+    others = (entry for entry in known_networks(space) if entry not in draws)
+    known = known_probes(others, draws, lambda entry: cost_of(entry, input_spec, classes))[:wanted]
+    return draws[: count - len(known)] + known
 
 
 class Bounds:

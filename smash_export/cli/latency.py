@@ -34,7 +34,7 @@ def command() -> None:
     type=click.IntRange(10, 10_000),
     default=150,
     show_default=True,
-    help="Number of networks in the kit: random ones, and up to sixteen mutations and known ones each.",
+    help="Number of networks in the kit, random ones and up to sixteen known ones.",
 )
 @click.option(
     "--target",

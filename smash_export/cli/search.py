@@ -221,7 +221,7 @@ def _words(value: object) -> str:
     type=click.IntRange(10, 10_000),
     default=150,
     show_default=True,
-    help="Networks that the device measures for its latency table: random ones, mutations and known ones.",
+    help="Networks that the device measures for its latency table, random and known ones.",
 )
 @click.option(
     "--executor",

@@ -25,23 +25,13 @@ def test_a_latency_table_is_of_draws_and_of_known_networks_with_relu6_and_squeez
 ) -> None:
     space = space_for(SPEC, name)
     measured, known = table_networks(space, SPEC, 10, 1, 150), set(known_networks(space))
-    draws = [space.draw(1, slot) for slot in range(150)]
-    assert measured[: -2 * KNOWN_PROBES] == draws[: -2 * KNOWN_PROBES]
+    assert measured[:-KNOWN_PROBES] == [space.draw(1, slot) for slot in range(150 - KNOWN_PROBES)]
     beside = measured[-KNOWN_PROBES:]
     assert set(beside) <= known
     assert sum("relu6" in parts(entry) for entry in beside) >= 2
     assert sum("squeezed" in parts(entry) for entry in beside) >= 2
-    largest = max(cost_of(entry, SPEC, 10).macs for entry in draws)
-    assert all(cost_of(entry, SPEC, 10).macs <= largest for entry in measured[-2 * KNOWN_PROBES :])
-
-
-@pytest.mark.parametrize("name", ["edge", "edge-tiny"])
-def test_a_latency_table_has_the_grouped_convolutions_that_mutations_bring(name: str) -> None:
-    networks = table_networks(space_for(SPEC, name), SPEC, 10, 1, 150)
-    convs = [
-        [(conv, op) for _, _, op in entry.ops() for conv in filter(None, op.convs)] for entry in networks
-    ]
-    assert sum(any(1 < conv.groups < op.width for conv, op in entry) for entry in convs) >= 8
+    largest = max(cost_of(space.draw(1, slot), SPEC, 10).macs for slot in range(150))
+    assert all(cost_of(entry, SPEC, 10).macs <= largest for entry in beside)
 
 
 @pytest.mark.parametrize(("name", "count"), [("tiny", 10), ("edge-tiny", 40), ("small", 40)])
