@@ -19,8 +19,9 @@ A prior never excludes: what it gives no probability stays inside the space and 
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -119,7 +120,7 @@ class Prior:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "stems":
-                if not isinstance(value, tuple) or not value or min(value) < 0 or max(value) <= 0:
+                if not isinstance(value, tuple) or not _are_shares(value):
                     raise InvalidInputError(
                         "prior stems", expected="a list of shares, one above 0", received=value
                     )
@@ -135,7 +136,7 @@ class Prior:
             raise InvalidInputError(
                 f"prior {name}", expected="a table of options and their shares", received=shares
             )
-        if max(share for _, share in shares) <= 0 or min(share for _, share in shares) < 0:
+        if not _are_shares([share for _, share in shares]):
             raise InvalidInputError(
                 f"prior {name}", expected="shares of 0 and more, one above 0", received=dict(shares)
             )
@@ -165,12 +166,24 @@ def _shares(name: str, value: Any) -> Any:
     """A table {option: share}, or a list of pairs, as pairs; anything else as it is."""
     if isinstance(value, dict):
         number = {"kernels": int, "expansions": int, "depths": int, "reductions": float}.get(name, str)
-        return tuple((number(option), float(share)) for option, share in value.items())
+        return tuple((number(option), float(share)) for option, share in _undotted(value))
     if name == "stems":
         return tuple(float(share) for share in value)
     if isinstance(value, list | tuple):
         return tuple((option, float(share)) for option, share in value)
     return value
+
+
+def _undotted(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Options and shares of a table; 0.5 as a key of TOML is the key 5 in a table of the key 0."""
+    for option, share in table.items():
+        decimals = share.items() if isinstance(share, dict) else ()
+        yield from [(f"{option}.{digits}", value) for digits, value in decimals] or [(option, share)]
+
+
+def _are_shares(values: Sequence[float]) -> bool:
+    """Whether something can be drawn by them: all finite, none below 0, one above it."""
+    return all(0 <= value < math.inf for value in values) and any(values)
 
 
 REGULAR = Prior()

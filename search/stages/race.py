@@ -195,12 +195,9 @@ class Race:
         They keep the same limits: where candidates are measured, so are these. None of ``seen``, the
         search's own, is among them.
         """
-        config = self.run.config.finalists
-        if config.baseline == "none":
+        count = networks_of_baseline(self.run.config, self.run.dataset)
+        if not count:
             return []
-        count = min(config.entering, self.run.config.candidates)
-        if config.baseline == "total":
-            count = count_of_equal_total(self.run.config, self.run.dataset, count)
         own = replace(context, seed=seed_of(context.seed, 0xBA5E), options={}, known=())
         slot, chosen = 0, list[Candidate]()
         for _ in range(BASELINE_ROUNDS):
@@ -366,6 +363,15 @@ def latencies_of(scored: Sequence[Scored]) -> dict[str, float]:
         for entry in scored
         if LATENCY in entry.measures
     }
+
+
+def networks_of_baseline(config: SearchConfig, dataset: Dataset) -> int:
+    """How many networks the random search beside trains; 0 where there is none."""
+    finalists = config.finalists
+    if finalists.baseline == "none":
+        return 0
+    count = min(finalists.entering, config.candidates)
+    return count_of_equal_total(config, dataset, count) if finalists.baseline == "total" else count
 
 
 def count_of_equal_total(config: SearchConfig, dataset: Dataset, count: int) -> int:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from smash_base import files
-from smash_base.errors import InvalidInputError
+from smash_base.errors import GateError, InvalidInputError
 from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.ranking import EncodingCheck, RaceStage, Ranking, read_ranking
 from smash_search.rank.scoring import Score, Scorer, corrupted, kept_best, split_half, survivors
 from smash_search.rank.trained import Trained
 from smash_search.rank.trust import stages_of, trust
 from smash_search.stages.config import Run
-from smash_search.strategies import Scored, Strategy
+from smash_search.strategies import Candidate, Scored, Strategy
 
 LEAST_TRUSTED = 8  # trained networks that say something of the score
 ENCODING_CHECKS = 12  # architectures whose weights are also generated from a corrupted c
@@ -34,13 +35,23 @@ def score_all(run: Run, strategy: Strategy, evaluator: Evaluator) -> list[Scored
             advance(int(score.key not in shown), best=f"{best:.2%}")
             shown.add(score.key)
 
-        while candidates := strategy.ask():
+        while candidates := _asked(strategy, found=len(results)):
             batch = evaluator.evaluate(candidates, on_score)
             strategy.tell(batch)
             results |= {entry.candidate.architecture.key: entry for entry in batch}
             advance(len(results.keys() - shown))  # refused, or read back
             shown |= results.keys()
     return list(results.values())
+
+
+def _asked(strategy: Strategy, *, found: int) -> Sequence[Candidate]:
+    """The next candidates; none where the limits leave no more than the ``found`` ones."""
+    try:
+        return strategy.ask()
+    except GateError:
+        if not found:
+            raise
+        return ()
 
 
 def race_of_scores(

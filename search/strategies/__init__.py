@@ -104,6 +104,9 @@ class Strategy(Protocol):
         """The next candidates; empty when there are no more.
 
         None of them was proposed before, unless on fewer images.
+
+        Raises:
+            GateError: the limits leave no more networks; those that were proposed stand.
         """
 
     def tell(self, results: Sequence[Scored]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smash_search.strategies import Candidate, Context, Scored
-from smash_search.strategies.common import MOST, check, options_of
+from smash_search.strategies.common import MOST, as_many, check, options_of
 from smash_search.strategies.study import Study
 
 
@@ -51,7 +51,7 @@ class Bayesian:
 
     def ask(self) -> Sequence[Candidate]:
         """A batch, or what is left of the budget."""
-        pairs = [self._study.propose("bayesian") for _ in range(min(self._batch, self._study.left))]
+        pairs = as_many(lambda: self._study.propose("bayesian"), min(self._batch, self._study.left))
         self._trials = [trial for _, trial in pairs]
         return [candidate for candidate, _ in pairs]
 

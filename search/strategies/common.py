@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, get_type_hints
 
 from smash_base.errors import GateError, UsageError
@@ -16,6 +16,7 @@ MOST = 10**7  # of whatever an option counts
 TRIES = 200  # neighbours tried for one that is new and within the limits
 
 Options = TypeVar("Options")
+Proposed = TypeVar("Proposed")
 
 
 def options_of(kind: type[Options], context: Context, name: str) -> Options:
@@ -92,10 +93,10 @@ class Proposals:
         return Candidate(architecture, origin)
 
     def neighbour(self, of: Architecture, rate: float, origin: str) -> Candidate:
-        """A mutation that may be proposed.
+        """A mutation that may be proposed; a draw where the limits leave none around ``of``.
 
         Raises:
-            GateError: none found; the limits leave nothing around ``of``.
+            GateError: the limits leave too little of the space.
         """
         for attempt, (seed, slot) in enumerate(self.slots()):
             if attempt == TRIES:
@@ -103,10 +104,19 @@ class Proposals:
             mutant = self._context.space.mutate(of, seed, slot, min(1.0, rate * (1 + attempt / 20)))
             if self.fits(mutant):
                 return self.add(mutant, origin)
-        raise GateError(
-            f"{TRIES} mutations of a network gave none that is new and within the limits",
-            hint="Loosen the limits, or score fewer --candidates.",
-        )
+        return self.random(1)[0]
+
+
+def as_many(propose: Callable[[], Proposed], count: int) -> list[Proposed]:
+    """So many proposals, or as many as the limits leave; raises GateError where they leave none."""
+    found: list[Proposed] = []
+    try:
+        for _ in range(count):
+            found.append(propose())
+    except GateError:
+        if not found:
+            raise
+    return found
 
 
 def error_of(entry: Scored) -> tuple[float, float, str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from smash_search.space.architecture import Architecture
 from smash_search.strategies import Candidate, Context, Scored
-from smash_search.strategies.common import Proposals, check, options_of
+from smash_search.strategies.common import Proposals, as_many, check, options_of
 from smash_search.train.compute import seed_of
 
 
@@ -57,7 +57,7 @@ class Evolution:
         count = min(self._size, self._proposals.left)
         if not self._parents:
             return self._proposals.random(count)
-        return [self._child() for _ in range(count)]
+        return as_many(self._child, count)
 
     def tell(self, results: Sequence[Scored]) -> None:
         """Let parents and children compete."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from smash_base.errors import UsageError
 from smash_search.strategies import Candidate, Context, Scored
-from smash_search.strategies.common import MOST, check, options_of
+from smash_search.strategies.common import MOST, as_many, check, options_of
 from smash_search.strategies.study import Study, require_optuna
 
 
@@ -81,7 +81,7 @@ class Hyperband:
         self._asked, self._going_on = self._going_on, []
         if not self._asked:
             count = min(self._batch, self._study.left)
-            pairs = [self._study.propose("hyperband") for _ in range(count)]
+            pairs = as_many(lambda: self._study.propose("hyperband"), count)
             self._asked = [(replace(candidate, images=self.looks[0]), trial) for candidate, trial in pairs]
         return [candidate for candidate, _ in self._asked]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from smash_base.errors import UsageError
 from smash_search.strategies import Candidate, Context, Scored
-from smash_search.strategies.common import MOST, Proposals, best_of, check, options_of
+from smash_search.strategies.common import MOST, Proposals, as_many, best_of, check, options_of
 
 CHUNK = 32  # candidates per ask, where they do not depend on each other
 
@@ -77,7 +77,7 @@ class Perturb:
             return [self._proposals.neighbour(self._best.candidate.architecture, self._rate, part)]
         self._centre = self._centre or self._best  # one centre for all perturbations
         centre = self._centre.candidate.architecture
-        return [self._proposals.neighbour(centre, self._rate, part) for _ in range(count)]
+        return as_many(lambda: self._proposals.neighbour(centre, self._rate, part), count)
 
     def tell(self, results: Sequence[Scored]) -> None:
         """Keep the best so far; equal errors do not move the chain."""

@@ -33,18 +33,9 @@ class Random:
         self._seen: set[str] = set()
 
     def ask(self) -> Sequence[Candidate]:
-        """Up to 32 further draws; none when nothing new is left within the limits.
-
-        Raises:
-            GateError: the limits leave nothing of the space.
-        """
+        """Up to 32 further draws."""
         wanted = min(CHUNK, self._context.budget - self._proposed)
-        try:
-            chosen = draws(self._context, wanted, self._seen, self._slot)
-        except GateError:
-            if not self._proposed:
-                raise
-            return []
+        chosen = draws(self._context, wanted, self._seen, self._slot)
         self._slot = chosen[-1][0] + 1 if chosen else self._slot
         self._proposed += len(chosen)
         return [candidate for _, candidate in chosen]

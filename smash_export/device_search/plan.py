@@ -120,16 +120,16 @@ class _Recorder:
 
 
 class _Timed:
-    """A measurement that refuses nothing and knows how long it took."""
+    """A measurement that refuses nothing and knows when it was taken, and how long each took."""
 
     def __init__(self, inner: DeviceLatency) -> None:
         self._inner = inner
-        self.seconds: list[float] = []
+        self.taken: list[tuple[float, float]] = []  # beginnings and seconds
 
     def measure(self, architecture: Architecture) -> dict[str, float]:
         begin = time.monotonic()
         measures = self._inner.measure(architecture)
-        self.seconds.append(time.monotonic() - begin)
+        self.taken.append((begin, time.monotonic() - begin))
         return measures
 
     def confirm(self, architecture: Architecture) -> dict[str, float]:
@@ -137,6 +137,15 @@ class _Timed:
 
     def refusal(self, measures: dict[str, float]) -> str | None:
         return None
+
+    @property
+    def mean(self) -> float:
+        """Seconds of one measurement."""
+        return sum(seconds for _, seconds in self.taken) / max(1, len(self.taken))
+
+    def during(self, bar: _Bar) -> float:
+        """Seconds that were measured while a bar was shown."""
+        return sum(seconds for begin, seconds in self.taken if bar.begin <= begin < bar.end)
 
 
 def rehearse(
@@ -249,9 +258,10 @@ def _units(
 ) -> Units:
     hypernet, candidates, race = map(recorder.find, ("HyperNet", "candidates", "race"))
     assert hypernet is not None
-    measuring = sum(timed.seconds) if timed else 0.0
     stages = small.scoring.stages(len(images.validation))
-    score = 0.0 if candidates is None else max(0.0, candidates.seconds - measuring) / CANDIDATES
+    score = 0.0
+    if candidates is not None:
+        score = max(0.0, candidates.seconds - (timed.during(candidates) if timed else 0.0)) / CANDIDATES
     raced = score / stages[0]
     if race is not None and race.total:
         raced = race.seconds / race.total / max(1, _raced(images, stages[0], stages[1]))
@@ -260,7 +270,7 @@ def _units(
     return Units(
         start=max(0.0, hypernet.begin - begin),
         step=hypernet.steady,
-        measurement=measuring / max(1, len(timed.seconds)) if timed else 0.0,
+        measurement=timed.mean if timed else 0.0,
         score=score,
         raced_image=raced,
         trained_image=trained,
@@ -296,6 +306,7 @@ def _training(bar: _Bar | None, images: Dataset) -> tuple[float, float]:
 def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[Part]:
     """Expected seconds of each bar of a search, in their order."""
     from smash_search.stages.bounds import KNOWN_PROBES, PROBES
+    from smash_search.stages.race import networks_of_baseline
 
     stages = config.scoring.stages(len(dataset.validation))
     race, kept = 0.0, float(config.candidates)
@@ -305,20 +316,24 @@ def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[P
     finalists, measured = config.finalists, units.measurement
     train = min(finalists.epoch_images or len(dataset.train), len(dataset.train))
     work = train + EVALUATION * len(dataset.validation)
-    entering = finalists.entering
-    trained, set_up = finalists.epochs(entering) * work, sum(finalists.schedule(entering)) * units.set_up
-    proposed = finalists.rounds * finalists.per_round
-    baseline = 0.0 if finalists.baseline == "none" else 1.0
+    judged = MEASURED * measured + units.score  # of one network
+
+    def trained(networks: int, image: float) -> float:
+        set_up = sum(finalists.schedule(networks)) * units.set_up
+        return finalists.epochs(networks) * work * image + set_up if networks else 0.0
+
+    drawn = networks_of_baseline(config, dataset)
     parts = [
         Part("device", (PROBES + KNOWN_PROBES) * measured * bool(config.latency_limits)),
         Part("HyperNet", units.start + config.training.steps * units.step),
-        Part("candidates", config.candidates * (MEASURED * measured + units.score)),
+        Part("candidates", config.candidates * judged),
         Part("race", race),
         Part(
             "finalists",
-            trained * units.trained_image + set_up + proposed * (MEASURED * measured + units.score),
+            trained(finalists.entering, units.trained_image)
+            + finalists.rounds * finalists.per_round * judged,
         ),
-        Part("random search", baseline * (trained * units.random_image + set_up)),
+        Part("random search", trained(drawn, units.random_image) + drawn * MEASURED * measured),
     ]
     return [part for part in parts if part.seconds > 0]
 

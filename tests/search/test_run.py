@@ -38,7 +38,7 @@ from smash_search.stages import race
 from smash_search.stages.bounds import Bounds, probe_draws
 from smash_search.stages.config import Run
 from smash_search.stages.picks import Picks, SearchResult
-from smash_search.strategies import random
+from smash_search.strategies import common, random
 from smash_search.train import hypernet
 from smash_search.train.hypernet import TrainingConfig, new_supernet
 from smash_search.train.recipes import Recipe
@@ -174,6 +174,25 @@ def test_a_limit_on_cost_that_only_the_smallest_networks_keep_is_searched(
     result = search(tmp_path / "run", limits=CostLimits(macs=12_000), finalists=finalists)
     assert result.candidates == 6
     assert all(entry.cost.macs <= 12_000 for entry in result.scored)
+
+
+@pytest.mark.parametrize("strategy", ["random", "evolution"])
+def test_a_search_goes_on_with_the_networks_that_its_limits_leave(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "TRIES", 40)
+    monkeypatch.setattr(common, "TRIES", 20)
+    monkeypatch.setattr(hypernet, "ATTEMPTS", 20)
+    drawn = [entry.candidate.architecture.key for entry in search(tmp_path / "few").scored][:4]
+    within_cost = Bounds.refusal
+
+    def refusal(bounds: Bounds, entry: Architecture) -> str | None:
+        return within_cost(bounds, entry) if entry.key in drawn else "not one of the few"
+
+    monkeypatch.setattr(Bounds, "refusal", refusal)
+    finalists = FinalistsConfig(count=3, rungs=(1,), random=1, baseline="none", recipe=Recipe(batch=32))
+    result = search(tmp_path / "run", strategy=strategy, candidates=20, finalists=finalists)
+    assert {entry.candidate.architecture.key for entry in result.scored} == set(drawn)
 
 
 def test_limits_on_latency_that_nothing_measures_are_said_before_any_training(tmp_path: Path) -> None:

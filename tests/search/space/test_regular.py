@@ -178,6 +178,15 @@ def test_a_prior_is_read_from_a_file_and_survives_json(tmp_path: Path) -> None:
     assert Space.from_json(space.to_json()) == space
 
 
+def test_a_prior_gives_shares_to_fractions_as_to_other_options(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("reductions = {0.25 = 0.2, 0.5 = 0.3, 1 = 0.5}\n")
+    quoted = tmp_path / "quoted.toml"
+    quoted.write_text('reductions = {"0.25" = 0.2, "0.5" = 0.3, "1.0" = 0.5}\n')
+    wanted = ((0.25, 0.2), (0.5, 0.3), (1.0, 0.5))
+    assert prior_named(str(path)).reductions == prior_named(str(quoted)).reductions == wanted
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -189,6 +198,9 @@ def test_a_prior_is_read_from_a_file_and_survives_json(tmp_path: Path) -> None:
         ("depths = {0 = 1.0}", "depths.*whole numbers"),
         ("expansions = {16 = 1.0}", "expansions.*whole numbers, 1 to 6; received 16"),
         ("stems = 0.5", "malformed"),
+        ("stems = [inf, 1.0]", "stems.*one above 0"),
+        ("forms = {plain = 1.0, reduced = nan}", "forms.*0 and more"),
+        ("forms = {plain = 1.0, reduced = inf}", "forms.*0 and more"),
         ('squeeze = "yes"', "squeeze.*0 to 1"),
         ("squeeze = 2", "squeeze.*0 to 1"),
         ("squeeze = true", "squeeze.*0 to 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,16 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.encoding import Layout
 from smash_search.space.space import space_for
-from smash_search.strategies import STRATEGIES, Candidate, Context, Scored, Strategy, make_strategy
+from smash_search.strategies import (
+    STRATEGIES,
+    Candidate,
+    Context,
+    Scored,
+    Strategy,
+    common,
+    make_strategy,
+    random,
+)
 from smash_search.strategies.evolution import crowding, rank
 from smash_search.strategies.gradient import Encoded, predicted_change
 
@@ -149,6 +159,22 @@ def test_limits_that_leave_nothing_are_an_error(name: str) -> None:
     strategy = make_strategy(name, replace(context(2), refusal=lambda _: "nothing may pass"))
     with pytest.raises(GateError, match="nothing may pass"):
         strategy.ask()
+
+
+@pytest.mark.parametrize("name", names())
+def test_all_of_the_few_networks_that_limits_leave_are_proposed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "TRIES", 40)
+    monkeypatch.setattr(common, "TRIES", 20)
+    few = {entry.candidate.architecture.key for entry in drive(make_strategy("random", context(6)))}
+    left = replace(small(name), refusal=lambda entry: None if entry.key in few else "not one of the few")
+    strategy, found = make_strategy(name, left), set[str]()
+    with contextlib.suppress(GateError):  # the limits leave no more
+        while candidates := strategy.ask():
+            found |= {candidate.architecture.key for candidate in candidates}
+            strategy.tell([judge(candidate) for candidate in candidates])
+    assert found == few
 
 
 @pytest.mark.parametrize("name", ["perturb", "evolution", "gradient"])

@@ -21,12 +21,15 @@ from smash_export.cli.job import run_command
 from smash_export.device_search.job.plan import Plan, Request, Stage, _searched, _stages, request_json
 from smash_export.device_search.job.stages import SCHEMA, STATE, Done, Job, told
 from smash_export.device_search.plan import (
+    CANDIDATES,
     WHOLE,
     Units,
     _Bar,
     _limits_at,
+    _Recorder,
     _Timed,
     _training,
+    _units,
     duration_words,
     largest_factor,
     last_epochs,
@@ -455,6 +458,32 @@ def test_the_hypernet_gets_the_share_of_the_time_that_is_asked_for(share: float)
     config = with_hypernet_share(configure(dataset), share, dataset, units)
     parts = {part.label: part.seconds for part in search_parts(config, dataset, units)}
     assert parts["HyperNet"] / sum(parts.values()) == pytest.approx(share, abs=0.02)
+
+
+def test_a_random_search_of_equal_total_is_planned_with_all_of_its_networks() -> None:
+    dataset = load_data("digits")
+    units = Units(0.0, 0.05, 0.0, 0.04, 1e-4, 3e-4, 3e-4)
+
+    def planned(baseline: str) -> dict[str, float]:
+        config = configure(dataset, training={"steps": 2000}, finalists={"baseline": baseline})
+        return {part.label: part.seconds for part in search_parts(config, dataset, units)}
+
+    assert "random search" not in planned("none")
+    assert planned("finalists")["random search"] == pytest.approx(planned("none")["finalists"], rel=0.05)
+    images = len(dataset.train) + len(dataset.validation) / 3  # of an epoch, as they are timed
+    updates = 2000 * 64 * 3e-4 * images / len(dataset.train)
+    assert planned("total")["random search"] > planned("finalists")["random search"] + 0.9 * updates
+
+
+def test_a_rehearsed_score_is_told_from_the_measurements_before_and_after_it() -> None:
+    config, dataset = configure(load_data("digits")), load_data("digits")
+    recorder, timed = _Recorder(lambda: None), _Timed(_Formula())  # type: ignore[arg-type]
+    for label, begin, end in (("HyperNet", 10.0, 12.0), ("candidates", 12.0, 20.0)):
+        recorder.bars.append(_Bar(label, CANDIDATES, begin, end=end))
+    timed.taken = [(place, 0.5) for place in (1.0, 2.0, *np.arange(12.0, 17.0, 0.5), 21.0)]
+    units = _units(config, dataset, recorder, timed, 0.0)
+    assert units.score == pytest.approx((8.0 - 10 * 0.5) / CANDIDATES)
+    assert units.measurement == 0.5
 
 
 def test_a_share_and_a_number_of_updates_are_one_too_many(
