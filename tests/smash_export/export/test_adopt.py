@@ -100,6 +100,42 @@ def test_a_torchscript_classifier_becomes_a_bundle(
     assert compile_bundle(found.bundle, "onnxruntime").evidence["parity"]["agreement"] == 1.0
 
 
+def test_a_torchscript_file_that_was_saved_in_training_mode_is_stored_in_evaluation_mode(
+    images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.Dropout(0.5), torch.nn.Flatten(),
+            torch.nn.Linear(216, 10),
+        )  # fmt: skip
+    path = tmp_path / "network.pt"
+    torch.jit.save(torch.jit.script(network), path)
+    adopt(path, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    (report,) = verify(tmp_path / "b", target="torchscript", isolated=False).files
+    assert report.status == "passed", report.problems
+    stored = Bundle.open(tmp_path / "b").torchscript
+    assert stored is not None
+    assert not torch.jit.load(stored).training
+
+
+class _Spectrum(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.fft.rfft2(images).abs().flatten(1)[:, :10]
+
+
+def test_a_torchscript_file_that_cannot_be_taken_is_one_line_with_the_cause(
+    images: Images, preprocessing: Preprocessing, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    half = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 3), torch.nn.Flatten(), torch.nn.Linear(216, 10)).half()
+    for network, cause in ((half.eval(), "Half"), (_Spectrum().eval(), "fft_rfft2")):
+        path = tmp_path / "network.pt"
+        torch.jit.save(torch.jit.script(network), path)
+        with pytest.raises(InvalidInputError, match=cause):
+            adopt(path, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.parametrize("batch", [None, 4])
 def test_a_program_of_torch_export_becomes_a_bundle(
     batch: int | None, digits_bundle: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
