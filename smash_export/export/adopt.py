@@ -295,10 +295,10 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
         def run(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
                 parts = [network(part) for part in torch.from_numpy(images).split(64)]
-            if not all(isinstance(part, torch.Tensor) and part.ndim == 2 for part in parts):
+            if not all(isinstance(part, torch.Tensor) and part.ndim in (1, 2) for part in parts):
                 raise InvalidInputError(f"{path} is not an image classifier", expected="one output [B, K]")
             answers: np.ndarray = torch.cat(parts).float().numpy()
-            return answers
+            return answers.reshape(len(answers), -1)
 
         reference = Reference(run, tensors, str(path))
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
