@@ -80,6 +80,7 @@ class LiteRtTarget(EnvironmentTarget):
             content = _written(request.onnx, batch)
         except UnknownOperatorError as error:
             if request.torch_program is None:
+                error.hint = error.hint or "For an adopted file choose onnxruntime, openvino, ncnn or mnn."
                 raise
             result = super().compile(request, destination)
             return replace(result, notes={**result.notes, "converted": str(error)})

@@ -239,8 +239,8 @@ def load_picture(picture: Image.Image, name: str = "the picture") -> Image.Image
     As long as nobody has decoded it, it is read as its file is, under the same limits.
 
     Raises:
-        InvalidInputError: truncated, damaged, of 32 bits, or of 16 bits that are all but black; not decoded
-            yet and too large, or animated.
+        InvalidInputError: truncated, damaged, without pixels, of 32 bits, or of 16 bits that are all but
+            black; not decoded yet and too large, or animated.
     """
     with _named_errors(name):
         if (data := _undecoded(picture)) is not None:
@@ -249,6 +249,12 @@ def load_picture(picture: Image.Image, name: str = "the picture") -> Image.Image
             raise _too_many_pixels(name, f"{picture.width}x{picture.height}")
         picture.load()
         check_mode(picture, name)
+        if not all(picture.size):  # a crop may be one; resized it would be black
+            raise InvalidInputError(
+                f"{name} has no pixels",
+                expected="1 or more on each side",
+                received="x".join(map(str, picture.size)),
+            )
         return eight_bits(picture, name)
 
 

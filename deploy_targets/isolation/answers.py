@@ -49,7 +49,7 @@ def answer_all(name: str, answer: Callable[[dict[str, Any], np.ndarray | None, S
         try:
             values, result = answer(message, _array(message.pop("shape"), questions), send)
         except SmashError as error:
-            values = {"error": {"kind": type(error).__name__, **vars(error)}}
+            values = {"error": {"kind": _kind(error), **vars(error)}}
         except Exception as error:  # noqa: BLE001  whatever a runtime raises is an answer, not the end
             values = {"error": _defect(f"{name} failed at {message['do']}", error)}
         if result is not None:
@@ -62,6 +62,11 @@ def _array(shape: list[int] | None, questions: IO[bytes]) -> np.ndarray | None:
     if shape is None:
         return None
     return np.frombuffer(questions.read(int(np.prod(shape)) * 4), np.float32).reshape(shape)
+
+
+def _kind(error: SmashError) -> str:
+    """Name of the error type that the parent knows: that of smash_base which a target's own is of."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == SmashError.__module__)
 
 
 def _defect(what: str, error: Exception) -> dict[str, str | None]:

@@ -8,6 +8,7 @@ trained with.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -284,19 +285,26 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
 
     data = path.read_bytes()
     try:
-        network = torch.jit.load(io.BytesIO(data), map_location="cpu").eval()
+        network = torch.jit.load(io.BytesIO(data), map_location="cpu")
+        if any(getattr(part, "training", False) for part in network.modules()):  # a frozen one does not say
+            network.eval()
+            evaluating = io.BytesIO()
+            torch.jit.save(network, evaluating)
+            data = evaluating.getvalue()  # no runtime changes the mode of what it opens
 
         def run(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
                 parts = [network(part) for part in torch.from_numpy(images).split(64)]
-            if not all(isinstance(part, torch.Tensor) and part.ndim == 2 for part in parts):
+            if not all(isinstance(part, torch.Tensor) and part.ndim in (1, 2) for part in parts):
                 raise InvalidInputError(f"{path} is not an image classifier", expected="one output [B, K]")
             answers: np.ndarray = torch.cat(parts).float().numpy()
-            return answers
+            return answers.reshape(len(answers), -1)
 
         reference = Reference(run, tensors, str(path))
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that this exporter is old is no news to the user
+            with contextlib.suppress(AttributeError):  # there is no public name for it
+                torch._C._jit_set_onnx_log_output_stream("stderr")  # for graphs that it fails at
             target = Path(folder) / "model.onnx"
             torch.onnx.export(  # the exporter that takes a traced module; the other one needs Python code
                 network,
@@ -310,10 +318,16 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
             )
             exported = onnx.load_model_from_string(target.read_bytes())
     except (RuntimeError, ValueError, TypeError) as error:
-        raise InvalidInputError(f"{path} cannot be run or exported", received=error) from None
+        raise InvalidInputError(f"{path} cannot be run or exported", received=_cause(error)) from None
     graph, batch, _ = _fitted(exported, path, preprocessing)
     facts = {"reference": f"TorchScript, torch {version_of('torch')}"}
     return _Foreign(graph, reference, batch, facts, data)
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong in TorchScript: of its interpreter the last line, since the first ones trace code."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if "TorchScript interpreter" in lines[0] else "\n".join(lines)
 
 
 def _from_program(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) -> _Foreign:

@@ -67,7 +67,7 @@ def image_and_answers(
 
     Raises:
         InvalidInputError: other inputs or outputs than floating-point [B, C, H, W] or [B, C, D, H, W], or
-            the same with channels last, and [B, K] or [B, K, 1, 1].
+            the same with channels last, and [B, K], [B, K, 1, 1] or, of one answer, [B].
     """
     import onnx
 
@@ -203,7 +203,15 @@ def _check_operators(model: onnx.ModelProto, path: Path) -> None:
             hint="Export it again without custom operators and with functions inlined.",
         )
     graphs = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    opset = max((item.version for item in model.opset_import if item.domain in _DOMAINS), default=0)
     for node in model.graph.node:
+        if node.op_type == "GroupNormalization" and opset >= 21:
+            raise InvalidInputError(
+                f"{path} holds GroupNormalization, whose shapes ONNX does not infer",
+                expected="InstanceNormalization between two Reshape",
+                received=f"{node.op_type} of opset {opset}",
+                hint="Export it again at opset 20: torch.onnx.export(..., opset_version=20)",
+            )
         if any(item.type in graphs or item.HasField("g") or item.graphs for item in node.attribute):
             raise InvalidInputError(
                 f"{path} has control flow", expected="one flat graph", received=node.op_type[:100]

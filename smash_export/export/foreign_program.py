@@ -59,10 +59,10 @@ def read_foreign_program(path: Path, opset: int) -> tuple[Run, onnx.ModelProto]:
                 parts = [
                     module(torch.from_numpy(np.ascontiguousarray(part))) for part in chunks(images, batch)
                 ]
-            if not all(isinstance(part, torch.Tensor) and part.ndim == 2 for part in parts):
+            if not all(isinstance(part, torch.Tensor) and part.ndim in (1, 2) for part in parts):
                 raise InvalidInputError(f"{path} is not an image classifier", expected="one output [B, K]")
             answers: np.ndarray = torch.cat(parts)[: len(images)].float().numpy()
-            return answers
+            return answers.reshape(len(answers), -1)
 
         try:
             exported = torch.onnx.export(

@@ -274,7 +274,7 @@ def in_our_form(model: onnx.ModelProto, image: tuple[int, ...]) -> Form:
         batch = shape_of(source)[0] or "batch"
         named = onnx.helper.make_tensor_value_info(source.name, form.image_type, [batch, *image])
         source.type.CopyFrom(named.type)
-    if len(shape_of(output)) > 2:
+    if len(shape_of(output)) not in (0, 2):  # [B] becomes [B, 1]
         outward.append(Step("Flatten", "axis", 1))
         del output.type.tensor_type.shape.dim[2:]
     if form.answer_type != onnx.TensorProto.FLOAT:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import itertools
+import operator
 import os
 import shlex
 import threading
@@ -156,6 +157,7 @@ class Classifier:
         options: SessionOptions | None = None,
     ) -> None:
         self.bundle = bundle
+        self._path = bundle.path.absolute()  # now: the process may go to another folder later
         self._options = options or SessionOptions()
         self.choice = choice
         self._session = session
@@ -300,7 +302,7 @@ class Classifier:
 
     def __reduce__(self) -> tuple[Any, ...]:
         choice, options = self.choice, self._options
-        arguments = (self.bundle.path.absolute(), choice.target, options.threads, options.device)
+        arguments = (self._path, choice.target, options.threads, options.device)
         return load, (*arguments, choice.precision)
 
     def __repr__(self) -> str:
@@ -324,9 +326,9 @@ class Classifier:
         return self.preprocessing.decode(image)
 
     def _checked_top(self, top_k: int) -> int:
-        if not isinstance(top_k, int) or top_k < 1:
-            raise InvalidInputError("top_k", expected="1 or more", received=top_k)
-        return min(top_k, len(self.labels))
+        if not hasattr(top_k, "__index__") or operator.index(top_k) < 1:
+            raise InvalidInputError("top_k", expected="a whole number, 1 or more", received=top_k)
+        return min(operator.index(top_k), len(self.labels))
 
     def _answer(self, names: list[str], tensor: np.ndarray, count: int) -> list[Prediction]:
         started = time.perf_counter()

@@ -21,6 +21,7 @@ from smash_export.export.onnx_writer import onnx_from_architecture
 from smash_search.space.architecture import InputSpec
 from smash_search.space.space import space_for
 from smash_targets.base import CompileRequest, ModelSignature, SessionOptions, get_target
+from smash_targets.isolation.parent import compile_isolated
 from smash_targets.litert_writer import UnknownOperatorError, write
 from tests.deploy_targets.inputs import IMAGES, SIGNATURE
 from tests.deploy_targets.networks import Sources
@@ -226,8 +227,15 @@ def test_what_is_not_known_is_said_and_not_guessed(what: str, tmp_path: Path) ->
     onnx.save(model, tmp_path / "model.onnx")
     assert LITERT.starts_from_program(tmp_path / "model.onnx")
     request = CompileRequest(tmp_path / "model.onnx", None, ModelSignature("x", "y", (4, 6, 6), 5))
-    with pytest.raises(UsageError, match=what):
+    with pytest.raises(UsageError, match=f"{what}.*choose onnxruntime"):
         LITERT.compile(request, tmp_path)
+
+
+def test_what_is_not_known_is_no_failed_verification_in_a_process_of_its_own(tmp_path: Path) -> None:
+    onnx.save(graph_of(UNKNOWN["Sin"], [4, 6, 6], w=weights(144, 5)), tmp_path / "model.onnx")
+    request = CompileRequest(tmp_path / "model.onnx", None, ModelSignature("x", "y", (4, 6, 6), 5))
+    with pytest.raises(UsageError, match="Sin"):
+        compile_isolated("litert", request, tmp_path)
 
 
 def test_a_batch_size_of_its_own(network: onnx.ModelProto, sources: Sources, tmp_path: Path) -> None:

@@ -256,6 +256,16 @@ def test_a_strip_that_would_become_endless_is_refused() -> None:
         block.decode(Image.new("L", (1, 2000)))
 
 
+@pytest.mark.parametrize("short_side", [None, 8])
+@pytest.mark.parametrize(("mode", "size"), [("L", (0, 5)), ("RGB", (0, 0)), ("I;16", (5, 0))])
+def test_a_picture_without_pixels_is_refused(
+    short_side: int | None, mode: str, size: tuple[int, int]
+) -> None:
+    preprocessing = Preprocessing(8, 8, 1, (0.5,), (0.5,), short_side=short_side)
+    with pytest.raises(InvalidInputError, match=f"no pixels.*received {size[0]}x{size[1]}"):
+        preprocessing.decode(Image.new(mode, size))
+
+
 def test_bgr_turns_the_channels_and_nothing_else() -> None:
     torch = pytest.importorskip("torch")
     rgb = Preprocessing(4, 4, 3, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))

@@ -100,6 +100,65 @@ def test_a_torchscript_classifier_becomes_a_bundle(
     assert compile_bundle(found.bundle, "onnxruntime").evidence["parity"]["agreement"] == 1.0
 
 
+def test_a_torchscript_file_that_was_saved_in_training_mode_is_stored_in_evaluation_mode(
+    images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.Dropout(0.5), torch.nn.Flatten(),
+            torch.nn.Linear(216, 10),
+        )  # fmt: skip
+    path = tmp_path / "network.pt"
+    torch.jit.save(torch.jit.script(network), path)
+    adopt(path, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    (report,) = verify(tmp_path / "b", target="torchscript", isolated=False).files
+    assert report.status == "passed", report.problems
+    stored = Bundle.open(tmp_path / "b").torchscript
+    assert stored is not None
+    assert not torch.jit.load(stored).training
+
+
+@pytest.mark.parametrize("program", [False, True])
+def test_a_torch_network_of_one_answer_without_an_axis_is_a_classifier_of_two_classes(
+    program: bool, images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 6, 3), torch.nn.Flatten(), torch.nn.Linear(216, 1), torch.nn.Flatten(0)
+        ).eval()
+    path, example = tmp_path / ("network.pt2" if program else "network.pt"), torch.zeros(2, 1, 8, 8)
+    if program:
+        batch = torch.export.Dim("batch", min=1, max=64)
+        torch.export.save(torch.export.export(network, (example,), dynamic_shapes=({0: batch},)), path)
+    else:
+        torch.jit.save(torch.jit.trace(network, example), path)
+    binary = Images(images.test, images.labels % 2, images.calibration, {})
+    found = adopt(path, tmp_path / "b", labels=("even", "odd"), preprocessing=preprocessing, images=binary)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(preprocessing.normalise(images.test))).numpy()
+    np.testing.assert_allclose(found.bundle.samples().logits[:, 1], expected, atol=1e-5)
+    assert not found.bundle.samples().logits[:, 0].any()
+
+
+class _Spectrum(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.fft.rfft2(images).abs().flatten(1)[:, :10]
+
+
+def test_a_torchscript_file_that_cannot_be_taken_is_one_line_with_the_cause(
+    images: Images, preprocessing: Preprocessing, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    half = torch.nn.Sequential(torch.nn.Conv2d(1, 6, 3), torch.nn.Flatten(), torch.nn.Linear(216, 10)).half()
+    for network, cause in ((half.eval(), "Half"), (_Spectrum().eval(), "fft_rfft2")):
+        path = tmp_path / "network.pt"
+        torch.jit.save(torch.jit.script(network), path)
+        with pytest.raises(InvalidInputError, match=cause):
+            adopt(path, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.parametrize("batch", [None, 4])
 def test_a_program_of_torch_export_becomes_a_bundle(
     batch: int | None, digits_bundle: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
@@ -425,9 +484,21 @@ def test_predictions_are_the_probabilities_of_the_network_whatever_it_ends_with(
         )
 
 
-@pytest.mark.parametrize("kinds", [("Sigmoid",), ()])
+def squeezed(path: Path) -> Path:
+    """The network with answers [B] instead of [B, 1]."""
+    model = onnx.load(path)
+    model.graph.node[-1].output[0] = "column"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axis"))
+    model.graph.node.append(helper.make_node("Squeeze", ["column", "axis"], ["scores"]))
+    del model.graph.output[0].type.tensor_type.shape.dim[1:]
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(("kinds", "squeeze"), [(("Sigmoid",), False), ((), False), (("Sigmoid",), True)])
 def test_one_output_is_a_classifier_of_two_classes(
     kinds: tuple[str, ...],
+    squeeze: bool,
     foreign: Path,
     images: Images,
     preprocessing: Preprocessing,
@@ -435,6 +506,7 @@ def test_one_output_is_a_classifier_of_two_classes(
     tmp_path: Path,
 ) -> None:
     path = ending(foreign, *kinds, rows=1)
+    path = squeezed(path) if squeeze else path
     binary = Images(images.test, (images.labels == 0).astype(np.int64), images.calibration, {})
     with pytest.raises(InvalidInputError, match="2 labels"):
         adopt(path, tmp_path / "b", labels=("zero",), preprocessing=preprocessing, images=binary)
@@ -614,6 +686,17 @@ def control_flow(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def group_normalization(model: onnx.ModelProto) -> onnx.ModelProto:
+    model.opset_import[0].version, model.ir_version = 21, 10
+    first = model.graph.node[0]
+    ones = numpy_helper.from_array(np.ones(16, np.float32), "ones")
+    model.graph.initializer.append(ones)
+    name, first.output[0] = first.output[0], "raw"
+    node = helper.make_node("GroupNormalization", ["raw", "ones", "ones"], [name], num_groups=2)
+    model.graph.node.insert(1, node)
+    return model
+
+
 HOSTILE: dict[str, tuple[Callable[[onnx.ModelProto], onnx.ModelProto], str]] = {
     "parent folder": (lambda m: external(m, location="../secret.bin"), "location '../secret.bin'"),
     "absolute path": (lambda m: external(m, location="/etc/passwd"), "location '/etc/passwd'"),
@@ -638,6 +721,7 @@ HOSTILE: dict[str, tuple[Callable[[onnx.ModelProto], onnx.ModelProto], str]] = {
     "missing weight": (missing_weight, "not valid ONNX"),
     "tensor of 16 GiB": (blow_up, "too large"),
     "control flow": (control_flow, "flat graph"),
+    "group normalization": (group_normalization, "opset_version=20"),
 }
 
 

@@ -157,6 +157,7 @@ def test_top_k_is_sorted_and_sums_up(
     assert sum(values) == pytest.approx(1, abs=1e-5)
     assert (answer.label, answer.index) == (answer.top[0].label, answer.top[0].index)
     assert len(classifier.predict(digits_images[0][3], top_k=1).top) == 1
+    assert len(classifier.predict(digits_images[0][3], top_k=np.int64(3)).top) == 3  # type: ignore[arg-type]
     for wrong in (0, -1, 1.5):
         with pytest.raises(InvalidInputError, match="top_k"):
             classifier.predict(digits_images[0][3], top_k=wrong)  # type: ignore[arg-type]
@@ -509,6 +510,19 @@ def test_a_classifier_is_callable_awaitable_and_picklable(
             classifier.choice.target,
             classifier.choice.precision,
         )
+
+
+def test_a_pickle_that_is_made_in_another_folder_finds_the_bundle(
+    digits_bundle: Path,
+    digits_images: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(digits_bundle.parent)
+    with load(digits_bundle.name) as classifier:
+        monkeypatch.chdir(tmp_path)
+        with pickle.loads(pickle.dumps(classifier)) as copy:
+            assert copy.predict(digits_images[0][:4]) == classifier.predict(digits_images[0][:4])
 
 
 def test_apredict_leaves_the_loop_free(
