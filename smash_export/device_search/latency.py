@@ -223,8 +223,8 @@ def features_of(
 def features(model: bytes, *, by_vectors: bool = False) -> dict[str, float]:
     """What the time of a graph is explained by: per kind of node its count, work and numbers written.
 
-    Counted at batch 1. Convolutions are divided into pointwise, dense, grouped and depthwise ones; the
-    work of a dense one is counted in whole vectors of channels.
+    Counted at batch 1. Convolutions are divided into pointwise, dense and depthwise ones; the work of a
+    dense one, and of each group of channels, is counted in whole vectors.
 
     Args:
         model: an fp32 ONNX file.
@@ -255,16 +255,14 @@ def features(model: bytes, *, by_vectors: bool = False) -> dict[str, float]:
         groups = next(entry.i for entry in node.attribute if entry.name == "group")
         area = math.prod(shapes[node.output[0]][2:])
         taps = math.prod(shape[2:])
-        if groups > 1:
-            kind = "depthwise" if shape[1] == 1 and shape[0] == groups else "grouped"
-            macs = shape[0] * shape[1] * taps * area
-        else:
-            kind = "pointwise" if taps == 1 else "dense"
-            macs = _whole(shape[0]) * _whole(shape[1]) * taps * area
+        if groups > 1 and shape[1] == 1 and shape[0] == groups:
+            kind, macs = "depthwise", shape[0] * taps * area
+            add("depthwise.groups", groups)
+        else:  # each group is a dense one: a price that every table knows
+            kind = "pointwise" if taps * groups == 1 else "dense"
+            macs = groups * _whole(shape[0] // groups) * _whole(shape[1]) * taps * area
         if by_vectors and not in_whole_vectors(shape[0], shape[1], groups):
             kind += " of parts"
-        if groups > 1:
-            add(f"{kind}.groups", groups)
         add(f"{kind}.nodes", 1)
         add(f"{kind}.macs", macs)
         add(f"{kind}.written", written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 
 from smash_base.errors import GateError, InvalidInputError, UsageError
@@ -100,10 +102,23 @@ def test_features_count_every_convolution_and_its_work() -> None:
             + len(architecture.blocks)
             - 1
         )
-        kinds = ("pointwise", "dense", "grouped", "depthwise")
+        kinds = ("pointwise", "dense", "depthwise")
         assert sum(found.get(f"{kind}.nodes", 0) for kind in kinds) == convolutions
         work = sum(found.get(f"{kind}.macs", 0) for kind in kinds)
         assert work >= 0.9 * cost_of(architecture, SPEC, 10).macs - 5000  # the linear layer is no convolution
+
+
+@pytest.mark.parametrize(
+    ("groups", "kind", "macs"), [(1, "dense", 64), (2, "dense", 128), (8, "depthwise", 8)]
+)
+def test_a_convolution_in_groups_has_the_price_of_dense_ones(groups: int, kind: str, macs: int) -> None:
+    """Draws that a table is fitted to hold none in groups, and mutations bring them."""
+    network = torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups)
+    file = io.BytesIO()
+    torch.onnx.export(network.eval(), (torch.zeros(1, 8, 5, 5),), file, dynamo=False)
+    found = features(file.getvalue())
+    assert found[f"{kind}.macs"] == macs * 9 * 25
+    assert {name.partition(".")[0] for name in found} == {"network", kind}
 
 
 def test_at_int8_the_form_that_runs_is_counted(tmp_path: Path) -> None:
@@ -115,7 +130,7 @@ def test_at_int8_the_form_that_runs_is_counted(tmp_path: Path) -> None:
         found = features_of(architecture, SPEC, 10, setting)
         nodes = {name: count for name, count in found.items() if name.endswith(".nodes")}
         assert any(name.endswith(" of parts.nodes") for name in nodes) or nodes["dense.nodes"] > 0
-        kinds = ("pointwise", "dense", "grouped", "depthwise")
+        kinds = ("pointwise", "dense", "depthwise")
         for sizes in (plain, found):  # pools go into convolutions, which stay as many
             count = sum(sizes.get(f"{kind}{part}.nodes", 0) for kind in kinds for part in ("", " of parts"))
             assert count == sum(plain.get(f"{kind}.nodes", 0) for kind in kinds)
