@@ -24,7 +24,7 @@ import json
 import math
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -485,11 +485,17 @@ class LatencyTable:
 
     def predict(self, architecture: Architecture) -> float:
         """Milliseconds of an architecture on the table's device."""
+        return self.predict_features(self._features(architecture))
+
+    def unpriced(self, architecture: Architecture) -> set[str]:
+        """Kinds of nodes of an architecture that no network of the table has: they cost nothing."""
+        strange = set(self._features(architecture)).difference(self._names)
+        return {name.partition(".")[0] for name in strange}
+
+    def _features(self, architecture: Architecture) -> dict[str, float]:
         if self.document.get(FORMS, False):
-            found = features_of(architecture, self.input_spec, self.classes, self.setting)
-        else:  # an older table
-            found = features(candidate_graph(architecture, self.input_spec, self.classes))
-        return self.predict_features(found)
+            return features_of(architecture, self.input_spec, self.classes, self.setting)
+        return features(candidate_graph(architecture, self.input_spec, self.classes))  # an older table
 
     @cached_property
     def error(self) -> dict[str, float]:
@@ -614,6 +620,12 @@ class DeviceLatency:
         medians = [_median(network["latency"]) for network in measured]
         flagged = float(sum(network["latency"]["flagged"] for network in measured))
         return {"latency_ms": max(medians), LOWEST: min(medians), FLAGGED: flagged}
+
+    def unpriced(self, architectures: Iterable[Architecture]) -> list[str]:
+        """Kinds of nodes of these networks that the table has no price for; none where times are measured."""
+        if self._table is None:
+            return []
+        return sorted(set().union(*map(self._table.unpriced, architectures)))
 
     def refusal(self, measures: Mapping[str, float]) -> str | None:
         """Why a network may not be picked, or None."""

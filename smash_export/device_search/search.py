@@ -160,6 +160,7 @@ TEACHER = "teacher"  # first part of the name of the file that holds its answers
 _CLAIM = {".lock", "config.json", "timings.json"}  # of a folder that holds no result yet
 DRIFT = 1.3  # factor between two measurements of one network; the same machine, idle, has a few percent
 FASTEST = 12  # networks of each order that are measured to see whether a latency limit can be kept
+SAMPLED = 16  # draws of a space, to see whether a latency table has prices for what is in them
 MUTATION_RATE = 0.1  # of each choice, beside: the fastest have few, of which a smaller one changes none
 
 # Share of the training images that choose between networks, where the data have no validation part and the
@@ -442,6 +443,7 @@ def check_latency(
 
     Only networks within the limits on cost count. Before any refusal mutations of the fastest are measured.
     Of smaller limits, those that no measured network keeps are warned of: there may be no pick within them.
+    So is a latency table that lacks what draws of the space have.
     """
     from smash_export.device_search.latency import fastest_of
     from smash_search.rank.finalists import input_spec_of
@@ -466,6 +468,11 @@ def check_latency(
     networks = _likely_fast(space, spec, len(dataset.classes), config.seed, is_within)
     if not networks:  # the search itself says so, and how large the smallest is
         return
+    if strange := latency.unpriced([*networks, *(space.draw(config.seed, slot) for slot in range(SAMPLED))]):
+        output.warn(
+            f"networks of the space {space.name} have {', '.join(strange)}, and none of the latency table has: "
+            f"predicted as if they took no time. Make one by: smash-export latency kit --space {space.name}"
+        )
     with output.progress("can the limit be kept?", None):
         fastest, milliseconds = fastest_of(
             networks,

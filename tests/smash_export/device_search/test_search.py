@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from smash_base.errors import GateError
-from smash_export.device_search.latency import DOWNHILL, DeviceLatency, Setting
+from smash_export.device_search.latency import (
+    DOWNHILL,
+    DeviceLatency,
+    LatencyTable,
+    Setting,
+    candidate_graph,
+    features,
+)
 from smash_export.device_search.plan import Units, search_parts
 from smash_export.device_search.search import FASTEST, SPACE_DEFAULTS, check_latency, configure
 from smash_export.progress import Output
@@ -21,7 +28,7 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.regular import is_regular, smallest
-from smash_search.space.space import form_of
+from smash_search.space.space import SPACES, form_of
 from tests.search.small_data import small_digits
 
 SPEC = InputSpec(1, (8, 8))
@@ -74,6 +81,23 @@ def test_a_latency_limit_that_only_the_smallest_network_keeps_is_not_refused() -
     check(configure(dataset, latency_limits={"tight": least}), dataset)
     with pytest.raises(GateError, match=f"{smallest(space).key}"):
         check(configure(dataset, latency_limits={"tighter": 0.99 * least}), dataset)
+
+
+@pytest.mark.parametrize(("space", "is_strange"), [("tiny", False), ("edge-tiny", True)])
+def test_a_latency_table_that_lacks_what_the_space_has_is_warned_of(
+    space: str, is_strange: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = [SPACES["tiny"].draw(0, slot) for slot in range(40)]
+    rows = [
+        {"key": one.key, "features": features(candidate_graph(one, SPEC, 10)), "latency": {"p50_ms": 0.1}}
+        for one in networks
+    ]
+    table = LatencyTable(
+        {"input": SPEC.to_json(), "classes": 10, "setting": {"target": "onnxruntime"}, "networks": rows}
+    )
+    config = configure(small_digits(), space=space, latency_limits={"9ms": 9.0})
+    check_latency(config, small_digits(), DeviceLatency(SPEC, 10, Setting(), table=table), Output())
+    assert ("none of the latency table has" in capsys.readouterr().err) == is_strange
 
 
 def test_a_latency_limit_that_only_a_known_network_of_few_nodes_keeps_is_not_refused() -> None:
