@@ -470,7 +470,7 @@ def check_latency(
         return
     if strange := latency.unpriced([*networks, *(space.draw(config.seed, slot) for slot in range(SAMPLED))]):
         output.warn(
-            f"networks of the space {space.name} have {', '.join(strange)}, and none of the latency table has: "
+            f"networks of the space {space.name} have {', '.join(strange)}, which the latency table has not: "
             f"predicted as if they took no time. Make one by: smash-export latency kit --space {space.name}"
         )
     with output.progress("can the limit be kept?", None):
