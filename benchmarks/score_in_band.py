@@ -1,7 +1,7 @@
 """Whether the score of differently made HyperNets orders networks of one latency that were trained.
 
     python -m benchmarks.score_in_band --finalists RUN/finalists.jsonl,.. [--data cifar10:PATH] [--steps 750]
-        [--images 1000] [--seeds 0] [--ways every] [--folder DIR] [--results NAME]
+        [--images 1000] [--seeds 0] [--ways every [--only WORDS]] [--folder DIR] [--results NAME]
     python -m benchmarks.score_in_band --draws DIR/trained.jsonl ... [--of-them]
 
 ``--finalists`` are files of searches: their networks of 5 to 13 million multiply-accumulates, whose error is
@@ -10,8 +10,9 @@ benchmarks/draws_vs_handmade.py keeps in its folder: networks of one measured la
 trained on draws of the edge space within that band, of multiply-accumulates or of latency, as a model fitted
 to the measurements predicts it; with ``--of-them`` on the very networks that it is judged by, whose errors
 it does not see. Tau of its score with the error, with all generated filters zeroed, and that of the
-multiply-accumulates alone. ``--ways every`` takes all ways of benchmarks/op_contribution.py, whose
-figures are kept in ``--folder`` one by one: a repeated command goes on with the first that is missing.
+multiply-accumulates alone. ``--ways every`` takes all ways of benchmarks/op_contribution.py, or those whose
+name holds some words. Figures are kept in ``--folder`` one by one: a repeated command goes on with the first
+that is missing.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument(
         "--ways", choices=("pair", "every"), default="pair", help="tiles and full rank, or all"
     )
+    parser.add_argument("--only", default="", help="ways whose name holds this")
     parser.add_argument("--folder", type=Path, default=Path("runs/score-in-band"), help="of results")
     parser.add_argument("--results", default="score_in_band", help="name of the file of results")
     arguments = parser.parse_args()
@@ -91,7 +93,8 @@ def main() -> None:
 
 def ways_of(arguments: argparse.Namespace) -> Sequence[Way]:
     """The ways to train a HyperNet that were asked for."""
-    return WAYS if arguments.ways == "every" else (TILES, FULL_RANK)
+    ways = WAYS if arguments.ways == "every" else (TILES, FULL_RANK)
+    return [way for way in ways if arguments.only in way.name]
 
 
 def goal_of(row: dict[str, Any], macs: Estimate) -> dict[str, Any]:
