@@ -70,10 +70,8 @@ def mapped(
             with files.claimed(place.with_name(f"{place.name}.making"), wait=True):
                 found = _held(place, stamp, shape)  # from whoever was waited for
                 if found is None:
-                    _remove_left(place.parent)
                     _make(place, stamp, shape, fill)
                     found = _held(place, stamp, shape)
-                    _make_room(place)
         except OSError as error:
             if error.errno not in READ_ONLY:
                 raise
@@ -100,7 +98,8 @@ def _name(key: str, content: str) -> str:
 def _make(
     place: Path, stamp: JsonObject, shape: tuple[int, ...], fill: Callable[[np.ndarray], list[int] | None]
 ) -> None:
-    """Write a converted copy; it appears whole or not at all."""
+    """Write a converted copy, which appears whole or not at all, and remove what takes its room."""
+    _remove_left(place.parent)
     with files.new_folder(place, replace=True) as temporary:
         array = np.lib.format.open_memmap(temporary / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         rows = fill(array)
@@ -109,6 +108,7 @@ def _make(
         files.write_json(temporary / RECORD, stamp)
         if rows is not None:
             np.save(temporary / "rows.npy", np.array(rows, dtype=np.int64))
+    _make_room(place)
 
 
 def _remove_left(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -468,11 +468,8 @@ def check_latency(
     networks = _likely_fast(space, spec, len(dataset.classes), config.seed, is_within)
     if not networks:  # the search itself says so, and how large the smallest is
         return
-    if strange := latency.unpriced([*networks, *(space.draw(config.seed, slot) for slot in range(SAMPLED))]):
-        output.warn(
-            f"networks of the space {space.name} have {', '.join(strange)}, which the latency table has not: "
-            f"predicted as if they took no time. Make one by: smash-export latency kit --space {space.name}"
-        )
+    draws = [space.draw(config.seed, slot) for slot in range(SAMPLED)]
+    _warn_of_unpriced(space.name, latency.unpriced([*networks, *draws]), output)
     with output.progress("can the limit be kept?", None):
         fastest, milliseconds = fastest_of(
             networks,
@@ -486,6 +483,14 @@ def check_latency(
         output.warn(
             f"no network that was measured keeps {', '.join(missed)}: the fastest found, {fastest.key}, "
             f"takes {milliseconds:.3g} ms; there may be no pick within it"
+        )
+
+
+def _warn_of_unpriced(space: str, kinds: Sequence[str], output: Output) -> None:
+    if kinds:
+        output.warn(
+            f"networks of the space {space} have {', '.join(kinds)}, which the latency table has not: "
+            f"predicted as if they took no time. Make one by: smash-export latency kit --space {space}"
         )
 
 

@@ -287,10 +287,7 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
     try:
         network = torch.jit.load(io.BytesIO(data), map_location="cpu")
         if any(getattr(part, "training", False) for part in network.modules()):  # a frozen one does not say
-            network.eval()
-            evaluating = io.BytesIO()
-            torch.jit.save(network, evaluating)
-            data = evaluating.getvalue()  # no runtime changes the mode of what it opens
+            data = _evaluating(network)
 
         def run(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
@@ -322,6 +319,15 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
     graph, batch, _ = _fitted(exported, path, preprocessing)
     facts = {"reference": f"TorchScript, torch {version_of('torch')}"}
     return _Foreign(graph, reference, batch, facts, data)
+
+
+def _evaluating(network: Any) -> bytes:
+    """A TorchScript file of the network in evaluation mode: no runtime changes the mode of what it opens."""
+    import torch
+
+    stream = io.BytesIO()
+    torch.jit.save(network.eval(), stream)
+    return stream.getvalue()
 
 
 def _cause(error: Exception) -> str:
