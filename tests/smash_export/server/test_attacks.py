@@ -260,11 +260,12 @@ def test_a_compressed_body_fills_no_memory(server: Any) -> None:
     writer = zlib.compressobj(9, wbits=31)
     bomb = b"".join(writer.compress(bytes(2**20)) for _ in range(300)) + writer.flush()
     assert len(bomb) < 2**19
-    before = server.memory()
-    for path in ("/v2/models/digits/infer", "/v1/predict", "/v2/repository/index"):
+    before = 0
+    for path in ("/v1/predict", "/v2/models/digits/infer", "/v1/predict", "/v2/repository/index"):
         for _ in range(3):
             status, _, text = server.call("POST", path, bomb, {"Content-Encoding": "gzip"})
             assert status == 413, text
+        before = before or server.memory()  # after the first: the allocator may keep one buffer for the next
     assert "when decompressed" in json.loads(text)["error"]
     give_up = time.monotonic() + 10  # what was answered may be let go of after the answer
     while (kept := server.memory() - before) >= 32 * 2**20 and time.monotonic() < give_up:
