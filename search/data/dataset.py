@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,9 +24,7 @@ from smash_base.preprocess import LABEL_LENGTH, Preprocessing, is_label
 
 CHUNK_BYTES = 2**24  # what one step of a pass over the images touches; keeps mapped arrays out of memory
 COPY_LIMIT = 2**29  # a mapped array above this many bytes is split by slicing, never copied
-DEFAULT_VALIDATION = 0.1  # of the training images, when the data have no validation part
-DEFAULT_TEST = 0.2  # of all images, when the data have no test part
-SHARES = {"test": DEFAULT_TEST, "validation": DEFAULT_VALIDATION}  # in the order in which they are taken
+SHARES = {"test": 0.2, "validation": 0.1}  # of a part that the data lack, each of what the one before left
 MAX_CLASSES = 100_000
 
 
@@ -171,23 +169,17 @@ def _divided(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Numbers of the images that stay for training, and those of each missing part."""
     labels = parts.train.labels[:: parts.views]
-    rest = np.arange(len(labels))
-    indices: dict[str, np.ndarray] = {}
-    shares = []
-    if parts.test is None:
-        shares.append(("test", DEFAULT_TEST))
-    if parts.validation is None:
-        shares.append(("validation", DEFAULT_VALIDATION if validation is None else validation))
+    shares = {part: share for part, share in SHARES.items() if getattr(parts, part) is None}
+    if "validation" in shares and validation is not None:
+        shares["validation"] = validation
     _check_enough(spec, _images_of_each(parts), parts.classes, needed=1 + len(shares))
-    sliced = isinstance(parts.train.images, np.memmap) and parts.train.images.nbytes > COPY_LIMIT
-    for stream, (part, share) in enumerate(shares):
-        if sliced:
-            taken = rest[len(rest) - max(round(share * len(rest)), _tail_of_all(labels[rest])) :]
-            _check_tail(spec, part, np.setdiff1d(labels, labels[taken]), parts.classes)
-        else:
-            taken = rest[stratified(labels[rest], share, np.random.default_rng([seed, stream]))]
-        indices[part] = taken
-        rest = np.setdiff1d(rest, taken, assume_unique=True)
+    if not (isinstance(parts.train.images, np.memmap) and parts.train.images.nbytes > COPY_LIMIT):
+        return stratified_parts(labels, shares, seed)
+    rest, indices = np.arange(len(labels)), dict[str, np.ndarray]()
+    for part, share in shares.items():
+        count = len(rest) - max(round(share * len(rest)), _tail_of_all(labels[rest]))
+        rest, indices[part] = rest[:count], rest[count:]
+        _check_tail(spec, part, np.setdiff1d(labels, labels[indices[part]]), parts.classes)
     return rest, indices
 
 
@@ -247,6 +239,17 @@ def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float
         left_out=parts.left_out,
         notes=parts.notes,
     )
+
+
+def stratified_parts(
+    labels: np.ndarray, shares: Mapping[str, float], seed: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Sorted indices of the samples that stay, and of each part: a share of what the one before left."""
+    rest, parts = np.arange(len(labels)), dict[str, np.ndarray]()
+    for stream, (part, share) in enumerate(shares.items()):
+        parts[part] = rest[stratified(labels[rest], share, np.random.default_rng([seed, stream]))]
+        rest = np.setdiff1d(rest, parts[part], assume_unique=True)
+    return rest, parts
 
 
 def stratified(labels: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:

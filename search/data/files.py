@@ -28,7 +28,7 @@ from smash_base.images import Header, LeftOut, read_header, shown
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing
 from smash_search.data import cache
-from smash_search.data.dataset import SHARES, Parts, Split, stratified
+from smash_search.data.dataset import SHARES, Parts, Split, stratified_parts
 from smash_search.data.spec import Spec, with_option
 
 OPTIONS = ("size", "short-side", "channels", "resize", "exif", "skip-bad", "cache")
@@ -346,15 +346,12 @@ def places_of_parts(labels: np.ndarray, missing: Sequence[str]) -> np.ndarray:
         labels: int64 [N].
         missing: "validation", "test" or both.
     """
-    shares = [share for part, share in SHARES.items() if part in missing]
-    rest, order = np.arange(len(labels)), np.empty(0, np.int64)
+    shares = {part: share for part, share in SHARES.items() if part in missing}
+    rest, parts = stratified_parts(labels, shares, seed=0)
     random = np.random.default_rng(0)
-    for stream, share in enumerate(shares):
-        taken = rest[stratified(labels[rest], share, np.random.default_rng([0, stream]))]
-        rest = np.setdiff1d(rest, taken, assume_unique=True)
-        order = np.concatenate([random.permutation(taken), order])
+    last = [random.permutation(taken) for taken in parts.values()]
     places = np.empty(len(labels), np.int64)
-    places[np.concatenate([random.permutation(rest), order])] = np.arange(len(labels))
+    places[np.concatenate([random.permutation(rest), *reversed(last)])] = np.arange(len(labels))
     return places
 
 

@@ -47,11 +47,12 @@ def fit_temperature(
         rounds: Number of steps of the search.
         doubt: share of every image that counts as one of the second likeliest class.
     """
+    runner_up = logits.argsort(1)[:, -2] if doubt else labels
 
     def loss_at(place: float) -> float:
         loss = cross_entropies(logits, labels, math.exp(place)).mean()
         if doubt:
-            other = cross_entropies(logits, logits.argsort(1)[:, -2], math.exp(place)).mean()
+            other = cross_entropies(logits, runner_up, math.exp(place)).mean()
             loss = (1 - doubt) * loss + doubt * other
         return float(loss)
 

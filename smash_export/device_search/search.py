@@ -7,6 +7,7 @@ The method is :func:`smash_search.run.run_search`; this module chooses its numbe
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -468,8 +469,8 @@ def check_latency(
     networks = _likely_fast(space, spec, len(dataset.classes), config.seed, is_within)
     if not networks:  # the search itself says so, and how large the smallest is
         return
-    draws = [space.draw(config.seed, slot) for slot in range(SAMPLED)]
-    _warn_of_unpriced(space.name, latency.unpriced([*networks, *draws]), output)
+    draws = (space.draw(config.seed, slot) for slot in range(SAMPLED))
+    _warn_of_unpriced(space.name, latency.unpriced(itertools.chain(networks, draws)), output)
     with output.progress("can the limit be kept?", None):
         fastest, milliseconds = fastest_of(
             networks,

@@ -281,6 +281,7 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
         ) from None
     import onnx
 
+    from smash_export.export.foreign_program import joined_answers
     from smash_export.export.foreign_rewriting import Reference
 
     data = path.read_bytes()
@@ -292,10 +293,7 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
         def run(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
                 parts = [network(part) for part in torch.from_numpy(images).split(64)]
-            if not all(isinstance(part, torch.Tensor) and part.ndim in (1, 2) for part in parts):
-                raise InvalidInputError(f"{path} is not an image classifier", expected="one output [B, K]")
-            answers: np.ndarray = torch.cat(parts).float().numpy()
-            return answers.reshape(len(answers), -1)
+            return joined_answers(parts, path)
 
         reference = Reference(run, tensors, str(path))
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -333,7 +331,7 @@ def _evaluating(network: Any) -> bytes:
 def _cause(error: Exception) -> str:
     """What went wrong in TorchScript: of its interpreter the last line, since the first ones trace code."""
     lines = str(error).strip().splitlines()
-    return lines[-1] if "TorchScript interpreter" in lines[0] else "\n".join(lines)
+    return lines[-1] if lines and "TorchScript interpreter" in lines[0] else "\n".join(lines)
 
 
 def _from_program(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) -> _Foreign:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +59,7 @@ def read_foreign_program(path: Path, opset: int) -> tuple[Run, onnx.ModelProto]:
                 parts = [
                     module(torch.from_numpy(np.ascontiguousarray(part))) for part in chunks(images, batch)
                 ]
-            if not all(isinstance(part, torch.Tensor) and part.ndim in (1, 2) for part in parts):
-                raise InvalidInputError(f"{path} is not an image classifier", expected="one output [B, K]")
-            answers: np.ndarray = torch.cat(parts)[: len(images)].float().numpy()
-            return answers.reshape(len(answers), -1)
+            return joined_answers(parts, path)[: len(images)]
 
         try:
             exported = torch.onnx.export(
@@ -73,6 +70,20 @@ def read_foreign_program(path: Path, opset: int) -> tuple[Run, onnx.ModelProto]:
         assert exported is not None
         model: onnx.ModelProto = exported.model_proto
     return run, model
+
+
+def joined_answers(parts: Sequence[Any], path: Path) -> np.ndarray:
+    """Answers of a network of torch to several batches: float32 [N, K], where each is [B, K], or [B] of one.
+
+    Raises:
+        InvalidInputError: they are none of an image classifier.
+    """
+    import torch
+
+    if not all(isinstance(part, torch.Tensor) and part.ndim in (1, 2) for part in parts):
+        raise InvalidInputError(f"{path} is not an image classifier", expected="one output [B, K]")
+    answers: np.ndarray = torch.cat(list(parts)).float().numpy()
+    return answers.reshape(len(answers), -1)
 
 
 def _input_shape(program: Any, path: Path) -> tuple[Any, ...]:
