@@ -201,7 +201,12 @@ def measure_architecture(
 
 
 def features_of(
-    architecture: Architecture, input_spec: InputSpec, classes: int, setting: Setting
+    architecture: Architecture,
+    input_spec: InputSpec,
+    classes: int,
+    setting: Setting,
+    *,
+    grouped: bool = True,
 ) -> dict[str, float]:
     """:func:`features` of a network in the form that the setting's target computes.
 
@@ -210,25 +215,26 @@ def features_of(
     """
     model = candidate_graph(architecture, input_spec, classes)
     if setting.precision != "int8":
-        return features(model)
+        return features(model, grouped=grouped)
     import onnx
 
     from smash_export.compiling.precision.placements import usual
 
     form = usual(setting.target)
     graph = form.graph(onnx.load_model_from_string(model))
-    return features(graph.SerializeToString(), by_vectors=form.clips)
+    return features(graph.SerializeToString(), by_vectors=form.clips, grouped=grouped)
 
 
-def features(model: bytes, *, by_vectors: bool = False) -> dict[str, float]:
+def features(model: bytes, *, by_vectors: bool = False, grouped: bool = True) -> dict[str, float]:
     """What the time of a graph is explained by: per kind of node its count, work and numbers written.
 
-    Counted at batch 1. Convolutions are divided into pointwise, dense and depthwise ones; the work of a
-    dense one, and of each group of channels, is counted in whole vectors.
+    Counted at batch 1. Convolutions are divided into pointwise, dense, grouped and depthwise ones; the
+    work of a dense one is counted in whole vectors of channels.
 
     Args:
         model: an fp32 ONNX file.
         by_vectors: ONNX Runtime's int8 convolutions of whole vectors are kinds of their own.
+        grouped: Grouped convolutions are a kind of their own, and not one dense convolution for each group.
     """
     import onnx
 
@@ -255,19 +261,29 @@ def features(model: bytes, *, by_vectors: bool = False) -> dict[str, float]:
         groups = next(entry.i for entry in node.attribute if entry.name == "group")
         area = math.prod(shapes[node.output[0]][2:])
         taps = math.prod(shape[2:])
-        if groups > 1 and shape[1] == 1 and shape[0] == groups:
-            kind, macs = "depthwise", shape[0] * taps * area
-            add("depthwise.groups", groups)
-        else:  # each group is a dense one: a price that every table knows
-            kind = "pointwise" if taps * groups == 1 else "dense"
+        kind = _kind(shape, groups, grouped)
+        if kind in ("grouped", "depthwise"):
+            macs = shape[0] * shape[1] * taps * area
+        else:
             macs = groups * _whole(shape[0] // groups) * _whole(shape[1]) * taps * area
         if by_vectors and not in_whole_vectors(shape[0], shape[1], groups):
             kind += " of parts"
+        if kind.startswith(("grouped", "depthwise")):
+            add(f"{kind}.groups", groups)
         add(f"{kind}.nodes", 1)
         add(f"{kind}.macs", macs)
         add(f"{kind}.written", written)
         add(f"{kind}.read", shape[1] * groups * taps * area)
     return found
+
+
+def _kind(shape: Sequence[int], groups: int, grouped: bool) -> str:
+    """Kind of a convolution with a filter of this shape [outputs, inputs of a group, ...]."""
+    if groups > 1 and shape[1] == 1 and shape[0] == groups:
+        return "depthwise"
+    if groups > 1:
+        return "grouped" if grouped else "dense"
+    return "pointwise" if math.prod(shape[2:]) == 1 else "dense"
 
 
 def _whole(channels: int) -> int:
@@ -493,9 +509,12 @@ class LatencyTable:
         return {name.partition(".")[0] for name in strange}
 
     def _features(self, architecture: Architecture) -> dict[str, float]:
+        """Features of an architecture; grouped convolutions as dense ones where the table has none."""
+        grouped = any(name.startswith("grouped") for name in self._names)
         if self.document.get(FORMS, False):
-            return features_of(architecture, self.input_spec, self.classes, self.setting)
-        return features(candidate_graph(architecture, self.input_spec, self.classes))  # an older table
+            return features_of(architecture, self.input_spec, self.classes, self.setting, grouped=grouped)
+        model = candidate_graph(architecture, self.input_spec, self.classes)
+        return features(model, grouped=grouped)  # an older table
 
     @cached_property
     def error(self) -> dict[str, float]:

@@ -102,21 +102,29 @@ def test_features_count_every_convolution_and_its_work() -> None:
             + len(architecture.blocks)
             - 1
         )
-        kinds = ("pointwise", "dense", "depthwise")
+        kinds = ("pointwise", "dense", "grouped", "depthwise")
         assert sum(found.get(f"{kind}.nodes", 0) for kind in kinds) == convolutions
         work = sum(found.get(f"{kind}.macs", 0) for kind in kinds)
         assert work >= 0.9 * cost_of(architecture, SPEC, 10).macs - 5000  # the linear layer is no convolution
 
 
 @pytest.mark.parametrize(
-    ("groups", "kind", "macs"), [(1, "dense", 64), (2, "dense", 128), (8, "depthwise", 8)]
+    ("groups", "grouped", "kind", "macs"),
+    [
+        (1, True, "dense", 64),
+        (2, True, "grouped", 32),
+        (2, False, "dense", 128),
+        (8, True, "depthwise", 8),
+        (8, False, "depthwise", 8),
+    ],
 )
-def test_a_convolution_in_groups_has_the_price_of_dense_ones(groups: int, kind: str, macs: int) -> None:
-    """Draws that a table is fitted to hold none in groups, and mutations bring them."""
+def test_a_grouped_convolution_is_a_kind_of_its_own_or_a_dense_one_for_each_group(
+    groups: int, grouped: bool, kind: str, macs: int
+) -> None:
     network = torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups)
     file = io.BytesIO()
     torch.onnx.export(network.eval(), (torch.zeros(1, 8, 5, 5),), file, dynamo=False)
-    found = features(file.getvalue())
+    found = features(file.getvalue(), grouped=grouped)
     assert found[f"{kind}.macs"] == macs * 9 * 25
     assert {name.partition(".")[0] for name in found} == {"network", kind}
 
@@ -130,7 +138,7 @@ def test_at_int8_the_form_that_runs_is_counted(tmp_path: Path) -> None:
         found = features_of(architecture, SPEC, 10, setting)
         nodes = {name: count for name, count in found.items() if name.endswith(".nodes")}
         assert any(name.endswith(" of parts.nodes") for name in nodes) or nodes["dense.nodes"] > 0
-        kinds = ("pointwise", "dense", "depthwise")
+        kinds = ("pointwise", "dense", "grouped", "depthwise")
         for sizes in (plain, found):  # pools go into convolutions, which stay as many
             count = sum(sizes.get(f"{kind}{part}.nodes", 0) for kind in kinds for part in ("", " of parts"))
             assert count == sum(plain.get(f"{kind}.nodes", 0) for kind in kinds)
@@ -187,6 +195,22 @@ def test_a_device_whose_times_are_sums_is_predicted_exactly() -> None:
     found = features(candidate_graph(unseen, SPEC, 10))
     expected = 0.05 + 2e-6 * found.get("dense.macs", 0) + 0.004 * found.get("Add.nodes", 0)
     assert table.predict(unseen) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("has_any", [True, False])
+def test_grouped_convolutions_have_their_own_price_or_that_of_dense_ones(has_any: bool) -> None:
+    table = synthetic()
+    networks = table.document["networks"]
+    if not has_any:
+        networks[:] = [network for network in networks if "grouped.nodes" not in network["features"]]
+    drawn = (TINY.draw(5, slot) for slot in itertools.count())
+    one = next(
+        network for network in drawn if "grouped.nodes" in features(candidate_graph(network, SPEC, 10))
+    )
+    found = features(candidate_graph(one, SPEC, 10), grouped=has_any)
+    expected = 0.05 + 2e-6 * found.get("dense.macs", 0) + 0.004 * found.get("Add.nodes", 0)
+    assert table.predict(one) == pytest.approx(expected, rel=0.01)
+    assert not {name for name in table.unpriced(one) if name.startswith("grouped")}
 
 
 def test_disturbed_measurements_do_not_bend_the_prediction() -> None:
