@@ -13,6 +13,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -22,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smash_base.errors import said_by_the_caller
+from smash_base.errors import UsageError, said_by_the_caller
 from smash_base.preprocess import Preprocessing
 from smash_search.data.several import mean_average_precision
 from smash_search.model.interpreter import Network, Norm
@@ -149,7 +150,8 @@ def fit(
     Raises:
         DivergedError: too many steps in a row gave NaN or infinity.
         OutOfMemoryError: the batch does not fit into the memory of a GPU.
-        UsageError: the checkpoint belongs to another job.
+        UsageError: the checkpoint belongs to another job, or a batch of one image is normalised where its
+            map has shrunk to one place.
     """
     device = torch.device(device)
     if recipe.seconds and checkpoint and (held := load_checkpoint(checkpoint, None)):
@@ -174,7 +176,8 @@ def fit(
     start = time.monotonic()
     try:
         gpus = [device] if device.type == "cuda" else []
-        with memory_guard(device, recipe.batch, "--batch"), torch.random.fork_rng(gpus):
+        guards = memory_guard(device, recipe.batch, "--batch"), statistics_guard(recipe.batch)
+        with guards[0], guards[1], torch.random.fork_rng(gpus):
             loop.run(
                 checkpoint=checkpoint,
                 identity=identity,
@@ -192,6 +195,21 @@ def fit(
     if final is None:
         final = loop.measure()
     return FitResult(final, loop.history, loop.step, loop.skipped, time.monotonic() - start, recipe)
+
+
+@contextmanager
+def statistics_guard(batch: int) -> Iterator[None]:
+    """Turn BatchNorm's refusal of a single value per channel into an error that names the batch."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UsageError(
+            f"a batch of {batch} leaves BatchNorm one value per channel, where the map is of 1x1",
+            expected="--batch 2 and more",
+            received=batch,
+        ) from None
 
 
 def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:

@@ -272,6 +272,12 @@ def test_images_that_overflow_do_not_pass_as_training() -> None:
         fit(_network(), with_bad_images(small_digits()), Recipe(epochs=9, batch=48, most_bad_steps=3))
 
 
+def test_a_batch_of_one_image_that_cannot_be_normalised_is_said() -> None:
+    layers = [nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 10)]
+    with pytest.raises(UsageError, match=r"1x1.*--batch 2 and more"):
+        fit(nn.Sequential(*layers), small_digits(), Recipe(epochs=1, batch=1))
+
+
 def test_no_weight_decay_on_biases_and_norms() -> None:
     network = _network()
     recipe = Recipe(epochs=1, batch=96, learning_rate=1e-6, weight_decay=10.0, momentum=0, clip=1e-9)
