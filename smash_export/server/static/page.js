@@ -241,8 +241,15 @@ async function answersOf(part, form, query) {
     return result.results || [{ file: part[0].name, ...result }];
   } catch (error) {
     if (![400, 413].includes(error.status)) throw error;
-    return part.map(() => ({ error: error.message })); // none can be read: others still may be
+    if (part.length === 1) return [{ error: error.message }];
   }
+  const rows = []; // none can be read, or they are too many: each is asked for by itself, others still may be
+  for (const [place, file] of form.getAll("file").entries()) {
+    const one = new FormData();
+    one.append("file", file, file.name);
+    rows.push(...await answersOf([part[place]], one, query));
+  }
+  return rows;
 }
 
 function lineOf(blob, row) {

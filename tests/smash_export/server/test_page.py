@@ -267,6 +267,18 @@ def test_several_pictures_are_answered_and_cleared(
     assert page.find_element(By.ID, "drop").accessible_name.startswith("Drop a picture here")
 
 
+def test_of_pictures_none_of_which_can_be_read_each_is_told_by_its_name(page: Any, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("one.png", "two.png", "three.png")]
+    for path in paths:
+        path.write_text("no picture")
+    page.find_element(By.ID, "file").send_keys("\n".join(map(str, paths)))
+    wait(page, lambda: status(page) == "3 pictures, 3 doubtful or not read")
+    rows = [row.text for row in page.find_elements(By.CSS_SELECTOR, "#several li")]
+    for path, row in zip(paths, rows, strict=True):
+        assert row.startswith(f"{path.name}: ")
+        assert [other.name for other in paths if other.name in row] == [path.name]
+
+
 def test_many_and_large_pictures_are_sent_in_requests_that_the_server_takes(
     narrow_page: Any, digits_images: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
