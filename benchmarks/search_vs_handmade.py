@@ -61,7 +61,7 @@ from smash_search.executors.serial import Serial
 from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, input_spec_of, run_rungs, train_rung
 from smash_search.rank.latency_model import LatencyModel, fit_latency
-from smash_search.rank.measurement import as_before
+from smash_search.rank.measurement import undisturbed
 from smash_search.rank.pareto import LATENCY, Limit, pick_that_keeps
 from smash_search.rank.trained import Trained
 from smash_search.space.architecture import Architecture, InputSpec
@@ -313,7 +313,7 @@ class Bench:
             races,
             records=records,
             work=work,
-            holds=lambda entry: as_before(evaluator.confirm(entry.architecture)) <= limit,
+            holds=lambda entry: undisturbed(evaluator.confirm(entry.architecture)) <= limit,
         )
         by_key = {entry.architecture.key: entry for entry in networks}
         latencies = dict.fromkeys(by_key, 0.0)  # all were within the limit in a short measurement
@@ -321,7 +321,7 @@ class Bench:
             Limit(label, limit),
             trained,
             latencies,
-            lambda key: evaluator.confirm_at_last(by_key[key].architecture)[LATENCY],
+            lambda key: evaluator.confirm_at_last(by_key[key].architecture, limit)[LATENCY],
         )
         chosen = by_key[winner.key]
         return {

@@ -2,8 +2,8 @@
 
     scores.jsonl     one line per architecture and number of images; the first has the architecture
     measures.jsonl   measurements on a device
-    confirmed.jsonl  longer ones of the networks that may be picked; a second line for one that was measured
-                     on a machine that had become slower, if it is to be picked
+    confirmed.jsonl  longer ones of the networks that may be picked; a second line for one that is to be
+                     picked and was measured on a machine that had become slower, or on both sides of a limit
 
 What is in the files is not done again.
 """
@@ -19,7 +19,7 @@ from statistics import median
 from smash_base import files
 from smash_base.json_values import JsonObject
 from smash_search.executors import Executor, Task
-from smash_search.rank.measurement import SLOWDOWN, Measurement
+from smash_search.rank.measurement import SLOWDOWN, Measurement, undisturbed
 from smash_search.rank.pareto import LATENCY
 from smash_search.rank.records import settle
 from smash_search.rank.scoring import Score
@@ -121,15 +121,20 @@ class Evaluator:
             files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": measures})
         return self._confirmed[key]
 
-    def confirm_at_last(self, architecture: Architecture) -> dict[str, float]:
-        """What a pick is held to: :meth:`confirm`, and once more if the machine was slower than before."""
-        key = architecture.key
-        if SLOWDOWN not in (measures := self.confirm(architecture)):
-            return measures
-        if key not in self._confirmed_again:
+    def confirm_at_last(self, architecture: Architecture, limit: float) -> dict[str, float]:
+        """What a pick is held to: :meth:`confirm`, and once more if the machine was slower than before, or if
+        some of its times keep the limit and others do not.
+
+        Args:
+            architecture: what is to be picked.
+            limit: Milliseconds.
+        """
+        key, measures = architecture.key, self.confirm(architecture)
+        is_open = undisturbed(measures) <= limit < measures[LATENCY]
+        if key not in self._confirmed_again and (SLOWDOWN in measures or is_open):
             self._confirmed_again[key] = measures = self._asked("confirm", architecture)
             files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": measures})
-        return self._confirmed_again[key]
+        return self._confirmed_again.get(key, measures)
 
     def _slowdown(self, key: str, measures: dict[str, float]) -> float:
         """How many times slower the machine is than before; 1 where a longer measurement gives no reason to

@@ -13,6 +13,9 @@ SLOWDOWN = "latency_slowdown"
 just then, where it was.
 """
 
+LOWEST = "latency_low_ms"
+"""Among the measures of a network that was measured longer, several times: the fastest of its medians."""
+
 
 class Measurement(Protocol):
     """Measures networks on a device; what it is belongs to the caller. The search knows no runtime."""
@@ -27,6 +30,11 @@ class Measurement(Protocol):
         """Why a network with these values may not be picked, or None."""
 
 
-def as_before(measures: Mapping[str, float]) -> float:
-    """Milliseconds of a longer measurement, as they would have been had the machine not become slower."""
-    return measures[LATENCY] / measures.get(SLOWDOWN, 1.0)
+def undisturbed(measures: Mapping[str, float]) -> float:
+    """Milliseconds of a longer measurement, as they would have been with nothing else on the machine.
+
+    The fastest of several medians, or what is left of the slowest where the machine had become slower. A
+    network near a limit is not given up for the slowest of them: only the pick is held to that.
+    """
+    steady = measures[LATENCY] / measures.get(SLOWDOWN, 1.0)
+    return min(steady, measures.get(LOWEST, steady))

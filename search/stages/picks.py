@@ -6,7 +6,9 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ import torch
 from smash_base import files
 from smash_base.errors import GateError
 from smash_search.rank.evaluation import CONFIRMED, Evaluator
-from smash_search.rank.measurement import as_before
+from smash_search.rank.measurement import undisturbed
 from smash_search.rank.pareto import LATENCY, ParetoEntry, pick_that_keeps
 from smash_search.rank.ranking import Ranking
 from smash_search.rank.trained import Trained, expected, pick
@@ -127,15 +129,15 @@ class Picks:
         architectures = {
             entry.candidate.architecture.key: entry.candidate.architecture for entry in self.scored
         }
+
+        def measured(key: str, most: float) -> float:
+            return evaluator.confirm_at_last(architectures[key], most)[LATENCY]
+
         winners: dict[str, Trained] = {}
         for limit in limits:
             try:
-                winners[limit.label] = pick_that_keeps(
-                    limit,
-                    self.trained,
-                    latencies,
-                    lambda key: evaluator.confirm_at_last(architectures[key])[LATENCY],
-                )
+                held_to = partial(measured, most=limit.milliseconds)
+                winners[limit.label] = pick_that_keeps(limit, self.trained, latencies, held_to)
             except (GateError, DivergedError):
                 if limit is limits[-1]:
                     evaluator.forget_confirmed()  # the machine may have been busy just then
@@ -183,20 +185,20 @@ class Picks:
             records = files.read_jsonl(run.folder / CONFIRMED)
             again: dict[str, dict[str, float]] = {record["key"]: record["measures"] for record in records}
             search = replace(search, measures={**entry.measures, **again.get(winner.key, {})})
-            search = self._with_use_of_limit(search, winner, again)
+            search = self._with_use_of_limit(search, winner, lasting_of(records))
         return BestFile(entry.candidate.architecture, run.spec, tuple(dataset.classes), search)
 
     def _with_use_of_limit(
         self,
         search: SearchRecord,
         winner: Trained,
-        again: Mapping[str, Mapping[str, float]],
+        lasting: Mapping[str, float],
     ) -> SearchRecord:
         """Which share of the limit the pick uses, and why not more where that is little.
 
         Args:
             search, winner: Record of the pick so far, and the pick.
-            again: Measures of the networks that were measured longer, by key.
+            lasting: Milliseconds of the networks that were measured longer, by key.
         """
         limits = {limit.label: limit.milliseconds for limit in self.run.config.latency_limits}
         if not limits:
@@ -207,7 +209,6 @@ class Picks:
         if share >= 1 - MOST_UNUSED:
             return search
         latencies = latencies_of(self.scored)
-        lasting = {key: as_before(measures) for key, measures in again.items()}
         more = [
             other
             for other in self.trained
@@ -232,6 +233,15 @@ class Picks:
             why += f"; {lucky} more seemed to keep it and took longer when measured again"
         used = f"{share:.0%}" if share >= 0.01 else "under 1%"
         return replace(search, unused=f"The pick uses {used} of the limit: {why}.")
+
+
+def lasting_of(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Milliseconds, by key, that networks of confirmed.jsonl were held to: as picks, where measured twice."""
+    lasting: dict[str, float] = {}
+    for record in records:
+        key, measures = record["key"], record["measures"]
+        lasting[key] = measures[LATENCY] if key in lasting else undisturbed(measures)
+    return lasting
 
 
 def _judged_words(entry: Trained) -> str:

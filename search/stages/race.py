@@ -26,7 +26,7 @@ from smash_search.rank.finalists import (
     proposed_finalist,
     run_rungs,
 )
-from smash_search.rank.measurement import as_before
+from smash_search.rank.measurement import undisturbed
 from smash_search.rank.pareto import LATENCY, Limit, class_of
 from smash_search.rank.proposals import ErrorModel, Observation, outer_fence, propose
 from smash_search.rank.records import settle
@@ -255,7 +255,7 @@ class Race:
 
         def holds(finalist: Finalist) -> bool:
             key, limits = finalist.architecture.key, run.config.latency_limits
-            confirmed[key] = as_before(self.evaluator.confirm(finalist.architecture))
+            confirmed[key] = undisturbed(self.evaluator.confirm(finalist.architecture))
             return classify(confirmed[key]) < len(limits)
 
         path = run.folder / "finalists.jsonl"

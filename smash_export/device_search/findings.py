@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smash_base import files
-from smash_export.device_search.latency import FLAGGED, LOWEST
+from smash_export.device_search.latency import FLAGGED
 from smash_export.report.page import counted
+from smash_search.rank.measurement import LOWEST
 from smash_search.space.limits import CostLimits
 
 if TYPE_CHECKING:

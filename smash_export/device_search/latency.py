@@ -37,6 +37,7 @@ from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_export.measure.timing import SPREAD_LIMIT, Latency, measure_latency
 from smash_search.rank.latency_model import fit_costs
+from smash_search.rank.measurement import LOWEST
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_targets.base import ModelSignature, Precision, SessionOptions, get_target
 from smash_targets.common import open_graph
@@ -52,7 +53,6 @@ MAX_KIT_BYTES = 2**31
 BUILD_SECONDS = 0.3  # of timing each network of a kit
 PASSES = 3  # over the networks of a kit, each with a share of the time: a busy moment spoils one only
 CONFIRMATIONS, CONFIRMED_SECONDS = 3, 0.5  # measurements of a pick, and seconds of each
-LOWEST = "latency_low_ms"  # among the measures of a confirmed network: the fastest of its medians
 FLAGGED = "latency_flagged"  # among the same: how many of them met a busy machine
 REPEATS = 3  # measurements of a candidate, as long as its times are spread
 DOWNHILL, TRIES = 30, 300  # mutations measured before a limit is refused, and tried where limits allow few

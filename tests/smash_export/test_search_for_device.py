@@ -17,11 +17,12 @@ from smash_base.errors import GateError, UsageError
 from smash_export.cli import run
 from smash_export.device_search.device_limits import limited_space
 from smash_export.device_search.findings import findings
-from smash_export.device_search.latency import LOWEST, DeviceLatency, Setting, candidate_graph
+from smash_export.device_search.latency import DeviceLatency, Setting, candidate_graph
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, latency_limits, search, tell_drift
 from smash_export.progress import Output
 from smash_export.report.search import search_page
 from smash_search.data import load_dataset
+from smash_search.rank.measurement import LOWEST
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.cost import block_sizes

@@ -11,9 +11,10 @@ import pytest
 from smash_base import files
 from smash_search.executors import Task
 from smash_search.rank.evaluation import Evaluator
-from smash_search.rank.measurement import SLOWDOWN, as_before
+from smash_search.rank.measurement import LOWEST, SLOWDOWN, undisturbed
 from smash_search.space.architecture import InputSpec
 from smash_search.space.space import space_for
+from smash_search.stages.picks import lasting_of
 
 DRAWS = [space_for(InputSpec(1, (8, 8)), "edge-tiny").draw(0, slot) for slot in range(6)]
 
@@ -22,6 +23,7 @@ class Machine:
     """Does the work of a search: one millisecond more for each draw, times what else the machine does."""
 
     slowness = 1.0
+    spread = 1.0  # of several longer measurements
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -30,7 +32,11 @@ class Machine:
         assert alone, "nothing disturbs a measurement"
         for number, task in enumerate(tasks):
             self.asked.append(task.method)
-            yield number, {"latency_ms": self.slowness * (10 + DRAWS.index(task.arguments[0]))}
+            latency = self.slowness * (10 + DRAWS.index(task.arguments[0]))
+            if task.method == "confirm" and self.spread > 1:
+                yield number, {"latency_ms": self.spread * latency, LOWEST: latency}
+            else:
+                yield number, {"latency_ms": latency}
 
 
 @pytest.fixture
@@ -53,11 +59,13 @@ def test_a_slower_machine_is_told_from_a_slower_network_by_others_that_are_measu
     machine.slowness = 1.25
     slower = measured.confirm(DRAWS[2])
     assert slower == {"latency_ms": 15.0, SLOWDOWN: 1.25}
-    assert as_before(slower) == 12.0
+    assert undisturbed(slower) == 12.0
     machine.slowness = 1.0
     measured.measures[DRAWS[3].key] = {"latency_ms": 9.0}  # a lucky short measurement
     assert measured.confirm(DRAWS[3]) == {"latency_ms": 13.0}
-    assert as_before({"latency_ms": 13.0}) == 13.0
+    assert undisturbed({"latency_ms": 13.0}) == 13.0
+    assert undisturbed({"latency_ms": 13.0, LOWEST: 12.5}) == 12.5
+    assert undisturbed({"latency_ms": 13.0, LOWEST: 12.5, SLOWDOWN: 1.25}) == pytest.approx(10.4)
 
 
 def test_a_pick_is_held_to_what_is_measured_at_last_and_a_resumed_search_finds_both(
@@ -67,19 +75,38 @@ def test_a_pick_is_held_to_what_is_measured_at_last_and_a_resumed_search_finds_b
     machine.slowness = 1.25
     measured.confirm(DRAWS[1])
     machine.slowness = 1.1
-    assert measured.confirm_at_last(DRAWS[1]) == {"latency_ms": pytest.approx(12.1)}
+    assert measured.confirm_at_last(DRAWS[1], 20.0) == {"latency_ms": pytest.approx(12.1)}
     assert measured.confirm(DRAWS[1])[SLOWDOWN] == 1.25, "what the race went by stays"
     machine.slowness = 1.0
-    assert measured.confirm_at_last(DRAWS[4]) == {"latency_ms": 14.0}
+    assert measured.confirm_at_last(DRAWS[4], 20.0) == {"latency_ms": 14.0}
     asked = len(machine.asked)
     resumed = evaluator(tmp_path, machine)
     for draw in (DRAWS[1], DRAWS[4]):
         assert resumed.confirm(draw) == measured.confirm(draw)
-        assert resumed.confirm_at_last(draw) == measured.confirm_at_last(draw)
+        assert resumed.confirm_at_last(draw, 20.0) == measured.confirm_at_last(draw, 20.0)
     assert len(machine.asked) == asked, "nothing is measured twice"
     assert len(files.read_jsonl(tmp_path / "confirmed.jsonl")) == 3
     resumed.forget_confirmed()
     assert resumed.confirm(DRAWS[1]) == {"latency_ms": 11.0}
+
+
+@pytest.mark.parametrize(("limit", "is_open"), [(9.5, False), (10.5, True), (11.5, False)])
+def test_a_pick_whose_times_are_on_both_sides_of_the_limit_is_measured_once_more(
+    limit: float, is_open: bool, tmp_path: Path, machine: Machine
+) -> None:
+    measured = evaluator(tmp_path, machine)
+    machine.spread = 1.1
+    first = measured.confirm(DRAWS[0])
+    assert first == {"latency_ms": pytest.approx(11.0), LOWEST: 10.0}
+    machine.spread = 1.01
+    for _ in range(2):
+        last = measured.confirm_at_last(DRAWS[0], limit)
+        assert last == ({"latency_ms": pytest.approx(10.1), LOWEST: 10.0} if is_open else first)
+    resumed, asked = evaluator(tmp_path, machine), len(machine.asked)
+    assert resumed.confirm_at_last(DRAWS[0], limit) == last
+    assert len(machine.asked) == asked, "nothing is measured twice"
+    twice = lasting_of(files.read_jsonl(tmp_path / "confirmed.jsonl"))
+    assert twice == {DRAWS[0].key: last["latency_ms"] if is_open else 10.0}
 
 
 def test_the_first_network_of_all_has_nothing_to_be_compared_with(tmp_path: Path, machine: Machine) -> None:

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from smash_export.device_search.findings import findings, latency_of, trust_rows
-from smash_export.device_search.latency import FLAGGED, LOWEST
+from smash_export.device_search.latency import FLAGGED
 from smash_export.report.search import search_page
 from smash_search.rank.finalists import FinalistsConfig
+from smash_search.rank.measurement import LOWEST
 from smash_search.space.best import SearchRecord
 from smash_search.stages.picks import SearchResult
 from smash_search.train.recipes import Recipe

@@ -23,7 +23,6 @@ from smash_export.cli import cli
 from smash_export.device_search.latency import (
     FLAGGED,
     FORMS,
-    LOWEST,
     DeviceLatency,
     LatencyTable,
     Setting,
@@ -40,6 +39,7 @@ from smash_export.device_search.latency import (
 from smash_export.export.onnx_writer import onnx_from_architecture
 from smash_export.measure.timing import Latency
 from smash_search.model.interpreter import Network, fold
+from smash_search.rank.measurement import LOWEST
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import BestFile, write_best
 from smash_search.space.cost import cost_of
