@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -89,6 +91,20 @@ def test_batches_larger_than_a_pipe(compiled: Compiled, sources: Sources) -> Non
         np.testing.assert_allclose(
             session.run(many), np.tile(sources.logits[:32], (32, 1)), rtol=0, atol=1e-4
         )
+
+
+def test_a_process_with_thousands_of_open_files_opens_one_more(compiled: Compiled) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("the system allows fewer open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    with contextlib.ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1100):  # connections of a server
+            held.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        path = compiled("onnxruntime")
+        with open_isolated("onnxruntime", path, SIGNATURE, SessionOptions(threads=1)) as session:
+            assert session.run(IMAGES[:2]).shape == (2, 10)
 
 
 def test_errors_of_the_target_come_back_as_they_were(
