@@ -78,7 +78,7 @@ class ChildProcess:
             SmashError: what the child raised; VerificationError when it crashed or hung, after which the
                 process has ended.
         """
-        if self._process.stdin is None or self._process.stdin.closed:
+        if self.ended:
             raise VerificationError(f"the process of {self._name} has ended", hint="Open the file again.")
         deadline = time.monotonic() + seconds
         try:
@@ -105,6 +105,11 @@ class ChildProcess:
         if "error" in answer:
             raise _rebuild(answer["error"])
         return answer, result
+
+    @property
+    def ended(self) -> bool:
+        """Whether it can be asked no more: closed, or found dead by an earlier question."""
+        return self._process.stdin is None or self._process.stdin.closed
 
     def close(self) -> None:
         """End the process: by closing its input, by force if that takes long."""

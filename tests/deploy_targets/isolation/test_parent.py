@@ -151,6 +151,24 @@ def test_after_a_crash_the_session_says_so(tmp_path: Path) -> None:
                 session.run(IMAGES[:1])
 
 
+def test_a_lasting_session_answers_again_after_a_crash(tmp_path: Path) -> None:
+    options = SessionOptions()
+    with open_isolated(unruly("CrashesAtTwo"), tmp_path, SIGNATURE, options, lasting=True) as session:
+        for _ in range(2):
+            with pytest.raises(VerificationError, match="SIGSEGV"):
+                session.run(IMAGES[:2])
+            for _ in range(2):
+                assert session.run(IMAGES[:1]).shape == (1, 10)
+    with pytest.raises(VerificationError, match="has ended"):
+        session.run(IMAGES[:1])
+    assert no_children()
+
+
+def test_a_lasting_session_hands_on_what_is_not_finite(tmp_path: Path) -> None:
+    with open_isolated(unruly("AnswersNan"), tmp_path, SIGNATURE, SessionOptions(), lasting=True) as session:
+        assert np.isnan(session.run(IMAGES[:2])).sum() == 1
+
+
 @pytest.mark.parametrize(
     ("name", "expected"), [("CrashesAtCompile", "SIGABRT.*at compile"), ("HangsAtCompile", "at compile")]
 )
