@@ -124,7 +124,7 @@ class IsolatedSession(Session):
     Args:
         child: has the file open.
         info: Facts about its runtime.
-        signature: of the file.
+        signature: Names and shapes of the file.
         seconds: time limit for each run.
         reopen: starts another child when this one has ended, see ``lasting`` of :func:`open_isolated`.
 
