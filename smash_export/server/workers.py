@@ -195,6 +195,7 @@ class _Fleet:
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
         self._numbers = itertools.count()
+        self._unloaded: set[str] = set()  # names of models, which a worker that is started again has as well
         self._leaving = threading.Event()
         self._asking = threading.Lock()  # one load in all at a time
 
@@ -229,6 +230,8 @@ class _Fleet:
         """Pass a signal on."""
         if number != signal.SIGHUP:
             self._leaving.set()
+        else:
+            self._unloaded.clear()  # every bundle is opened
         for worker in self._alive():
             if number == signal.SIGHUP:
                 worker.reload()
@@ -278,6 +281,8 @@ class _Fleet:
             if kind == "ready":
                 worker.addresses = what
                 worker.told.set()
+                for unloaded in tuple(self._unloaded):
+                    worker.ask(next(self._numbers), "unload", unloaded)
                 if worker.reload_due:
                     worker.reload()
             elif kind == "failed":
@@ -309,6 +314,7 @@ class _Fleet:
                 yield result
                 if isinstance(result, Exception):
                     return
+            (self._unloaded.add if what == "unload" else self._unloaded.discard)(name)
 
     def _alive(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.process.is_alive()]

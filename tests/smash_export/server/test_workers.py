@@ -175,6 +175,23 @@ def test_a_process_that_is_told_to_reload_while_it_starts_does_so_when_it_is_rea
     assert set(workers_of(many.process.pid)) == new | before - {min(before)}
 
 
+def test_a_process_that_is_started_again_serves_no_model_that_was_unloaded(many: Any) -> None:
+    assert many.json("POST", "/v2/repository/models/digits/unload")[0] == 200
+    before = workers_of(many.process.pid)
+    many.log.clear()
+    os.kill(before[0], signal.SIGKILL)
+    deadline = time.monotonic() + 40
+    while not any('"ready"' in line for line in many.log):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)
+    try:
+        assert {many.call("GET", "/v2/models/digits/ready")[0] for _ in range(20)} == {404}
+    finally:
+        assert many.json("POST", "/v2/repository/models/digits/load")[0] == 200
+    assert {many.call("GET", "/v2/models/digits/ready")[0] for _ in range(20)} == {200}
+
+
 def test_sigterm_reaches_a_process_that_is_being_started(digits_bundle: Path) -> None:
     settings = Settings(port=0, grpc_port=None, workers=2, drain_delay=0, drain_timeout=0)
     held, settings = _hold_ports(settings)
