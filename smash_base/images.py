@@ -200,8 +200,9 @@ def read_header(source: str | os.PathLike[str] | bytes, *, exif: bool = True) ->
         InvalidInputError: as :func:`open_image`, as far as the head of the file tells.
     """
     name, data = _content(source)
-    with _named_errors(name):
-        picture = _open(name, data, FORMATS if isinstance(source, bytes) else FILE_FORMATS)
+    formats = FORMATS if isinstance(source, bytes) else FILE_FORMATS
+    with _named_errors(name, formats):
+        picture = _open(name, data, formats)
         width, height = picture.size
         if exif and orientation(picture) >= 5:
             width, height = height, width
@@ -221,7 +222,7 @@ def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
 
 
 def _decoded(name: str, data: bytes, formats: tuple[str, ...]) -> Image.Image:
-    with _named_errors(name):
+    with _named_errors(name, formats):
         picture = _open(name, data, formats)
         if picture.format in ANIMATED and getattr(picture, "n_frames", 1) != 1:
             raise InvalidInputError(
@@ -407,14 +408,14 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _named_errors(name: str) -> Iterator[None]:
+def _named_errors(name: str, formats: tuple[str, ...] = FILE_FORMATS) -> Iterator[None]:
     """Pillow's many errors as one of ours that names the image."""
     try:
         with _quiet():
             yield
     except UnidentifiedImageError:
         raise InvalidInputError(
-            f"{name} is not an image this program reads", expected=", ".join(FILE_FORMATS)
+            f"{name} is not an image this program reads", expected=", ".join(formats)
         ) from None
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(name, error) from None

@@ -102,7 +102,8 @@ class EnvironmentTarget(Target):
             return self.open_here(path, signature, options)
         from smash_targets.isolation.parent import open_isolated
 
-        return open_isolated(self.name, path, signature, options, python=self._python(self.runtime))
+        python = self._python(self.runtime)
+        return open_isolated(self.name, path, signature, options, python=python, lasting=True)
 
     def _python(self, modules: tuple[str, ...]) -> Path:
         found = self._elsewhere(modules)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def open_isolated(
     python: Path | None = None,
     seconds: float = OPEN_SECONDS,
     run_seconds: float = RUN_SECONDS,
+    lasting: bool = False,
 ) -> IsolatedSession:
     """:meth:`Target.open` in a child process.
 
@@ -91,27 +93,40 @@ def open_isolated(
         target, python: as for :func:`compile_isolated`.
         seconds: time limit for opening.
         run_seconds: time limit for each run.
+        lasting: whether it is there to answer, as a session of this process is, and not to be judged: after a
+            crash the next run opens the file anew, and logits that are not finite are handed on.
 
     Raises:
         SmashError: what the target raised; VerificationError when the process crashed or hung.
     """
-    child = _start(target, python)
-    try:
-        message = {
-            "do": "open",
-            "path": str(path.absolute()),
-            "signature": asdict(signature),
-            "options": asdict(options),
-        }
-        answer, _ = child.ask(message, seconds=seconds)
-        return IsolatedSession(child, signature, SessionInfo(**answer["info"]), run_seconds)
-    except BaseException:
-        child.close()
-        raise
+    message = {
+        "do": "open",
+        "path": str(path.absolute()),
+        "signature": asdict(signature),
+        "options": asdict(options),
+    }
+
+    def opened() -> tuple[ChildProcess, SessionInfo]:
+        child = _start(target, python)
+        try:
+            answer, _ = child.ask(message, seconds=seconds)
+            return child, SessionInfo(**answer["info"])
+        except BaseException:
+            child.close()
+            raise
+
+    return IsolatedSession(*opened(), signature, run_seconds, opened if lasting else None)
 
 
 class IsolatedSession(Session):
     """A session whose runtime is in a child process.
+
+    Args:
+        child: has the file open.
+        info: Facts about its runtime.
+        signature: Names and shapes of the file.
+        seconds: time limit for each run.
+        reopen: starts another child when this one has ended, see ``lasting`` of :func:`open_isolated`.
 
     Attributes:
         last_seconds: what the last run took inside the child, without the way there and back (about
@@ -119,9 +134,14 @@ class IsolatedSession(Session):
     """
 
     def __init__(
-        self, child: ChildProcess, signature: ModelSignature, info: SessionInfo, seconds: float
+        self,
+        child: ChildProcess,
+        info: SessionInfo,
+        signature: ModelSignature,
+        seconds: float,
+        reopen: Callable[[], tuple[ChildProcess, SessionInfo]] | None = None,
     ) -> None:
-        self._child, self._signature, self._seconds = child, signature, seconds
+        self._child, self._signature, self._seconds, self._reopen = child, signature, seconds, reopen
         self.info = info
         self.last_seconds = 0.0
 
@@ -129,10 +149,12 @@ class IsolatedSession(Session):
         """See :meth:`Session.run`.
 
         Raises:
-            VerificationError: the child crashed or hung (the session is closed then), or the logits
-                hold NaN or infinities.
+            VerificationError: the child crashed or hung (the session is closed then, unless it is a lasting
+                one), or the logits hold NaN or infinities (unless it is a lasting one).
         """
         batch = check_batch(batch, self._signature)
+        if self._reopen is not None and self._child.ended:
+            self._child, self.info = self._reopen()
         answer, logits = self._child.ask({"do": "run"}, batch, seconds=self._seconds)
         self.last_seconds = answer["seconds"]
         if logits is None or logits.shape != (len(batch), self._signature.classes):
@@ -141,7 +163,7 @@ class IsolatedSession(Session):
                 expected=[len(batch), self._signature.classes],
                 received=None if logits is None else list(logits.shape),
             )
-        if not np.isfinite(logits).all():
+        if self._reopen is None and not np.isfinite(logits).all():
             raise VerificationError(
                 f"{self.info.target} gave logits that are not numbers",
                 expected="finite values",
@@ -150,6 +172,7 @@ class IsolatedSession(Session):
         return logits
 
     def close(self) -> None:
+        self._reopen = None
         self._child.close()
 
 

@@ -78,7 +78,7 @@ class ChildProcess:
             SmashError: what the child raised; VerificationError when it crashed or hung, after which the
                 process has ended.
         """
-        if self._process.stdin is None or self._process.stdin.closed:
+        if self.ended:
             raise VerificationError(f"the process of {self._name} has ended", hint="Open the file again.")
         deadline = time.monotonic() + seconds
         try:
@@ -106,6 +106,11 @@ class ChildProcess:
             raise _rebuild(answer["error"])
         return answer, result
 
+    @property
+    def ended(self) -> bool:
+        """Whether it can be asked no more: closed, or found dead by an earlier question."""
+        return self._process.stdin is None or self._process.stdin.closed
+
     def close(self) -> None:
         """End the process: by closing its input, by force if that takes long."""
         if self._process.stdin and not self._process.stdin.closed:
@@ -129,9 +134,7 @@ class ChildProcess:
         for part in (line, content):
             sent = 0
             while sent < len(part):
-                _, ready, _ = select.select([], [descriptor], [], max(0.0, deadline - time.monotonic()))
-                if not ready:
-                    raise TimeoutError
+                _wait(descriptor, select.POLLOUT, deadline)
                 sent += os.write(descriptor, part[sent : sent + 65536])
 
     def _receive(self, size: int, deadline: float) -> bytearray:
@@ -141,9 +144,7 @@ class ChildProcess:
         descriptor = self._process.stdout.fileno()
         data = bytearray()
         while len(data) < size:
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise TimeoutError
+            _wait(descriptor, select.POLLIN, deadline)
             part = os.read(descriptor, size - len(data))
             if not part:
                 raise EOFError
@@ -168,6 +169,18 @@ class ChildProcess:
             received=lines[-1] if lines else None,
             hint="Other files of the bundle are not affected.",
         )
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    """Until a pipe can be read or written. Not select(), which knows 1,024 files: a server has more.
+
+    Raises:
+        TimeoutError: at the deadline.
+    """
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
+        raise TimeoutError
 
 
 def _how_it_ended(code: int) -> str:

@@ -72,7 +72,7 @@ def command(
 
     if as_csv and output.json:
         raise UsageError("--csv and --json contradict each other", hint="Choose one.")
-    annotate = _annotator(save_annotated, output)
+    annotate = _annotator(save_annotated, paths, output)
     writers: list[_Writer] = []
 
     def on_open(classifier: Classifier) -> None:
@@ -283,11 +283,15 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
     return _Writer(lambda: None, show, end)
 
 
-def _annotator(folder: Path | None, output: Output) -> Callable[[Prediction | Failure], None]:
-    """Writes pictures with labels; does nothing without a folder."""
+def _annotator(
+    folder: Path | None, paths: tuple[str, ...], output: Output
+) -> Callable[[Prediction | Failure], None]:
+    """Writes pictures with labels; does nothing without a folder. In a folder of images that are classified
+    it writes over nothing: what stands there may be one of them."""
     from smash_export.prediction.classifier import Failure
 
     taken: set[str] = set()
+    sources = {place.resolve() for path in paths for place in (Path(path), Path(path).parent)}
 
     def annotate(result: Prediction | Failure) -> None:
         if folder is None or isinstance(result, Failure):
@@ -297,6 +301,12 @@ def _annotator(folder: Path | None, output: Output) -> Callable[[Prediction | Fa
         from smash_export.prediction.sources import Source, file_name
 
         path = folder / file_name(Source(result.source, result.source), taken)
+        sources.add(Path(result.source).parent.resolve())
+        if path.exists() and folder.resolve() in sources:
+            raise UsageError(
+                f"{path} is there already, and may be one of the images",
+                hint="Choose another folder for the copies with labels: --save-annotated DIR.",
+            )
         if output.dry_run:
             output.note(f"would write {path}")
             return

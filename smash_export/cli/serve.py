@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -219,6 +221,10 @@ def command(
     A model is called like its folder unless NAME=BUNDLE says otherwise. SIGHUP opens every bundle anew
     and exchanges it without dropping a request; SIGTERM answers what is there and leaves.
     """
+    with contextlib.suppress(ValueError):  # another thread than the main one
+        # Until the server takes it: a reload that comes while its modules are imported would end the process.
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        click.get_current_context().call_on_close(lambda: signal.signal(signal.SIGHUP, before))
     from dataclasses import replace
 
     from smash_base.images import LIMIT_VARIABLE, pixel_limit

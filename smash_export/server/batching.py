@@ -37,6 +37,11 @@ class BusyError(SmashError):
     """The queue is full or the request waited too long; HTTP 503, gRPC UNAVAILABLE. Try again."""
 
 
+class RunError(Exception):
+    """A runtime failed: its process crashed, or it has no device any more. HTTP 500, gRPC INTERNAL, and
+    logged. What is wrong with a request itself is found before it runs, or by its own rows."""
+
+
 @dataclass(frozen=True)
 class QueueLimits:
     """Limits of one model's queue.
@@ -452,7 +457,7 @@ class Batcher:
                 for request in requests:
                     self._execute([request], here)
                 return
-            requests[0].error = error
+            requests[0].error = RunError(str(error)) if isinstance(error, SmashError) else error
         else:
             _hand_out(requests, logits, time.perf_counter() - started)
         if self._observe is not None:

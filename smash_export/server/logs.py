@@ -152,7 +152,7 @@ def configure(level: str) -> QueuedLines:
         logger.propagate = False
         logger.setLevel(level.upper() if name == LOGGER else max(logging.WARNING, logger.level))
     logging.getLogger("asyncio").filters = [_Throttled()]
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of what the answer says
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of what the answer says
     return handler
 
 

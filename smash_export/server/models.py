@@ -43,6 +43,7 @@ _IMAGE_BYTES = 2**20  # of images that the server makes smaller: 640 x 480 in co
 _WARM_SAMPLES = 32
 EXAMPLES = 8
 _WARM_AGREEMENT = 0.9
+_TRIES = 3  # to open a bundle that is replaced meanwhile
 
 
 class UnknownModelError(SmashError):
@@ -287,20 +288,37 @@ def open_model(
     """Open a bundle, run its samples, measure its batches, start its queue.
 
     Raises:
-        InvalidInputError: the bundle is damaged, or its files cannot be read.
+        InvalidInputError: the bundle is damaged, its files cannot be read, or they are replaced all the time.
         MissingRuntimeError, UsageError: as :func:`smash_export.prediction.classifier.load`.
         VerificationError: the file does not answer the bundle's own samples as the network did.
     """
     try:
-        return _open(spec, batching, metrics, threads, device)
+        for _ in range(_TRIES):
+            digest = _digest(spec.path)
+            model = _open(spec, batching, metrics, threads, device, digest)
+            if _digest(spec.path) == digest:
+                return model
+            model.leave()  # labels of one bundle and a network of another, where the folder was replaced
     except OSError as error:
         raise InvalidInputError(f"{spec.path} cannot be read", expected="a bundle", received=error) from None
+    raise InvalidInputError(
+        f"{spec.path} was replaced or written to while it was opened", hint="Load it again."
+    )
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a bundle's manifest; "" where there is none."""
+    return files.sha256(path / layout.NAME) if (path / layout.NAME).is_file() else ""
 
 
 def _open(
-    spec: ModelSpec, batching: Batching, metrics: Metrics, threads: int | None, device: str | None
+    spec: ModelSpec,
+    batching: Batching,
+    metrics: Metrics,
+    threads: int | None,
+    device: str | None,
+    digest: str,
 ) -> Model:
-    digest = files.sha256(spec.path / layout.NAME) if (spec.path / layout.NAME).is_file() else ""
     bundle = Bundle.open(spec.path)
     classifier = load(bundle, target=spec.target, precision=spec.precision, threads=threads, device=device)
     try:

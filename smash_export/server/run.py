@@ -124,7 +124,32 @@ def serve(
         UsageError: a port in use, or settings that contradict each other.
         SmashError: a bundle that cannot be opened.
     """
-    settings = settings or Settings()
+    with _early_hangups() as hangups:
+        _serve(bundles, settings or Settings(), ready, join, hangups)
+
+
+@contextlib.contextmanager
+def _early_hangups() -> Iterator[list[int]]:
+    """SIGHUPs that come while models are opened, which the server heeds when it is ready. They would end the
+    process, and a service manager takes that for wanted."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGHUP, lambda number, frame: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _serve(
+    bundles: ModelSpec | Path | str | Sequence[ModelSpec | Path | str],
+    settings: Settings,
+    ready: Callable[[Addresses], None],
+    join: Callable[[Repository, Metrics], Peers],
+    hangups: list[int],
+) -> None:
     tls = _tls(settings)
     lines = logs.configure(settings.log_level)
     metrics, state = Metrics(), State()
@@ -161,7 +186,7 @@ def serve(
         places = Connections(most, settings.per_address or max(1, most * 3 // 4))
         loop = TurnLoop()
         config = _uvicorn(app, repository, settings, places, loop.turns, tls and tls.context)
-        server = _Server(config, state, repository, settings, places, lambda: ready(addresses))
+        server = _Server(config, state, repository, settings, places, lambda: ready(addresses), hangups)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         if grpc_server is not None:
             grpc_server.start()
@@ -221,8 +246,10 @@ class _Server(uvicorn.Server):
         settings: Settings,
         places: Connections,
         ready: Callable[[], None],
+        hangups: list[int],
     ) -> None:
         super().__init__(config)
+        self._hangups = hangups  # that came before it could take them
         self._places = places
         self._descriptors = Descriptors()
         self._state = state
@@ -239,6 +266,8 @@ class _Server(uvicorn.Server):
         if self.started:
             self._ready()
             logs.log(20, "ready")
+            if self._hangups:
+                self._reload()
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 5 == 0 and self._descriptors.exhausted():
@@ -280,7 +309,9 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._reload if sig == signal.SIGHUP else self._drain)
-        elif sig != signal.SIGHUP:
+        elif sig == signal.SIGHUP:
+            self._hangups.append(sig)
+        else:
             self.should_exit = True
 
     def _reload(self) -> None:

@@ -146,6 +146,7 @@ class _Worker:
         addresses: set when it is ready.
         failure: Reason why it never was.
         left: whether it answers no question any more.
+        reload_due: whether SIGHUP came before it was ready.
         owed: question -> what waits for its answer.
     """
 
@@ -156,6 +157,7 @@ class _Worker:
     addresses: Addresses | None = None
     failure: SmashError | None = None
     left: bool = False
+    reload_due: bool = False
     owed: dict[int, Future[Any]] = field(default_factory=dict)
 
     def send(self, *message: Any) -> None:
@@ -169,6 +171,13 @@ class _Worker:
         if self.left:  # it may have left between the last look and this question
             self.gone()
         return future
+
+    def reload(self) -> None:
+        """Pass SIGHUP on, or keep it until the process can take it: before, it would end by it."""
+        self.reload_due = True
+        if self.addresses is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGHUP)
 
     def gone(self) -> None:
         self.left = True
@@ -186,6 +195,7 @@ class _Fleet:
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
         self._numbers = itertools.count()
+        self._unloaded: set[str] = set()  # names of models, which a worker that is started again has as well
         self._leaving = threading.Event()
         self._asking = threading.Lock()  # one load in all at a time
 
@@ -195,7 +205,8 @@ class _Fleet:
         Raises:
             SmashError: one could not start.
         """
-        self._workers = [self._spawn() for _ in range(count)]
+        for place in range(count):
+            self._place(place)
         for worker in self._workers:
             self._await(worker)
         return None if self._leaving.is_set() else self._workers[0].addresses
@@ -206,9 +217,8 @@ class _Fleet:
             for place, worker in enumerate(self._workers):
                 if not worker.process.is_alive() and not self._leaving.wait(_RESTART_S):
                     logs.log(40, "a worker died and is started again", code=worker.process.exitcode)
-                    self._workers[place] = self._spawn()
                     try:
-                        self._await(self._workers[place])
+                        self._await(self._place(place))
                     except SmashError as error:  # the others go on; tried again
                         logs.log(40, "the worker did not start", error=str(error))
             self._leaving.wait(0.1)
@@ -220,8 +230,13 @@ class _Fleet:
         """Pass a signal on."""
         if number != signal.SIGHUP:
             self._leaving.set()
+        else:
+            self._unloaded.clear()  # every bundle is opened
         for worker in self._alive():
-            os.kill(worker.process.pid, number)
+            if number == signal.SIGHUP:
+                worker.reload()
+            else:
+                os.kill(worker.process.pid, number)
 
     def end(self) -> None:
         """Whatever is still there ends now."""
@@ -229,6 +244,14 @@ class _Fleet:
             if worker.process.is_alive():
                 worker.process.kill()
             worker.process.join()
+
+    def _place(self, place: int) -> _Worker:
+        """Start a worker. One that was in no place yet when all were told to leave is told so here."""
+        worker = self._spawn()
+        self._workers[place : place + 1] = [worker]
+        if self._leaving.is_set():
+            worker.process.terminate()
+        return worker
 
     def _spawn(self) -> _Worker:
         mine, theirs = self._context.Pipe()
@@ -258,6 +281,10 @@ class _Fleet:
             if kind == "ready":
                 worker.addresses = what
                 worker.told.set()
+                for unloaded in tuple(self._unloaded):
+                    worker.ask(next(self._numbers), "unload", unloaded)
+                if worker.reload_due:
+                    worker.reload()
             elif kind == "failed":
                 worker.failure = what
                 worker.told.set()
@@ -287,6 +314,7 @@ class _Fleet:
                 yield result
                 if isinstance(result, Exception):
                     return
+            (self._unloaded.add if what == "unload" else self._unloaded.discard)(name)
 
     def _alive(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.process.is_alive()]

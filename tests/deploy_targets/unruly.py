@@ -73,6 +73,15 @@ class CrashesAtRun(Chatters):
         return batch
 
 
+class CrashesAtTwo(Chatters):
+    """At two images, not at one."""
+
+    def answer(self, batch: np.ndarray) -> np.ndarray:
+        if len(batch) == 2:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().answer(batch)
+
+
 class LeavesAtRun(Chatters):
     def answer(self, batch: np.ndarray) -> np.ndarray:
         sys.stderr.write("the last words\n")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,27 @@ def test_annotated_copies_have_names_of_their_own(digits_bundle: Path, images: P
     with Image.open(out / "0.png") as picture:
         assert picture.width >= 192
         assert picture.height > 192  # the labels stand below
+
+
+def test_annotated_copies_replace_no_image(
+    digits_bundle: Path, images: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    others = tmp_path / "others"
+    shutil.copytree(images, others)
+    before = {path: path.read_bytes() for path in others.rglob("*.png")}
+    for words in (
+        [str(others)],
+        [str(others / "*.png")],
+        [str(images), str(others)],
+        [str(others / "0.png")],
+    ):
+        arguments = ["predict", str(digits_bundle), *words, "--save-annotated", str(others)]
+        assert run(arguments) == 2
+        assert "0.png is there already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in others.rglob("*.png")} == before
+    copies = tmp_path / "copies"
+    for _ in range(2):  # copies of an earlier run are replaced
+        assert run(["predict", str(digits_bundle), str(others), "--save-annotated", str(copies)]) == 0
 
 
 def test_wrong_use_is_refused(digits_bundle: Path, images: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -91,6 +93,20 @@ def test_batches_larger_than_a_pipe(compiled: Compiled, sources: Sources) -> Non
         )
 
 
+def test_a_process_with_thousands_of_open_files_opens_one_more(compiled: Compiled) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("the system allows fewer open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    with contextlib.ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1100):  # connections of a server
+            held.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        path = compiled("onnxruntime")
+        with open_isolated("onnxruntime", path, SIGNATURE, SessionOptions(threads=1)) as session:
+            assert session.run(IMAGES[:2]).shape == (2, 10)
+
+
 def test_errors_of_the_target_come_back_as_they_were(
     sources: Sources, compiled: Compiled, tmp_path: Path
 ) -> None:
@@ -133,6 +149,24 @@ def test_after_a_crash_the_session_says_so(tmp_path: Path) -> None:
         for _ in range(2):
             with pytest.raises(VerificationError):
                 session.run(IMAGES[:1])
+
+
+def test_a_lasting_session_answers_again_after_a_crash(tmp_path: Path) -> None:
+    options = SessionOptions()
+    with open_isolated(unruly("CrashesAtTwo"), tmp_path, SIGNATURE, options, lasting=True) as session:
+        for _ in range(2):
+            with pytest.raises(VerificationError, match="SIGSEGV"):
+                session.run(IMAGES[:2])
+            for _ in range(2):
+                assert session.run(IMAGES[:1]).shape == (1, 10)
+    with pytest.raises(VerificationError, match="has ended"):
+        session.run(IMAGES[:1])
+    assert no_children()
+
+
+def test_a_lasting_session_hands_on_what_is_not_finite(tmp_path: Path) -> None:
+    with open_isolated(unruly("AnswersNan"), tmp_path, SIGNATURE, SessionOptions(), lasting=True) as session:
+        assert np.isnan(session.run(IMAGES[:2])).sum() == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from smash_base.errors import InvalidInputError
+from smash_base.errors import InvalidInputError, VerificationError
 from smash_export.server.batching import (
     Batcher,
     BusyError,
@@ -19,6 +19,8 @@ from smash_export.server.batching import (
     QueueLimits,
     ThreadRequest,
 )
+from smash_export.server.grpc_service import _to_grpc
+from smash_export.server.middleware import to_http
 
 
 class Runner:
@@ -97,6 +99,20 @@ def test_a_delay_fills_the_batch(runner: Runner) -> None:
     assert time.perf_counter() - started < 4  # full before the delay was over
     batcher.close()
     assert runner.sizes == [3]
+
+
+def test_a_runtime_that_fails_is_no_fault_of_the_request() -> None:
+    def crash(tensor: np.ndarray) -> np.ndarray:
+        raise VerificationError("the process of litert crashed (SIGSEGV) at run")
+
+    batcher = Batcher(crash, QueueLimits())
+    waiting = request(1)
+    batcher.submit(waiting)
+    with pytest.raises(Exception, match="SIGSEGV") as caught:
+        waiting.wait(5)
+    batcher.close()
+    assert to_http(caught.value).status == 500
+    assert _to_grpc(caught.value)[0].name == "INTERNAL"
 
 
 def test_a_full_queue_refuses_at_once_and_recovers(runner: Runner) -> None:

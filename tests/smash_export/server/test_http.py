@@ -212,6 +212,14 @@ def test_wrong_requests_get_a_sentence(
     assert words in json.loads(text)["error"]
 
 
+def test_a_form_that_cannot_be_read_is_no_error_of_the_server(server: Any) -> None:
+    time.sleep(1.1)  # of refusals so many are logged in a second
+    assert server.call("POST", "/v1/predict", b"x", {"Content-Type": "multipart/form-data"})[0] == 400
+    assert server.call("GET", "/after-that")[0] == 404
+    server.wait_for_log("/after-that")
+    assert not [line for line in server.log if json.loads(line)["message"] == "No boundary given"]
+
+
 def test_request_ids_are_echoed_or_made(server: Any) -> None:
     assert server.call("GET", "/v2", headers={"X-Request-ID": "abc-1"})[1]["x-request-id"] == "abc-1"
     made = server.call("GET", "/v2", headers={"X-Request-ID": "a b\tc"})[1]["x-request-id"]

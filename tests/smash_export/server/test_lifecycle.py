@@ -8,6 +8,8 @@ import json
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -154,6 +156,29 @@ def test_a_bundle_is_exchanged_under_load_without_a_failed_request(
                 assert time.monotonic() < deadline
             clients.wait_for(sum(clients.outcomes.values()) + 50)
         assert set(clients.outcomes) == {200}, clients.outcomes
+
+
+def test_a_reload_while_the_server_starts_is_done_when_it_is_ready(digits_bundle: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "smash_export.cli",
+        "serve",
+        str(digits_bundle),
+        "--port",
+        "0",
+        "--no-grpc",
+    ]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        maps = Path(f"/proc/{process.pid}/maps")
+        for loaded in ("numpy", "onnxruntime"):  # the command imports what it needs; it opens the model
+            while process.poll() is None and loaded not in maps.read_text():
+                time.sleep(0.01)
+            process.send_signal(signal.SIGHUP)
+        said = [json.loads(next(process.stderr, "{}")).get("message") for _ in range(4)]
+        process.terminate()
+    assert said == ["model opened", "ready", "model opened", "model loaded"]
 
 
 def test_a_bundle_that_changes_on_the_disk_does_no_harm(

@@ -8,17 +8,22 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from smash_base.errors import InvalidInputError
 from smash_export.bundle import manifest as layout
+from smash_export.bundle.bundle import Bundle
+from smash_export.prediction.classifier import Classifier, load
+from smash_export.server import models
 from smash_export.server.app import reload_all
 from smash_export.server.batching import ThreadRequest
 from smash_export.server.metrics import Metrics
 from smash_export.server.models import ModelSpec, Repository
 from smash_export.server.sizing import Batching
+from tests.smash_export.server.test_lifecycle import relabel
 
 UNREADABLE = Path("/proc/self/mem")  # there, and an OSError when it is read, for root as well
 
@@ -86,6 +91,24 @@ def test_the_queue_that_is_told_is_that_of_the_model_that_is_served(served: Serv
             model.batcher.submit(ThreadRequest(np.zeros((1, 1, 8, 8), np.float32)))
         told = served.told("smash_export_queue_images")
     assert 'smash_export_queue_images{model="model",version="1"} 3.0' in told
+
+
+def test_a_bundle_that_is_replaced_while_it_is_opened_gives_no_labels_to_the_network_of_another(
+    served: Served, digits_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = served.paths["other:1"]
+    relabel(digits_bundle, path, "old-")
+
+    def replaced_first(bundle: Bundle, **wishes: Any) -> Classifier:
+        if bundle.labels[0] == "old-0":  # its files have been compared; none is open yet
+            relabel(digits_bundle, path, "new-")
+        return load(bundle, **wishes)
+
+    monkeypatch.setattr(models, "load", replaced_first)
+    served.repository.load("other")
+    with served.repository.use("other") as model:
+        assert model.labels == Bundle.open(path).labels
+        assert not model.changed_on_disk()
 
 
 def test_numbers_of_a_model_begin_at_zero_when_it_is_served(served: Served) -> None:

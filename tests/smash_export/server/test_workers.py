@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from smash_export.server.models import ModelSpec
 from smash_export.server.run import Settings
-from smash_export.server.workers import _hold_ports
+from smash_export.server.workers import _Fleet, _hold_ports
 from tests.smash_export.server.client_requests import grpc_infer
 from tests.smash_export.server.test_lifecycle import PATH, PATIENT, Load, relabel
 
@@ -159,6 +160,59 @@ def test_a_process_that_dies_is_started_again(many: Any) -> None:
         time.sleep(0.1)
     for _ in range(10):
         assert many.call("GET", "/v2/health/ready")[0] == 200
+
+
+def test_a_process_that_is_told_to_reload_while_it_starts_does_so_when_it_is_ready(many: Any) -> None:
+    before = set(workers_of(many.process.pid))
+    os.kill(min(before), signal.SIGKILL)
+    deadline = time.monotonic() + 40
+    while not (new := set(workers_of(many.process.pid)) - before):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    many.process.send_signal(signal.SIGHUP)
+    many.wait_for_log('"ready"')
+    many.wait_for_log("model loaded")
+    assert set(workers_of(many.process.pid)) == new | before - {min(before)}
+
+
+def test_a_process_that_is_started_again_serves_no_model_that_was_unloaded(many: Any) -> None:
+    assert many.json("POST", "/v2/repository/models/digits/unload")[0] == 200
+    before = workers_of(many.process.pid)
+    many.log.clear()
+    os.kill(before[0], signal.SIGKILL)
+    deadline = time.monotonic() + 40
+    while not any('"ready"' in line for line in many.log):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    time.sleep(0.5)
+    try:
+        assert {many.call("GET", "/v2/models/digits/ready")[0] for _ in range(20)} == {404}
+    finally:
+        assert many.json("POST", "/v2/repository/models/digits/load")[0] == 200
+    assert {many.call("GET", "/v2/models/digits/ready")[0] for _ in range(20)} == {200}
+
+
+def test_sigterm_reaches_a_process_that_is_being_started(digits_bundle: Path) -> None:
+    settings = Settings(port=0, grpc_port=None, workers=2, drain_delay=0, drain_timeout=0)
+    held, settings = _hold_ports(settings)
+    fleet = _Fleet([ModelSpec.parse(str(digits_bundle))], settings)
+    start_one = fleet._spawn
+
+    def spawn() -> Any:
+        worker = start_one()
+        fleet.handle(signal.SIGTERM, None)  # before it has its place
+        return worker
+
+    fleet._spawn = spawn  # type: ignore[method-assign]
+    began = time.monotonic()
+    try:
+        assert fleet.start(2) is None
+        fleet.watch()
+        assert time.monotonic() - began < 10
+    finally:
+        fleet.end()
+        for holder in held:
+            holder.close()
 
 
 def test_the_end_loses_no_request(
