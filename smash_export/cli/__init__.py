@@ -8,6 +8,7 @@ then the defaults.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import errno
 import gc
@@ -25,6 +26,8 @@ from smash_base.errors import SmashError
 from smash_export import __version__
 
 # name -> ("module:attribute", help). The order is the order of work and of --help.
+_ESCAPED = "as JSON escapes"  # name of an error handler of codecs
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("smash_export.cli.job:command", "Images in, a verified and measured bundle out, in one command."),
     "space": ("smash_export.cli.space:command", "Show what a search space holds and costs."),
@@ -170,12 +173,24 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with the documented exit code."""
-    for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that no encoding writes
+    codecs.register_error(_ESCAPED, _escaped)
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=_ESCAPED)
     code = _flushed(run(arguments))
     gc.freeze()  # all that lives now lives to the end; a last look through PyTorch takes half a second
     sys.exit(code)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """What JSON writes for characters that a stream cannot: names of files may hold bytes of no encoding,
+    and a terminal another one than UTF-8.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    import json
+
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _flushed(code: int) -> int:

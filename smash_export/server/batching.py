@@ -448,9 +448,9 @@ class Batcher:
     def _execute(self, requests: list[QueuedRequest], here: asyncio.AbstractEventLoop | None = None) -> None:
         """Run requests together; if that fails, each by itself, so that nobody pays for another's input."""
         tensors = [request.tensor for request in requests]
-        tensor = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
         started = time.perf_counter()
         try:
+            tensor = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
             logits = self._run(tensor)
         except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the callers report it
             if len(requests) > 1:

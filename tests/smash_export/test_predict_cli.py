@@ -248,27 +248,30 @@ def test_bad_images_may_be_skipped(digits_bundle: Path, images: Path, capsys: Ca
     assert capsys.readouterr().err.endswith("1 of 1 images could not be read\n")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
-def test_names_that_are_not_utf8_are_shown_where_the_locale_is_strict(
-    digits_bundle: Path, images: Path, expected: list[str], form: list[str]
+def test_names_that_no_encoding_writes_are_shown_and_stay_json(
+    digits_bundle: Path, images: Path, expected: list[str], form: list[str], encoding: str
 ) -> None:
     odd = os.path.join(os.fsencode(images), b"caf\xe9.png")
     os.rename(images / "3.png", odd)
+    smile = images / "\N{GRINNING FACE} \N{CYRILLIC SMALL LETTER ZHE}.png"
+    (images / "2.png").rename(smile)
     done = subprocess.run(
         [sys.executable, "-m", "smash_export.cli", "predict", str(digits_bundle), str(images), *form],
         capture_output=True,
         env={
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parents[2]),
-            "PYTHONIOENCODING": "utf-8:strict",
+            "PYTHONIOENCODING": f"{encoding}:strict",
         },
         check=False,
     )
     assert done.returncode == 0, done.stderr
     assert rb"caf\udce9.png" in done.stdout
     if "--json" in form:
-        sources = [item["source"] for item in json.loads(done.stdout)["predictions"]]
-        assert os.fsdecode(odd) in sources, "the name leads to the file"
+        sources = [item["source"] for item in json.loads(done.stdout.decode(encoding))["predictions"]]
+        assert {os.fsdecode(odd), str(smile)} <= set(sources), "the names lead to the files"
         assert len(sources) == len(expected)
 
 
