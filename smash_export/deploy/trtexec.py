@@ -285,6 +285,7 @@ def _head(command: EngineCommand) -> list[str]:
         "#!/bin/sh",
         f"# TensorRT {command.release}, {command.precision}. {NOT_RUN.capitalize()}.",
         "set -eu",
+        "export LC_ALL=C  # where numbers have a comma, mawk reads 1.5 as 1",
         'cd "$(dirname "$0")"',
         "TRTEXEC=${TRTEXEC:-trtexec}",
         'command -v "$TRTEXEC" >/dev/null 2>&1 || TRTEXEC=/usr/src/tensorrt/bin/trtexec',

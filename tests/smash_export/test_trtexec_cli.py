@@ -241,6 +241,22 @@ def test_wrong_answers_fail_on_the_device_and_here(
     run_json(capsys, "trtexec-results", answers, "--bundle", digits_bundle_copy, code=4)
 
 
+def test_answers_are_read_alike_where_numbers_have_a_comma(
+    tmp_path: Path, device: Any, digits_bundle_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The awk of Ubuntu, mawk, reads 1.5 as 1 in such a language."""
+    if shutil.which("localedef") is not None:
+        words = ["localedef", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")]
+        subprocess.run(words, capture_output=True, check=False)
+    written = run_json(capsys, "trtexec", digits_bundle_copy, "--batch", "32", "--images", 32)
+    folder = digits_bundle_copy / written["folder"]
+    spoken = {"LOCPATH": str(tmp_path), "LC_ALL": "de_DE.UTF-8"}
+    assert device(folder / "build_engine.sh", **spoken).returncode == 0
+    done = device(folder / "check_engine.sh", **spoken)
+    assert done.returncode == 0, done.stdout
+    assert "32 images, 1.0000 same label" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("release", "version", "dla", "code"),
     [
