@@ -106,4 +106,4 @@ def _all(bundle: Bundle) -> list[RunnableFile]:
 def _max_drop(evidence: Mapping[str, Any]) -> float | None:
     gate = evidence.get("gate")
     drop = gate.get("drop") if isinstance(gate, dict) else None
-    return drop if isinstance(drop, float) else None
+    return float(drop) if isinstance(drop, int | float) else None
