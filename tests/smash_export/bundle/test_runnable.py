@@ -61,5 +61,7 @@ def test_a_file_that_is_not_there_is_one_error_with_the_command_that_makes_it(bu
     assert expected in str(missing_file(bundle, "ncnn", "fp16"))
     with pytest.raises(UsageError, match=r"Make it: smash-export compile .* --target ncnn --precision fp16"):
         runnable_files(bundle, "ncnn", "fp16")
+    made = f"Make it: smash-export bake {bundle.path} --precision fp16"
+    assert made in str(missing_file(bundle, "baked", "fp16")), "compile does not write it"
     with pytest.raises(UsageError, match="--target ncnn"):
         selected_files(bundle, ["torchscript", "ncnn"])
