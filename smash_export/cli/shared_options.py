@@ -116,6 +116,16 @@ split_option = click.option(
 )
 
 
+precision_settings_option = click.option(
+    "--option",
+    "-o",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Setting of the precision, such as calibration_minimum=100; several times for several.",
+)
+
+
 def check_part(data: str | None, split: str, seed: int | None = None) -> None:
     """Raise UsageError for a part of no data set: the bundled test images would pass for it."""
     if data is None and (split != "test" or seed is not None):
