@@ -14,6 +14,8 @@ from typing import Any
 
 from smash_base.errors import UsageError
 from smash_export.bundle.bundle import Bundle
+from smash_targets.base import get_target, target_names
+from smash_targets.elsewhere import ElsewhereTarget
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,17 @@ def missing_file(bundle: Bundle, target: str | None, precision: str | None) -> U
         f"{bundle.path} has no file for {wish}",
         expected=", ".join(file.name for file in _all(bundle)),
         received=wish,
-        hint=f"Make it: smash-export compile {shlex.quote(str(bundle.path))}"
-        + f" --target {target or 'onnxruntime'}"
-        + (f" --precision {precision}" if precision else ""),
+        hint=f"Make it: {_maker(bundle, target)}" + (f" --precision {precision}" if precision else ""),
     )
+
+
+def _maker(bundle: Bundle, target: str | None) -> str:
+    """Command that makes a file of a target."""
+    path = shlex.quote(str(bundle.path))
+    known = get_target(target) if target in target_names() else None
+    if isinstance(known, ElsewhereTarget):
+        return known.command.replace("BUNDLE", path)
+    return f"smash-export compile {path} --target {target or 'onnxruntime'}"
 
 
 def _all(bundle: Bundle) -> list[RunnableFile]:
@@ -106,4 +115,4 @@ def _all(bundle: Bundle) -> list[RunnableFile]:
 def _max_drop(evidence: Mapping[str, Any]) -> float | None:
     gate = evidence.get("gate")
     drop = gate.get("drop") if isinstance(gate, dict) else None
-    return drop if isinstance(drop, float) else None
+    return float(drop) if isinstance(drop, int | float) else None

@@ -107,6 +107,7 @@ _UNUSABLE_PATH = {
     errno.EROFS,
     errno.ENOENT,
     errno.ENOTDIR,
+    errno.EEXIST,
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ELOOP,

@@ -7,7 +7,9 @@ from typing import Literal
 
 import click
 
+from smash_export.cli.compile import read_options
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.shared_options import precision_settings_option
 
 
 @click.command()
@@ -41,6 +43,7 @@ from smash_export.cli.console import Output, common_options
     multiple=True,
     help="Compile the file for this runtime too, or for all; those that take seconds if left out.",
 )
+@precision_settings_option
 @common_options(writes=True)
 def command(
     bundle: Path,
@@ -48,6 +51,7 @@ def command(
     answers: Literal["probabilities", "top-k"],
     top_k: int,
     runtimes: tuple[str, ...],
+    options: tuple[str, ...],
     output: Output,
 ) -> None:
     """Write an ONNX file into BUNDLE that takes images as uint8 [batch, height, width, channels].
@@ -60,7 +64,7 @@ def command(
     from smash_export.deploy.baked_runtimes import chosen_runtimes
     from smash_export.measure.evidence import parity_of
 
-    opened = Bundle.open(bundle)
+    opened, settings = Bundle.open(bundle), read_options(options)
     if output.dry_run:
         chosen_runtimes(runtimes)
         folder = opened.path / "targets" / TARGET / precision
@@ -68,7 +72,7 @@ def command(
         output.result({"dry_run": True, "writes": folder})
         return
     with output.progress("baking", None):
-        file = bake(opened, precision, answers, top_k, runtimes)
+        file = bake(opened, precision, answers, top_k, runtimes, settings)
     parity = parity_of(file)
     output.table(
         f"{file.main}: taken by",

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from smash_base.errors import UsageError, VerificationError
+from smash_export.cli.compile import read_options
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.shared_options import precision_settings_option
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
@@ -41,9 +43,16 @@ BUILT = "built by NVIDIA's builder (RTX), not run on hardware"
 )
 @click.option("--dla", type=click.Choice(["orin"]), help="Check the limits of a DLA too.")
 @click.option("--gpu-fallback", is_flag=True, help="What the DLA refuses may run on the GPU.")
+@precision_settings_option
 @common_options(writes=False)
 def command(
-    bundle: Path, target: str, precision: str, dla: str | None, gpu_fallback: bool, output: Output
+    bundle: Path,
+    target: str,
+    precision: str,
+    dla: str | None,
+    gpu_fallback: bool,
+    options: tuple[str, ...],
+    output: Output,
 ) -> None:
     """One verdict per node of the graph that TensorRT would get, and the numbers it should give.
 
@@ -54,7 +63,7 @@ def command(
     from smash_export.deploy.trtexec import emulate, graph_for_tensorrt
     from smash_targets.tensorrt.check import check_onnx
 
-    release = _release(target)
+    release, settings = _release(target), read_options(options)
     if gpu_fallback and dla is None:
         raise UsageError("a fallback to the GPU is for a DLA", expected="--dla orin with --gpu-fallback")
     opened = Bundle.open(bundle)
@@ -62,7 +71,7 @@ def command(
         tempfile.TemporaryDirectory(prefix="smash-export-") as work,
         output.progress(f"checking for {target}", None),
     ):
-        onnx, _ = graph_for_tensorrt(opened, precision, Path(work))
+        onnx, _ = graph_for_tensorrt(opened, precision, Path(work), settings)
         weak = dla is not None and not release.startswith("11")  # flags decide, on the fp32 graph
         judged = opened.onnx if weak else onnx
         verdicts = check_onnx(judged, release, dla is not None, gpu_fallback, precision if weak else "")

@@ -14,7 +14,7 @@ from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options, words_of
 from smash_export.cli.groups import Grouped
-from smash_export.cli.shared_options import split_option
+from smash_export.cli.shared_options import check_part, split_option
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle, CompiledFile
@@ -93,6 +93,7 @@ def command(
     A file that fails is kept as targets/NAME/PRECISION.rejected with a report, and the exit code is 4.
     """
     _check_choice(target, everything, options)
+    check_part(data, split)
     if target is None:
         judged = {"max_drop": max_drop, "effort": effort, "data": data, "split": split}
         return _all(bundle, judged, threads, in_process, output)

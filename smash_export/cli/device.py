@@ -112,7 +112,7 @@ def ask(
     with output.progress(f"{words[0]} on {device.name}", None) as advance:
         return device.ask(
             words,
-            inputs=inputs,
+            inputs={name: path.resolve() for name, path in inputs.items()},  # "." has no name over there
             outputs=outputs,
             seconds=120 + 10 * seconds,
             told=lambda line: advance(0, there=line[:80]),

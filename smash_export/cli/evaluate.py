@@ -9,7 +9,7 @@ import click
 
 from smash_base.errors import GateError
 from smash_export.cli.console import Output, common_options
-from smash_export.cli.shared_options import file_options, split_option
+from smash_export.cli.shared_options import check_part, file_options, split_option
 
 if TYPE_CHECKING:
     from smash_export.measure.evaluate import Evaluation
@@ -51,6 +51,7 @@ def command(
     from smash_export.measure.labelled import bundled, from_data
     from smash_export.prediction.classifier import load
 
+    check_part(data, split, seed)
     with load(bundle, target, threads=threads, device=device, precision=precision) as classifier:
         with output.progress("reading images", None):
             images = (

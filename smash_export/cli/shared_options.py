@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import click
 
+from smash_base.errors import UsageError
+
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -112,6 +114,26 @@ split_option = click.option(
     show_default=True,
     help="Part of --data that is used.",
 )
+
+
+precision_settings_option = click.option(
+    "--option",
+    "-o",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Setting of the precision, such as calibration_minimum=100; several times for several.",
+)
+
+
+def check_part(data: str | None, split: str, seed: int | None = None) -> None:
+    """Raise UsageError for a part of no data set: the bundled test images would pass for it."""
+    if data is None and (split != "test" or seed is not None):
+        raise UsageError(
+            "without --data the test images of the bundle are used",
+            expected="--data NAME[:PATH], of which --split and --seed choose a part",
+            received=f"--split {split}" if seed is None else f"--seed {seed}",
+        )
 
 
 def file_options(function: F) -> F:

@@ -10,7 +10,9 @@ import click
 
 from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
+from smash_export.cli.compile import read_options
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.shared_options import precision_settings_option
 
 if TYPE_CHECKING:
     from smash_targets.tensorrt.trtexec import EngineCommand
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     type=click.Choice(["none", "ampere+"]),
     help="GPUs that the engine runs on: that of the device, or any from Ampere on, which may be slower.",
 )
+@precision_settings_option
 @common_options(writes=True)
 def command(
     bundle: Path,
@@ -77,6 +80,7 @@ def command(
     images: int | None,
     version_compatible: bool,
     hardware: str,
+    options: tuple[str, ...],
     output: Output,
 ) -> None:
     """Write scripts into BUNDLE for a device with trtexec and a shell: build an engine, measure it, check it.
@@ -86,7 +90,7 @@ def command(
     from smash_export.bundle.bundle import Bundle
     from smash_export.deploy.trtexec import NOT_RUN, ScriptSettings, engine_command, opset_note, write_scripts
 
-    opened = Bundle.open(bundle)
+    opened, of_precision = Bundle.open(bundle), read_options(options)
     settings = ScriptSettings(
         release=cast(Any, release),
         batches=_batches(batch or str(opened.signature.batch[0])),
@@ -109,7 +113,7 @@ def command(
         output.result({"dry_run": True, **result})
         return
     with output.progress("writing and running the graph", None):
-        file, parity = write_scripts(opened, precision, settings)
+        file, parity = write_scripts(opened, precision, settings, of_precision)
     output.note(f"wrote {file.folder}/build_engine.sh, bench_engine.sh and check_engine.sh; {NOT_RUN}")
     if "dla" in file.notes:
         where = file.notes["dla"]

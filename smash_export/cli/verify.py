@@ -12,7 +12,7 @@ from smash_base.errors import MissingRuntimeError, UsageError, VerificationError
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, ask, device_of, device_options, given_words
 from smash_export.cli.groups import Grouped
-from smash_export.cli.shared_options import split_option
+from smash_export.cli.shared_options import check_part, split_option
 
 if TYPE_CHECKING:
     from smash_export.bundle.bundle import Bundle
@@ -86,6 +86,7 @@ def command(
     from smash_export.bundle.bundle import Bundle
     from smash_export.measure.verify import verify
 
+    check_part(data, split)
     opened, device = Bundle.open(bundle), device_of(values)
     fingerprint, unlisted = _trust(opened, signer, output)
     if device is not None:

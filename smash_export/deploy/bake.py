@@ -17,7 +17,7 @@ import functools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,6 +58,7 @@ def bake(
     output: Output = "probabilities",
     top_k: int = 5,
     runtimes: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> CompiledFile:
     """Write, verify and add ``targets/baked/<precision>/``.
 
@@ -67,9 +68,10 @@ def bake(
         output: what comes out.
         top_k: how many classes, for output "top-k".
         runtimes: which others compile it; all that take seconds if empty, and whatever is named.
+        options: settings of the precision (:data:`smash_export.compiling.precision.OPTIONS`).
 
     Raises:
-        UsageError: no such precision or runtime, or more classes than there are.
+        UsageError: no such precision, runtime or option, or more classes than there are.
         VerificationError: the ONNX file does not answer as the network does.
     """
     bundle = opened(bundle)
@@ -81,20 +83,22 @@ def bake(
     staging = bundle.staging(TARGET, precision)
     try:
         file = Baked(bundle, precision, top_k if output == "top-k" else None, staging)
-        notes, evidence = _write(file, chosen)
+        notes, evidence = _write(file, chosen, options)
         notes |= {"output": output, "top_k": top_k}
         return bundle.add_compiled(TARGET, precision, staging, "model.onnx", notes, evidence)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write(file: Baked, runtimes: tuple[str, ...]) -> tuple[JsonObject, JsonObject]:
+def _write(
+    file: Baked, runtimes: tuple[str, ...], options: Mapping[str, Any] | None
+) -> tuple[JsonObject, JsonObject]:
     """The file, and those that other runtimes make of it; notes and evidence for the manifest."""
     import onnx
 
     bundle, precision = file.bundle, file.precision
     with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
-        source, notes = graph_for_tensorrt(bundle, precision, Path(work))
+        source, notes = graph_for_tensorrt(bundle, precision, Path(work), options)
         model = onnx.load_model_from_string(source.read_bytes())
     baked = bake_graph(model, bundle.preprocessing, bundle.signature, file.top_k, bundle.doubt_below)
     files.write_bytes(file.main, baked.SerializeToString(deterministic=True))

@@ -39,7 +39,8 @@ def write_dla_source(bundle: Bundle, command: EngineCommand, batch: int, method:
     if command.calibration:
         from smash_export.compiling.precision.calibration import calibration_tensors
 
-        tensors = calibration_tensors(bundle.calibration(), bundle.preprocessing)
+        # How many there are was judged when the Q/DQ graph was made, which the CPU has answered for.
+        tensors = calibration_tensors(bundle.calibration(), bundle.preprocessing, minimum=1)
         text = calibration_cache(model, tensors, method, command.release)
         files.write_text(folder / command.calibration, text)
     write_fixed_batch(bundle.onnx, batch, folder / command.onnx)

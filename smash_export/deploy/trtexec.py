@@ -140,8 +140,13 @@ def opset_note(onnx: Path, release: str) -> str:
     )
 
 
-def write_scripts(bundle: Bundle, precision: str, settings: ScriptSettings) -> tuple[CompiledFile, Parity]:
+def write_scripts(
+    bundle: Bundle, precision: str, settings: ScriptSettings, options: Mapping[str, Any] | None = None
+) -> tuple[CompiledFile, Parity]:
     """Make the graph, hold it to its gates on the CPU, and add the folder to the bundle.
+
+    Args:
+        options: settings of the precision, as :func:`graph_for_tensorrt` takes them.
 
     Raises:
         UsageError: settings that contradict each other or the bundle.
@@ -150,7 +155,7 @@ def write_scripts(bundle: Bundle, precision: str, settings: ScriptSettings) -> t
     command = engine_command(bundle, precision, settings)
     build_words(command)  # refuses what cannot build, before anything is made
     with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
-        onnx, notes = graph_for_tensorrt(bundle, precision, Path(work))
+        onnx, notes = graph_for_tensorrt(bundle, precision, Path(work), options)
         parity = emulate(bundle, onnx, precision)
         staging = bundle.staging(TARGET, precision)
         try:
@@ -203,13 +208,24 @@ def _write_source(
     return {"dla": {"nodes": sum(bool(v.node) for v in verdicts), "on_the_gpu": moved}}
 
 
-def graph_for_tensorrt(bundle: Bundle, precision: str, work: Path) -> tuple[Path, JsonObject]:
-    """The ONNX file that TensorRT gets, and notes about it; fp32 and tf32 are the bundle's own."""
-    if precision in ("fp32", "tf32"):
-        return bundle.onnx, {}
-    from smash_export.compiling.precision import prepare_onnx
+def graph_for_tensorrt(
+    bundle: Bundle, precision: str, work: Path, options: Mapping[str, Any] | None = None
+) -> tuple[Path, JsonObject]:
+    """The ONNX file that TensorRT gets, and notes about it; fp32 and tf32 are the bundle's own.
 
-    return prepare_onnx(bundle, precision, target=get_target("tensorrt"), destination=work)
+    Args:
+        options: settings of the precision (:data:`smash_export.compiling.precision.OPTIONS`).
+
+    Raises:
+        UsageError: an option that the precision does not have.
+    """
+    from smash_export.compiling.precision import prepare_onnx, read_settings
+
+    if precision in ("fp32", "tf32"):
+        read_settings(precision, options or {})  # refuses all
+        return bundle.onnx, {}
+    target = get_target("tensorrt")
+    return prepare_onnx(bundle, precision, target=target, destination=work, options=options)
 
 
 def emulate(bundle: Bundle, onnx: Path, precision: str) -> Parity:
@@ -285,6 +301,7 @@ def _head(command: EngineCommand) -> list[str]:
         "#!/bin/sh",
         f"# TensorRT {command.release}, {command.precision}. {NOT_RUN.capitalize()}.",
         "set -eu",
+        "export LC_ALL=C  # where numbers have a comma, mawk reads 1.5 as 1",
         'cd "$(dirname "$0")"',
         "TRTEXEC=${TRTEXEC:-trtexec}",
         'command -v "$TRTEXEC" >/dev/null 2>&1 || TRTEXEC=/usr/src/tensorrt/bin/trtexec',

@@ -228,12 +228,7 @@ def bench_bundle(
     Raises:
         UsageError: a batch size that the bundle does not take, or no such file.
     """
-    smallest, _, largest = bundle.signature.batch
-    wrong = [size for size in batches if not smallest <= size <= largest]
-    if wrong or not batches:
-        raise UsageError(
-            "this bundle does not take that batch", expected=f"{smallest} to {largest}", received=wrong
-        )
+    check_batches(bundle, batches)
     bench = _Bench(selected_files(bundle, select), advance)
     with ExitStack() as stack:
         shared = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smash-bench-")))
@@ -242,6 +237,16 @@ def bench_bundle(
         bench.time(batches, seconds, rounds)
         bench.finish(batches, seconds, scenarios, scenario_seconds, logits)
     return _against_fp32([bench.results[file.name] for file in bench.files], batches[0])
+
+
+def check_batches(bundle: Bundle, batches: Sequence[int]) -> None:
+    """Raise UsageError unless the bundle takes these batch sizes, one at least."""
+    smallest, _, largest = bundle.signature.batch
+    wrong = [size for size in batches if not smallest <= size <= largest]
+    if wrong or not batches:
+        raise UsageError(
+            "this bundle does not take that batch", expected=f"{smallest} to {largest}", received=wrong
+        )
 
 
 class _Bench:

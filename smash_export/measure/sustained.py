@@ -18,6 +18,7 @@ from smash_base.errors import SmashError
 from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import selected_files
+from smash_export.measure.bench import check_batches
 from smash_export.measure.bench_process import BenchProcess
 from smash_export.measure.clock import ClockChange, read_clock
 from smash_targets.base import get_target
@@ -111,7 +112,11 @@ def sustain_bundle(
         threads, batch: Threads and batch size of one inference.
         window: seconds of each window.
         advance: called with the seconds that have passed.
+
+    Raises:
+        UsageError: a batch size that the bundle does not take, or no such file.
     """
+    check_batches(bundle, (batch,))
     results = []
     with tempfile.TemporaryDirectory(prefix="smash-bench-") as folder:
         images = Path(folder) / "images.npy"

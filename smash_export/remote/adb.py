@@ -6,6 +6,7 @@ Tested against a stand-in of adb's command line only, which the tests label as s
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,9 @@ class AdbTransport(Transport):
 
     def put(self, local: Path, remote: str) -> None:
         """See :class:`Transport`."""
-        self.run(f"rm -rf {remote}", COPY_SECONDS)  # adb would copy a folder into one that is there
+        self.run(
+            f"rm -rf {shlex.quote(remote)}", COPY_SECONDS
+        )  # adb would copy a folder into one that is there
         self._copy("push", str(local), remote)
 
     def get(self, remote: str, local: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from smash_base import files
+from smash_base.errors import UsageError
 from smash_export.remote.device import Device, DeviceError, Ended, Told, filled, task_id
 
 
@@ -62,6 +63,12 @@ class FolderDevice(Device):
     def _prepare(
         self, place: Path, words: Sequence[str], inputs: Mapping[str, Path], outputs: Mapping[str, Path]
     ) -> None:
+        for path in inputs.values():
+            if place.resolve().is_relative_to(path.resolve()):
+                raise UsageError(
+                    f"{self.folder} lies in {path}, which is copied into it",
+                    hint="Give --device-folder a folder outside of it.",
+                )
         place.mkdir(parents=True, exist_ok=True)
         for path in inputs.values():
             shutil.rmtree(place / path.name, ignore_errors=True)

@@ -188,6 +188,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
         (ModuleNotFoundError("No module named 'x'", name="x"), 1, "internal error"),
         (OSError(errno.ENOSPC, "No space left on device", "weights.bin"), 1, "disk full"),
         (PermissionError(errno.EACCES, "Permission denied", "/proc/x"), 6, "/proc/x cannot be used"),
+        (FileExistsError(errno.EEXIST, "File exists", "a/file"), 6, "a/file cannot be used: File exists"),
         (OSError(errno.EIO, "Input/output error"), 1, "internal error"),
         (MemoryError(), 1, "out of memory"),
         (ValueError("a defect\nover two lines"), 1, "internal error, ValueError: a defect over two lines"),

@@ -175,6 +175,24 @@ def test_a_dla_before_11_gets_the_fp32_graph_and_ranges_of_every_tensor(
     assert "--calib=calibration.cache" in (folder / "build_engine.sh").read_text()
 
 
+def test_fewer_calibration_images_are_accepted_by_the_option_that_the_refusal_names(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, few = Bundle.open(digits_bundle), tmp_path / "few"
+    samples, calibration = bundle.samples(), bundle.calibration()[:100]
+    images = Images(samples.images, samples.labels, calibration, {})
+    adopt(bundle.onnx, few, labels=bundle.labels, preprocessing=bundle.preprocessing, images=images)
+    dla = ["--device", "jetson-orin", "--dla", "0", "--gpu-fallback"]
+    for words in (["check"], ["bake", "--runtime", "mnn"], ["trtexec"], ["trtexec", *dla]):
+        command = [words[0], str(few), "-p", "int8", *words[1:], "-q"]
+        assert cli.run(command) == 6
+        assert "--option calibration_minimum=100" in capsys.readouterr().err
+        assert cli.run([*command, "--option", "calibration_minimum=100"]) == 0, capsys.readouterr().err
+    assert (few / "targets/trtexec/int8/calibration.cache").is_file()
+    assert cli.run(["check", str(few), "--option", "calibration_minimum=100", "-q"]) == 2
+    assert "precision fp32 has no option" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("version", "precision"), [("8.6", "fp32"), ("10.16", "int8"), ("11.1", "fp16")])
 def test_from_the_bundle_to_a_checked_device(
     version: str, precision: str, digits_bundle_copy: Path, device: Any, capsys: pytest.CaptureFixture[str]
@@ -239,6 +257,22 @@ def test_wrong_answers_fail_on_the_device_and_here(
     for name in ("model.engine", "build.log", "check.log"):
         (folder / name).unlink()
     run_json(capsys, "trtexec-results", answers, "--bundle", digits_bundle_copy, code=4)
+
+
+def test_answers_are_read_alike_where_numbers_have_a_comma(
+    tmp_path: Path, device: Any, digits_bundle_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The awk of Ubuntu, mawk, reads 1.5 as 1 in such a language."""
+    if shutil.which("localedef") is not None:
+        words = ["localedef", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")]
+        subprocess.run(words, capture_output=True, check=False)
+    written = run_json(capsys, "trtexec", digits_bundle_copy, "--batch", "32", "--images", 32)
+    folder = digits_bundle_copy / written["folder"]
+    spoken = {"LOCPATH": str(tmp_path), "LC_ALL": "de_DE.UTF-8"}
+    assert device(folder / "build_engine.sh", **spoken).returncode == 0
+    done = device(folder / "check_engine.sh", **spoken)
+    assert done.returncode == 0, done.stdout
+    assert "32 images, 1.0000 same label" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def read_settings(precision: str, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: an unknown option or a value out of range.
     """
-    known = OPTIONS[precision]
+    known = OPTIONS.get(precision, {})
     settings = {name: default for name, (_, _, default) in known.items()}
     for name, value in options.items():
         if name not in known:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -12,11 +14,13 @@ from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.runnable import missing_file, runnable_files, selected_files
 
 
-def add_copy(bundle: Bundle, target: str, precision: str) -> None:
+def add_copy(
+    bundle: Bundle, target: str, precision: str, evidence: Mapping[str, object] = MappingProxyType({})
+) -> None:
     """A compiled file that is model.onnx under another name."""
     staging = bundle.staging(target, precision)
     shutil.copy(bundle.onnx, staging / "model.onnx")
-    bundle.add_compiled(target, precision, staging, "model.onnx", {"copied": True}, {})
+    bundle.add_compiled(target, precision, staging, "model.onnx", {"copied": True}, evidence)
 
 
 @pytest.fixture
@@ -44,10 +48,20 @@ def test_files_are_chosen_by_target_by_precision_and_by_both(bundle: Bundle) -> 
     assert len(selected_files(bundle)) == 3
 
 
+@pytest.mark.parametrize("allowed", [3, 3.0])
+def test_a_file_stays_held_to_the_loss_that_it_was_allowed(bundle: Bundle, allowed: float) -> None:
+    """From Python it may be a whole number."""
+    add_copy(bundle, "onnxruntime", "int8", {"gate": {"drop": allowed}})
+    (file,) = runnable_files(Bundle.open(bundle.path), "onnxruntime", "int8")
+    assert file.max_drop == 3
+
+
 def test_a_file_that_is_not_there_is_one_error_with_the_command_that_makes_it(bundle: Bundle) -> None:
     expected = f"smash-export compile {bundle.path} --target ncnn --precision fp16"
     assert expected in str(missing_file(bundle, "ncnn", "fp16"))
     with pytest.raises(UsageError, match=r"Make it: smash-export compile .* --target ncnn --precision fp16"):
         runnable_files(bundle, "ncnn", "fp16")
+    made = f"Make it: smash-export bake {bundle.path} --precision fp16"
+    assert made in str(missing_file(bundle, "baked", "fp16")), "compile does not write it"
     with pytest.raises(UsageError, match="--target ncnn"):
         selected_files(bundle, ["torchscript", "ncnn"])

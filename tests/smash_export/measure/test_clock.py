@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from smash_base.errors import UsageError
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
 from smash_export.measure.clock import ClockChange, ClockState, read_clock
@@ -83,6 +84,12 @@ def test_sustained_load_compares_its_end_with_its_beginning(digits_bundle_copy: 
     assert row.first_ms > 0
     assert 0.2 < row.slowdown < 5
     assert row.clock is not None
+
+
+def test_sustained_load_is_of_a_batch_that_the_bundle_takes(digits_bundle: Path) -> None:
+    """Else a file that takes any says what nobody may use, and one that does not is found failed."""
+    with pytest.raises(UsageError, match="does not take that batch; expected 1 to 32"):
+        sustain_bundle(Bundle.open(digits_bundle), select=["onnxruntime"], seconds=0.1, batch=64)
 
 
 def test_bench_records_the_clock_and_sustained_has_a_record_of_its_own(

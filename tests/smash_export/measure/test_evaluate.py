@@ -109,6 +109,14 @@ def test_figures_are_told_even_where_the_report_cannot_be_written(
     assert f"{out} cannot be used: Not a directory" in captured.err
 
 
+@pytest.mark.parametrize("command", ["evaluate", "verify", "compile"])
+def test_a_part_of_no_data_set_is_refused(command: str, digits_bundle_copy: Path, capsys: Capture) -> None:
+    """The figures of the bundled test images would pass for those of the training images."""
+    words = [command, str(digits_bundle_copy), "-t", "onnxruntime"]
+    assert run([*words, "--split", "train"]) == 2
+    assert "expected --data" in capsys.readouterr().err
+
+
 def test_json_and_the_accuracy_gate(digits_bundle: Path, capsys: Capture) -> None:
     assert run(["evaluate", str(digits_bundle), "--json", "--min-accuracy", "0.9"]) == 0
     document = json.loads(capsys.readouterr().out)

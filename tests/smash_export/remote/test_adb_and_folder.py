@@ -51,6 +51,32 @@ def test_adb_says_which_file_was_missing(adb: Path, tmp_path: Path) -> None:
         AdbTransport("SERIAL").get("/nothing", tmp_path / "back")
 
 
+def test_a_folder_with_a_space_in_its_name_replaces_the_earlier_one(adb: Path, tmp_path: Path) -> None:
+    bundle, there = tmp_path / "my bundle", adb / "data/local/tmp/my bundle"
+    bundle.mkdir()
+    (bundle / "old").touch()
+    AdbTransport("SERIAL").put(bundle, str(there))
+    (bundle / "old").rename(bundle / "new")
+    AdbTransport("SERIAL").put(bundle, str(there))
+    assert [path.name for path in there.iterdir()] == ["new"]
+
+
+def test_a_bundle_is_carried_from_within(
+    digits_bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where "." is its name; and not into itself, which never ends."""
+    monkeypatch.chdir(digits_bundle_copy)
+    before = sorted(digits_bundle_copy.rglob("*"))
+    assert run(["bench", ".", "--device-folder", "stick", "--quiet"]) == 2
+    assert "outside of it" in capsys.readouterr().err
+    assert sorted(digits_bundle_copy.rglob("*")) == before
+    assert run(["bench", ".", "--device-folder", "../stick", "--quiet"]) == 3
+    (task,) = (digits_bundle_copy.parent / "stick").iterdir()
+    name = digits_bundle_copy.name
+    assert sorted(path.name for path in task.iterdir()) == [name, "run.sh"]
+    assert f" bench {name} " in (task / "run.sh").read_text()
+
+
 def test_a_folder_is_carried_to_the_device_and_back(
     edge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
