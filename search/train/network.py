@@ -176,8 +176,7 @@ def fit(
     start = time.monotonic()
     try:
         gpus = [device] if device.type == "cuda" else []
-        guards = memory_guard(device, recipe.batch, "--batch"), statistics_guard(recipe.batch)
-        with guards[0], guards[1], torch.random.fork_rng(gpus):
+        with _guards(device, recipe.batch), torch.random.fork_rng(gpus):
             loop.run(
                 checkpoint=checkpoint,
                 identity=identity,
@@ -198,10 +197,13 @@ def fit(
 
 
 @contextmanager
-def statistics_guard(batch: int) -> Iterator[None]:
-    """Turn BatchNorm's refusal of a single value per channel into an error that names the batch."""
+def _guards(device: torch.device, batch: int) -> Iterator[None]:
+    """Turn a GPU out of memory, and BatchNorm's refusal of one value per channel, into errors that name the
+    batch.
+    """
     try:
-        yield
+        with memory_guard(device, batch, "--batch"):
+            yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -100,9 +100,8 @@ def command(
     from smash_export.bundle.bundle import Bundle
     from smash_export.compiling.compile import compile_bundle, plan
 
-    opened = Bundle.open(bundle)
+    opened, settings = Bundle.open(bundle), read_options(options)
     runtime = plan(opened, target, precision, effort)
-    settings = read_options(options)
     if runtime.deprecated:
         output.warn(runtime.deprecated)
     if output.dry_run:
