@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from smash_search.rank.pareto import LATENCY
 from smash_search.space.architecture import Architecture
+
+LATENCY = "latency_ms"
+"""The measure that limits are about."""
 
 SLOWDOWN = "latency_slowdown"
 """Among the measures of a network that was measured longer: how many times slower than before the machine was

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, replace
 
 from smash_base.errors import GateError
 from smash_base.json_values import JsonObject
+from smash_search.rank.measurement import LATENCY as LATENCY
 from smash_search.rank.trained import Trained, pick
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import Cost
 from smash_search.strategies import Scored
-
-LATENCY = "latency_ms"  # the measure that limits are about
 
 
 @dataclass(frozen=True)

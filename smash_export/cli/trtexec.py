@@ -12,13 +12,20 @@ from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.compile import read_options
 from smash_export.cli.console import Output, common_options
+from smash_export.cli.groups import Grouped
 from smash_export.cli.shared_options import precision_settings_option
 
 if TYPE_CHECKING:
     from smash_targets.tensorrt.trtexec import EngineCommand
 
+GROUPS = {
+    "Engine": ["precision", "release", "batch", "version_compatible", "hardware", "options"],
+    "Device": ["device", "dla", "gpu_fallback"],
+    "Check": ["images"],
+}
 
-@click.command()
+
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--precision",
