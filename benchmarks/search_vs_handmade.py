@@ -61,8 +61,8 @@ from smash_search.executors.serial import Serial
 from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, input_spec_of, run_rungs, train_rung
 from smash_search.rank.latency_model import LatencyModel, fit_latency
-from smash_search.rank.measurement import undisturbed
-from smash_search.rank.pareto import LATENCY, Limit, pick_that_keeps
+from smash_search.rank.measurement import LATENCY, undisturbed
+from smash_search.rank.pareto import Limit, pick_that_keeps
 from smash_search.rank.trained import Trained
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best

@@ -19,8 +19,7 @@ from statistics import median
 from smash_base import files
 from smash_base.json_values import JsonObject
 from smash_search.executors import Executor, Task
-from smash_search.rank.measurement import SLOWDOWN, Measurement, undisturbed
-from smash_search.rank.pareto import LATENCY
+from smash_search.rank.measurement import LATENCY, SLOWDOWN, Measurement, undisturbed
 from smash_search.rank.records import settle
 from smash_search.rank.scoring import Score
 from smash_search.space.architecture import Architecture

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 from smash_base.errors import GateError
 from smash_base.json_values import JsonObject
-from smash_search.rank.measurement import LATENCY as LATENCY
+from smash_search.rank.measurement import LATENCY
 from smash_search.rank.trained import Trained, pick
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import Cost

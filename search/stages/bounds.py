@@ -13,7 +13,7 @@ from smash_search.executors import ExecutorConfig, make_executor
 from smash_search.executors.work import Worker
 from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.latency_model import LEAST, LatencyModel, fit_latency
-from smash_search.rank.pareto import LATENCY
+from smash_search.rank.measurement import LATENCY
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import Cost, cost_of
 from smash_search.space.known import known_networks

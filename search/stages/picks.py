@@ -16,8 +16,8 @@ import torch
 from smash_base import files
 from smash_base.errors import GateError
 from smash_search.rank.evaluation import CONFIRMED, Evaluator
-from smash_search.rank.measurement import undisturbed
-from smash_search.rank.pareto import LATENCY, ParetoEntry, pick_that_keeps
+from smash_search.rank.measurement import LATENCY, undisturbed
+from smash_search.rank.pareto import ParetoEntry, pick_that_keeps
 from smash_search.rank.ranking import Ranking
 from smash_search.rank.trained import Trained, expected, pick
 from smash_search.space.best import BestFile, SearchRecord

@@ -26,8 +26,8 @@ from smash_search.rank.finalists import (
     proposed_finalist,
     run_rungs,
 )
-from smash_search.rank.measurement import undisturbed
-from smash_search.rank.pareto import LATENCY, Limit, class_of
+from smash_search.rank.measurement import LATENCY, undisturbed
+from smash_search.rank.pareto import Limit, class_of
 from smash_search.rank.proposals import ErrorModel, Observation, outer_fence, propose
 from smash_search.rank.records import settle
 from smash_search.rank.trained import Trained, expected, through_last_rung

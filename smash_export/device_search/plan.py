@@ -211,7 +211,7 @@ def _limits_at(config: SearchConfig, dataset: Dataset, timed: _Timed) -> CostLim
     grows with multiply-accumulates.
     """
     from smash_search.rank.finalists import input_spec_of
-    from smash_search.rank.pareto import LATENCY
+    from smash_search.rank.measurement import LATENCY
     from smash_search.space.cost import cost_of
     from smash_search.stages.bounds import probe_draws
 

@@ -41,9 +41,8 @@ class AdbTransport(Transport):
 
     def put(self, local: Path, remote: str) -> None:
         """See :class:`Transport`."""
-        self.run(
-            f"rm -rf {shlex.quote(remote)}", COPY_SECONDS
-        )  # adb would copy a folder into one that is there
+        # adb would copy a folder into one that is there.
+        self.run(f"rm -rf {shlex.quote(remote)}", COPY_SECONDS)
         self._copy("push", str(local), remote)
 
     def get(self, remote: str, local: Path) -> None:

@@ -10,7 +10,7 @@ from smash_export.report.chart import Axis, Chart, Point, scatter
 from smash_export.report.images import class_counts, sample_images
 from smash_export.report.page import Cell, Html, counted, heading, page, paragraph, scrolled, table
 from smash_search.data import Dataset
-from smash_search.rank.pareto import LATENCY
+from smash_search.rank.measurement import LATENCY
 from smash_search.rank.ranking import EncodingCheck
 from smash_search.rank.trained import Trained, expected, through_last_rung
 from smash_search.rank.trust import Stage, contribution_of_score

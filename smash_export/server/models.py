@@ -18,7 +18,7 @@ import math
 import re
 import shlex
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -415,10 +415,10 @@ class Repository:
         self.on_load: Callable[[int], None] | None = None
         self._loading = threading.Lock()  # one load at a time: each needs memory and cores
 
-    def load_all(self) -> None:
-        """Open everything; used at start, where any failure ends the program."""
+    def load_all(self, unloaded: Collection[str] = ()) -> None:
+        """Open everything but those that were unloaded; used at start, where any failure ends the program."""
         for name in self._specs:
-            self.load(name)
+            (self.unload if name in unloaded else self.load)(name)
 
     def load(self, name: str) -> None:
         """Open every version of a model anew from its path and exchange them.

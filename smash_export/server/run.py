@@ -20,7 +20,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -110,6 +110,7 @@ def serve(
     settings: Settings | None = None,
     ready: Callable[[Addresses], None] = lambda addresses: None,
     join: Callable[[Repository, Metrics], Peers] = Alone,
+    unloaded: Collection[str] = (),
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns when the last answer is sent.
 
@@ -119,13 +120,14 @@ def serve(
         settings: how; the defaults of :class:`Settings` if None.
         ready: called once with the addresses when requests are answered.
         join: makes the connection with other processes of the same server.
+        unloaded: models that are not opened before somebody loads them.
 
     Raises:
         UsageError: a port in use, or settings that contradict each other.
         SmashError: a bundle that cannot be opened.
     """
     with _early_hangups() as hangups:
-        _serve(bundles, settings or Settings(), ready, join, hangups)
+        _serve(bundles, settings or Settings(), ready, join, unloaded, hangups)
 
 
 @contextlib.contextmanager
@@ -148,6 +150,7 @@ def _serve(
     settings: Settings,
     ready: Callable[[Addresses], None],
     join: Callable[[Repository, Metrics], Peers],
+    unloaded: Collection[str],
     hangups: list[int],
 ) -> None:
     tls = _tls(settings)
@@ -161,7 +164,7 @@ def _serve(
     try:
         reserved = _reserve_grpc(settings)
         Image.preinit()  # image formats; else the first picture waits for their import
-        repository.load_all()
+        repository.load_all(unloaded)
         listener = listener or listen(settings.host, settings.port, shared=True)
         if settings.grpc_port is not None:
             if reserved is not None:

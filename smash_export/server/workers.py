@@ -122,7 +122,9 @@ def _shared_out(settings: Settings) -> Settings:
     )
 
 
-def _work(connection: Connection, specs: list[ModelSpec], settings: Settings) -> None:
+def _work(
+    connection: Connection, specs: list[ModelSpec], settings: Settings, unloaded: frozenset[str]
+) -> None:
     """A worker process."""
     os.setpgrp()  # a key pressed in the terminal reaches the first process only, which passes it on
     try:
@@ -131,6 +133,7 @@ def _work(connection: Connection, specs: list[ModelSpec], settings: Settings) ->
             settings,
             lambda addresses: connection.send(("ready", 0, addresses, "")),
             lambda repository, metrics: Member(connection, repository, metrics),
+            unloaded,
         )
     except SmashError as error:
         with contextlib.suppress(OSError):
@@ -255,9 +258,8 @@ class _Fleet:
 
     def _spawn(self) -> _Worker:
         mine, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=_work, args=(theirs, self._specs, self._settings), daemon=False
-        )
+        arguments = (theirs, self._specs, self._settings, frozenset(self._unloaded))
+        process = self._context.Process(target=_work, args=arguments, daemon=False)
         process.start()
         theirs.close()
         worker = _Worker(process, mine)
@@ -281,10 +283,7 @@ class _Fleet:
             if kind == "ready":
                 worker.addresses = what
                 worker.told.set()
-                for unloaded in tuple(self._unloaded):
-                    worker.ask(next(self._numbers), "unload", unloaded)
-                if worker.reload_due:
-                    worker.reload()
+                threading.Thread(target=self._catch_up, args=(worker,), daemon=True).start()
             elif kind == "failed":
                 worker.failure = what
                 worker.told.set()
@@ -293,6 +292,19 @@ class _Fleet:
                 threading.Thread(target=self._answer, args=arguments, daemon=True).start()
             elif (future := worker.owed.pop(number, None)) is not None:
                 future.set_result(what)
+
+    def _catch_up(self, worker: _Worker) -> None:
+        """What all were told while a worker started: to open every bundle anew, to serve some no more.
+
+        One after the other with what is asked of all, so that the last word counts.
+        """
+        with self._asking:
+            for name in {spec.name: None for spec in self._specs}:
+                what = "unload" if name in self._unloaded else "load"
+                if what == "unload" or worker.reload_due:
+                    result = worker.ask(next(self._numbers), what, name).result(ANSWER_S)
+                    if isinstance(result, Exception):
+                        logs.log(40, f"a new worker did not {what} a model", model=name, error=str(result))
 
     def _answer(self, asker: _Worker, number: int, what: str, name: str) -> None:
         """Ask everyone for one of them, who gets the answers, or the first error."""

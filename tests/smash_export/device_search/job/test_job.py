@@ -41,7 +41,7 @@ from smash_export.device_search.plan import (
 )
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_data
 from smash_export.display import Part
-from smash_search.rank.pareto import LATENCY
+from smash_search.rank.measurement import LATENCY
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import BestFile, write_best
 from smash_search.space.cost import cost_of
