@@ -35,8 +35,8 @@ class Measurement(Protocol):
 def undisturbed(measures: Mapping[str, float]) -> float:
     """Milliseconds of a longer measurement, as they would have been with nothing else on the machine.
 
-    The fastest of several medians, or what is left of the slowest where the machine had become slower. A
-    network near a limit is not given up for the slowest of them: only the pick is held to that.
+    The fastest of several medians, divided by how much slower the machine had become: that, too, is told by
+    the fastest times of other networks. A network near a limit is not given up for the slowest of them, or
+    for what else the machine did: only the pick is held to that.
     """
-    steady = measures[LATENCY] / measures.get(SLOWDOWN, 1.0)
-    return min(steady, measures.get(LOWEST, steady))
+    return measures.get(LOWEST, measures[LATENCY]) / measures.get(SLOWDOWN, 1.0)
