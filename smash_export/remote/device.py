@@ -237,9 +237,17 @@ def task_id(words: Sequence[str], inputs: Mapping[str, Path]) -> str:
     """Name of a task's folder: the same for the same command and the same content of its files."""
     digest = hashlib.sha256(json.dumps(list(words)).encode())
     for name, path in sorted(inputs.items()):
-        content = path / "manifest.json" if path.is_dir() else path  # a manifest has the sum of every file
-        digest.update(f"{name} {path.name} ".encode() + content.read_bytes())
+        content = _of_bundle(path) if path.is_dir() else path.read_bytes()
+        digest.update(f"{name} {path.name} ".encode() + content)
     return digest.hexdigest()[:16]
+
+
+def _of_bundle(path: Path) -> bytes:
+    """A manifest, which has the sum of every file, without what commands record in it: the answer to one of
+    several tasks that were prepared together would make the others tasks that nobody knows."""
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    recorded = ("records", "recommendation", "digest")
+    return json.dumps({key: value for key, value in manifest.items() if key not in recorded}).encode()
 
 
 def _bounded(line: str, seconds: float) -> str:

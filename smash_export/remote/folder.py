@@ -45,7 +45,7 @@ class FolderDevice(Device):
         told: Told = lambda line: None,
     ) -> dict[str, Any]:
         """See :class:`Device`; in two parts: DeviceError until the answer is in the folder."""
-        place = self.folder / task_id(words, inputs)
+        place = self.place(words, inputs)
         if not (place / "exit-code").exists():
             self._prepare(place, words, inputs, outputs or {})
             raise DeviceError(
@@ -59,6 +59,10 @@ class FolderDevice(Device):
                 raise DeviceError(f"{place / path.name} is missing", hint="Copy the whole folder back.")
             files.write_bytes(path, (place / path.name).read_bytes())
         return result
+
+    def place(self, words: Sequence[str], inputs: Mapping[str, Path]) -> Path:
+        """Folder of a task; the answer stays in it."""
+        return self.folder / task_id(words, inputs)
 
     def _prepare(
         self, place: Path, words: Sequence[str], inputs: Mapping[str, Path], outputs: Mapping[str, Path]

@@ -96,3 +96,44 @@ def test_a_folder_is_carried_to_the_device_and_back(
     assert len(json.loads(table.read_text())["networks"]) == 10
     kit.write_bytes(kit.read_bytes() + b"another")
     assert run(words) in (3, 6), "another kit is another task"
+
+
+def carried_tasks(carried: Path) -> list[str]:
+    """Run every task of the folder, as the device would; their names."""
+    tasks = sorted(path.name for path in carried.iterdir())
+    for task in tasks:
+        subprocess.run(["sh", f"{task}/run.sh"], cwd=carried, check=True, capture_output=True)
+    return tasks
+
+
+def test_several_commands_are_prepared_for_one_way_and_each_finds_its_answer(
+    edge: Path, digits_bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though each records what it found in the bundle that the others were prepared for."""
+    carried, bundle = tmp_path / "stick", str(digits_bundle_copy)
+    there = ["--device-folder", str(carried), "--device-program", str(edge), "--quiet"]
+    commands = [
+        ["bench", bundle, "--target", "onnxruntime", "--seconds", "0.05", *there],
+        ["bench", bundle, "--target", "onnxruntime", "--seconds", "0.06", *there],
+        ["verify", bundle, "--target", "onnxruntime", *there],
+        ["compare", bundle, "--seconds", "0.05", *there],
+    ]
+    assert [run(words) for words in commands] == [3] * len(commands)
+    assert len(carried_tasks(carried)) == len(commands)
+    answers = [run(words) for words in commands]
+    assert answers == [0] * len(commands), capsys.readouterr().err
+    assert run(["compile", bundle, "--target", "onnxruntime", "--quiet"]) == 0
+    assert [run(words) for words in commands] == [3] * len(commands), "another bundle is another task"
+
+
+def test_an_answer_that_was_in_the_folder_says_how_it_is_measured_anew(
+    edge: Path, digits_bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carried = tmp_path / "stick"
+    words = ["bench", str(digits_bundle_copy), "--target", "onnxruntime", "--seconds", "0.05"]
+    words += ["--device-folder", str(carried), "--device-program", str(edge)]
+    assert run(words) == 3
+    (task,) = carried_tasks(carried)
+    capsys.readouterr()
+    assert run(words) == 0
+    assert str(carried / task) in capsys.readouterr().err.replace("\n", "")
