@@ -137,3 +137,24 @@ def test_an_answer_that_was_in_the_folder_says_how_it_is_measured_anew(
     capsys.readouterr()
     assert run(words) == 0
     assert str(carried / task) in capsys.readouterr().err.replace("\n", "")
+
+
+def test_files_that_compile_rejected_are_shown_by_a_device_too(
+    edge: Path, digits_bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rejected = digits_bundle_copy / "targets" / "onnxruntime" / "int8.rejected"
+    rejected.mkdir(parents=True)
+    (rejected / "report.json").write_text(json.dumps({"problems": ["2 of 10 labels changed"]}))
+    carried, bundle = tmp_path / "stick", str(digits_bundle_copy)
+    there = ["--device-folder", str(carried), "--device-program", str(edge)]
+    commands = [["verify", bundle, *there], ["compare", bundle, "--seconds", "0.05", *there]]
+    for words in commands:
+        assert run(words) == 3
+    carried_tasks(carried)
+    for words in commands:
+        capsys.readouterr()
+        assert run(words) == 0
+        assert "rejected by compile: 2 of 10 labels changed" in " ".join(capsys.readouterr().out.split())
+        assert run([*words, "--json"]) == 0
+        (file,) = json.loads(capsys.readouterr().out)["rejected"]
+        assert (file["target"], file["precision"]) == ("onnxruntime", "int8")
