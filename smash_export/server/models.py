@@ -411,6 +411,7 @@ class Repository:
         self._metrics = metrics
         self._threads, self._device = threads, device
         self._models: dict[str, dict[str, Model]] = {}  # versions newest first
+        self._due: set[str] = set()  # models that a reload of all has not come to yet
         self._lock = threading.Lock()
         self.on_load: Callable[[int], None] | None = None
         self._loading = threading.Lock()  # one load at a time: each needs memory and cores
@@ -427,28 +428,46 @@ class Repository:
             UnknownModelError: the server was not started with it.
             SmashError: a bundle cannot be opened; what was served goes on.
         """
-        specs = self._known(name)
-        with self._loading:
-            opened: dict[str, Model] = {}
-            try:
-                for version, spec in specs.items():
-                    opened[version] = open_model(
-                        spec, self._batching, self._metrics, self._threads, self._device
-                    )
-            except BaseException:
-                self._metrics.loaded(name, "refused")
-                for model in opened.values():
-                    model.leave()
-                raise
-            self._metrics.loaded(name, "done")
-            self._exchange(name, opened)
-            if self.on_load is not None:
-                self.on_load(self.largest_message())
-
-    def unload(self, name: str) -> None:
-        """Stop serving a model; requests that run are answered."""
         self._known(name)
         with self._loading:
+            self._load(name)
+
+    def plan_reload(self) -> None:
+        """Make every model due for :meth:`load_due`."""
+        with self._lock:
+            self._due.update(self._specs)
+
+    def load_due(self, name: str) -> bool:
+        """:meth:`load`; False without it where the model was unloaded since the reload was planned."""
+        with self._loading:
+            with self._lock:
+                if name not in self._due:
+                    return False
+                self._due.discard(name)
+            self._load(name)
+            return True
+
+    def _load(self, name: str) -> None:
+        opened: dict[str, Model] = {}
+        try:
+            for version, spec in self._specs[name].items():
+                opened[version] = open_model(spec, self._batching, self._metrics, self._threads, self._device)
+        except BaseException:
+            self._metrics.loaded(name, "refused")
+            for model in opened.values():
+                model.leave()
+            raise
+        self._metrics.loaded(name, "done")
+        self._exchange(name, opened)
+        if self.on_load is not None:
+            self.on_load(self.largest_message())
+
+    def unload(self, name: str) -> None:
+        """Stop serving a model; requests that run are answered. A reload that comes to it later leaves it."""
+        self._known(name)
+        with self._loading:
+            with self._lock:
+                self._due.discard(name)
             self._exchange(name, {})
 
     def close(self) -> None:
@@ -548,10 +567,9 @@ class Repository:
             models = [model for versions in self._models.values() for model in versions.values()]
         return [model.describe() for model in models]
 
-    def _known(self, name: str) -> dict[str, ModelSpec]:
+    def _known(self, name: str) -> None:
         if name not in self._specs:
             raise self._unknown(name, None)
-        return self._specs[name]
 
     def _unknown(self, name: str, version: str | None) -> UnknownModelError:
         served = [f"{item} ({', '.join(self.versions(item)) or 'unloaded'})" for item in self._specs]
