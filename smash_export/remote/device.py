@@ -37,6 +37,12 @@ _ERRORS: dict[int, type[SmashError]] = {
     kind.exit_code: kind
     for kind in (UsageError, MissingRuntimeError, VerificationError, GateError, InvalidInputError)
 }
+_PROCESS = "process"  # file in a task's folder: the number of the process that works there
+# POSIX shell; $d is the folder. The number may be another process's by now: its command names the folder.
+_END_EARLIER = (
+    f'if p=$(cat $d/{_PROCESS} 2>/dev/null) && grep -q "${{d##*/}}" /proc/$p/cmdline 2>/dev/null; then '
+    "kill $p; for i in 1 2 3 4 5 6 7 8; do kill -0 $p 2>/dev/null || break; sleep 1; done; fi"
+)
 _WITH_RESULT = (0, VerificationError.exit_code, GateError.exit_code)  # what failed stands in their JSON
 Told = Callable[[str], None]
 """Gets lines that the command on the device writes to stderr while it runs."""
@@ -199,8 +205,14 @@ class ReachedDevice(Device):
         places = {name: f"{folder}/{path.name}" for name, path in [*inputs.items(), *outputs.items()]}
         for name, path in inputs.items():
             self.transport.put(path, places[name])
-        line = shlex.join(filled(words, places))
-        answer = self.transport.run(_bounded(f"{self.program} {line} --json", bound), bound + 15, told)
+        line = f"{self.program} {shlex.join(filled(words, places))} --json"
+        script = f"echo $$ >{shlex.quote(folder)}/{_PROCESS}; {_bounded(line, bound)}"
+        try:
+            answer = self.transport.run(script, bound + 15, told)
+        except KeyboardInterrupt:
+            with contextlib.suppress(DeviceError):
+                self.transport.run(f"d={shlex.quote(folder)}; {_END_EARLIER}", CONNECT_SECONDS)
+            raise
         result = self.result_of(answer, words, bound)
         for name, path in outputs.items():
             self._fetch(places[name], path)
@@ -208,8 +220,9 @@ class ReachedDevice(Device):
         return result
 
     def _folder(self, task: str) -> str:
-        """A folder for a task on the device; it stays when the task fails, to go on in it."""
-        script = f"umask 077; d={self.transport.home}/{task}; mkdir -p $d && echo $d"
+        """A folder for a task on the device; it stays when the task fails, to go on in it. What still runs in
+        it, because the connection broke, ends: two would measure each other."""
+        script = f"umask 077; d={self.transport.home}/{task}; {_END_EARLIER}; mkdir -p $d && echo $d"
         made = self.transport.run(script, CONNECT_SECONDS)
         folder = made.stdout.decode(errors="replace").strip()
         if made.code or not re.fullmatch(r"/[\w@%+=:,./-]+", folder):
