@@ -30,7 +30,7 @@ from smash_base.errors import (
 )
 from smash_export import __version__
 
-COPY_SECONDS = 300.0  # for copying a file or folder one way
+COPY_SECONDS = 300.0  # for copying a file or folder one way, unless the user gives it longer
 CONNECT_SECONDS = 30.0  # for the first question
 MAX_ANSWER_BYTES = 2**28
 _ERRORS: dict[int, type[SmashError]] = {
@@ -86,11 +86,11 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def put(self, local: Path, remote: str) -> None:
+    def put(self, local: Path, remote: str, seconds: float = COPY_SECONDS) -> None:
         """Copy a file, or a folder with all that it holds; raises DeviceError."""
 
     @abstractmethod
-    def get(self, remote: str, local: Path) -> None:
+    def get(self, remote: str, local: Path, seconds: float = COPY_SECONDS) -> None:
         """Copy a file back; raises DeviceError."""
 
     home = '"$HOME"/.cache/smash-export'  # where folders of tasks are made, as the shell reads it
@@ -200,11 +200,12 @@ class ReachedDevice(Device):
     ) -> dict[str, Any]:
         """See :class:`Device`."""
         outputs, bound = outputs or {}, self.seconds or seconds
+        copying = max(COPY_SECONDS, self.seconds or 0.0)
         self.check()
         folder = self._folder(task_id(words, inputs))
         places = {name: f"{folder}/{path.name}" for name, path in [*inputs.items(), *outputs.items()]}
         for name, path in inputs.items():
-            self.transport.put(path, places[name])
+            self.transport.put(path, places[name], copying)
         line = f"{self.program} {shlex.join(filled(words, places))} --json"
         script = f"echo $$ >{shlex.quote(folder)}/{_PROCESS}; {_bounded(line, bound)}"
         try:
@@ -215,7 +216,7 @@ class ReachedDevice(Device):
             raise
         result = self.result_of(answer, words, bound)
         for name, path in outputs.items():
-            self._fetch(places[name], path)
+            self._fetch(places[name], path, copying)
         self.transport.run(f"rm -rf {shlex.quote(folder)}", CONNECT_SECONDS)
         return result
 
@@ -233,11 +234,11 @@ class ReachedDevice(Device):
             )
         return folder
 
-    def _fetch(self, remote: str, local: Path) -> None:
+    def _fetch(self, remote: str, local: Path, seconds: float) -> None:
         """Copy a file back; it appears whole or not at all."""
         with tempfile.TemporaryDirectory(prefix="smash-export-") as name:
             held = Path(name) / "answer"
-            self.transport.get(remote, held)
+            self.transport.get(remote, held, seconds)
             files.write_bytes(local, held.read_bytes())
 
 

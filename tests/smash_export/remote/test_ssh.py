@@ -191,6 +191,25 @@ def running(folder: Path) -> set[int]:
     return found
 
 
+def test_a_copy_over_a_slow_connection_may_take_as_long_as_the_user_says(
+    sshd: Sshd,
+    edge: Path,
+    digits_bundle_copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slow = tmp_path / "slow-ssh"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *tar*) sleep 3;; esac\nexec {sshd.ssh} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr("smash_export.remote.device.COPY_SECONDS", 1.0)
+    words = ["verify", str(digits_bundle_copy), "--target", "onnxruntime", "--quiet", *sshd.options(edge)]
+    words[words.index("--device-ssh") + 1] = str(slow)
+    assert run(words) == 3
+    assert "--device-timeout gives it longer" in capsys.readouterr().err
+    assert run([*words, "--device-timeout", "60"]) == 0
+
+
 def test_files_and_folders_travel_whole(sshd: Sshd, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "deep").mkdir(parents=True)
