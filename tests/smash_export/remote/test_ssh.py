@@ -210,6 +210,22 @@ def test_a_copy_over_a_slow_connection_may_take_as_long_as_the_user_says(
     assert run([*words, "--device-timeout", "60"]) == 0
 
 
+def test_an_answer_counts_though_the_connection_breaks_before_the_device_is_tidied_up(
+    sshd: Sshd, edge: Path, digits_bundle_copy: Path, tmp_path: Path
+) -> None:
+    breaking = tmp_path / "breaking-ssh"
+    lost = "*tar*) ;; *'rm -rf'*) echo Connection reset by peer >&2; exit 255;;"
+    breaking.write_text(f'#!/bin/sh\ncase "$*" in {lost} esac\nexec {sshd.ssh} "$@"\n')
+    breaking.chmod(0o755)
+    words = ["verify", str(digits_bundle_copy), "--target", "onnxruntime", "--quiet", *sshd.options(edge)]
+    words[words.index("--device-ssh") + 1] = str(breaking)
+    assert run(words) == 0
+    asked = task_id(["verify", "{bundle}", "--target", "onnxruntime"], {"bundle": digits_bundle_copy})
+    left = Path.home() / ".cache" / "smash-export" / asked
+    assert left.is_dir()
+    shutil.rmtree(left)
+
+
 def test_files_and_folders_travel_whole(sshd: Sshd, tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "deep").mkdir(parents=True)
