@@ -233,12 +233,11 @@ class _Fleet:
                     continue
                 if not self._leaving.wait(_RESTART_S):
                     logs.log(40, "a worker died and is started again", code=worker.process.exitcode)
-                    new = self._place(place, self._served())
                     try:
-                        self._await(new)
-                    except SmashError as error:  # the others go on; tried again
+                        self._await(self._place(place, self._served()))
+                    except (SmashError, OSError) as error:  # the others go on; tried again
                         logs.log(40, "the worker did not start", error=str(error))
-                        new.again = time.monotonic() + _RETRY_S
+                        self._workers[place].again = time.monotonic() + _RETRY_S
             self._leaving.wait(0.1)
         deadline = time.monotonic() + self._settings.drain_delay + self._settings.drain_timeout + _LEAVE_S
         for worker in self._workers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -233,6 +234,27 @@ def test_a_process_that_is_started_again_serves_what_the_others_serve(
             with contextlib.suppress(OSError):
                 assert labels() == {"newest"}
                 break
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_a_process_that_the_system_cannot_start_now_is_started_later_and_the_others_serve_on(
+    digits_bundle: Path, start: Any
+) -> None:
+    with start(f"digits={digits_bundle}", "--workers", "2", "--no-grpc", "--drain-delay", "0") as server:
+        parent = server.process.pid
+        limits = resource.prlimit(parent, resource.RLIMIT_NOFILE)
+        resource.prlimit(parent, resource.RLIMIT_NOFILE, (3, limits[1]))  # no pipe to a new process
+        dead = min(workers_of(parent))
+        os.kill(dead, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while not any("did not start" in line for line in list(server.log)):
+            assert server.process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert {server.call("GET", "/v2/health/ready")[0] for _ in range(8)} == {200}
+        resource.prlimit(parent, resource.RLIMIT_NOFILE, limits)
+        while len(workers_of(parent)) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
