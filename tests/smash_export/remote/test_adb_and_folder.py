@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from smash_export.cli import run
 from smash_export.remote.adb import AdbTransport
 from smash_export.remote.device import DeviceError
+from smash_search.space.best import read_best
+from tests.smash_export.device_search.job.test_job import small  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +140,28 @@ def test_an_answer_that_was_in_the_folder_says_how_it_is_measured_anew(
     capsys.readouterr()
     assert run(words) == 0
     assert str(carried / task) in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_search_goes_on_with_what_a_carried_folder_brings_back(
+    edge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carried, folder = tmp_path / "stick", tmp_path / "run"
+    words = ["search", "--data", "digits", "--space", "edge-tiny", "--run", str(folder), "--device", "cpu"]
+    words += ["--max-latency", "200ms", "--device-networks", "10", "--quiet"]
+    words += ["--device-folder", str(carried), "--device-program", str(edge)]
+    known: list[str] = []
+    for _ in range(4):  # the table, and what may be picked
+        code = run(words)
+        if code == 0:
+            break
+        assert code == 3, capsys.readouterr().err
+        time.sleep(2.1)  # a zip file knows the time to two seconds
+        tasks = carried_tasks(carried)
+        assert len(tasks) == len(known) + 1, "one way there more for each question"
+        known = tasks
+    assert code == 0
+    assert read_best(folder / "best.json").search.measures["latency_ms"] < 200
 
 
 def test_files_that_compile_rejected_are_shown_by_a_device_too(
