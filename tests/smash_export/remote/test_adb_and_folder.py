@@ -97,6 +97,11 @@ def test_a_folder_is_carried_to_the_device_and_back(
     shutil.copytree(on_device, carried)
     assert run(words) == 0
     assert len(json.loads(table.read_text())["networks"]) == 10
+    elsewhere = tmp_path / "elsewhere.json"
+    assert run([*words[:3], str(elsewhere), *words[4:]]) == 0, (
+        "the same task, whatever its answer is called here"
+    )
+    assert elsewhere.read_bytes() == table.read_bytes()
     kit.write_bytes(kit.read_bytes() + b"another")
     assert run(words) in (3, 6), "another kit is another task"
 
