@@ -102,7 +102,7 @@ def _show(output: Output, comparison: Comparison, title: str) -> None:
     for row in comparison.rows:
         if row.reason and row.verdict != "recommended":
             output.text(f"{row.name}: {row.verdict}: {row.reason}")
-    for line in rejections(comparison):
+    for line in rejections(comparison.rejected):
         output.text(line)
     advice = comparison.recommendation
     if advice is None:
@@ -117,6 +117,10 @@ def _on_device(
     device: Device, bundle: Bundle, page: Path, output: Output, seconds: float, *, record: bool
 ) -> None:
     """The same on the device: its page and its recommendation come back."""
+    from smash_base.records import read_record
+    from smash_export.bundle.rejected import RejectedFile
+    from smash_export.report.compare import rejections
+
     without = {*NAMES, "dry_run", "page"}
     words = ["compare", "{bundle}", "--html", "{page}"]
     words += given_words(click.get_current_context(), without=without)
@@ -134,6 +138,8 @@ def _on_device(
         accuracy = f"{row['parity']['accuracy']:.2%}" if row["parity"] else None
         rows.append([row["name"], accuracy, latency and latency["p50_ms"], row["verdict"], row["reason"]])
     output.table(f"On {device.name}", ["file", "accuracy", "p50 ms", "verdict", "why"], rows)
+    for line in rejections(read_record(RejectedFile, item, "rejected file") for item in result["rejected"]):
+        output.text(line)
     if advice is None:
         output.warn("no file qualifies; nothing is recommended")
     output.note(f"report: {page}")

@@ -109,14 +109,20 @@ def ask(
         words: as :meth:`Device.ask` takes them, the name of the command first.
         seconds: Time that it should take; it may take ten times as long, and two minutes.
     """
+    from smash_export.remote.folder import FolderDevice
+
+    inputs = {name: path.resolve() for name, path in inputs.items()}  # "." has no name over there
     with output.progress(f"{words[0]} on {device.name}", None) as advance:
-        return device.ask(
+        result = device.ask(
             words,
-            inputs={name: path.resolve() for name, path in inputs.items()},  # "." has no name over there
+            inputs=inputs,
             outputs=outputs,
             seconds=120 + 10 * seconds,
             told=lambda line: advance(0, there=line[:80]),
         )
+    if isinstance(device, FolderDevice):
+        output.note(f"the answer lay in {device.place(words, inputs)}; remove it to ask the device anew")
+    return result
 
 
 def given_words(context: click.Context, *, without: Collection[str] = ()) -> list[str]:

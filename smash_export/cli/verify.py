@@ -158,6 +158,8 @@ def _end(bundle: Path, verification: Verification, strict: bool) -> None:
 
 def _on_device(device: Device, bundle: Bundle, output: Output, data: str | None) -> Verification:
     """The same on the device, with the images of the bundle; recorded in it."""
+    from smash_base.records import read_record
+    from smash_export.bundle.rejected import RejectedFile
     from smash_export.measure.verify import FileReport, Verification
 
     if data is not None:
@@ -170,7 +172,8 @@ def _on_device(device: Device, bundle: Bundle, output: Output, data: str | None)
     reason = bundle.try_record("verify_elsewhere", {"device": device.name, "files": result["files"]})
     if reason:
         output.warn(f"the results were not recorded in {bundle.path}: {reason}")
-    return Verification(f"{result['reference']}, on {device.name},", bundle.samples(), reports)
+    rejected = tuple(read_record(RejectedFile, item, "rejected file") for item in result["rejected"])
+    return Verification(f"{result['reference']}, on {device.name},", bundle.samples(), reports, rejected)
 
 
 def _trust(bundle: Bundle, signer: Path | None, output: Output) -> tuple[str | None, list[str]]:

@@ -301,12 +301,19 @@ def write_kit(
     setting: Setting,
     advance: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write graphs and features of networks into one zip file, for a device that has no PyTorch."""
+    """Write graphs and features of networks into one zip file, for a device that has no PyTorch.
+
+    The same networks give the same bytes: a device's task is known by them.
+    """
     stream = io.BytesIO()
     networks = []
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "w") as archive:
+
+        def add(name: str, content: str | bytes) -> None:
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # without the time
+
         for index, architecture in enumerate(architectures):
-            archive.writestr(f"{index}.onnx", candidate_graph(architecture, input_spec, classes, setting))
+            add(f"{index}.onnx", candidate_graph(architecture, input_spec, classes, setting))
             explained = features_of(architecture, input_spec, classes, setting)
             networks.append({"key": architecture.key, "features": explained})
             advance()
@@ -318,7 +325,7 @@ def write_kit(
             FORMS: True,
             "networks": networks,
         }
-        archive.writestr("kit.json", json.dumps(facts))
+        add("kit.json", json.dumps(facts))
     files.write_bytes(path, stream.getvalue())
 
 

@@ -39,21 +39,22 @@ class AdbTransport(Transport):
         """See :class:`Transport`; adb hands on output and exit code of Android 7 and later."""
         return self._checked(listen([*self._words(), "shell", script], seconds, name=self.name, told=told))
 
-    def put(self, local: Path, remote: str) -> None:
+    def put(self, local: Path, remote: str, seconds: float = COPY_SECONDS) -> None:
         """See :class:`Transport`."""
         # adb would copy a folder into one that is there.
-        self.run(f"rm -rf {shlex.quote(remote)}", COPY_SECONDS)
-        self._copy("push", str(local), remote)
+        self.run(f"rm -rf {shlex.quote(remote)}", seconds)
+        self._copy("push", str(local), remote, seconds)
 
-    def get(self, remote: str, local: Path) -> None:
+    def get(self, remote: str, local: Path, seconds: float = COPY_SECONDS) -> None:
         """See :class:`Transport`."""
-        self._copy("pull", remote, str(local))
+        self._copy("pull", remote, str(local), seconds)
 
-    def _copy(self, *words: str) -> None:
-        answer = self._checked(listen([*self._words(), *words], COPY_SECONDS, name=self.name))
+    def _copy(self, way: str, source: str, destination: str, seconds: float) -> None:
+        words = [*self._words(), way, source, destination]
+        answer = self._checked(listen(words, seconds, name=self.name))
         if answer.code:
             raise DeviceError(
-                f"adb {words[0]} of {words[1]} failed",
+                f"adb {way} of {source} failed",
                 received=answer.last_line or answer.stdout[-200:].decode(errors="replace"),
             )
 

@@ -30,13 +30,19 @@ from smash_base.errors import (
 )
 from smash_export import __version__
 
-COPY_SECONDS = 300.0  # for copying a file or folder one way
+COPY_SECONDS = 300.0  # for copying a file or folder one way, unless the user gives it longer
 CONNECT_SECONDS = 30.0  # for the first question
 MAX_ANSWER_BYTES = 2**28
 _ERRORS: dict[int, type[SmashError]] = {
     kind.exit_code: kind
     for kind in (UsageError, MissingRuntimeError, VerificationError, GateError, InvalidInputError)
 }
+_PROCESS = "process"  # file in a task's folder: the number of the process that works there
+# POSIX shell; $d is the folder. The number may be another process's by now: its command names the folder.
+_END_EARLIER = (
+    f'if p=$(cat $d/{_PROCESS} 2>/dev/null) && grep -q "${{d##*/}}" /proc/$p/cmdline 2>/dev/null; then '
+    "kill $p; for i in 1 2 3 4 5 6 7 8; do kill -0 $p 2>/dev/null || break; sleep 1; done; fi"
+)
 _WITH_RESULT = (0, VerificationError.exit_code, GateError.exit_code)  # what failed stands in their JSON
 Told = Callable[[str], None]
 """Gets lines that the command on the device writes to stderr while it runs."""
@@ -80,11 +86,11 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def put(self, local: Path, remote: str) -> None:
+    def put(self, local: Path, remote: str, seconds: float = COPY_SECONDS) -> None:
         """Copy a file, or a folder with all that it holds; raises DeviceError."""
 
     @abstractmethod
-    def get(self, remote: str, local: Path) -> None:
+    def get(self, remote: str, local: Path, seconds: float = COPY_SECONDS) -> None:
         """Copy a file back; raises DeviceError."""
 
     home = '"$HOME"/.cache/smash-export'  # where folders of tasks are made, as the shell reads it
@@ -194,22 +200,31 @@ class ReachedDevice(Device):
     ) -> dict[str, Any]:
         """See :class:`Device`."""
         outputs, bound = outputs or {}, self.seconds or seconds
+        copying = max(COPY_SECONDS, self.seconds or 0.0)
         self.check()
         folder = self._folder(task_id(words, inputs))
         places = {name: f"{folder}/{path.name}" for name, path in [*inputs.items(), *outputs.items()]}
         for name, path in inputs.items():
-            self.transport.put(path, places[name])
-        line = shlex.join(filled(words, places))
-        answer = self.transport.run(_bounded(f"{self.program} {line} --json", bound), bound + 15, told)
+            self.transport.put(path, places[name], copying)
+        line = f"{self.program} {shlex.join(filled(words, places))} --json"
+        script = f"echo $$ >{shlex.quote(folder)}/{_PROCESS}; {_bounded(line, bound)}"
+        try:
+            answer = self.transport.run(script, bound + 15, told)
+        except KeyboardInterrupt:
+            with contextlib.suppress(DeviceError):
+                self.transport.run(f"d={shlex.quote(folder)}; {_END_EARLIER}", CONNECT_SECONDS)
+            raise
         result = self.result_of(answer, words, bound)
         for name, path in outputs.items():
-            self._fetch(places[name], path)
-        self.transport.run(f"rm -rf {shlex.quote(folder)}", CONNECT_SECONDS)
+            self._fetch(places[name], path, copying)
+        with contextlib.suppress(DeviceError):  # minutes of measuring are here; a folder may stay there
+            self.transport.run(f"rm -rf {shlex.quote(folder)}", CONNECT_SECONDS)
         return result
 
     def _folder(self, task: str) -> str:
-        """A folder for a task on the device; it stays when the task fails, to go on in it."""
-        script = f"umask 077; d={self.transport.home}/{task}; mkdir -p $d && echo $d"
+        """A folder for a task on the device; it stays when the task fails, to go on in it. What still runs in
+        it, because the connection broke, ends: two would measure each other."""
+        script = f"umask 077; d={self.transport.home}/{task}; {_END_EARLIER}; mkdir -p $d && echo $d"
         made = self.transport.run(script, CONNECT_SECONDS)
         folder = made.stdout.decode(errors="replace").strip()
         if made.code or not re.fullmatch(r"/[\w@%+=:,./-]+", folder):
@@ -220,11 +235,11 @@ class ReachedDevice(Device):
             )
         return folder
 
-    def _fetch(self, remote: str, local: Path) -> None:
+    def _fetch(self, remote: str, local: Path, seconds: float) -> None:
         """Copy a file back; it appears whole or not at all."""
         with tempfile.TemporaryDirectory(prefix="smash-export-") as name:
             held = Path(name) / "answer"
-            self.transport.get(remote, held)
+            self.transport.get(remote, held, seconds)
             files.write_bytes(local, held.read_bytes())
 
 
@@ -237,9 +252,17 @@ def task_id(words: Sequence[str], inputs: Mapping[str, Path]) -> str:
     """Name of a task's folder: the same for the same command and the same content of its files."""
     digest = hashlib.sha256(json.dumps(list(words)).encode())
     for name, path in sorted(inputs.items()):
-        content = path / "manifest.json" if path.is_dir() else path  # a manifest has the sum of every file
-        digest.update(f"{name} {path.name} ".encode() + content.read_bytes())
+        content = _of_bundle(path) if path.is_dir() else path.read_bytes()
+        digest.update(f"{name} {path.name} ".encode() + content)
     return digest.hexdigest()[:16]
+
+
+def _of_bundle(path: Path) -> bytes:
+    """A manifest, which has the sum of every file, without what commands record in it: the answer to one of
+    several tasks that were prepared together would make the others tasks that nobody knows."""
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    recorded = ("records", "recommendation", "digest")
+    return json.dumps({key: value for key, value in manifest.items() if key not in recorded}).encode()
 
 
 def _bounded(line: str, seconds: float) -> str:

@@ -45,7 +45,7 @@ class FolderDevice(Device):
         told: Told = lambda line: None,
     ) -> dict[str, Any]:
         """See :class:`Device`; in two parts: DeviceError until the answer is in the folder."""
-        place = self.folder / task_id(words, inputs)
+        place = self.place(words, inputs)
         if not (place / "exit-code").exists():
             self._prepare(place, words, inputs, outputs or {})
             raise DeviceError(
@@ -54,11 +54,16 @@ class FolderDevice(Device):
                 "copy it back and repeat this command.",
             )
         result = self.result_of(self._ended(place), words, self.seconds or seconds)
-        for path in (outputs or {}).values():
-            if not (place / path.name).is_file():
-                raise DeviceError(f"{place / path.name} is missing", hint="Copy the whole folder back.")
-            files.write_bytes(path, (place / path.name).read_bytes())
+        for name, path in (outputs or {}).items():
+            answer = place / _there(name, path)
+            if not answer.is_file():
+                raise DeviceError(f"{answer} is missing", hint="Copy the whole folder back.")
+            files.write_bytes(path, answer.read_bytes())
         return result
+
+    def place(self, words: Sequence[str], inputs: Mapping[str, Path]) -> Path:
+        """Folder of a task; the answer stays in it."""
+        return self.folder / task_id(words, inputs)
 
     def _prepare(
         self, place: Path, words: Sequence[str], inputs: Mapping[str, Path], outputs: Mapping[str, Path]
@@ -73,7 +78,8 @@ class FolderDevice(Device):
         for path in inputs.values():
             shutil.rmtree(place / path.name, ignore_errors=True)
             files.copy(path, place / path.name)
-        names = {name: path.name for name, path in [*inputs.items(), *outputs.items()]}
+        names = {name: path.name for name, path in inputs.items()}
+        names |= {name: _there(name, path) for name, path in outputs.items()}
         line = shlex.join(filled(words, names))
         script = (
             "#!/bin/sh\n"
@@ -94,3 +100,8 @@ class FolderDevice(Device):
             answer.read_bytes() if answer.exists() else json.dumps(None).encode(),
             messages.read_text(errors="replace") if messages.exists() else "",
         )
+
+
+def _there(name: str, path: Path) -> str:
+    """What an output is called in a task's folder, whatever it is called here."""
+    return f"{name}{path.suffix}"

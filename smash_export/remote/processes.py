@@ -47,6 +47,7 @@ def listen(
     )
     lines: list[str] = []
     parts: list[bytes] = []
+    too_much = threading.Event()
 
     def read_errors() -> None:
         assert process.stderr is not None
@@ -57,10 +58,11 @@ def listen(
     def read_answer() -> None:
         assert process.stdout is not None
         left = MAX_ANSWER_BYTES
-        while left > 0 and (data := process.stdout.read1(1 << 20)):  # type: ignore[attr-defined]
+        while left >= 0 and (data := process.stdout.read1(1 << 20)):  # type: ignore[attr-defined]
             parts.append(data)
             left -= len(data)
-        if left <= 0:
+        if left < 0:
+            too_much.set()
             process.kill()
 
     def write() -> None:
@@ -89,4 +91,8 @@ def listen(
         process.wait()
     for thread in threads:
         thread.join(5)
+    if too_much.is_set():
+        raise DeviceError(
+            f"{name} answers with too much", expected=f"at most {MAX_ANSWER_BYTES // 2**20} MiB"
+        )
     return Ended(code, b"".join(parts), "\n".join(lines))

@@ -67,7 +67,7 @@ class SshTransport(Transport):
         """See :class:`Transport`."""
         return self._checked(listen([*self._words(), script], seconds, name=self.host, told=told))
 
-    def put(self, local: Path, remote: str) -> None:
+    def put(self, local: Path, remote: str, seconds: float = COPY_SECONDS) -> None:
         """See :class:`Transport`; a tar file through the connection."""
         place = PurePosixPath(remote)
 
@@ -78,7 +78,7 @@ class SshTransport(Transport):
         folder = shlex.quote(str(place.parent))
         script = f"mkdir -p {folder} && rm -rf {shlex.quote(remote)} && tar -C {folder} -xf -"
         words = [*self._words(), script]
-        answer = self._checked(listen(words, COPY_SECONDS, name=self.host, feed=feed))
+        answer = self._checked(listen(words, seconds, name=self.host, feed=feed))
         if answer.code:
             raise DeviceError(
                 f"{local.name} cannot be copied to {self.host}",
@@ -86,9 +86,9 @@ class SshTransport(Transport):
                 hint=f"Is there room? Try: ssh {self.host} df -h {place.parent}",
             )
 
-    def get(self, remote: str, local: Path) -> None:
+    def get(self, remote: str, local: Path, seconds: float = COPY_SECONDS) -> None:
         """See :class:`Transport`."""
-        answer = self.run(f"cat {shlex.quote(remote)}", COPY_SECONDS)
+        answer = self.run(f"cat {shlex.quote(remote)}", seconds)
         if answer.code:
             raise DeviceError(
                 f"{remote} cannot be read back from {self.host}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from smash_base.files import write_text
 from smash_export.bundle.bundle import Bundle, opened
+from smash_export.bundle.rejected import RejectedFile
 from smash_export.measure.compare import Comparison, Row, compare_bundle
 from smash_export.prediction.pictures import to_picture
 from smash_export.report.chart import Axis, Point, scatter
@@ -132,7 +133,7 @@ def compare_page(comparison: Comparison, images: np.ndarray, labels: tuple[str, 
             [_kind(row) for row in comparison.rows],
         ),
         *(paragraph(f"{row.name}: {row.verdict}: {row.reason}.", "note") for row in _explained(comparison)),
-        *(paragraph(line, "note") for line in rejections(comparison)),
+        *(paragraph(line, "note") for line in rejections(comparison.rejected)),
         heading("Accuracy against latency"),
         scatter(
             _points(comparison.rows),
@@ -158,9 +159,9 @@ def compare_page(comparison: Comparison, images: np.ndarray, labels: tuple[str, 
     return page(title, parts)
 
 
-def rejections(comparison: Comparison) -> list[str]:
+def rejections(rejected: Iterable[RejectedFile]) -> list[str]:
     """One sentence for each file that compile refused."""
-    return [f"{file.name}: rejected by compile: {'; '.join(file.problems)}." for file in comparison.rejected]
+    return [f"{file.name}: rejected by compile: {'; '.join(file.problems)}." for file in rejected]
 
 
 def _line(row: Row) -> list[Cell]:

@@ -492,11 +492,12 @@ def _top(text: str) -> int:
 
 
 async def reload_all(repository: Repository) -> None:
-    """Load every model anew; what fails is logged and goes on as it was."""
+    """Load every model anew but what is unloaded meanwhile; what fails is logged and goes on as it was."""
+    repository.plan_reload()
     for name in repository.names():
         try:
-            await asyncio.to_thread(repository.load, name)
-            log(20, "model loaded", model=name)
+            if await asyncio.to_thread(repository.load_due, name):
+                log(20, "model loaded", model=name)
         except Exception as error:  # noqa: BLE001 - the others are loaded whatever is wrong with this one
             kind = {} if isinstance(error, SmashError) else {"kind": type(error).__name__}
             log(40, "model not loaded; the old one goes on", model=name, error=str(error), **kind)

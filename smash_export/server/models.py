@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import math
 import re
 import shlex
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,7 @@ class Model:
     Attributes:
         spec: what it was opened for.
         classifier: runs it.
+        identity: see :func:`identity_of`.
         batcher: queue and worker.
         sizes: Sizes of its batches and its queue.
     """
@@ -117,6 +119,7 @@ class Model:
     ) -> None:
         self.spec = spec
         self.classifier = classifier
+        self.identity = identity_of(classifier)
         self.batcher = batcher
         self.sizes = sizes
         self.digest = digest
@@ -283,19 +286,28 @@ class Model:
 
 
 def open_model(
-    spec: ModelSpec, batching: Batching, metrics: Metrics, threads: int | None, device: str | None
+    spec: ModelSpec,
+    batching: Batching,
+    metrics: Metrics,
+    threads: int | None,
+    device: str | None,
+    identity: str | None = None,
 ) -> Model:
     """Open a bundle, run its samples, measure its batches, start its queue.
 
+    Args:
+        identity: what :func:`identity_of` must give for it; None for any.
+
     Raises:
-        InvalidInputError: the bundle is damaged, its files cannot be read, or they are replaced all the time.
+        InvalidInputError: the bundle is damaged, its files cannot be read, they are replaced all the time, or
+            they are others than wanted.
         MissingRuntimeError, UsageError: as :func:`smash_export.prediction.classifier.load`.
         VerificationError: the file does not answer the bundle's own samples as the network did.
     """
     try:
         for _ in range(_TRIES):
             digest = _digest(spec.path)
-            model = _open(spec, batching, metrics, threads, device, digest)
+            model = _open(spec, batching, metrics, threads, device, digest, identity)
             if _digest(spec.path) == digest:
                 return model
             model.leave()  # labels of one bundle and a network of another, where the folder was replaced
@@ -318,10 +330,17 @@ def _open(
     threads: int | None,
     device: str | None,
     digest: str,
+    identity: str | None,
 ) -> Model:
     bundle = Bundle.open(spec.path)
     classifier = load(bundle, target=spec.target, precision=spec.precision, threads=threads, device=device)
     try:
+        if identity not in (None, identity_of(classifier)):
+            raise InvalidInputError(
+                f"{spec.path} is not what the other processes of this server opened there",
+                hint="Exchange it in all of them: send SIGHUP, or "
+                f"POST /v2/repository/models/{spec.name}/load; or put back what was there.",
+            )
         image = _warm_up(classifier)
         sizes = choose_sizes(classifier.logits, image, bundle.signature.batch[2], batching)
         card = (bundle.path / layout.CARD).read_text(encoding="utf-8")
@@ -337,6 +356,20 @@ def _open(
     )
     log(20, "model opened", model=spec.name, version=spec.version, **sizes.describe())
     return Model(spec, classifier, batcher, sizes, digest, card, examples)
+
+
+def identity_of(classifier: Classifier) -> str:
+    """SHA-256 of all that is served of a bundle: the file that runs and what the manifest says, but not what
+    commands record in it, nor files of other targets."""
+    choice, manifest = classifier.choice, classifier.bundle.manifest
+    beside = {"compiled", "pending", "recommendation", "records", "digest"}
+    compiled = [
+        entry.model_dump(mode="json", include={"main", "files"})
+        for entry in manifest.compiled
+        if (entry.target, entry.precision) == (choice.target, choice.precision)
+    ]
+    served = [choice.target, choice.precision, compiled, manifest.model_dump(mode="json", exclude=beside)]
+    return hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()
 
 
 def examples_of(bundle: Bundle) -> tuple[tuple[str, bytes], ...]:
@@ -411,14 +444,30 @@ class Repository:
         self._metrics = metrics
         self._threads, self._device = threads, device
         self._models: dict[str, dict[str, Model]] = {}  # versions newest first
+        self._due: set[str] = set()  # models that a reload of all has not come to yet
         self._lock = threading.Lock()
         self.on_load: Callable[[int], None] | None = None
         self._loading = threading.Lock()  # one load at a time: each needs memory and cores
 
-    def load_all(self, unloaded: Collection[str] = ()) -> None:
-        """Open everything but those that were unloaded; used at start, where any failure ends the program."""
+    def load_all(
+        self, unloaded: Collection[str] = (), served: Mapping[tuple[str, str], str] | None = None
+    ) -> None:
+        """Open everything at start, where any failure ends the program.
+
+        Args:
+            unloaded: Names of models that are not opened.
+            served: :meth:`identities` of another process, which are opened or none.
+        """
         for name in self._specs:
-            (self.unload if name in unloaded else self.load)(name)
+            if name not in unloaded:
+                with self._loading:
+                    self._load(name, served)
+
+    def identities(self) -> dict[tuple[str, str], str]:
+        """:func:`identity_of` every open model by name and version."""
+        with self._lock:
+            models = [model for versions in self._models.values() for model in versions.values()]
+        return {model.key: model.identity for model in models}
 
     def load(self, name: str) -> None:
         """Open every version of a model anew from its path and exchange them.
@@ -427,28 +476,49 @@ class Repository:
             UnknownModelError: the server was not started with it.
             SmashError: a bundle cannot be opened; what was served goes on.
         """
-        specs = self._known(name)
-        with self._loading:
-            opened: dict[str, Model] = {}
-            try:
-                for version, spec in specs.items():
-                    opened[version] = open_model(
-                        spec, self._batching, self._metrics, self._threads, self._device
-                    )
-            except BaseException:
-                self._metrics.loaded(name, "refused")
-                for model in opened.values():
-                    model.leave()
-                raise
-            self._metrics.loaded(name, "done")
-            self._exchange(name, opened)
-            if self.on_load is not None:
-                self.on_load(self.largest_message())
-
-    def unload(self, name: str) -> None:
-        """Stop serving a model; requests that run are answered."""
         self._known(name)
         with self._loading:
+            self._load(name)
+
+    def plan_reload(self) -> None:
+        """Make every model due for :meth:`load_due`."""
+        with self._lock:
+            self._due.update(self._specs)
+
+    def load_due(self, name: str) -> bool:
+        """:meth:`load`; False without it where the model was unloaded since the reload was planned."""
+        with self._loading:
+            with self._lock:
+                if name not in self._due:
+                    return False
+                self._due.discard(name)
+            self._load(name)
+            return True
+
+    def _load(self, name: str, served: Mapping[tuple[str, str], str] | None = None) -> None:
+        opened: dict[str, Model] = {}
+        try:
+            for version, spec in self._specs[name].items():
+                identity = served.get((name, version)) if served else None
+                opened[version] = open_model(
+                    spec, self._batching, self._metrics, self._threads, self._device, identity
+                )
+        except BaseException:
+            self._metrics.loaded(name, "refused")
+            for model in opened.values():
+                model.leave()
+            raise
+        self._metrics.loaded(name, "done")
+        self._exchange(name, opened)
+        if self.on_load is not None:
+            self.on_load(self.largest_message())
+
+    def unload(self, name: str) -> None:
+        """Stop serving a model; requests that run are answered. A reload that comes to it later leaves it."""
+        self._known(name)
+        with self._loading:
+            with self._lock:
+                self._due.discard(name)
             self._exchange(name, {})
 
     def close(self) -> None:
@@ -548,10 +618,9 @@ class Repository:
             models = [model for versions in self._models.values() for model in versions.values()]
         return [model.describe() for model in models]
 
-    def _known(self, name: str) -> dict[str, ModelSpec]:
+    def _known(self, name: str) -> None:
         if name not in self._specs:
             raise self._unknown(name, None)
-        return self._specs[name]
 
     def _unknown(self, name: str, version: str | None) -> UnknownModelError:
         served = [f"{item} ({', '.join(self.versions(item)) or 'unloaded'})" for item in self._specs]

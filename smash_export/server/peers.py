@@ -123,6 +123,8 @@ class Member:
                 self._repository.load(name)
             elif what == "unload":
                 self._repository.unload(name)
+            elif what == "identities":
+                result = self._repository.identities()
             else:
                 result = self._metrics.counts()
         except SmashError as error:

@@ -20,7 +20,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -111,6 +111,7 @@ def serve(
     ready: Callable[[Addresses], None] = lambda addresses: None,
     join: Callable[[Repository, Metrics], Peers] = Alone,
     unloaded: Collection[str] = (),
+    served: Mapping[tuple[str, str], str] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; returns when the last answer is sent.
 
@@ -121,13 +122,14 @@ def serve(
         ready: called once with the addresses when requests are answered.
         join: makes the connection with other processes of the same server.
         unloaded: models that are not opened before somebody loads them.
+        served: what other processes of the same server have open; see :meth:`Repository.load_all`.
 
     Raises:
         UsageError: a port in use, or settings that contradict each other.
         SmashError: a bundle that cannot be opened.
     """
     with _early_hangups() as hangups:
-        _serve(bundles, settings or Settings(), ready, join, unloaded, hangups)
+        _serve(bundles, settings or Settings(), ready, join, unloaded, served, hangups)
 
 
 @contextlib.contextmanager
@@ -151,6 +153,7 @@ def _serve(
     ready: Callable[[Addresses], None],
     join: Callable[[Repository, Metrics], Peers],
     unloaded: Collection[str],
+    served: Mapping[tuple[str, str], str] | None,
     hangups: list[int],
 ) -> None:
     tls = _tls(settings)
@@ -164,7 +167,7 @@ def _serve(
     try:
         reserved = _reserve_grpc(settings)
         Image.preinit()  # image formats; else the first picture waits for their import
-        repository.load_all(unloaded)
+        repository.load_all(unloaded, served)
         listener = listener or listen(settings.host, settings.port, shared=True)
         if settings.grpc_port is not None:
             if reserved is not None:

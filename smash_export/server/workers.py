@@ -6,7 +6,9 @@ It takes the memory of the model N times, which image classifiers have; one mode
 would save that and pay a change of processes for every request.
 
 The first process only keeps the port, passes signals on, starts a worker again that died, and asks all of
-them what one of them wants to know of all (:mod:`smash_export.server.peers`).
+them what one of them wants to know of all (:mod:`smash_export.server.peers`). A worker that is started again
+opens what the others serve. Where the disk holds something else by then, it does not start before all are
+told to load that: two bundles never answer on one port because a process died.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ from smash_export.server.run import Addresses, Settings, listen
 
 _START_S = 300.0
 _RESTART_S = 1.0  # between the death of a worker and the next one
+_RETRY_S = 10.0  # after one that did not start: each try takes seconds of a core from those that serve
+_TOLD_S = 10.0  # for an answer that takes no work
 _LEAVE_S = 15.0  # beyond the times of a drain
 
 
@@ -123,7 +127,11 @@ def _shared_out(settings: Settings) -> Settings:
 
 
 def _work(
-    connection: Connection, specs: list[ModelSpec], settings: Settings, unloaded: frozenset[str]
+    connection: Connection,
+    specs: list[ModelSpec],
+    settings: Settings,
+    unloaded: frozenset[str],
+    served: dict[tuple[str, str], str],
 ) -> None:
     """A worker process."""
     os.setpgrp()  # a key pressed in the terminal reaches the first process only, which passes it on
@@ -134,6 +142,7 @@ def _work(
             lambda addresses: connection.send(("ready", 0, addresses, "")),
             lambda repository, metrics: Member(connection, repository, metrics),
             unloaded,
+            served,
         )
     except SmashError as error:
         with contextlib.suppress(OSError):
@@ -151,6 +160,7 @@ class _Worker:
         left: whether it answers no question any more.
         reload_due: whether SIGHUP came before it was ready.
         owed: question -> what waits for its answer.
+        again: Time on the monotonic clock before which no other takes its place.
     """
 
     process: Any
@@ -162,6 +172,7 @@ class _Worker:
     left: bool = False
     reload_due: bool = False
     owed: dict[int, Future[Any]] = field(default_factory=dict)
+    again: float = 0.0
 
     def send(self, *message: Any) -> None:
         with self.lock, contextlib.suppress(OSError):
@@ -218,12 +229,15 @@ class _Fleet:
         """Until every worker has left; one that dies before it is told to is started again."""
         while not self._leaving.is_set():
             for place, worker in enumerate(self._workers):
-                if not worker.process.is_alive() and not self._leaving.wait(_RESTART_S):
+                if worker.process.is_alive() or time.monotonic() < worker.again:
+                    continue
+                if not self._leaving.wait(_RESTART_S):
                     logs.log(40, "a worker died and is started again", code=worker.process.exitcode)
                     try:
-                        self._await(self._place(place))
-                    except SmashError as error:  # the others go on; tried again
+                        self._await(self._place(place, self._served()))
+                    except (SmashError, OSError) as error:  # the others go on; tried again
                         logs.log(40, "the worker did not start", error=str(error))
+                        self._workers[place].again = time.monotonic() + _RETRY_S
             self._leaving.wait(0.1)
         deadline = time.monotonic() + self._settings.drain_delay + self._settings.drain_timeout + _LEAVE_S
         for worker in self._workers:
@@ -248,17 +262,27 @@ class _Fleet:
                 worker.process.kill()
             worker.process.join()
 
-    def _place(self, place: int) -> _Worker:
+    def _served(self) -> dict[tuple[str, str], str]:
+        """What a new worker must open: the models of one that serves; anything where none is left."""
+        for worker in self._alive():
+            if worker.addresses is not None:
+                with contextlib.suppress(TimeoutError):  # it hangs: the next one
+                    told = worker.ask(next(self._numbers), "identities", "").result(_TOLD_S)
+                    if isinstance(told, dict):
+                        return told
+        return {}
+
+    def _place(self, place: int, served: dict[tuple[str, str], str] | None = None) -> _Worker:
         """Start a worker. One that was in no place yet when all were told to leave is told so here."""
-        worker = self._spawn()
+        worker = self._spawn(served or {})
         self._workers[place : place + 1] = [worker]
         if self._leaving.is_set():
             worker.process.terminate()
         return worker
 
-    def _spawn(self) -> _Worker:
+    def _spawn(self, served: dict[tuple[str, str], str]) -> _Worker:
         mine, theirs = self._context.Pipe()
-        arguments = (theirs, self._specs, self._settings, frozenset(self._unloaded))
+        arguments = (theirs, self._specs, self._settings, frozenset(self._unloaded), served)
         process = self._context.Process(target=_work, args=arguments, daemon=False)
         process.start()
         theirs.close()

@@ -467,3 +467,15 @@ def test_a_search_for_a_device_that_is_not_here_predicts(tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert "predicted" in json.dumps(config)
+
+
+def test_a_kit_of_the_same_networks_is_the_same_file_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device's task is called after it: a search that is repeated must find what was measured for it."""
+    contents = []
+    for second in (10**9, 10**9 + 60):
+        monkeypatch.setattr("zipfile.time.time", lambda second=second: second)
+        write_kit(tmp_path / "kit.zip", [TINY.draw(0, 0)], SPEC, 10, Setting())
+        contents.append((tmp_path / "kit.zip").read_bytes())
+    assert contents[0] == contents[1]

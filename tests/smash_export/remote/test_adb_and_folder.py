@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from smash_export.cli import run
 from smash_export.remote.adb import AdbTransport
 from smash_export.remote.device import DeviceError
+from smash_search.space.best import read_best
+from tests.smash_export.device_search.job.test_job import small  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -94,5 +97,94 @@ def test_a_folder_is_carried_to_the_device_and_back(
     shutil.copytree(on_device, carried)
     assert run(words) == 0
     assert len(json.loads(table.read_text())["networks"]) == 10
+    elsewhere = tmp_path / "elsewhere.json"
+    assert run([*words[:3], str(elsewhere), *words[4:]]) == 0, (
+        "the same task, whatever its answer is called here"
+    )
+    assert elsewhere.read_bytes() == table.read_bytes()
     kit.write_bytes(kit.read_bytes() + b"another")
     assert run(words) in (3, 6), "another kit is another task"
+
+
+def carried_tasks(carried: Path) -> list[str]:
+    """Run every task of the folder, as the device would; their names."""
+    tasks = sorted(path.name for path in carried.iterdir())
+    for task in tasks:
+        subprocess.run(["sh", f"{task}/run.sh"], cwd=carried, check=True, capture_output=True)
+    return tasks
+
+
+def test_several_commands_are_prepared_for_one_way_and_each_finds_its_answer(
+    edge: Path, digits_bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though each records what it found in the bundle that the others were prepared for."""
+    carried, bundle = tmp_path / "stick", str(digits_bundle_copy)
+    there = ["--device-folder", str(carried), "--device-program", str(edge), "--quiet"]
+    commands = [
+        ["bench", bundle, "--target", "onnxruntime", "--seconds", "0.05", *there],
+        ["bench", bundle, "--target", "onnxruntime", "--seconds", "0.06", *there],
+        ["verify", bundle, "--target", "onnxruntime", *there],
+        ["compare", bundle, "--seconds", "0.05", *there],
+    ]
+    assert [run(words) for words in commands] == [3] * len(commands)
+    assert len(carried_tasks(carried)) == len(commands)
+    answers = [run(words) for words in commands]
+    assert answers == [0] * len(commands), capsys.readouterr().err
+    assert run(["compile", bundle, "--target", "onnxruntime", "--quiet"]) == 0
+    assert [run(words) for words in commands] == [3] * len(commands), "another bundle is another task"
+
+
+def test_an_answer_that_was_in_the_folder_says_how_it_is_measured_anew(
+    edge: Path, digits_bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carried = tmp_path / "stick"
+    words = ["bench", str(digits_bundle_copy), "--target", "onnxruntime", "--seconds", "0.05"]
+    words += ["--device-folder", str(carried), "--device-program", str(edge)]
+    assert run(words) == 3
+    (task,) = carried_tasks(carried)
+    capsys.readouterr()
+    assert run(words) == 0
+    assert str(carried / task) in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_search_goes_on_with_what_a_carried_folder_brings_back(
+    edge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carried, folder = tmp_path / "stick", tmp_path / "run"
+    words = ["search", "--data", "digits", "--space", "edge-tiny", "--run", str(folder), "--device", "cpu"]
+    words += ["--max-latency", "200ms", "--device-networks", "10", "--quiet"]
+    words += ["--device-folder", str(carried), "--device-program", str(edge)]
+    known: list[str] = []
+    for _ in range(4):  # the table, and what may be picked
+        code = run(words)
+        if code == 0:
+            break
+        assert code == 3, capsys.readouterr().err
+        time.sleep(2.1)  # a zip file knows the time to two seconds
+        tasks = carried_tasks(carried)
+        assert len(tasks) == len(known) + 1, "one way there more for each question"
+        known = tasks
+    assert code == 0
+    assert read_best(folder / "best.json").search.measures["latency_ms"] < 200
+
+
+def test_files_that_compile_rejected_are_shown_by_a_device_too(
+    edge: Path, digits_bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rejected = digits_bundle_copy / "targets" / "onnxruntime" / "int8.rejected"
+    rejected.mkdir(parents=True)
+    (rejected / "report.json").write_text(json.dumps({"problems": ["2 of 10 labels changed"]}))
+    carried, bundle = tmp_path / "stick", str(digits_bundle_copy)
+    there = ["--device-folder", str(carried), "--device-program", str(edge)]
+    commands = [["verify", bundle, *there], ["compare", bundle, "--seconds", "0.05", *there]]
+    for words in commands:
+        assert run(words) == 3
+    carried_tasks(carried)
+    for words in commands:
+        capsys.readouterr()
+        assert run(words) == 0
+        assert "rejected by compile: 2 of 10 labels changed" in " ".join(capsys.readouterr().out.split())
+        assert run([*words, "--json"]) == 0
+        (file,) = json.loads(capsys.readouterr().out)["rejected"]
+        assert (file["target"], file["precision"]) == ("onnxruntime", "int8")

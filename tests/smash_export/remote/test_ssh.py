@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
+import signal
 import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +145,85 @@ def test_every_step_that_fails_says_so(
     assert run([*words, "--device-timeout", "5"]) == 2
     assert run([*words, "--device-host", user, "--adb", "X"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_what_is_cut_off_here_does_not_measure_on_beside_the_next(
+    sshd: Sshd, edge: Path, digits_bundle_copy: Path
+) -> None:
+    """Neither after Ctrl-C nor, where this machine could say nothing, when the command is repeated."""
+    words = ["bench", "{bundle}", "--target", "onnxruntime", "--seconds", "60.0"]
+    folder = Path.home() / ".cache" / "smash-export" / task_id(words, {"bundle": digits_bundle_copy})
+    command = [sys.executable, "-m", "smash_export.cli", "bench", str(digits_bundle_copy), *words[2:]]
+
+    def started() -> tuple[subprocess.Popen[bytes], int]:
+        """The command here, and the process there."""
+        before = running(folder)
+        process = subprocess.Popen([*command, *sshd.options(edge)], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not (new := running(folder) - before):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return process, new.pop()
+
+    try:
+        killed, first = started()
+        killed.kill()
+        killed.wait()
+        interrupted, second = started()
+        assert first not in running(folder), "two would measure each other"
+        interrupted.send_signal(signal.SIGINT)
+        assert interrupted.wait(60) == 130
+        assert second not in running(folder)
+    finally:
+        for process in running(folder):
+            os.kill(process, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def running(folder: Path) -> set[int]:
+    """Processes of this program that work in a task's folder."""
+    found = set()
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = place.read_text().split("\0")
+            if "--json" in words and f"{folder}/bundle" in words and words[0].endswith("python"):
+                found.add(int(place.parent.name))
+    return found
+
+
+def test_a_copy_over_a_slow_connection_may_take_as_long_as_the_user_says(
+    sshd: Sshd,
+    edge: Path,
+    digits_bundle_copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slow = tmp_path / "slow-ssh"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *tar*) sleep 3;; esac\nexec {sshd.ssh} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr("smash_export.remote.device.COPY_SECONDS", 1.0)
+    words = ["verify", str(digits_bundle_copy), "--target", "onnxruntime", "--quiet", *sshd.options(edge)]
+    words[words.index("--device-ssh") + 1] = str(slow)
+    assert run(words) == 3
+    assert "--device-timeout gives it longer" in capsys.readouterr().err
+    assert run([*words, "--device-timeout", "60"]) == 0
+
+
+def test_an_answer_counts_though_the_connection_breaks_before_the_device_is_tidied_up(
+    sshd: Sshd, edge: Path, digits_bundle_copy: Path, tmp_path: Path
+) -> None:
+    breaking = tmp_path / "breaking-ssh"
+    lost = "*tar*) ;; *'rm -rf'*) echo Connection reset by peer >&2; exit 255;;"
+    breaking.write_text(f'#!/bin/sh\ncase "$*" in {lost} esac\nexec {sshd.ssh} "$@"\n')
+    breaking.chmod(0o755)
+    words = ["verify", str(digits_bundle_copy), "--target", "onnxruntime", "--quiet", *sshd.options(edge)]
+    words[words.index("--device-ssh") + 1] = str(breaking)
+    assert run(words) == 0
+    asked = task_id(["verify", "{bundle}", "--target", "onnxruntime"], {"bundle": digits_bundle_copy})
+    left = Path.home() / ".cache" / "smash-export" / asked
+    assert left.is_dir()
+    shutil.rmtree(left)
 
 
 def test_files_and_folders_travel_whole(sshd: Sshd, tmp_path: Path) -> None:

@@ -82,6 +82,27 @@ def test_a_model_that_cannot_be_read_keeps_no_other_from_its_reload(served: Serv
     assert served.repository.versions("model") == ["1", "2"]
 
 
+@pytest.mark.parametrize("name", ["model", "other"])
+def test_a_model_that_is_unloaded_during_a_reload_of_all_stays_unloaded(
+    served: Served, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whether the reload has come to it or not."""
+    askers: list[threading.Thread] = []
+
+    def unloaded_meanwhile(bundle: Bundle, **wishes: Any) -> Classifier:
+        if not askers:
+            askers.append(threading.Thread(target=served.repository.unload, args=(name,)))
+            askers[0].start()
+        return load(bundle, **wishes)
+
+    monkeypatch.setattr(models, "load", unloaded_meanwhile)
+    asyncio.run(reload_all(served.repository))
+    askers[0].join()
+    assert served.repository.versions(name) == []
+    asyncio.run(reload_all(served.repository))
+    assert served.repository.ready(), "the next one opens every model"
+
+
 def test_the_queue_that_is_told_is_that_of_the_model_that_is_served(served: Served) -> None:
     served.break_version_2()
     with pytest.raises(InvalidInputError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -16,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from smash_export.bundle.bundle import Bundle
 from smash_export.server.models import ModelSpec
 from smash_export.server.run import Settings
 from smash_export.server.workers import _Fleet, _hold_ports
 from tests.smash_export.server.client_requests import grpc_infer
-from tests.smash_export.server.test_lifecycle import PATH, PATIENT, Load, relabel
+from tests.smash_export.server.test_lifecycle import PATH, PATIENT, Load, first_label, relabel
 
 CLIENTS = 12
 pytestmark = pytest.mark.slow  # two processes open a bundle each
@@ -191,14 +193,80 @@ def test_a_process_that_is_started_again_serves_no_model_that_was_unloaded(many:
     assert {many.call("GET", "/v2/models/digits/ready")[0] for _ in range(20)} == {200}
 
 
+def test_a_process_that_is_started_again_serves_what_the_others_serve(
+    digits_bundle: Path, tmp_path: Path, start: Any, tensor: np.ndarray
+) -> None:
+    """Not what lies on the disk meanwhile, unless nothing that decides about answers has changed there."""
+    bundle = tmp_path / "digits"
+    relabel(digits_bundle, bundle, "old-")
+    with start(f"digits={bundle}", "--workers", "2", "--no-grpc", "--drain-delay", "0") as server:
+
+        def labels() -> set[str]:
+            return {first_label(server, tensor).partition("-")[0] for _ in range(16)}
+
+        def end_one(*told: str) -> None:
+            """End the older one, and wait until one of these is in the log."""
+            server.log.clear()
+            os.kill(min(workers_of(server.process.pid)), signal.SIGKILL)
+            await_log(*told)
+
+        def await_log(*told: str) -> None:
+            deadline = time.monotonic() + 60
+            while not any(words in line for line in list(server.log) for words in told):
+                assert time.monotonic() < deadline, server.log
+                time.sleep(0.1)
+
+        Bundle.open(bundle).record("bench", {"files": []})
+        end_one('"ready"')
+        assert labels() == {"old"}
+        relabel(bundle, bundle, "new-")
+        end_one("did not start", '"ready"')
+        assert labels() == {"old"}
+        await_log("repository/models/digits/load")  # what is to be done
+        assert server.json("POST", "/v2/repository/models/digits/load")[0] == 200
+        await_log('"ready"')
+        assert labels() == {"new"}
+        relabel(bundle, bundle, "newest-")
+        for pid in workers_of(server.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while True:  # the others are none
+            with contextlib.suppress(OSError):
+                assert labels() == {"newest"}
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_a_process_that_the_system_cannot_start_now_is_started_later_and_the_others_serve_on(
+    digits_bundle: Path, start: Any
+) -> None:
+    with start(f"digits={digits_bundle}", "--workers", "2", "--no-grpc", "--drain-delay", "0") as server:
+        parent = server.process.pid
+        limits = resource.prlimit(parent, resource.RLIMIT_NOFILE)
+        resource.prlimit(parent, resource.RLIMIT_NOFILE, (3, limits[1]))  # no pipe to a new process
+        dead = min(workers_of(parent))
+        os.kill(dead, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while not any("did not start" in line for line in list(server.log)):
+            assert server.process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert {server.call("GET", "/v2/health/ready")[0] for _ in range(8)} == {200}
+        resource.prlimit(parent, resource.RLIMIT_NOFILE, limits)
+        while len(workers_of(parent)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 def test_sigterm_reaches_a_process_that_is_being_started(digits_bundle: Path) -> None:
     settings = Settings(port=0, grpc_port=None, workers=2, drain_delay=0, drain_timeout=0)
     held, settings = _hold_ports(settings)
     fleet = _Fleet([ModelSpec.parse(str(digits_bundle))], settings)
     start_one = fleet._spawn
 
-    def spawn() -> Any:
-        worker = start_one()
+    def spawn(served: Any) -> Any:
+        worker = start_one(served)
         fleet.handle(signal.SIGTERM, None)  # before it has its place
         return worker
 
