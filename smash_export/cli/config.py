@@ -22,6 +22,7 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_export.progress import Output
 
 MAX_CONFIG_BYTES = 2**20
+_FILE = "smash_export.config"  # where a context keeps the name of the file, for messages
 _NOT_SETTINGS = {"config", "print_config", "debug", "as_json", "help"}
 _SOURCES = {
     ParameterSource.COMMANDLINE: "command line",
@@ -69,29 +70,40 @@ def load_config(path: str, ctx: click.Context) -> dict[str, dict[str, Any]]:
         settings[command] = {key.replace("-", "_"): value for key, value in table.items()}
         for key in (_NOT_SETTINGS - {"as_json"}) & set(settings[command]):
             raise UsageError(f"{path} sets {key!r} of [{command}], which a config file does not have")
+    ctx.meta[_FILE] = path
     return settings
 
 
 def check_settings(ctx: click.Context) -> None:
-    """Refuse keys of the config file that this command does not have.
+    """Refuse keys of the config file that this command does not have, and lists in place of values.
 
     Raises:
-        UsageError: an unknown key; near misses are suggested.
+        UsageError: an unknown key; near misses are suggested. A list where one value is expected, or the
+            reverse.
     """
-    known = {_key(parameter): parameter.name or "" for parameter in ctx.command.params}
-    names = {name: name for name in known.values()}
+    known = {_key(parameter): parameter for parameter in ctx.command.params}
+    names = {parameter.name or "": parameter for parameter in known.values()}
     table: dict[str, Any] = dict(ctx.default_map or {})
     renamed = {}
     for key, value in table.items():
-        name = known.get(key) or names.get(key)
-        if name is None:
+        parameter = known.get(key) or names.get(key)
+        if parameter is None:
             near = difflib.get_close_matches(key, known, n=1)
             raise UsageError(
-                f"the config file sets {key!r}, which {ctx.info_name} does not have",
-                expected=", ".join(sorted(key for key, name in known.items() if name not in _NOT_SETTINGS)),
+                f"config file {ctx.meta[_FILE]} sets {key!r}, which {ctx.info_name} does not have",
+                expected=", ".join(
+                    sorted(key for key, one in known.items() if one.name not in _NOT_SETTINGS)
+                ),
                 hint=f"Did you mean {near[0]}?" if near else None,
             )
-        renamed[name] = value
+        several = parameter.nargs != 1 or getattr(parameter, "multiple", False)
+        if several != isinstance(value, list) or isinstance(value, dict):
+            raise UsageError(
+                f"config file {ctx.meta[_FILE]} sets {key!r} of [{ctx.info_name}] to what it does not take",
+                expected=f"a list of values, as in {key} = [...]" if several else "one value",
+                received=value,
+            )
+        renamed[parameter.name or ""] = value
     ctx.default_map = renamed
 
 

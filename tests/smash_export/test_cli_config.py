@@ -105,6 +105,10 @@ def test_print_config_shows_values_and_sources_and_reads_back(
         ("[probe]\nsteps = 'many'\n", 2, "many"),
         ("[probe\n", 6, "not valid TOML"),
         ("[probe]\nconfig = 'other.toml'\n", 2, "does not have"),
+        ("[probe]\ntag = 'a'\n", 2, "sets 'tag' of [probe] to what it does not take; expected a list"),
+        ("[probe]\nsteps = [3]\n", 2, "'steps' of [probe] to what it does not take; expected one value; rec"),
+        ("[probe]\nname = ['a', 'b']\n", 2, "received ['a', 'b']"),
+        ("[probe.name]\na = 1\n", 2, "expected one value; received {'a': 1}"),
     ],
 )
 def test_a_wrong_file_is_refused_with_what_was_meant(
@@ -116,6 +120,7 @@ def test_a_wrong_file_is_refused_with_what_was_meant(
         assert cli.run(arguments) == code
         captured = capsys.readouterr()
         assert words in captured.err
+        assert "many" in words or str(path) in captured.err
         assert captured.out == ""
 
 
