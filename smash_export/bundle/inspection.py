@@ -222,8 +222,8 @@ def onnx_metadata(path: Path) -> dict[str, str]:
 def stored_facts(path: Path) -> dict[str, str]:
     """What a model file says of itself beside its network, by name.
 
-    The metadata of an ONNX file. Of a TorchScript file or a program of PyTorch ``labels`` and ``preprocessing``,
-    where extra files of these names (``labels.json``) are inside, as in those that freeze writes.
+    The metadata of an ONNX file. Of a TorchScript file or a program of PyTorch ``labels`` and
+    ``preprocessing``, where extra files of these names (``labels.json``) are inside, as freeze writes them.
 
     Raises:
         InvalidInputError: an ONNX file that is missing, too large or damaged, or a damaged archive.
