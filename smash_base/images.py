@@ -294,8 +294,8 @@ def check_mode(picture: Image.Image, name: str) -> None:
 def eight_bits(picture: Image.Image, name: str) -> Image.Image:
     """Grey of 16 bits as grey of 8, 65535 as 255 (PNG, "Sample depth rescaling"); others as they are.
 
-    Pillow does the same with colours of 16 bits when it opens them. A value that the file declares transparent
-    is so in the result, too, and not its neighbours that round to the same 8 bits.
+    Pillow does the same with colours of 16 bits when it opens them. A value that the file declares
+    transparent is so in the result, too, and not its neighbours that round to the same 8 bits.
 
     Raises:
         InvalidInputError: no value reaches ``DARK_16``: what white is in such a file its owner only knows.
