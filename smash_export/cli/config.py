@@ -74,6 +74,19 @@ def load_config(path: str, ctx: click.Context) -> dict[str, dict[str, Any]]:
     return settings
 
 
+def below_root(ctx: click.Context) -> list[click.Context]:
+    """Contexts of a command and of the groups that it is in, the outermost first: not that of the program."""
+    found = [ctx]
+    while (parent := found[0].parent) is not None and parent.parent is not None:
+        found.insert(0, parent)
+    return found
+
+
+def _table_of(ctx: click.Context) -> str:
+    """Name of a command's table, such as ``latency.build``."""
+    return ".".join(context.info_name or "" for context in below_root(ctx))
+
+
 def check_settings(ctx: click.Context) -> None:
     """Refuse keys of the config file that this command does not have, and lists in place of values.
 
@@ -85,7 +98,8 @@ def check_settings(ctx: click.Context) -> None:
     names = {parameter.name or "": parameter for parameter in known.values()}
     table: dict[str, Any] = dict(ctx.default_map or {})
     renamed = {}
-    for key, value in table.items():
+    for written, value in table.items():
+        key = written.replace("-", "_")
         parameter = known.get(key) or names.get(key)
         if parameter is None:
             near = difflib.get_close_matches(key, known, n=1)
@@ -99,12 +113,31 @@ def check_settings(ctx: click.Context) -> None:
         several = parameter.nargs != 1 or getattr(parameter, "multiple", False)
         if several != isinstance(value, list) or isinstance(value, dict):
             raise UsageError(
-                f"config file {ctx.meta[_FILE]} sets {key!r} of [{ctx.info_name}] to what it does not take",
+                f"config file {ctx.meta[_FILE]} sets {key!r} of [{_table_of(ctx)}] to what it does not take",
                 expected=f"a list of values, as in {key} = [...]" if several else "one value",
                 received=value,
             )
         renamed[parameter.name or ""] = value
     ctx.default_map = renamed
+
+
+def check_group(ctx: click.Context) -> None:
+    """Refuse what the config file sets of a group itself: its commands have tables of their own inside.
+
+    Args:
+        ctx: Context of a group of commands.
+
+    Raises:
+        UsageError: something else than such a table.
+    """
+    assert isinstance(ctx.command, click.Group)
+    commands = ctx.command.list_commands(ctx)
+    for key, value in (ctx.default_map or {}).items():
+        if key not in commands or not isinstance(value, dict):
+            raise UsageError(
+                f"config file {ctx.meta[_FILE]} sets {key!r} of [{ctx.info_name}]",
+                expected=" or ".join(f"[{ctx.info_name}.{command}]" for command in commands),
+            )
 
 
 def print_settings(ctx: click.Context, output: Output) -> None:
@@ -116,7 +149,7 @@ def print_settings(ctx: click.Context, output: Output) -> None:
             continue
         source = _SOURCES.get(ctx.get_parameter_source(name) or ParameterSource.DEFAULT, "default")
         rows.append((_key(parameter), ctx.params.get(name), source))
-    output.text(f"[{ctx.info_name}]")
+    output.text(f"[{_table_of(ctx)}]")
     for key, value, source in rows:
         line = f"# {key} is not set" if value is None else f"{key} = {_toml(value)}"
         output.text(f"{line}  # {source}")
