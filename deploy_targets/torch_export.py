@@ -53,8 +53,11 @@ class TorchExportTarget(Target):
         """Compile the exported program, its weights packed for this processor."""
         self.require()
         self.check_request(request, ("device",))
+        wish = request.options.get("device", "cpu")
+        if not isinstance(wish, str):
+            raise UsageError("option device", expected="cpu, cuda or cuda:NUMBER", received=wish)
+        device = torch_device(SessionOptions(device=wish))
         source = torch_program_of(request, self.name)
-        device = torch_device(SessionOptions(device=request.options.get("device", "cpu")))
         if shutil.which("g++") is None and shutil.which("clang++") is None:
             raise MissingRuntimeError(
                 "target torch_export cannot compile here: there is no C++ compiler",

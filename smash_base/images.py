@@ -294,7 +294,8 @@ def check_mode(picture: Image.Image, name: str) -> None:
 def eight_bits(picture: Image.Image, name: str) -> Image.Image:
     """Grey of 16 bits as grey of 8, 65535 as 255 (PNG, "Sample depth rescaling"); others as they are.
 
-    Pillow does the same with colours of 16 bits when it opens them.
+    Pillow does the same with colours of 16 bits when it opens them. A value that the file declares
+    transparent is so in the result, too, and not its neighbours that round to the same 8 bits.
 
     Raises:
         InvalidInputError: no value reaches ``DARK_16``: what white is in such a file its owner only knows.
@@ -313,6 +314,8 @@ def eight_bits(picture: Image.Image, name: str) -> Image.Image:
     # Pillow declares what only pictures of TIFF files have in their own class.
     white_is_zero = picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     grey = Image.fromarray((table[::-1] if white_is_zero else table)[values])
+    if isinstance(hidden := picture.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
     if (turn := orientation(picture)) != 1:
         exif = Image.Exif()
         exif[_ORIENTATION] = turn

@@ -10,6 +10,8 @@ from smash_base.json_values import JsonObject
 from smash_base.records import read_record
 from smash_search.rank.trust import Stage, Trust
 
+RANKING = "ranking.json"  # in the folder of a search
+
 
 @dataclass(frozen=True)
 class RaceStage:

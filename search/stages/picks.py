@@ -18,7 +18,7 @@ from smash_base.errors import GateError
 from smash_search.rank.evaluation import CONFIRMED, Evaluator
 from smash_search.rank.measurement import LATENCY, undisturbed
 from smash_search.rank.pareto import ParetoEntry, pick_that_keeps
-from smash_search.rank.ranking import Ranking
+from smash_search.rank.ranking import RANKING, Ranking
 from smash_search.rank.trained import Trained, expected, pick
 from smash_search.space.best import BestFile, SearchRecord
 from smash_search.space.cost import Cost, cost_of
@@ -140,7 +140,10 @@ class Picks:
                 winners[limit.label] = pick_that_keeps(limit, self.trained, latencies, held_to)
             except (GateError, DivergedError):
                 if limit is limits[-1]:
-                    evaluator.forget_confirmed()  # the machine may have been busy just then
+                    # The machine may have been busy just then. Who goes on measures again, and may train
+                    # and rank others.
+                    (self.run.folder / RANKING).unlink(missing_ok=True)
+                    evaluator.forget_confirmed()
                     raise
         best = {
             label: Pick(winner, self.best_file(winner, limit=label))

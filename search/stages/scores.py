@@ -11,7 +11,7 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError
 from smash_search.rank.evaluation import Evaluator
-from smash_search.rank.ranking import EncodingCheck, RaceStage, Ranking, read_ranking
+from smash_search.rank.ranking import RANKING, EncodingCheck, RaceStage, Ranking, read_ranking
 from smash_search.rank.scoring import Score, Scorer, corrupted, kept_best, split_half, survivors
 from smash_search.rank.trained import Trained
 from smash_search.rank.trust import stages_of, trust
@@ -96,7 +96,7 @@ def _encoding_check(run: Run, latest: dict[str, Scored], scorer: Scorer) -> Enco
     The second one says whether the HyperNet reads c; the third one is *op contribution*: whether what it
     generates is used at all.
     """
-    path = run.folder / "ranking.json"
+    path = run.folder / RANKING
     if path.exists():
         return read_ranking(path).encoding
     chosen = [latest[key].candidate.architecture for key in sorted(latest)]
@@ -119,7 +119,7 @@ def completed(
     run: Run, ranking: Ranking, scored: list[Scored], trained: list[Trained], scorer: Scorer
 ) -> Ranking:
     """Complete ranking.json by what the trained networks say of the score, and of what each stage added."""
-    path = run.folder / "ranking.json"
+    path = run.folder / RANKING
     if path.exists():
         return read_ranking(path)
     by_key = {entry.candidate.architecture.key: entry for entry in scored}

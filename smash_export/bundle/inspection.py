@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MAX_ONNX_NODES = 200_000
 MAX_ARCHIVE_MEMBERS = 100_000
 MAX_SAFETENSORS_HEADER = 16 * 2**20
+MAX_EXTRA_BYTES = 16 * 2**20
 KNOWN = "best.json, a bundle or its manifest.json, a run folder, .onnx, TorchScript, .pt2, .safetensors, .npz"
 
 
@@ -215,6 +217,31 @@ def onnx_metadata(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise InvalidInputError(f"{path} does not exist", expected="an ONNX file")
     return {_text(item.key): _text(item.value) for item in _read_onnx(path).metadata_props}
+
+
+def stored_facts(path: Path) -> dict[str, str]:
+    """What a model file says of itself beside its network, by name.
+
+    The metadata of an ONNX file. Of a TorchScript file or a program of PyTorch ``labels`` and
+    ``preprocessing``, where extra files of these names (``labels.json``) are inside, as freeze writes them.
+
+    Raises:
+        InvalidInputError: an ONNX file that is missing, too large or damaged, or a damaged archive.
+    """
+    if path.suffix == ".onnx":
+        return onnx_metadata(path)
+    if not zipfile.is_zipfile(path):
+        return {}
+    facts = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                _, _, name = member.filename.partition("/extra/")
+                if name in ("labels.json", "preprocessing.json") and member.file_size <= MAX_EXTRA_BYTES:
+                    facts[name.removesuffix(".json")] = _text(archive.read(member))
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, zlib.error) as error:  # of a password
+        raise InvalidInputError(f"{path} is a damaged archive", received=error) from None
+    return facts
 
 
 def _read_onnx(path: Path) -> onnx.ModelProto:

@@ -62,11 +62,13 @@ def command(
     from smash_export.bundle.bundle import Bundle
     from smash_export.deploy.bake import TARGET, bake
     from smash_export.deploy.baked_runtimes import chosen_runtimes
+    from smash_export.deploy.trtexec import check_options
     from smash_export.measure.evidence import parity_of
 
     opened, settings = Bundle.open(bundle), read_options(options)
     if output.dry_run:
         chosen_runtimes(runtimes)
+        check_options(opened, precision, settings)
         folder = opened.path / "targets" / TARGET / precision
         output.text(f"would write {folder}")
         output.result({"dry_run": True, "writes": folder})

@@ -36,7 +36,10 @@ GROUPS = {
     help="Only this runtime or file; may be repeated. The recommendation is then not recorded.",
 )
 @click.option(
-    "--html", "page", type=click.Path(path_type=Path), help="Report to write. [default: BUNDLE.compare.html]"
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Report to write. [default: BUNDLE.compare.html]",
 )
 @measuring_options("Images at a time; may be repeated, the first one decides.")
 @device_options

@@ -22,6 +22,7 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_export.progress import Output
 
 MAX_CONFIG_BYTES = 2**20
+_FILE = "smash_export.config"  # where a context keeps the name of the file, for messages
 _NOT_SETTINGS = {"config", "print_config", "debug", "as_json", "help"}
 _SOURCES = {
     ParameterSource.COMMANDLINE: "command line",
@@ -69,30 +70,74 @@ def load_config(path: str, ctx: click.Context) -> dict[str, dict[str, Any]]:
         settings[command] = {key.replace("-", "_"): value for key, value in table.items()}
         for key in (_NOT_SETTINGS - {"as_json"}) & set(settings[command]):
             raise UsageError(f"{path} sets {key!r} of [{command}], which a config file does not have")
+    ctx.meta[_FILE] = path
     return settings
 
 
+def below_root(ctx: click.Context) -> list[click.Context]:
+    """Contexts of a command and of the groups that it is in, the outermost first: not that of the program."""
+    found = [ctx]
+    while (parent := found[0].parent) is not None and parent.parent is not None:
+        found.insert(0, parent)
+    return found
+
+
+def _table_of(ctx: click.Context) -> str:
+    """Name of a command's table, such as ``latency.build``."""
+    return ".".join(context.info_name or "" for context in below_root(ctx))
+
+
 def check_settings(ctx: click.Context) -> None:
-    """Refuse keys of the config file that this command does not have.
+    """Refuse keys of the config file that this command does not have, and lists in place of values.
 
     Raises:
-        UsageError: an unknown key; near misses are suggested.
+        UsageError: an unknown key; near misses are suggested. A list where one value is expected, or the
+            reverse.
     """
-    known = {_key(parameter): parameter.name or "" for parameter in ctx.command.params}
-    names = {name: name for name in known.values()}
+    known = {_key(parameter): parameter for parameter in ctx.command.params}
+    names = {parameter.name or "": parameter for parameter in known.values()}
     table: dict[str, Any] = dict(ctx.default_map or {})
     renamed = {}
-    for key, value in table.items():
-        name = known.get(key) or names.get(key)
-        if name is None:
+    for written, value in table.items():
+        key = written.replace("-", "_")
+        parameter = known.get(key) or names.get(key)
+        if parameter is None:
             near = difflib.get_close_matches(key, known, n=1)
             raise UsageError(
-                f"the config file sets {key!r}, which {ctx.info_name} does not have",
-                expected=", ".join(sorted(key for key, name in known.items() if name not in _NOT_SETTINGS)),
+                f"config file {ctx.meta[_FILE]} sets {key!r}, which {ctx.info_name} does not have",
+                expected=", ".join(
+                    sorted(key for key, one in known.items() if one.name not in _NOT_SETTINGS)
+                ),
                 hint=f"Did you mean {near[0]}?" if near else None,
             )
-        renamed[name] = value
+        several = parameter.nargs != 1 or getattr(parameter, "multiple", False)
+        if several != isinstance(value, list) or isinstance(value, dict):
+            raise UsageError(
+                f"config file {ctx.meta[_FILE]} sets {key!r} of [{_table_of(ctx)}] to what it does not take",
+                expected=f"a list of values, as in {key} = [...]" if several else "one value",
+                received=value,
+            )
+        renamed[parameter.name or ""] = value
     ctx.default_map = renamed
+
+
+def check_group(ctx: click.Context) -> None:
+    """Refuse what the config file sets of a group itself: its commands have tables of their own inside.
+
+    Args:
+        ctx: Context of a group of commands.
+
+    Raises:
+        UsageError: something else than such a table.
+    """
+    assert isinstance(ctx.command, click.Group)
+    commands = ctx.command.list_commands(ctx)
+    for key, value in (ctx.default_map or {}).items():
+        if key not in commands or not isinstance(value, dict):
+            raise UsageError(
+                f"config file {ctx.meta[_FILE]} sets {key!r} of [{ctx.info_name}]",
+                expected=" or ".join(f"[{ctx.info_name}.{command}]" for command in commands),
+            )
 
 
 def print_settings(ctx: click.Context, output: Output) -> None:
@@ -104,7 +149,7 @@ def print_settings(ctx: click.Context, output: Output) -> None:
             continue
         source = _SOURCES.get(ctx.get_parameter_source(name) or ParameterSource.DEFAULT, "default")
         rows.append((_key(parameter), ctx.params.get(name), source))
-    output.text(f"[{ctx.info_name}]")
+    output.text(f"[{_table_of(ctx)}]")
     for key, value, source in rows:
         line = f"# {key} is not set" if value is None else f"{key} = {_toml(value)}"
         output.text(f"{line}  # {source}")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from smash_export.cli.config import check_settings, load_config, print_settings
+from smash_export.cli.config import below_root, check_group, check_settings, load_config, print_settings
 from smash_export.progress import Output as Output
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -74,7 +74,11 @@ def common_options(*, writes: bool, trains: bool = False) -> Callable[[Function]
 
 def _command_config(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
-        ctx.default_map = load_config(value, ctx).get(ctx.info_name or "", {})
+        table: Any = load_config(value, ctx)
+        for context in below_root(ctx):
+            context.default_map = table = table.get(context.info_name or "", {})
+            if context is not ctx:
+                check_group(context)
     if ctx.default_map:
         check_settings(ctx)
 

@@ -11,6 +11,7 @@ import click
 
 from smash_base import files
 from smash_base.errors import UsageError
+from smash_export.cli.config import check_group
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import ask, device_of, device_options
 from smash_export.cli.space import space_option
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 
 @click.group()
-def command() -> None:
+@click.pass_context
+def command(ctx: click.Context) -> None:
     """Latency of networks on a device: `kit` here, `build` there, `predict` here again."""
+    check_group(ctx)
 
 
 @command.command()

@@ -95,7 +95,14 @@ def command(
     check_engine.sh runs every test image on the device and compares, with awk: Python is not needed there.
     """
     from smash_export.bundle.bundle import Bundle
-    from smash_export.deploy.trtexec import NOT_RUN, ScriptSettings, engine_command, opset_note, write_scripts
+    from smash_export.deploy.trtexec import (
+        NOT_RUN,
+        ScriptSettings,
+        check_options,
+        engine_command,
+        opset_note,
+        write_scripts,
+    )
 
     opened, of_precision = Bundle.open(bundle), read_options(options)
     settings = ScriptSettings(
@@ -109,6 +116,7 @@ def command(
         images=images,
     )
     engine = engine_command(opened, precision, settings)
+    check_options(opened, precision, of_precision)
     facts = opset_note(opened.onnx, release)
     if facts:
         output.warn(facts)

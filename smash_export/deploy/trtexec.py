@@ -208,6 +208,13 @@ def _write_source(
     return {"dla": {"nodes": sum(bool(v.node) for v in verdicts), "on_the_gpu": moved}}
 
 
+def check_options(bundle: Bundle, precision: str, options: Mapping[str, Any]) -> None:
+    """Refuse, before anything is made, options that :func:`graph_for_tensorrt` would refuse."""
+    from smash_export.compiling.precision import check_settings
+
+    check_settings(bundle, precision, options, target=get_target("tensorrt"))
+
+
 def graph_for_tensorrt(
     bundle: Bundle, precision: str, work: Path, options: Mapping[str, Any] | None = None
 ) -> tuple[Path, JsonObject]:

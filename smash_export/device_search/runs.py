@@ -9,7 +9,7 @@ from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_export.device_search.findings import LatencyFinding, latency_of
-from smash_search.rank.ranking import read_ranking
+from smash_search.rank.ranking import RANKING, read_ranking
 from smash_search.space.best import SearchRecord, read_best
 
 
@@ -85,7 +85,7 @@ def read_run(folder: Path) -> Run:
         identity = config["identity"]
         scored = {record["key"] for record in files.read_jsonl(folder / "scores.jsonl")}
         limit = max((entry["milliseconds"] for entry in identity.get("latency_limits", [])), default=None)
-        ranking = folder / "ranking.json"
+        ranking = folder / RANKING
         beyond = read_ranking(ranking).refused if limit is not None and ranking.exists() else None
         done = (folder / "best.json").is_file()
         best = read_best(folder / "best.json").search if done else SearchRecord()

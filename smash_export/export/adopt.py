@@ -502,7 +502,7 @@ def _warnings(foreign: _Foreign, bundle: Bundle, images: Images, doubted: float 
 
 
 def read_preprocessing(path: Path | None, overrides: Mapping[str, Any], model: Path) -> Preprocessing:
-    """From a JSON file, else from the metadata of the ONNX file, with single values put over it.
+    """From a JSON file, else from what the model file says of itself, with single values put over it.
 
     Args:
         overrides: height, width, channels, mean, std, resize, short_side, order; those given. ``crop_pct``,
@@ -518,10 +518,10 @@ def read_preprocessing(path: Path | None, overrides: Mapping[str, Any], model: P
         if not isinstance(value, dict):
             raise InvalidInputError(f"preprocessing {path}", expected="an object", received=value)
         block |= value
-    elif model.suffix == ".onnx":
-        from smash_export.bundle.inspection import onnx_metadata
+    else:
+        from smash_export.bundle.inspection import stored_facts
 
-        if text := onnx_metadata(model).get("preprocessing"):
+        if text := stored_facts(model).get("preprocessing"):
             parsed = files.parse_json(text, what=f"preprocessing in {model}")
             block = {"exif": False, **parsed} if isinstance(parsed, dict) else block
     block |= overrides

@@ -25,7 +25,7 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Outputs, Preprocessing
-from smash_export.bundle.inspection import onnx_metadata
+from smash_export.bundle.inspection import stored_facts
 from smash_export.export.adopt import Images, adopt, read_preprocessing
 from smash_export.export.timm_networks import PREFIX, network_with_weights, weights_file
 from smash_export.measure.labelled import as_files
@@ -51,6 +51,10 @@ LEAST_RIGHT = 0.8  # of the images; teachers of less held their students back (d
 CHECKED = 512  # test images that an adopted teacher is checked on
 LEAST = 1e-7  # probability whose logarithm is taken
 _BATCH = 256
+_MAKE_A_BUNDLE = (
+    "A teacher of another image size or preprocessing is made a bundle first, which is named then: "
+    "smash-export adopt {} --size N --channels C --mean M --std S ..."
+)
 
 
 def teacher_logits(
@@ -196,14 +200,21 @@ def _as_bundle(teacher: Path | str, dataset: Dataset, folder: Path, warn: Callab
     elif path.is_dir():
         return path
     else:
-        metadata = onnx_metadata(path) if _there(path).suffix == ".onnx" else {}
+        metadata = stored_facts(_there(path))
         if "preprocessing" in metadata:
             preprocessing = read_preprocessing(None, {}, path)
         labels = _labels(metadata, path) or labels
     labelled = _columns(labels, dataset.classes, teacher)[dataset.test.labels[:CHECKED]]
     shown = as_files(np.asarray(dataset.test.images[:CHECKED]), dataset.preprocessing, preprocessing)
     images = Images(shown, labelled, None, {})
-    adopted = adopt(path, folder / "teacher", labels=labels, preprocessing=preprocessing, images=images)
+    try:
+        adopted = adopt(path, folder / "teacher", labels=labels, preprocessing=preprocessing, images=images)
+    except InvalidInputError as error:
+        # Hints that name options name those of adopt.
+        hint = error.hint if error.hint and "--" not in error.hint else _MAKE_A_BUNDLE.format(path)
+        raise InvalidInputError(
+            f"the teacher: {error.what}", expected=error.expected, received=error.received, hint=hint
+        ) from None
     for warning in adopted.warnings:
         about_one = (
             dataset.several and "no better than chance" in warning

@@ -447,6 +447,14 @@ def test_torchscript_gives_threads_back(compiled: Compiled) -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize("device", [True, 3, "gpu"])
+def test_torch_export_refuses_a_device_that_is_none_before_it_compiles(
+    device: object, sources: Sources, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=f"expected cpu, cuda or cuda:NUMBER; received {device}"):
+        get_target("torch_export").compile(sources.request(device=device), tmp_path)
+
+
 @pytest.mark.slow
 def test_torch_export_needs_the_network_itself(sources: Sources, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="PyTorch network"):

@@ -427,12 +427,13 @@ def test_no_network_is_dropped_from_the_last_rung_because_the_machine_has_become
 
 
 class _Busy(_Optimistic):
-    """Measures something slow in every longer measurement, while ``busy``."""
+    """Measures something slow in every longer measurement, while ``busy``; then of those in ``slow``."""
 
     busy = True
+    slow: tuple[str, ...] = ()
 
     def confirm(self, architecture: Architecture) -> dict[str, float]:
-        return {"latency_ms": 5.0 if self.busy else 1.0}
+        return {"latency_ms": 5.0 if self.busy or architecture.key in self.slow else 1.0}
 
 
 def test_a_search_whose_picks_were_measured_on_a_busy_machine_goes_on_when_it_is_idle(tmp_path: Path) -> None:
@@ -444,6 +445,23 @@ def test_a_search_whose_picks_were_measured_on_a_busy_machine_goes_on_when_it_is
     device.busy = False
     result = run_search(changed, data, tmp_path / "run", device="cpu", measurement=device)
     assert result.best.search.measures["latency_ms"] == 1.0
+
+
+def test_a_search_that_goes_on_after_it_had_no_pick_says_nothing_of_what_it_ranked_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "LONG", 0)
+    changed = config(measured={"target": "test"}, latency_limits=(Limit("2ms", 2.0),))
+    changed = replace(changed, finalists=replace(changed.finalists, count=3, baseline="none"))
+    data, folder = small_digits(train=64, validation=48), tmp_path / "run"
+    device = _Busy()
+    with pytest.raises(GateError, match="Repeat the command"):
+        run_search(changed, data, folder, device="cpu", measurement=device)
+    records = files.read_jsonl(folder / "finalists.jsonl")
+    device.busy, device.slow = False, tuple(record["key"] for record in records if record["rung"] == 1)
+    run_search(changed, data, folder, device="cpu", measurement=device)
+    run_search(changed, data, tmp_path / "new", device="cpu", measurement=device)
+    assert (folder / "ranking.json").read_bytes() == (tmp_path / "new/ranking.json").read_bytes()
 
 
 class _ByMacs(ByMacs):

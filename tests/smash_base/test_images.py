@@ -169,13 +169,15 @@ def test_grey_pictures_of_every_depth(tmp_path: Path) -> None:
 PIXELS_8 = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
 
 
-def png_chunks(header: bytes, rows: bytes) -> bytes:
+def png_chunks(header: bytes, rows: bytes, transparent: bytes | None = None) -> bytes:
     """A PNG written byte by byte."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     pixels = chunk(b"IDAT", zlib.compress(rows))
+    if transparent is not None:
+        pixels = chunk(b"tRNS", transparent) + pixels
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
 
@@ -204,6 +206,21 @@ def test_grey_of_16_bits_is_the_same_grey_of_8(tmp_path: Path) -> None:
     rounded = Image.fromarray(np.array([[0, 128, 129, 65406, 65407, 65535]], np.uint16))
     row = Preprocessing(1, 6, 1, (0.5,), (0.5,)).decode(encoded(rounded, "PNG"))
     assert row.ravel().tolist() == [0, 0, 1, 254, 255, 255]
+
+
+def test_a_transparent_grey_is_put_on_black_with_16_bits_as_with_8(tmp_path: Path) -> None:
+    row = Preprocessing(1, 4, 1, (0.5,), (0.5,))
+    for bits, values, hidden, seen in (
+        (8, np.array([0, 128, 129, 255], np.uint8), 128, [0, 0, 129, 255]),
+        (16, np.array([0, 0x8000, 0x8001, 65535], ">u2"), 0x8000, [0, 0, 128, 255]),
+    ):
+        head = struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)
+        data = png_chunks(head, b"\0" + values.tobytes(), transparent=struct.pack(">H", hidden))
+        assert row.decode(data).ravel().tolist() == seen
+        assert read_header(data).grey
+        opened = Image.open(io.BytesIO(data))
+        opened.load()
+        assert row.decode(opened).ravel().tolist() == seen
 
 
 def test_16_bits_keep_their_orientation(tmp_path: Path) -> None:

@@ -105,6 +105,10 @@ def test_print_config_shows_values_and_sources_and_reads_back(
         ("[probe]\nsteps = 'many'\n", 2, "many"),
         ("[probe\n", 6, "not valid TOML"),
         ("[probe]\nconfig = 'other.toml'\n", 2, "does not have"),
+        ("[probe]\ntag = 'a'\n", 2, "sets 'tag' of [probe] to what it does not take; expected a list"),
+        ("[probe]\nsteps = [3]\n", 2, "'steps' of [probe] to what it does not take; expected one value; rec"),
+        ("[probe]\nname = ['a', 'b']\n", 2, "received ['a', 'b']"),
+        ("[probe.name]\na = 1\n", 2, "expected one value; received {'a': 1}"),
     ],
 )
 def test_a_wrong_file_is_refused_with_what_was_meant(
@@ -116,7 +120,28 @@ def test_a_wrong_file_is_refused_with_what_was_meant(
         assert cli.run(arguments) == code
         captured = capsys.readouterr()
         assert words in captured.err
+        assert "many" in words or str(path) in captured.err
         assert captured.out == ""
+
+
+def test_a_command_of_a_group_has_a_table_inside_that_of_the_group(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, words = tmp_path / "smash.toml", ["latency", "build", "kit.json", "table.json", "--print-config"]
+    named = (["--config", str(path), *words], [*words, "--config", str(path)])
+    path.write_text("[latency.build]\nseconds = 2\ndevice-host = 'pi'\n")
+    for arguments in named:
+        settings = answer([*arguments, "--json"], capsys)["settings"]
+        assert settings["seconds"] == {"value": 2.0, "source": "config file"}
+        assert settings["device_host"] == {"value": "pi", "source": "config file"}
+    assert cli.run([*named[0]]) == 0
+    printed = tomllib.loads(capsys.readouterr().out)["latency"]["build"]
+    assert (printed["seconds"], printed["device_host"]) == (2.0, "pi")
+    for wrong in ("seconds = 2", "build = 2", "[latency.biuld]\nseconds = 2"):
+        path.write_text(f"[latency]\n{wrong}\n")
+        for arguments in named:
+            assert cli.run(arguments) == 2
+            assert "[latency.build]" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_invalid_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

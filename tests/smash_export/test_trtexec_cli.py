@@ -193,6 +193,24 @@ def test_fewer_calibration_images_are_accepted_by_the_option_that_the_refusal_na
     assert "precision fp32 has no option" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("precision", "option", "words"),
+    [
+        ("fp32", "max_drop=1", "precision fp32 has no option 'max_drop'"),
+        ("int8", "max_dorp=1", "precision int8 has no option 'max_dorp'"),
+        ("int8", "max_drop=101", "expected 0 to 100 points of accuracy; received 101"),
+        ("int8", "activations=u8", "TensorRT takes int8 activations only"),
+    ],
+)
+def test_a_dry_run_refuses_the_options_that_the_run_would(
+    precision: str, option: str, words: str, digits_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("trtexec", "bake"):
+        for how in (("--dry-run",), ()):
+            assert cli.run([command, str(digits_bundle), "-p", precision, "-o", option, *how, "-q"]) == 2
+            assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("version", "precision"), [("8.6", "fp32"), ("10.16", "int8"), ("11.1", "fp16")])
 def test_from_the_bundle_to_a_checked_device(
     version: str, precision: str, digits_bundle_copy: Path, device: Any, capsys: pytest.CaptureFixture[str]

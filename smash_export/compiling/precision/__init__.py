@@ -166,6 +166,26 @@ def _rounded(
     return quantised(without[0]) if noisy and forms[0].clips and without else (result, notes)
 
 
+def check_settings(bundle: Bundle, precision: str, options: Mapping[str, Any], *, target: Target) -> None:
+    """Refuse, before anything is made, options that :func:`prepare_onnx` would refuse for this bundle.
+
+    Raises:
+        UsageError: an option that the precision or the target does not have, or a bundle without calibration
+            images.
+        InvalidInputError: calibration images that are too few, or of another size.
+    """
+    settings = read_settings(precision, options)
+    if precision != "int8":
+        return
+    from smash_export.compiling.precision.calibration import check_calibration
+    from smash_export.compiling.precision.int8 import scheme_for
+    from smash_export.measure.machine import cpu_features
+
+    check_quantisable(bundle)
+    check_calibration(bundle.calibration(), bundle.preprocessing, settings["calibration_minimum"])
+    _chosen(scheme_for(target.name, cpu_features()), settings)
+
+
 def check_quantisable(bundle: Bundle) -> None:
     """Raise UsageError if the network of the bundle is no fp32 one: a foreign file may hold int8 already."""
     stored = read_onnx_facts(bundle.onnx).precision

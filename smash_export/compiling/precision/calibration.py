@@ -39,6 +39,16 @@ def calibration_tensors(
     """Check uint8 images [M, *sample_shape] and give tensors float32 [N, *input_shape], N <= 1024.
 
     Raises:
+        InvalidInputError: see :func:`check_calibration`.
+    """
+    check_calibration(images, preprocessing, minimum)
+    return np.asarray(preprocessing.normalise(np.asarray(evenly(images, MOST))), dtype=np.float32)
+
+
+def check_calibration(images: np.ndarray, preprocessing: Preprocessing, minimum: int = MINIMUM) -> None:
+    """Refuse images that cannot calibrate.
+
+    Raises:
         InvalidInputError: another size or type, fewer than ``minimum``, or all the same image.
     """
     check_images("calibration images", images, preprocessing)
@@ -52,7 +62,6 @@ def calibration_tensors(
         )
     if len(images) > 1 and (images == images[0]).all():
         raise InvalidInputError("calibration images are all the same image", received=f"{len(images)} copies")
-    return np.asarray(preprocessing.normalise(np.asarray(evenly(images, MOST))), dtype=np.float32)
 
 
 def check_classes(logits: np.ndarray) -> None:

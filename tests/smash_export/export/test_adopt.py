@@ -119,6 +119,39 @@ def test_a_torchscript_file_that_was_saved_in_training_mode_is_stored_in_evaluat
     assert not torch.jit.load(stored).training
 
 
+class _Branching(torch.nn.Module):
+    """Another layer answers where a value is above all that images have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.usual, self.bright = torch.nn.Linear(64, 10), torch.nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if bool((images > 50).any()):
+            return self.bright(images.flatten(1))
+        return self.usual(images.flatten(1))
+
+
+def test_a_branch_of_a_torchscript_file_stays_one_whichever_way_the_test_images_take(
+    images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = _Branching().eval()
+    path = tmp_path / "network.pt"
+    torch.jit.save(torch.jit.script(network), path)
+    bundle = adopt(path, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images).bundle
+    usual = torch.from_numpy(preprocessing.normalise(images.test[:4]))
+    for target in ("onnxruntime", "torchscript"):
+        with load(bundle, target) as classifier:
+            for shown in (usual, usual + 100):
+                with torch.no_grad():
+                    expected = network(shown).numpy()
+                np.testing.assert_allclose(classifier.logits(shown.numpy()), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InvalidInputError, match="control flow"):
+        compile_bundle(bundle, "onnxruntime", "fp16")
+
+
 @pytest.mark.parametrize("program", [False, True])
 def test_a_torch_network_of_one_answer_without_an_axis_is_a_classifier_of_two_classes(
     program: bool, images: Images, preprocessing: Preprocessing, tmp_path: Path

@@ -79,6 +79,41 @@ def test_a_torchscript_file_teaches_and_its_answers_are_kept(
     assert np.array_equal(again, answers + 1), "nobody is asked twice"
 
 
+def test_a_torchscript_file_teaches_by_the_labels_and_preprocessing_among_its_extra_files(
+    tmp_path: Path, digits_bundle: Path, dataset: Dataset
+) -> None:
+    own = json.loads((digits_bundle / "manifest.json").read_text())
+    path, network = tmp_path / "foreign.pt", torch.jit.load(digits_bundle / "model.torchscript.pt")
+    extra = {f"{name}.json": json.dumps(own[name]) for name in ("labels", "preprocessing")}
+    torch.jit.save(network, path, _extra_files=extra)
+    wanted = teacher_logits(digits_bundle, dataset)
+    turned = replace(
+        dataset,
+        classes=dataset.classes[::-1],
+        preprocessing=replace(dataset.preprocessing, mean=(0.1,), std=(2.0,)),
+    )
+    assert np.allclose(teacher_logits(path, turned), wanted[:, ::-1], atol=1e-4)
+    torch.jit.save(network, path, _extra_files={"labels.json": json.dumps(list("abcdefghij"))})
+    with pytest.raises(InvalidInputError, match="other classes"):
+        teacher_logits(path, dataset)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt"])
+def test_a_file_for_images_of_another_size_says_what_makes_a_teacher_of_it(
+    tmp_path: Path, dataset: Dataset, suffix: str
+) -> None:
+    path, network = (
+        tmp_path / f"large.{suffix}",
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)),
+    )
+    if suffix == "onnx":
+        torch.onnx.export(network, (torch.zeros(1, 1, 28, 28),), path, dynamo=False)
+    else:
+        torch.jit.save(torch.jit.trace(network, torch.zeros(2, 1, 28, 28)), path)
+    with pytest.raises(InvalidInputError, match=f"smash-export adopt {path} --size N"):
+        teacher_logits(path, dataset)
+
+
 def test_a_teacher_is_judged_by_validation_images_that_it_does_not_teach(
     tmp_path: Path, digits_bundle: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:

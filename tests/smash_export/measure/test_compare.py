@@ -220,6 +220,14 @@ def test_page_is_whole_and_self_contained(compared: tuple[Path, dict]) -> None:
     assert len(parser.fetched) == min(24, len(printed["disagreements"]))
 
 
+def test_a_folder_where_the_page_should_be_is_refused_before_anything_is_measured(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ((), ("--dry-run",)):
+        assert run(["compare", str(digits_bundle), "--html", str(tmp_path), *words, "-q"]) == 2
+        assert f"'{tmp_path}' is a directory" in capsys.readouterr().err
+
+
 def test_dry_run_writes_nothing(digits_bundle_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (digits_bundle_copy / "manifest.json").read_bytes()
     assert run(["compare", str(digits_bundle_copy), "--dry-run", "--json", "-q"]) == 0
