@@ -118,10 +118,13 @@ def _encoding_check(run: Run, latest: dict[str, Scored], scorer: Scorer) -> Enco
 def completed(
     run: Run, ranking: Ranking, scored: list[Scored], trained: list[Trained], scorer: Scorer
 ) -> Ranking:
-    """Complete ranking.json by what the trained networks say of the score, and of what each stage added."""
-    path = run.folder / "ranking.json"
-    if path.exists():
-        return read_ranking(path)
+    """Complete ranking.json by what the trained networks say of the score, and of what each stage added.
+
+    One that is there is of an earlier attempt, which may have trained other networks and found no pick.
+    """
+    path, added = run.folder / "ranking.json", tuple(stages_of(trained))
+    if path.exists() and (held := read_ranking(path)).added == added:
+        return held
     by_key = {entry.candidate.architecture.key: entry for entry in scored}
     first = [entry for entry in trained if entry.rung == 0 and entry.diverged is None]
     images = scorer.stages[0]
@@ -134,7 +137,7 @@ def completed(
     ranking = replace(
         ranking,
         trust=trust(right, zeroed, errors) if len(first) >= LEAST_TRUSTED else None,
-        added=tuple(stages_of(trained)),
+        added=added,
         refused=sum(entry.refused is not None for entry in scored) if run.measurement else None,
     )
     files.write_json(path, ranking.to_json())

@@ -27,8 +27,10 @@ from smash_search.rank.latency_model import LEAST
 from smash_search.rank.measurement import SLOWDOWN
 from smash_search.rank.pareto import Limit
 from smash_search.rank.proposals import ErrorModel
+from smash_search.rank.ranking import read_ranking
 from smash_search.rank.scoring import Scorer
 from smash_search.rank.trained import Trained
+from smash_search.rank.trust import stages_of
 from smash_search.run import load_supernet, run_search
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import SearchRecord, read_best
@@ -447,6 +449,34 @@ def test_a_search_whose_picks_were_measured_on_a_busy_machine_goes_on_when_it_is
     device.busy = False
     result = run_search(changed, data, tmp_path / "run", device="cpu", measurement=device)
     assert result.best.search.measures["latency_ms"] == 1.0
+
+
+class _SlowAtFirst(_Optimistic):
+    """Longer measurements keep the limit from the second attempt on, but for networks that are ``slow``."""
+
+    busy = True
+    slow: frozenset[str] = frozenset()
+
+    def confirm(self, architecture: Architecture) -> dict[str, float]:
+        return {"latency_ms": 5.0 if self.busy or architecture.key in self.slow else 1.0}
+
+
+def test_what_each_stage_added_is_told_of_the_attempt_that_found_a_pick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "LONG", 0)
+    few = FinalistsConfig(count=3, rungs=(1, 2), random=1, keep=0.3, baseline="none", recipe=Recipe(batch=32))
+    limits = (Limit("2ms", 2.0),)
+    changed = config(measured={"target": "test"}, latency_limits=limits, finalists=few)
+    data, device, folder = small_digits(train=64, validation=48), _SlowAtFirst(), tmp_path / "run"
+    with pytest.raises(GateError):
+        run_search(changed, data, folder, device="cpu", measurement=device)
+    trained = files.read_jsonl(folder / "finalists.jsonl")
+    device.busy, device.slow = False, frozenset(entry["key"] for entry in trained if entry["rung"] == 1)
+    result = run_search(changed, data, folder, device="cpu", measurement=device)
+    assert result.pick.key not in device.slow
+    assert result.ranking.added == tuple(stages_of(result.trained))
+    assert read_ranking(folder / "ranking.json") == result.ranking
 
 
 class _ByMacs(ByMacs):
