@@ -500,6 +500,8 @@ def train_rung(
             right = int8_accuracy(network, dataset, device, judge)
         elif judge.loss is None and dataset.validation.targets is None:  # judged before a restart
             right = judge(network, dataset.validation, dataset.preprocessing, device)
+        if judge.loss is None and dataset.validation.targets is None:
+            raise DivergedError("the answers for validation images are NaN or infinite")
         error = 1 - right
     except DivergedError as problem:
         error, loss, diverged, judge.loss = 1.0, 1e30, str(problem), None

@@ -162,6 +162,8 @@ def propose(
         cost: Exact cost of an architecture.
         waiting: Candidates that keep the limits and were not trained; they are chosen among as well.
     """
+    if not wanted:
+        return []
     pool = list(waiting) + _pool(parents, POOL, space, seed, fits)
     if not pool:
         return []

@@ -16,7 +16,7 @@ import torch
 from smash_base import files
 from smash_base.errors import GateError
 from smash_search.rank.evaluation import CONFIRMED, Evaluator
-from smash_search.rank.measurement import LATENCY, undisturbed
+from smash_search.rank.measurement import LATENCY, faster, undisturbed
 from smash_search.rank.pareto import ParetoEntry, pick_that_keeps
 from smash_search.rank.ranking import RANKING, Ranking
 from smash_search.rank.trained import Trained, expected, pick
@@ -186,8 +186,8 @@ class Picks:
             search = replace(search, score=entry.score.error, score_images=entry.score.images, rank=rank)
         if entry.measures:
             records = files.read_jsonl(run.folder / CONFIRMED)
-            again: dict[str, dict[str, float]] = {record["key"]: record["measures"] for record in records}
-            search = replace(search, measures={**entry.measures, **again.get(winner.key, {})})
+            confirmed = [record["measures"] for record in records if record["key"] == winner.key]
+            search = replace(search, measures={**entry.measures, **(faster(confirmed) if confirmed else {})})
             search = self._with_use_of_limit(search, winner, lasting_of(records))
         return BestFile(entry.candidate.architecture, run.spec, tuple(dataset.classes), search)
 
@@ -240,11 +240,13 @@ class Picks:
 
 def lasting_of(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Milliseconds, by key, that networks of confirmed.jsonl were held to: as picks, where measured twice."""
-    lasting: dict[str, float] = {}
+    confirmed: dict[str, list[dict[str, float]]] = {}
     for record in records:
-        key, measures = record["key"], record["measures"]
-        lasting[key] = measures[LATENCY] if key in lasting else undisturbed(measures)
-    return lasting
+        confirmed.setdefault(record["key"], []).append(record["measures"])
+    return {
+        key: undisturbed(first) if not again else faster([first, *again])[LATENCY]
+        for key, (first, *again) in confirmed.items()
+    }
 
 
 def _judged_words(entry: Trained) -> str:

@@ -322,7 +322,7 @@ def _finalists_table(result: SearchResult) -> Html:
     ]
     columns = ["network", "group", "why", "wiring", "SMASH score (error)"]
     columns += ["MACs", "epochs", "error", "loss", "stopped"]
-    kinds = ["chosen" if (entry.group, entry.key) == ("search", result.pick.key) else "" for entry in ordered]
+    kinds = ["chosen" if entry.key == result.pick.key else "" for entry in ordered]
     return table(columns, rows, kinds)
 
 

@@ -243,8 +243,11 @@ def test_a_pick_that_leaves_much_of_its_limit_says_why(finished: Path) -> None:
         "The pick uses 50% of the limit: no other trained network that uses 80% of it or more keeps it; 1 "
         "more seemed to keep it and took longer when measured again."
     )
-    confirmed.unlink()
     assert use(8.5, 9.0).unused is None
+    for latency in (9.0, 12.0):  # the second for a smaller limit
+        files.append_jsonl(confirmed, {"key": result.pick.key, "measures": {"latency_ms": latency}})
+    assert (use(8.5, 9.0).measures["latency_ms"], use(8.5, 9.0).limit_used) == (9.0, 0.9)
+    confirmed.unlink()
 
 
 def test_limits_hold_for_candidates_and_for_the_baseline(finished: Path) -> None:

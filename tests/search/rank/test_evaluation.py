@@ -109,6 +109,27 @@ def test_a_pick_whose_times_are_on_both_sides_of_the_limit_is_measured_once_more
     assert twice == {DRAWS[0].key: last["latency_ms"] if is_open else 10.0}
 
 
+def test_a_network_that_kept_a_limit_is_not_given_up_for_a_slower_second_measurement(
+    tmp_path: Path, machine: Machine
+) -> None:
+    measured = evaluator(tmp_path, machine)
+    machine.slowness = 1.25
+    kept = measured.confirm(DRAWS[1])
+    assert kept == {"latency_ms": 13.75, SLOWDOWN: 1.25}
+    machine.slowness = 2.0
+    assert measured.confirm_at_last(DRAWS[1], 14.0) == kept
+    machine.slowness, machine.spread = 1.0, 1.1
+    kept = measured.confirm(DRAWS[0])
+    machine.spread = 1.3
+    assert measured.confirm_at_last(DRAWS[0], 10.5) == kept, "its times are on both sides of one limit"
+    assert measured.confirm_at_last(DRAWS[0], 12.0) == kept, "all of the first ones keep the larger limit"
+    resumed = evaluator(tmp_path, machine)
+    assert resumed.confirm_at_last(DRAWS[0], 12.0) == kept
+    records = files.read_jsonl(tmp_path / "confirmed.jsonl")
+    assert len(records) == 4
+    assert lasting_of(records) == {DRAWS[1].key: 13.75, DRAWS[0].key: kept["latency_ms"]}
+
+
 def test_the_first_network_of_all_has_nothing_to_be_compared_with(tmp_path: Path, machine: Machine) -> None:
     alone = Evaluator(tmp_path, 8, None, machine, machine)  # type: ignore[arg-type]
     alone.measure(DRAWS[:1])

@@ -38,7 +38,7 @@ from smash_search.strategies.random import draws
 from smash_search.train.judging import Judge
 from smash_search.train.network import new_network
 from smash_search.train.recipes import Recipe
-from tests.search.small_data import small_digits
+from tests.search.small_data import small_architecture, small_digits, with_bad_images
 
 SPEC = InputSpec(1, (8, 8))
 SPACE = space_for(SPEC)
@@ -264,6 +264,19 @@ def test_a_race_at_int8_judges_what_rounding_leaves(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(fake_quantisation, "LEVELS", 1)
     shutil.rmtree(tmp_path / "int8")
     assert error("int8") > exact + 0.2  # two levels hold no image
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_network_that_answers_nan_has_diverged_however_few_its_steps_were(
+    precision: Literal["fp32", "int8"], tmp_path: Path
+) -> None:
+    finalist = Finalist(small_architecture(), "search", "for a test", None, 1)
+    config = FinalistsConfig(rungs=(1, 2), recipe=Recipe(batch=32), precision=precision)
+    data = with_bad_images(small_digits(train=64, validation=24))
+    for rung in (0, 1):
+        trained = train_rung(finalist, rung, data, config, weights=tmp_path)
+        assert (trained.error, trained.validation_loss) == (1.0, None)
+        assert "validation images" in (trained.diverged or "")
 
 
 def test_generated_weights_start_a_finalist_where_the_hypernet_left_it(tmp_path: Path) -> None:

@@ -91,6 +91,17 @@ def test_nothing_is_proposed_where_nothing_fits() -> None:
     assert proposed_after(observed(4), 3, fits=lambda _: False) == []
 
 
+def test_a_limit_whose_share_of_a_round_is_nothing_takes_no_time() -> None:
+    asked: list[Architecture] = []
+
+    def fits(architecture: Architecture) -> bool:
+        asked.append(architecture)
+        return False
+
+    assert not proposed_after(observed(10), 0, fits=fits)
+    assert not asked, "twenty thousand of them, within a limit that nothing keeps, are a minute"
+
+
 def test_what_was_scored_and_not_trained_is_chosen_where_it_promises_more() -> None:
     by_error = sorted((SPACE.draw(4, slot) for slot in range(200)), key=error)
     waiting = [Candidate(by_error[0], "known"), Candidate(by_error[-1], "known")]

@@ -82,6 +82,17 @@ def test_a_search_says_what_each_stage_added_and_what_the_score_chose(result: Se
     assert "that the HyperNet&#x27;s score chose: 7, with a mean error of" in page
 
 
+def test_the_pick_is_marked_among_the_finalists_whoever_proposed_it(result: SearchResult) -> None:
+    marked = f'<tr class="chosen"><td class="short">{result.pick.key}</td><td class="short">'
+    assert f"{marked}search<" in search_page(result, "search", headline="", facts=[])
+    drawn = replace(result.pick, group="random")
+    trained = [
+        replace(entry, group="random" if entry.key == drawn.key else "search") for entry in result.trained
+    ]
+    other = replace(result, pick=drawn, trained=trained)
+    assert f"{marked}random<" in search_page(other, "search", headline="", facts=[])
+
+
 def test_a_search_says_how_many_steps_of_its_hypernet_changed_nothing(result: SearchResult) -> None:
     assert "steps of the HyperNet left out" not in dict(findings(result, config()).rows())
     file = result.folder / "training.json"
