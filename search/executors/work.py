@@ -8,6 +8,7 @@ import mmap
 import os
 import pickle
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -116,6 +117,11 @@ class Worker:
         """Measure longer."""
         assert self.equipment.measurement is not None
         return self.equipment.measurement.confirm(architecture)
+
+    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+        """Measure in turns with others."""
+        assert self.equipment.measurement is not None
+        return self.equipment.measurement.times_over(architecture, others)
 
     def train(self, finalist: Finalist, rung: int) -> Trained:
         """Train a finalist through one rung.

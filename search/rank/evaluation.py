@@ -14,12 +14,14 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
+from typing import Any
+
+import numpy as np
 
 from smash_base import files
 from smash_base.json_values import JsonObject
 from smash_search.executors import Executor, Task
-from smash_search.rank.measurement import LATENCY, SLOWDOWN, Measurement, faster, undisturbed
+from smash_search.rank.measurement import LATENCY, LOWEST, NOW, Measurement, faster, undisturbed
 from smash_search.rank.records import settle
 from smash_search.rank.scoring import Score
 from smash_search.space.architecture import Architecture
@@ -27,9 +29,8 @@ from smash_search.space.cost import Cost
 from smash_search.strategies import Candidate, Scored
 
 SCORES, MEASURES, CONFIRMED = "scores.jsonl", "measures.jsonl", "confirmed.jsonl"
-ANCHORS = 3  # networks that say how fast the machine is now
-NOISE = 1.04  # a longer measurement over a short one of the same network beyond which they are asked
-SLOWER = 1.02  # than before, beyond which a machine has become slower
+ANCHORS = 8  # networks that say how fast the machine is now
+NOISE = 1.04  # a longer measurement over what a network took before, beyond which the machine may be slower
 
 
 class Evaluator:
@@ -108,22 +109,20 @@ class Evaluator:
             files.append_jsonl(self._folder / MEASURES, {"key": key, "measures": measures})
 
     def confirm(self, architecture: Architecture) -> dict[str, float]:
-        """Longer measurements of one architecture; with :data:`SLOWDOWN` where it is the machine that has
-        become slower since the short ones.
+        """Longer measurements of one architecture; as they were before, with :data:`NOW` beside them, where
+        it is the machine that has become slower since the short ones.
         """
         key = architecture.key
         if key not in self._confirmed:
-            measures = self._asked("confirm", architecture)
-            if (slowdown := self._slowdown(key, measures)) > SLOWER:
-                measures |= {SLOWDOWN: slowdown}
+            measures = self._measured_longer(architecture)
             self._confirmed[key] = measures
             files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": measures})
         return self._confirmed[key]
 
     def confirm_at_last(self, architecture: Architecture, limit: float) -> dict[str, float]:
-        """What a pick is held to: :meth:`confirm`, and once more if the machine was slower than before, or if
-        some of its times keep the limit and others do not. Of two the faster one counts: what else the
-        machine does makes a network slower, never faster.
+        """What a pick is held to: :meth:`confirm`, and once more if some of its times keep the limit and
+        others do not. Of two the faster one counts: what else the machine does makes a network slower,
+        never faster.
 
         Args:
             architecture: what is to be picked.
@@ -131,31 +130,46 @@ class Evaluator:
         """
         key, measures = architecture.key, self.confirm(architecture)
         is_open = undisturbed(measures) <= limit < measures[LATENCY]
-        if key not in self._confirmed_again and (SLOWDOWN in measures or is_open):
-            self._confirmed_again[key] = again = self._asked("confirm", architecture)
+        if key not in self._confirmed_again and is_open:
+            self._confirmed_again[key] = again = self._measured_longer(architecture)
             files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": again})
         return faster([measures, self._confirmed_again.get(key, measures)])
 
-    def _slowdown(self, key: str, measures: dict[str, float]) -> float:
-        """How many times slower the machine is than before; 1 where a longer measurement gives no reason to
-        ask.
+    def _measured_longer(self, architecture: Architecture) -> dict[str, float]:
+        measures: dict[str, float] = dict(self._asked("confirm", architecture))
+        now = measures[LATENCY]
+        if (told := self._as_before(architecture, now)) is not None and now > NOISE * told[1]:
+            measures |= {LATENCY: told[1], LOWEST: min(told[0], measures.get(LOWEST, now)), NOW: now}
+        return measures
 
-        Others of about the same latency are measured once more: all of them are slower on a slower machine,
-        and only the network itself where its short measurement was a lucky one.
+    def _as_before(self, architecture: Architecture, now: float) -> tuple[float, float] | None:
+        """Milliseconds on the machine as it was for the short measurements, the median and the upper quartile
+        of what others tell; None where a longer one gives no reason to ask.
+
+        Others of about the same latency are measured in turns with it. On a slower machine all of them are
+        slower, and what it takes over what they take stays; where only its short measurement was a lucky one,
+        that does not. Short measurements of the others were lucky or not, too: they were seen to lie a tenth
+        apart, and a limit is held to the upper quartile.
         """
-        before = self.measures.get(key, {}).get(LATENCY, 0.0)
-        if not before or measures.get(LATENCY, 0.0) <= NOISE * before:
-            return 1.0
+        key = architecture.key
+        own = self.measures.get(key, {}).get(LATENCY, 0.0)
+        if not own or now <= NOISE * own:
+            return None
         others = {other: self.measures[other].get(LATENCY, 0.0) for other in self._measured if other != key}
         others = {other: latency for other, latency in others.items() if latency > 0}
-        anchors = sorted(others, key=lambda other: (abs(math.log(others[other] / before)), other))[:ANCHORS]
-        now = [self._asked("measure", self._measured[other])[LATENCY] for other in anchors]
-        return median([new / others[other] for new, other in zip(now, anchors, strict=True)] or [1.0])
+        anchors = sorted(others, key=lambda other: (abs(math.log(others[other] / own)), other))[:ANCHORS]
+        networks = tuple(self._measured[other] for other in anchors)
+        ratios: list[float] = self._asked("times_over", architecture, networks)
+        if not ratios:
+            return None
+        told = [over * others[other] for over, other in zip(ratios, anchors, strict=True)]
+        middle, upper = np.percentile(told, (50, 75))
+        return float(middle), float(upper)
 
-    def _asked(self, kind: str, architecture: Architecture) -> dict[str, float]:
+    def _asked(self, kind: str, *arguments: Any) -> Any:
         """One measurement, while nothing else runs."""
-        ((_, measures),) = self._workers.run([Task(kind, (architecture,), architecture.key)], alone=True)
-        return dict(measures)
+        ((_, found),) = self._workers.run([Task(kind, arguments, arguments[0].key)], alone=True)
+        return found
 
     def forget_confirmed(self) -> None:
         """Longer measurements that left nothing to pick: who goes on with the search measures again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -10,9 +11,9 @@ from smash_search.space.architecture import Architecture
 LATENCY = "latency_ms"
 """The measure that limits are about."""
 
-SLOWDOWN = "latency_slowdown"
-"""Among the measures of a network that was measured longer: how many times slower than before the machine was
-just then, where it was.
+NOW = "latency_now_ms"
+"""Among the measures of a network that was measured longer, where the machine had become slower than it was
+for the short measurements: what it takes now. :data:`LATENCY` is what it took then.
 """
 
 LOWEST = "latency_low_ms"
@@ -28,6 +29,11 @@ class Measurement(Protocol):
     def confirm(self, architecture: Architecture) -> dict[str, float]:
         """The same values, measured longer: for the few networks that may be picked."""
 
+    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+        """Latency over that of each of the others, all measured in turns, so that what else the machine does
+        meets them alike. None of them where measurements are not taken here.
+        """
+
     def refusal(self, measures: dict[str, float]) -> str | None:
         """Why a network with these values may not be picked, or None."""
 
@@ -35,11 +41,10 @@ class Measurement(Protocol):
 def undisturbed(measures: Mapping[str, float]) -> float:
     """Milliseconds of a longer measurement, as they would have been with nothing else on the machine.
 
-    The fastest of several medians, divided by how much slower the machine had become: that, too, is told by
-    the fastest times of other networks. A network near a limit is not given up for the slowest of them, or
-    for what else the machine did: only the pick is held to that.
+    The fastest of several medians: a network near a limit is not given up for the slowest of them. Only the
+    pick is held to that.
     """
-    return measures.get(LOWEST, measures[LATENCY]) / measures.get(SLOWDOWN, 1.0)
+    return min(measures[LATENCY], measures.get(LOWEST, math.inf))
 
 
 def faster(confirmed: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from smash_base import files
 from smash_export.device_search.latency import FLAGGED
 from smash_export.report.page import counted
-from smash_search.rank.measurement import LOWEST
+from smash_search.rank.measurement import LOWEST, NOW
 from smash_search.space.limits import CostLimits
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class LatencyFinding:
         limit_ms: None without a limit.
         predicted: whether it comes from a table and was not measured on the device.
         flagged: how many of the repeated measurements met a busy machine.
+        now_ms: what it took at last, where the machine had become slower than it was for the other networks
+            of the search; ``milliseconds`` is then what it took before.
     """
 
     milliseconds: float
@@ -35,6 +37,7 @@ class LatencyFinding:
     limit_ms: float | None
     predicted: bool = False
     flagged: int = 0
+    now_ms: float | None = None
 
     @property
     def share(self) -> float | None:
@@ -56,6 +59,8 @@ class LatencyFinding:
             text += " (predicted)"
         if self.lowest_ms is not None and self.lowest_ms < self.milliseconds:
             text += f", slowest of repeated measurements, fastest {self.lowest_ms:.3g} ms"
+        if self.now_ms is not None:
+            text += f" before the machine became slower, {self.now_ms:.3g} ms since then"
         if self.share is not None:
             text += f"; {self.share_words}"
         if self.flagged:
@@ -72,7 +77,8 @@ def latency_of(
         return None
     lowest = measures.get(LOWEST)
     flagged = int(measures.get(FLAGGED, 0))
-    return LatencyFinding(measures["latency_ms"], lowest, limit_ms, predicted and lowest is None, flagged)
+    predicted = predicted and lowest is None
+    return LatencyFinding(measures["latency_ms"], lowest, limit_ms, predicted, flagged, measures.get(NOW))
 
 
 @dataclass(frozen=True)

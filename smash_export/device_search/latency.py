@@ -25,6 +25,7 @@ import math
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,7 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
-from smash_export.measure.timing import SPREAD_LIMIT, Latency, measure_latency
+from smash_export.measure.timing import SPREAD_LIMIT, Latency, interleaved, measure_latency, ratio
 from smash_search.rank.latency_model import fit_costs
 from smash_search.rank.measurement import LOWEST
 from smash_search.space.architecture import Architecture, InputSpec
@@ -53,6 +54,7 @@ MAX_KIT_BYTES = 2**31
 BUILD_SECONDS = 0.3  # of timing each network of a kit
 PASSES = 3  # over the networks of a kit, each with a share of the time: a busy moment spoils one only
 CONFIRMATIONS, CONFIRMED_SECONDS = 3, 0.5  # measurements of a pick, and seconds of each
+TURNS, IN_TURNS_SECONDS = 10, 0.25  # of networks that are compared, and seconds of each
 FLAGGED = "latency_flagged"  # among the same: how many of them met a busy machine
 REPEATS = 3  # measurements of a candidate, as long as its times are spread
 DOWNHILL, TRIES = 30, 300  # mutations measured before a limit is refused, and tried where limits allow few
@@ -617,6 +619,24 @@ class DeviceLatency:
         # Not by the load of the minute before, which is the training of the search itself.
         flagged = float(sum(latency.spread > SPREAD_LIMIT for latency in measured))
         return {"latency_ms": max(medians), LOWEST: min(medians), FLAGGED: flagged}
+
+    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+        """See :class:`~smash_search.rank.measurement.Measurement`; none where a table predicts."""
+        if self._table is not None:
+            return []
+        target, setting = get_target(self._setting.target), self._setting
+        signature = _signature(self._input, self._classes, setting.batch)
+        noise, precision = _noise(self._input, setting.batch), cast(Precision, setting.precision)
+        with ExitStack() as opened:
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="smash-export-")))
+            runs = {}
+            for number, network in enumerate((architecture, *others)):
+                graph = candidate_graph(network, self._input, self._classes, setting)
+                place = folder / f"graph-{number}"
+                session = open_graph(target, graph, signature, precision, setting.options(), place)
+                runs[str(number)] = (opened.enter_context(session), noise)
+            times = interleaved(runs, seconds=IN_TURNS_SECONDS, rounds=TURNS)
+        return [ratio(times["0"], times[str(number)]) for number in range(1, len(runs))]
 
     def _undisturbed(self, architecture: Architecture, seconds: float) -> Latency:
         """The fastest of a few measurements as long as their times are spread: others only make it slower."""

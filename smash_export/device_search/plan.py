@@ -14,7 +14,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,6 +134,9 @@ class _Timed:
 
     def confirm(self, architecture: Architecture) -> dict[str, float]:
         return self.measure(architecture)
+
+    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+        return []
 
     def refusal(self, measures: dict[str, float]) -> str | None:
         return None

@@ -24,7 +24,7 @@ from smash_search.executors.work import Equipment, Worker
 from smash_search.rank import proposals
 from smash_search.rank.finalists import Finalist, FinalistsConfig
 from smash_search.rank.latency_model import LEAST
-from smash_search.rank.measurement import SLOWDOWN
+from smash_search.rank.measurement import LOWEST, NOW
 from smash_search.rank.pareto import Limit
 from smash_search.rank.proposals import ErrorModel
 from smash_search.rank.scoring import Scorer
@@ -353,6 +353,9 @@ class _Optimistic(_ByKey):
         self.calls += 1
         return {"latency_ms": 5.0 if self.calls == 1 else 1.0}
 
+    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+        return []
+
     def refusal(self, measures: dict[str, float]) -> str | None:
         return None
 
@@ -401,6 +404,10 @@ class _Drifting(_ByKey):
         self.is_slow = self.calls <= self.slow
         return self.measure(architecture)
 
+    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+        latency, *latencies = [self.measure(network)["latency_ms"] for network in (architecture, *others)]
+        return [latency / other for other in latencies]
+
     def refusal(self, measures: dict[str, float]) -> str | None:
         return None
 
@@ -420,13 +427,16 @@ def test_no_network_is_dropped_from_the_last_rung_because_the_machine_has_become
         return result, (folder / "finalists.jsonl").read_text(), confirmed
 
     usual, trained, confirmed = found("usual", slow=0)
-    slower, trained_then, (*before, last) = found("slower", slow=len(confirmed))
+    slower, trained_then, then = found("slower", slow=len(confirmed))
     assert trained_then == trained
-    for slow, as_ever in zip(before, confirmed, strict=True):
-        latency = 1.5 * as_ever["measures"]["latency_ms"]
-        assert slow["measures"] == pytest.approx({"latency_ms": latency, SLOWDOWN: 1.5})
-    assert slower.pick.key == usual.pick.key == last["key"]
-    assert last["measures"] == slower.best.search.measures == usual.best.search.measures
+    for slow, as_ever in zip(then, confirmed, strict=True):
+        latency = as_ever["measures"]["latency_ms"]
+        assert slow["measures"] == pytest.approx({"latency_ms": latency, LOWEST: latency, NOW: 1.5 * latency})
+    assert slower.pick.key == usual.pick.key
+    latency = usual.best.search.measures["latency_ms"]
+    assert slower.best.search.measures == pytest.approx(
+        {"latency_ms": latency, LOWEST: latency, NOW: 1.5 * latency}
+    )
 
 
 class _Busy(_Optimistic):

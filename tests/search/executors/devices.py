@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from smash_search.space.architecture import Architecture, InputSpec
@@ -39,6 +40,9 @@ class Device:
     def confirm(self, architecture: Architecture) -> dict[str, float]:
         return self.measure(architecture)
 
+    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+        return []
+
     def refusal(self, measures: dict[str, float]) -> str | None:
         return None
 
@@ -51,6 +55,9 @@ class ByMacs:
 
     def confirm(self, architecture: Architecture) -> dict[str, float]:
         return self.measure(architecture)
+
+    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+        return []
 
     def refusal(self, measures: dict[str, float]) -> str | None:
         return None if measures["latency_ms"] <= 4.0 else "too slow"

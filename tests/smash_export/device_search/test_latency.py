@@ -43,7 +43,7 @@ from smash_search.rank.measurement import LOWEST
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import BestFile, write_best
 from smash_search.space.cost import cost_of
-from smash_search.space.known import known_networks
+from smash_search.space.known import known_networks, plain_resnet
 from smash_search.space.space import SPACES, space_for
 from smash_targets.base import get_target
 
@@ -318,11 +318,15 @@ def test_a_table_that_was_begun_in_another_way_begins_anew(
     assert len(asked) == (13 if changed == "nothing" else 15)
 
 
+def table_of_one(milliseconds: float) -> LatencyTable:
+    network = {"key": "0", "features": {"network": 1.0}, "latency": {"p50_ms": milliseconds}}
+    facts = {"schema": 1, "input": SPEC.to_json(), "classes": 10, "setting": {}, "networks": [network]}
+    return LatencyTable(facts)
+
+
 def test_a_search_goes_on_with_the_table_that_it_began_with() -> None:
     def described(milliseconds: float) -> object:
-        network = {"key": "0", "features": {"network": 1.0}, "latency": {"p50_ms": milliseconds}}
-        facts = {"schema": 1, "input": SPEC.to_json(), "classes": 10, "setting": {}, "networks": [network]}
-        return DeviceLatency(SPEC, 10, Setting(), table=LatencyTable(facts)).describe()
+        return DeviceLatency(SPEC, 10, Setting(), table=table_of_one(milliseconds)).describe()
 
     assert described(1.0) == described(1.0)
     assert described(1.0) != described(2.0)
@@ -361,6 +365,15 @@ def test_a_disturbed_measurement_is_repeated_before_a_limit_is_missed_by_it(
     monkeypatch.setattr("smash_export.device_search.latency.measure_graph", measure)
     confirmed = DeviceLatency(SPEC, 10, Setting(), limit_ms=1.0).confirm(TINY.draw(0, 0))
     assert confirmed == {"latency_ms": 1.0, LOWEST: 1.0, FLAGGED: 0.0}
+
+
+def test_a_network_is_measured_in_turns_with_others_where_times_are_measured_here() -> None:
+    small, large = TINY.draw(0, 0), plain_resnet((64, 128, 256), 2)
+    here = DeviceLatency(SPEC, 10, Setting())
+    again, over = here.times_over(large, (large, small))
+    assert over > 2 * again > 0
+    assert here.times_over(small, ()) == []
+    assert DeviceLatency(SPEC, 10, Setting(), table=table_of_one(1.0)).times_over(small, (large,)) == []
 
 
 @pytest.mark.parametrize(("times", "flagged"), [([1.0] * 40, 0.0), ([1.0] * 20 + [3.0] * 20, 3.0)])
