@@ -2,18 +2,19 @@
 
     python -m benchmarks.distillation --data cifar10:DIR --teacher BUNDLE [--images 0] [--epochs 4]
     python -m benchmarks.distillation --data cifar10:DIR [--way first] [--images 10000] [--epochs 80]
-        all: [--width 0.5] [--seeds 3] [--set distillation=0.9] [--work DIR]
+        [--larger 4 | --teacher-form pooled] [--teacher-share 0.4] [--teacher-set label_smoothing=0]
+        all: [--student best.json] [--width 0.5] [--seeds 3] [--first 0] [--set distillation=0.9] [--work DIR]
 
-The student is a ResNet-8 of ``--width`` times its channels. "alone" trains for all epochs; "taught" has the
-same time, by one of these ways:
+The student is a ResNet-8 of ``--width`` times its channels, or the network of ``--student``. "alone" trains
+for all epochs; "taught" has the same time, by one of these ways:
 
     given       learns the answers of the bundle, whose training costs nothing any more
     finalists   learns the mean answers of three networks of its form that a search trained anyway, each for
                 ``--share`` of the student's epochs: they cost nothing further
     average     learns the answers of the moving average of its own weights, for the images as it sees them;
                 a step takes longer, and epochs are fewer
-    first       spends half of the time on a network of twice its width, about four times its
-                multiply-accumulates, and the other half on learning from it
+    first       spends ``--teacher-share`` of the time on a ResNet-8 of ``--larger`` times the channels, or on
+                a network that learns faster (``--teacher-form pooled``), and the rest on learning from it
 
 Where epochs are fewer, that is set from seconds of single steps, measured here. All have the recipe
 ``standard`` but for their epochs. Each command writes its own part of
@@ -33,28 +34,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.intervals import interval
-from benchmarks.networks import ResNet8
+from benchmarks.networks import Pooled, ResNet8
 from benchmarks.record import RESULTS, record
 from benchmarks.training_recipes import runs_like, subset
 from smash_base import files
 from smash_export.cli.compile import read_options
 from smash_export.export.teacher import teacher_logits
 from smash_search.data import Dataset, Split, load_dataset
+from smash_search.rank.finalists import input_spec_of
+from smash_search.space.best import read_best
 from smash_search.train import network as training
 from smash_search.train.compute import Average, Feed, autocast, memory_format, seed_of
-from smash_search.train.network import Recipe, accuracy, answers_of, fit, prepare, seconds_per_step
+from smash_search.train.network import Recipe, accuracy, answers_of, fit, new_network, prepare
 from smash_search.train.recipes import recipe_for
 
-LARGER = 2.0  # width of the teacher that is trained first, where the student has 1
-SHARE = 0.5  # of the time, for that teacher
 FINALISTS = 3
 CIFAR10 = "cifar10"  # the data where a result does not name any
 DECAY = 0.99  # of the average of its own weights that teaches a network
 WARM_UP = 8  # steps before those whose time is measured
+ANSWERS = 1 / 3  # of an epoch of the teacher: it answers for the training images once
 PARTS = {
     "given": ("points gained from a teacher that is there", "above 0"),
     "first": ("points gained by a teacher trained first, equal total time", ">= 1"),
@@ -88,21 +90,26 @@ class Bench:
             "finalists": self._finalists,
             "average": self._average,
         }
-        taught = ways[self.arguments.way](recipe)
-        return {"seed": seed, **taught, "alone": self._trained("alone", 1.0, alone)[1]}
+        found: dict[str, Any] = {"seed": seed}
+        if self.arguments.part != "alone":
+            found |= ways[self.arguments.way](recipe)
+        if self.arguments.part != "taught":
+            found |= {"alone": self._trained("alone", alone)[1]}
+        return found
 
     def _given(self, recipe: Recipe) -> dict[str, Any]:
         soft = teacher_logits(self.arguments.teacher, self.dataset, self.work / "answers")
-        return {"taught": self._trained("taught", 1.0, recipe, soft)[1]}
+        return {"taught": self._trained("taught", recipe, soft)[1]}
 
     def _trained_first(self, recipe: Recipe) -> dict[str, Any]:
-        cost = self._costs(recipe)
-        share = SHARE * recipe.epochs * cost[0] / cost[1]
-        wide, facts = self._trained("teacher", LARGER, replace(recipe, epochs=max(1, round(share))))
-        taught = replace(recipe, epochs=max(1, round((1 - SHARE) * recipe.epochs)))
-        _, with_it = self._trained(
-            "taught", 1.0, taught, answers_of(wide, self.dataset.train, self.dataset.preprocessing)
-        )
+        cost, share = self._costs(recipe), self.arguments.teacher_share
+        dearer = cost[1] / cost[0]
+        values = {**recipe.to_json(), **read_options(tuple(self.arguments.teacher_set))}
+        first = replace(Recipe.from_json(values), epochs=max(1, round(share * recipe.epochs / dearer)))
+        wide, facts = self._trained("teacher", first)
+        answers = answers_of(wide, self.dataset.train, self.dataset.preprocessing)
+        left = recipe.epochs - first.epochs * dearer - ANSWERS * dearer
+        _, with_it = self._trained("taught", replace(recipe, epochs=max(1, int(left))), answers)
         return {"first": facts, "step_seconds": cost, "taught": with_it}
 
     def _finalists(self, recipe: Recipe) -> dict[str, Any]:
@@ -110,7 +117,7 @@ class Bench:
         epochs = max(1, round(self.arguments.share * recipe.epochs))
         plain = replace(recipe_for("standard", self.dataset), epochs=epochs, keep_best=False)
         seeds = [seed_of(recipe.seed, 0xF1A1, number) % 2**31 for number in range(FINALISTS)]
-        trained = [self._trained("finalist", 1.0, replace(plain, seed=seed)) for seed in seeds]
+        trained = [self._trained("finalist", replace(plain, seed=seed)) for seed in seeds]
 
         def together(split: Split) -> np.ndarray:
             told = [answers_of(one, split, self.dataset.preprocessing) for one, _ in trained]
@@ -119,7 +126,7 @@ class Bench:
 
         test = self.dataset.test
         right = float((together(test).argmax(1) == test.labels).mean())
-        _, taught = self._trained("taught", 1.0, recipe, together(self.dataset.train))
+        _, taught = self._trained("taught", recipe, together(self.dataset.train))
         facts = [told["accuracy"] for _, told in trained]
         return {"finalists": facts, "ensemble_accuracy": right, "taught": taught}
 
@@ -136,13 +143,13 @@ class Bench:
         return {"step_seconds": cost, "taught": {**facts, "distillation": own.distillation}}
 
     def _trained(
-        self, name: str, times: float, recipe: Recipe, teacher: np.ndarray | None = None
-    ) -> tuple[ResNet8, dict[str, Any]]:
+        self, name: str, recipe: Recipe, teacher: np.ndarray | None = None
+    ) -> tuple[nn.Module, dict[str, Any]]:
         """A trained network, and what it took; one that was interrupted goes on."""
-        student = network(times * self.arguments.width, recipe.seed)
+        student = self._network(name, recipe.seed)
         how = hashlib.sha256(repr((recipe.to_json(), teacher is None)).encode()).hexdigest()[:8]
         place, begin = self.work / f"{name}-{recipe.seed}-{how}.pt", time.process_time()
-        resumed = place.exists()
+        resumed, told = place.exists(), place.with_suffix(".json")
         fit(
             student,
             self.dataset,
@@ -153,6 +160,8 @@ class Bench:
             teacher=teacher,
         )
         seconds = time.process_time() - begin
+        if told.exists():
+            return student, files.read_json(told, what="facts of a training")
         right = accuracy(student, self.dataset.test, self.dataset.preprocessing)
         facts: dict[str, Any] = {
             "epochs": recipe.epochs,
@@ -161,17 +170,40 @@ class Bench:
         }
         if teacher is not None:
             facts |= {"distillation": recipe.distillation, "temperature": recipe.temperature}
+        files.write_json(told, facts)
         return student, facts
 
+    def _network(self, name: str, seed: int) -> nn.Module:
+        """Initial weights of the teacher that is trained first, or of a student."""
+        width = self.arguments.width
+        if name == "teacher" and self.arguments.teacher_form == "pooled":
+            torch.manual_seed(seed_of(seed, 0x1217))
+            return Pooled(3, 10)
+        if name == "teacher":
+            return network(self.arguments.larger * width, seed)
+        if self.arguments.student is None:
+            return network(width, seed)
+        spec = input_spec_of(self.dataset)
+        return new_network(
+            read_best(self.arguments.student).architecture, spec, len(self.dataset.classes), seed
+        )
+
     def _costs(self, recipe: Recipe) -> list[float]:
-        """Seconds of a step of student and teacher; measured once, since epochs depend on them."""
+        """Processor seconds of a step of student and teacher; measured once, since epochs depend on them."""
         place = self.work / f"costs-{recipe.seed}.json"
         if not place.exists():
-            sizes = [times * self.arguments.width for times in (1.0, LARGER)]
-            device = torch.device("cpu")
-            measured = [
-                seconds_per_step(network(size, recipe.seed), self.dataset, recipe, device) for size in sizes
-            ]
+            few = replace(recipe, epochs=1, epoch_images=4 * WARM_UP * recipe.batch)
+            measured = []
+            for name in ("alone", "teacher"):
+                times: list[float] = []
+                fit(
+                    self._network(name, recipe.seed),
+                    self.dataset,
+                    few,
+                    evaluate=False,
+                    on_step=lambda _, times=times: times.append(time.process_time()),
+                )
+                measured.append(float(np.median(np.diff(times)[WARM_UP:])))
             files.write_json(place, measured)
         costs: list[float] = files.read_json(place, what="costs")
         return costs
@@ -266,18 +298,22 @@ def goal_of(part: str, found: dict[str, Any]) -> dict[str, Any]:
         met = bounds is not None and bounds[0] > 0
     images = f"{setting['images']:,}" if setting["images"] else "all"
     changed = [*setting["set"], *[f"share {setting[name]}" for name in ("share",) if name in setting]]
+    if "teacher_form" in setting:
+        changed += [f"a teacher of form {setting['teacher_form']}", *setting["teacher_set"]]
+    student = setting.get("student")
+    form = f"student of {setting['width']} times the channels" if student is None else f"student {student}"
     return {
-        "what": f"{what}, ResNet-8 on {setting.get('data', CIFAR10)}",
+        "what": f"{what}, {'ResNet-8' if student is None else 'a pick'} on {setting.get('data', CIFAR10)}",
         "goal": wanted,
         "value": f"{found['mean']:+.1f}{within}",
         "met": met,
-        "note": f"student of {setting['width']} times the channels, {images} training images, "
+        "note": f"{form}, {images} training images, "
         f"{setting['epochs']} epochs alone, {len(found['runs'])} seeds" + "".join(f", {x}" for x in changed),
     }
 
 
-def main() -> None:
-    """Measure and record."""
+def parse() -> argparse.Namespace:
+    """Options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--teacher", type=Path)
@@ -286,28 +322,58 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--width", type=float, default=0.5)
+    parser.add_argument("--student", type=Path, help="an architecture in place of a ResNet-8")
+    parser.add_argument("--larger", type=float, default=2.0, help="width of the teacher over the student's")
+    parser.add_argument("--teacher-form", choices=("resnet", "pooled"), default="resnet")
+    parser.add_argument("--teacher-share", type=float, default=0.5, help="of the time, for that teacher")
+    parser.add_argument("--teacher-set", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument("--seeds", type=int, choices=range(1, 6), default=3)
+    parser.add_argument("--first", type=int, default=0, help="seed")
+    parser.add_argument("--part", choices=("alone", "taught"), help="train only that, on another core")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument("--work", type=Path, default=Path("runs/distillation"))
     arguments = parser.parse_args()
     arguments.way = "given" if arguments.teacher else arguments.way
-    torch.set_num_threads(1)
-    bench, log = Bench(arguments), arguments.work / "runs.jsonl"
+    return arguments
+
+
+def setting_of(arguments: argparse.Namespace, data: str) -> dict[str, Any]:
+    """What tells one comparison from another, but for its seed."""
     setting = {"images": arguments.images, "epochs": arguments.epochs, "width": arguments.width}
     setting |= {"teacher": arguments.teacher.name if arguments.teacher else None, "set": arguments.set}
-    if bench.dataset.name != CIFAR10:
-        setting |= {"data": bench.dataset.name}
+    if data != CIFAR10:
+        setting |= {"data": data}
+    if arguments.student is not None:
+        setting |= {"student": read_best(arguments.student).architecture.key}
+    if arguments.way == "first":
+        told = ("larger", "teacher_form", "teacher_share", "teacher_set")
+        setting |= {name: getattr(arguments, name) for name in told}
     if arguments.way not in ("given", "first"):
         setting |= {"way": arguments.way}
     if arguments.way == "finalists":
         setting |= {"share": arguments.share}
-    for seed in range(arguments.seeds):
-        if not runs_like(log, {**setting, "seed": seed}):
+    return setting
+
+
+def main() -> None:
+    """Measure and record."""
+    arguments = parse()
+    torch.set_num_threads(1)
+    bench, log = Bench(arguments), arguments.work / "runs.jsonl"
+    setting = setting_of(arguments, bench.dataset.name)
+    for seed in range(arguments.first, arguments.first + arguments.seeds):
+        if arguments.part:
+            print(bench.compared(seed))
+        elif not runs_like(log, {**setting, "seed": seed}):
             files.append_jsonl(log, {**bench.compared(seed), **setting})
+    if arguments.part:
+        return
     path = RESULTS / "distillation.json"
     held = files.read_json(path, what="result")["results"] if path.exists() else {}
     part = ": ".join([arguments.way, *arguments.set])
     part += f": share {arguments.share}" if arguments.way == "finalists" else ""
+    if arguments.way == "first" and (arguments.student or arguments.teacher_form == "pooled"):
+        part += f": {arguments.teacher_form}, {setting.get('student', 'ResNet-8')}, {arguments.epochs} epochs"
     held[part] = summary(runs_like(log, setting), setting)
     record("distillation", held, [goal_of(name, held[name]) for name in held])
 

@@ -55,6 +55,28 @@ class ResNet8(nn.Module):
         return self.head(self.stages(self.stem(x)).mean((2, 3)))
 
 
+class Pooled(nn.Module):
+    """Three stages of two 3x3 convolutions, pooled behind the first one and wide where the map is small: a
+    network that learns much in few epochs (the stages of K. Jordan's airbench, 2024), here with ReLU.
+    """
+
+    def __init__(self, channels: int, classes: int, widths: tuple[int, ...] = (64, 256, 256)) -> None:
+        super().__init__()
+        inputs = widths[0] // 2
+        self.stem = nn.Sequential(_conv(channels, inputs), nn.BatchNorm2d(inputs), nn.ReLU())
+        stages: list[nn.Module] = []
+        for outputs in widths:
+            stages += [_conv(inputs, outputs), nn.MaxPool2d(2), nn.BatchNorm2d(outputs), nn.ReLU()]
+            stages += [_conv(outputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU()]
+            inputs = outputs
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, K]."""
+        return self.head(self.stages(self.stem(x)).amax((2, 3)))
+
+
 class _Inverted(nn.Module):
     """MBConv: 1x1 expansion, depthwise, optional squeeze-and-excitation, 1x1 projection."""
 
