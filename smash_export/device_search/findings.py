@@ -57,10 +57,12 @@ class LatencyFinding:
         text = f"{self.milliseconds:.3g} ms"
         if self.predicted:
             text += " (predicted)"
-        if self.lowest_ms is not None and self.lowest_ms < self.milliseconds:
-            text += f", slowest of repeated measurements, fastest {self.lowest_ms:.3g} ms"
         if self.now_ms is not None:
-            text += f" before the machine became slower, {self.now_ms:.3g} ms since then"
+            text += (
+                f" before the machine became slower, told by others in turns; {self.now_ms:.3g} ms since then"
+            )
+        elif self.lowest_ms is not None and self.lowest_ms < self.milliseconds:
+            text += f", slowest of repeated measurements, fastest {self.lowest_ms:.3g} ms"
         if self.share is not None:
             text += f"; {self.share_words}"
         if self.flagged:

@@ -12,7 +12,7 @@ from smash_export.device_search.findings import findings, latency_of, trust_rows
 from smash_export.device_search.latency import FLAGGED
 from smash_export.report.search import search_page
 from smash_search.rank.finalists import FinalistsConfig
-from smash_search.rank.measurement import LOWEST
+from smash_search.rank.measurement import LOWEST, NOW
 from smash_search.space.best import SearchRecord
 from smash_search.stages.picks import SearchResult
 from smash_search.train.recipes import Recipe
@@ -27,6 +27,13 @@ def test_a_confirmed_latency_says_spread_share_and_a_busy_machine() -> None:
     assert words.startswith("1.5 ms, slowest of repeated measurements, fastest 1.2 ms")
     assert "75% of the limit of 2 ms" in words
     assert "busy" in words
+
+
+def test_a_latency_before_the_machine_became_slower_is_told_beside_the_one_since_then() -> None:
+    found = latency_of(SearchRecord(measures={"latency_ms": 1.5, LOWEST: 1.4, NOW: 2.1}), 2.0)
+    assert found is not None
+    words = "1.5 ms before the machine became slower, told by others in turns; 2.1 ms since then; "
+    assert found.words() == words + "75% of the limit of 2 ms"
 
 
 def test_what_is_hardly_used_is_not_rounded_to_nothing() -> None:
