@@ -24,8 +24,8 @@ import json
 import math
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ from smash_export.measure.timing import SPREAD_LIMIT, Latency, interleaved, meas
 from smash_search.rank.latency_model import fit_costs
 from smash_search.rank.measurement import LOWEST
 from smash_search.space.architecture import Architecture, InputSpec
-from smash_targets.base import ModelSignature, Precision, SessionOptions, get_target
+from smash_targets.base import ModelSignature, Precision, Session, SessionOptions, get_target
 from smash_targets.common import open_graph
 
 if TYPE_CHECKING:
@@ -176,15 +176,21 @@ def measure_graph(
     Raises:
         MissingRuntimeError: the runtime is not here.
     """
-    target = get_target(setting.target)
+    with _session_of(model, input_spec, classes, setting) as session:
+        return measure_latency(
+            session, _noise(input_spec, setting.batch), seconds=seconds, warm_up=seconds / 4
+        )
+
+
+@contextmanager
+def _session_of(model: bytes, input_spec: InputSpec, classes: int, setting: Setting) -> Iterator[Session]:
+    """The target's session of an ONNX file that is compiled for it."""
+    target, precision = get_target(setting.target), cast(Precision, setting.precision)
     signature = _signature(input_spec, classes, setting.batch)
     with tempfile.TemporaryDirectory(prefix="smash-export-") as name:
-        precision = cast(Precision, setting.precision)
         folder = Path(name) / "graph"
         with open_graph(target, model, signature, precision, setting.options(), folder) as session:
-            return measure_latency(
-                session, _noise(input_spec, setting.batch), seconds=seconds, warm_up=seconds / 4
-            )
+            yield session
 
 
 def measure_architecture(
@@ -624,17 +630,13 @@ class DeviceLatency:
         """See :class:`~smash_search.rank.measurement.Measurement`; none where a table predicts."""
         if self._table is not None:
             return []
-        target, setting = get_target(self._setting.target), self._setting
-        signature = _signature(self._input, self._classes, setting.batch)
-        noise, precision = _noise(self._input, setting.batch), cast(Precision, setting.precision)
+        setting, noise = self._setting, _noise(self._input, self._setting.batch)
         with ExitStack() as opened:
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="smash-export-")))
             runs = {}
             for number, network in enumerate((architecture, *others)):
                 graph = candidate_graph(network, self._input, self._classes, setting)
-                place = folder / f"graph-{number}"
-                session = open_graph(target, graph, signature, precision, setting.options(), place)
-                runs[str(number)] = (opened.enter_context(session), noise)
+                session = opened.enter_context(_session_of(graph, self._input, self._classes, setting))
+                runs[str(number)] = (session, noise)
             times = interleaved(runs, seconds=IN_TURNS_SECONDS, rounds=TURNS)
         return [ratio(times["0"], times[str(number)]) for number in range(1, len(runs))]
 
