@@ -43,6 +43,7 @@ WEIGHTS = "weights.safetensors"
 SAMPLES = "samples.npz"
 CALIBRATION = "calibration.npz"
 CARD = "README.md"
+RECORDED = frozenset({"records", "recommendation", "digest"})  # members that change where a command records
 REQUIRED = (ONNX, SAMPLES, CARD)
 OPTIONAL = (TORCHSCRIPT, ARCHITECTURE, WEIGHTS, CALIBRATION)
 

@@ -29,6 +29,7 @@ from smash_base.errors import (
     VerificationError,
 )
 from smash_export import __version__
+from smash_export.bundle.manifest import RECORDED
 
 COPY_SECONDS = 300.0  # for copying a file or folder one way, unless the user gives it longer
 CONNECT_SECONDS = 30.0  # for the first question
@@ -261,8 +262,7 @@ def _of_bundle(path: Path) -> bytes:
     """A manifest, which has the sum of every file, without what commands record in it: the answer to one of
     several tasks that were prepared together would make the others tasks that nobody knows."""
     manifest = json.loads((path / "manifest.json").read_bytes())
-    recorded = ("records", "recommendation", "digest")
-    return json.dumps({key: value for key, value in manifest.items() if key not in recorded}).encode()
+    return json.dumps({key: value for key, value in manifest.items() if key not in RECORDED}).encode()
 
 
 def _bounded(line: str, seconds: float) -> str:

@@ -362,7 +362,7 @@ def identity_of(classifier: Classifier) -> str:
     """SHA-256 of all that is served of a bundle: the file that runs and what the manifest says, but not what
     commands record in it, nor files of other targets."""
     choice, manifest = classifier.choice, classifier.bundle.manifest
-    beside = {"compiled", "pending", "recommendation", "records", "digest"}
+    beside = {*layout.RECORDED, "compiled", "pending"}
     compiled = [
         entry.model_dump(mode="json", include={"main", "files"})
         for entry in manifest.compiled
