@@ -70,7 +70,7 @@ from smash_search.space.cost import Cost, cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import Space
 from smash_search.stages.aims import aims_for, busiest_within
-from smash_search.stages.bounds import PROBES, known_probes
+from smash_search.stages.bounds import PROBES, known_probes, nearest_in_latency
 from smash_search.stages.config import SearchConfig
 from smash_search.train.compute import seed_of
 from smash_search.train.network import accuracy, fit, new_network
@@ -360,7 +360,8 @@ class Bench:
             evaluator.measure([entry])
             return evaluator.measures[entry.key][LATENCY]
 
-        model = surveyed(space, seed, measured, self.spec, self.classes)
+        model, probes = surveyed(space, seed, measured, self.spec, self.classes)
+        evaluator.refer_to(nearest_in_latency(probes, evaluator.measures, limit))
         aims = aims_for(model, [Limit(arm, limit)], space, seed)
 
         def is_within(entry: Architecture) -> bool:
@@ -532,12 +533,12 @@ def cut(data: Dataset, images: int | None) -> Dataset:
 
 def surveyed(
     space: Space, seed: int, measure: Callable[[Architecture], float], spec: InputSpec, classes: int
-) -> LatencyModel:
-    """A model of latency, fitted to networks of the space that are measured now."""
+) -> tuple[LatencyModel, list[Architecture]]:
+    """A model of latency, fitted to networks of the space that are measured now, and those networks."""
     probes = [space.draw(seed_of(seed, 0x9806), slot) for slot in range(PROBES)]
     probes += known_probes(known_networks(space), probes, lambda entry: cost_of(entry, spec, classes))
     measured = [measure(probe) for probe in probes]
-    return fit_latency(probes, measured, spec, classes)
+    return fit_latency(probes, measured, spec, classes), probes
 
 
 def onnx_of(network: nn.Module, spec: InputSpec) -> bytes:

@@ -266,6 +266,8 @@ class _Search:
         run, bounds = self._run, self._bounds
         evaluator = Evaluator(run.folder, run.images, run.cost, run.measurement, workers)
         evaluator.measure(bounds.probes)  # read back, first in their file
+        if bounds.reference is not None:
+            evaluator.refer_to(bounds.reference)
         bounds.evaluator = evaluator
         context = self._context()  # known networks within the limits, now that latency can be predicted
         race = Race(run, bounds, workers, here, evaluator)

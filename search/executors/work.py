@@ -118,10 +118,12 @@ class Worker:
         assert self.equipment.measurement is not None
         return self.equipment.measurement.confirm(architecture)
 
-    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+    def times_over(
+        self, architecture: Architecture, others: Sequence[Architecture], briefly: bool = False
+    ) -> list[float]:
         """Measure in turns with others."""
         assert self.equipment.measurement is not None
-        return self.equipment.measurement.times_over(architecture, others)
+        return self.equipment.measurement.times_over(architecture, others, briefly)
 
     def train(self, finalist: Finalist, rung: int) -> Trained:
         """Train a finalist through one rung.

@@ -2,8 +2,9 @@
 
     scores.jsonl     one line per architecture and number of images; the first has the architecture
     measures.jsonl   measurements on a device
-    confirmed.jsonl  longer ones of the networks that may be picked; a second line for one that is to be
-                     picked and was measured on a machine that had become slower, or on both sides of a limit
+    confirmed.jsonl  longer ones of the network that others are measured in turns with, and of those that
+                     may be picked; a second line for one that is to be picked and was measured on both sides
+                     of a limit
 
 What is in the files is not done again.
 """
@@ -11,7 +12,7 @@ What is in the files is not done again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ class Evaluator:
         self.measures = _measures(folder / MEASURES)
         self._confirmed, self._confirmed_again = _first_and_again(folder / CONFIRMED)
         self._measured: dict[str, Architecture] = {}
+        self._reference: tuple[Architecture, float] | None = None  # and its milliseconds
         self._most: dict[str, int] = {}  # images that an architecture was scored on
         for key, count in self.scores:
             self._most[key] = max(count, self._most.get(key, 0))
@@ -102,11 +104,33 @@ class Evaluator:
         self._measured |= {architecture.key: architecture for architecture in architectures}
         self._order[MEASURES] += [(architecture.key,) for architecture in architectures]
         missing = [entry for entry in architectures if entry.key not in self.measures]
-        tasks = [Task("measure", (entry,), entry.key) for entry in missing]
-        for index, measures in self._workers.run(tasks, alone=True):
+        for index, measures in self._measured_briefly(missing):
             key = missing[index].key
             self.measures[key] = measures
             files.append_jsonl(self._folder / MEASURES, {"key": key, "measures": measures})
+
+    def refer_to(self, reference: Architecture) -> None:
+        """Measure what comes in turns with a network that is measured longer now, and ever the same.
+
+        What they take is how many times as long they take. A machine that becomes warm, or busy, makes both
+        slower, and no network is refused for when it was measured. Where measurements are not taken here,
+        nothing changes.
+        """
+        if self._measurement is None or not self._asked("times_over", reference, (reference,), True):
+            return
+        self._reference = reference, undisturbed(self.confirm(reference))
+
+    def _measured_briefly(
+        self, architectures: Sequence[Architecture]
+    ) -> Iterator[tuple[int, dict[str, float]]]:
+        if self._reference is None:
+            tasks = [Task("measure", (entry,), entry.key) for entry in architectures]
+            yield from self._workers.run(tasks, alone=True)
+            return
+        reference, milliseconds = self._reference
+        tasks = [Task("times_over", (entry, (reference,), True), entry.key) for entry in architectures]
+        for index, (ratio,) in self._workers.run(tasks, alone=True):
+            yield index, {LATENCY: ratio * milliseconds}
 
     def confirm(self, architecture: Architecture) -> dict[str, float]:
         """Longer measurements of one architecture; as they were before, with :data:`NOW` beside them, where
@@ -172,9 +196,16 @@ class Evaluator:
         return found
 
     def forget_confirmed(self) -> None:
-        """Longer measurements that left nothing to pick: who goes on with the search measures again."""
-        self._confirmed, self._confirmed_again = {}, {}
+        """Longer measurements that left nothing to pick: who goes on with the search measures again.
+
+        Those of the network that others are measured in turns with are kept: what they took is told by it.
+        """
+        kept = {} if self._reference is None else {self._reference[0].key}
+        self._confirmed = {key: measures for key, measures in self._confirmed.items() if key in kept}
+        self._confirmed_again = {}
         (self._folder / CONFIRMED).unlink(missing_ok=True)
+        for key, measures in self._confirmed.items():
+            files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": measures})
 
     def score(
         self,

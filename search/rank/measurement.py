@@ -29,9 +29,16 @@ class Measurement(Protocol):
     def confirm(self, architecture: Architecture) -> dict[str, float]:
         """The same values, measured longer: for the few networks that may be picked."""
 
-    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+    def times_over(
+        self, architecture: Architecture, others: Sequence[Architecture], briefly: bool = False
+    ) -> list[float]:
         """Latency over that of each of the others, all measured in turns, so that what else the machine does
         meets them alike. None of them where measurements are not taken here.
+
+        Args:
+            architecture: what is measured.
+            others: Networks to measure it with.
+            briefly: whether all of it is to take about as long as one :meth:`measure`.
         """
 
     def refusal(self, measures: dict[str, float]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -60,6 +60,23 @@ def probe_draws(space: Space, seed: int) -> list[Architecture]:
     return [space.draw(own, slot) for slot in range(4 * PROBES)]
 
 
+def nearest_in_latency(
+    networks: Sequence[Architecture], measures: Mapping[str, Mapping[str, float]], milliseconds: float
+) -> Architecture:
+    """The measured network that takes nearest to so long, as a ratio.
+
+    Args:
+        networks: at least one.
+        measures: of each, by key.
+        milliseconds: that it is to take.
+    """
+
+    def distance(entry: Architecture) -> float:
+        return abs(math.log(max(1e-6, measures[entry.key][LATENCY]) / milliseconds))
+
+    return min(networks, key=lambda entry: (distance(entry), entry.key))
+
+
 def known_probes(
     known: Iterable[Architecture], draws: Sequence[Architecture], cost: Callable[[Architecture], Cost]
 ) -> list[Architecture]:
@@ -96,6 +113,7 @@ class Bounds:
         aims: Where draws are to be, as the survey told; None where latency is not limited.
         evaluator: Measures what is near a limit on latency, from the end of the HyperNet's training on.
         probes: Networks that were measured to predict the latency of others.
+        reference: The one of them that all others are measured in turns with.
     """
 
     def __init__(self, run: Run) -> None:
@@ -104,6 +122,7 @@ class Bounds:
         self.aims: Aims | None = None
         self.evaluator: Evaluator | None = None
         self.probes: list[Architecture] = []
+        self.reference: Architecture | None = None
 
     @cached_property
     def _known(self) -> tuple[Architecture, ...]:
@@ -151,6 +170,9 @@ class Bounds:
             self.aims = aims_for(
                 self.model, run.config.latency_limits, run.space, run.config.seed, self.within_cost
             )
+        tightest = min(limit.milliseconds for limit in run.config.latency_limits)
+        self.reference = nearest_in_latency(self.probes, evaluator.measures, tightest)
+        evaluator.refer_to(self.reference)
 
     def learn(self, scored: Sequence[Scored]) -> None:
         """Predict latency from all that was measured so far.

@@ -626,10 +626,13 @@ class DeviceLatency:
         flagged = float(sum(latency.spread > SPREAD_LIMIT for latency in measured))
         return {"latency_ms": max(medians), LOWEST: min(medians), FLAGGED: flagged}
 
-    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+    def times_over(
+        self, architecture: Architecture, others: Sequence[Architecture], briefly: bool = False
+    ) -> list[float]:
         """See :class:`~smash_search.rank.measurement.Measurement`; none where a table predicts."""
         if self._table is not None:
             return []
+        seconds = self._seconds / (1 + len(others)) if briefly else IN_TURNS_SECONDS
         setting, noise = self._setting, _noise(self._input, self._setting.batch)
         with ExitStack() as opened:
             runs = {}
@@ -637,7 +640,7 @@ class DeviceLatency:
                 graph = candidate_graph(network, self._input, self._classes, setting)
                 session = opened.enter_context(_session_of(graph, self._input, self._classes, setting))
                 runs[str(number)] = (session, noise)
-            times = interleaved(runs, seconds=IN_TURNS_SECONDS, rounds=TURNS)
+            times = interleaved(runs, seconds=seconds, rounds=TURNS, warm_up=seconds / 4)
         return [ratio(times["0"], times[str(number)]) for number in range(1, len(runs))]
 
     def _undisturbed(self, architecture: Architecture, seconds: float) -> Latency:

@@ -135,7 +135,9 @@ class _Timed:
     def confirm(self, architecture: Architecture) -> dict[str, float]:
         return self.measure(architecture)
 
-    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+    def times_over(
+        self, architecture: Architecture, others: Sequence[Architecture], briefly: bool = False
+    ) -> list[float]:
         return []
 
     def refusal(self, measures: dict[str, float]) -> str | None:

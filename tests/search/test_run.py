@@ -353,7 +353,9 @@ class _Optimistic(_ByKey):
         self.calls += 1
         return {"latency_ms": 5.0 if self.calls == 1 else 1.0}
 
-    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+    def times_over(
+        self, architecture: Architecture, others: Sequence[Architecture], briefly: bool = False
+    ) -> list[float]:
         return []
 
     def refusal(self, measures: dict[str, float]) -> str | None:
@@ -404,7 +406,9 @@ class _Drifting(_ByKey):
         self.is_slow = self.calls <= self.slow
         return self.measure(architecture)
 
-    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+    def times_over(
+        self, architecture: Architecture, others: Sequence[Architecture], briefly: bool = False
+    ) -> list[float]:
         latency, *latencies = [self.measure(network)["latency_ms"] for network in (architecture, *others)]
         return [latency / other for other in latencies]
 

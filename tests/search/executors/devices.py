@@ -40,7 +40,9 @@ class Device:
     def confirm(self, architecture: Architecture) -> dict[str, float]:
         return self.measure(architecture)
 
-    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+    def times_over(
+        self, architecture: Architecture, others: Sequence[Architecture], briefly: bool = False
+    ) -> list[float]:
         return []
 
     def refusal(self, measures: dict[str, float]) -> str | None:
@@ -56,7 +58,9 @@ class ByMacs:
     def confirm(self, architecture: Architecture) -> dict[str, float]:
         return self.measure(architecture)
 
-    def times_over(self, architecture: Architecture, others: Sequence[Architecture]) -> list[float]:
+    def times_over(
+        self, architecture: Architecture, others: Sequence[Architecture], briefly: bool = False
+    ) -> list[float]:
         return []
 
     def refusal(self, measures: dict[str, float]) -> str | None:
