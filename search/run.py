@@ -5,7 +5,7 @@
     training.json    its loss, and how often each choice was trained
     scores.jsonl     one line per architecture and stage of the race
     measures.jsonl   measurements on a device, where the search has any
-    confirmed.jsonl  longer ones of the networks that may be picked
+    confirmed.jsonl  longer ones of the networks that may be picked, and of the one that all are compared with
     ranking.json     how far the scores can be trusted
     finalists.jsonl  one line per network and rung
     pareto.json      every trained network: error, latency, cost, whether it is on the front

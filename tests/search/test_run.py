@@ -416,6 +416,48 @@ class _Drifting(_ByKey):
         return None
 
 
+class _Warming(_ByKey):
+    """A machine that is half as fast from the first candidate on; times are as those of _Drifting."""
+
+    def __init__(self, slowness: float) -> None:
+        super().__init__()
+        self.later, self.slowness = slowness, 1.0
+
+    def measure(self, architecture: Architecture) -> dict[str, float]:
+        return {"latency_ms": self.slowness * (1 + int(architecture.key, 16) % 5 / 10)}
+
+    def confirm(self, architecture: Architecture) -> dict[str, float]:
+        measures = self.measure(architecture)
+        self.slowness = self.later
+        return measures
+
+    def times_over(
+        self, architecture: Architecture, others: Sequence[Architecture], briefly: bool = False
+    ) -> list[float]:
+        return [
+            self.measure(architecture)["latency_ms"] / self.measure(other)["latency_ms"] for other in others
+        ]
+
+    def refusal(self, measures: dict[str, float]) -> str | None:
+        return None if measures["latency_ms"] <= 1.25 else "too slow"
+
+
+def test_no_candidate_is_refused_because_the_machine_is_slower_than_it_was_for_the_survey(
+    tmp_path: Path,
+) -> None:
+    changed = config(measured={"target": "test"}, latency_limits=(Limit("1.25ms", 1.25),))
+    data = small_digits(train=64, validation=48)
+    found = {}
+    for name, slowness in (("steady", 1.0), ("warm", 2.0)):
+        run_search(changed, data, tmp_path / name, device="cpu", measurement=_Warming(slowness))
+        records = files.read_jsonl(tmp_path / name / "measures.jsonl")
+        found[name] = {record["key"]: record["measures"]["latency_ms"] for record in records}
+    assert found["warm"] == pytest.approx(found["steady"], rel=1e-9)
+    assert len(found["warm"]) > 80, "candidates beside the survey"
+    scores = [(tmp_path / name / "scores.jsonl").read_bytes() for name in found]
+    assert scores[0] == scores[1]
+
+
 def test_no_network_is_dropped_from_the_last_rung_because_the_machine_has_become_slower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

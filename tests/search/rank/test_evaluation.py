@@ -53,10 +53,10 @@ def machine() -> Machine:
     return Machine()
 
 
-def evaluator(folder: Path, machine: Machine) -> Evaluator:
-    """One of a search that measured all draws already."""
+def evaluator(folder: Path, machine: Machine, networks: Sequence[Architecture] = DRAWS) -> Evaluator:
+    """One of a search that measured these already."""
     found = Evaluator(folder, 8, None, machine, machine)  # type: ignore[arg-type]
-    found.measure(DRAWS)
+    found.measure(networks)
     return found
 
 
@@ -159,3 +159,42 @@ def test_the_first_network_of_all_has_nothing_to_be_compared_with(tmp_path: Path
     alone.measure(DRAWS[:1])
     machine.slowness = 2.0
     assert alone.confirm(DRAWS[0]) == {"latency_ms": 20.0}
+
+
+def test_short_measurements_in_turns_with_one_network_do_not_follow_the_machine(
+    tmp_path: Path, machine: Machine
+) -> None:
+    measured = evaluator(tmp_path, machine, DRAWS[:3])
+    machine.spread = 1.1
+    measured.refer_to(DRAWS[1])
+    for slowness, network in zip((1.0, 1.25, 0.9), DRAWS[3:], strict=True):
+        machine.slowness = slowness
+        measured.measure([network])
+        assert measured.measures[network.key] == {"latency_ms": pytest.approx(own(network))}
+    assert machine.asked.count("measure") == 3, "only those of the survey are measured alone"
+
+
+def test_what_networks_are_measured_in_turns_with_keeps_its_time_when_a_search_goes_on(
+    tmp_path: Path, machine: Machine
+) -> None:
+    evaluator(tmp_path, machine, DRAWS[:2]).refer_to(DRAWS[1])
+    machine.slowness = 1.25
+    resumed = evaluator(tmp_path, machine, DRAWS[:2])
+    resumed.refer_to(DRAWS[1])
+    resumed.forget_confirmed()
+    again = evaluator(tmp_path, machine, DRAWS[:2])
+    again.refer_to(DRAWS[1])
+    again.measure(DRAWS[2:3])
+    assert again.measures[DRAWS[2].key] == {"latency_ms": pytest.approx(own(DRAWS[2]))}
+    assert machine.asked.count("confirm") == 1
+
+
+def test_short_measurements_that_are_not_taken_here_are_not_in_turns(
+    tmp_path: Path, machine: Machine
+) -> None:
+    machine.elsewhere = True
+    measured = evaluator(tmp_path, machine, DRAWS[:2])
+    measured.refer_to(DRAWS[1])
+    measured.measure(DRAWS[2:3])
+    assert machine.asked == ["measure", "measure", "times_over", "measure"]
+    assert measured.measures[DRAWS[2].key] == {"latency_ms": own(DRAWS[2])}
