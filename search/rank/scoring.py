@@ -269,7 +269,8 @@ class Tally:
         if self._several:
             self._answers.append((logits.cpu().numpy(), targets.cpu().numpy()))
         else:
-            self._wrong.append((logits.argmax(1) != targets).cpu().numpy())
+            is_right = (logits.argmax(1) == targets) & ~logits.isnan().any(1)  # argmax takes NaN for largest
+            self._wrong.append((~is_right).cpu().numpy())
 
     def score(self, key: str) -> Score:
         """The score of a network of that key on all images so far."""

@@ -212,10 +212,12 @@ class Picks:
         if share >= 1 - MOST_UNUSED:
             return search
         latencies = latencies_of(self.scored)
+        diverged = {other.key for other in self.trained if other.diverged is not None}
         more = [
             other
             for other in self.trained
             if other.key != winner.key
+            and other.key not in diverged
             and (1 - MOST_UNUSED) * limit <= latencies.get(other.key, math.inf) <= limit
         ]
         near = [other for other in more if lasting.get(other.key, 0.0) <= limit]

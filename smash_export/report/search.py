@@ -381,7 +381,7 @@ def rung_curves(trained: Sequence[Trained]) -> Html:
         places = [(float(entry.epochs), min(entry.error, 1.0)) for entry in entries]
         chart.line(places, colour=colour, dashed=not mine)
         for (x, y), entry in zip(places, entries, strict=True):
-            title = f"{key[:6]} ({group}): {entry.error:.2%} after {entry.epochs} epochs"
+            title = f"{key[:6]} ({group}): {entry.error:.2%} after {counted(entry.epochs, 'epoch')}"
             chart.point(Point(x, y, "", mine, title=title), radius=3.5)
     return chart.done()
 

@@ -218,13 +218,13 @@ def test_a_pick_that_leaves_much_of_its_limit_says_why(finished: Path) -> None:
     run = Run(within, small_digits(train=64, validation=48), finished, torch.device("cpu"))
     rival = next(entry for entry in result.trained if entry.rung == 1 and entry.key != result.pick.key)
 
-    def use(pick: float, of_rival: float) -> SearchRecord:
+    def use(pick: float, of_rival: float, trained: Sequence[Trained] = result.trained) -> SearchRecord:
         latencies = {result.pick.key: pick, rival.key: of_rival}
         scored = [
             replace(entry, measures={"latency_ms": latencies.get(entry.candidate.architecture.key, 1.0)})
             for entry in result.scored
         ]
-        return Picks(run, scored, result.trained, []).best_file(result.pick).search
+        return Picks(run, scored, trained, []).best_file(result.pick).search
 
     alone = use(5.0, 7.0)
     assert (alone.limit_ms, alone.limit_used) == (10.0, 0.5)
@@ -237,6 +237,8 @@ def test_a_pick_that_leaves_much_of_its_limit_says_why(finished: Path) -> None:
         f"{result.pick.error:.2%} (loss {result.pick.validation_loss:.4f}) after 2."
     )
     assert use(5.0, 11.0).unused == alone.unused, "what is beyond the limit is no alternative"
+    fell = [replace(entry, diverged="NaN") if entry == rival else entry for entry in result.trained]
+    assert use(5.0, 9.0, fell).unused == alone.unused, "nor is what diverged"
     confirmed = finished / "confirmed.jsonl"
     files.append_jsonl(confirmed, {"key": rival.key, "measures": {"latency_ms": 10.2}})
     assert use(5.0, 9.9).unused == (

@@ -128,6 +128,13 @@ def test_a_score_of_several_classes_is_what_trained_networks_are_judged_by() -> 
     assert score.errors().mean() == pytest.approx(score.error, abs=1e-3)
 
 
+def test_a_network_whose_answers_are_no_numbers_is_wrong_about_every_class() -> None:
+    tally = Tally(several=False)
+    logits = torch.tensor([[1.0, 0.0], [torch.nan, torch.nan], [torch.nan, 0.0], [torch.inf, 0.0]])
+    tally.add(logits, torch.zeros(4, dtype=torch.int64))
+    assert tally.score("key").mask().tolist() == [False, True, True, False]
+
+
 def test_a_score_of_several_classes_on_more_images_is_that_of_all_of_them() -> None:
     """Average precision of an image depends on the answers for all others."""
     scorer, architecture = _scorer_of_several(), small_architecture()
