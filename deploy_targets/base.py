@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import abc
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -202,6 +202,7 @@ class Target(abc.ABC):
         reads: precisions of an ONNX graph that it can start from; a foreign file may hold int8 already.
         needs_torch_program: whether :meth:`compile` starts from ``CompileRequest.torch_program``.
         batch_note: what the file does with other batches than it was compiled for.
+        options: names of the settings that :meth:`compile` takes.
         deprecated: a line to show with every use, "" when there is nothing to say.
 
     Attributes:
@@ -221,6 +222,7 @@ class Target(abc.ABC):
     reads: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
     needs_torch_program: bool = False
     batch_note: str = ""
+    options: tuple[str, ...] = ()
     deprecated: str = ""
     on_progress: OnProgress | None = None
 
@@ -261,7 +263,7 @@ class Target(abc.ABC):
                 hint=f"Install it: {state.install}" if state.install else None,
             )
 
-    def check_request(self, request: CompileRequest, known_options: Sequence[str] = ()) -> None:
+    def check_request(self, request: CompileRequest) -> None:
         """Refuse precisions and options that this target does not have."""
         if request.precision not in self.precisions:
             raise UsageError(
@@ -269,11 +271,20 @@ class Target(abc.ABC):
                 expected=" or ".join(self.precisions),
                 received=request.precision,
             )
-        unknown = set(request.options) - set(known_options)
+        self.check_options(request.options, request.signature, request.precision)
+
+    def check_options(
+        self, options: Mapping[str, Any], signature: ModelSignature, precision: Precision
+    ) -> None:
+        """Refuse options that this target does not have, and values of them that it does not take.
+
+        The runtime need not be here.
+        """
+        unknown = set(options) - set(self.options)
         if unknown:
             raise UsageError(
                 f"target {self.name} has no option {sorted(unknown)[0]!r}",
-                expected=", ".join(known_options) or "no options",
+                expected=", ".join(self.options) or "no options",
                 received=sorted(unknown)[0],
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +160,9 @@ def run_in_chunks(
     return logits
 
 
-def fixed_batch(request: CompileRequest) -> int:
+def fixed_batch(options: Mapping[str, Any], signature: ModelSignature) -> int:
     """The batch size to compile for: the option, else the usual one of the signature."""
-    batch = request.options.get("batch", request.signature.batch[1])
+    batch = options.get("batch", signature.batch[1])
     if not str(batch).isdecimal() or not 0 < int(batch) <= 4096:
         raise UsageError("option batch is no batch size", expected="1 to 4096", received=batch)
     return int(batch)

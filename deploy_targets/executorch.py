@@ -57,12 +57,11 @@ class ExecuTorchTarget(EnvironmentTarget):
     needs_torch_program = True
     batch_note = "has one batch size; others run in parts of it"
     compiler = ("executorch", "torch", "torchao")
-    options = ("batch",)
 
     def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Export again for one batch size, and give XNNPACK what it can run."""
         source = torch_program_of(request, self.name)
-        batch = fixed_batch(request)
+        batch = fixed_batch(request.options, request.signature)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import torch

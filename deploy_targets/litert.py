@@ -60,7 +60,6 @@ class LiteRtTarget(EnvironmentTarget):
     reads = ("fp32", "int8")
     batch_note = "has one batch size; others run in parts of it"
     compiler = ("litert_torch", "ai_edge_quantizer", "torch")
-    options = ("batch",)
     install = "pip install ai-edge-litert"
 
     def starts_from_program(self, onnx: Path) -> bool:
@@ -72,8 +71,8 @@ class LiteRtTarget(EnvironmentTarget):
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Write the file; a graph that the writer does not know is converted, where there is a program."""
-        self.check_request(request, self.options)
-        batch = fixed_batch(request)
+        self.check_request(request)
+        batch = fixed_batch(request.options, request.signature)
         if not _can_write():
             return super().compile(request, destination)
         try:
@@ -93,7 +92,7 @@ class LiteRtTarget(EnvironmentTarget):
     def compile_here(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Convert for one batch size; quantise if int8 was asked for."""
         source = torch_program_of(request, self.name)
-        batch = fixed_batch(request)
+        batch = fixed_batch(request.options, request.signature)
         if request.precision == "int8" and request.calibration is None:
             raise UsageError("int8 needs calibration images", hint="Freeze the bundle with its data.")
         import litert_torch

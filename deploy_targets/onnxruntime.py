@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from smash_targets.base import (
     CompileRequest,
     CompileResult,
     ModelSignature,
+    Precision,
     Session,
     SessionInfo,
     SessionOptions,
@@ -75,9 +77,18 @@ class OnnxRuntimeTarget(Target):
     triton = TritonBackend("onnx", "onnxruntime", "model.onnx")
     precisions = ("fp32", "fp16", "int8")
     batch_note = "takes every batch size"
+    options = ("ep_context",)
 
     def availability(self) -> Availability:
         return find_runtime(self, "pip install onnxruntime")
+
+    def check_options(
+        self, options: Mapping[str, Any], signature: ModelSignature, precision: Precision
+    ) -> None:
+        super().check_options(options, signature, precision)
+        context = options.get("ep_context", False)
+        if not isinstance(context, bool):
+            raise UsageError("option ep_context", expected="true or false", received=context)
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Copy the ONNX file, whose fp16 casts or Q/DQ nodes are there already; optimisation happens at
@@ -87,12 +98,9 @@ class OnnxRuntimeTarget(Target):
         file, which only this GPU and this ONNX Runtime open then (not run on hardware).
         """
         self.require()
-        self.check_request(request, ("ep_context",))
-        context = request.options.get("ep_context", False)
-        if not isinstance(context, bool):
-            raise UsageError("option ep_context", expected="true or false", received=context)
+        self.check_request(request)
         facts = read_onnx_facts(request.onnx)
-        if context:
+        if request.options.get("ep_context", False):
             return _write_ep_context(request, destination)
         shutil.copyfile(request.onnx, destination / "model.onnx")
         return CompileResult("model.onnx", {"operators": sorted(facts.operators)})

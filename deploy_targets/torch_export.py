@@ -12,7 +12,7 @@ import io
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from smash_targets.base import (
     CompileRequest,
     CompileResult,
     ModelSignature,
+    Precision,
     Session,
     SessionInfo,
     SessionOptions,
     Target,
 )
-from smash_targets.common import check_file, damaged, find_runtime, torch_program_of
+from smash_targets.common import check_file, damaged, find_runtime, kind_of_device, torch_program_of
 from smash_targets.torchscript import INSTALL, TYPES, TorchSession, torch_device
 
 _PRECISION = "smash_export_precision"  # in the package's own metadata
@@ -45,18 +46,25 @@ class TorchExportTarget(Target):
     precision_source = "target"
     needs_torch_program = True
     batch_note = "takes every batch size"
+    options = ("device",)
 
     def availability(self) -> Availability:
         return find_runtime(self, INSTALL)
 
+    def check_options(
+        self, options: Mapping[str, Any], signature: ModelSignature, precision: Precision
+    ) -> None:
+        super().check_options(options, signature, precision)
+        wish = options.get("device", "cpu")
+        if not isinstance(wish, str):
+            raise UsageError("option device", expected="cpu, cuda or cuda:NUMBER", received=wish)
+        kind_of_device(wish)
+
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Compile the exported program, its weights packed for this processor."""
         self.require()
-        self.check_request(request, ("device",))
-        wish = request.options.get("device", "cpu")
-        if not isinstance(wish, str):
-            raise UsageError("option device", expected="cpu, cuda or cuda:NUMBER", received=wish)
-        device = torch_device(SessionOptions(device=wish))
+        self.check_request(request)
+        device = torch_device(SessionOptions(device=request.options.get("device", "cpu")))
         source = torch_program_of(request, self.name)
         if shutil.which("g++") is None and shutil.which("clang++") is None:
             raise MissingRuntimeError(

@@ -14,7 +14,9 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from smash_base.errors import MissingRuntimeError, UsageError
 from smash_targets.base import (
@@ -22,11 +24,12 @@ from smash_targets.base import (
     CompileRequest,
     CompileResult,
     ModelSignature,
+    Precision,
     Session,
     SessionOptions,
     Target,
 )
-from smash_targets.common import has_module
+from smash_targets.common import fixed_batch, has_module
 
 PINS = Path(__file__).resolve().parents[1] / "environments"
 _PROBE = (
@@ -42,12 +45,11 @@ class EnvironmentTarget(Target):
     Class attributes:
         modules: Modules that :meth:`open_here` imports; the first one's version is the runtime's.
         compiler: modules that :meth:`compile_here` imports.
-        options: names of the settings that :meth:`compile_here` takes.
         install: the command for the runtime alone, where that shares an environment with the others.
     """
 
     compiler: tuple[str, ...]
-    options: tuple[str, ...] = ()
+    options = ("batch",)
     install: str = ""
 
     @property
@@ -89,8 +91,14 @@ class EnvironmentTarget(Target):
             return ""
         return f"runs files; compiling needs an environment: {command_for(self.environment)}"
 
+    def check_options(
+        self, options: Mapping[str, Any], signature: ModelSignature, precision: Precision
+    ) -> None:
+        super().check_options(options, signature, precision)
+        fixed_batch(options, signature)
+
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
-        self.check_request(request, self.options)
+        self.check_request(request)
         if _has(self.compiler):
             return self.compile_here(request, destination)
         from smash_targets.isolation.parent import compile_isolated

@@ -40,7 +40,7 @@ class TensorRtRtxTarget(TensorRtTarget):
     }
     triton = None
     environment = "tensorrt-rtx"
-    known_options = ("batch", "workspace_mib")
+    options = ("batch", "workspace_mib")
     keeps_timings = False  # its timing cache does nothing since 1.2
 
     def installed(self) -> Availability:

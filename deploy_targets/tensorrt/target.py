@@ -27,6 +27,7 @@ from smash_targets.base import (
     CompileRequest,
     CompileResult,
     ModelSignature,
+    Precision,
     Session,
     SessionOptions,
     Target,
@@ -55,7 +56,7 @@ class TensorRtTarget(Target):
     triton: TritonBackend | None = TritonBackend("plan", "tensorrt", "model.plan", gpu_only=True)
     precisions = ("fp32", "tf32", "fp16", "int8")
     batch_note = "takes the batch sizes of its profile"
-    known_options: tuple[str, ...] = OPTIONS
+    options: tuple[str, ...] = OPTIONS
     keeps_timings = True
 
     def availability(self) -> Availability:
@@ -80,11 +81,17 @@ class TensorRtTarget(Target):
         """
         return import_tensorrt()
 
+    def check_options(
+        self, options: Mapping[str, Any], signature: ModelSignature, precision: Precision
+    ) -> None:
+        super().check_options(options, signature, precision)
+        read_settings(options, signature, precision)
+
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
         """Options: ``batch`` (N or [smallest, usual, largest]), ``workspace_mib``, ``level``,
         ``timing_cache``, ``version_compatible``, ``hardware`` ("none", "ampere+", "same"), ``dla`` (a core),
         ``gpu_fallback``."""
-        self.check_request(request, self.known_options)
+        self.check_request(request)
         settings = read_settings(request.options, request.signature, request.precision)
         check_file(request.onnx, "ONNX file")
         self.require()

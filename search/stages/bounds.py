@@ -66,9 +66,9 @@ def nearest_in_latency(
     """The measured network that takes nearest to so long, as a ratio.
 
     Args:
-        networks: at least one.
-        measures: of each, by key.
-        milliseconds: that it is to take.
+        networks: One or more, measured.
+        measures: Measures of each, by key.
+        milliseconds: Time that it is to take.
     """
 
     def distance(entry: Architecture) -> float:

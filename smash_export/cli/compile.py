@@ -188,10 +188,12 @@ def _tell(
     settings: JsonObject,
     max_drop: float | None,
 ) -> None:
-    """What would be done."""
+    """What would be done; raises UsageError for options that would be refused."""
+    from smash_export.compiling.compile import check_options
     from smash_export.measure.gates import GATES
     from smash_export.measure.verify import held_to
 
+    check_options(bundle, target, precision, settings)
     state = target.availability()
     gate = GATES[held_to(bundle, precision)]
     gate = gate if max_drop is None else replace(gate, drop=max_drop)

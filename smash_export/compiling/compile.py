@@ -95,9 +95,10 @@ def compile_bundle(
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
     runtime = plan(bundle, target, precision, effort)
+    options = dict(options or {})
+    check_options(bundle, runtime, precision, options)
     runtime.require()
     standard = _standard(bundle, precision, max_drop, data, split, threads)
-    options = dict(options or {})
     if max_drop is not None and runtime.precision_source == "onnx":  # others have no loss to choose layers by
         options["max_drop"] = max_drop
     job = _Job(bundle, runtime, precision, options, standard, threads, isolated, on_progress)
@@ -250,6 +251,33 @@ def _check_source(bundle: Bundle, runtime: Target, precision: str) -> None:
         )
 
 
+def check_options(bundle: Bundle, runtime: Target, precision: str, options: Mapping[str, Any]) -> None:
+    """Refuse, before anything is made and where the runtime is not here, what compiling would refuse.
+
+    Args:
+        bundle: what is to be compiled.
+        runtime, precision: as :func:`plan` checked them.
+        options: settings of the target and of the precision.
+
+    Raises:
+        UsageError: an option that neither has, or a value that it does not take.
+    """
+    if precision in CAST_IN_GRAPH and runtime.precision_source == "onnx":
+        from smash_export.compiling.precision import check_settings
+
+        of_precision, options = _by_owner(options, precision)
+        check_settings(bundle, precision, of_precision, target=runtime)
+    runtime.check_options(options, bundle.signature, cast(Precision, precision))
+
+
+def _by_owner(options: Mapping[str, Any], precision: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a precision that is written into the graph, and those of the target."""
+    from smash_export.compiling.precision import OPTIONS
+
+    of_precision = {name: value for name, value in options.items() if name in OPTIONS[precision]}
+    return of_precision, {name: value for name, value in options.items() if name not in of_precision}
+
+
 @dataclass(frozen=True)
 class _Standard:
     """What a file is held against, and how much of it may be lost."""
@@ -284,10 +312,9 @@ def _request(job: _Job, source: Source, work: Path) -> tuple[CompileRequest, Jso
     onnx = source.onnx
     notes: JsonObject = {}
     if precision in CAST_IN_GRAPH and runtime.precision_source == "onnx":
-        from smash_export.compiling.precision import OPTIONS, prepare_onnx
+        from smash_export.compiling.precision import prepare_onnx
 
-        of_precision = {name: value for name, value in options.items() if name in OPTIONS[precision]}
-        options = {name: value for name, value in options.items() if name not in of_precision}
+        of_precision, options = _by_owner(options, precision)
         onnx, notes = prepare_onnx(
             bundle, precision, target=runtime, destination=work, options=of_precision, source=onnx
         )

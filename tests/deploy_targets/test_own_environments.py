@@ -113,10 +113,10 @@ def test_without_the_environment(
     assert caught.value.exit_code == 3
 
 
-def test_a_batch_size_that_is_none(sources: Sources) -> None:
+def test_a_batch_size_that_is_none() -> None:
     from smash_targets.common import fixed_batch
 
-    assert fixed_batch(sources.request(batch="8")) == 8
+    assert fixed_batch({"batch": "8"}, SIGNATURE) == 8
     for wrong in (0, -1, "many", 10**9):
         with pytest.raises(UsageError, match="batch"):
-            fixed_batch(sources.request(batch=wrong))
+            fixed_batch({"batch": wrong}, SIGNATURE)

@@ -228,6 +228,8 @@ def test_batches_that_do_not_fit_are_refused(available: str, compiled: Compiled)
 @pytest.mark.parametrize("name", target_names())
 def test_unknown_options_and_precisions_are_refused(name: str, sources: Sources, tmp_path: Path) -> None:
     target = get_target(name)
+    with pytest.raises(UsageError, match="wrong_option"):
+        target.check_options({"wrong_option": 1}, SIGNATURE, "fp32")
     if not target.availability().available:
         pytest.skip(f"{name} is not here")
     with pytest.raises(UsageError, match="wrong_option"):

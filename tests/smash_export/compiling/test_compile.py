@@ -40,13 +40,13 @@ compile_bundle = functools.partial(compile_anywhere, isolated=False)
 class Careless(Target):
     """ONNX Runtime, behind a converter that spoils the weights in the way ``option`` says."""
 
-    name, extra, precisions = "careless", "cpu", ("fp32",)
+    name, extra, precisions, options = "careless", "cpu", ("fp32",), ("how",)
 
     def availability(self) -> Availability:
         return get_target("onnxruntime").availability()
 
     def compile(self, request: CompileRequest, destination: Path) -> CompileResult:
-        self.check_request(request, ("how",))
+        self.check_request(request)
         how = request.options.get("how", "right")
         path = destination / "model.onnx"
         if how == "missing":
@@ -208,6 +208,27 @@ def test_dry_run_writes_nothing(digits_bundle_copy: Path, capsys: pytest.Capture
     assert document["dry_run"] is True
     assert document["replaces"] is False
     assert contents(digits_bundle_copy) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("-t onnxruntime -o how=right", "no option 'how'"),
+        ("-t onnxruntime -o ep_context=3", "true or false"),
+        ("-t onnxruntime -p int8 -o percentile=-3", "percentile"),
+        ("-t torch_export -o device=gpu", "cuda:NUMBER"),
+        ("-t openvino -p int8 -o bits=4", "no option 'bits'"),
+        ("-t litert -o batch=0", "1 to 4096"),
+        ("-t tensorrt -o level=9", "0 to 5"),
+        ("-t tensorrt -p fp16 -o dla=0 -o batch=[1,2,4]", "fixed shapes"),
+        ("-t ncnn -o batch=2", "no options"),
+    ],
+)
+def test_a_dry_run_refuses_the_options_that_compiling_would_refuse_also_without_the_runtime(
+    words: str, expected: str, digits_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compile", str(digits_bundle), *words.split(), "--dry-run"]) == 2
+    assert expected in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_command_prints_the_evidence_as_json(
