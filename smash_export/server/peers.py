@@ -22,6 +22,7 @@ from smash_export.server.metrics import Counts, Metrics
 from smash_export.server.models import Repository
 
 ANSWER_S = 300.0  # a load may open large files in each of many processes
+NUMBERS_S = 5.0  # numbers take no work, and who asks for them every few seconds gives up after ten
 
 
 class Peers(Protocol):
@@ -35,6 +36,14 @@ class Peers(Protocol):
 
     def metrics(self) -> Metrics:
         """The numbers of all together."""
+
+
+def answer_of(future: Future[Any], seconds: float) -> Any:
+    """What a process answered, an error included; BusyError where it did not within so many seconds."""
+    try:
+        return future.result(max(0.0, seconds))
+    except TimeoutError:
+        return BusyError("another process of this server does not answer", hint="Try again.")
 
 
 class Alone:
@@ -91,11 +100,12 @@ class Member:
         self._asked[number] = future
         try:
             self._send(("ask", number, what, name))
-            return future.result(ANSWER_S)
-        except TimeoutError:
-            raise BusyError("another process of this server does not answer", hint="Try again.") from None
+            result = answer_of(future, ANSWER_S)
         finally:
             self._asked.pop(number, None)
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
     def _send(self, message: tuple[Any, ...]) -> None:
         with self._lock, contextlib.suppress(OSError):
@@ -111,10 +121,7 @@ class Member:
             if kind == "do":
                 self._pool.submit(self._do, number, what, name)
             elif (future := self._asked.get(number)) is not None:
-                if isinstance(what, BaseException):
-                    future.set_exception(what)
-                else:
-                    future.set_result(what)
+                future.set_result(what)
 
     def _do(self, number: int, what: str, name: str) -> None:
         result: Any = None

@@ -33,7 +33,7 @@ from smash_base.errors import SmashError, UsageError
 from smash_export.server import logs, run
 from smash_export.server.middleware import RequestLimits
 from smash_export.server.models import ModelSpec, specs_of
-from smash_export.server.peers import ANSWER_S, Member
+from smash_export.server.peers import ANSWER_S, NUMBERS_S, Member, answer_of
 from smash_export.server.run import Addresses, Settings, listen
 
 _START_S = 300.0
@@ -326,7 +326,7 @@ class _Fleet:
             for name in {spec.name: None for spec in self._specs}:
                 what = "unload" if name in self._unloaded else "load"
                 if what == "unload" or worker.reload_due:
-                    result = worker.ask(next(self._numbers), what, name).result(ANSWER_S)
+                    result = answer_of(worker.ask(next(self._numbers), what, name), ANSWER_S)
                     if isinstance(result, Exception):
                         logs.log(40, f"a new worker did not {what} a model", model=name, error=str(result))
 
@@ -342,11 +342,12 @@ class _Fleet:
         a second model; the first that fails ends it."""
         if what == "counts":
             futures = [worker.ask(next(self._numbers), what, name) for worker in self._alive()]
-            yield from (future.result(ANSWER_S) for future in futures)
+            deadline = time.monotonic() + NUMBERS_S
+            yield from (answer_of(future, deadline - time.monotonic()) for future in futures)
             return
         with self._asking:
             for worker in self._alive():
-                result = worker.ask(next(self._numbers), what, name).result(ANSWER_S)
+                result = answer_of(worker.ask(next(self._numbers), what, name), ANSWER_S)
                 yield result
                 if isinstance(result, Exception):
                     return

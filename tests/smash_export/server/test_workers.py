@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import resource
 import shutil
@@ -19,6 +20,7 @@ import pytest
 
 from smash_export.bundle.bundle import Bundle
 from smash_export.server.models import ModelSpec
+from smash_export.server.peers import NUMBERS_S
 from smash_export.server.run import Settings
 from smash_export.server.workers import _Fleet, _hold_ports
 from tests.smash_export.server.client_requests import grpc_infer
@@ -98,6 +100,25 @@ def test_metrics_are_those_of_all_processes(many: Any, tensor: np.ndarray, make_
         "smash_export_requests_total",
         "smash_export_queue_images",
     } <= families
+
+
+def test_a_process_that_hangs_holds_nobody_who_asks_for_the_numbers(many: Any) -> None:
+    hung = workers_of(many.process.pid)[0]
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        answers, deadline = list[tuple[int, str]](), time.monotonic() + 60
+        while not answers:  # the kernel gives some connections to the process that hangs
+            assert time.monotonic() < deadline
+            connection = http.client.HTTPConnection("127.0.0.1", many.port, timeout=NUMBERS_S + 3)
+            with contextlib.suppress(TimeoutError), contextlib.closing(connection):
+                connection.request("GET", "/metrics")
+                response = connection.getresponse()
+                answers.append((response.status, response.read().decode()))
+    finally:
+        os.kill(hung, signal.SIGCONT)
+    assert answers[0][0] == 503
+    assert "does not answer" in answers[0][1]
+    assert many.call("GET", "/metrics")[0] == 200
 
 
 def test_every_process_is_asked(many: Any, tensor: np.ndarray, make_body: Any) -> None:
