@@ -68,7 +68,7 @@ class Bench:
 
     def draws(self, limit: float) -> Iterator[Architecture]:
         """Networks that a search would draw, which use most of the limit and keep it, without end."""
-        model, _ = surveyed(self.space, 0, self.milliseconds, self.spec, self.classes)
+        _, model = surveyed(self.space, 0, limit, self.milliseconds, self.spec, self.classes)
         aims = aims_for(model, [Limit("resnet8", limit)], self.space, self.seed)
         for slot in itertools.count():
             drawn = self.space.draw(seed_of(self.seed, 0xD4A), slot)

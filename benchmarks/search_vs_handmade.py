@@ -60,7 +60,7 @@ from smash_search.executors import ExecutorConfig
 from smash_search.executors.serial import Serial
 from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, input_spec_of, run_rungs, train_rung
-from smash_search.rank.latency_model import LatencyModel, fit_latency
+from smash_search.rank.latency_model import LatencyModel
 from smash_search.rank.measurement import LATENCY, undisturbed
 from smash_search.rank.pareto import Limit, pick_that_keeps
 from smash_search.rank.trained import Trained
@@ -70,8 +70,8 @@ from smash_search.space.cost import Cost, cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import Space
 from smash_search.stages.aims import aims_for, busiest_within
-from smash_search.stages.bounds import PROBES, known_probes, nearest_in_latency
 from smash_search.stages.config import SearchConfig
+from smash_search.stages.survey import Survey, nearest_in_latency
 from smash_search.train.compute import seed_of
 from smash_search.train.network import accuracy, fit, new_network
 from smash_search.train.recipes import NAMES, recipe_for
@@ -360,7 +360,7 @@ class Bench:
             evaluator.measure([entry])
             return evaluator.measures[entry.key][LATENCY]
 
-        model, probes = surveyed(space, seed, measured, self.spec, self.classes)
+        probes, model = surveyed(space, seed, limit, measured, self.spec, self.classes)
         evaluator.refer_to(nearest_in_latency(probes, evaluator.measures, limit))
         aims = aims_for(model, [Limit(arm, limit)], space, seed)
 
@@ -532,13 +532,22 @@ def cut(data: Dataset, images: int | None) -> Dataset:
 
 
 def surveyed(
-    space: Space, seed: int, measure: Callable[[Architecture], float], spec: InputSpec, classes: int
-) -> tuple[LatencyModel, list[Architecture]]:
-    """A model of latency, fitted to networks of the space that are measured now, and those networks."""
-    probes = [space.draw(seed_of(seed, 0x9806), slot) for slot in range(PROBES)]
-    probes += known_probes(known_networks(space), probes, lambda entry: cost_of(entry, spec, classes))
-    measured = [measure(probe) for probe in probes]
-    return fit_latency(probes, measured, spec, classes), probes
+    space: Space,
+    seed: int,
+    limit: float,
+    measure: Callable[[Architecture], float],
+    spec: InputSpec,
+    classes: int,
+) -> tuple[list[Architecture], LatencyModel]:
+    """Networks of the space that are measured now, as a search with that limit does, and a model of them."""
+
+    def cost(architecture: Architecture) -> Cost:
+        return cost_of(architecture, spec, classes)
+
+    survey = Survey(space, seed, [limit], cost, known_networks(space), lambda entry: True)
+    probes, model = survey.measured(measure, spec, classes)
+    assert model is not None  # the space has more than eight networks
+    return probes, model
 
 
 def onnx_of(network: nn.Module, spec: InputSpec) -> bytes:

@@ -47,6 +47,7 @@ class Evaluator:
     Attributes:
         scores: by key and number of images.
         measures: by key.
+        measured: Networks that were measured, by key, in their order.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Evaluator:
         self.scores = {(record["key"], record["images"]): Score.from_json(record) for record in records}
         self.measures = _measures(folder / MEASURES)
         self._confirmed, self._confirmed_again = _first_and_again(folder / CONFIRMED)
-        self._measured: dict[str, Architecture] = {}
+        self.measured: dict[str, Architecture] = {}
         self._reference: tuple[Architecture, float] | None = None  # and its milliseconds
         self._most: dict[str, int] = {}  # images that an architecture was scored on
         for key, count in self.scores:
@@ -101,7 +102,7 @@ class Evaluator:
         """Measure what is not measured yet: one after the other, so that nothing disturbs."""
         if self._measurement is None:
             return
-        self._measured |= {architecture.key: architecture for architecture in architectures}
+        self.measured |= {architecture.key: architecture for architecture in architectures}
         self._order[MEASURES] += [(architecture.key,) for architecture in architectures]
         missing = [entry for entry in architectures if entry.key not in self.measures]
         for index, measures in self._measured_briefly(missing):
@@ -179,10 +180,10 @@ class Evaluator:
         own = self.measures.get(key, {}).get(LATENCY, 0.0)
         if not own or now <= NOISE * own:
             return None
-        others = {other: self.measures[other].get(LATENCY, 0.0) for other in self._measured if other != key}
+        others = {other: self.measures[other].get(LATENCY, 0.0) for other in self.measured if other != key}
         others = {other: latency for other, latency in others.items() if latency > 0}
         anchors = sorted(others, key=lambda other: (abs(math.log(others[other] / own)), other))[:ANCHORS]
-        networks = tuple(self._measured[other] for other in anchors)
+        networks = tuple(self.measured[other] for other in anchors)
         ratios: list[float] = self._asked("times_over", architecture, networks)
         if not ratios:
             return None

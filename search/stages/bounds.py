@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
-
-import numpy as np
 
 from smash_search.executors import ExecutorConfig, make_executor
 from smash_search.executors.work import Worker
 from smash_search.rank.evaluation import Evaluator
-from smash_search.rank.latency_model import LEAST, LatencyModel, fit_latency
+from smash_search.rank.latency_model import LatencyModel, fit_latency
 from smash_search.rank.measurement import LATENCY
 from smash_search.space.architecture import Architecture, InputSpec
-from smash_search.space.cost import Cost, cost_of
+from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.limits import CostLimits
-from smash_search.space.space import Space
 from smash_search.stages.aims import Aims, aims_for, busiest_within
 from smash_search.stages.config import Run, SearchConfig
-from smash_search.strategies import Scored
-from smash_search.train.compute import seed_of
-
-PROBES = 64  # draws measured before a search, to predict the latency of others
-KNOWN_PROBES = 16
-"""Known networks that are measured with them. ReLU6 is rare in draws and usual in inverted bottlenecks: with
-prices of draws alone known ones of these were predicted at 1.5 times their latency, those with
-squeeze-excitation at 0.75 times (medians, at ResNet-8's latency); with sixteen known ones at 0.93 and 0.96.
-Tables of devices that are not here hold as many.
-"""
+from smash_search.stages.survey import Survey, nearest_in_latency
 
 
 def accepted_draws(
@@ -52,57 +40,6 @@ def accepted_draws(
         return aims is None or aims.near(architecture)
 
     return accept
-
-
-def probe_draws(space: Space, seed: int) -> list[Architecture]:
-    """Networks that the survey of a device chooses from, for the search of that seed."""
-    own = seed_of(seed, 0x9806)
-    return [space.draw(own, slot) for slot in range(4 * PROBES)]
-
-
-def nearest_in_latency(
-    networks: Sequence[Architecture], measures: Mapping[str, Mapping[str, float]], milliseconds: float
-) -> Architecture:
-    """The measured network that takes nearest to so long, as a ratio.
-
-    Args:
-        networks: One or more, measured.
-        measures: Measures of each, by key.
-        milliseconds: Time that it is to take.
-    """
-
-    def distance(entry: Architecture) -> float:
-        return abs(math.log(max(1e-6, measures[entry.key][LATENCY]) / milliseconds))
-
-    return min(networks, key=lambda entry: (distance(entry), entry.key))
-
-
-def known_probes(
-    known: Iterable[Architecture], draws: Sequence[Architecture], cost: Callable[[Architecture], Cost]
-) -> list[Architecture]:
-    """Known networks for the survey, none larger than the largest of the draws."""
-    most = max((cost(entry).macs for entry in draws), default=0)
-    inside = (entry for entry in known if cost(entry).macs <= most)
-    return list(itertools.islice(inside, KNOWN_PROBES))
-
-
-def table_networks(
-    space: Space, input_spec: InputSpec, classes: int, seed: int, count: int
-) -> list[Architecture]:
-    """Networks for the latency table of a device that is not here: draws, and known ones as in a survey.
-
-    Args:
-        space: Space whose networks the table is to predict.
-        input_spec, classes: Input and number of classes of the networks.
-        seed: Random seed of the draws.
-        count: Number of networks in all; as large a share of them as of a survey is known, where the space
-            has so many, and no more of them.
-    """
-    wanted = min(KNOWN_PROBES, count * KNOWN_PROBES // (PROBES + KNOWN_PROBES))
-    draws = [space.draw(seed, slot) for slot in range(count)]
-    others = (entry for entry in known_networks(space) if entry not in draws)
-    known = known_probes(others, draws, lambda entry: cost_of(entry, input_spec, classes))[:wanted]
-    return draws[: count - len(known)] + known
 
 
 class Bounds:
@@ -146,49 +83,40 @@ class Bounds:
         return tuple(itertools.islice(inside, self._run.config.known))
 
     def survey(self, here: Worker) -> None:
-        """Measure some networks of the space, from small to large, to predict the latency of all others."""
+        """Measure some networks of the space to predict the latency of all others."""
         run = self._run
-        drawn = [entry for entry in probe_draws(run.space, run.config.seed) if self.within_cost(entry)]
-        if len(drawn) < PROBES:  # limits on cost are tight: known networks are many small ones
-            drawn += filter(self.within_cost, self._known)
-            drawn = list(dict.fromkeys(drawn))
-        by_size = sorted(drawn, key=lambda entry: (run.cost(entry).macs, entry.key))
-        usual = by_size[: max(PROBES, 3 * len(by_size) // 4)]  # the largest take long and keep no limit
-        places = np.unique(np.linspace(0, len(usual) - 1, min(PROBES, len(usual))).round().astype(int))
-        draws = [usual[place] for place in places]
-        others = (entry for entry in self._known if self.within_cost(entry) and entry not in draws)
-        self.probes = draws + known_probes(others, usual, run.cost)
+        limits = [limit.milliseconds for limit in run.config.latency_limits]
+        survey = Survey(run.space, run.config.seed, limits, run.cost, self._known, self.within_cost)
         workers = make_executor(ExecutorConfig(), here.equipment, here)
         evaluator = Evaluator(run.folder, run.images, run.cost, run.measurement, workers)
-        with run.progress("device", len(self.probes)) as advance:
-            for probe in self.probes:
+
+        with run.progress("device", survey.most) as advance:
+
+            def measure(probe: Architecture) -> float:
                 evaluator.measure([probe])
                 advance(1)
-        measured = [evaluator.measures[probe.key][LATENCY] for probe in self.probes]
-        if len(measured) >= LEAST:
-            self.model = fit_latency(self.probes, measured, run.spec, run.classes)
+                return evaluator.measures[probe.key][LATENCY]
+
+            self.probes, self.model = survey.measured(measure, run.spec, run.classes)
+        self.reference = nearest_in_latency(self.probes, evaluator.measures, min(limits))
+        evaluator.refer_to(self.reference)
+        if self.model is not None:
             self.aims = aims_for(
                 self.model, run.config.latency_limits, run.space, run.config.seed, self.within_cost
             )
-        tightest = min(limit.milliseconds for limit in run.config.latency_limits)
-        self.reference = nearest_in_latency(self.probes, evaluator.measures, tightest)
-        evaluator.refer_to(self.reference)
 
-    def learn(self, scored: Sequence[Scored]) -> None:
-        """Predict latency from all that was measured so far.
+    def learn(self) -> None:
+        """Predict latency from all that was measured so far, what was too slow included.
 
         The best of many predictions are those that promise too much: what a model of the first measurements
         proposed at the limit was nearly all slower than it.
         """
         if self.model is None or self.evaluator is None:
             return
-        measures = self.evaluator.measures
-        architectures = {entry.key: entry for entry in self.probes}
-        architectures |= {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
-        measured = {key: measures[key][LATENCY] for key in architectures if key in measures}
+        measured = self.evaluator.measured
         self.model = fit_latency(
-            [architectures[key] for key in measured],
             list(measured.values()),
+            [self.evaluator.measures[key][LATENCY] for key in measured],
             self._run.spec,
             self._run.classes,
         )

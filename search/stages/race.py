@@ -111,7 +111,7 @@ class Race:
         wanted = self.run.config.finalists.per_round
         if len(observations) < 2 or not wanted:
             return []
-        self.bounds.learn(scored)
+        self.bounds.learn()
         model = ErrorModel.of(observations)
         limits = sorted(limit.milliseconds for limit in self.run.config.latency_limits) or [math.inf]
         seeds = seeds_of_round(self.run.config.seed, number, len(limits))

@@ -67,7 +67,7 @@ def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) 
     from smash_search.data import load_dataset
     from smash_search.rank.finalists import input_spec_of
     from smash_search.space.space import space_for
-    from smash_search.stages.bounds import table_networks
+    from smash_search.stages.survey import table_networks
 
     with output.progress("reading images", None):
         dataset = load_dataset(data)

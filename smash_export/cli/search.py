@@ -392,7 +392,7 @@ def device_table(
     """The latency table of a device in the run's folder; measured there unless it is there already."""
     from smash_export.device_search.latency import BUILD_SECONDS, LatencyTable, Setting, write_kit
     from smash_search.rank.finalists import input_spec_of
-    from smash_search.stages.bounds import table_networks
+    from smash_search.stages.survey import table_networks
 
     if values["latency_table"] is not None:
         raise UsageError("both a device and --latency-table are given", hint="Choose one.")

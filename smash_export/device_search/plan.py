@@ -218,7 +218,7 @@ def _limits_at(config: SearchConfig, dataset: Dataset, timed: _Timed) -> CostLim
     from smash_search.rank.finalists import input_spec_of
     from smash_search.rank.measurement import LATENCY
     from smash_search.space.cost import cost_of
-    from smash_search.stages.bounds import probe_draws
+    from smash_search.stages.survey import probe_draws
 
     spec, limits = input_spec_of(dataset), config.limits
     drawn = [
@@ -310,8 +310,8 @@ def _training(bar: _Bar | None, images: Dataset) -> tuple[float, float]:
 
 def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[Part]:
     """Expected seconds of each bar of a search, in their order."""
-    from smash_search.stages.bounds import KNOWN_PROBES, PROBES
     from smash_search.stages.race import networks_of_baseline
+    from smash_search.stages.survey import KNOWN_PROBES, PROBES
 
     stages = config.scoring.stages(len(dataset.validation))
     race, kept = 0.0, float(config.candidates)

@@ -527,7 +527,7 @@ def tell_drift(
     from smash_search.rank.evaluation import MEASURES
     from smash_search.rank.finalists import input_spec_of
     from smash_search.rank.measurement import LATENCY
-    from smash_search.stages.bounds import probe_draws
+    from smash_search.stages.survey import probe_draws
 
     if (folder / "best.json").exists():
         return

@@ -35,9 +35,10 @@ from smash_search.space.best import SearchRecord, read_best
 from smash_search.space.cost import cost_of
 from smash_search.space.limits import CostLimits
 from smash_search.stages import race
-from smash_search.stages.bounds import Bounds, probe_draws
+from smash_search.stages.bounds import Bounds
 from smash_search.stages.config import Run
 from smash_search.stages.picks import Picks, SearchResult
+from smash_search.stages.survey import probe_draws
 from smash_search.strategies import common, random
 from smash_search.train import hypernet
 from smash_search.train.hypernet import TrainingConfig, new_supernet

@@ -18,7 +18,7 @@ from smash_search.data import load_dataset
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.space import SPACES
-from smash_search.stages.bounds import table_networks
+from smash_search.stages.survey import table_networks
 
 SMALL = [
     *("--steps", "3", "--batch", "16", "--candidates", "4", "--images", "20,0", "--device", "cpu"),

@@ -29,7 +29,7 @@ from smash_search.space.cost import block_sizes
 from smash_search.space.known import known_networks
 from smash_search.space.limits import CostLimits
 from smash_search.space.space import space_for
-from smash_search.stages import bounds
+from smash_search.stages import survey
 from smash_targets.tensorrt.check import check_onnx
 from tests.search.small_data import small_digits
 
@@ -80,7 +80,7 @@ def test_a_search_from_python_keeps_the_limit_of_its_measurement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its pick is measured longer, and best.json says how much of the limit it uses."""
-    monkeypatch.setattr(bounds, "PROBES", 8)
+    monkeypatch.setattr(survey, "PROBES", 8)
     monkeypatch.setattr("smash_export.device_search.latency.CONFIRMED_SECONDS", 0.02)
     dataset = small_digits(train=64, validation=48)
     config = configure(
@@ -122,7 +122,7 @@ def test_a_search_that_goes_on_where_networks_take_another_time_says_so(
     dataset = small_digits(train=64, validation=48)
     config = configure(dataset, latency_limits={"5000ms": 5000.0})
     latency = Steady(InputSpec(1, (8, 8)), 10, Setting(), limit_ms=5000)
-    probe = bounds.probe_draws(config.space_for(InputSpec(1, (8, 8))), config.seed)[3]
+    probe = survey.probe_draws(config.space_for(InputSpec(1, (8, 8))), config.seed)[3]
     for before, words in ((1.1, ""), (2.0, f"network {probe.key} takes 1 ms, and took 2 ms")):
         (tmp_path / "measures.jsonl").unlink(missing_ok=True)
         files.append_jsonl(

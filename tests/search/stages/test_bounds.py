@@ -8,7 +8,7 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import space_for
-from smash_search.stages.bounds import KNOWN_PROBES, table_networks
+from smash_search.stages.survey import KNOWN_PROBES, table_networks
 
 SPEC = InputSpec(3, (32, 32))
 

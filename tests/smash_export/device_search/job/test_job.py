@@ -45,7 +45,7 @@ from smash_search.rank.measurement import LATENCY
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import BestFile, write_best
 from smash_search.space.cost import cost_of
-from smash_search.stages.bounds import probe_draws
+from smash_search.stages.survey import probe_draws
 from smash_search.train.recipes import Recipe
 from tests.search.small_data import small_architecture
 
