@@ -146,12 +146,12 @@ def parts_of(
         _add_convolution(parts, conv, pixels_of(conv, areas), pixels_of(conv, rows), vector)
     for where, block, op in architecture.ops():
         area = areas[".".join(where.split(".")[:2])]
-        bank = _whole(block.bank_channels, vector)
+        bank = whole(block.bank_channels, vector)
         kind = " of parts" if bank > block.bank_channels else ""
         parts[f"added{kind}"] += len(op.writes) * bank * area
         parts[f"adds{kind}"] += 1
         parts[f"read apart{kind}"] += 0 if op.reads == op.writes else len(op.reads) * bank * area
-        width = _whole(op.width, vector)
+        width = whole(op.width, vector)
         activations = [conv.activation for conv in op.convs if conv is not None]
         for name in activations + ([op.project] if op.project else []):
             parts[f"{name} written"] += width * area
@@ -160,14 +160,14 @@ def parts_of(
             parts["squeeze written"] += width * area
     for index, block in enumerate(architecture.blocks):
         parts["ends"] += 1
-        parts["end written"] += _whole(block.channels_out, vector) * areas[f"blocks.{index}"]
+        parts["end written"] += whole(block.channels_out, vector) * areas[f"blocks.{index}"]
     return dict(parts)
 
 
 def _add_convolution(parts: dict[str, float], conv: Convolution, area: int, rows: int, vector: int) -> None:
     """The features of one convolution over so many pixels, in so many rows."""
     kind, taps = _kind(conv), math.prod(conv.kernel)
-    inputs, outputs = _whole(conv.inputs, vector), _whole(conv.outputs, vector)
+    inputs, outputs = whole(conv.inputs, vector), whole(conv.outputs, vector)
     macs = conv.weights  # of groups that are no whole vectors
     if conv.groups == 1:
         macs = inputs * outputs * taps
@@ -182,7 +182,8 @@ def _add_convolution(parts: dict[str, float], conv: Convolution, area: int, rows
         parts[f"{kind} rows"] += pairs * rows * (taps // conv.kernel[-1])
 
 
-def _whole(channels: int, vector: int) -> int:
+def whole(channels: int, vector: int) -> int:
+    """Channels that are computed: whole vectors of so many."""
     return -(-channels // vector) * vector
 
 

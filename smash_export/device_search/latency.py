@@ -8,11 +8,13 @@ A *table* makes that unnecessary for most candidates, and possible for a device 
 holds graphs of random networks of the space; the device runs them (it needs numpy, its runtime and this
 program, no PyTorch and no onnx) and writes the times into a table; the table is copied back and fitted: the
 time of a network as a sum of non-negative costs of its nodes by kind (per node, per multiply-accumulate, per
-number written). Its error, on networks that the fit has not seen, stands beside every prediction. In the
-end networks are measured, not predicted.
+number written, per row), with channels in whole vectors of as many as explain the times best. Its error, on
+networks that the fit has not seen, stands beside every prediction. In the end networks are measured, not
+predicted.
 
     kit     zip: kit.json, one ONNX file per network
-    table   JSON, schema 1: kit.json's facts, machine, runtime, and per network its features and times
+    table   JSON, schema 2: kit.json's facts, machine, runtime, and per network its features, for each number
+            of channels in a vector, and times
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_export.measure.timing import SPREAD_LIMIT, Latency, interleaved, measure_latency, ratio
-from smash_search.rank.latency_model import fit_costs
+from smash_search.rank.latency_model import VECTORS, fit_costs, whole
 from smash_search.rank.measurement import LOWEST
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_targets.base import ModelSignature, Precision, Session, SessionOptions, get_target
@@ -46,8 +48,7 @@ from smash_targets.common import open_graph
 if TYPE_CHECKING:
     from smash_export.remote.device import Device
 
-SCHEMA = 1
-FORMS = "features_of_forms"  # of kits and tables: whether features are those of features_of
+SCHEMA = 2
 FITS = 3  # each without the outliers of the one before
 FOLDS = 5
 MAX_KIT_BYTES = 2**31
@@ -58,7 +59,6 @@ TURNS, IN_TURNS_SECONDS = 10, 0.25  # of networks that are compared, and seconds
 FLAGGED = "latency_flagged"  # among the same: how many of them met a busy machine
 REPEATS = 3  # measurements of a candidate, as long as its times are spread
 DOWNHILL, TRIES = 30, 300  # mutations measured before a limit is refused, and tried where limits allow few
-VECTOR = 8  # channels are computed in whole vectors; a convolution of 12 costs as one of 16
 
 
 @dataclass(frozen=True)
@@ -214,33 +214,37 @@ def features_of(
     classes: int,
     setting: Setting,
     *,
+    vectors: Sequence[int] = VECTORS,
     grouped: bool = True,
-) -> dict[str, float]:
-    """:func:`features` of a network in the form that the setting's target computes.
+) -> list[dict[str, float]]:
+    """:func:`features` of a network in the form that the setting's target computes, for each of ``vectors``.
 
     At int8 pools are folded and channels filled up before a runtime sees them. Of the graph that they
     were made from, a fit explained the times of ONNX Runtime with a tau of 0.85 instead of 0.95.
     """
     model = candidate_graph(architecture, input_spec, classes)
     if setting.precision != "int8":
-        return features(model, grouped=grouped)
+        return features(model, vectors, grouped=grouped)
     import onnx
 
     from smash_export.compiling.precision.placements import usual
 
     form = usual(setting.target)
     graph = form.graph(onnx.load_model_from_string(model))
-    return features(graph.SerializeToString(), by_vectors=form.clips, grouped=grouped)
+    return features(graph.SerializeToString(), vectors, by_vectors=form.clips, grouped=grouped)
 
 
-def features(model: bytes, *, by_vectors: bool = False, grouped: bool = True) -> dict[str, float]:
-    """What the time of a graph is explained by: per kind of node its count, work and numbers written.
+def features(
+    model: bytes, vectors: Sequence[int] = VECTORS, *, by_vectors: bool = False, grouped: bool = True
+) -> list[dict[str, float]]:
+    """What the time of a graph is explained by: per kind of node its count, work, numbers written and rows.
 
-    Counted at batch 1. Convolutions are divided into pointwise, dense, grouped and depthwise ones; the
-    work of a dense one is counted in whole vectors of channels.
+    Counted at batch 1. Convolutions are divided into pointwise, dense, grouped and depthwise ones; other
+    nodes by whether they write channels that fill no vector, which are copied.
 
     Args:
         model: an fp32 ONNX file.
+        vectors: Numbers of channels that a device may compute at once; each gives features of its own.
         by_vectors: ONNX Runtime's int8 convolutions of whole vectors are kinds of their own.
         grouped: Grouped convolutions are a kind of their own, and not one dense convolution for each group.
     """
@@ -254,35 +258,63 @@ def features(model: bytes, *, by_vectors: bool = False, grouped: bool = True) ->
         for value in [*graph.value_info, *graph.output]
     }
     weights = {value.name: list(value.dims) for value in graph.initializer}
-    found: dict[str, float] = {"network": 1.0}
-
-    def add(name: str, value: float) -> None:
-        found[name] = found.get(name, 0.0) + value
-
+    found = [{"network": 1.0} for _ in vectors]
     for node in graph.node:
-        written = sum(math.prod(shapes[name][1:]) for name in node.output if name in shapes)
-        if node.op_type != "Conv":
-            add(f"{node.op_type}.nodes", 1)
-            add(f"{node.op_type}.written", written)
-            continue
-        shape = weights[node.input[1]]
-        groups = next(entry.i for entry in node.attribute if entry.name == "group")
-        area = math.prod(shapes[node.output[0]][2:])
-        taps = math.prod(shape[2:])
-        kind = _kind(shape, groups, grouped)
-        if kind in ("grouped", "depthwise"):
-            macs = shape[0] * shape[1] * taps * area
-        else:
-            macs = groups * _whole(shape[0] // groups) * _whole(shape[1]) * taps * area
-        if by_vectors and not in_whole_vectors(shape[0], shape[1], groups):
-            kind += " of parts"
-        if kind.startswith(("grouped", "depthwise")):
-            add(f"{kind}.groups", groups)
-        add(f"{kind}.nodes", 1)
-        add(f"{kind}.macs", macs)
-        add(f"{kind}.written", written)
-        add(f"{kind}.read", shape[1] * groups * taps * area)
+        written = [shapes[name] for name in node.output if name in shapes]
+        if node.op_type == "Conv":
+            shape = weights[node.input[1]]
+            groups = next(entry.i for entry in node.attribute if entry.name == "group")
+            kind = _kind(shape, groups, grouped)
+            if by_vectors and not in_whole_vectors(shape[0], shape[1], groups):
+                kind += " of parts"
+        for features_, vector in zip(found, vectors, strict=True):
+            if node.op_type == "Conv":
+                _add_convolution(features_, kind, shape, groups, written[0], vector)
+            else:
+                _add_node(features_, node.op_type, written, vector)
     return found
+
+
+def _add(found: dict[str, float], name: str, value: float) -> None:
+    found[name] = found.get(name, 0.0) + value
+
+
+def _add_node(found: dict[str, float], kind: str, written: Sequence[Sequence[int]], vector: int) -> None:
+    """Any node but a convolution, which writes tensors of these shapes [N, C, ...]."""
+    if any(shape[1] % vector for shape in written if len(shape) > 2):
+        kind += " of parts"
+    _add(found, f"{kind}.nodes", 1)
+    _add(found, f"{kind}.written", sum(_numbers(shape, vector) for shape in written))
+
+
+def _add_convolution(
+    found: dict[str, float],
+    kind: str,
+    shape: Sequence[int],
+    groups: int,
+    written: Sequence[int],
+    vector: int,
+) -> None:
+    """A convolution with a filter of this shape [outputs, inputs of a group, ...] that writes [N, C, ...]."""
+    area, taps = math.prod(written[2:]), math.prod(shape[2:])
+    outputs, pairs = whole(shape[0], vector), whole(shape[0], vector) / vector
+    if kind.startswith(("grouped", "depthwise")):
+        macs = (outputs if kind.startswith("depthwise") else shape[0] * shape[1]) * taps * area
+        _add(found, f"{kind}.groups", groups)
+    else:
+        macs = groups * whole(shape[0] // groups, vector) * whole(shape[1], vector) * taps * area
+        pairs *= whole(shape[1], vector) / vector
+    _add(found, f"{kind}.nodes", 1)
+    _add(found, f"{kind}.macs", macs)
+    _add(found, f"{kind}.written", _numbers(written, vector))
+    _add(found, f"{kind}.read", whole(shape[1] * groups, vector) * taps * area)
+    if area > 1:  # an inner loop runs along a row, for each row of the filter and pair of vectors
+        _add(found, f"{kind}.rows", pairs * math.prod(written[2:-1]) * (taps // shape[-1]))
+
+
+def _numbers(shape: Sequence[int], vector: int) -> int:
+    """Numbers of a tensor [N, C, ...] at batch 1, its channels in whole vectors."""
+    return math.prod(shape[1:]) if len(shape) < 3 else whole(shape[1], vector) * math.prod(shape[2:])
 
 
 def _kind(shape: Sequence[int], groups: int, grouped: bool) -> str:
@@ -292,10 +324,6 @@ def _kind(shape: Sequence[int], groups: int, grouped: bool) -> str:
     if groups > 1:
         return "grouped" if grouped else "dense"
     return "pointwise" if math.prod(shape[2:]) == 1 else "dense"
-
-
-def _whole(channels: int) -> int:
-    return -(-channels // VECTOR) * VECTOR
 
 
 # ------------------------------------------------------------------------------------- kits and tables
@@ -322,15 +350,15 @@ def write_kit(
 
         for index, architecture in enumerate(architectures):
             add(f"{index}.onnx", candidate_graph(architecture, input_spec, classes, setting))
-            explained = features_of(architecture, input_spec, classes, setting)
-            networks.append({"key": architecture.key, "features": explained})
+            explained = zip(VECTORS, features_of(architecture, input_spec, classes, setting), strict=True)
+            by_vector = {str(vector): found for vector, found in explained}
+            networks.append({"key": architecture.key, "features": by_vector})
             advance()
         facts = {
             "schema": SCHEMA,
             "input": input_spec.to_json(),
             "classes": classes,
             "setting": asdict(setting),
-            FORMS: True,
             "networks": networks,
         }
         add("kit.json", json.dumps(facts))
@@ -404,7 +432,6 @@ def _table_of(facts: Mapping[str, Any], done: Mapping[tuple[int, int], JsonObjec
     return LatencyTable(
         {
             **{name: facts[name] for name in ("schema", "input", "classes", "setting")},
-            FORMS: facts.get(FORMS, False),
             "runtime": _runtime(facts),
             "machine": describe_machine(),
             "networks": [
@@ -453,11 +480,13 @@ def _check_facts(path: Path, facts: Any) -> None:
             f"{path} is not a kit or table of this version",
             expected=f"schema {SCHEMA} with {', '.join(sorted(wanted))}",
             received=facts.get("schema") if isinstance(facts, dict) else facts,
+            hint="Build it again: smash-export latency kit, then latency build on the device.",
         )
     try:
         Setting(**facts["setting"])
         for network in facts["networks"]:
-            if not all(isinstance(value, int | float) for value in network["features"].values()):
+            rows = [network["features"][str(vector)].values() for vector in VECTORS]
+            if not all(isinstance(value, int | float) for value in itertools.chain.from_iterable(rows)):
                 raise TypeError("features that are not numbers")
     except (TypeError, KeyError, AttributeError) as error:
         raise InvalidInputError(f"{path} has malformed entries", received=error) from None
@@ -490,29 +519,48 @@ class LatencyTable:
         return cls(document)
 
     @cached_property
-    def _names(self) -> list[str]:
-        return sorted({name for network in self.document["networks"] for name in network["features"]})
+    def vector(self) -> int:
+        """Number of channels that the device computes at once: what explains its times best."""
+        return min(
+            VECTORS, key=lambda vector: float(np.median(np.abs(self._left_out(vector) / self.times - 1)))
+        )
+
+    def _features_of_all(self, vector: int) -> list[dict[str, float]]:
+        return [network["features"][str(vector)] for network in self.document["networks"]]
 
     @cached_property
-    def _rows(self) -> np.ndarray:
-        return np.stack([self._row(network["features"]) for network in self.document["networks"]])
+    def _names(self) -> list[str]:
+        return sorted(set().union(*self._features_of_all(self.vector)))
+
+    def _rows(self, vector: int) -> np.ndarray:
+        """Features of the networks of the table [networks, features], by name."""
+        found = self._features_of_all(vector)
+        names = sorted(set().union(*found))
+        return np.asarray([[row.get(name, 0.0) for name in names] for row in found])
+
+    def _left_out(self, vector: int) -> np.ndarray:
+        """Milliseconds of each network by fits that have not seen it, float [networks]."""
+        rows, predicted = self._rows(vector), np.empty_like(self.times)
+        order = np.random.default_rng(0).permutation(len(self.times))
+        for fold in range(FOLDS):
+            test = order[fold::FOLDS]
+            train = np.setdiff1d(order, test)
+            predicted[test] = rows[test] @ fit_costs(rows[train], self.times[train], passes=FITS)
+        return predicted
 
     @cached_property
     def times(self) -> np.ndarray:
         """Measured median of each network in milliseconds, float [networks]."""
         return np.asarray([network["latency"]["p50_ms"] for network in self.document["networks"]])
 
-    def _row(self, found: Mapping[str, float]) -> np.ndarray:
-        return np.asarray([found.get(name, 0.0) for name in self._names])
-
     @cached_property
     def costs(self) -> np.ndarray:
         """Milliseconds per unit of each feature, float [features]."""
-        return fit_costs(self._rows, self.times, passes=FITS)
+        return fit_costs(self._rows(self.vector), self.times, passes=FITS)
 
     def predict_features(self, found: Mapping[str, float]) -> float:
-        """Milliseconds of a graph with these features."""
-        return float(self._row(found) @ self.costs)
+        """Milliseconds of a graph with these features, for vectors of :attr:`vector` channels."""
+        return float(np.asarray([found.get(name, 0.0) for name in self._names]) @ self.costs)
 
     def predict(self, architecture: Architecture) -> float:
         """Milliseconds of an architecture on the table's device."""
@@ -526,22 +574,17 @@ class LatencyTable:
     def _features(self, architecture: Architecture) -> dict[str, float]:
         """Features of an architecture; grouped convolutions as dense ones where the table has none."""
         grouped = any(name.startswith("grouped") for name in self._names)
-        if self.document.get(FORMS, False):
-            return features_of(architecture, self.input_spec, self.classes, self.setting, grouped=grouped)
-        model = candidate_graph(architecture, self.input_spec, self.classes)
-        return features(model, grouped=grouped)  # an older table
+        (found,) = features_of(
+            architecture, self.input_spec, self.classes, self.setting, vectors=[self.vector], grouped=grouped
+        )
+        return found
 
     @cached_property
     def error(self) -> dict[str, float]:
         """Error on networks that a fit has not seen (five folds): relative, and rank correlation."""
         from scipy.stats import kendalltau
 
-        predicted = np.empty_like(self.times)
-        order = np.random.default_rng(0).permutation(len(self.times))
-        for fold in range(FOLDS):
-            test = order[fold::FOLDS]
-            train = np.setdiff1d(order, test)
-            predicted[test] = self._rows[test] @ fit_costs(self._rows[train], self.times[train], passes=FITS)
+        predicted = self._left_out(self.vector)
         relative = np.abs(predicted / self.times - 1)
         return {
             "networks": len(self.times),

@@ -15,9 +15,9 @@ SPEC = InputSpec(3, (32, 32))
 SPACE = space_for(SPEC, "edge")
 
 
-def device(slot: int) -> float:
+def device(slot: int, vector: int = 1) -> float:
     """Milliseconds of a made-up device: a price per node, per MAC and per number written."""
-    parts = parts_of(SPACE.draw(1, slot), SPEC, 10)
+    parts = parts_of(SPACE.draw(1, slot), SPEC, 10, vector)
     return (
         0.01
         + 0.002 * sum(value for name, value in parts.items() if name.endswith("nodes"))
@@ -33,6 +33,14 @@ def test_networks_that_were_not_measured_are_predicted_within_a_few_percent() ->
     assert np.median(np.abs(errors)) < 0.05
     assert model.error < 0.1
     assert min(model.prices.values()) >= 0
+
+
+@pytest.mark.parametrize("vector", [8, 16])
+def test_the_vectors_of_a_device_are_those_that_explain_its_times(vector: int) -> None:
+    slots = range(80)
+    model = fit_latency([SPACE.draw(1, slot) for slot in slots], [device(s, vector) for s in slots], SPEC, 10)
+    assert model.vector == (4 if vector == 8 else vector), "channels of the space fill vectors of 4 and of 8"
+    assert model.error < 0.02
 
 
 def test_the_parts_hold_every_multiply_accumulate() -> None:

@@ -22,7 +22,6 @@ from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_export.cli import cli
 from smash_export.device_search.latency import (
     FLAGGED,
-    FORMS,
     DeviceLatency,
     LatencyTable,
     Setting,
@@ -39,6 +38,7 @@ from smash_export.device_search.latency import (
 from smash_export.export.onnx_writer import onnx_from_architecture
 from smash_export.measure.timing import Latency
 from smash_search.model.interpreter import Network, fold
+from smash_search.rank.latency_model import VECTORS
 from smash_search.rank.measurement import LOWEST
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import BestFile, write_best
@@ -95,7 +95,7 @@ def test_a_candidate_is_measured_on_a_file_of_every_precision(
 def test_features_count_every_convolution_and_its_work() -> None:
     for slot in range(20):
         architecture = TINY.draw(0, slot)
-        found = features(candidate_graph(architecture, SPEC, 10))
+        (found,) = features(candidate_graph(architecture, SPEC, 10), [1])
         convolutions = (
             1
             + sum(1 + op.pattern.count("1") for block in architecture.blocks for op in block.ops)
@@ -124,7 +124,7 @@ def test_a_grouped_convolution_is_a_kind_of_its_own_or_a_dense_one_for_each_grou
     network = torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups)
     file = io.BytesIO()
     torch.onnx.export(network.eval(), (torch.zeros(1, 8, 5, 5),), file, dynamo=False)
-    found = features(file.getvalue(), grouped=grouped)
+    (found,) = features(file.getvalue(), [8], grouped=grouped)
     assert found[f"{kind}.macs"] == macs * 9 * 25
     assert {name.partition(".")[0] for name in found} == {"network", kind}
 
@@ -133,9 +133,9 @@ def test_at_int8_the_form_that_runs_is_counted(tmp_path: Path) -> None:
     setting = Setting(precision="int8")
     architectures = [TINY.draw(0, slot) for slot in range(12)]
     for architecture in architectures:
-        plain = features(candidate_graph(architecture, SPEC, 10))
-        assert features_of(architecture, SPEC, 10, Setting()) == plain
-        found = features_of(architecture, SPEC, 10, setting)
+        (plain,) = features(candidate_graph(architecture, SPEC, 10), [8])
+        assert features_of(architecture, SPEC, 10, Setting(), vectors=[8]) == [plain]
+        (found,) = features_of(architecture, SPEC, 10, setting, vectors=[8])
         nodes = {name: count for name, count in found.items() if name.endswith(".nodes")}
         assert any(name.endswith(" of parts.nodes") for name in nodes) or nodes["dense.nodes"] > 0
         kinds = ("pointwise", "dense", "grouped", "depthwise")
@@ -145,25 +145,32 @@ def test_at_int8_the_form_that_runs_is_counted(tmp_path: Path) -> None:
         assert found.get("AveragePool.nodes", 0) <= plain.get("AveragePool.nodes", 0)
     write_kit(tmp_path / "kit.zip", architectures, SPEC, 10, setting)
     facts = read_kit(tmp_path / "kit.zip")
-    assert facts["networks"][0]["features"] == features_of(architectures[0], SPEC, 10, setting)
+    found = features_of(architectures[0], SPEC, 10, setting)
+    assert facts["networks"][0]["features"] == rows_of(found)
 
 
-def test_an_older_int8_table_predicts_from_what_it_counted() -> None:
-    architectures = [TINY.draw(0, slot) for slot in range(12)]
-    setting = Setting(precision="int8")
-    counted = {
-        True: [features_of(one, SPEC, 10, setting) for one in architectures],
-        False: [features(candidate_graph(one, SPEC, 10)) for one in architectures],
-    }
-    for forms, rows in counted.items():
-        networks = [
-            {"key": one.key, "features": row, "latency": {"p50_ms": 0.1 + 1e-6 * sum(row.values())}}
-            for one, row in zip(architectures, rows, strict=True)
-        ]
-        document = {"input": SPEC.to_json(), "classes": 10, "setting": {"precision": "int8"}}
-        document |= {"networks": networks, **({FORMS: True} if forms else {})}
-        table = LatencyTable(document)
-        assert table.predict(architectures[3]) == table.predict_features(rows[3])
+def rows_of(found: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Features as a table holds them."""
+    return dict(zip(map(str, VECTORS), found, strict=True))
+
+
+@pytest.mark.parametrize("vector", [4, 16])
+def test_a_table_predicts_by_the_vectors_that_explain_its_times(vector: int) -> None:
+    """Convolutions of 8 channels take half of a vector of 16, and banks of 8 are copied."""
+    space = SPACES["small"]
+    networks = []
+    for slot in range(60):
+        found = rows_of(features(candidate_graph(space.draw(4, slot), SPEC, 10)))
+        row = found[str(vector)]
+        time = 0.05 + 2e-6 * row.get("dense.macs", 0) + 1e-3 * row.get("dense.rows", 0)
+        time += 0.02 * row.get("Add of parts.nodes", 0)
+        networks.append({"key": str(slot), "features": found, "latency": {"p50_ms": time}})
+    facts = {"schema": 2, "input": SPEC.to_json(), "classes": 10, "setting": {}, "networks": networks}
+    table = LatencyTable(facts)
+    assert table.vector == vector
+    assert table.error["median"] < 0.005
+    unseen = features(candidate_graph(space.draw(5, 0), SPEC, 10), [vector])
+    assert table.predict(space.draw(5, 0)) == table.predict_features(unseen[0])
 
 
 def synthetic(count: int = 60, noise: float = 0.0) -> LatencyTable:
@@ -172,13 +179,15 @@ def synthetic(count: int = 60, noise: float = 0.0) -> LatencyTable:
     networks = []
     for slot in range(count):
         architecture = TINY.draw(4, slot)
-        found = features(candidate_graph(architecture, SPEC, 10))
+        explained = features(candidate_graph(architecture, SPEC, 10))
+        found = explained[0]
         time = 0.05 + 2e-6 * found.get("dense.macs", 0) + 0.004 * found.get("Add.nodes", 0)
         time *= float(np.exp(noise * random.standard_normal()))
-        networks.append({"key": architecture.key, "features": found, "latency": {"p50_ms": time}})
+        row = {"key": architecture.key, "features": rows_of(explained), "latency": {"p50_ms": time}}
+        networks.append(row)
     return LatencyTable(
         {
-            "schema": 1,
+            "schema": 2,
             "input": SPEC.to_json(),
             "classes": 10,
             "setting": {"target": "onnxruntime"},
@@ -192,7 +201,7 @@ def test_a_device_whose_times_are_sums_is_predicted_exactly() -> None:
     assert table.error["median"] < 0.001
     assert table.error["kendall_tau"] > 0.999
     unseen = TINY.draw(5, 0)
-    found = features(candidate_graph(unseen, SPEC, 10))
+    (found,) = features(candidate_graph(unseen, SPEC, 10), [4])
     expected = 0.05 + 2e-6 * found.get("dense.macs", 0) + 0.004 * found.get("Add.nodes", 0)
     assert table.predict(unseen) == pytest.approx(expected, rel=0.01)
 
@@ -202,12 +211,14 @@ def test_grouped_convolutions_have_their_own_price_or_that_of_dense_ones(has_any
     table = synthetic()
     networks = table.document["networks"]
     if not has_any:
-        networks[:] = [network for network in networks if "grouped.nodes" not in network["features"]]
+        networks[:] = [network for network in networks if "grouped.nodes" not in network["features"]["4"]]
     drawn = (TINY.draw(5, slot) for slot in itertools.count())
     one = next(
-        network for network in drawn if "grouped.nodes" in features(candidate_graph(network, SPEC, 10))
+        network
+        for network in drawn
+        if "grouped.nodes" in features(candidate_graph(network, SPEC, 10), [4])[0]
     )
-    found = features(candidate_graph(one, SPEC, 10), grouped=has_any)
+    (found,) = features(candidate_graph(one, SPEC, 10), [4], grouped=has_any)
     expected = 0.05 + 2e-6 * found.get("dense.macs", 0) + 0.004 * found.get("Add.nodes", 0)
     assert table.predict(one) == pytest.approx(expected, rel=0.01)
     assert not {name for name in table.unpriced(one) if name.startswith("grouped")}
@@ -319,8 +330,9 @@ def test_a_table_that_was_begun_in_another_way_begins_anew(
 
 
 def table_of_one(milliseconds: float) -> LatencyTable:
-    network = {"key": "0", "features": {"network": 1.0}, "latency": {"p50_ms": milliseconds}}
-    facts = {"schema": 1, "input": SPEC.to_json(), "classes": 10, "setting": {}, "networks": [network]}
+    rows = rows_of([{"network": 1.0} for _ in VECTORS])
+    network = {"key": "0", "features": rows, "latency": {"p50_ms": milliseconds}}
+    facts = {"schema": 2, "input": SPEC.to_json(), "classes": 10, "setting": {}, "networks": [network]}
     return LatencyTable(facts)
 
 
@@ -424,7 +436,7 @@ def test_what_is_no_kit_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema": 2}, {"networks": [{}]}, {"setting": {"x": 1}}, {"input": None}]
+    "change", [{"schema": 1}, {"schema": 3}, {"networks": [{}]}, {"setting": {"x": 1}}, {"input": None}]
 )
 def test_a_malformed_table_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "table.json"

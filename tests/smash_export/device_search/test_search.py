@@ -23,6 +23,7 @@ from smash_export.device_search.plan import Units, search_parts
 from smash_export.device_search.search import FASTEST, SPACE_DEFAULTS, check_latency, configure
 from smash_export.progress import Output
 from smash_search.data import Split
+from smash_search.rank.latency_model import VECTORS
 from smash_search.space import limits
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
@@ -88,9 +89,10 @@ def test_a_latency_table_that_lacks_what_the_space_has_is_warned_of(
     space: str, is_strange: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     networks = [SPACES["tiny"].draw(0, slot) for slot in range(40)]
+    explained = [zip(VECTORS, features(candidate_graph(one, SPEC, 10)), strict=True) for one in networks]
     rows = [
-        {"key": one.key, "features": features(candidate_graph(one, SPEC, 10)), "latency": {"p50_ms": 0.1}}
-        for one in networks
+        {"key": one.key, "features": {str(vector): row for vector, row in found}, "latency": {"p50_ms": 0.1}}
+        for one, found in zip(networks, explained, strict=True)
     ]
     table = LatencyTable(
         {"input": SPEC.to_json(), "classes": 10, "setting": {"target": "onnxruntime"}, "networks": rows}
