@@ -265,10 +265,7 @@ class _Search:
         """Scores, race and picks, with a HyperNet that is trained."""
         run, bounds = self._run, self._bounds
         evaluator = Evaluator(run.folder, run.images, run.cost, run.measurement, workers)
-        evaluator.measure(bounds.probes)  # read back, first in their file
-        if bounds.reference is not None:
-            evaluator.refer_to(bounds.reference)
-        bounds.evaluator = evaluator
+        bounds.measure_by(evaluator)
         context = self._context()  # known networks within the limits, now that latency can be predicted
         race = Race(run, bounds, workers, here, evaluator)
         with self._timed("scoring"):

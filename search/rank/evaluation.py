@@ -2,9 +2,9 @@
 
     scores.jsonl     one line per architecture and number of images; the first has the architecture
     measures.jsonl   measurements on a device
-    confirmed.jsonl  longer ones of the network that others are measured in turns with, and of those that
-                     may be picked; a second line for one that is to be picked and was measured on both sides
-                     of a limit
+    confirmed.jsonl  longer ones of the network that others are measured in turns with, two of them, and of
+                     those that may be picked; a second line for one that is to be picked and was measured on
+                     both sides of a limit
 
 What is in the files is not done again.
 """
@@ -121,6 +121,27 @@ class Evaluator:
             return
         self._reference = reference, undisturbed(self.confirm(reference))
 
+    def refer_again(self) -> bool:
+        """Measure that network once more, some time after :meth:`refer_to`, and take the faster of the two.
+
+        Whether the machine was slower then: what was measured since is faster by as much, in this process.
+        """
+        if self._reference is None:
+            return False
+        reference, before = self._reference
+        key = reference.key
+        if key not in self._confirmed_again:
+            measures: dict[str, float] = dict(self._asked("confirm", reference))
+            self._confirmed_again[key] = measures
+            files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": measures})
+        now = undisturbed(self._confirmed_again[key])
+        if before <= NOISE * now:
+            return False
+        self._reference = reference, now
+        for key in self.measured:
+            self.measures[key] = {**self.measures[key], LATENCY: self.measures[key][LATENCY] * now / before}
+        return True
+
     def _measured_briefly(
         self, architectures: Sequence[Architecture]
     ) -> Iterator[tuple[int, dict[str, float]]]:
@@ -201,12 +222,13 @@ class Evaluator:
 
         Those of the network that others are measured in turns with are kept: what they took is told by it.
         """
-        kept = {} if self._reference is None else {self._reference[0].key}
+        kept = set() if self._reference is None else {self._reference[0].key}
         self._confirmed = {key: measures for key, measures in self._confirmed.items() if key in kept}
-        self._confirmed_again = {}
+        self._confirmed_again = {key: entry for key, entry in self._confirmed_again.items() if key in kept}
         (self._folder / CONFIRMED).unlink(missing_ok=True)
-        for key, measures in self._confirmed.items():
-            files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": measures})
+        for confirmed in (self._confirmed, self._confirmed_again):
+            for key, measures in confirmed.items():
+                files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": measures})
 
     def score(
         self,

@@ -100,6 +100,21 @@ class Bounds:
             self.probes, self.model = survey.measured(measure, run.spec, run.classes)
         self.reference = nearest_in_latency(self.probes, evaluator.measures, min(limits))
         evaluator.refer_to(self.reference)
+        self._aim()
+
+    def measure_by(self, evaluator: Evaluator) -> None:
+        """Measure what is near a limit from now on; whether the survey met a busy machine is asked before."""
+        evaluator.measure(self.probes)  # read back, first in their file
+        self.evaluator = evaluator
+        if self.reference is None:
+            return
+        evaluator.refer_to(self.reference)
+        if evaluator.refer_again():
+            self.learn()
+            self._aim()
+
+    def _aim(self) -> None:
+        run = self._run
         if self.model is not None:
             self.aims = aims_for(
                 self.model, run.config.latency_limits, run.space, run.config.seed, self.within_cost

@@ -198,3 +198,32 @@ def test_short_measurements_that_are_not_taken_here_are_not_in_turns(
     measured.measure(DRAWS[2:3])
     assert machine.asked == ["measure", "measure", "times_over", "measure"]
     assert measured.measures[DRAWS[2].key] == {"latency_ms": own(DRAWS[2])}
+
+
+def test_a_survey_that_met_a_busy_machine_is_told_by_the_same_network_later(
+    tmp_path: Path, machine: Machine
+) -> None:
+    machine.slowness = 1.25
+    evaluator(tmp_path, machine, DRAWS[:3]).refer_to(DRAWS[1])
+    for slowness, asked in ((1.0, 1), (1.6, 0)):  # the second time it goes on
+        machine.slowness = slowness
+        before = machine.asked.count("confirm")
+        measured = evaluator(tmp_path, machine, DRAWS[:3])
+        measured.refer_to(DRAWS[1])
+        assert measured.measures[DRAWS[0].key] == {"latency_ms": 12.5}
+        assert measured.refer_again()
+        assert machine.asked.count("confirm") - before == asked
+        measured.measure(DRAWS)
+        for network in DRAWS[:4]:
+            assert measured.measures[network.key] == {"latency_ms": pytest.approx(own(network))}
+        measured.forget_confirmed()
+    assert not Evaluator(tmp_path, 8, None, machine, machine).refer_again()  # type: ignore[arg-type]
+
+
+def test_a_survey_on_a_machine_that_became_slower_stays_as_it_is(tmp_path: Path, machine: Machine) -> None:
+    measured = evaluator(tmp_path, machine, DRAWS[:3])
+    measured.refer_to(DRAWS[1])
+    machine.slowness = 1.25
+    assert not measured.refer_again()
+    measured.measure(DRAWS[3:4])
+    assert measured.measures[DRAWS[3].key] == {"latency_ms": pytest.approx(own(DRAWS[3]))}
