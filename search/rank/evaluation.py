@@ -111,9 +111,9 @@ class Evaluator:
             files.append_jsonl(self._folder / MEASURES, {"key": key, "measures": measures})
 
     def refer_to(self, reference: Architecture) -> None:
-        """Measure what comes in turns with a network that is measured longer now, and ever the same.
+        """Measure what comes in turns with this network, which is measured longer now.
 
-        What they take is how many times as long they take. A machine that becomes warm, or busy, makes both
+        What others take is how many times as long they take. A machine that becomes warm or busy makes both
         slower, and no network is refused for when it was measured. Where measurements are not taken here,
         nothing changes.
         """

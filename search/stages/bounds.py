@@ -103,7 +103,9 @@ class Bounds:
         self._aim()
 
     def measure_by(self, evaluator: Evaluator) -> None:
-        """Measure what is near a limit from now on; whether the survey met a busy machine is asked before."""
+        """What is near a limit is measured by this from now on; whether the survey met a busy machine is asked
+        before.
+        """
         evaluator.measure(self.probes)  # read back, first in their file
         self.evaluator = evaluator
         if self.reference is None:
