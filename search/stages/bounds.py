@@ -103,9 +103,7 @@ class Bounds:
         self._aim()
 
     def measure_by(self, evaluator: Evaluator) -> None:
-        """What is near a limit is measured by this from now on; whether the survey met a busy machine is asked
-        before.
-        """
+        """Let this measure what is near a limit; whether the survey met a busy machine is asked before."""
         evaluator.measure(self.probes)  # read back, first in their file
         self.evaluator = evaluator
         if self.reference is None:
