@@ -69,7 +69,7 @@ class Evaluator:
         self._most: dict[str, int] = {}  # images that an architecture was scored on
         for key, count in self.scores:
             self._most[key] = max(count, self._most.get(key, 0))
-        self._order: dict[str, list[tuple[Hashable, ...]]] = {SCORES: [], MEASURES: []}
+        self._scored: list[tuple[Hashable, ...]] = []  # keys and images, in their order
 
     def evaluate(
         self, candidates: Sequence[Candidate], on_score: Callable[[Score], None] = lambda _: None
@@ -103,7 +103,6 @@ class Evaluator:
         if self._measurement is None:
             return
         self.measured |= {architecture.key: architecture for architecture in architectures}
-        self._order[MEASURES] += [(architecture.key,) for architecture in architectures]
         missing = [entry for entry in architectures if entry.key not in self.measures]
         for index, measures in self._measured_briefly(missing):
             key = missing[index].key
@@ -237,7 +236,7 @@ class Evaluator:
     ) -> None:
         """Score (candidate, images) pairs that have no score yet; images seen before are not seen again."""
         names = [(candidate.architecture.key, images) for candidate, images in wanted]
-        self._order[SCORES] += names
+        self._scored += names
         missing = [pair for pair, name in zip(wanted, names, strict=True) if name not in self.scores]
         tasks = []
         for candidate, images in missing:
@@ -255,8 +254,8 @@ class Evaluator:
 
     def settle(self) -> None:
         """Put the lines of the files into the order in which one worker alone would have written them."""
-        settle(self._folder / MEASURES, ("key",), self._order[MEASURES])
-        settle(self._folder / SCORES, ("key", "images"), self._order[SCORES])
+        settle(self._folder / MEASURES, ("key",), [(key,) for key in self.measured])
+        settle(self._folder / SCORES, ("key", "images"), self._scored)
 
     def _record(self, score: Score, candidate: Candidate, first: bool) -> JsonObject:
         record = score.to_json()

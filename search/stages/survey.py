@@ -45,10 +45,7 @@ def nearest_in_latency(
         milliseconds: Time that it is to take.
     """
 
-    def distance(entry: Architecture) -> float:
-        return abs(math.log(max(1e-6, measures[entry.key][LATENCY]) / milliseconds))
-
-    return min(networks, key=lambda entry: (distance(entry), entry.key))
+    return _by_distance({entry: measures[entry.key][LATENCY] for entry in networks}, milliseconds)[0]
 
 
 def known_probes(
@@ -155,10 +152,10 @@ class Survey:
         return list(chosen)[len(taken) :]
 
 
-def _by_distance(predicted: Mapping[Architecture, float], milliseconds: float) -> list[Architecture]:
-    """Networks whose predicted time is nearest to so long first."""
+def _by_distance(times: Mapping[Architecture, float], milliseconds: float) -> list[Architecture]:
+    """Networks whose time is nearest to so long first, as a ratio."""
 
     def distance(entry: Architecture) -> tuple[float, str]:
-        return abs(math.log(max(1e-6, predicted[entry]) / milliseconds)), entry.key
+        return abs(math.log(max(1e-6, times[entry]) / milliseconds)), entry.key
 
-    return sorted(predicted, key=distance)
+    return sorted(times, key=distance)

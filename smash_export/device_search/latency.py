@@ -521,32 +521,40 @@ class LatencyTable:
     @cached_property
     def vector(self) -> int:
         """Number of channels that the device computes at once: what explains its times best."""
-        return min(
-            VECTORS, key=lambda vector: float(np.median(np.abs(self._left_out(vector) / self.times - 1)))
-        )
+        return min(self._left_out, key=lambda vector: float(np.median(self._relative(vector))))
+
+    @cached_property
+    def _left_out(self) -> dict[int, np.ndarray]:
+        """Milliseconds of each network by fits that have not seen it, float [networks], by vector."""
+        order = np.random.default_rng(0).permutation(len(self.times))
+        found = {}
+        for vector in VECTORS:
+            rows, predicted = self._rows(vector), np.empty_like(self.times)
+            for fold in range(FOLDS):
+                test = order[fold::FOLDS]
+                train = np.setdiff1d(order, test)
+                predicted[test] = rows[test] @ fit_costs(rows[train], self.times[train], passes=FITS)
+            found[vector] = predicted
+        return found
+
+    def _relative(self, vector: int) -> np.ndarray:
+        errors: np.ndarray = np.abs(self._left_out[vector] / self.times - 1)
+        return errors
 
     def _features_of_all(self, vector: int) -> list[dict[str, float]]:
         return [network["features"][str(vector)] for network in self.document["networks"]]
 
+    def _names_of(self, vector: int) -> list[str]:
+        return sorted(set().union(*self._features_of_all(vector)))
+
     @cached_property
     def _names(self) -> list[str]:
-        return sorted(set().union(*self._features_of_all(self.vector)))
+        return self._names_of(self.vector)
 
     def _rows(self, vector: int) -> np.ndarray:
         """Features of the networks of the table [networks, features], by name."""
-        found = self._features_of_all(vector)
-        names = sorted(set().union(*found))
-        return np.asarray([[row.get(name, 0.0) for name in names] for row in found])
-
-    def _left_out(self, vector: int) -> np.ndarray:
-        """Milliseconds of each network by fits that have not seen it, float [networks]."""
-        rows, predicted = self._rows(vector), np.empty_like(self.times)
-        order = np.random.default_rng(0).permutation(len(self.times))
-        for fold in range(FOLDS):
-            test = order[fold::FOLDS]
-            train = np.setdiff1d(order, test)
-            predicted[test] = rows[test] @ fit_costs(rows[train], self.times[train], passes=FITS)
-        return predicted
+        names = self._names_of(vector)
+        return np.asarray([[row.get(name, 0.0) for name in names] for row in self._features_of_all(vector)])
 
     @cached_property
     def times(self) -> np.ndarray:
@@ -584,8 +592,7 @@ class LatencyTable:
         """Error on networks that a fit has not seen (five folds): relative, and rank correlation."""
         from scipy.stats import kendalltau
 
-        predicted = self._left_out(self.vector)
-        relative = np.abs(predicted / self.times - 1)
+        predicted, relative = self._left_out[self.vector], self._relative(self.vector)
         return {
             "networks": len(self.times),
             "median": float(np.median(relative)),
