@@ -31,7 +31,7 @@ from torch import nn
 
 from benchmarks.networks import NETWORKS
 from benchmarks.record import record
-from benchmarks.search_vs_handmade import onnx_of, surveyed
+from benchmarks.search_vs_handmade import onnx_of, survey_for
 from benchmarks.training_recipes import subset
 from smash_base import files
 from smash_export.device_search.latency import DeviceLatency, Setting, measure_graph
@@ -68,7 +68,9 @@ class Bench:
 
     def draws(self, limit: float) -> Iterator[Architecture]:
         """Networks that a search would draw, which use most of the limit and keep it, without end."""
-        _, model = surveyed(self.space, 0, limit, self.milliseconds, self.spec, self.classes)
+        survey = survey_for(self.space, 0, limit, self.spec, self.classes)
+        _, model = survey.measured(self.milliseconds, self.spec, self.classes)
+        assert model is not None  # the space has more than eight networks
         aims = aims_for(model, [Limit("resnet8", limit)], self.space, self.seed)
         for slot in itertools.count():
             drawn = self.space.draw(seed_of(self.seed, 0xD4A), slot)

@@ -35,7 +35,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -60,7 +60,6 @@ from smash_search.executors import ExecutorConfig
 from smash_search.executors.serial import Serial
 from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, input_spec_of, run_rungs, train_rung
-from smash_search.rank.latency_model import LatencyModel
 from smash_search.rank.measurement import LATENCY, undisturbed
 from smash_search.rank.pareto import Limit, pick_that_keeps
 from smash_search.rank.trained import Trained
@@ -71,7 +70,7 @@ from smash_search.space.known import known_networks
 from smash_search.space.space import Space
 from smash_search.stages.aims import aims_for, busiest_within
 from smash_search.stages.config import SearchConfig
-from smash_search.stages.survey import Survey, nearest_in_latency
+from smash_search.stages.survey import Survey
 from smash_search.train.compute import seed_of
 from smash_search.train.network import accuracy, fit, new_network
 from smash_search.train.recipes import NAMES, recipe_for
@@ -360,8 +359,11 @@ class Bench:
             evaluator.measure([entry])
             return evaluator.measures[entry.key][LATENCY]
 
-        probes, model = surveyed(space, seed, limit, measured, self.spec, self.classes)
-        evaluator.refer_to(nearest_in_latency(probes, evaluator.measures, limit))
+        survey = survey_for(space, seed, limit, self.spec, self.classes)
+        assert survey.reference is not None
+        evaluator.refer_to(survey.reference)
+        _, model = survey.measured(measured, self.spec, self.classes)
+        assert model is not None  # the space has more than eight networks
         aims = aims_for(model, [Limit(arm, limit)], space, seed)
 
         def is_within(entry: Architecture) -> bool:
@@ -531,23 +533,13 @@ def cut(data: Dataset, images: int | None) -> Dataset:
     return replace(data, train=train, fingerprint=f"{data.fingerprint}-{images}")
 
 
-def surveyed(
-    space: Space,
-    seed: int,
-    limit: float,
-    measure: Callable[[Architecture], float],
-    spec: InputSpec,
-    classes: int,
-) -> tuple[list[Architecture], LatencyModel]:
-    """Networks of the space that are measured now, as a search with that limit does, and a model of them."""
+def survey_for(space: Space, seed: int, limit: float, spec: InputSpec, classes: int) -> Survey:
+    """The survey of a search with that limit and no other."""
 
     def cost(architecture: Architecture) -> Cost:
         return cost_of(architecture, spec, classes)
 
-    survey = Survey(space, seed, [limit], cost, known_networks(space), lambda entry: True)
-    probes, model = survey.measured(measure, spec, classes)
-    assert model is not None  # the space has more than eight networks
-    return probes, model
+    return Survey(space, seed, [limit], cost, known_networks(space), lambda entry: True)
 
 
 def onnx_of(network: nn.Module, spec: InputSpec) -> bytes:

@@ -14,7 +14,6 @@ import argparse
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from functools import cache
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,15 +22,13 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.record import record
-from benchmarks.search_vs_handmade import SETTING, hand_made, onnx_of
+from benchmarks.search_vs_handmade import SETTING, hand_made, onnx_of, survey_for
 from smash_export.device_search.latency import DeviceLatency, measure_graph
 from smash_search.rank.latency_model import LatencyModel
-from smash_search.rank.measurement import LATENCY, undisturbed
+from smash_search.rank.measurement import undisturbed
 from smash_search.space.architecture import Architecture, InputSpec
-from smash_search.space.cost import Cost, cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import space_for
-from smash_search.stages.survey import Survey, nearest_in_latency
 
 SPEC, CLASSES = InputSpec(3, (32, 32)), 10
 SPACE = space_for(SPEC, "edge")
@@ -66,32 +63,24 @@ def main() -> None:
     record("survey", {"resnet8_ms": resnet8, "rows": rows}, goals)
 
 
-@cache
-def cost(architecture: Architecture) -> Cost:
-    """Cost of a network for images of CIFAR's size."""
-    return cost_of(architecture, SPEC, CLASSES)
-
-
 def surveyed(seed: int, share: float, limit: float, tests: int) -> dict[str, Any]:
     """What one survey tells of networks near its limit."""
-    latency, known, times = DeviceLatency(SPEC, CLASSES, SETTING), known_networks(SPACE), dict[str, float]()
+    latency, known = DeviceLatency(SPEC, CLASSES, SETTING), known_networks(SPACE)
+    survey = survey_for(SPACE, seed, limit, SPEC, CLASSES)
+    reference = survey.reference
+    assert reference is not None
+    milliseconds = undisturbed(latency.confirm(reference))
 
     def measure(architecture: Architecture) -> float:
-        times[architecture.key] = latency.measure(architecture)[LATENCY]
-        return times[architecture.key]
+        return latency.times_over(architecture, [reference], briefly=True)[0] * milliseconds
 
-    survey = Survey(SPACE, seed, [limit], cost, known, lambda entry: True)
     probes, model = survey.measured(measure, SPEC, CLASSES)
     assert model is not None
-    reference = nearest_in_latency(probes, {key: {LATENCY: time} for key, time in times.items()}, limit)
-    milliseconds = undisturbed(latency.confirm(reference))
 
     def judged(networks: Iterator[Architecture]) -> dict[str, float]:
         chosen = list(itertools.islice(networks, tests))
         predicted = np.asarray([model.predict(entry) for entry in chosen])
-        measured = np.asarray(
-            [latency.times_over(entry, [reference], briefly=True)[0] * milliseconds for entry in chosen]
-        )
+        measured = np.asarray([measure(entry) for entry in chosen])
         error = np.abs(predicted / measured - 1)
         promised = predicted <= limit
         return {
@@ -105,7 +94,7 @@ def surveyed(seed: int, share: float, limit: float, tests: int) -> dict[str, Any
 
     draws = (SPACE.draw(seed + 1000, slot) for slot in range(TRIES))
     shuffled = (known[place] for place in np.random.default_rng(seed).permutation(len(known)))
-    measured_before = set(times)
+    measured_before = {entry.key for entry in probes}
     row = {
         "seed": seed,
         "share": share,

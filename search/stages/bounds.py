@@ -18,7 +18,7 @@ from smash_search.space.known import known_networks
 from smash_search.space.limits import CostLimits
 from smash_search.stages.aims import Aims, aims_for, busiest_within
 from smash_search.stages.config import Run, SearchConfig
-from smash_search.stages.survey import Survey, nearest_in_latency
+from smash_search.stages.survey import Survey
 
 
 def accepted_draws(
@@ -50,7 +50,7 @@ class Bounds:
         aims: Where draws are to be, as the survey told; None where latency is not limited.
         evaluator: Measures what is near a limit on latency, from the end of the HyperNet's training on.
         probes: Networks that were measured to predict the latency of others.
-        reference: The one of them that all others are measured in turns with.
+        reference: The network that they and all others are measured in turns with.
     """
 
     def __init__(self, run: Run) -> None:
@@ -90,7 +90,11 @@ class Bounds:
         workers = make_executor(ExecutorConfig(), here.equipment, here)
         evaluator = Evaluator(run.folder, run.images, run.cost, run.measurement, workers)
 
+        self.reference = survey.reference
+
         with run.progress("device", survey.most) as advance:
+            if self.reference is not None:
+                evaluator.refer_to(self.reference)
 
             def measure(probe: Architecture) -> float:
                 evaluator.measure([probe])
@@ -98,17 +102,14 @@ class Bounds:
                 return evaluator.measures[probe.key][LATENCY]
 
             self.probes, self.model = survey.measured(measure, run.spec, run.classes)
-        self.reference = nearest_in_latency(self.probes, evaluator.measures, min(limits))
-        evaluator.refer_to(self.reference)
         self._aim()
 
     def measure_by(self, evaluator: Evaluator) -> None:
         """Let this measure what is near a limit; whether the survey met a busy machine is asked before."""
+        if self.reference is not None:
+            evaluator.refer_to(self.reference)
         evaluator.measure(self.probes)  # read back, first in their file
         self.evaluator = evaluator
-        if self.reference is None:
-            return
-        evaluator.refer_to(self.reference)
         if evaluator.refer_again():
             self.learn()
             self._aim()

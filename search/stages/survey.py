@@ -11,7 +11,6 @@ from functools import cached_property
 import numpy as np
 
 from smash_search.rank.latency_model import LEAST, LatencyModel, fit_latency
-from smash_search.rank.measurement import LATENCY
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import Cost, cost_of
 from smash_search.space.known import known_networks
@@ -32,20 +31,6 @@ def probe_draws(space: Space, seed: int) -> list[Architecture]:
     """Networks that the survey of a device chooses from, for the search of that seed."""
     own = seed_of(seed, 0x9806)
     return [space.draw(own, slot) for slot in range(4 * PROBES)]
-
-
-def nearest_in_latency(
-    networks: Sequence[Architecture], measures: Mapping[str, Mapping[str, float]], milliseconds: float
-) -> Architecture:
-    """The measured network that takes nearest to so long, as a ratio.
-
-    Args:
-        networks: One or more, measured.
-        measures: Measures of each, by key.
-        milliseconds: Time that it is to take.
-    """
-
-    return _by_distance({entry: measures[entry.key][LATENCY] for entry in networks}, milliseconds)[0]
 
 
 def known_probes(
@@ -98,6 +83,15 @@ class Survey:
     cost: Callable[[Architecture], Cost]
     known: Sequence[Architecture]
     accepts: Callable[[Architecture], bool]
+
+    @cached_property
+    def reference(self) -> Architecture | None:
+        """The network that all others are measured in turns with, larger than a quarter of the draws.
+
+        It is known before anything is measured, so that what the survey teaches and what candidates take
+        later are in one unit. None where no network keeps the limits on cost.
+        """
+        return self._usual[len(self._usual) // 4] if self._usual else None
 
     @property
     def most(self) -> int:

@@ -423,7 +423,7 @@ class _Drifting(_ByKey):
 
 
 class _Warming(_ByKey):
-    """A machine that is half as fast from the first candidate on; times are as those of _Drifting."""
+    """A machine that is half as fast from the survey on; times are as those of _Drifting."""
 
     def __init__(self, slowness: float) -> None:
         super().__init__()
@@ -448,7 +448,7 @@ class _Warming(_ByKey):
         return None if measures["latency_ms"] <= 1.25 else "too slow"
 
 
-def test_no_candidate_is_refused_because_the_machine_is_slower_than_it_was_for_the_survey(
+def test_nothing_is_refused_because_the_machine_is_slower_than_it_was_before_the_survey(
     tmp_path: Path,
 ) -> None:
     changed = config(measured={"target": "test"}, latency_limits=(Limit("1.25ms", 1.25),))

@@ -171,7 +171,7 @@ def test_short_measurements_in_turns_with_one_network_do_not_follow_the_machine(
         machine.slowness = slowness
         measured.measure([network])
         assert measured.measures[network.key] == {"latency_ms": pytest.approx(own(network))}
-    assert machine.asked.count("measure") == 3, "only those of the survey are measured alone"
+    assert machine.asked.count("measure") == 3, "only those before it are measured alone"
 
 
 def test_what_networks_are_measured_in_turns_with_keeps_its_time_when_a_search_goes_on(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from smash_search.rank.latency_model import parts_of
-from smash_search.rank.measurement import LATENCY
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
@@ -17,7 +16,6 @@ from smash_search.stages.survey import (
     KNOWN_PROBES,
     PROBES,
     Survey,
-    nearest_in_latency,
     table_networks,
 )
 
@@ -108,8 +106,15 @@ def test_too_few_networks_tell_nothing() -> None:
     assert model is None
 
 
-def test_the_reference_is_the_network_that_takes_about_the_limit() -> None:
-    networks = [SPACE.draw(0, slot) for slot in range(3)]
-    times = zip(networks, (0.1, 0.19, 0.5), strict=True)
-    measures = {entry.key: {LATENCY: time} for entry, time in times}
-    assert [nearest_in_latency(networks, measures, limit) for limit in (0.01, 0.2, 0.35)] == networks
+def test_the_reference_is_a_rather_small_draw_that_keeps_the_limits_on_cost() -> None:
+    def macs(entry: Architecture) -> int:
+        return cost_of(entry, SPEC, 10).macs
+
+    draws = sorted(macs(SPACE.draw(1, slot)) for slot in range(100))
+    reference = survey([0.1]).reference
+    assert reference is not None
+    assert draws[5] < macs(reference) < draws[40]
+    small = survey([0.1], lambda entry: macs(entry) <= draws[4]).reference
+    assert small is not None
+    assert macs(small) <= draws[4]
+    assert survey([0.1], lambda entry: False).reference is None
