@@ -231,7 +231,7 @@ class Picks:
         else:
             why = (
                 f"the best of the trained networks that use more ({len({other.key for other in near})}) had "
-                f"an error of {_judged_words(best)} after {best.epochs} epochs, the pick "
+                f"an error of {_judged_words(best)} after {_epochs(best)}, the pick "
                 f"{_judged_words(winner)} after {winner.epochs}"
             )
         if lucky:
@@ -255,6 +255,11 @@ def _judged_words(entry: Trained) -> str:
     """Error and, where there is one, loss on validation images."""
     loss = "" if entry.validation_loss is None else f" (loss {entry.validation_loss:.4f})"
     return f"{entry.error:.2%}{loss}"
+
+
+def _epochs(entry: Trained) -> str:
+    """How long a network was trained."""
+    return f"{entry.epochs} epoch{'' if entry.epochs == 1 else 's'}"
 
 
 def versions() -> dict[str, str]:

@@ -267,9 +267,11 @@ def test_too_many_bad_steps_stop_and_the_last_good_checkpoint_stays(tmp_path: Pa
     assert bool(torch.isfinite(content["state"]["network"]["linear.weight"]).all())
 
 
-def test_images_that_overflow_do_not_pass_as_training() -> None:
-    with pytest.raises(DivergedError):
-        fit(_network(), with_bad_images(small_digits()), Recipe(epochs=9, batch=48, most_bad_steps=3))
+@pytest.mark.parametrize(("epochs", "most_bad_steps", "steps"), [(9, 3, 4), (1, 10, 2)])
+def test_images_that_overflow_do_not_pass_as_training(epochs: int, most_bad_steps: int, steps: int) -> None:
+    recipe = Recipe(epochs=epochs, batch=48, most_bad_steps=most_bad_steps)
+    with pytest.raises(DivergedError, match=f"in {steps} steps in a row"):
+        fit(_network(), with_bad_images(small_digits()), recipe)
 
 
 def test_a_batch_of_one_image_that_cannot_be_normalised_is_said() -> None:
