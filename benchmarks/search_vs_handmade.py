@@ -58,7 +58,7 @@ from smash_export.progress import Output
 from smash_search.data import Dataset, Split
 from smash_search.executors import ExecutorConfig
 from smash_search.executors.serial import Serial
-from smash_search.rank.evaluation import Evaluator
+from smash_search.rank.evaluation import CONFIRMED, Evaluator
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, input_spec_of, run_rungs, train_rung
 from smash_search.rank.measurement import LATENCY, undisturbed
 from smash_search.rank.pareto import Limit, pick_that_keeps
@@ -285,8 +285,10 @@ class Bench:
         weights = self.folder / f"{arm}-{label}-{seed}"
         shutil.rmtree(weights, ignore_errors=True)
         records = weights / "finalists.jsonl"
-        evaluator = self.evaluator(weights, latency)
-        entrants = self.entrants(arm, seed, config, evaluator, limit)
+        survey = survey_for(config.space_for(self.spec), seed, limit, self.spec, self.classes)
+        assert survey.reference is not None
+        evaluator = self.evaluator(weights, latency, survey.reference, self.folder / f"{label}-{seed}")
+        entrants = self.entrants(arm, survey, evaluator, limit)
         begin = time.process_time()
 
         def work(rungs: Sequence[Rung]) -> Iterator[tuple[int, Trained]]:
@@ -335,21 +337,35 @@ class Bench:
             "price_of_an_epoch": price,
         }
 
-    def evaluator(self, folder: Path, latency: DeviceLatency) -> Evaluator:
-        """Measures as a search does, and scores nothing: its worker is the device alone."""
+    def evaluator(
+        self, folder: Path, latency: DeviceLatency, reference: Architecture, searched: Path
+    ) -> Evaluator:
+        """Measures as a search did, and scores nothing: its worker is the device alone.
+
+        Args:
+            folder: where measurements are kept.
+            latency: measures.
+            reference: what all others are measured in turns with, as in the search. It takes what it took
+                then, so that a limit is the same one though the machine has changed its speed.
+            searched: Folder of the search.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        for line in files.read_jsonl(searched / CONFIRMED):
+            if line["key"] == reference.key:
+                files.append_jsonl(folder / CONFIRMED, line)
         here = Serial(ExecutorConfig(), None, latency)  # type: ignore[arg-type]
 
         def cost(architecture: Architecture) -> Cost:
             return cost_of(architecture, self.spec, self.classes)
 
-        return Evaluator(folder, GLANCE, cost, latency, here)
+        evaluator = Evaluator(folder, GLANCE, cost, latency, here)
+        evaluator.refer_to(reference)
+        evaluator.refer_again()
+        return evaluator
 
-    def entrants(
-        self, arm: str, seed: int, config: SearchConfig, evaluator: Evaluator, limit: float
-    ) -> Iterator[Finalist]:
+    def entrants(self, arm: str, survey: Survey, evaluator: Evaluator, limit: float) -> Iterator[Finalist]:
         """Networks within the limit, measured: presets first, then what the arm is about, in turns."""
-        space = config.space_for(self.spec)
+        space, seed = survey.space, survey.seed
         draws: Iterator[Architecture] = (space.draw(seed_of(seed, 0xA43), slot) for slot in itertools.count())
         if arm == "macs":
             some = [next(draws) for _ in range(MACS_DRAWS)]
@@ -359,9 +375,6 @@ class Bench:
             evaluator.measure([entry])
             return evaluator.measures[entry.key][LATENCY]
 
-        survey = survey_for(space, seed, limit, self.spec, self.classes)
-        assert survey.reference is not None
-        evaluator.refer_to(survey.reference)
         _, model = survey.measured(measured, self.spec, self.classes)
         assert model is not None  # the space has more than eight networks
         aims = aims_for(model, [Limit(arm, limit)], space, seed)

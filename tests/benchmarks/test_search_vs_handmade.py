@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ from benchmarks.search_vs_handmade import (
     difference_words,
     differences_from,
     paired_interval,
+    survey_for,
     with_epochs,
     won,
 )
-from smash_base.files import read_json
+from smash_base.files import append_jsonl, read_json
 from smash_export.device_search.latency import DeviceLatency, Setting
+from smash_search.rank.evaluation import CONFIRMED
 from smash_search.rank.finalists import Finalist, FinalistsConfig, train_rung
+from smash_search.rank.measurement import LATENCY
 from smash_search.rank.trained import Trained
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
+from smash_search.space.space import space_for
 
 
 class ByMacs(DeviceLatency):
@@ -33,6 +38,12 @@ class ByMacs(DeviceLatency):
         return {"latency_ms": cost_of(architecture, InputSpec(1, (8, 8)), 10).macs / 1e5}
 
     confirm = measure
+
+    def times_over(
+        self, architecture: Architecture, others: Sequence[Architecture], briefly: bool = False
+    ) -> list[float]:
+        latency, *latencies = (self.measure(entry)[LATENCY] for entry in (architecture, *others))
+        return [latency / other for other in latencies]
 
 
 @pytest.fixture
@@ -47,11 +58,27 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_random_draws_of_an_arm_are_near_the_limit_as_those_of_a_search_are(bench: Bench) -> None:
     latency = ByMacs(bench.spec, bench.classes, Setting(), limit_ms=4.0)
-    config, evaluator = bench._config(0, "4ms", 4.0, latency), bench.evaluator(bench.folder, latency)
-    entrants = bench.entrants("random", 0, config, evaluator, 4.0)
+    survey = survey_for(space_for(bench.spec, "edge-tiny"), 0, 4.0, bench.spec, bench.classes)
+    assert survey.reference is not None
+    evaluator = bench.evaluator(bench.folder, latency, survey.reference, bench.folder / "search")
+    entrants = bench.entrants("random", survey, evaluator, 4.0)
     drawn = [entry.macs / 1e5 for entry in itertools.islice(entrants, 20) if entry.reason == "random"]
     assert len(drawn) == 10
     assert all(2.0 < milliseconds <= 4.0 for milliseconds in drawn)
+
+
+def test_an_arm_measures_in_the_unit_of_the_search_though_the_machine_has_changed_its_speed(
+    bench: Bench,
+) -> None:
+    latency, searched = ByMacs(bench.spec, bench.classes, Setting(), limit_ms=4.0), bench.folder / "search"
+    reference, other = (space_for(bench.spec, "edge-tiny").draw(0, slot) for slot in range(2))
+    searched.mkdir()
+    then = latency.measure(reference)[LATENCY] / 2
+    for key, milliseconds in (("pick", 1.0), (reference.key, 1.1 * then), (reference.key, then)):
+        append_jsonl(searched / CONFIRMED, {"key": key, "measures": {LATENCY: milliseconds}})
+    evaluator = bench.evaluator(bench.folder / "arm", latency, reference, searched)
+    evaluator.measure([other])
+    assert evaluator.measures[other.key][LATENCY] == pytest.approx(latency.measure(other)[LATENCY] / 2)
 
 
 def test_an_interrupted_arm_begins_anew_and_pays_for_what_it_trains(
