@@ -444,6 +444,7 @@ class Repository:
         self._metrics = metrics
         self._threads, self._device = threads, device
         self._models: dict[str, dict[str, Model]] = {}  # versions newest first
+        self._prepared: dict[str, dict[str, Model]] = {}  # opened, not served yet
         self._due: set[str] = set()  # models that a reload of all has not come to yet
         self._lock = threading.Lock()
         self.on_load: Callable[[int], None] | None = None
@@ -461,7 +462,7 @@ class Repository:
         for name in self._specs:
             if name not in unloaded:
                 with self._loading:
-                    self._load(name, served)
+                    self._serve(name, self._open(name, served))
 
     def identities(self) -> dict[tuple[str, str], str]:
         """:func:`identity_of` every open model by name and version."""
@@ -478,7 +479,35 @@ class Repository:
         """
         self._known(name)
         with self._loading:
-            self._load(name)
+            self._serve(name, self._open(name))
+
+    def prepare(self, name: str) -> dict[str, str]:
+        """The first half of :meth:`load`: open every version; what is served goes on.
+
+        Returns:
+            :func:`identity_of` each by version.
+
+        Raises:
+            UnknownModelError, SmashError: as :meth:`load`.
+        """
+        self._known(name)
+        with self._loading:
+            self._let_go(self._prepared.pop(name, {}))
+            self._prepared[name] = opened = self._open(name)
+        return {version: model.identity for version, model in opened.items()}
+
+    def exchange(self, name: str) -> None:
+        """The second half of :meth:`load`: serve what was prepared; nothing where nothing was."""
+        with self._loading:
+            if (opened := self._prepared.pop(name, None)) is not None:
+                self._serve(name, opened)
+
+    def discard(self, name: str) -> None:
+        """Let go of what was prepared, because another process could not open it."""
+        with self._loading:
+            if (opened := self._prepared.pop(name, None)) is not None:
+                self._metrics.loaded(name, "refused")
+                self._let_go(opened)
 
     def plan_reload(self) -> None:
         """Make every model due for :meth:`load_due`."""
@@ -492,10 +521,10 @@ class Repository:
                 if name not in self._due:
                     return False
                 self._due.discard(name)
-            self._load(name)
+            self._serve(name, self._open(name))
             return True
 
-    def _load(self, name: str, served: Mapping[tuple[str, str], str] | None = None) -> None:
+    def _open(self, name: str, served: Mapping[tuple[str, str], str] | None = None) -> dict[str, Model]:
         opened: dict[str, Model] = {}
         try:
             for version, spec in self._specs[name].items():
@@ -505,9 +534,11 @@ class Repository:
                 )
         except BaseException:
             self._metrics.loaded(name, "refused")
-            for model in opened.values():
-                model.leave()
+            self._let_go(opened)
             raise
+        return opened
+
+    def _serve(self, name: str, opened: dict[str, Model]) -> None:
         self._metrics.loaded(name, "done")
         self._exchange(name, opened)
         if self.on_load is not None:
@@ -525,6 +556,7 @@ class Repository:
         """Let go of every model; each closes when its last answer is there."""
         for name in list(self._specs):
             self._exchange(name, {})
+            self._let_go(self._prepared.pop(name, {}))
 
     def _exchange(self, name: str, opened: dict[str, Model]) -> None:
         with self._lock:
@@ -533,7 +565,11 @@ class Repository:
             self._models[name] = {version: opened[version] for version in newest_first}
         for version, model in opened.items():
             self._metrics.watch_queue(name, version, functools.partial(_waiting, model.batcher))
-        for model in old.values():
+        self._let_go(old)
+
+    @staticmethod
+    def _let_go(models: Mapping[str, Model]) -> None:
+        for model in models.values():
             model.leave()
 
     @contextlib.contextmanager

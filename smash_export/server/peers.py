@@ -126,10 +126,8 @@ class Member:
     def _do(self, number: int, what: str, name: str) -> None:
         result: Any = None
         try:
-            if what == "load":
-                self._repository.load(name)
-            elif what == "unload":
-                self._repository.unload(name)
+            if what in ("prepare", "exchange", "discard", "unload"):
+                result = getattr(self._repository, what)(name)
             elif what == "identities":
                 result = self._repository.identities()
             else:

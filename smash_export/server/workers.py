@@ -8,7 +8,8 @@ would save that and pay a change of processes for every request.
 The first process only keeps the port, passes signals on, starts a worker again that died, and asks all of
 them what one of them wants to know of all (:mod:`smash_export.server.peers`). A worker that is started again
 opens what the others serve. Where the disk holds something else by then, it does not start before all are
-told to load that: two bundles never answer on one port because a process died.
+told to load that. A load opens the bundle in all before any of them serves it. So two bundles never answer on
+one port because a process died, or could not open the new one.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from smash_base.errors import SmashError, UsageError
+from smash_base.errors import InvalidInputError, SmashError, UsageError
 from smash_export.server import logs, run
 from smash_export.server.middleware import RequestLimits
 from smash_export.server.models import ModelSpec, specs_of
@@ -158,7 +159,6 @@ class _Worker:
         addresses: set when it is ready.
         failure: Reason why it never was.
         left: whether it answers no question any more.
-        reload_due: whether SIGHUP came before it was ready.
         owed: question -> what waits for its answer.
         again: Time on the monotonic clock before which no other takes its place.
     """
@@ -170,7 +170,6 @@ class _Worker:
     addresses: Addresses | None = None
     failure: SmashError | None = None
     left: bool = False
-    reload_due: bool = False
     owed: dict[int, Future[Any]] = field(default_factory=dict)
     again: float = 0.0
 
@@ -186,13 +185,6 @@ class _Worker:
             self.gone()
         return future
 
-    def reload(self) -> None:
-        """Pass SIGHUP on, or keep it until the process can take it: before, it would end by it."""
-        self.reload_due = True
-        if self.addresses is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGHUP)
-
     def gone(self) -> None:
         self.left = True
         self.told.set()
@@ -206,9 +198,11 @@ class _Fleet:
 
     def __init__(self, specs: list[ModelSpec], settings: Settings) -> None:
         self._specs, self._settings = specs, settings
+        self._names = list(dict.fromkeys(spec.name for spec in specs))
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
         self._numbers = itertools.count()
+        self._due: set[str] = set()  # models that SIGHUP asked for and that were not opened anew since
         self._unloaded: set[str] = set()  # names of models, which a worker that is started again has as well
         self._leaving = threading.Event()
         self._asking = threading.Lock()  # one load in all at a time
@@ -244,16 +238,14 @@ class _Fleet:
             worker.process.join(max(0.0, deadline - time.monotonic()))
 
     def handle(self, number: int, frame: object) -> None:
-        """Pass a signal on."""
-        if number != signal.SIGHUP:
-            self._leaving.set()
-        else:
-            self._unloaded.clear()  # every bundle is opened
+        """Pass a signal on; for SIGHUP, open every bundle anew."""
+        if number == signal.SIGHUP:
+            self._due.update(self._names)
+            threading.Thread(target=self._reload, daemon=True).start()
+            return
+        self._leaving.set()
         for worker in self._alive():
-            if number == signal.SIGHUP:
-                worker.reload()
-            else:
-                os.kill(worker.process.pid, number)
+            os.kill(worker.process.pid, number)
 
     def end(self) -> None:
         """Whatever is still there ends now."""
@@ -318,40 +310,78 @@ class _Fleet:
                 future.set_result(what)
 
     def _catch_up(self, worker: _Worker) -> None:
-        """What all were told while a worker started: to open every bundle anew, to serve some no more.
+        """What all were told while a worker started: to serve some models no more.
 
         One after the other with what is asked of all, so that the last word counts.
         """
         with self._asking:
-            for name in {spec.name: None for spec in self._specs}:
-                what = "unload" if name in self._unloaded else "load"
-                if what == "unload" or worker.reload_due:
-                    result = answer_of(worker.ask(next(self._numbers), what, name), ANSWER_S)
-                    if isinstance(result, Exception):
-                        logs.log(40, f"a new worker did not {what} a model", model=name, error=str(result))
+            for name in self._unloaded:
+                result = self._told(worker, "unload", name)
+                if isinstance(result, Exception):
+                    logs.log(40, "a new worker did not unload a model", model=name, error=str(result))
+
+    def _reload(self) -> None:
+        for name in self._names:
+            with self._asking:
+                if name not in self._due:  # unloaded meanwhile
+                    continue
+                self._due.discard(name)
+                failure = self._load(name)
+            if failure is None:
+                logs.log(20, "model loaded", model=name)
+            else:
+                logs.log(40, "model not loaded; the old one goes on", model=name, error=str(failure))
 
     def _answer(self, asker: _Worker, number: int, what: str, name: str) -> None:
         """Ask everyone for one of them, who gets the answers, or the first error."""
-        results = list(self._results(what, name))
-        failure = next((result for result in results if isinstance(result, Exception)), None)
-        told = [result for result in results if result is not None]
-        asker.send("answer", number, failure or told, "")
+        asker.send("answer", number, self._counts() if what == "counts" else self._done(what, name), "")
 
-    def _results(self, what: str, name: str) -> Iterator[Any]:
-        """All at once for numbers, one after the other for loads, each of which takes the memory and time of
-        a second model; the first that fails ends it."""
-        if what == "counts":
-            futures = [worker.ask(next(self._numbers), what, name) for worker in self._alive()]
-            deadline = time.monotonic() + NUMBERS_S
-            yield from (answer_of(future, deadline - time.monotonic()) for future in futures)
-            return
+    def _counts(self) -> list[Any] | Exception:
+        """Numbers of all that answer, asked at once, or the first error."""
+        futures = [worker.ask(next(self._numbers), "counts", "") for worker in self._alive()]
+        deadline = time.monotonic() + NUMBERS_S
+        results = [answer_of(future, deadline - time.monotonic()) for future in futures]
+        failure = next((result for result in results if isinstance(result, Exception)), None)
+        return failure or [result for result in results if result is not None]
+
+    def _done(self, what: str, name: str) -> Exception | None:
+        """Load or unload a model in all; the first error."""
         with self._asking:
-            for worker in self._alive():
-                result = answer_of(worker.ask(next(self._numbers), what, name), ANSWER_S)
-                yield result
-                if isinstance(result, Exception):
-                    return
-            (self._unloaded.add if what == "unload" else self._unloaded.discard)(name)
+            return self._load(name) if what == "load" else self._unload(name)
+
+    def _load(self, name: str) -> Exception | None:
+        """Open a model anew in all, one after the other, then exchange it in all; in none if one fails, or
+        opens another bundle than the one before it. Each holds two of the model meanwhile.
+        """
+        workers, opened = self._alive(), None
+        for worker in workers:
+            result = self._told(worker, "prepare", name)
+            if opened and result and not isinstance(result, Exception) and result != opened:
+                result = InvalidInputError(
+                    f"the bundle of {name} was replaced while the processes of this server opened it",
+                    hint="Load it again.",
+                )
+            if isinstance(result, Exception):
+                for other in workers:
+                    other.ask(next(self._numbers), "discard", name)
+                return result
+            opened = opened or result
+        failures = [result for worker in workers if (result := self._told(worker, "exchange", name))]
+        self._unloaded.discard(name)
+        return failures[0] if failures else None
+
+    def _unload(self, name: str) -> Exception | None:
+        self._due.discard(name)
+        for worker in self._alive():
+            result = self._told(worker, "unload", name)
+            if isinstance(result, Exception):
+                return result
+        self._unloaded.add(name)
+        return None
+
+    def _told(self, worker: _Worker, what: str, name: str) -> Any:
+        """What a worker answers, an error included; None where it left."""
+        return answer_of(worker.ask(next(self._numbers), what, name), ANSWER_S)
 
     def _alive(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.process.is_alive()]

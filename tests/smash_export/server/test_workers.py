@@ -171,6 +171,44 @@ def test_an_exchange_reaches_every_process(many: Any, tensor: np.ndarray, make_b
     (many.bundle / "gone").rename(many.bundle / "model.onnx")
 
 
+@pytest.mark.parametrize("other", ["none", "newest-"])
+def test_what_one_process_cannot_open_or_finds_replaced_is_served_by_none(
+    other: str, digits_bundle: Path, tmp_path: Path, start: Any, tensor: np.ndarray
+) -> None:
+    bundle = tmp_path / "digits"
+    relabel(digits_bundle, bundle, "old-")
+    with start(f"digits={bundle}", "--workers", "2", "--no-grpc", "--drain-delay", "0") as server:
+
+        def labels() -> set[str]:
+            return {first_label(server, tensor).partition("-")[0] for _ in range(16)}
+
+        def await_log(words: str) -> None:
+            deadline = time.monotonic() + 60
+            while not any(words in line for line in list(server.log)):
+                assert time.monotonic() < deadline, server.log
+                time.sleep(0.05)
+
+        _, second = workers_of(server.process.pid)
+        relabel(bundle, bundle, "new-")
+        server.log.clear()
+        os.kill(second, signal.SIGSTOP)
+        server.process.send_signal(signal.SIGHUP)
+        await_log("model opened")  # by the first
+        if other == "none":
+            (bundle / "model.onnx").rename(bundle / "gone")
+        else:
+            relabel(bundle, bundle, other)
+        os.kill(second, signal.SIGCONT)
+        await_log("model not loaded")
+        assert labels() == {"old"}
+        if other == "none":
+            (bundle / "gone").rename(bundle / "model.onnx")
+        assert server.json("POST", "/v2/repository/models/digits/load")[0] == 200
+        assert labels() == {"new" if other == "none" else "newest"}
+        loads = {name: count for name, count in numbers(server).items() if "model_loads" in name}
+        assert sorted(loads.values()) == [2.0, 4.0], loads  # refused; done, at the start and now
+
+
 def test_a_process_that_dies_is_started_again(many: Any) -> None:
     pids = workers_of(many.process.pid)
     os.kill(pids[0], signal.SIGKILL)
