@@ -2,8 +2,9 @@
 total time.
 
     python -m benchmarks.search_vs_handmade --folder DIR [--data cifar10:PATH] [--seeds 0,1,2]
-        [--recipe standard] [--epochs N] [--arms search,presets,random,macs,race] [--size edge]
-        [--networks NAME,..] [--half NAME] [--train-images N] [--candidates N] [--steps N] [--results NAME]
+        [--recipe standard] [--epochs N] [--arms search,presets,random,macs,race,hand-made]
+        [--size edge] [--networks NAME,..] [--half NAME] [--train-images N] [--candidates N] [--steps N]
+        [--results NAME]
 
 1. Each hand-made network of benchmarks/networks.py is exported and timed (ONNX Runtime fp32, 1 thread,
    batch 1) through the same session and measurement as candidates: its median time, the least of three, is a
@@ -88,7 +89,7 @@ GOALS = {
     "presets": f"{GOAL}, mean >= {100 * GOAL_MEAN:.0f} point",
     "random": f"above 0 at {GOAL_LIMITS} of 4 limits, pooled interval above 0",
 }
-ARMS = ("search", "presets", "random", "macs", "race")
+ARMS = ("search", "presets", "random", "macs", "race", HAND_MADE)
 GLANCE = 32  # validation images for a score that says nothing
 MOST_ENTRANTS = 400
 MACS_DRAWS = 2000  # looked at for those with most multiply-accumulates
@@ -146,7 +147,8 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.arguments, self.folder = arguments, folder
         self.seeds = [int(word) for word in arguments.seeds.split(",")]
-        self.arms = [arm for arm in ARMS[1:] if arm in arguments.arms.split(",")]
+        asked = arguments.arms.split(",")
+        self.arms, self.by_hand = [arm for arm in ARMS[1:-1] if arm in asked], HAND_MADE in asked
         self.data = cut(load_data(arguments.data), arguments.train_images)
         self.spec, self.classes = input_spec_of(self.data), len(self.data.classes)
         self.done = {tuple(entry["key"]): entry["value"] for entry in files.read_jsonl(folder / "done.jsonl")}
@@ -205,7 +207,7 @@ class Bench:
         row["candidates"] = {"counted": counted, "refused": files.read_json(run / "ranking.json")["refused"]}
         hand_made, share = (name, 1.0) if name in NETWORKS else (name.removeprefix(HALF), 0.5)
         again = self.once(("time over", name, found["key"]), lambda: measure_again(run, hand_made) / share)
-        if name in NETWORKS:  # half of a latency is nobody's
+        if self.by_hand and name in NETWORKS:  # half of a latency is nobody's
             row["hand_made_error"] = self.once(
                 ("hand-made", name, seed), lambda: self.train(self.hand_made(name, seed), seed)
             )
