@@ -89,7 +89,6 @@ class Bounds:
         survey = Survey(run.space, run.config.seed, limits, run.cost, self._known, self.within_cost)
         workers = make_executor(ExecutorConfig(), here.equipment, here)
         evaluator = Evaluator(run.folder, run.images, run.cost, run.measurement, workers)
-
         self.reference = survey.reference
 
         with run.progress("device", survey.most) as advance:
