@@ -62,7 +62,9 @@ class TorchScriptTarget(Target):
         self.check_request(request)
         if request.torchscript is None:
             raise UsageError(
-                "this bundle has no TorchScript file", hint="Freeze the network again, without --no-trace."
+                "this bundle has no TorchScript file",
+                expected="a bundle that freeze or train wrote, or one of an adopted TorchScript file",
+                hint="For an adopted ONNX file choose onnxruntime, openvino, ncnn or mnn.",
             )
         import torch
 

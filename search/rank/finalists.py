@@ -28,7 +28,14 @@ from smash_search.rank.patterns import leaders, pattern_of
 from smash_search.rank.trained import Trained, expected
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.strategies import Scored
-from smash_search.train.compute import DivergedError, Feed, load_checkpoint, save_checkpoint, seed_of
+from smash_search.train.compute import (
+    DivergedError,
+    Feed,
+    OutOfMemoryError,
+    load_checkpoint,
+    save_checkpoint,
+    seed_of,
+)
 from smash_search.train.judging import Judge
 from smash_search.train.network import (
     Epoch,
@@ -474,6 +481,7 @@ def train_rung(
 
     Raises:
         InvalidInputError: the weights after the rung before are missing.
+        OutOfMemoryError: the batch does not fit into the memory of a GPU.
     """
     architecture, folder = finalist.architecture, weights
     key = architecture.key
@@ -503,6 +511,9 @@ def train_rung(
         if judge.loss is None and dataset.validation.targets is None:
             raise DivergedError("the answers for validation images are NaN or infinite")
         error = 1 - right
+    except OutOfMemoryError as problem:
+        problem.hint = f"Try --finalist-batch {max(1, recipe.batch // 2)}."  # --batch is the HyperNet's
+        raise
     except DivergedError as problem:
         error, loss, diverged, judge.loss = 1.0, 1e30, str(problem), None
     state = {name: value.cpu() for name, value in network.state_dict().items()}

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 MOST_SHARE = 65_000.0  # of an image in the error: what 16 bits hold
+_TOO_LARGE = "Repeat the command with --device cpu; it goes on from there."
 
 Corruption = Callable[[Tensor, int], Tensor]
 
@@ -206,7 +207,7 @@ class Scorer:
         known = None if several else known
         start = 0 if known is None else known.images
         tally = Tally(several=several, known=known)
-        with memory_guard(self._device, self._config.batch, "--score-batch"), self._mode():
+        with memory_guard(self._device, self._config.batch, hint=_TOO_LARGE), self._mode():
             c = None
             if corrupt is not None:
                 seed = int(architecture.key, 16)
@@ -233,7 +234,7 @@ class Scorer:
             return layout, np.zeros_like(encoded.numpy())
         c = encoded.to(self._device).requires_grad_()
         chosen = self._order[:images]
-        with memory_guard(self._device, self._config.batch, "--score-batch"), self._mode():
+        with memory_guard(self._device, self._config.batch, hint=_TOO_LARGE), self._mode():
             source = self.supernet.source(architecture, c=c)
             source.fixed = self.supernet.statistics(architecture, self._statistics_images, source)
             loss = torch.zeros((), device=self._device)

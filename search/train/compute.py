@@ -48,7 +48,7 @@ class DivergedError(SmashError):
 
 
 class OutOfMemoryError(SmashError):
-    """A batch does not fit into the memory of the device; the hint names one that may (exit code 2)."""
+    """A batch does not fit into the memory of the device; the hint says what may (exit code 2)."""
 
     exit_code = 2
 
@@ -359,8 +359,8 @@ class Average:
 
 
 @contextlib.contextmanager
-def memory_guard(device: torch.device, batch: int, option: str) -> Iterator[None]:
-    """Turn "CUDA out of memory" into an error that names a batch which may fit."""
+def memory_guard(device: torch.device, batch: int, hint: str) -> Iterator[None]:
+    """Turn "CUDA out of memory" of a batch of that many images into an error, with what to try."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -368,7 +368,7 @@ def memory_guard(device: torch.device, batch: int, option: str) -> Iterator[None
         raise OutOfMemoryError(
             f"a batch of {batch} images does not fit into the memory of {device}",
             received=str(error).partition(". ")[0],
-            hint=f"Try {option} {max(1, batch // 2)}.",
+            hint=hint,
         ) from None
 
 

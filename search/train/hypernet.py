@@ -326,7 +326,7 @@ class _Loop(Loop[Stretch]):
             self._optimiser.zero_grad(set_to_none=True)
             batch = self._config.batch // self._parts
             try:
-                with memory_guard(self._device, batch, "--batch"):
+                with memory_guard(self._device, batch, hint=f"Try --batch {max(2, batch // 2)}."):
                     total = torch.zeros((), device=self._device)
                     for slot, architecture in drawn:
                         total += self._backward(slot, architecture, share)

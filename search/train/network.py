@@ -202,7 +202,7 @@ def _guards(device: torch.device, batch: int) -> Iterator[None]:
     batch.
     """
     try:
-        with memory_guard(device, batch, "--batch"):
+        with memory_guard(device, batch, hint=f"Try --batch {max(1, batch // 2)}."):
             yield
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):

@@ -193,7 +193,7 @@ def _tell(
     from smash_export.measure.gates import GATES
     from smash_export.measure.verify import held_to
 
-    check_options(bundle, target, precision, settings)
+    check_options(bundle, target, precision, settings, max_drop)
     state = target.availability()
     gate = GATES[held_to(bundle, precision)]
     gate = gate if max_drop is None else replace(gate, drop=max_drop)

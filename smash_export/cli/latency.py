@@ -69,11 +69,12 @@ def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) 
     from smash_search.space.space import space_for
     from smash_search.stages.survey import table_networks
 
+    setting = Setting(values["target"], values["precision"], values["batch"], values["threads"])
+    setting.check_precision()  # the device would refuse the kit
     with output.progress("reading images", None):
         dataset = load_dataset(data)
     input_spec = input_spec_of(dataset)
     chosen = space_for(input_spec, space)
-    setting = Setting(values["target"], values["precision"], values["batch"], values["threads"])
     architectures = table_networks(
         chosen, input_spec, len(dataset.classes), values["seed"], values["networks"]
     )

@@ -400,6 +400,7 @@ def device_table(
     names = {"target": "target", "precision": "precision"}
     names |= {"batch": "latency_batch", "threads": "latency_threads"}
     setting = Setting(**{name: values[key] for name, key in names.items() if values[key] is not None})
+    setting.check_precision()
     if table.exists():
         held = LatencyTable.read(table).setting
         if held != setting:

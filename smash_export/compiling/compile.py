@@ -96,9 +96,9 @@ def compile_bundle(
         bundle = Bundle.open(bundle)
     runtime = plan(bundle, target, precision, effort)
     options = dict(options or {})
-    check_options(bundle, runtime, precision, options)
+    check_options(bundle, runtime, precision, options, max_drop)
     runtime.require()
-    standard = _standard(bundle, precision, max_drop, data, split, threads)
+    standard = _standard(bundle, max_drop, data, split, threads)
     if max_drop is not None and runtime.precision_source == "onnx":  # others have no loss to choose layers by
         options["max_drop"] = max_drop
     job = _Job(bundle, runtime, precision, options, standard, threads, isolated, on_progress)
@@ -251,17 +251,32 @@ def _check_source(bundle: Bundle, runtime: Target, precision: str) -> None:
         )
 
 
-def check_options(bundle: Bundle, runtime: Target, precision: str, options: Mapping[str, Any]) -> None:
+def check_options(
+    bundle: Bundle,
+    runtime: Target,
+    precision: str,
+    options: Mapping[str, Any],
+    max_drop: float | None = None,
+) -> None:
     """Refuse, before anything is made and where the runtime is not here, what compiling would refuse.
 
     Args:
         bundle: what is to be compiled.
         runtime, precision: as :func:`plan` checked them.
         options: settings of the target and of the precision.
+        max_drop: points of accuracy that the file may lose, or None.
 
     Raises:
         UsageError: an option that neither has, or a value that it does not take.
     """
+    if max_drop is not None and precision != "int8":
+        raise UsageError(
+            f"{precision} files are held to rounding, not to a loss of accuracy",
+            expected="max_drop with precision int8",
+            received=precision,
+        )
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise UsageError("max_drop", expected="0 to 100 points of accuracy", received=max_drop)
     if precision in CAST_IN_GRAPH and runtime.precision_source == "onnx":
         from smash_export.compiling.precision import check_settings
 
@@ -288,16 +303,8 @@ class _Standard:
 
 
 def _standard(
-    bundle: Bundle, precision: str, max_drop: float | None, data: str | None, split: str, threads: int | None
+    bundle: Bundle, max_drop: float | None, data: str | None, split: str, threads: int | None
 ) -> _Standard:
-    if max_drop is not None and precision != "int8":
-        raise UsageError(
-            f"{precision} files are held to rounding, not to a loss of accuracy",
-            expected="max_drop with precision int8",
-            received=precision,
-        )
-    if max_drop is not None and not 0 <= max_drop <= 100:
-        raise UsageError("max_drop", expected="0 to 100 points of accuracy", received=max_drop)
     if data is None:
         return _Standard(bundle.samples(), reference_of(bundle), max_drop)
     from smash_export.measure.labelled import from_data

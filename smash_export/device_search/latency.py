@@ -85,6 +85,11 @@ class Setting:
 
     def check(self) -> None:
         """Raise UsageError or MissingRuntimeError unless the target can be measured here."""
+        self.check_precision()
+        get_target(self.target).require()
+
+    def check_precision(self) -> None:
+        """Raise UsageError unless networks can be measured at this precision, wherever the runtime is."""
         target = get_target(self.target)
         if self.precision not in target.precisions:
             raise UsageError(
@@ -98,7 +103,6 @@ class Setting:
                 expected="another precision while networks are searched; compile makes the int8 file then",
                 received=self.precision,
             )
-        target.require()
 
 
 # --------------------------------------------------------------------------------------------- graphs

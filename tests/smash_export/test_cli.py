@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -17,6 +19,7 @@ from smash_base import errors
 from smash_export import cli
 from smash_export.cli.groups import Grouped
 
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
     "torch",
     "onnx",
@@ -228,6 +231,32 @@ def test_every_error_type_has_a_documented_exit_code() -> None:
     kinds = [errors.SmashError, *errors.SmashError.__subclasses__()]
     assert {kind.exit_code for kind in kinds} == {1, 2, 3, 4, 5, 6}
     assert {kind.exit_code for kind in kinds} <= set(cli.EXIT_CODES)
+
+
+OF_OTHER_PROGRAMS = {"--onnx", "--head", "--address", "--upgrade"}  # trtexec, ray, pip
+
+
+def test_what_errors_advise_are_options_that_there_are() -> None:
+    there: set[str] = {"--debug", "--config"}
+    waiting: list[click.Command] = [cli.cli]
+    while waiting:
+        command = waiting.pop()
+        context = click.Context(command)
+        if isinstance(command, click.Group):
+            found = (command.get_command(context, name) for name in command.list_commands(context))
+            waiting += [entry for entry in found if entry is not None]
+        for parameter in command.params:
+            there.update(parameter.opts, parameter.secondary_opts)
+    advised = {}
+    for package in ("smash_base", "search", "deploy_targets", "smash_export"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.keyword) and node.arg in ("hint", "expected"):
+                    words = re.findall(r"(?<![\w-])--[a-z][a-z-]+", ast.unparse(node.value))
+                    advised |= dict.fromkeys(words, f"{path.name}:{node.lineno}")
+    assert "--data" in advised
+    unknown = {word: place for word, place in advised.items() if word not in there | OF_OTHER_PROGRAMS}
+    assert not unknown
 
 
 def test_a_closed_stdout_does_not_change_how_a_command_ends() -> None:

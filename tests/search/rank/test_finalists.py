@@ -35,6 +35,7 @@ from smash_search.space.known import known_networks
 from smash_search.space.space import space_for
 from smash_search.strategies import Candidate, Context, Scored, make_strategy
 from smash_search.strategies.random import draws
+from smash_search.train.compute import OutOfMemoryError
 from smash_search.train.judging import Judge
 from smash_search.train.network import new_network
 from smash_search.train.recipes import Recipe
@@ -138,6 +139,19 @@ def test_rungs_halve_and_train_on_from_the_rung_before(tmp_path: Path) -> None:
     assert run_rungs(finalists, config, records=records, work=work) == results
     assert records.read_bytes() == whole
     assert [Trained.from_json(record) for record in files.read_jsonl(records)] == results
+
+
+def test_a_finalist_that_a_gpu_has_no_memory_for_names_the_option_of_finalists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("smash_search.model.interpreter.Network.forward", too_large)
+    config = FinalistsConfig(rungs=(1,), recipe=Recipe(batch=32), random=0)
+    finalist = Finalist(SPACE.draw(0, 0), "search", "", None, 1)
+    with pytest.raises(OutOfMemoryError, match=r"batch of 32 images.*Try --finalist-batch 16"):
+        train_rung(finalist, 0, small_digits(train=64, validation=32), config, weights=tmp_path)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -23,7 +23,7 @@ from smash_search.rank.scoring import (
 )
 from smash_search.space.architecture import InputSpec
 from smash_search.space.space import space_for
-from smash_search.train.compute import seed_of
+from smash_search.train.compute import OutOfMemoryError, seed_of
 from smash_search.train.hypernet import new_supernet
 from smash_search.train.network import accuracy, answers_of, new_network
 from tests.search.several_data import several_digits
@@ -50,6 +50,17 @@ def test_a_score_is_the_error_of_the_frozen_network_with_generated_weights() -> 
     assert score.error == pytest.approx(wrong)
     assert score.mask().mean() == score.error
     assert score.low <= score.error <= score.high
+
+
+def test_a_score_that_a_gpu_has_no_memory_for_says_how_the_search_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_large(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("smash_search.rank.scoring.forward", too_large)
+    with pytest.raises(OutOfMemoryError, match=r"batch of 32 images.*--device cpu"):
+        _scorer().score(small_architecture(), 48)
 
 
 def test_batches_normalised_by_their_own_statistics_need_no_other_images() -> None:

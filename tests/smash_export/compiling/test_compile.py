@@ -222,6 +222,7 @@ def test_dry_run_writes_nothing(digits_bundle_copy: Path, capsys: pytest.Capture
         ("-t tensorrt -o level=9", "0 to 5"),
         ("-t tensorrt -p fp16 -o dla=0 -o batch=[1,2,4]", "fixed shapes"),
         ("-t ncnn -o batch=2", "no options"),
+        ("-t onnxruntime --max-drop 1", "max_drop with precision int8"),
     ],
 )
 def test_a_dry_run_refuses_the_options_that_compiling_would_refuse_also_without_the_runtime(

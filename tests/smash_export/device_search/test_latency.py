@@ -465,6 +465,21 @@ def test_the_commands_make_a_kit_a_table_and_a_prediction(tmp_path: Path) -> Non
     assert document["networks"][0]["measured_ms"] > 0
 
 
+@pytest.mark.parametrize(
+    ("target", "precision", "expected"),
+    [("ncnn", "int8", "calibration images"), ("litert", "fp16", "no precision fp16")],
+)
+def test_no_kit_is_written_that_a_device_would_refuse(
+    target: str, precision: str, expected: str, tmp_path: Path
+) -> None:
+    kit = tmp_path / "kit.zip"
+    words = ["latency", "kit", str(kit), "--data", "digits", "--networks", "10"]
+    refused = CliRunner().invoke(cli, [*words, "--target", target, "--precision", precision])
+    assert isinstance(refused.exception, UsageError)
+    assert expected in str(refused.exception)
+    assert not kit.exists()
+
+
 def search_words(folder: Path, *more: str) -> list[str]:
     small = (
         "--steps 3 --batch 8 --candidates 6 --finalists 2 --rungs 1 --baseline none --images 60 --threads 1"
