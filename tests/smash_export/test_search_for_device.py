@@ -205,6 +205,19 @@ def test_what_no_dla_can_do_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["search", "--data", "digits", "--require", "tensorrt-dla", "--dry-run", "--json"]) == 0
 
 
+def test_a_dry_run_for_another_device_needs_no_runtime_of_it_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", "--data", "digits", "--run", str(tmp_path / "run"), "--dry-run", "--steps", "10"]
+    words += ["--max-latency", "2ms", "--target", "tensorrt", "--device-host", "nano@nowhere.invalid"]
+    assert run(words) == 0
+    told = capsys.readouterr()
+    assert "150 networks are measured on nano@nowhere.invalid before the search" in told.out + told.err
+    assert not (tmp_path / "run").exists()
+    assert run([*words, "--precision", "int4"]) == 2
+    assert "int4" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
