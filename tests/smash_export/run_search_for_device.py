@@ -19,7 +19,8 @@ from tests.search.run_small_search import RESULTS, config
 from tests.search.small_data import small_digits
 
 LIMITS = (Limit("0.1ms", 0.1), Limit("5ms", 5.0))
-MEASURED = (MEASURES, REFERENCE, CONFIRMED)
+MEASURED = {MEASURES: 1, REFERENCE: 2, CONFIRMED: 2}
+"""Files of measurements, and how often each measures one network at most."""
 
 
 def search(folder: Path) -> SearchResult:
