@@ -286,7 +286,9 @@ def _search(
     measurement = _measurement(dataset, device, values)
     config = _configuration(dataset, measurement, values)
     if values["duration"] is not None or values["hypernet_share"] is not None or _is_long(config):
-        config = _fitted(config, dataset, measurement, folder, values, output)
+        predicted = device is not None and output.dry_run  # by a table that is not there yet, in no time
+        rehearsed = None if predicted else measurement
+        config = _fitted(config, dataset, rehearsed, folder, values, output)
     if output.dry_run:
         _tell_plan(output, config, folder, summary)
         return None

@@ -83,8 +83,12 @@ class Setting:
         """For :meth:`Target.open`."""
         return SessionOptions(self.threads, self.batch, self.device, self.provider)
 
-    def check(self) -> None:
-        """Raise UsageError or MissingRuntimeError unless the target can be measured here."""
+    def check(self, *, here: bool = True) -> None:
+        """Raise UsageError or MissingRuntimeError unless the target can be measured.
+
+        Args:
+            here: on this machine, which then needs the runtime.
+        """
         target = get_target(self.target)
         if self.precision not in target.precisions:
             raise UsageError(
@@ -98,7 +102,8 @@ class Setting:
                 expected="another precision while networks are searched; compile makes the int8 file then",
                 received=self.precision,
             )
-        target.require()
+        if here:
+            target.require()
 
 
 # --------------------------------------------------------------------------------------------- graphs
@@ -612,7 +617,8 @@ class DeviceLatency:
         setting: what to measure on.
         limit_ms: largest latency of the pick, or None.
         table: predicts instead of measuring, for a device that is not here.
-        elsewhere: the table's device, where it can be asked: what may be picked is measured there.
+        elsewhere: the table's device, where it can be asked: what may be picked is measured there. Without a
+            table, which it is yet to make, nothing is measured: :meth:`describe` alone has an answer.
         seconds: Seconds of each measurement.
     """
 
@@ -628,7 +634,7 @@ class DeviceLatency:
         seconds: float = 0.2,
     ) -> None:
         if table is None:
-            setting.check()
+            setting.check(here=elsewhere is None)
         elif (table.input_spec, table.classes) != (input_spec, classes):
             raise InvalidInputError(
                 "the latency table is for other networks",
@@ -642,17 +648,16 @@ class DeviceLatency:
 
     def describe(self) -> JsonObject:
         """What was measured and how, for config.json and the report."""
-        if self._table is not None:
-            table = _digest(self._table.document)  # a search that goes on is to go on with the same
-            described: JsonObject = {
-                "setting": asdict(self._table.setting),
-                "predicted": True,
-                "table": table,
-            }
-            if self._elsewhere is not None:
-                described["device"] = self._elsewhere.name
-            return {**described, "limit_ms": self.limit_ms}
-        return {"setting": asdict(self._setting), "predicted": False, "limit_ms": self.limit_ms}
+        table, device = self._table, self._elsewhere
+        described: JsonObject = {
+            "setting": asdict(self._setting if table is None else table.setting),
+            "predicted": table is not None or device is not None,
+        }
+        if table is not None:
+            described["table"] = _digest(table.document)  # a search that goes on is to go on with the same
+        if device is not None:
+            described["device"] = device.name
+        return {**described, "limit_ms": self.limit_ms}
 
     def measure(self, architecture: Architecture) -> dict[str, float]:
         """``{"latency_ms": ...}``: the median."""
