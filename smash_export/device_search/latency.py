@@ -521,6 +521,16 @@ class LatencyTable:
                 expected=f"at least {FOLDS}",
                 received=len(document["networks"]),
             )
+        for network in document["networks"]:
+            latency = network.get("latency")
+            median = latency.get("p50_ms") if isinstance(latency, dict) else None
+            if not isinstance(median, int | float) or not 0 < median < math.inf:
+                raise InvalidInputError(
+                    f"{path} holds a network without a time",
+                    expected="a file that `smash-export latency build` wrote",
+                    received=latency,
+                    hint="A kit is measured on the device first: smash-export latency build.",
+                )
         return cls(document)
 
     @cached_property
