@@ -280,6 +280,8 @@ def _search(
         )
     folder = run or default_folder(dataset)
     device = device_of(values)
+    if device is not None and values["latency_table"] is not None:
+        raise UsageError("both a device and --latency-table are given", hint="Choose one.")
     if device is not None and not output.dry_run:
         values["latency_table"] = device_table(device, dataset, folder, values, output)
         values |= dict.fromkeys(("target", "precision", "latency_batch", "latency_threads"))
@@ -396,8 +398,6 @@ def device_table(
     from smash_search.rank.finalists import input_spec_of
     from smash_search.stages.survey import table_networks
 
-    if values["latency_table"] is not None:
-        raise UsageError("both a device and --latency-table are given", hint="Choose one.")
     kit, table = folder / "device-kit.zip", folder / "device-table.json"
     names = {"target": "target", "precision": "precision"}
     names |= {"batch": "latency_batch", "threads": "latency_threads"}

@@ -267,6 +267,9 @@ def test_a_dry_run_for_another_device_needs_no_runtime_and_measures_nothing_here
     assert plan["measured"]["device"] == "pi@nowhere"
     assert plan["finalists"]["precision"] == "int8"
     assert run([*words, "--device-host", "pi@nowhere", "--target", "torchscript"]) == 2, "it has no int8"
+    capsys.readouterr()
+    assert run([*words, "--device-host", "pi@nowhere", "--latency-table", "table.json"]) == 2
+    assert "both a device and --latency-table" in capsys.readouterr().err
 
 
 def test_a_search_says_how_long_it_takes_before_it_begins(
