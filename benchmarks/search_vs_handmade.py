@@ -59,7 +59,7 @@ from smash_export.progress import Output
 from smash_search.data import Dataset, Split
 from smash_search.executors import ExecutorConfig
 from smash_search.executors.serial import Serial
-from smash_search.rank.evaluation import CONFIRMED, Evaluator
+from smash_search.rank.evaluation import REFERENCE, Evaluator
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, input_spec_of, run_rungs, train_rung
 from smash_search.rank.measurement import LATENCY, undisturbed
 from smash_search.rank.pareto import Limit, pick_that_keeps
@@ -352,9 +352,8 @@ class Bench:
             searched: Folder of the search.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        for line in files.read_jsonl(searched / CONFIRMED):
-            if line["key"] == reference.key:
-                files.append_jsonl(folder / CONFIRMED, line)
+        for line in files.read_jsonl(searched / REFERENCE):
+            files.append_jsonl(folder / REFERENCE, line)
         here = Serial(ExecutorConfig(), None, latency)  # type: ignore[arg-type]
 
         def cost(architecture: Architecture) -> Cost:

@@ -5,7 +5,8 @@
     training.json    its loss, and how often each choice was trained
     scores.jsonl     one line per architecture and stage of the race
     measures.jsonl   measurements on a device, where the search has any
-    confirmed.jsonl  longer ones of the networks that may be picked, and of the one that all are compared with
+    reference.jsonl  longer ones of the network that all others are measured in turns with
+    confirmed.jsonl  longer ones of the networks that may be picked
     ranking.json     how far the scores can be trusted
     finalists.jsonl  one line per network and rung
     pareto.json      every trained network: error, latency, cost, whether it is on the front
@@ -38,7 +39,7 @@ from smash_search.executors import Executor, ExecutorConfig, check_executor, mak
 from smash_search.executors.work import Equipment, Worker
 from smash_search.model.hypernet import HyperNetConfig
 from smash_search.model.supernet import Supernet
-from smash_search.rank.evaluation import CONFIRMED, MEASURES, SCORES, Evaluator
+from smash_search.rank.evaluation import CONFIRMED, MEASURES, REFERENCE, SCORES, Evaluator
 from smash_search.rank.finalists import input_spec_of
 from smash_search.rank.measurement import Measurement
 from smash_search.rank.pareto import pareto_entries
@@ -148,7 +149,7 @@ class _Search:
                     hint="Choose another folder, or pass --resume.",
                 )
             check_identity(self._run.folder, held["identity"], document)
-            for name in (SCORES, MEASURES, CONFIRMED, "finalists.jsonl"):
+            for name in (SCORES, MEASURES, REFERENCE, CONFIRMED, "finalists.jsonl"):
                 close_torn_line(self._run.folder / name)
             return
         if (self._run.folder / OF_A_BUNDLE).exists():

@@ -2,9 +2,9 @@
 
     scores.jsonl     one line per architecture and number of images; the first has the architecture
     measures.jsonl   measurements on a device
-    confirmed.jsonl  longer ones of the network that others are measured in turns with, two of them, and of
-                     those that may be picked; a second line for one that is to be picked and was measured on
-                     both sides of a limit
+    reference.jsonl  longer ones of the network that others are measured in turns with, two of them
+    confirmed.jsonl  longer ones of those that may be picked; a second line for one that is to be picked and
+                     was measured on both sides of a limit
 
 What is in the files is not done again.
 """
@@ -29,7 +29,12 @@ from smash_search.space.architecture import Architecture
 from smash_search.space.cost import Cost
 from smash_search.strategies import Candidate, Scored
 
-SCORES, MEASURES, CONFIRMED = "scores.jsonl", "measures.jsonl", "confirmed.jsonl"
+SCORES, MEASURES, REFERENCE, CONFIRMED = (
+    "scores.jsonl",
+    "measures.jsonl",
+    "reference.jsonl",
+    "confirmed.jsonl",
+)
 ANCHORS = 8  # networks that say how fast the machine is now
 NOISE = 1.04  # a longer measurement over what a network took before, beyond which the machine may be slower
 
@@ -118,7 +123,7 @@ class Evaluator:
         """
         if self._measurement is None or not self._asked("times_over", reference, (reference,), True):
             return
-        self._reference = reference, undisturbed(self.confirm(reference))
+        self._reference = reference, self._as_reference(reference, 0)
 
     def refer_again(self) -> bool:
         """Measure that network once more, some time after :meth:`refer_to`, and take the faster of the two.
@@ -128,18 +133,25 @@ class Evaluator:
         if self._reference is None:
             return False
         reference, before = self._reference
-        key = reference.key
-        if key not in self._confirmed_again:
-            measures: dict[str, float] = dict(self._asked("confirm", reference))
-            self._confirmed_again[key] = measures
-            files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": measures})
-        now = undisturbed(self._confirmed_again[key])
+        now = self._as_reference(reference, 1)
         if before <= NOISE * now:
             return False
         self._reference = reference, now
         for key in self.measured:
             self.measures[key] = {**self.measures[key], LATENCY: self.measures[key][LATENCY] * now / before}
         return True
+
+    def _as_reference(self, reference: Architecture, number: int) -> float:
+        """Milliseconds of its longer measurement of that number, from 0, which is taken now where it was not.
+
+        As a finalist it is measured like all others: what it took then is no reason to refuse it now.
+        """
+        path, key = self._folder / REFERENCE, reference.key
+        taken = [record["measures"] for record in files.read_jsonl(path) if record["key"] == key]
+        if len(taken) == number:
+            taken.append(dict(self._asked("confirm", reference)))
+            files.append_jsonl(path, {"key": key, "measures": taken[number]})
+        return undisturbed(taken[number])
 
     def _measured_briefly(
         self, architectures: Sequence[Architecture]
@@ -217,17 +229,10 @@ class Evaluator:
         return found
 
     def forget_confirmed(self) -> None:
-        """Longer measurements that left nothing to pick: who goes on with the search measures again.
-
-        Those of the network that others are measured in turns with are kept: what they took is told by it.
-        """
-        kept = set() if self._reference is None else {self._reference[0].key}
-        self._confirmed = {key: measures for key, measures in self._confirmed.items() if key in kept}
-        self._confirmed_again = {key: entry for key, entry in self._confirmed_again.items() if key in kept}
+        """Longer measurements that left nothing to pick: who goes on with the search measures again."""
+        self._confirmed.clear()
+        self._confirmed_again.clear()
         (self._folder / CONFIRMED).unlink(missing_ok=True)
-        for confirmed in (self._confirmed, self._confirmed_again):
-            for key, measures in confirmed.items():
-                files.append_jsonl(self._folder / CONFIRMED, {"key": key, "measures": measures})
 
     def score(
         self,

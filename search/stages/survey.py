@@ -127,7 +127,7 @@ class Survey:
     def _from_small_to_large(self) -> list[Architecture]:
         usual = self._usual
         places = np.unique(np.linspace(0, len(usual) - 1, min(PROBES // 2, len(usual))).round().astype(int))
-        draws = [usual[place] for place in places]
+        draws = list(dict.fromkeys(usual[place] for place in places))  # a narrow prior draws some again
         others = (entry for entry in self.known if self.accepts(entry) and entry not in draws)
         return draws + known_probes(others, usual, self.cost)[: KNOWN_PROBES // 2]
 

@@ -24,7 +24,7 @@ from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES
 from smash_targets.base import target_names
 
 if TYPE_CHECKING:
-    from smash_export.device_search.latency import DeviceLatency, Setting
+    from smash_export.device_search.latency import DeviceLatency
     from smash_export.remote.device import Device
     from smash_search.data import Dataset, DatasetSummary
     from smash_search.stages.config import SearchConfig
@@ -54,7 +54,6 @@ GROUPS = {
 
 
 LONG_STEPS, LONG_FINALISTS = 200, 8  # of a search whose time is told before it
-DEVICE_TABLE = "device-table.json"
 TABLE_SEED = 1  # of the networks that a device measures; the same as that of `latency kit`
 
 
@@ -281,10 +280,17 @@ def _search(
         )
     folder = run or default_folder(dataset)
     device = device_of(values)
-    measurement = _measurement(dataset, device, folder, values, output)
+    if device is not None and values["latency_table"] is not None:
+        raise UsageError("both a device and --latency-table are given", hint="Choose one.")
+    if device is not None and not output.dry_run:
+        values["latency_table"] = device_table(device, dataset, folder, values, output)
+        values |= dict.fromkeys(("target", "precision", "latency_batch", "latency_threads"))
+    measurement = _measurement(dataset, device, values)
     config = _configuration(dataset, measurement, values)
     if values["duration"] is not None or values["hypernet_share"] is not None or _is_long(config):
-        config = _fitted(config, dataset, measurement, folder, values, output)
+        predicted = device is not None and output.dry_run  # by a table that is not there yet, in no time
+        rehearsed = None if predicted else measurement
+        config = _fitted(config, dataset, rehearsed, folder, values, output)
     if output.dry_run:
         _tell_plan(output, config, folder, summary)
         return None
@@ -307,21 +313,9 @@ def _search(
     return None if result is None else (result, config, summary)
 
 
-def _measurement(
-    dataset: Dataset, device: Device | None, folder: Path, values: dict[str, Any], output: Output
-) -> DeviceLatency | None:
-    """How candidates are measured; None, too, in a dry run for a device that was not measured yet."""
+def _measurement(dataset: Dataset, device: Device | None, values: dict[str, Any]) -> DeviceLatency | None:
     from smash_export.device_search.search import device_latency
 
-    if device is not None:
-        setting = _device_setting(values)
-        if output.dry_run and not (folder / DEVICE_TABLE).exists():
-            output.note(
-                f"{values['device_networks']} networks are measured on {device.name} before the search"
-            )
-            return None
-        values["latency_table"] = device_table(device, dataset, folder, setting, values, output)
-        values |= dict.fromkeys(("target", "precision", "latency_batch", "latency_threads"))
     return device_latency(
         dataset,
         max_latency=values["max_latency"],
@@ -396,28 +390,19 @@ def _fitted(
     return chosen
 
 
-def _device_setting(values: dict[str, Any]) -> Setting:
-    """What a device measures; it may have a runtime that is not here."""
-    from smash_export.device_search.latency import Setting
+def device_table(
+    device: Device, dataset: Dataset, folder: Path, values: dict[str, Any], output: Output
+) -> Path:
+    """The latency table of a device in the run's folder; measured there unless it is there already."""
+    from smash_export.device_search.latency import BUILD_SECONDS, LatencyTable, Setting, write_kit
+    from smash_search.rank.finalists import input_spec_of
+    from smash_search.stages.survey import table_networks
 
-    if values["latency_table"] is not None:
-        raise UsageError("both a device and --latency-table are given", hint="Choose one.")
+    kit, table = folder / "device-kit.zip", folder / "device-table.json"
     names = {"target": "target", "precision": "precision"}
     names |= {"batch": "latency_batch", "threads": "latency_threads"}
     setting = Setting(**{name: values[key] for name, key in names.items() if values[key] is not None})
     setting.check_precision()
-    return setting
-
-
-def device_table(
-    device: Device, dataset: Dataset, folder: Path, setting: Setting, values: dict[str, Any], output: Output
-) -> Path:
-    """The latency table of a device in the run's folder; measured there unless it is there already."""
-    from smash_export.device_search.latency import BUILD_SECONDS, LatencyTable, write_kit
-    from smash_search.rank.finalists import input_spec_of
-    from smash_search.stages.survey import table_networks
-
-    kit, table = folder / "device-kit.zip", folder / DEVICE_TABLE
     if table.exists():
         held = LatencyTable.read(table).setting
         if held != setting:

@@ -520,6 +520,16 @@ class LatencyTable:
                 expected=f"at least {FOLDS}",
                 received=len(document["networks"]),
             )
+        for network in document["networks"]:
+            latency = network.get("latency")
+            median = latency.get("p50_ms") if isinstance(latency, dict) else None
+            if not isinstance(median, int | float) or not 0 < median < math.inf:
+                raise InvalidInputError(
+                    f"{path} holds a network without a time",
+                    expected="a file that `smash-export latency build` wrote",
+                    received=latency,
+                    hint="A kit is measured on the device first: smash-export latency build.",
+                )
         return cls(document)
 
     @cached_property
@@ -616,7 +626,8 @@ class DeviceLatency:
         setting: what to measure on.
         limit_ms: largest latency of the pick, or None.
         table: predicts instead of measuring, for a device that is not here.
-        elsewhere: the table's device, where it can be asked: what may be picked is measured there.
+        elsewhere: the table's device, where it can be asked: what may be picked is measured there. Without a
+            table, which it is yet to make, nothing is measured: :meth:`describe` alone has an answer.
         seconds: Seconds of each measurement.
     """
 
@@ -632,7 +643,7 @@ class DeviceLatency:
         seconds: float = 0.2,
     ) -> None:
         if table is None:
-            setting.check()
+            setting.check() if elsewhere is None else setting.check_precision()
         elif (table.input_spec, table.classes) != (input_spec, classes):
             raise InvalidInputError(
                 "the latency table is for other networks",
@@ -646,17 +657,16 @@ class DeviceLatency:
 
     def describe(self) -> JsonObject:
         """What was measured and how, for config.json and the report."""
-        if self._table is not None:
-            table = _digest(self._table.document)  # a search that goes on is to go on with the same
-            described: JsonObject = {
-                "setting": asdict(self._table.setting),
-                "predicted": True,
-                "table": table,
-            }
-            if self._elsewhere is not None:
-                described["device"] = self._elsewhere.name
-            return {**described, "limit_ms": self.limit_ms}
-        return {"setting": asdict(self._setting), "predicted": False, "limit_ms": self.limit_ms}
+        table, device = self._table, self._elsewhere
+        described: JsonObject = {
+            "setting": asdict(self._setting if table is None else table.setting),
+            "predicted": table is not None or device is not None,
+        }
+        if table is not None:
+            described["table"] = _digest(table.document)  # a search that goes on is to go on with the same
+        if device is not None:
+            described["device"] = device.name
+        return {**described, "limit_ms": self.limit_ms}
 
     def measure(self, architecture: Architecture) -> dict[str, float]:
         """``{"latency_ms": ...}``: the median."""

@@ -524,9 +524,9 @@ def tell_drift(
 
     Latencies of two machines, or of an idle and a busy one, say nothing beside each other.
     """
-    from smash_search.rank.evaluation import MEASURES
+    from smash_search.rank.evaluation import MEASURES, REFERENCE
     from smash_search.rank.finalists import input_spec_of
-    from smash_search.rank.measurement import LATENCY
+    from smash_search.rank.measurement import LATENCY, undisturbed
     from smash_search.stages.survey import probe_draws
 
     if (folder / "best.json").exists():
@@ -537,6 +537,9 @@ def tell_drift(
     if probe is None:
         return
     before, now = measured[probe.key], latency.measure(probe)[LATENCY]
+    times = [undisturbed(record["measures"]) for record in files.read_jsonl(folder / REFERENCE)]
+    if times:  # the file has what the survey took; where it met a busy machine, the search knows of it
+        before *= min(times) / times[0]
     if max(before, now) > DRIFT * min(before, now):
         output.warn(
             f"network {probe.key} takes {now:.3g} ms, and took {before:.3g} ms when this search measured it "

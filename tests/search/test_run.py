@@ -479,10 +479,11 @@ def test_no_network_is_dropped_from_the_last_rung_because_the_machine_has_become
         return result, (folder / "finalists.jsonl").read_text(), confirmed
 
     usual, trained, confirmed = found("usual", slow=0)
-    slower, trained_then, then = found("slower", slow=len(confirmed))
+    slower, trained_then, then = found("slower", slow=2 + len(confirmed))
     assert trained_then == trained
-    assert then[:2] == confirmed[:2]
-    for slow, as_ever in zip(then[2:], confirmed[2:], strict=True):
+    references = [(tmp_path / name / "reference.jsonl").read_text() for name in ("usual", "slower")]
+    assert references[0] == references[1]
+    for slow, as_ever in zip(then, confirmed, strict=True):
         latency = as_ever["measures"]["latency_ms"]
         assert slow["measures"] == pytest.approx({"latency_ms": latency, LOWEST: latency, NOW: 1.5 * latency})
     assert slower.pick.key == usual.pick.key

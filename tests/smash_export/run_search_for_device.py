@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from smash_export.device_search.latency import DeviceLatency, Setting
-from smash_search.rank.evaluation import CONFIRMED, MEASURES
+from smash_search.rank.evaluation import CONFIRMED, MEASURES, REFERENCE
 from smash_search.rank.finalists import FinalistsConfig, input_spec_of
 from smash_search.rank.pareto import Limit
 from smash_search.run import run_search
@@ -19,7 +19,8 @@ from tests.search.run_small_search import RESULTS, config
 from tests.search.small_data import small_digits
 
 LIMITS = (Limit("0.1ms", 0.1), Limit("5ms", 5.0))
-MEASURED = (MEASURES, CONFIRMED)
+MEASURED = {MEASURES: 1, REFERENCE: 2, CONFIRMED: 2}
+"""Files of measurements, and how often each measures one network at most."""
 
 
 def search(folder: Path) -> SearchResult:

@@ -19,6 +19,8 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.space import SPACES
 from smash_search.stages.survey import table_networks
+from smash_targets.base import Availability
+from smash_targets.onnxruntime import OnnxRuntimeTarget
 
 SMALL = [
     *("--steps", "3", "--batch", "16", "--candidates", "4", "--images", "20,0", "--device", "cpu"),
@@ -248,6 +250,26 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert plan["space"] == "edge-tiny"
     assert plan["training"]["steps"] > 1
     assert not target.exists()
+
+
+def test_a_dry_run_for_another_device_needs_no_runtime_and_measures_nothing_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = Availability(False, reason="it is on the device alone")
+    monkeypatch.setattr(OnnxRuntimeTarget, "availability", lambda self: missing)
+    words = ["search", "--data", "digits", "--run", str(tmp_path / "run"), "--max-latency", "5ms"]
+    words += ["--precision", "int8", "--dry-run", "--json"]
+    assert run(words) == 3
+    assert "it is on the device alone" in capsys.readouterr().err
+    assert run([*words, "--device-host", "pi@nowhere"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["measured"]["predicted"]
+    assert plan["measured"]["device"] == "pi@nowhere"
+    assert plan["finalists"]["precision"] == "int8"
+    assert run([*words, "--device-host", "pi@nowhere", "--target", "torchscript"]) == 2, "it has no int8"
+    capsys.readouterr()
+    assert run([*words, "--device-host", "pi@nowhere", "--latency-table", "table.json"]) == 2
+    assert "both a device and --latency-table" in capsys.readouterr().err
 
 
 def test_a_search_says_how_long_it_takes_before_it_begins(

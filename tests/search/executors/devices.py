@@ -65,3 +65,13 @@ class ByMacs:
 
     def refusal(self, measures: dict[str, float]) -> str | None:
         return None if measures["latency_ms"] <= 4.0 else "too slow"
+
+
+class InTurns(ByMacs):
+    """The same, where networks can be measured in turns with each other."""
+
+    def times_over(
+        self, architecture: Architecture, others: Sequence[Architecture], briefly: bool = False
+    ) -> list[float]:
+        latency, *latencies = (self.measure(entry)["latency_ms"] for entry in (architecture, *others))
+        return [latency / other for other in latencies]

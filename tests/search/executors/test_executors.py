@@ -33,7 +33,7 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.space import space_for
 from smash_search.train.hypernet import new_supernet
 from smash_search.train.recipes import Recipe
-from tests.search.executors.devices import ByMacs, Device
+from tests.search.executors.devices import Device, InTurns
 from tests.search.run_small_search import config, contents
 from tests.search.several_data import several_digits
 from tests.search.small_data import small_digits
@@ -106,12 +106,12 @@ def test_a_search_with_two_workers_ends_with_the_bytes_of_a_search_with_none(
     data = small_digits(train=64, validation=48)
     for name, settings in (("serial", ExecutorConfig()), ("workers", executor)):
         folder = tmp_path / name / "run"
-        result = run_search(changed, data, folder, device="cpu", measurement=ByMacs(), executor=settings)
+        result = run_search(changed, data, folder, device="cpu", measurement=InTurns(), executor=settings)
         assert sum(entry.reason.startswith("proposed in round") for entry in result.trained) >= 2
         assert any(entry.candidate.origin == "known" for entry in result.scored)
     one, other = tmp_path / "serial" / "run", tmp_path / "workers" / "run"
     assert contents(other) == contents(one)
-    for name in ("measures.jsonl", "confirmed.jsonl", "pareto.json"):
+    for name in ("measures.jsonl", "reference.jsonl", "confirmed.jsonl", "pareto.json"):
         assert (other / name).read_bytes() == (one / name).read_bytes()
 
 

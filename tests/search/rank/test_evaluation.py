@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,38 @@ def test_a_survey_on_a_machine_that_became_slower_stays_as_it_is(tmp_path: Path,
     assert not measured.refer_again()
     measured.measure(DRAWS[3:4])
     assert measured.measures[DRAWS[3].key] == {"latency_ms": pytest.approx(own(DRAWS[3]))}
+
+
+def test_a_finalist_that_others_are_measured_in_turns_with_is_held_to_what_it_takes_as_one(
+    tmp_path: Path, machine: Machine
+) -> None:
+    machine.slowness = 1.25
+    evaluator(tmp_path, machine, []).refer_to(DRAWS[1])
+    machine.slowness = 1.0
+    measured = evaluator(tmp_path, machine, [])
+    measured.refer_to(DRAWS[1])
+    measured.measure(DRAWS[:3])
+    assert measured.refer_again()
+    assert measured.confirm(DRAWS[1]) == {"latency_ms": 11.0}, "not what it took on a busy machine"
+    machine.slowness = 1.02
+    measured.forget_confirmed()
+    assert measured.confirm(DRAWS[1]) == {"latency_ms": pytest.approx(11.22)}, "and is measured again"
+
+
+def test_who_is_stopped_while_longer_measurements_are_forgotten_goes_on_in_the_same_unit(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    measured = evaluator(tmp_path, machine, [])
+    measured.refer_to(DRAWS[1])
+    measured.confirm(DRAWS[1])
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(files, "append_jsonl", stopped)
+        measured.forget_confirmed()
+    machine.slowness = 1.25
+    resumed = evaluator(tmp_path, machine, [])
+    resumed.refer_to(DRAWS[1])
+    resumed.measure(DRAWS[2:3])
+    assert resumed.measures[DRAWS[2].key] == {"latency_ms": pytest.approx(own(DRAWS[2]))}

@@ -11,6 +11,7 @@ from smash_search.rank.latency_model import parts_of
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
+from smash_search.space.prior import Prior
 from smash_search.space.space import space_for
 from smash_search.stages.survey import (
     KNOWN_PROBES,
@@ -88,6 +89,18 @@ def test_half_of_what_is_measured_is_near_the_limits_by_what_the_other_half_told
     assert model is not None
     assert model.vector == 16
     assert survey(limits).measured(milliseconds, SPEC, 10) == (measured, model)
+
+
+def test_what_a_narrow_prior_draws_again_is_measured_once_and_takes_no_place_near_the_limit() -> None:
+    single = {"forms": "plain", "wirings": "residual", "patterns": "1000", "kernels": 3, "depths": 1}
+    shares = {name: ((option, 1.0),) for name, option in single.items()}
+    prior = Prior(**shares, stems=(1.0, 0.0, 0.0), odd=0.0, squeeze=0.0, repeat=1.0, same=1.0)  # type: ignore[arg-type]
+    spec, own = InputSpec(1, (8, 8)), space_for(InputSpec(1, (8, 8)), "edge-tiny", prior)
+    known = known_networks(own)
+    surveyed = Survey(own, 0, [0.1], lambda entry: cost_of(entry, spec, 10), known, lambda entry: True)
+    measured, _ = surveyed.measured(milliseconds, spec, 10)
+    assert len(set(measured)) == len(measured)
+    assert sum(entry in set(known) for entry in measured) >= KNOWN_PROBES
 
 
 def test_networks_beyond_the_limits_on_cost_are_not_measured() -> None:

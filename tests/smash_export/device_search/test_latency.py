@@ -445,6 +445,18 @@ def test_a_malformed_table_is_refused(tmp_path: Path, change: dict[str, Any]) ->
         LatencyTable.read(path)
 
 
+@pytest.mark.parametrize("latency", [None, {}, {"p50_ms": 0}, {"p50_ms": "1"}])
+def test_what_a_kit_says_of_its_networks_is_no_table(tmp_path: Path, latency: Any) -> None:
+    document = synthetic(6).document
+    document["networks"][3]["latency"] = latency
+    if latency is None:
+        del document["networks"][3]["latency"]
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InvalidInputError, match="without a time"):
+        LatencyTable.read(path)
+
+
 def test_the_commands_make_a_kit_a_table_and_a_prediction(tmp_path: Path) -> None:
     kit, table, best = tmp_path / "kit.zip", tmp_path / "table.json", tmp_path / "best.json"
     write_best(best, BestFile(TINY.draw(9, 0), SPEC, LABELS))
