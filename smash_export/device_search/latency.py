@@ -25,9 +25,10 @@ import itertools
 import json
 import math
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -654,6 +655,7 @@ class DeviceLatency:
         self._input, self._classes, self._setting = input_spec, classes, setting
         self.limit_ms, self._table, self._seconds = limit_ms, table, seconds
         self._elsewhere = elsewhere
+        self._reference: tuple[str, Session, Callable[[], Any]] | None = None  # key, and how to close it
 
     def describe(self) -> JsonObject:
         """What was measured and how, for config.json and the report."""
@@ -697,15 +699,32 @@ class DeviceLatency:
         if self._table is not None:
             return []
         seconds = self._seconds / (1 + len(others)) if briefly else IN_TURNS_SECONDS
-        setting, noise = self._setting, _noise(self._input, self._setting.batch)
+        noise = _noise(self._input, self._setting.batch)
         with ExitStack() as opened:
-            runs = {}
-            for number, network in enumerate((architecture, *others)):
-                graph = candidate_graph(network, self._input, self._classes, setting)
-                session = opened.enter_context(_session_of(graph, self._input, self._classes, setting))
+            runs = {"0": (opened.enter_context(self._opened(architecture)), noise)}
+            for number, network in enumerate(others, 1):
+                session = self._kept(network) if briefly else opened.enter_context(self._opened(network))
                 runs[str(number)] = (session, noise)
             times = interleaved(runs, seconds=seconds, rounds=TURNS, warm_up=seconds / 4)
         return [ratio(times["0"], times[str(number)]) for number in range(1, len(runs))]
+
+    def _opened(self, architecture: Architecture) -> AbstractContextManager[Session]:
+        graph = candidate_graph(architecture, self._input, self._classes, self._setting)
+        return _session_of(graph, self._input, self._classes, self._setting)
+
+    def _kept(self, architecture: Architecture) -> Session:
+        """A session that stays open: hundreds are measured in turns with one network, compiled once."""
+        if self._reference is None or self._reference[0] != architecture.key:
+            if self._reference is not None:
+                self._reference[2]()
+            opened = ExitStack()
+            session = opened.enter_context(self._opened(architecture))
+            self._reference = architecture.key, session, weakref.finalize(self, opened.close)
+        return self._reference[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process, which opens sessions of its own."""
+        return {**vars(self), "_reference": None}
 
     def _undisturbed(self, architecture: Architecture, seconds: float) -> Latency:
         """The fastest of a few measurements as long as their times are spread: others only make it slower."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import json
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -45,7 +47,8 @@ from smash_search.space.best import BestFile, write_best
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks, plain_resnet
 from smash_search.space.space import SPACES, space_for
-from smash_targets.base import get_target
+from smash_targets.base import Session, Target, get_target
+from smash_targets.common import open_graph
 
 TINY = SPACES["tiny"]
 SPEC = InputSpec(1, (8, 8))
@@ -388,6 +391,31 @@ def test_a_network_is_measured_in_turns_with_others_where_times_are_measured_her
     assert briefly > 2
     assert here.times_over(small, ()) == []
     assert DeviceLatency(SPEC, 10, Setting(), table=table_of_one(1.0)).times_over(small, (large,)) == []
+
+
+def test_what_hundreds_are_measured_in_turns_with_is_compiled_once_in_each_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reference, other = TINY.draw(0, 0), TINY.draw(0, 1)
+    compiled: list[Path] = []
+
+    def opened(target: Target, model: bytes, signature: object, *more: Any) -> Session:
+        compiled.append(more[-1])
+        return open_graph(target, model, signature, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("smash_export.device_search.latency.open_graph", opened)
+    here = DeviceLatency(SPEC, 10, Setting())
+    for _ in range(2):
+        (ratio,) = here.times_over(other, (reference,), briefly=True)
+        assert 0.2 < ratio < 5
+    assert [folder.exists() for folder in compiled] == [False, True, False]
+    there = pickle.loads(pickle.dumps(here))
+    there.times_over(other, (reference,), briefly=True)
+    here.times_over(reference, (other,), briefly=True)
+    assert [folder.exists() for folder in compiled] == [False, False, False, False, True, False, True]
+    del here, there
+    gc.collect()
+    assert not any(folder.exists() for folder in compiled)
 
 
 @pytest.mark.parametrize(("times", "flagged"), [([1.0] * 40, 0.0), ([1.0] * 20 + [3.0] * 20, 3.0)])
