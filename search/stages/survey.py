@@ -89,8 +89,8 @@ class Survey:
         """The network that all others are measured in turns with, larger than a quarter of the draws.
 
         It is known before anything is measured, so that what the survey teaches and what candidates take
-        later are in one unit. None where no draw and no known
-        network keeps the limits on cost: all is measured alone then.
+        later are in one unit. None where no draw and no known network keeps the limits on cost: all is then
+        measured alone.
         """
         return self._usual[len(self._usual) // 4] if self._usual else None
 
