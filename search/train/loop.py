@@ -171,8 +171,7 @@ class Loop(abc.ABC, Generic[Entry]):
     def _count_bad(self, rate: float) -> None:
         self.skipped += 1
         self._bad_in_a_row += 1
-        none_was_good = self._ends_here() and self._bad_in_a_row == self.step
-        if none_was_good or self._bad_in_a_row > self.limits.most_bad_steps:
+        if self._bad_in_a_row > self.limits.most_bad_steps:
             raise DivergedError(
                 f"training gave NaN or infinity in {self._bad_in_a_row} steps in a row, "
                 f"the last of them step {self.step}",
@@ -197,8 +196,7 @@ class Loop(abc.ABC, Generic[Entry]):
             on_step: called after every step.
 
         Raises:
-            DivergedError: too many steps in a row gave NaN or infinity, or all of a few did; the last
-                checkpoint stays.
+            DivergedError: too many steps in a row gave NaN or infinity; the last checkpoint stays.
         """
         started, first = time.monotonic(), self.step
         saved, pause = started, checkpoint_seconds

@@ -31,6 +31,7 @@ from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.train.compute import (
     Ahead,
     Batches,
+    DivergedError,
     Feed,
     augmentation_of,
     autocast,
@@ -148,7 +149,7 @@ def fit(
         measure: says how good the network is; :func:`measure_of` the recipe unless given.
 
     Raises:
-        DivergedError: too many steps in a row gave NaN or infinity.
+        DivergedError: too many steps in a row gave NaN or infinity, or all of a few did.
         OutOfMemoryError: the batch does not fit into the memory of a GPU.
         UsageError: the checkpoint belongs to another job, or a batch of one image is normalised where its
             map has shrunk to one place.
@@ -185,6 +186,11 @@ def fit(
             )
     finally:
         loop.close()
+    if 0 < loop.step == loop.skipped:  # fewer than are too many in a row
+        raise DivergedError(
+            f"training gave NaN or infinity in each of its {loop.step} steps",
+            hint="Lower the learning rate, clip the gradient, or look at the images' mean and deviation.",
+        )
     if recipe.keep_best and loop.best is not None:
         network.load_state_dict(loop.best.weights)
     network.eval()
