@@ -655,7 +655,7 @@ class DeviceLatency:
         self._input, self._classes, self._setting = input_spec, classes, setting
         self.limit_ms, self._table, self._seconds = limit_ms, table, seconds
         self._elsewhere = elsewhere
-        self._reference: tuple[str, Session, Callable[[], Any]] | None = None  # key, and how to close it
+        self._reference: tuple[list[str], list[Session], Callable[[], Any]] | None = None  # keys; closes them
 
     def describe(self) -> JsonObject:
         """What was measured and how, for config.json and the report."""
@@ -701,10 +701,11 @@ class DeviceLatency:
         seconds = self._seconds / (1 + len(others)) if briefly else IN_TURNS_SECONDS
         noise = _noise(self._input, self._setting.batch)
         with ExitStack() as opened:
-            runs = {"0": (opened.enter_context(self._opened(architecture)), noise)}
-            for number, network in enumerate(others, 1):
-                session = self._kept(network) if briefly else opened.enter_context(self._opened(network))
-                runs[str(number)] = (session, noise)
+            sessions = [opened.enter_context(self._opened(architecture))]
+            sessions += (
+                self._kept(others) if briefly else map(opened.enter_context, map(self._opened, others))
+            )
+            runs = {str(number): (session, noise) for number, session in enumerate(sessions)}
             times = interleaved(runs, seconds=seconds, rounds=TURNS, warm_up=seconds / 4)
         return [ratio(times["0"], times[str(number)]) for number in range(1, len(runs))]
 
@@ -712,14 +713,15 @@ class DeviceLatency:
         graph = candidate_graph(architecture, self._input, self._classes, self._setting)
         return _session_of(graph, self._input, self._classes, self._setting)
 
-    def _kept(self, architecture: Architecture) -> Session:
-        """A session that stays open: hundreds are measured in turns with one network, compiled once."""
-        if self._reference is None or self._reference[0] != architecture.key:
+    def _kept(self, networks: Sequence[Architecture]) -> list[Session]:
+        """Sessions that stay open until others are asked for: one network may serve hundreds."""
+        keys = [network.key for network in networks]
+        if self._reference is None or self._reference[0] != keys:
             if self._reference is not None:
                 self._reference[2]()
-            opened = ExitStack()
-            session = opened.enter_context(self._opened(architecture))
-            self._reference = architecture.key, session, weakref.finalize(self, opened.close)
+            with ExitStack() as opened:
+                sessions = [opened.enter_context(self._opened(network)) for network in networks]
+                self._reference = keys, sessions, weakref.finalize(self, opened.pop_all().close)
         return self._reference[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -389,6 +389,8 @@ def test_a_network_is_measured_in_turns_with_others_where_times_are_measured_her
     assert over > 2 * again > 0
     (briefly,) = here.times_over(large, (small,), briefly=True)
     assert briefly > 2
+    again, over = here.times_over(large, (large, small), briefly=True)
+    assert over > 2 * again > 0
     assert here.times_over(small, ()) == []
     assert DeviceLatency(SPEC, 10, Setting(), table=table_of_one(1.0)).times_over(small, (large,)) == []
 

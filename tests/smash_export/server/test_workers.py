@@ -68,6 +68,19 @@ def label(server: Any, body: bytes, headers: dict[str, str]) -> str:
     return str(np.frombuffer(text[-40:], "<f4").argmax())
 
 
+def prefixes(server: Any, tensor: np.ndarray) -> set[str]:
+    """What labels begin with, by all of the workers."""
+    return {first_label(server, tensor).partition("-")[0] for _ in range(16)}
+
+
+def await_log(server: Any, *told: str) -> None:
+    """Return when one of these is in the log since it was cleared."""
+    deadline = time.monotonic() + 60
+    while not any(words in line for line in list(server.log) for words in told):
+        assert time.monotonic() < deadline, server.log
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def many(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory, start: Any) -> Any:
     path = tmp_path_factory.mktemp("workers") / "digits"
@@ -178,33 +191,23 @@ def test_what_one_process_cannot_open_or_finds_replaced_is_served_by_none(
     bundle = tmp_path / "digits"
     relabel(digits_bundle, bundle, "old-")
     with start(f"digits={bundle}", "--workers", "2", "--no-grpc", "--drain-delay", "0") as server:
-
-        def labels() -> set[str]:
-            return {first_label(server, tensor).partition("-")[0] for _ in range(16)}
-
-        def await_log(words: str) -> None:
-            deadline = time.monotonic() + 60
-            while not any(words in line for line in list(server.log)):
-                assert time.monotonic() < deadline, server.log
-                time.sleep(0.05)
-
         _, second = workers_of(server.process.pid)
         relabel(bundle, bundle, "new-")
         server.log.clear()
         os.kill(second, signal.SIGSTOP)
         server.process.send_signal(signal.SIGHUP)
-        await_log("model opened")  # by the first
+        await_log(server, "model opened")  # by the first
         if other == "none":
             (bundle / "model.onnx").rename(bundle / "gone")
         else:
             relabel(bundle, bundle, other)
         os.kill(second, signal.SIGCONT)
-        await_log("model not loaded")
-        assert labels() == {"old"}
+        await_log(server, "model not loaded")
+        assert prefixes(server, tensor) == {"old"}
         if other == "none":
             (bundle / "gone").rename(bundle / "model.onnx")
         assert server.json("POST", "/v2/repository/models/digits/load")[0] == 200
-        assert labels() == {"new" if other == "none" else "newest"}
+        assert prefixes(server, tensor) == {"new" if other == "none" else "newest"}
         loads = {name: count for name, count in numbers(server).items() if "model_loads" in name}
         assert sorted(loads.values()) == [2.0, 4.0], loads  # refused; done, at the start and now
 
@@ -260,38 +263,29 @@ def test_a_process_that_is_started_again_serves_what_the_others_serve(
     relabel(digits_bundle, bundle, "old-")
     with start(f"digits={bundle}", "--workers", "2", "--no-grpc", "--drain-delay", "0") as server:
 
-        def labels() -> set[str]:
-            return {first_label(server, tensor).partition("-")[0] for _ in range(16)}
-
         def end_one(*told: str) -> None:
             """End the older one, and wait until one of these is in the log."""
             server.log.clear()
             os.kill(min(workers_of(server.process.pid)), signal.SIGKILL)
-            await_log(*told)
-
-        def await_log(*told: str) -> None:
-            deadline = time.monotonic() + 60
-            while not any(words in line for line in list(server.log) for words in told):
-                assert time.monotonic() < deadline, server.log
-                time.sleep(0.1)
+            await_log(server, *told)
 
         Bundle.open(bundle).record("bench", {"files": []})
         end_one('"ready"')
-        assert labels() == {"old"}
+        assert prefixes(server, tensor) == {"old"}
         relabel(bundle, bundle, "new-")
         end_one("did not start", '"ready"')
-        assert labels() == {"old"}
-        await_log("repository/models/digits/load")  # what is to be done
+        assert prefixes(server, tensor) == {"old"}
+        await_log(server, "repository/models/digits/load")  # what is to be done
         assert server.json("POST", "/v2/repository/models/digits/load")[0] == 200
-        await_log('"ready"')
-        assert labels() == {"new"}
+        await_log(server, '"ready"')
+        assert prefixes(server, tensor) == {"new"}
         relabel(bundle, bundle, "newest-")
         for pid in workers_of(server.process.pid):
             os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 60
         while True:  # the others are none
             with contextlib.suppress(OSError):
-                assert labels() == {"newest"}
+                assert prefixes(server, tensor) == {"newest"}
                 break
             assert time.monotonic() < deadline
             time.sleep(0.1)
