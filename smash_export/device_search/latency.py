@@ -719,6 +719,7 @@ class DeviceLatency:
         if self._reference is None or self._reference[0] != keys:
             if self._reference is not None:
                 self._reference[2]()
+                self._reference = None
             with ExitStack() as opened:
                 sessions = [opened.enter_context(self._opened(network)) for network in networks]
                 self._reference = keys, sessions, weakref.finalize(self, opened.pop_all().close)
