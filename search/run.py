@@ -27,6 +27,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,19 @@ def run_search(
         return search.run(executor, ranks)
 
 
+def check_search(config: SearchConfig, dataset: Dataset, *, measurement: Measurement | None = None) -> None:
+    """What a search finds wrong before it trains anything, without a folder.
+
+    Args:
+        config, dataset, measurement: Arguments of :func:`run_search`.
+
+    Raises:
+        UsageError, GateError: as :func:`run_search` raises them before anything is trained.
+    """
+    nowhere = Path()  # nothing is written
+    _Search(Run(config, dataset, nowhere, pick_device("cpu"), measurement=measurement)).check(ALONE)
+
+
 def join_training(config: SearchConfig, dataset: Dataset, *, device: str, ranks: Ranks) -> None:
     """The part of every rank but the first in a search: training the HyperNet. Writes nothing."""
     spec = input_spec_of(dataset)
@@ -183,7 +197,7 @@ class _Search:
     def run(self, executor: ExecutorConfig, ranks: Ranks) -> SearchResult:
         """All stages, from the training of the HyperNet to best.json."""
         run, bounds = self._run, self._bounds
-        self._check(ranks)
+        self.check(ranks)
         supernet = new_supernet(run.space, run.spec, run.classes, run.config.hypernet, seed=run.config.seed)
         device = run.device.type if ranks.world > 1 else str(run.device)  # all GPUs, not this rank's own
         config = run.config
@@ -202,7 +216,7 @@ class _Search:
         shutil.rmtree(run.folder / "finalists", ignore_errors=True)
         return result
 
-    def _check(self, ranks: Ranks) -> None:
+    def check(self, ranks: Ranks) -> None:
         """Whatever is wrong with the settings is said before anything is trained."""
         run = self._run
         if run.config.latency_limits and run.measurement is None:
@@ -217,7 +231,7 @@ class _Search:
             costs = survey(run.space, run.spec, run.classes, seed=run.config.seed)
             costs += costs_beyond_draws(run.space, run.spec, run.classes)
             run.config.limits.check_possible(costs, run.space.name)
-        make_strategy(run.config.strategy, self._context())
+        make_strategy(run.config.strategy, replace(self._context(), folder=None))
 
     def _check_teacher(self) -> None:
         """Raise InvalidInputError unless the teacher's answers are there and are those for these images."""

@@ -61,10 +61,16 @@ def read_arrays(
             there = {name: kind for name, kind in (optional or {}).items() if f"{name}.npy" in infos}
             kinds = {**kinds, **there}
             if set(infos) != {f"{name}.npy" for name in kinds}:
-                raise ValueError(f"arrays {sorted(infos)} instead of {sorted(kinds)}")
+                found = ", ".join(sorted(name.removesuffix(".npy") for name in infos))
+                raise ValueError(f"arrays {found}")
             return {name: _read_array(archive, infos[f"{name}.npy"], kind) for name, kind in kinds.items()}
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, KeyError, RuntimeError) as error:
-        raise InvalidInputError(f"{path} is damaged", expected="an npz file", received=error) from None
+        arrays = " and ".join(f"{name} {np.dtype(kind)}" for name, kind in kinds.items())
+        raise InvalidInputError(
+            f"{path} cannot be read",
+            expected=f"an npz file as numpy.savez writes it, with {arrays} alone",
+            received=error,
+        ) from None
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, kind: str) -> np.ndarray:

@@ -292,6 +292,9 @@ def _search(
         rehearsed = None if predicted else measurement
         config = _fitted(config, dataset, rehearsed, folder, values, output)
     if output.dry_run:
+        from smash_search.run import check_search
+
+        check_search(config, dataset, measurement=measurement)
         _tell_plan(output, config, folder, summary)
         return None
     output.note(f"finalists are trained by recipe {values['recipe']}: {config.finalists.recipe.words()}")

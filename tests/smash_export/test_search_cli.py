@@ -252,6 +252,23 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not target.exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "code", "expected"),
+    [
+        ("--strategy-option", "population=1", 2, "option population of the strategy"),
+        ("--strategy-option", "colour=1", 2, "no option 'colour'"),
+        ("--max-macs", "1", 5, "keeps the limits"),
+    ],
+)
+def test_a_dry_run_says_what_a_search_would_refuse(
+    option: str, value: str, code: int, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", "--data", "digits", "--run", str(tmp_path / "run"), "--strategy", "evolution"]
+    assert run([*words, option, value, "--dry-run"]) == code
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_dry_run_for_another_device_needs_no_runtime_and_measures_nothing_here(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

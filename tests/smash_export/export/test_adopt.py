@@ -915,8 +915,15 @@ def test_images_that_do_not_fit_are_refused(
     for mark, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
         data[data.index(mark) + flags] |= 1  # encrypted
     (tmp_path / "locked.npz").write_bytes(data)
-    with pytest.raises(InvalidInputError, match="damaged"):
+    with pytest.raises(InvalidInputError, match="cannot be read"):
         images_from_arrays(tmp_path / "locked.npz", None, preprocessing, 10)
+    np.savez(tmp_path / "more.npz", images=images.test, labels=images.labels, names=images.labels)
+    told = "images uint8 and labels int64 alone; received arrays images, labels, names"
+    with pytest.raises(InvalidInputError, match=told):
+        images_from_arrays(tmp_path / "more.npz", None, preprocessing, 10)
+    np.savez_compressed(tmp_path / "small.npz", images=images.test, labels=images.labels)
+    with pytest.raises(InvalidInputError, match="received a compressed entry"):
+        images_from_arrays(tmp_path / "small.npz", None, preprocessing, 10)
     np.savez(tmp_path / "b.npz", images=images.test, labels=images.labels + 5)
     with pytest.raises(InvalidInputError, match="0 to 9"):
         images_from_arrays(tmp_path / "b.npz", None, preprocessing, 10)
