@@ -14,25 +14,26 @@ from typing import Any
 from smash_base.errors import UsageError
 from smash_search.strategies import Candidate, Context, Scored
 from smash_search.strategies.common import MOST, as_many, check, options_of
-from smash_search.strategies.study import Study, require_optuna
+from smash_search.strategies.study import Study, StudyOptions, require_optuna
 
 
 @dataclass(frozen=True)
-class HyperbandOptions:
-    """Options of ``hyperband``.
+class HyperbandOptions(StudyOptions):
+    """Options of ``hyperband``, beside those of its study.
 
     Attributes:
         smallest: validation images of the first look; 0 for a ninth of the first stage of the race.
         factor: Growth of images from look to look, and of architectures that stop.
-        startup, batch, pool, rate: as in :class:`smash_search.strategies.bayesian.BayesianOptions`.
     """
 
     smallest: int = 0
     factor: int = 3
-    startup: int = 0
-    batch: int = 8
-    pool: int = 32
-    rate: float = 0.1
+
+    def check(self) -> None:
+        """Raise UsageError where a value makes no sense."""
+        check("smallest", self.smallest, 0, MOST)
+        check("factor", self.factor, 2, 100)
+        super().check()
 
 
 class Hyperband:
@@ -47,12 +48,7 @@ class Hyperband:
 
     def __init__(self, context: Context) -> None:
         options = options_of(HyperbandOptions, context, "hyperband")
-        check("smallest", options.smallest, 0, MOST)
-        check("factor", options.factor, 2, 100)
-        check("startup", options.startup, 0, MOST)
-        check("batch", options.batch, 1, 4096)
-        check("pool", options.pool, 2, 100_000)
-        check("rate", options.rate, 1e-6, 1)
+        options.check()
         optuna = require_optuna()
         full = context.images
         smallest = options.smallest or max(8, full // options.factor**2)
@@ -71,8 +67,7 @@ class Hyperband:
         pruner = optuna.pruners.HyperbandPruner(
             min_resource=smallest, max_resource=full, reduction_factor=options.factor
         )
-        startup = options.startup or max(2, context.budget // 5)
-        self._study = Study(context, startup, options.pool, options.rate, pruner)
+        self._study = Study(context, options, pruner)
         self._asked: list[tuple[Candidate, Any]] = []
         self._going_on: list[tuple[Candidate, Any]] = []
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smash_base.errors import MissingRuntimeError
 from smash_search.space.architecture import Architecture
 from smash_search.strategies import Candidate, Context
-from smash_search.strategies.common import Proposals
+from smash_search.strategies.common import MOST, Proposals, check
 from smash_search.strategies.features import features, nearest, ranges
 from smash_search.train.compute import seed_of
 
@@ -38,20 +39,43 @@ def require_optuna() -> Any:
     return optuna
 
 
+@dataclass(frozen=True)
+class StudyOptions:
+    """Options of a strategy that asks a study.
+
+    Attributes:
+        startup: random architectures before the sampler is asked; 0 for a fifth of the candidates.
+        batch: architectures asked for at a time, before their errors are known.
+        pool: architectures among which the nearest to a wanted point is taken.
+        rate: Rate of the mutations of good architectures that join the pool.
+    """
+
+    startup: int = 0
+    batch: int = 8
+    pool: int = 32
+    rate: float = 0.1
+
+    def check(self) -> None:
+        """Raise UsageError where a value makes no sense."""
+        check("startup", self.startup, 0, MOST)
+        check("batch", self.batch, 1, 4096)
+        check("pool", self.pool, 2, 100_000)
+        check("rate", self.rate, 1e-6, 1)
+
+
 class Study:
     """Proposes architectures near the points that a TPE sampler wants, and is told what they are.
 
     Args:
         context: Context of the strategy.
-        startup: architectures drawn at random before the sampler is asked.
-        pool: draws among which the one nearest to a wanted point is taken.
-        rate: Rate of the mutations of good architectures that join the pool.
+        options: Options of the strategy.
         pruner: Optuna's pruner, or None.
     """
 
-    def __init__(self, context: Context, startup: int, pool: int, rate: float, pruner: Any = None) -> None:
+    def __init__(self, context: Context, options: StudyOptions, pruner: Any = None) -> None:
         self._optuna = require_optuna()
-        self._context, self._startup, self._pool, self._rate = context, startup, pool, rate
+        self._context, self._pool, self._rate = context, options.pool, options.rate
+        self._startup = options.startup or max(2, context.budget // 5)
         self._proposals = Proposals(context)
         self._seed = seed_of(context.seed, 0x0B7)
         drawn = [context.space.draw(self._seed, slot) for slot in range(SURVEY)]
