@@ -29,12 +29,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_base.progress import ShowProgress, by_step
 from smash_search.executors import Executor, ExecutorConfig, check_executor, make_executor
 from smash_search.executors.work import Equipment, Worker
@@ -67,6 +68,8 @@ if TYPE_CHECKING:
     from smash_search.data import Dataset
 
 SCHEMA = 1
+OPEN_UNTIL = {"hypernet": "hypernet.pt", "training": "hypernet.pt", "finalists": "finalists.jsonl"}
+"""Parts of a configuration that may change until there is this file: a smaller batch, where memory ended."""
 OF_A_BUNDLE = "manifest.json"
 
 
@@ -162,7 +165,7 @@ class _Search:
                     f"{self._run.folder} holds a search already",
                     hint="Choose another folder, or pass --resume.",
                 )
-            check_identity(self._run.folder, held["identity"], document)
+            self._go_on_from(held, document)
             for name in (SCORES, MEASURES, REFERENCE, CONFIRMED, "finalists.jsonl"):
                 close_torn_line(self._run.folder / name)
             return
@@ -193,6 +196,20 @@ class _Search:
                 "versions": versions(),
             },
         )
+
+    def _go_on_from(self, held: dict[str, Any], identity: JsonObject) -> None:
+        """Check that a search is the one that was begun, but for parts that nothing was made by yet."""
+        folder, before = self._run.folder, dict(held["identity"])
+        changed = [
+            part
+            for part, file in OPEN_UNTIL.items()
+            if before.get(part) != identity[part] and not (folder / file).exists()
+        ]
+        before |= {part: identity[part] for part in changed}
+        check_identity(folder, before, identity)
+        if changed:
+            shutil.rmtree(folder / "finalists", ignore_errors=True)  # parts of a training that never ended
+            files.write_json(folder / "config.json", {**held, "identity": identity})
 
     def run(self, executor: ExecutorConfig, ranks: Ranks) -> SearchResult:
         """All stages, from the training of the HyperNet to best.json."""

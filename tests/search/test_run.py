@@ -160,6 +160,31 @@ def test_changed_data_configuration_or_a_full_folder_are_refused(finished: Path,
         search(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("left", "changes"),
+    [
+        (("config.json",), {"training": TrainingConfig(steps=4, batch=16, architectures=2)}),
+        (
+            ("config.json", "hypernet.pt", "training.json", "scores.jsonl"),
+            {"finalists": FinalistsConfig(count=2, rungs=(1, 2), random=1, recipe=Recipe(batch=16))},
+        ),
+    ],
+    ids=["before the HyperNet", "before the finalists"],
+)
+def test_a_training_that_met_the_end_of_memory_goes_on_with_a_smaller_batch(
+    left: tuple[str, ...], changes: dict[str, Any], finished: Path, tmp_path: Path
+) -> None:
+    folder, afresh = tmp_path / "run", tmp_path / "afresh" / "run"
+    folder.mkdir()
+    for name in left:
+        (folder / name).write_bytes((finished / name).read_bytes())
+    search(folder, **changes)
+    search(afresh, **changes)
+    assert contents(folder) == contents(afresh)
+    with pytest.raises(UsageError, match="batch differs"):
+        search(folder)
+
+
 def test_a_limit_that_nothing_can_keep_is_said_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(GateError, match="smallest found"):
         search(tmp_path / "run", limits=CostLimits(parameters=10))
