@@ -39,7 +39,7 @@ from smash_export.measure.verify import compare_logits
 from smash_search.data import Dataset
 from smash_search.data.function import fault_of, imported_function
 from smash_search.data.several import likeliest, thresholds_of
-from smash_search.train.compute import pick_device, seed_of
+from smash_search.train.compute import memory_format, pick_device, seed_of
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Epoch, FitResult, fit, resized
 from smash_search.train.recipes import Recipe
@@ -146,9 +146,16 @@ def _make_lazy_weights(network: nn.Module, images: Tensor, text: str) -> None:
 
 
 def _answered(network: nn.Module, images: Tensor, *, training: bool) -> object:
-    """Shape of the answers, or what came instead; the network stays as it is, and is in eval mode then."""
+    """Shape of the answers, or what came instead; the network keeps its values, and is in eval mode then.
+
+    Images and weights lie in memory as in training: with channels last, ``view`` cannot flatten a map.
+    """
     state = {name: value.clone() for name, value in network.state_dict().items()}
+    layout = memory_format(images.ndim - 2, images.device)
     try:
+        images = images.contiguous(memory_format=layout)
+        # PyTorch declares no call with a memory format alone.
+        network.to(memory_format=layout)  # type: ignore[call-overload]
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             answers = network.train(training)(images)
         return list(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__

@@ -90,6 +90,18 @@ class Branch(Auxiliary):
 def branch():
     return Branch()
 
+class Viewed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map, self.last = nn.Conv2d(1, 8, 3), nn.Linear(8 * 36, 10)
+
+    def forward(self, images):
+        maps = self.map(images)
+        return self.last(maps.view(len(maps), -1))
+
+def viewed():
+    return Viewed()
+
 class Overflows(Auxiliary):
     def forward(self, images):
         return self.last(images.flatten(1)) * float("inf")
@@ -209,6 +221,8 @@ def test_what_cannot_be_trained_is_refused_before_it_is(module: str) -> None:
         own_network(f"{module}:frozen", digits, 0)
     with pytest.raises(InvalidInputError, match=r"while it is trained; .* received tuple"):
         own_network(f"{module}:auxiliary", digits, 0)
+    with pytest.raises(InvalidInputError, match=r"Use \.reshape\(\.\.\.\) instead"):
+        own_network(f"{module}:viewed", digits, 0)
     network = own_network(f"{module}:small", digits, 0)
     assert not network.training
     assert int(network.state_dict()["1.num_batches_tracked"]) == 0, "trying it leaves no trace"
