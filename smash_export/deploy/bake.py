@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 TARGET = "baked"
 Output = Literal["probabilities", "top-k"]
+PREFIX = "baked."  # of the names of inner tensors that are put around the network
 _LEAST = 1e-30  # below it a probability has no digits left
 
 
@@ -133,7 +134,8 @@ def bake_graph(
     from onnx import TensorProto, helper
 
     baked: onnx.ModelProto = onnx.ModelProto.FromString(model.SerializeToString())
-    graph = baked.graph
+    graph, outputs = baked.graph, output_tensors(signature, top_k)
+    _rename_tensors(graph, {INPUT, *(name for name, _, _ in outputs)})
     source, result = graph.input[0], graph.output[0]
     batch = source.type.tensor_type.shape.dim[0]
     first = batch.dim_value if batch.HasField("dim_value") else batch.dim_param
@@ -144,7 +146,7 @@ def bake_graph(
     del graph.input[:], graph.output[:]
     shape = [first, *preprocessing.sample_shape]
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, shape))
-    for name, kind, width in output_tensors(signature, top_k):
+    for name, kind, width in outputs:
         graph.output.append(helper.make_tensor_value_info(name, kind, [first, width]))
     facts = {item.key: item.value for item in model.metadata_props} | {"input": "uint8, channels last"}
     if doubt_below is not None:
@@ -152,6 +154,23 @@ def bake_graph(
     helper.set_model_props(baked, facts)
     onnx.checker.check_model(baked)
     return baked
+
+
+def _rename_tensors(graph: Any, reserved: set[str]) -> None:
+    """Other names for the network's own tensors that are called as what is put around it."""
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    taken |= {value.name for value in (*graph.initializer, *graph.input, *graph.output)}
+    renamed = {}
+    for name in sorted(taken):
+        if name in reserved or name.startswith(PREFIX):
+            renamed[name] = f"network.{name}"
+            while renamed[name] in taken:
+                renamed[name] += "_"
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in (*graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        value.name = renamed.get(value.name, value.name)
 
 
 def output_tensors(signature: ModelSignature, top_k: int | None) -> list[tuple[str, int, int]]:

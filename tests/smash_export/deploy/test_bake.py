@@ -158,16 +158,19 @@ def test_each_precision_and_the_best_classes(
     assert taken["mnn"]["how"] in (("verified", "not here") if precision == "fp16" else ("does not take it",))
 
 
-def network(preprocessing: Preprocessing) -> onnx.ModelProto:
+def network(
+    preprocessing: Preprocessing, names: tuple[str, str, str] = ("input", "mean", "logits")
+) -> onnx.ModelProto:
     """The mean of each channel as a logit: what normalise makes, seen from outside."""
+    source, mean, result = names
     graph = helper.make_graph(
         [
-            helper.make_node("GlobalAveragePool", ["input"], ["mean"]),
-            helper.make_node("Flatten", ["mean"], ["logits"]),
+            helper.make_node("GlobalAveragePool", [source], [mean]),
+            helper.make_node("Flatten", [mean], [result]),
         ],
         "means",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *preprocessing.input_shape])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", preprocessing.channels])],
+        [helper.make_tensor_value_info(source, TensorProto.FLOAT, ["batch", *preprocessing.input_shape])],
+        [helper.make_tensor_value_info(result, TensorProto.FLOAT, ["batch", preprocessing.channels])],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
@@ -189,6 +192,30 @@ def test_mean_std_and_channel_order_are_those_of_the_preprocessing(order: Any, t
     ready = replace(signature, outputs="probabilities")  # there is no second softmax
     onnx.save(baking.bake_graph(model, preprocessing, ready), path)
     np.testing.assert_allclose(baking.onnxruntime_run(path)(images)[0], means, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("image", "classes", "probabilities"),
+        ("baked.scale", "image", "scores"),
+        ("image", "network.image", "y"),
+    ],
+)
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_a_network_of_others_may_call_its_tensors_as_a_baked_file_does(
+    names: tuple[str, str, str], top_k: int | None, tmp_path: Path
+) -> None:
+    preprocessing = Preprocessing(height=6, width=5, channels=3, mean=(0.4,) * 3, std=(0.2,) * 3)
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), np.uint8)
+    answers = []
+    for named in (("input", "mean", "logits"), names):
+        signature = ModelSignature(named[0], named[2], preprocessing.input_shape, 3, (1, 1, 8))
+        path = tmp_path / f"{named[0]}.onnx"
+        onnx.save(baking.bake_graph(network(preprocessing, named), preprocessing, signature, top_k), path)
+        answers.append(baking.onnxruntime_run(path)(images))
+    for ours, theirs in zip(*answers, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_file_that_answers_otherwise_is_refused_and_nothing_is_left(
