@@ -169,7 +169,7 @@ def command(arch: Path, output: Output, **values: Any) -> None:
 
 def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
     """What the command does, with the values of its options."""
-    destination = values["out"] or arch.with_name(f"{arch.stem}-bundle")
+    destination = values["out"] or arch.parent / f"{arch.stem}-bundle"  # "." has no name to replace
     check_early(destination, values)
     best, dataset, summary = _read(arch, values, output)
     recipe = chosen_recipe(dataset, values)

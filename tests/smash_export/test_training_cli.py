@@ -226,6 +226,15 @@ def test_another_file_in_place_of_an_architecture_is_answered_with_what_to_pass(
     assert said in capsys.readouterr().err
 
 
+def test_the_current_folder_in_place_of_an_architecture_is_answered_with_what_to_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "architecture.json").touch()
+    assert run(["freeze", "--arch", ".", "--data", "digits"]) == 6
+    assert "Pass architecture.json" in capsys.readouterr().err
+
+
 def test_folds_that_cannot_be_are_refused_and_others_are_part_of_the_plan(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
