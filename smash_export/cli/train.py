@@ -31,7 +31,7 @@ def _train(network: Path, output: Output, **values: Any) -> None:
 
 def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
     """Train ``module:function`` and make a bundle of it."""
-    from smash_export.export.own_network import check_recipe, own_network
+    from smash_export.export.own_network import check_export, check_recipe, own_network
     from smash_search.data import load_dataset
 
     if values["data"] is None or values["qat"] or values["exporter"] != "graph":
@@ -50,7 +50,9 @@ def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
     if not any(word.startswith("whiten=") for word in values["settings"]):
         values["settings"] = (*values["settings"], "whiten=false")  # its weights may be trained ones
     recipe = chosen_recipe(dataset, values)
-    check_recipe(own_network(name, dataset, recipe.seed), dataset, recipe, name)
+    network = own_network(name, dataset, recipe.seed)
+    check_recipe(network, dataset, recipe, name)
+    check_export(network, dataset, name)
     if output.dry_run:
         plan: JsonObject = {"network": name, "data": dataset.spec, "writes": str(destination)}
         plan |= planned(lambda: own_network(name, dataset, recipe.seed), dataset, recipe, values, output)

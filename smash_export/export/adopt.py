@@ -279,8 +279,6 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
         raise MissingRuntimeError(
             "TorchScript needs torch", hint="Install it: pip install 'smash-export[search]'"
         ) from None
-    import onnx
-
     from smash_export.export.foreign_program import joined_answers
     from smash_export.export.foreign_rewriting import Reference
 
@@ -296,27 +294,39 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
             return joined_answers(parts, path)
 
         reference = Reference(run, tensors, str(path))
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that this exporter is old is no news to the user
-            with contextlib.suppress(AttributeError):  # there is no public name for it
-                torch._C._jit_set_onnx_log_output_stream("stderr")  # for graphs that it fails at
-            target = Path(folder) / "model.onnx"
-            torch.onnx.export(  # the exporter that takes a traced module; the other one needs Python code
-                network,
-                (torch.zeros(2, *preprocessing.input_shape),),
-                target,
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=["input"],
-                output_names=["logits"],
-                dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
-            )
-            exported = onnx.load_model_from_string(target.read_bytes())
+        exported = onnx_of_torchscript(network, preprocessing.input_shape)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise InvalidInputError(f"{path} cannot be run or exported", received=_cause(error)) from None
+        raise InvalidInputError(f"{path} cannot be run or exported", received=cause_of(error)) from None
     graph, batch, _ = _fitted(exported, path, preprocessing)
     facts = {"reference": f"TorchScript, torch {version_of('torch')}"}
     return _Foreign(graph, reference, batch, facts, data)
+
+
+def onnx_of_torchscript(network: Any, image: tuple[int, ...]) -> onnx.ModelProto:
+    """The ONNX form of a network that was read or traced, for any number of images [C, *S].
+
+    Raises:
+        RuntimeError, ValueError, TypeError: of PyTorch's exporter; :func:`cause_of` says what is wrong.
+    """
+    import onnx
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this exporter is old is no news to the user
+        with contextlib.suppress(AttributeError):  # there is no public name for it
+            torch._C._jit_set_onnx_log_output_stream("stderr")  # for graphs that it fails at
+        target = Path(folder) / "model.onnx"
+        torch.onnx.export(  # the exporter that takes a traced module; the other one needs Python code
+            network,
+            (torch.zeros(2, *image),),
+            target,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
+        )
+        return onnx.load_model_from_string(target.read_bytes())
 
 
 def _evaluating(network: Any) -> bytes:
@@ -328,7 +338,7 @@ def _evaluating(network: Any) -> bytes:
     return stream.getvalue()
 
 
-def _cause(error: Exception) -> str:
+def cause_of(error: Exception) -> str:
     """What went wrong in TorchScript: of its interpreter the last line, since the first ones trace code."""
     lines = str(error).strip().splitlines()
     return lines[-1] if lines and "TorchScript interpreter" in lines[0] else "\n".join(lines)

@@ -24,7 +24,7 @@ from torch.nn.parameter import is_lazy
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Outputs, probabilities_of
-from smash_export.export.adopt import Adopted, Images, adopt
+from smash_export.export.adopt import Adopted, Images, adopt, cause_of, onnx_of_torchscript
 from smash_export.export.calibration import FALSE_ALARM, fit_calibration
 from smash_export.export.freeze import (
     CALIBRATION_IMAGES,
@@ -117,6 +117,26 @@ def check_recipe(network: nn.Module, dataset: Dataset, recipe: Recipe, text: str
             received=received,
             hint="Choose --batch 2 or more, and no --set first_size.",
         )
+
+
+def check_export(network: nn.Module, dataset: Dataset, text: str) -> None:
+    """Try to trace the network and to write it as ONNX, before hours of training.
+
+    Raises:
+        InvalidInputError: one of them cannot be, as of a pooling to a size that does not divide the map's.
+    """
+    image = dataset.preprocessing.input_shape
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of values that decide: the final trace is judged by its answers
+            traced = torch.jit.trace(network.eval(), torch.zeros(2, *image), check_trace=False)
+        onnx_of_torchscript(traced, image)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InvalidInputError(
+            f"the network of {text} cannot be exported",
+            expected="operations that PyTorch traces and writes as ONNX",
+            received=cause_of(error),
+        ) from None
 
 
 def _make_lazy_weights(network: nn.Module, images: Tensor, text: str) -> None:

@@ -102,6 +102,11 @@ class Viewed(nn.Module):
 def viewed():
     return Viewed()
 
+def pooled_unevenly(channels, classes):
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(8 * 16, classes)
+    )
+
 class Overflows(Auxiliary):
     def forward(self, images):
         return self.last(images.flatten(1)) * float("inf")
@@ -237,6 +242,18 @@ def test_a_recipe_that_it_cannot_be_trained_by_is_refused(
     words = ["train", f"{module}:{name}", "--data", "digits", "--epochs", "1", "--out", str(tmp_path / "b")]
     assert run([*words, *options]) == 2
     assert "cannot be trained by this recipe" in capsys.readouterr().err
+
+
+def test_a_network_that_cannot_be_exported_is_refused_before_it_is_trained(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", f"{module}:pooled_unevenly", "--data", "digits", "--out", str(tmp_path / "bundle")]
+    assert run(words) == 6
+    told = capsys.readouterr().err
+    assert "cannot be exported" in told
+    assert "adaptive" in told
+    assert "training takes about" not in told
+    assert not list(tmp_path.glob("*bundle*"))
 
 
 def test_a_network_whose_values_decide_what_it_does_makes_no_bundle(module: str, tmp_path: Path) -> None:
