@@ -80,8 +80,10 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, kind: str) -> n
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("another npy version")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype != np.dtype(kind) or fortran:
+    if dtype != np.dtype(kind):
         raise ValueError(f"{info.filename} is {dtype} instead of {np.dtype(kind)}")
+    if fortran:
+        raise ValueError(f"{info.filename} in Fortran order: save numpy.ascontiguousarray(...) of it")
     data = stream.getbuffer()[stream.tell() :]
     return np.frombuffer(data, dtype=dtype).reshape(shape)
 

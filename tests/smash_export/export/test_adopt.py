@@ -924,6 +924,9 @@ def test_images_that_do_not_fit_are_refused(
     np.savez_compressed(tmp_path / "small.npz", images=images.test, labels=images.labels)
     with pytest.raises(InvalidInputError, match="received a compressed entry"):
         images_from_arrays(tmp_path / "small.npz", None, preprocessing, 10)
+    np.savez(tmp_path / "fortran.npz", images=np.asfortranarray(images.test), labels=images.labels)
+    with pytest.raises(InvalidInputError, match="Fortran order"):
+        images_from_arrays(tmp_path / "fortran.npz", None, preprocessing, 10)
     np.savez(tmp_path / "b.npz", images=images.test, labels=images.labels + 5)
     with pytest.raises(InvalidInputError, match="0 to 9"):
         images_from_arrays(tmp_path / "b.npz", None, preprocessing, 10)
