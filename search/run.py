@@ -68,8 +68,13 @@ if TYPE_CHECKING:
     from smash_search.data import Dataset
 
 SCHEMA = 1
-OPEN_UNTIL = {"hypernet": "hypernet.pt", "training": "hypernet.pt", "finalists": "finalists.jsonl"}
-"""Parts of a configuration that may change until there is this file: a smaller batch, where memory ended."""
+OPEN_UNTIL = {
+    "hypernet": ("hypernet.pt", SCORES),
+    "training": ("hypernet.pt", SCORES),
+    "finalists": ("finalists.jsonl",),
+}
+"""Parts of a configuration that may change until there is one of these files: a smaller batch, where memory
+ended. Scores outlive a checkpoint that was left out of a copy."""
 OF_A_BUNDLE = "manifest.json"
 
 
@@ -202,8 +207,8 @@ class _Search:
         folder, before = self._run.folder, dict(held["identity"])
         changed = [
             part
-            for part, file in OPEN_UNTIL.items()
-            if before.get(part) != identity[part] and not (folder / file).exists()
+            for part, made in OPEN_UNTIL.items()
+            if before.get(part) != identity[part] and not any((folder / name).exists() for name in made)
         ]
         before |= {part: identity[part] for part in changed}
         check_identity(folder, before, identity)

@@ -185,6 +185,13 @@ def test_a_training_that_met_the_end_of_memory_goes_on_with_a_smaller_batch(
         search(folder)
 
 
+def test_scores_hold_their_training_though_its_checkpoint_is_gone(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("hypernet.pt"))
+    with pytest.raises(UsageError, match="batch differs"):
+        search(folder, training=TrainingConfig(steps=4, batch=16, architectures=2))
+
+
 def test_a_limit_that_nothing_can_keep_is_said_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(GateError, match="smallest found"):
         search(tmp_path / "run", limits=CostLimits(parameters=10))
