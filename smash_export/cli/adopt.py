@@ -115,6 +115,7 @@ def command(
     them. TorchScript and .pt2 files are code; load only those whose maker you trust. A network of timm is
     'timm:NAME?weights=FILE.safetensors'; its preprocessing comes with it.
     """
+    from smash_export.bundle.manifest import NAME
     from smash_export.export.adopt import (
         adopt,
         images_from_arrays,
@@ -133,6 +134,9 @@ def command(
         )
     if calibration is not None and samples is None:
         raise UsageError("--calibration goes with --samples", hint="--data takes its training images.")
+    files.refuse_existing(
+        destination, replace=force, mark=NAME
+    )  # before images are read, which takes minutes
     names = read_labels(labels)
     wishes = _overrides(size, mean, std)
     given = {"channels": channels, "resize": resize, "crop_pct": crop_pct, "order": order}

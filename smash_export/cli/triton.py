@@ -90,7 +90,8 @@ def command(
     )
     opened = Bundle.open(bundle)
     if output.dry_run:
-        folders = [folder for _, folder, _ in plan_repository(opened, out, variants, name, settings)]
+        plan = plan_repository(opened, out, variants, name, settings, force=force)
+        folders = [folder for _, folder, _ in plan]
     else:
         with output.progress("writing the repository", None):
             folders = write_repository(

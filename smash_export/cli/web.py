@@ -27,12 +27,12 @@ def command(bundle: Path, out: Path, runtime: Path, force: bool, output: Output)
     Any server of static files will do; pictures do not leave the browser, and nothing is fetched.
     """
     from smash_export.bundle.bundle import Bundle
-    from smash_export.deploy.web import check_browser, find_runtime, web
+    from smash_export.deploy.web import check, web
 
     opened = Bundle.open(bundle)
     if output.dry_run:
-        check_browser(opened)
-        output.text(f"would write {out} with the runtime of {find_runtime(runtime)}")
+        distribution = check(opened, out, runtime, force=force)
+        output.text(f"would write {out} with the runtime of {distribution}")
     else:
         output.text(f"wrote {web(opened, out, runtime, force=force)}")
         output.note(f"Look at it: python -m http.server --directory {shlex.quote(str(out))}")

@@ -90,9 +90,7 @@ def write_repository(
             take, or a model that is there already.
     """
     bundle, destination, settings = opened(bundle), Path(destination), settings or TritonSettings()
-    plan = plan_repository(bundle, destination, variants, name, settings)
-    for _, folder, _ in plan:
-        files.refuse_existing(folder, replace=force, mark=CONFIG)
+    plan = plan_repository(bundle, destination, variants, name, settings, force=force)
     for variant, folder, source in plan:
         with files.new_folder(folder, replace=force, mark=CONFIG) as temporary:
             version = temporary / str(settings.version)
@@ -110,6 +108,8 @@ def plan_repository(
     variants: Sequence[str],
     name: str | None,
     settings: TritonSettings,
+    *,
+    force: bool = False,
 ) -> list[tuple[str, Path, Path]]:
     """(variant, model folder, source file) of each variant; writes nothing.
 
@@ -125,6 +125,7 @@ def plan_repository(
             raise UsageError("variant", expected=" or ".join(known_variants()), received=variant)
         folder = destination / (name if len(set(variants)) == 1 else f"{name}_{variant}")
         plan.append((variant, folder, _source(bundle, variant, settings.precision)))
+        files.refuse_existing(folder, replace=force, mark=CONFIG)
     return plan
 
 

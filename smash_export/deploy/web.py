@@ -49,9 +49,7 @@ def web(
         VerificationError: the file does not answer as the network does.
     """
     bundle, destination = opened(bundle), Path(destination)
-    distribution = find_runtime(Path(runtime))
-    check_browser(bundle)
-    files.refuse_existing(destination, replace=force, mark=MODEL)  # before the work; asked again after it
+    distribution = check(bundle, destination, Path(runtime), force=force)  # before the work
     import onnx
 
     model = onnx.load_model_from_string(bundle.onnx.read_bytes())
@@ -75,6 +73,16 @@ def web(
             },
         )
     return destination
+
+
+def check(bundle: Bundle, destination: Path, runtime: Path, *, force: bool) -> Path:
+    """The folder that holds the runtime's files, where nothing keeps :func:`web` from writing its own; raises
+    what it would.
+    """
+    distribution = find_runtime(runtime)
+    check_browser(bundle)
+    files.refuse_existing(destination, replace=force, mark=MODEL)
+    return distribution
 
 
 def find_runtime(folder: Path) -> Path:

@@ -122,3 +122,6 @@ def test_the_command_plans_then_writes(
     assert run(words) == 0
     assert (out / "digits" / "config.pbtxt").is_file()
     assert '"written": true' in capsys.readouterr().out
+    assert run([*words, "--dry-run"]) == 2  # as the command itself: the model is there
+    assert "--force" in capsys.readouterr().err
+    assert run([*words, "--dry-run", "--force"]) == 0

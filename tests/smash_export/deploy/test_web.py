@@ -204,3 +204,18 @@ def test_without_the_package_one_line_with_the_command(
     assert cli.run(words) == 3
     assert "npm install onnxruntime-web" in capsys.readouterr().err
     assert not (tmp_path / "page").exists()
+
+
+def test_a_dry_run_refuses_a_folder_that_is_there(
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime, out = tmp_path / "onnxruntime-web", tmp_path / "page"
+    for folder in (runtime, out):
+        folder.mkdir()
+    for name in RUNTIME:
+        (runtime / name).touch()
+    (out / "model.json").touch()
+    words = ["web", str(digits_bundle), str(out), "--runtime", str(runtime), "--dry-run"]
+    assert cli.run(words) == 2
+    assert "--force" in capsys.readouterr().err
+    assert cli.run([*words, "--force"]) == 0

@@ -235,6 +235,8 @@ def test_command_takes_flags_labels_and_arrays(
     assert answer["accuracy"] > 0.95
     assert any("int8" in warning for warning in answer["warnings"])
     assert run(words) == 2  # the bundle is there
+    assert run([*words, "--dry-run"]) == 2
+    assert run([*words, "--samples", "read-later.npz"]) == 2, "before images are read"
     assert run([*words, "--force"]) == 0
     assert run(words[:-2]) == 2  # no images
 
