@@ -306,7 +306,7 @@ def onnx_of_torchscript(network: Any, image: tuple[int, ...]) -> onnx.ModelProto
     """The ONNX form of a network that was read or traced, for any number of images [C, *S].
 
     Raises:
-        RuntimeError, ValueError, TypeError: of PyTorch's exporter; :func:`cause_of` says what is wrong.
+        RuntimeError, ValueError, TypeError: PyTorch cannot write it; :func:`cause_of` says why.
     """
     import onnx
     import torch
