@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ MAX_JSON_BYTES = 16 * 2**20
 MAX_JSON_DEPTH = 32
 TEMPORARY_PREFIX = ".partial-"
 FULL_BYTES = 2**20  # a disk with less than this is full
+LEFT_SECONDS = 24 * 3600  # since something was written, after which whoever made a folder was killed
 _NOT_OFFERED = {  # what a file system answers that has no such operation, and none that means lost data
     errno.EINVAL,
     errno.ENOTSUP,
@@ -98,6 +100,17 @@ def new_folder(path: Path | str, *, replace: bool = False, mark: str | None = No
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     _sync_folder(path.parent)
+
+
+def remove_left(folder: Path) -> None:
+    """Remove the temporary folders in ``folder`` in which nothing was written for a day: whoever filled them
+    was killed. They may hold gigabytes.
+    """
+    for place in folder.glob(f"{TEMPORARY_PREFIX}*/"):
+        with contextlib.suppress(OSError):  # another process removes it just now
+            written = max(item.stat().st_mtime for item in (place, *place.rglob("*")))
+            if time.time() - written > LEFT_SECONDS:
+                shutil.rmtree(place, ignore_errors=True)
 
 
 def refuse_existing(path: Path, *, replace: bool, mark: str | None = None) -> None:

@@ -13,7 +13,6 @@ import errno
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,7 +29,6 @@ RECORD = "source.json"
 IMAGES = "images.npy"
 HEAD_BYTES = 2**16
 MOST_BYTES = 8 * 2**30  # of all copies of one folder; those in use stay, however large
-LEFT_SECONDS = 24 * 3600  # since something was written, after which whoever made a copy was killed
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -99,7 +97,7 @@ def _make(
     place: Path, stamp: JsonObject, shape: tuple[int, ...], fill: Callable[[np.ndarray], list[int] | None]
 ) -> None:
     """Write a converted copy, which appears whole or not at all, and remove what takes its room."""
-    _remove_left(place.parent)
+    files.remove_left(place.parent)
     with files.new_folder(place, replace=True) as temporary:
         array = np.lib.format.open_memmap(temporary / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
         rows = fill(array)
@@ -109,15 +107,6 @@ def _make(
         if rows is not None:
             np.save(temporary / "rows.npy", np.array(rows, dtype=np.int64))
     _make_room(place)
-
-
-def _remove_left(folder: Path) -> None:
-    """Remove what a process left that was killed while it made a copy, which may be gigabytes."""
-    for place in folder.glob(f"{files.TEMPORARY_PREFIX}*/"):
-        with contextlib.suppress(OSError):  # another process removes it just now
-            written = max(item.stat().st_mtime for item in (place, *place.iterdir()))
-            if time.time() - written > LEFT_SECONDS:
-                shutil.rmtree(place, ignore_errors=True)
 
 
 def remembered(

@@ -202,9 +202,13 @@ class Bundle:
         return None
 
     def staging(self, target: str, precision: str) -> Path:
-        """A new empty folder in the bundle, on the same file system, which no reader looks into."""
+        """A new empty folder in the bundle, on the same file system, which no reader looks into.
+
+        What a process that was killed left of such folders is removed.
+        """
         parent = self.path / "targets" / layout.safe_path(target)
         parent.mkdir(parents=True, exist_ok=True)
+        files.remove_left(parent)
         folder = tempfile.mkdtemp(prefix=f"{files.TEMPORARY_PREFIX}{precision}-", dir=parent)
         files.set_mode(folder, 0o755)
         return Path(folder)

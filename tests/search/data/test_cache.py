@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smash_base import files
 from smash_base.errors import UsageError
 from smash_search.data import cache
 
@@ -130,7 +131,7 @@ def test_copies_that_another_process_has_mapped_stay(tmp_path: Path, monkeypatch
 
 def test_what_a_killed_process_left_goes_and_a_copy_that_is_being_made_stays(tmp_path: Path) -> None:
     places = [tmp_path / cache.FOLDER / f".partial-{name}" for name in ("killed", "working")]
-    long_ago = time.time() - 2 * cache.LEFT_SECONDS
+    long_ago = time.time() - 2 * files.LEFT_SECONDS
     for place, written in zip(places, (long_ago, time.time()), strict=True):
         place.mkdir(parents=True)
         (place / "images.npy").write_bytes(b"half")

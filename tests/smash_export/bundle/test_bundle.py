@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -648,6 +649,20 @@ def test_rejected_and_half_written_folders_do_not_matter(bundle_path: Path) -> N
     rejected.mkdir(parents=True)
     (rejected / "report.json").write_text("{}")
     assert [file.target for file in Bundle.open(bundle_path).compiled] == ["onnxruntime"]
+
+
+def test_what_a_killed_compilation_left_goes_with_the_next_one(bundle_path: Path) -> None:
+    bundle = Bundle.open(bundle_path)
+    killed, working = bundle.staging("ncnn", "fp16"), bundle.staging("ncnn", "int8")
+    long_ago = time.time() - 2 * files.LEFT_SECONDS
+    (killed / "deep").mkdir()
+    (killed / "deep" / "half").write_bytes(b"x")
+    for item in (killed / "deep" / "half", killed / "deep", killed, working):
+        os.utime(item, (long_ago, long_ago))
+    (working / "half").write_bytes(b"x")
+    assert bundle.staging("ncnn", "fp16").exists()
+    assert not killed.exists()
+    assert working.exists()
 
 
 KILLED = """
