@@ -182,3 +182,8 @@ def test_a_missing_file_is_invalid_input(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "large.toml").write_text("#" * (2**20 + 1))
     assert cli.run(["probe", "--config", str(tmp_path / "large.toml")]) == 6
     assert "at most 1048576 bytes" in capsys.readouterr().err
+
+
+def test_what_is_no_number_is_refused_as_a_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["probe", "--json", "--max-latency", "nan"]) == 2
+    assert "option --max-latency; expected a number; received nan" in capsys.readouterr().err
