@@ -18,7 +18,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -175,12 +175,20 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with the documented exit code."""
     codecs.register_error(_ESCAPED, _escaped)
+    # Closed before the process began (">&-"): no stream at all, and the next file that is opened would take
+    # its number, so that what a runtime's own code prints went into that file.
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_ESCAPED)
     code = _flushed(run(arguments))
     gc.freeze()  # all that lives now lives to the end; a last look through PyTorch takes half a second
     sys.exit(code)
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
@@ -199,8 +207,6 @@ def _flushed(code: int) -> int:
     end and leaves with a code of its own.
     """
     for stream in (sys.stdout, sys.stderr):
-        if stream is None:  # closed before the process began
-            continue
         try:
             stream.flush()
         except OSError:

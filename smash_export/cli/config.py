@@ -9,6 +9,7 @@ One table per command; keys are the option names with or without dashes:
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 import tomllib
@@ -88,11 +89,11 @@ def _table_of(ctx: click.Context) -> str:
 
 
 def check_settings(ctx: click.Context) -> None:
-    """Refuse keys of the config file that this command does not have, and lists in place of values.
+    """Refuse keys of the config file that this command does not have, and values of another kind.
 
     Raises:
         UsageError: an unknown key; near misses are suggested. A list where one value is expected, or the
-            reverse.
+            reverse. A value of a type that the option does not take (:func:`_type_instead`).
     """
     known = {_key(parameter): parameter for parameter in ctx.command.params}
     names = {parameter.name or "": parameter for parameter in known.values()}
@@ -111,14 +112,35 @@ def check_settings(ctx: click.Context) -> None:
                 hint=f"Did you mean {near[0]}?" if near else None,
             )
         several = parameter.nargs != 1 or getattr(parameter, "multiple", False)
+        expected = _type_instead(parameter, value)
         if several != isinstance(value, list) or isinstance(value, dict):
+            expected = f"a list of values, as in {key} = [...]" if several else "one value"
+        if expected:
             raise UsageError(
                 f"config file {ctx.meta[_FILE]} sets {key!r} of [{_table_of(ctx)}] to what it does not take",
-                expected=f"a list of values, as in {key} = [...]" if several else "one value",
-                received=value,
+                expected=expected,
+                received=_toml(value) if isinstance(value, bool) else value,
             )
         renamed[parameter.name or ""] = value
     ctx.default_map = renamed
+
+
+def _type_instead(parameter: click.Parameter, value: object) -> str | None:
+    """Words for what the option takes in place of a value, or of one in a list; None for what click converts.
+
+    click expects text: it fails on dates, and makes 1 of ``true`` and of 1.9 without a word.
+    """
+    if isinstance(value, list):
+        return next((words for item in value if (words := _type_instead(parameter, item))), None)
+    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
+        return "text, a number, true or false; dates in quotation marks"
+    whole = isinstance(parameter.type, type(click.INT))
+    number = whole or isinstance(parameter.type, type(click.FLOAT))
+    if (number and isinstance(value, bool)) or (
+        whole and isinstance(value, float) and not value.is_integer()
+    ):
+        return "a whole number" if whole else "a number"
+    return None
 
 
 def check_group(ctx: click.Context) -> None:

@@ -6,12 +6,14 @@ import contextlib
 import functools
 import importlib
 import json
+import math
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
+from smash_base.errors import UsageError
 from smash_export.cli.config import below_root, check_group, check_settings, load_config, print_settings
 from smash_export.progress import Output as Output
 
@@ -36,6 +38,10 @@ def common_options(*, writes: bool, trains: bool = False) -> Callable[[Function]
             output = Output(json=as_json, quiet=quiet, dry_run=values.pop("dry_run", False))
             if print_config:
                 return print_settings(click.get_current_context(), output)
+            for name, value in values.items():
+                if isinstance(value, float) and math.isnan(value):  # within click's ranges, and below no gate
+                    option = "--" + name.replace("_", "-")
+                    raise UsageError(f"option {option}", expected="a number", received=value)
             if trains and sys.stderr.isatty():
                 with output.progress("loading PyTorch", None), contextlib.suppress(ImportError):
                     importlib.import_module("torch")  # one that is missing is told where it is needed

@@ -259,8 +259,9 @@ def test_what_errors_advise_are_options_that_there_are() -> None:
     assert not unknown
 
 
-def test_a_closed_stdout_does_not_change_how_a_command_ends() -> None:
-    command = f"{shlex.quote(sys.executable)} -m smash_export.cli completion bash >&-"
+@pytest.mark.parametrize("words", ["completion bash", "targets"])
+def test_a_closed_stdout_does_not_change_how_a_command_ends(words: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m smash_export.cli {words} >&-"
     answer = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
     assert (answer.returncode, answer.stderr) == (0, "")
 

@@ -69,6 +69,36 @@ def test_switches_can_be_set_in_the_file(tmp_path: Path, capsys: pytest.CaptureF
     assert answer(["probe", "--config", str(path)], capsys)["dry_run"] is True
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("steps = 1979-05-27", "dates in quotation marks"),
+        ("max-latency = 07:32:00", "dates in quotation marks"),
+        ("name = 1979-05-27T07:32:00Z", "dates in quotation marks"),
+        ("dry-run = 1979-05-27", "dates in quotation marks"),
+        ("tag = [1979-05-27]", "dates in quotation marks"),
+        ("steps = 1.9", "a whole number; received 1.9"),
+        ("steps = true", "a whole number; received true"),
+        ("max-latency = true", "a number; received true"),
+    ],
+)
+def test_a_value_of_a_type_that_the_option_does_not_take_is_refused(
+    line: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "smash.toml"
+    path.write_text(f"[probe]\n{line}\n")
+    assert cli.run(["probe", "--json", "--config", str(path)]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_whole_number_may_be_written_with_an_exponent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "smash.toml"
+    path.write_text("[probe]\nsteps = 2e3\n")
+    assert answer(["probe", "--json", "--config", str(path)], capsys)["steps"] == 2000
+
+
 def test_print_config_shows_values_and_sources_and_reads_back(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,3 +182,8 @@ def test_a_missing_file_is_invalid_input(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "large.toml").write_text("#" * (2**20 + 1))
     assert cli.run(["probe", "--config", str(tmp_path / "large.toml")]) == 6
     assert "at most 1048576 bytes" in capsys.readouterr().err
+
+
+def test_what_is_no_number_is_refused_as_a_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["probe", "--json", "--max-latency", "nan"]) == 2
+    assert "option --max-latency; expected a number; received nan" in capsys.readouterr().err
