@@ -63,7 +63,7 @@ GROUPS = {
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of one inference on the CPU.")
 @click.option("--gpu", is_flag=True, help="Run on GPUs; a plan always does.")
-@click.option("--force", is_flag=True, help="Replace models that are there.")
+@click.option("--force", is_flag=True, help="Replace models that are there, with all of their versions.")
 @common_options(writes=True)
 def command(
     bundle: Path,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from smash_export.bundle.runnable import runnable_files
 from smash_targets.base import TritonBackend
 from smash_targets.listing import described_targets
 
-CONFIG = "config.pbtxt"  # of each model of a repository
+CONFIG, LABELS, PREPROCESSING = "config.pbtxt", "labels.txt", "preprocessing.json"  # of each model
+SHARED = ("name", "backend", "input", "output")  # begin the lines of a configuration that versions share
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
@@ -74,13 +75,16 @@ def write_repository(
 ) -> list[Path]:
     """Write one model folder per variant into a repository, which may hold other models already.
 
+    A model of that name gets a further version where it has none of that number and takes and gives the same;
+    ``config.pbtxt``, which all versions share, is the one of the new version then.
+
     Args:
         bundle: an opened bundle or its path.
         destination: the repository.
         variants: names of :func:`known_variants`.
         name: Name of the model; that of the bundle's folder if None.
         settings: see there.
-        force: replace models that are there.
+        force: replace models that are there, with all of their versions.
 
     Returns:
         The model folders.
@@ -92,13 +96,18 @@ def write_repository(
     bundle, destination, settings = opened(bundle), Path(destination), settings or TritonSettings()
     plan = plan_repository(bundle, destination, variants, name, settings, force=force)
     for variant, folder, source in plan:
+        documents = _documents(bundle, variant, folder.name, settings)
+        number, file = str(settings.version), known_variants()[variant][1].file
+        if not force and folder.exists():  # which the plan found to be of the same kind
+            with files.new_folder(folder / number) as temporary:
+                shutil.copyfile(source, temporary / file)
+            files.write_text(folder / CONFIG, documents[CONFIG])
+            continue
         with files.new_folder(folder, replace=force, mark=CONFIG) as temporary:
-            version = temporary / str(settings.version)
-            version.mkdir()
-            shutil.copyfile(source, version / known_variants()[variant][1].file)
-            files.write_text(temporary / CONFIG, config(bundle, variant, folder.name, settings))
-            files.write_text(temporary / "labels.txt", "".join(f"{label}\n" for label in bundle.labels))
-            files.write_json(temporary / "preprocessing.json", bundle.preprocessing.to_json())
+            (temporary / number).mkdir()
+            shutil.copyfile(source, temporary / number / file)
+            for document, text in documents.items():
+                files.write_text(temporary / document, text)
     return [folder for _, folder, _ in plan]
 
 
@@ -125,8 +134,43 @@ def plan_repository(
             raise UsageError("variant", expected=" or ".join(known_variants()), received=variant)
         folder = destination / (name if len(set(variants)) == 1 else f"{name}_{variant}")
         plan.append((variant, folder, _source(bundle, variant, settings.precision)))
-        files.refuse_existing(folder, replace=force, mark=CONFIG)
+        documents = _documents(bundle, variant, folder.name, settings)
+        if force or not _takes_version(folder, settings.version, documents):
+            files.refuse_existing(folder, replace=force, mark=CONFIG)
     return plan
+
+
+def _documents(bundle: Bundle, variant: str, name: str, settings: TritonSettings) -> dict[str, str]:
+    """What stands beside the versions of a model, by file name."""
+    return {
+        CONFIG: config(bundle, variant, name, settings),
+        LABELS: "".join(f"{label}\n" for label in bundle.labels),
+        PREPROCESSING: json.dumps(bundle.preprocessing.to_json(), indent=2, ensure_ascii=False) + "\n",
+    }
+
+
+def _takes_version(folder: Path, version: int, documents: Mapping[str, str]) -> bool:
+    """Whether a model is there to which a version of that number may be added.
+
+    Raises:
+        UsageError: the versions that are there take or give something else.
+    """
+    if not (folder / CONFIG).exists() or (folder / str(version)).exists():
+        return False
+    there = {name: files.read_text(folder / name) for name in documents if (folder / name).exists()}
+    if _shared(there) == _shared(documents):
+        return True
+    raise UsageError(
+        f"{folder} holds a model that version {version} does not fit",
+        expected="the same classes, preprocessing, input and outputs in all versions",
+        hint="Choose another --name, or pass --force to replace it with all of its versions.",
+    )
+
+
+def _shared(documents: Mapping[str, str]) -> dict[str, list[str]]:
+    """The lines in which all versions of a model agree; how it is run may change."""
+    lines = {name: text.splitlines() for name, text in documents.items()}
+    return lines | {CONFIG: [line for line in lines[CONFIG] if line.startswith(SHARED)]}
 
 
 def config(bundle: Bundle, variant: str, name: str, settings: TritonSettings) -> str:

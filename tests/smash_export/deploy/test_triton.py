@@ -112,6 +112,25 @@ def test_what_is_missing_or_there_already_is_said(digits_bundle: Path, tmp_path:
     write_repository(bundle, tmp_path, name="digits", force=True)
 
 
+def test_a_further_version_stands_beside_the_earlier_ones(digits_bundle_copy: Path, tmp_path: Path) -> None:
+    bundle, second = Bundle.open(digits_bundle_copy), TritonSettings(version=2, instances=3)
+    (folder,) = write_repository(bundle, tmp_path, name="digits")
+    write_repository(bundle, tmp_path, name="digits", settings=second)
+    assert [(folder / version / "model.onnx").is_file() for version in "12"] == [True, True]
+    assert parse((folder / "config.pbtxt").read_text()).instance_group[0].count == 3
+    with pytest.raises(UsageError, match="exists already"):
+        write_repository(bundle, tmp_path, name="digits", settings=second)
+    labels = folder / "labels.txt"
+    labels.write_text(labels.read_text().replace("0", "zero"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    third = TritonSettings(version=3)
+    with pytest.raises(UsageError, match=r"version 3 does not fit.*--force"):
+        write_repository(bundle, tmp_path, name="digits", settings=third)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    write_repository(bundle, tmp_path, name="digits", settings=third, force=True)
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["3"]
+
+
 def test_the_command_plans_then_writes(
     digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
