@@ -293,6 +293,15 @@ def test_a_network_that_answers_nan_has_diverged_however_few_its_steps_were(
         assert "NaN or infin" in (trained.diverged or "")
 
 
+def test_a_network_whose_last_step_left_it_without_answers_has_diverged(tmp_path: Path) -> None:
+    finalist = Finalist(small_architecture(), "search", "for a test", None, 1)
+    recipe = Recipe(batch=32, learning_rate=1000.0, warmup=0.0, weight_decay=0.0, clip=0.0)
+    config = FinalistsConfig(rungs=(2,), recipe=recipe)
+    trained = train_rung(finalist, 0, small_digits(train=64, validation=24), config, weights=tmp_path)
+    assert (trained.error, trained.validation_loss) == (1.0, None)
+    assert "validation images" in (trained.diverged or "")
+
+
 def test_generated_weights_start_a_finalist_where_the_hypernet_left_it(tmp_path: Path) -> None:
     data = small_digits()
     hypernet = HyperNetConfig(depths=(1,), growth=2, norm="sandwich")
