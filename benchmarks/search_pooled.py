@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.intervals import interval
 from benchmarks.record import RESULTS, record
-from benchmarks.search_vs_handmade import GOAL_LIMITS, GOAL_MEAN, HAND_MADE, differences_from
+from benchmarks.search_vs_handmade import GOAL_LIMITS, GOAL_MEAN, HAND_MADE, differences_from, rows_with
 from smash_base import files
 
 OF = (
@@ -45,10 +45,14 @@ def main() -> None:
     arguments = parser.parse_args()
     names = arguments.of.split(",")
     rows = [row for name in names for row in rows_of(name, arguments.recipe)]
-    pooled = {arm: cells_of(arm, rows) for arm in ARMS}
+    pooled = {arm: cells for arm in ARMS if (cells := cells_of(arm, rows))}
     results = {arm: summary(cells) for arm, cells in pooled.items()}
     settings = {"of": names, "recipe": arguments.recipe}
-    record("search_pooled", {"settings": settings, **results}, [goal(arm, pooled[arm]) for arm in ARMS])
+    record(
+        "search_pooled",
+        {"settings": settings, **results},
+        [goal(arm, cells) for arm, cells in pooled.items()],
+    )
 
 
 def rows_of(name: str, recipe: str) -> list[dict[str, Any]]:
@@ -61,9 +65,8 @@ def rows_of(name: str, recipe: str) -> list[dict[str, Any]]:
 def cells_of(arm: str, rows: list[dict[str, Any]]) -> Cells:
     """Differences to one arm, of the rows that have it."""
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for row in rows:
-        if arm in row["arms"] or (arm == HAND_MADE and "hand_made_error" in row):
-            found[row["network"], row["seed"]] += differences_from(arm, [row])
+    for row in rows_with(arm, rows):
+        found[row["network"], row["seed"]] += differences_from(arm, [row])
     return {cell: float(np.mean(values)) for cell, values in sorted(found.items())}
 
 
@@ -91,7 +94,7 @@ def goal(arm: str, cells: Cells) -> dict[str, Any]:
     """Whether the search is ahead as the goal of the comparison asks: at three limits, beyond chance."""
     told = summary(cells)
     ahead = [network for network, own in told["limits"].items() if own["mean"] > 0]
-    mean, bounds = told["all"]["mean"], told["all"]["interval"]
+    mean, bounds = told["all"]["mean"], told["all"]["interval"] or [-np.inf, np.inf]  # of a single one
     least = GOAL_MEAN if arm == "presets" else 0.0
     won = len(ahead) >= GOAL_LIMITS and bounds[0] > 0 and mean >= least
     above = sum(value > 0 for value in cells.values())

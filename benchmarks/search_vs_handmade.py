@@ -480,8 +480,8 @@ def with_epochs(finalists: FinalistsConfig, epochs: float) -> FinalistsConfig:
 
 
 def rows_with(arm: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows that have an arm: half of a latency is that of no hand-made network."""
-    return [row for row in rows if arm != HAND_MADE or "hand_made_error" in row]
+    """Rows that have an arm; half of a latency is that of no hand-made network."""
+    return [row for row in rows if ("hand_made_error" in row if arm == HAND_MADE else arm in row["arms"])]
 
 
 def differences_from(arm: str, rows: list[dict[str, Any]]) -> list[float]:

@@ -401,7 +401,8 @@ class _Terminal:
 
 def _steps(done: float, total: float) -> str:
     """``3.2/10``: a training counts parts of its epochs."""
-    return f"{round(done, 1):g}/{max(total, round(done, 1)):g}"  # a total may be an estimate
+    shown = round(done, 1)
+    return f"{shown:g}/{max(total, shown):g}"  # a total may be an estimate
 
 
 def shown_fields(fields: dict[str, object]) -> list[str]:

@@ -129,6 +129,11 @@ def memory_format(dims: int, device: torch.device) -> torch.memory_format:
     return torch.channels_last_3d if device.type == "cuda" else torch.contiguous_format
 
 
+def arrange_weights(network: nn.Module, layout: torch.memory_format) -> None:
+    """Lay weights out in memory as the batches are (:func:`memory_format`)."""
+    network.to(memory_format=layout)  # type: ignore[call-overload] # PyTorch declares no call with it alone
+
+
 def batches(
     seed: int,
     epoch: int,

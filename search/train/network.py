@@ -33,6 +33,7 @@ from smash_search.train.compute import (
     Batches,
     DivergedError,
     Feed,
+    arrange_weights,
     augmentation_of,
     autocast,
     check_mixing,
@@ -163,7 +164,7 @@ def fit(
     feed = Feed(split, dataset.preprocessing, device)
     dims = dataset.train.images.ndim - 2
     network.to(device)
-    network.to(memory_format=memory_format(dims, device))  # type: ignore[call-overload]
+    arrange_weights(network, memory_format(dims, device))
     prepare(network, dataset, recipe)
     loop = _Loop(network, feed, recipe, len(dataset.classes), teacher)
     measured = measure or measure_of(recipe)
@@ -267,8 +268,7 @@ def seconds_of_validation(
 ) -> float:
     """Wall seconds of a look at all validation images on this machine, from a few batches of them."""
     copied = copy.deepcopy(network).to(device)
-    # PyTorch declares no call with a memory format alone.
-    copied.to(memory_format=memory_format(dataset.train.images.ndim - 2, device))  # type: ignore[call-overload]
+    arrange_weights(copied, memory_format(dataset.train.images.ndim - 2, device))
     some = _first(dataset.validation, PROBED_STEPS * recipe.batch)
     times = []
     for _ in range(2):  # the first one may have kernels to choose

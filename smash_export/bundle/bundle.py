@@ -434,14 +434,12 @@ def _architecture_bytes(
     architecture: Architecture, preprocessing: Preprocessing, labels: tuple[str, ...]
 ) -> bytes:
     """``architecture.json`` is a ``best.json``, so that it can be frozen again."""
-    import json
-
     from smash_search.space.architecture import InputSpec
     from smash_search.space.best import BestFile
 
     spec = InputSpec(preprocessing.channels, tuple(preprocessing.sample_shape[:-1]))
     document = BestFile(architecture, spec, labels).to_json()
-    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return files.json_text(document).encode()
 
 
 def _card(

@@ -134,9 +134,8 @@ def command(
         )
     if calibration is not None and samples is None:
         raise UsageError("--calibration goes with --samples", hint="--data takes its training images.")
-    files.refuse_existing(
-        destination, replace=force, mark=NAME
-    )  # before images are read, which takes minutes
+    # Before images are read, which takes minutes.
+    files.refuse_existing(destination, replace=force, mark=NAME)
     names = read_labels(labels)
     wishes = _overrides(size, mean, std)
     given = {"channels": channels, "resize": resize, "crop_pct": crop_pct, "order": order}

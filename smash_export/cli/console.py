@@ -39,9 +39,10 @@ def common_options(*, writes: bool, trains: bool = False) -> Callable[[Function]
             if print_config:
                 return print_settings(click.get_current_context(), output)
             for name, value in values.items():
-                if isinstance(value, float) and math.isnan(value):  # within click's ranges, and below no gate
-                    option = "--" + name.replace("_", "-")
-                    raise UsageError(f"option {option}", expected="a number", received=value)
+                for number in value if isinstance(value, tuple) else (value,):
+                    if isinstance(number, float) and math.isnan(number):  # in click's ranges, below no gate
+                        option = "--" + name.replace("_", "-")
+                        raise UsageError(f"option {option}", expected="a number", received=number)
             if trains and sys.stderr.isatty():
                 with output.progress("loading PyTorch", None), contextlib.suppress(ImportError):
                     importlib.import_module("torch")  # one that is missing is told where it is needed

@@ -91,7 +91,7 @@ def command(
     opened = Bundle.open(bundle)
     if output.dry_run:
         plan = plan_repository(opened, out, variants, name, settings, force=force)
-        folders = [folder for _, folder, _ in plan]
+        folders = [model.folder for model in plan]
     else:
         with output.progress("writing the repository", None):
             folders = write_repository(

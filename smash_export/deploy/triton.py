@@ -95,20 +95,37 @@ def write_repository(
     """
     bundle, destination, settings = opened(bundle), Path(destination), settings or TritonSettings()
     plan = plan_repository(bundle, destination, variants, name, settings, force=force)
-    for variant, folder, source in plan:
-        documents = _documents(bundle, variant, folder.name, settings)
-        number, file = str(settings.version), known_variants()[variant][1].file
-        if not force and folder.exists():  # which the plan found to be of the same kind
-            with files.new_folder(folder / number) as temporary:
-                shutil.copyfile(source, temporary / file)
-            files.write_text(folder / CONFIG, documents[CONFIG])
+    for model in plan:
+        number = str(settings.version)
+        if model.is_there:
+            with files.new_folder(model.folder / number) as temporary:
+                shutil.copyfile(model.source, temporary / model.file)
+            files.write_text(model.folder / CONFIG, model.documents[CONFIG])
             continue
-        with files.new_folder(folder, replace=force, mark=CONFIG) as temporary:
+        with files.new_folder(model.folder, replace=force, mark=CONFIG) as temporary:
             (temporary / number).mkdir()
-            shutil.copyfile(source, temporary / number / file)
-            for document, text in documents.items():
+            shutil.copyfile(model.source, temporary / number / model.file)
+            for document, text in model.documents.items():
                 files.write_text(temporary / document, text)
-    return [folder for _, folder, _ in plan]
+    return [model.folder for model in plan]
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """One model of a repository that is to be written.
+
+    Attributes:
+        folder: Folder of the model.
+        source, file: what is copied into its version, and the name that it has there.
+        documents: what stands beside the versions, by file name.
+        is_there: the model is there and gets a further version.
+    """
+
+    folder: Path
+    source: Path
+    file: str
+    documents: Mapping[str, str]
+    is_there: bool
 
 
 def plan_repository(
@@ -119,8 +136,8 @@ def plan_repository(
     settings: TritonSettings,
     *,
     force: bool = False,
-) -> list[tuple[str, Path, Path]]:
-    """(variant, model folder, source file) of each variant; writes nothing.
+) -> list[PlannedModel]:
+    """What :func:`write_repository` would write; writes nothing.
 
     Raises:
         UsageError: as :func:`write_repository`.
@@ -133,10 +150,12 @@ def plan_repository(
         if variant not in known_variants():
             raise UsageError("variant", expected=" or ".join(known_variants()), received=variant)
         folder = destination / (name if len(set(variants)) == 1 else f"{name}_{variant}")
-        plan.append((variant, folder, _source(bundle, variant, settings.precision)))
+        source = _source(bundle, variant, settings.precision)
         documents = _documents(bundle, variant, folder.name, settings)
-        if force or not _takes_version(folder, settings.version, documents):
+        is_there = not force and _takes_version(folder, settings.version, documents)
+        if not is_there:
             files.refuse_existing(folder, replace=force, mark=CONFIG)
+        plan.append(PlannedModel(folder, source, known_variants()[variant][1].file, documents, is_there))
     return plan
 
 
@@ -145,7 +164,7 @@ def _documents(bundle: Bundle, variant: str, name: str, settings: TritonSettings
     return {
         CONFIG: config(bundle, variant, name, settings),
         LABELS: "".join(f"{label}\n" for label in bundle.labels),
-        PREPROCESSING: json.dumps(bundle.preprocessing.to_json(), indent=2, ensure_ascii=False) + "\n",
+        PREPROCESSING: files.json_text(bundle.preprocessing.to_json()),
     }
 
 

@@ -39,7 +39,7 @@ from smash_export.measure.verify import compare_logits
 from smash_search.data import Dataset
 from smash_search.data.function import fault_of, imported_function
 from smash_search.data.several import likeliest, thresholds_of
-from smash_search.train.compute import memory_format, pick_device, seed_of
+from smash_search.train.compute import arrange_weights, memory_format, pick_device, seed_of
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Epoch, FitResult, fit, resized
 from smash_search.train.recipes import Recipe
@@ -174,8 +174,7 @@ def _answered(network: nn.Module, images: Tensor, *, training: bool) -> object:
     layout = memory_format(images.ndim - 2, images.device)
     try:
         images = images.contiguous(memory_format=layout)
-        # PyTorch declares no call with a memory format alone.
-        network.to(memory_format=layout)  # type: ignore[call-overload]
+        arrange_weights(network, layout)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             answers = network.train(training)(images)
         return list(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
@@ -265,8 +264,7 @@ def train_own(
             teacher=teacher,
             evaluate=not recipe.include_validation,
         )
-        # PyTorch declares no call with a memory format alone.
-        network.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        arrange_weights(network.cpu().eval(), torch.contiguous_format)
         network, found = _finished(network, dataset, recipe, false_alarm)
         traced = work / "network.pt"
         _trace(network, dataset, name, traced)
