@@ -49,6 +49,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no augmentation": {"augmentation": {}},
     "TrivialAugment": {"augmentation": {**FLIP_CROP, "trivial": True}},
     "batch 64": {"batch": 64},
+    "Muon": {"optimiser": "muon"},
     "cutout 8": {"augmentation": {**FLIP_CROP, "cutout": 8}},
     "cutmix 1.0": {"augmentation": {**FLIP_CROP, "cutmix": 1.0}},
     "mixup 0.2": {"augmentation": {**FLIP_CROP, "mixup": 0.2}},

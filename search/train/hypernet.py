@@ -44,6 +44,7 @@ from smash_search.train.compute import (
 from smash_search.train.distributed import ALONE, Ranks
 from smash_search.train.initial import whiten_stems
 from smash_search.train.loop import Loop, TrainingLimits
+from smash_search.train.optimisers import Together
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -377,34 +378,6 @@ def _adam(groups: list[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
     """On a CPU in one pass over the parameters; on a GPU PyTorch's default has as few kernels."""
     fused = True if groups[0]["params"][0].device.type == "cpu" else None
     return torch.optim.Adam(groups, lr=rate, betas=(0.5, 0.999), eps=1e-4, fused=fused)
-
-
-class Together(torch.optim.Optimizer):
-    """Two optimisers of different parameters as one.
-
-    Args:
-        first, second: share no parameter.
-    """
-
-    def __init__(self, first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> None:
-        self._both = (first, second)
-        super().__init__([*first.param_groups, *second.param_groups], {})
-        self.param_groups = [*first.param_groups, *second.param_groups]  # the very ones, for their rates
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Both steps."""
-        for one in self._both:
-            one.step(closure)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Both states."""
-        return {"both": [one.state_dict() for one in self._both]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Both states back."""
-        for one, state in zip(self._both, state_dict["both"], strict=True):
-            one.load_state_dict(state)
-        self.param_groups = [group for one in self._both for group in one.param_groups]
 
 
 def cosine(step: int, steps: int) -> float:

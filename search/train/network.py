@@ -42,11 +42,13 @@ from smash_search.train.compute import (
     load_checkpoint,
     memory_format,
     memory_guard,
+    multiplies_bfloat16,
     seed_of,
 )
 from smash_search.train.initial import begin_as_identity, first_convolution, whiten
 from smash_search.train.loop import Loop, TrainingLimits, TrainingProgress
-from smash_search.train.recipes import FEW_IMAGES, Schedule
+from smash_search.train.optimisers import Muon, Together
+from smash_search.train.recipes import FEW_IMAGES, Schedule, has_few_of_a_class
 from smash_search.train.recipes import Recipe as Recipe
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ EVALUATION_PIXELS = 512 * 96 * 96  # in one batch, which holds fewer of larger i
 PROBED_STEPS = 8
 MOST_EPOCHS = 200  # that a time is filled with
 LONG_STEPS = 2000  # from which a narrow first convolution is better off trained than whitening
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+MUON_STEPS = 5000  # up to which Muon was better by two points (docs/recipes.md)
 WHOLE_SIZE_FROM = 0.7  # share of a training after which images have their whole size
 
 
@@ -229,15 +233,20 @@ def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:
       images nor steps are few: on CIFAR-10, with 16 channels for 27 filters, whitening gains four points in
       500 steps and loses half a point and more from 2,000 on; with 45 images of a class it gains at 11,000
       (docs/recipes.md).
+    - Muon trains filters for so few steps that it gains by them, unless images are few, which it learns by
+      heart.
     """
     if recipe.include_validation:
         recipe = replace(recipe, keep_best=False)
+    steps = recipe.epochs * _steps_per_epoch(recipe, _images_of(recipe, dataset))
+    is_many = len(dataset.train) >= FEW_IMAGES
     if recipe.whiten == "auto":
         filters = first_convolution(network)
         narrow = filters is not None and len(filters) < filters[0].numel()
-        steps = recipe.epochs * _steps_per_epoch(recipe, _images_of(recipe, dataset))
-        many = len(dataset.train) >= FEW_IMAGES and steps >= LONG_STEPS
-        recipe = replace(recipe, whiten=not (narrow and many))
+        recipe = replace(recipe, whiten=not (narrow and is_many and steps >= LONG_STEPS))
+    if recipe.optimiser == "auto":
+        is_muon = is_many and steps <= MUON_STEPS and not has_few_of_a_class(dataset)
+        recipe = replace(recipe, optimiser="muon" if is_muon else "sgd")
     return recipe
 
 
@@ -379,7 +388,7 @@ class _Loop(Loop[Epoch]):
             average=recipe.average,
             most_bad_steps=recipe.most_bad_steps,
         )
-        super().__init__(network, _optimiser(network, recipe), limits)
+        super().__init__(network, _optimiser(network, recipe, limits.steps), limits)
         self._ahead = Ahead(self._batch, limits.steps)
         self._low_on_cpu = recipe.precision == "auto" and not has_wrong_gradients(network)
         self.best: Best | None = None
@@ -479,27 +488,41 @@ class _Loop(Loop[Epoch]):
         self.network.train()
 
 
-def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD: weights decay, biases and norms do not; biases may have a rate of their own."""
+def _optimiser(network: nn.Module, recipe: Recipe, steps: int) -> torch.optim.Optimizer:
+    """SGD: weights decay, biases and norms do not; biases may have a rate of their own.
+
+    Filters that mix channels have Muon where the recipe says so and the network has norms, without which
+    their scale matters. Depthwise ones are no matrices, and a last layer needs the scale of its gradient.
+    """
+    is_muon = recipe.optimiser == "muon" and any(isinstance(layer, NORMS) for layer in network.modules())
+    mixing: list[Tensor] = []
     decayed: list[Tensor] = []
     scales: list[Tensor] = []
     biases: list[Tensor] = []
     for name, value in network.named_parameters():
         if not value.requires_grad:
             continue
-        is_bias = value.dim() <= 1 and (name.endswith("bias") or name.startswith("biases."))
-        (decayed if value.dim() > 1 else biases if is_bias else scales).append(value)
+        if value.dim() > 1:
+            is_mixing = value.dim() > 2 and value.shape[1] > 1 and bool(value.any())
+            (mixing if is_muon and is_mixing else decayed).append(value)
+        else:
+            is_bias = name.endswith("bias") or name.startswith("biases.")
+            (biases if is_bias else scales).append(value)
     groups = [
         {"params": decayed, "weight_decay": recipe.weight_decay, "share": 1.0},
         {"params": scales, "weight_decay": 0.0, "share": 1.0},
         {"params": biases, "weight_decay": 0.0, "share": recipe.bias_rate},
     ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-    )
+    rate, momentum = recipe.learning_rate, recipe.momentum
+    muon = [{"params": mixing, "share": recipe.muon_rate / max(1, steps) ** 0.5}]
+    rest = [group for group in groups if group["params"]]
+    made: list[torch.optim.Optimizer] = []
+    if rest:
+        made.append(torch.optim.SGD(rest, lr=rate, momentum=momentum, nesterov=momentum > 0))
+    if mixing:
+        low = recipe.precision == "auto" and (mixing[0].is_cuda or multiplies_bfloat16())
+        made.append(Muon(muon, rate, momentum, low))
+    return Together(*made) if len(made) > 1 else made[0]
 
 
 def class_weights(labels: np.ndarray, classes: int) -> Tensor:

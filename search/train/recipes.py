@@ -22,13 +22,38 @@ if TYPE_CHECKING:
 Schedule = Literal["cosine", "linear"]
 Balance = Literal["none", "loss", "sampling"]
 Precision = Literal["auto", "float32"]
+Optimiser = Literal["auto", "sgd", "muon"]
 Whiten = bool | Literal["auto"]
 
 TOLD = (
-    *("epochs", "batch", "learning_rate", "warmup", "schedule", "momentum", "weight_decay"),
+    *("epochs", "batch", "optimiser", "learning_rate", "warmup", "schedule", "momentum", "weight_decay"),
     *("label_smoothing", "clip", "augmentation"),
 )
 """Values that people are told in any case (:meth:`Recipe.words`)."""
+
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "epochs": (0, 100_000),
+    "epoch_images": (0, 2**40),
+    "batch": (1, 2**20),
+    "learning_rate": (0, 1e3),
+    "warmup": (0, 1),
+    "momentum": (0, 0.9999),
+    "weight_decay": (0, 10),
+    "muon_rate": (0, 1000),
+    "bias_rate": (0, 1000),
+    "label_smoothing": (0, 0.99),
+    "average": (0, 0.999999),
+    "clip": (0, 1e9),
+    "first_size": (0.25, 1),
+    "distillation": (0, 1),
+    "distillation_left": (0, 1),
+    "temperature": (0.1, 100),
+    "seconds": (0, 1e8),
+    "most_bad_steps": (0, 10**6),
+    "seed": (0, 2**63 - 1),
+}
+"""Least and largest value of each number."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +63,17 @@ class Recipe:
     Attributes:
         epochs: passes over the training images; the schedule ends with the last one.
         batch: images per step.
+        optimiser: "sgd" is Nesterov's method for all weights; with "muon" convolutions whose filters mix
+            channels have orthogonalised updates (:class:`smash_search.train.optimisers.Muon`), and the rest
+            has SGD. "auto" takes it where it wins: in short trainings of many images
+            (:func:`smash_search.train.network.settled`).
         learning_rate: highest, reached after the warm-up.
         warmup: share of the training over which the learning rate grows from 0.
         schedule: how it falls from there to 0: "cosine" (half of one) or "linear".
         momentum: Momentum of Nesterov's method.
-        weight_decay: on weights of convolutions and of the linear layer.
+        weight_decay: on weights of convolutions and of the linear layer that SGD trains.
+        muon_rate: how far Muon turns filters over a whole training: its steps are this times the learning
+            rate, over the root of their number, as shares of a filter's norm (docs/recipes.md).
         bias_rate: learning rate of biases, those of norms included, as a multiple of the others'.
         label_smoothing: share of the target spread over all classes.
         average: decay of the moving average that replaces the weights at the end, or 0.
@@ -76,11 +107,13 @@ class Recipe:
 
     epochs: int = 30
     batch: int = 64
+    optimiser: Optimiser = "sgd"
     learning_rate: float = 0.1
     warmup: float = 0.05
     schedule: Schedule = "cosine"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    muon_rate: float = 7.0
     bias_rate: float = 1.0
     label_smoothing: float = 0.0
     average: float = 0.0
@@ -112,27 +145,7 @@ class Recipe:
             raise InvalidInputError(
                 "recipe field 'augmentation'", expected="names and values", received=self.augmentation
             )
-        limits = {
-            "epochs": (0, 100_000),
-            "epoch_images": (0, 2**40),
-            "batch": (1, 2**20),
-            "learning_rate": (0, 1e3),
-            "warmup": (0, 1),
-            "momentum": (0, 0.9999),
-            "weight_decay": (0, 10),
-            "bias_rate": (0, 1000),
-            "label_smoothing": (0, 0.99),
-            "average": (0, 0.999999),
-            "clip": (0, 1e9),
-            "first_size": (0.25, 1),
-            "distillation": (0, 1),
-            "distillation_left": (0, 1),
-            "temperature": (0.1, 100),
-            "seconds": (0, 1e8),
-            "most_bad_steps": (0, 10**6),
-            "seed": (0, 2**63 - 1),
-        }
-        for name, (low, high) in limits.items():
+        for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise InvalidInputError(f"recipe field {name!r}", expected=f"{low} to {high}", received=value)
@@ -140,7 +153,12 @@ class Recipe:
             raise InvalidInputError(
                 "recipe field 'whiten'", expected="true, false or auto", received=self.whiten
             )
-        for name, choices in (("schedule", Schedule), ("balance", Balance), ("precision", Precision)):
+        for name, choices in (
+            ("optimiser", Optimiser),
+            ("schedule", Schedule),
+            ("balance", Balance),
+            ("precision", Precision),
+        ):
             if getattr(self, name) not in get_args(choices):
                 expected = " or ".join(get_args(choices))
                 raise InvalidInputError(
@@ -173,16 +191,14 @@ class Recipe:
 
 CROP = {"pad_crop": 2}
 
+_NAMED = Recipe(
+    batch=64, optimiser="auto", whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
+)
+
 RECIPES: dict[str, Recipe] = {
-    "quick": Recipe(
-        epochs=6, batch=64, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
-    ),
-    "standard": Recipe(
-        epochs=25, batch=64, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
-    ),
-    "long": Recipe(
-        epochs=200, batch=128, whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
-    ),
+    "quick": replace(_NAMED, epochs=6),
+    "standard": replace(_NAMED, epochs=25),
+    "long": replace(_NAMED, epochs=200, batch=128),
 }
 """For data of CIFAR-10's size; flips are added where a class survives them (:func:`survives_flip`)."""
 

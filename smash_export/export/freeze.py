@@ -103,8 +103,9 @@ def default_recipe(dataset: Dataset, weights: Weights = "retrain", seed: int = 0
 
 
 def gently(recipe: Recipe) -> Recipe:
-    """The same recipe for generated weights: they are trained on, by a rate that does not undo them."""
-    return replace(continued(recipe), learning_rate=min(recipe.learning_rate, FINETUNING_RATE))
+    """The same recipe for generated weights: they are trained on, by steps that do not undo them."""
+    rate = min(recipe.learning_rate, FINETUNING_RATE)
+    return replace(continued(recipe), learning_rate=rate, optimiser="sgd")
 
 
 def continued(recipe: Recipe) -> Recipe:
@@ -119,6 +120,7 @@ def rounded(recipe: Recipe) -> Recipe:
     return replace(
         continued(recipe),
         epochs=max(2, recipe.epochs // 10),
+        optimiser="sgd",
         learning_rate=recipe.learning_rate / 100,
         weight_decay=0.0,
         distillation=recipe.distillation * recipe.distillation_left,

@@ -114,14 +114,16 @@ def _dropping(seed: int = 0) -> nn.Module:
         )
 
 
+@pytest.mark.parametrize("optimiser", ["sgd", "muon"])
 @pytest.mark.parametrize(
     ("make", "epoch_images"), [(_network, 0), (_network, 50), (_dropping, 0), (_dropping, 50)]
 )
 def test_a_resumed_training_ends_with_the_same_bits(
-    tmp_path: Path, make: Callable[..., nn.Module], epoch_images: int
+    tmp_path: Path, make: Callable[..., nn.Module], epoch_images: int, optimiser: Any
 ) -> None:
     data = small_digits()
     recipe = Recipe(epochs=3, batch=32, average=0.9, label_smoothing=0.1, epoch_images=epoch_images)
+    recipe = replace(recipe, optimiser=optimiser)
     whole = make()
     expected = fit(whole, data, recipe)
 
@@ -291,6 +293,27 @@ def test_no_weight_decay_on_biases_and_norms() -> None:
     assert float(after["weights.stem"].norm()) < float(before["weights.stem"].norm())
     scale = next(name for name in after if name.startswith("norms.") and name.endswith(".weight"))
     assert torch.allclose(after[scale], before[scale], rtol=0, atol=1e-7)
+
+
+def test_muon_trains_filters_that_mix_channels_and_sgd_the_rest() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, bias=False),
+        nn.Conv2d(8, 8, 3, groups=8, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 16, 1),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    )
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    recipe = Recipe(epochs=1, batch=96, optimiser="muon", learning_rate=0.01, warmup=0.0, schedule="linear")
+    fit(network, small_digits(train=96), replace(recipe, weight_decay=0.0, momentum=0.0))
+    moved = {name: (value - before[name]).detach() for name, value in network.named_parameters()}
+    assert all(move.abs().max() > 0 for move in moved.values())
+    values = torch.linalg.svdvals(moved["3.weight"].flatten(1))
+    assert float(values.min() / values.max()) > 0.5, "all directions learn at one rate"
+    for name in ("0.weight", "1.weight", "5.weight"):
+        values = torch.linalg.svdvals(moved[name].flatten(1))
+        assert float(values.min() / values.max()) < 0.3, name
 
 
 def test_validation_images_are_trained_on_when_asked() -> None:

@@ -25,6 +25,7 @@ from smash_search.train.initial import begin_as_identity, first_convolution, whi
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import (
     LONG_STEPS,
+    MUON_STEPS,
     Recipe,
     accuracy,
     answers_of,
@@ -277,6 +278,25 @@ def test_a_first_convolution_too_narrow_to_whiten_is_trained_where_images_and_ti
     assert settled(recipe, torch.nn.Linear(1, 1), data).whiten is True, "which leaves it as it is"
 
 
+@pytest.mark.parametrize(
+    ("steps", "images", "classes", "chosen"),
+    [
+        (MUON_STEPS, FEW_IMAGES, 2, "muon"),
+        (MUON_STEPS + 1, FEW_IMAGES, 2, "sgd"),
+        (MUON_STEPS, FEW_IMAGES - 1, 2, "sgd"),
+        (MUON_STEPS, FEW_IMAGES, 51, "sgd"),
+    ],
+)
+def test_muon_trains_where_steps_are_few_and_images_are_many(
+    steps: int, images: int, classes: int, chosen: str
+) -> None:
+    data, network = pictures(images, classes), torch.nn.Linear(1, 1)
+    recipe = Recipe(epochs=steps, batch=images, optimiser="auto")
+    assert settled(recipe, network, data).optimiser == chosen
+    asked = replace(recipe, optimiser="muon" if chosen == "sgd" else "sgd")
+    assert settled(asked, network, data).optimiser == asked.optimiser
+
+
 def test_what_was_trained_says_whether_its_first_convolution_whitens() -> None:
     recipe = Recipe(epochs=1, batch=32, whiten="auto")
     fitted = fit(_network(), small_digits(), recipe, evaluate=False)
@@ -392,7 +412,7 @@ def test_the_time_of_validation_grows_with_its_images() -> None:
 
 def test_people_are_told_the_values_that_decide_most_and_those_that_are_unusual() -> None:
     assert Recipe(epochs=6, augmentation={"pad_crop": 2, "flip": True}, whiten=True).words() == (
-        "epochs 6, batch 64, learning_rate 0.1, warmup 0.05, schedule cosine, momentum 0.9, "
+        "epochs 6, batch 64, optimiser sgd, learning_rate 0.1, warmup 0.05, schedule cosine, momentum 0.9, "
         "weight_decay 0.0005, label_smoothing 0.0, clip 5.0, augmentation pad_crop=2 flip=True, whiten True"
     )
 
