@@ -152,3 +152,28 @@ def test_a_folder_that_cannot_be_written_is_told_with_the_option_for_another_one
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UsageError, match=r"\?cache=FOLDER"):
         copy_of(tmp_path, sources, 1)
+
+
+def test_the_room_of_a_copy_is_taken_before_it_is_filled(tmp_path: Path) -> None:
+    """A map of a file with holes ends the process by a bus error where the disk is full."""
+    taken: list[int] = []
+
+    def fill(target: np.ndarray) -> None:
+        (images,) = tmp_path.glob(f"{cache.FOLDER}/*/{cache.IMAGES}")
+        taken.append(images.stat().st_blocks * 512)
+        target[:] = 1
+
+    cache.mapped(tmp_path, "train", source(tmp_path), (1000, 32, 32, 1), fill)
+    assert taken[0] >= 1000 * 32 * 32
+
+
+def test_a_full_disk_is_told_with_the_option_for_another_one_and_keeps_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UsageError, match=r"No space left.*\?cache=FOLDER"):
+        copy_of(tmp_path, source(tmp_path), 1)
+    assert list((tmp_path / cache.FOLDER).iterdir()) == []
