@@ -327,6 +327,8 @@ def write_table(folder: Path, head: str, mark: str = ",", split: bool = True, st
         ("path,label,split", ",", ""),
         ("Filename,Class,subset", ";", "\ufeff"),
         ("image,category,fold", "\t", ""),
+        ("path,label,split", ";", "\ufeffsep=;\n"),
+        ("path,label,split", "|", '"sep=|"\r\n'),
     ],
 )
 def test_csv_of_paths_and_labels_with_splits(tmp_path: Path, head: str, mark: str, start: str) -> None:
@@ -362,6 +364,15 @@ def test_csv_without_splits_and_with_other_columns(tmp_path: Path) -> None:
     assert whole(load_dataset(f"csv:{moved / 'labels.csv'}?image=where&label=what&root={tmp_path}"))
 
 
+def test_empty_rows_of_a_table_are_left_out_and_cells_beyond_its_columns_may_be_empty(tmp_path: Path) -> None:
+    path = write_table(tmp_path, "path,label,split")
+    path.write_text("\n".join([*path.read_text().splitlines(), ",,", "  ,cat,train", "a.png, ,", ",,,,"]))
+    data = load_dataset(f"csv:{path}")
+    assert (len(data.train), len(data.validation), len(data.test)) == (30, 15, 15)
+    (omission,) = data.left_out
+    assert (omission.count, omission.names[1]) == (4, f"{path}: row 63")
+
+
 def test_wrong_tables_of_paths(tmp_path: Path) -> None:
     path = write_table(tmp_path, "path,label,split")
     text = path.read_text()
@@ -370,6 +381,8 @@ def test_wrong_tables_of_paths(tmp_path: Path) -> None:
         (text.replace("pictures/3.png", "pictures/none.png"), "none.png does not exist"),
         (text.replace("Training", "test"), "no training images"),
         (text.replace("owl,TEST", "bat,TEST"), "labels that training has not"),
+        (f"sep=,\n{text}".replace("Training", "Monday"), "row 3: split"),
+        (text.replace("owl,TEST", "owl,TEST,rare"), "row 49: number of cells; expected 3.*received 4. Quote"),
         ("", "no column"),
     ):
         path.write_text(wrong)
