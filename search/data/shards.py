@@ -18,6 +18,10 @@ from smash_base.images import LeftOut
 from smash_search.data import parts, several
 from smash_search.data.spec import Spec
 
+UNKNOWN: tuple[object, ...] = (None, -1, "", [])
+"""Labels of images that have none: test parts on the Hub often have -1, and a list without a class says
+nothing to learn from."""
+
 
 def find_shards(
     spec: Spec, path: Path, suffixes: tuple[str, ...], left_out: LeftOut

@@ -111,6 +111,16 @@ def test_labels_without_names_and_as_texts(tmp_path: Path) -> None:
     texts = load_dataset(f"parquet:{tmp_path / 't.parquet'}")
     assert texts.classes == CLASSES
     assert whole(texts)
+    (tmp_path / "t.parquet").rename(tmp_path / "t.pq")
+    assert load_dataset(f"parquet:{tmp_path / 't.pq'}").fingerprint == texts.fingerprint
+    rows = {
+        "image": [{"bytes": png(n), "path": None} for n in range(60)],
+        "label": [*CLASSES * 19, *("", "cat", "")],
+    }
+    write_parquet(tmp_path / "e.parquet", pyarrow.table(rows))
+    empty = load_dataset(f"parquet:{tmp_path / 'e.parquet'}")
+    assert empty.classes == CLASSES
+    assert [(item.reason, item.count) for item in empty.left_out] == [("rows without a label", 2)]
 
 
 def of_several(number: int) -> list[int]:
@@ -284,6 +294,19 @@ def test_samples_that_lack_something_are_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", members)
     left_out = {item.reason: item.names[0][-10:] for item in load_dataset(f"webdataset:{tmp_path}").left_out}
     assert left_out == {"samples without a label": "some/00007", "samples without an image": "some/00009"}
+
+
+@pytest.mark.parametrize("ending", ["cls", "json"])
+def test_samples_of_the_label_minus_one_have_none(tmp_path: Path, ending: str) -> None:
+    unknown = b'{"label": -1}' if ending == "json" else b"-1"
+    members = samples(range(60), ending)
+    write_tar(tmp_path / "train-0.tar", members | {f"some/00007.{ending}": unknown})
+    tests = {name: data if name.endswith("png") else unknown for name, data in members.items()}
+    write_tar(tmp_path / "test-0.tar", tests)
+    data = load_dataset(f"webdataset:{tmp_path}")
+    assert data.classes == ("0", "1", "2")
+    assert len(data.train) + len(data.validation) + len(data.test) == 59, "a test part without labels is none"
+    assert [(item.reason, item.count) for item in data.left_out] == [("samples without a label", 61)]
 
 
 def test_a_sample_that_stands_twice_in_an_archive_counts_where_it_has_a_label(tmp_path: Path) -> None:
