@@ -104,9 +104,12 @@ def _make(
         rows = fill(array)
         array.flush()
         del array
-        files.write_json(temporary / RECORD, stamp)
         if rows is not None:
-            np.save(temporary / "rows.npy", np.array(rows, dtype=np.int64))
+            with open(temporary / "rows.npy", "wb") as stream:
+                np.save(stream, np.array(rows, dtype=np.int64))
+                stream.flush()
+                files.sync(stream.fileno())
+        files.write_json(temporary / RECORD, stamp)
     _make_room(place)
 
 
@@ -216,7 +219,7 @@ def _held(
         maps.hold(images, place / IMAGES)
         if files.read_json(place / RECORD, what="cache record") != stamp:
             return None
-    except (InvalidInputError, OSError, ValueError):
+    except (InvalidInputError, OSError, ValueError, EOFError):  # the last of an empty file, after a power cut
         return None
     if images.shape != shape or images.dtype != np.uint8:
         return None

@@ -141,6 +141,27 @@ def test_what_a_killed_process_left_goes_and_a_copy_that_is_being_made_stays(tmp
     assert [place.exists() for place in places] == [False, True]
 
 
+@pytest.mark.parametrize("name", ["images.npy", "rows.npy", "source.json"])
+@pytest.mark.parametrize("left", [0, 100, 130])
+def test_a_copy_that_was_cut_off_is_made_again(tmp_path: Path, name: str, left: int) -> None:
+    """A power cut may leave a file with its name and without its end."""
+    sources = source(tmp_path)
+
+    def held(value: int) -> list[int]:
+        def fill(target: np.ndarray) -> list[int]:
+            target[:] = value
+            return [0]
+
+        images, rows = cache.mapped(tmp_path, "train", sources, SHAPE, fill)
+        assert rows == [0]
+        return np.unique(images).tolist()
+
+    assert held(1) == held(2) == [1]
+    (torn,) = tmp_path.glob(f"{cache.FOLDER}/*/{name}")
+    os.truncate(torn, left)
+    assert held(3) == held(4) == [3]
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
 def test_a_folder_that_cannot_be_written_is_told_with_the_option_for_another_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
