@@ -106,6 +106,15 @@ def test_a_table_of_answers_names_every_class_that_is_there(place: Path, tmp_pat
     for line, answer in zip(lines, expected, strict=True):
         there = ", ".join(f"{score.label} {score.probability:.1%}" for score in answer.present or ())
         assert f": {there or 'uncertain'}" in line, "each class has its own probability"
+    asked = ["--threshold", str(max(answer.probability for answer in expected))]
+    told = [
+        CliRunner().invoke(cli, ["predict", str(place / "bundle"), str(tmp_path), *asked, form]).stdout
+        for form in ("--json", "--csv")
+    ]
+    answers = json.loads(told[0])["predictions"]
+    assert [";".join(score["label"] for score in answer["present"]) for answer in answers] == [
+        row["present"] for row in csv.DictReader(io.StringIO(told[1]))
+    ], "a threshold holds for every class, however it is told"
 
 
 def test_figures_of_several_classes_agree_wherever_they_stand(place: Path) -> None:
