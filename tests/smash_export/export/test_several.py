@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_export import load
+from smash_export import freeze, load
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
 from smash_export.compiling.compile import compile_bundle
@@ -90,6 +90,13 @@ def test_the_bundle_answers_each_class_by_itself(place: Path) -> None:
         for answer, targets in zip(answers, data.test.targets, strict=True)
     ]
     assert np.mean(right) > 0.5, "all classes of an image, and no other"
+
+
+def test_freeze_of_python_refuses_images_of_several_classes(place: Path, tmp_path: Path) -> None:
+    """It would end in probabilities that sum to one."""
+    with pytest.raises(UsageError, match=r"several classes.*train_own"):
+        freeze(place / "best.json", words(place)[3], tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_table_of_answers_names_every_class_that_is_there(place: Path, tmp_path: Path) -> None:
