@@ -194,7 +194,7 @@ def read_header(source: str | os.PathLike[str] | bytes, *, exif: bool = True) ->
     """Size and kind of an image.
 
     Args:
-        exif: whether its orientation counts.
+        exif: whether its orientation counts; that of a TIFF file, a tag of the format, always does.
 
     Raises:
         InvalidInputError: as :func:`open_image`, as far as the head of the file tells.
@@ -204,7 +204,7 @@ def read_header(source: str | os.PathLike[str] | bytes, *, exif: bool = True) ->
     with _named_errors(name, formats):
         picture = _open(name, data, formats)
         width, height = picture.size
-        if exif and orientation(picture) >= 5:
+        if exif and picture.format != "TIFF" and orientation(picture) >= 5:  # Pillow turns TIFF by itself
             width, height = height, width
         return Header(width, height, picture.mode in ("1", "L", "LA", *GREY_16))
 

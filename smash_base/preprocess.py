@@ -55,7 +55,7 @@ class Preprocessing:
             height x width is cut out (what it lacks is black), as torchvision and timm evaluate; None: the
             whole image is resized to height x width.
         exif: whether image files and pictures are turned upright as their EXIF orientation says; what was
-            trained before this existed is not.
+            trained before this existed is not. TIFF files always are: there it is a tag of the format.
         order: Order of the network's three channels. Images and samples are always RGB; mean and std
             belong to the channels of the network.
     """

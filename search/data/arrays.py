@@ -17,7 +17,7 @@ import numpy as np
 
 from smash_base.errors import InvalidInputError
 from smash_search.data import maps
-from smash_search.data.dataset import Parts, Split
+from smash_search.data.dataset import MAX_CLASSES, Parts, Split
 from smash_search.data.spec import Spec
 
 MAX_COMPRESSED = 2**33  # bytes of one compressed array, which has to be inflated into memory
@@ -76,7 +76,7 @@ def read(spec: Spec) -> Parts:
             )
         classes = tuple(str(name) for name in names)
     else:
-        classes = tuple(str(label) for label in range(int(train.labels.max(initial=0)) + 1))
+        classes = numbers_up_to(train.labels, f"{path}: training labels")
     return Parts(classes, train=train, validation=splits.get("validation"), test=splits.get("test"))
 
 
@@ -135,6 +135,18 @@ def as_labels(array: np.ndarray, where: str) -> np.ndarray:
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise InvalidInputError(f"{where}: labels", expected="small numbers", received=array.max())
     return array.astype(np.int64)
+
+
+def numbers_up_to(labels: np.ndarray, where: str) -> tuple[str, ...]:
+    """Class names "0" to the largest label, int64 [N].
+
+    Raises:
+        InvalidInputError: the numbers are none of classes; names for all of them would fill the memory.
+    """
+    largest = int(labels.max(initial=0))
+    if largest >= MAX_CLASSES:
+        raise InvalidInputError(where, expected=f"0 to {MAX_CLASSES - 1}", received=largest)
+    return tuple(map(str, range(largest + 1)))
 
 
 def _members(path: Path) -> set[str]:

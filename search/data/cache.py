@@ -29,7 +29,7 @@ RECORD = "source.json"
 IMAGES = "images.npy"
 HEAD_BYTES = 2**16
 MOST_BYTES = 8 * 2**30  # of all copies of one folder; those in use stay, however large
-READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 class Incomplete(Exception):
@@ -56,7 +56,7 @@ def mapped(
         The array, and what ``fill`` returned when the copy was made.
 
     Raises:
-        UsageError: the folder cannot be written; the hint names the ``cache=`` option.
+        UsageError: the folder cannot be written, or its disk is full; the hint names the ``cache=`` option.
     """
     content = stamp_of(folder, sources)
     stamp: JsonObject = {"schema": SCHEMA, "shape": list(shape), "sources": content}
@@ -71,7 +71,7 @@ def mapped(
                     _make(place, stamp, shape, fill)
                     found = _held(place, stamp, shape)
         except OSError as error:
-            if error.errno not in READ_ONLY:
+            if error.errno not in UNWRITABLE:
                 raise
             raise UsageError(
                 f"no converted copy of the data can be written to {place.parent}",
@@ -100,13 +100,32 @@ def _make(
     files.remove_left(place.parent)
     with files.new_folder(place, replace=True) as temporary:
         array = np.lib.format.open_memmap(temporary / IMAGES, mode="w+", dtype=np.uint8, shape=shape)
+        _reserve(temporary / IMAGES)
         rows = fill(array)
         array.flush()
         del array
-        files.write_json(temporary / RECORD, stamp)
         if rows is not None:
-            np.save(temporary / "rows.npy", np.array(rows, dtype=np.int64))
+            with open(temporary / "rows.npy", "wb") as stream:
+                np.save(stream, np.array(rows, dtype=np.int64))
+                stream.flush()
+                files.sync(stream.fileno())
+        files.write_json(temporary / RECORD, stamp)
     _make_room(place)
+
+
+def _reserve(path: Path) -> None:
+    """Take the room of a whole file on the disk: a map that is written where none is left ends the process
+    by a bus error.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with open(path, "r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in UNWRITABLE:
+                raise
 
 
 def remembered(
@@ -200,7 +219,7 @@ def _held(
         maps.hold(images, place / IMAGES)
         if files.read_json(place / RECORD, what="cache record") != stamp:
             return None
-    except (InvalidInputError, OSError, ValueError):
+    except (InvalidInputError, OSError, ValueError, EOFError):  # the last of an empty file, after a power cut
         return None
     if images.shape != shape or images.dtype != np.uint8:
         return None

@@ -24,7 +24,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError
-from smash_base.images import Header, LeftOut, read_header, shown
+from smash_base.images import MAX_PIXELS, Header, LeftOut, pixel_limit, read_header, shown
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Preprocessing
 from smash_search.data import cache
@@ -384,6 +384,7 @@ def _pixels(
     sides = "x".join(map(str, preprocessing.sample_shape))
     key = f"{part}-{sides}-{preprocessing.resize}" + ("-upright" if preprocessing.exif else "")
     key += f"-short-{preprocessing.short_side}" if preprocessing.short_side else ""
+    key += f"-{limit}-pixels" if (limit := pixel_limit()) != MAX_PIXELS else ""  # which files are bad, too
     places = places_of_parts(encoded.labels, missing) if missing and not small else None
     if places is not None:
         key += f"-mixed-{hashlib.sha256(places.tobytes()).hexdigest()[:16]}"

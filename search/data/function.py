@@ -68,7 +68,7 @@ def read(spec: Spec) -> Parts:
     }
     classes = value.get("classes")
     if classes is None:
-        classes = range(int(splits["train"].labels.max(initial=0)) + 1)
+        classes = arrays.numbers_up_to(splits["train"].labels, f"{spec.text}: training labels")
     return Parts(
         tuple(str(name) for name in classes),
         train=splits["train"],

@@ -18,6 +18,10 @@ from smash_base.images import LeftOut
 from smash_search.data import parts, several
 from smash_search.data.spec import Spec
 
+UNKNOWN: tuple[object, ...] = (None, -1, "", [])
+"""Labels of images that have none: test parts on the Hub often have -1, and a list without a class says
+nothing to learn from."""
+
 
 def find_shards(
     spec: Spec, path: Path, suffixes: tuple[str, ...], left_out: LeftOut
@@ -121,11 +125,14 @@ def _check_numbers(
     wrong = numbers[(numbers < 0) | (numbers >= classes)]
     if len(wrong):
         raise InvalidInputError(where, expected=f"0 to {classes - 1}", received=wrong[0])
-    twice = next(
-        (value for value in lists if len(set(value)) < len(value) and isinstance(value[0], int)), None
-    )
+    twice = next((value for value in lists if len(set(value)) < len(value) and _are_numbers(value)), None)
     if twice is not None:
         raise InvalidInputError(where, expected="those that are there, each once", received=twice[:20])
+
+
+def _are_numbers(value: list[object]) -> bool:
+    """Whether a list is of numbers, or of 0 and 1 as the text of a cell has them."""
+    return isinstance(value[0], int) or set(value) <= {"0", "1"}
 
 
 def _one_each(

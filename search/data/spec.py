@@ -12,6 +12,9 @@ from pathlib import Path
 
 from smash_base.errors import InvalidInputError, UsageError
 
+FOLDERS = ("root", "cache")
+"""Options that are folders, as the path is relative to the one where the command is given."""
+
 
 @dataclass(frozen=True)
 class Spec:

@@ -1,14 +1,16 @@
 """A CSV of paths and labels, with a column for the part if there is one.
 
-The first row names the columns; comma, semicolon and tab separate them. Paths are relative to the folder of
-the file.
+The first row names the columns; comma, semicolon and tab separate them, or what Excel's line ``sep=;`` above
+it says. Paths are relative to the folder of the file.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.images import LeftOut
@@ -21,6 +23,8 @@ from smash_search.data.spec import Spec
 PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img", "image_id")
 LABELS = ("label", "class", "category", "target", "label_name", "class_name", "y")
 SPLITS = ("split", "part", "subset", "set", "fold", "partition")
+
+_SEPARATOR = re.compile(r'"?sep=([^\r\n])"?[\r\n]+', re.IGNORECASE)
 
 
 def read(spec: Spec) -> Parts:
@@ -63,25 +67,40 @@ def _rows(spec: Spec, path: Path, mark: str | None, left_out: LeftOut) -> Iterat
     """Part, path and label of each row; with a mark a list of labels."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            head = stream.readline()
-            stream.seek(0)
+            said = _SEPARATOR.fullmatch(head := stream.readline())
+            if not said:
+                stream.seek(0)
             marks = {mark: head.count(mark) for mark in ",;\t"}
-            reader = csv.DictReader(stream, delimiter=max(marks, key=marks.__getitem__), strict=True)
+            delimiter = said[1] if said else max(marks, key=marks.__getitem__)
+            reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
             names = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = names
             image = column(spec, "image", names, PATHS) or ""
             label = column(spec, "label", names, LABELS) or ""
             split = column(spec, "split", names, SPLITS, needed=False)
             for row in reader:
-                where = f"{path}: row {reader.line_num}"
-                part = _part(row[split] or "", where) if split else "train"
+                where = f"{path}: row {reader.line_num + bool(said)}"
+                _check_length(where, row, names)
+                file = (row[image] or "").strip()
                 value = several.parted((row[label] or "").strip(), mark)
-                if not row[image] or not value:
+                if not file or not value:
                     left_out.add("rows without a path or a label", where)
                 else:
-                    yield part, row[image].strip(), value
+                    yield _part(row[split] or "", where) if split else "train", file, value
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInputError(f"{path} cannot be read", expected="CSV in UTF-8", received=error) from None
+
+
+def _check_length(where: str, row: Mapping[str | None, Any], names: list[str]) -> None:
+    """Refuse cells beyond the columns: an unquoted separator in a path or between classes has cut one."""
+    beyond = row.get(None) or ()
+    if any(cell.strip() for cell in beyond):
+        raise InvalidInputError(
+            f"{where}: number of cells",
+            expected=f"{len(names)}, one for each column",
+            received=len(names) + len(beyond),
+            hint='Quote a cell that holds the separator: "cat,dog".',
+        )
 
 
 def _part(text: str, where: str) -> str:

@@ -21,7 +21,7 @@ from smash_base.errors import InvalidInputError
 from smash_base.images import LeftOut, shown
 from smash_search.data import files, parts, several
 from smash_search.data.dataset import Parts
-from smash_search.data.shards import column, find_shards, numbered
+from smash_search.data.shards import UNKNOWN, column, find_shards, numbered
 from smash_search.data.spec import Spec
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def read(spec: Spec) -> Parts:
     for part, table in tables.items():
         batches = table.batches(columns.label)
         read_labels = [several.parted(value, mark) for batch in batches for value in batch]
-        values[part] = [value for value in read_labels if not _unknown(value)]
-        table.labelled = np.array([not _unknown(value) for value in read_labels], dtype=bool)
+        values[part] = [value for value in read_labels if value not in UNKNOWN]
+        table.labelled = np.array([value not in UNKNOWN for value in read_labels], dtype=bool)
         for _ in range(int((~table.labelled).sum())):
             left_out.add("rows without a label", part)
     values = {part: given for part, given in values.items() if given or part == "train"}
@@ -122,13 +122,14 @@ def _image(value: Any, path: Path, row: int) -> tuple[str, Path | bytes]:
     return name, b""  # an empty image: said with its name
 
 
-def _unknown(value: Any) -> bool:
-    """Test parts on the Hub often have the label -1; a list without a class says nothing to learn from."""
-    return value is None or value == -1 or value == []
+def _is_parquet(path: Path) -> bool:
+    """Whether a file, whatever it is called, begins as Parquet does."""
+    with open(path, "rb") as stream:
+        return stream.read(4) == b"PAR1"
 
 
 def _batches(path: Path, name: str) -> Iterator[pyarrow.RecordBatch]:
-    if path.suffix == ".parquet":
+    if _is_parquet(path):
         import pyarrow.parquet
 
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -167,7 +168,7 @@ def _schema(path: Path) -> pyarrow.Schema:
     import pyarrow
 
     with _named_errors(path):
-        if path.suffix == ".parquet":
+        if _is_parquet(path):
             import pyarrow.parquet
 
             return pyarrow.parquet.read_schema(path)

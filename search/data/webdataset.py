@@ -20,7 +20,7 @@ from smash_base.errors import InvalidInputError
 from smash_base.images import MAX_FILE_BYTES, SUFFIXES, LeftOut, shown
 from smash_search.data import files, parts, several
 from smash_search.data.dataset import Parts
-from smash_search.data.shards import find_shards, numbered
+from smash_search.data.shards import UNKNOWN, find_shards, numbered
 from smash_search.data.spec import Spec
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -45,6 +45,8 @@ def read(spec: Spec) -> Parts:
     root = path if path.is_dir() else path.parent
     archives = {part: _Archives(tuple(shards)) for part, shards in found.items()}
     values = {part: archive.look(spec, left_out) for part, archive in archives.items()}
+    values = {part: given for part, given in values.items() if given or part == "train"}
+    archives = {part: archives[part] for part in values}
     labels = numbered(spec, values, _class_names(root))
     for part, archive in archives.items():
         archive.labels = labels.labels[part]
@@ -109,8 +111,10 @@ class _Sample:
             found = next(record[key] for key in ((wanted,) if wanted else JSON_KEYS) if key in record)
         except (KeyError, StopIteration, ValueError, TypeError, RecursionError):
             return None
+        if found in UNKNOWN:
+            return None
         if isinstance(found, list):
-            return found or None  # what it is a list of is checked with all others
+            return found  # what it is a list of is checked with all others
         found = several.parted(found, mark) if isinstance(found, str) else found
         return found if isinstance(found, int | str | list) and not isinstance(found, bool) else None
 
@@ -123,6 +127,8 @@ def _class(value: object) -> object:
 
 
 def _value(text: str) -> int | str | None:
+    if text == "-1":  # no label, as in tables
+        return None
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text or None
 
 

@@ -145,7 +145,8 @@ def batches(
 ) -> list[np.ndarray]:
     """Indices of the batches of one epoch: a permutation that depends on (seed, epoch) alone.
 
-    With labels, int64 [N], each of as many draws picks a class first: all classes are equally frequent.
+    With labels, int64 [N], or targets [N, K], each of as many draws picks a class first: all classes are
+    equally frequent.
     The last, smaller batch is dropped when there is a whole one: its gradient and its BatchNorm moments
     would weigh as much as those of a whole batch.
     """
@@ -158,13 +159,18 @@ def batches(
 
 
 def _balanced(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """As many indices as labels, every class equally often: whole permutations of each, one after another."""
-    present = np.unique(labels)
-    shares = np.full(len(present), len(labels) // len(present))
-    shares[: len(labels) % len(present)] += 1
+    """As many indices as images, every class equally often: whole permutations of each, one after another.
+
+    Where an image may be of several classes (targets [N, K]) it is drawn for each of them.
+    """
+    if labels.ndim == 1:
+        classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    else:
+        classes = [members for column in labels.T if len(members := np.flatnonzero(column))]
+    shares = np.full(len(classes), len(labels) // len(classes))
+    shares[: len(labels) % len(classes)] += 1
     parts = []
-    for label, share in zip(present, shares, strict=True):
-        members = np.flatnonzero(labels == label)
+    for members, share in zip(classes, shares, strict=True):
         rounds = [random.permutation(members) for _ in range(-(-int(share) // len(members)))]
         parts.append(np.concatenate(rounds)[:share])
     return random.permutation(np.concatenate(parts))
@@ -179,7 +185,8 @@ class Batches:
         seed: Random seed of the order.
         count: images.
         size: Number of images in a batch.
-        labels: int64 [N], to show every class equally often; None for every image once a pass.
+        labels: int64 [N], or targets [N, K], to show every class equally often; None for every image once a
+            pass.
     """
 
     def __init__(self, seed: int, count: int, size: int, labels: np.ndarray | None = None) -> None:

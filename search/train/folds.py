@@ -68,6 +68,7 @@ def cross_validated(
     Raises:
         InvalidInputError: a class has fewer images than there are folds.
     """
+    check_folds(folds, most_folds(dataset))
     images = joined(dataset.train, dataset.validation)
     judged: list[_Judged] = []
     places = np.repeat(fold_of(images.labels[:: dataset.views], folds, recipe.seed), dataset.views)
@@ -126,8 +127,15 @@ def _together(judged: Sequence[_Judged]) -> Folds:
 
 
 def most_folds(dataset: Dataset) -> int:
-    """Number of objects of the smallest class, each of whose folds has one."""
-    return _fewest(np.concatenate([dataset.train.labels, dataset.validation.labels])[:: dataset.views])
+    """Number of objects of the smallest class, each of whose folds has one.
+
+    Where an image may be of several classes it counts for each of them: one may be the rarest of no image.
+    """
+    parts = (dataset.train, dataset.validation)
+    if targets := [part.targets[:: dataset.views] for part in parts if part.targets is not None]:
+        return int(np.concatenate(targets).sum(0).min())
+    labels = np.concatenate([part.labels[:: dataset.views] for part in parts])
+    return int(np.unique(labels, return_counts=True)[1].min())
 
 
 def check_folds(folds: int, most: int) -> None:
@@ -138,17 +146,8 @@ def check_folds(folds: int, most: int) -> None:
         )
 
 
-def _fewest(labels: np.ndarray) -> int:
-    return int(np.unique(labels, return_counts=True)[1].min())
-
-
 def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold of each image, int64 [N]: every class spread evenly, folds of equal size to within one.
-
-    Raises:
-        InvalidInputError: a class has fewer images than there are folds.
-    """
-    check_folds(folds, _fewest(labels))
+    """The fold of each image, int64 [N]: every class spread evenly, folds of equal size to within one."""
     random = np.random.default_rng((seed, 0xF01D))
     order = np.argsort(labels[shuffled := random.permutation(len(labels))], kind="stable")
     places = np.empty(len(labels), np.int64)

@@ -373,7 +373,8 @@ class _Loop(Loop[Epoch]):
         check_mixing(recipe.augmentation, taught=teacher is not None, several=self._several)
         self._augmentation = augmentation_for(recipe, classes)
         labels = feed.labels.cpu().numpy()
-        sampled = labels if recipe.balance == "sampling" else None
+        classes_of = labels if feed.targets is None else feed.targets.cpu().numpy()
+        sampled = classes_of if recipe.balance == "sampling" else None
         self._batches = Batches(recipe.seed, len(feed), recipe.batch, sampled)
         self._class_weights = None
         if recipe.balance == "loss":

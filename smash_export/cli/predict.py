@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -186,6 +187,8 @@ def _json_writer(classifier: Classifier, threshold: float | None) -> _Writer:
             item: JsonObject = {"source": result.source, "error": str(result.error)}
         else:
             item = {**result.to_json(), "label": _label(result, threshold)}
+            if result.present is not None:
+                item["present"] = [asdict(score) for score in _present(result, threshold)]
         click.echo(("" if first else ",\n") + json.dumps(item, ensure_ascii=False), nl=False)
         first = False
 

@@ -560,14 +560,18 @@ def load_data(data: str, *, seed: int = 0, validation: float | None = None) -> D
 
 
 def absolute(spec: str) -> str:
-    """A data specification whose path, if it has one, means the same in any folder: best.json keeps it."""
-    from smash_search.data.spec import parse_spec
+    """A data specification whose places mean the same in any folder: best.json keeps it."""
+    from smash_search.data import dataset_names
+    from smash_search.data.spec import FOLDERS, parse_spec
 
     parsed = parse_spec(spec)
-    if parsed.path is None or not Path(parsed.path).exists():
-        return spec  # built in, or a function of a module
-    options = spec.partition("?")[1] + spec.partition("?")[2]
-    return f"{parsed.name}:{Path(parsed.path).resolve()}{options}"
+    if parsed.path is None or parsed.name not in dataset_names() or not Path(parsed.path).exists():
+        return spec  # built in, or a function of a module, whose name a file may have
+    options = [
+        f"{name}={Path(value).resolve() if name in FOLDERS and value[0] != '~' else value}"
+        for name, value in parsed.options.items()
+    ]
+    return f"{parsed.name}:{Path(parsed.path).resolve()}" + "?" * bool(options) + "&".join(options)
 
 
 def search(

@@ -173,7 +173,7 @@ def freeze(
 
     Raises:
         InvalidInputError: the data have other classes or another input than the architecture.
-        UsageError: the destination exists; no supernet where one is needed.
+        UsageError: the destination exists; no supernet where one is needed; images of several classes.
         VerificationError: an exported file does not do what the network does; it is kept in
             ``NAME.rejected`` beside the bundle, with a report.
     """
@@ -181,6 +181,12 @@ def freeze(
     best = best if isinstance(best, BestFile) else read_best(Path(best))
     dataset = load_dataset(dataset) if isinstance(dataset, str) else dataset
     check_fit(best, dataset)
+    if dataset.several:  # a network of these ends in a probability of each class, and is adopted
+        raise UsageError(
+            f"images of {dataset.spec} may be of several classes",
+            expected="images of one class each",
+            hint="smash-export freeze trains these, in Python smash_export.export.own_network.train_own.",
+        )
     _check_arguments(destination, weights, exporter, supernet, force)
     recipe = recipe or default_recipe(dataset, weights)
     recipe = recipe if weights == "retrain" else continued(recipe)

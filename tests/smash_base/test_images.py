@@ -166,6 +166,18 @@ def test_grey_pictures_of_every_depth(tmp_path: Path) -> None:
         assert read_header(path).grey
 
 
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_turned_tiff_has_the_size_that_it_is_decoded_to(turn: int, tmp_path: Path) -> None:
+    """Pillow turns it upright by itself, so neither is it turned again nor left as it lies."""
+    path = tmp_path / "scan.tif"
+    path.write_bytes(turned("TIFF", turn))
+    for exif in (True, False):
+        header = read_header(path, exif=exif)
+        assert (header.width, header.height) == (WIDTH, HEIGHT)
+        plain = Preprocessing(HEIGHT, WIDTH, 3, (0.0,) * 3, (1.0,) * 3, exif=exif)
+        assert np.array_equal(plain.decode(path), np.asarray(scene()))
+
+
 PIXELS_8 = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
 
 

@@ -215,6 +215,12 @@ def test_best_json_names_its_images_in_any_folder_and_freeze_refuses_others(
     assert absolute("folder:my photos?size=32") == f"folder:{tmp_path / 'my photos'}?size=32"
     assert absolute("digits") == "digits"
     assert absolute("package.module:function") == "package.module:function"
+    (tmp_path / "function").touch()
+    assert absolute("package.module:function?count=3") == "package.module:function?count=3"
+    (tmp_path / "labels.csv").touch()
+    assert absolute("csv:labels.csv?root=my photos&size=8&cache=~/fast") == (
+        f"csv:{tmp_path / 'labels.csv'}?root={tmp_path / 'my photos'}&size=8&cache=~/fast"
+    )
     best = json.loads((folder / "best.json").read_text())
     best["search"]["fingerprint"] = "0" * 64
     (tmp_path / "other.json").write_text(json.dumps(best))

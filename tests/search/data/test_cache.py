@@ -141,6 +141,27 @@ def test_what_a_killed_process_left_goes_and_a_copy_that_is_being_made_stays(tmp
     assert [place.exists() for place in places] == [False, True]
 
 
+@pytest.mark.parametrize("name", ["images.npy", "rows.npy", "source.json"])
+@pytest.mark.parametrize("left", [0, 100, 130])
+def test_a_copy_that_was_cut_off_is_made_again(tmp_path: Path, name: str, left: int) -> None:
+    """A power cut may leave a file with its name and without its end."""
+    sources = source(tmp_path)
+
+    def held(value: int) -> list[int]:
+        def fill(target: np.ndarray) -> list[int]:
+            target[:] = value
+            return [0]
+
+        images, rows = cache.mapped(tmp_path, "train", sources, SHAPE, fill)
+        assert rows == [0]
+        return np.unique(images).tolist()
+
+    assert held(1) == held(2) == [1]
+    (torn,) = tmp_path.glob(f"{cache.FOLDER}/*/{name}")
+    os.truncate(torn, left)
+    assert held(3) == held(4) == [3]
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
 def test_a_folder_that_cannot_be_written_is_told_with_the_option_for_another_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -152,3 +173,28 @@ def test_a_folder_that_cannot_be_written_is_told_with_the_option_for_another_one
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UsageError, match=r"\?cache=FOLDER"):
         copy_of(tmp_path, sources, 1)
+
+
+def test_the_room_of_a_copy_is_taken_before_it_is_filled(tmp_path: Path) -> None:
+    """A map of a file with holes ends the process by a bus error where the disk is full."""
+    taken: list[int] = []
+
+    def fill(target: np.ndarray) -> None:
+        (images,) = tmp_path.glob(f"{cache.FOLDER}/*/{cache.IMAGES}")
+        taken.append(images.stat().st_blocks * 512)
+        target[:] = 1
+
+    cache.mapped(tmp_path, "train", source(tmp_path), (1000, 32, 32, 1), fill)
+    assert taken[0] >= 1000 * 32 * 32
+
+
+def test_a_full_disk_is_told_with_the_option_for_another_one_and_keeps_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UsageError, match=r"No space left.*\?cache=FOLDER"):
+        copy_of(tmp_path, source(tmp_path), 1)
+    assert list((tmp_path / cache.FOLDER).iterdir()) == []

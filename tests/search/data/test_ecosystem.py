@@ -111,6 +111,16 @@ def test_labels_without_names_and_as_texts(tmp_path: Path) -> None:
     texts = load_dataset(f"parquet:{tmp_path / 't.parquet'}")
     assert texts.classes == CLASSES
     assert whole(texts)
+    (tmp_path / "t.parquet").rename(tmp_path / "t.pq")
+    assert load_dataset(f"parquet:{tmp_path / 't.pq'}").fingerprint == texts.fingerprint
+    rows = {
+        "image": [{"bytes": png(n), "path": None} for n in range(60)],
+        "label": [*CLASSES * 19, *("", "cat", "")],
+    }
+    write_parquet(tmp_path / "e.parquet", pyarrow.table(rows))
+    empty = load_dataset(f"parquet:{tmp_path / 'e.parquet'}")
+    assert empty.classes == CLASSES
+    assert [(item.reason, item.count) for item in empty.left_out] == [("rows without a label", 2)]
 
 
 def of_several(number: int) -> list[int]:
@@ -286,6 +296,19 @@ def test_samples_that_lack_something_are_named(tmp_path: Path) -> None:
     assert left_out == {"samples without a label": "some/00007", "samples without an image": "some/00009"}
 
 
+@pytest.mark.parametrize("ending", ["cls", "json"])
+def test_samples_of_the_label_minus_one_have_none(tmp_path: Path, ending: str) -> None:
+    unknown = b'{"label": -1}' if ending == "json" else b"-1"
+    members = samples(range(60), ending)
+    write_tar(tmp_path / "train-0.tar", members | {f"some/00007.{ending}": unknown})
+    tests = {name: data if name.endswith("png") else unknown for name, data in members.items()}
+    write_tar(tmp_path / "test-0.tar", tests)
+    data = load_dataset(f"webdataset:{tmp_path}")
+    assert data.classes == ("0", "1", "2")
+    assert len(data.train) + len(data.validation) + len(data.test) == 59, "a test part without labels is none"
+    assert [(item.reason, item.count) for item in data.left_out] == [("samples without a label", 61)]
+
+
 def test_a_sample_that_stands_twice_in_an_archive_counts_where_it_has_a_label(tmp_path: Path) -> None:
     twice = samples(range(1))
     write_tar(tmp_path / "a.tar", {"some/00000.png": twice["some/00000.png"], **samples(range(1, 60))})
@@ -327,6 +350,8 @@ def write_table(folder: Path, head: str, mark: str = ",", split: bool = True, st
         ("path,label,split", ",", ""),
         ("Filename,Class,subset", ";", "\ufeff"),
         ("image,category,fold", "\t", ""),
+        ("path,label,split", ";", "\ufeffsep=;\n"),
+        ("path,label,split", "|", '"sep=|"\r\n'),
     ],
 )
 def test_csv_of_paths_and_labels_with_splits(tmp_path: Path, head: str, mark: str, start: str) -> None:
@@ -362,6 +387,15 @@ def test_csv_without_splits_and_with_other_columns(tmp_path: Path) -> None:
     assert whole(load_dataset(f"csv:{moved / 'labels.csv'}?image=where&label=what&root={tmp_path}"))
 
 
+def test_empty_rows_of_a_table_are_left_out_and_cells_beyond_its_columns_may_be_empty(tmp_path: Path) -> None:
+    path = write_table(tmp_path, "path,label,split")
+    path.write_text("\n".join([*path.read_text().splitlines(), ",,", "  ,cat,train", "a.png, ,", ",,,,"]))
+    data = load_dataset(f"csv:{path}")
+    assert (len(data.train), len(data.validation), len(data.test)) == (30, 15, 15)
+    (omission,) = data.left_out
+    assert (omission.count, omission.names[1]) == (4, f"{path}: row 63")
+
+
 def test_wrong_tables_of_paths(tmp_path: Path) -> None:
     path = write_table(tmp_path, "path,label,split")
     text = path.read_text()
@@ -370,6 +404,8 @@ def test_wrong_tables_of_paths(tmp_path: Path) -> None:
         (text.replace("pictures/3.png", "pictures/none.png"), "none.png does not exist"),
         (text.replace("Training", "test"), "no training images"),
         (text.replace("owl,TEST", "bat,TEST"), "labels that training has not"),
+        (f"sep=,\n{text}".replace("Training", "Monday"), "row 3: split"),
+        (text.replace("owl,TEST", "owl,TEST,rare"), "row 49: number of cells; expected 3.*received 4. Quote"),
         ("", "no column"),
     ):
         path.write_text(wrong)

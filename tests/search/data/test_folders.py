@@ -204,6 +204,18 @@ def test_many_files_are_decoded_once_until_one_changes(
         load_dataset(f"folder:{tmp_path}")
 
 
+def test_a_larger_limit_of_pixels_reads_what_was_left_out_for_a_smaller_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_reader, "KEPT_FROM", 10)
+    photos(tmp_path)
+    Image.new("RGB", (60, 60)).save(tmp_path / "cat/large.png")
+    spec = f"folder:{tmp_path}?size=8&skip-bad=yes"
+    for limit, count in (("1000", 1), ("", 0), ("1000", 1)):
+        monkeypatch.setenv("SMASH_EXPORT_MAX_PIXELS", limit)
+        assert len(load_dataset(spec).left_out) == count
+
+
 def of_one_time(root: Path) -> None:
     """As an archive with fixed times unpacks: only their folders tell the files of two classes apart."""
     for label, name in enumerate(("black", "white")):

@@ -530,6 +530,7 @@ def test_folder_of_npy_with_class_names_and_layouts(tmp_path):
         ("labels", np.zeros((40, 14), int), "whole numbers"),
         ("labels", np.zeros(40, int), "2 to"),
         ("labels", labels(40, 2) * 3, "no training image"),
+        ("labels", labels(40, 2) * 10**6, "training labels; expected 0 to 99999; received 1000000"),
     ],
 )
 def test_wrong_arrays(tmp_path, name, value, message):

@@ -94,6 +94,17 @@ def test_marks_and_classes_that_cannot_be_are_refused(tmp_path: Path) -> None:
         load_dataset(f"csv:{table}?several=semicolon")
 
 
+def test_a_cell_of_0_and_1_for_every_class_is_refused(tmp_path: Path) -> None:
+    """Its marks would be two classes, called 0 and 1."""
+    table = squares(tmp_path, count=30)
+    head, *rows = table.read_text().splitlines()
+    table.write_text(
+        "\n".join([head, *(f"{row.partition(',')[0]},0;{n % 2};1" for n, row in enumerate(rows))])
+    )
+    with pytest.raises(InvalidInputError, match=r"each once; received \['0', '0', '1'\]"):
+        load_dataset(f"csv:{table}?several=semicolon")
+
+
 def test_average_precision_and_thresholds_are_those_of_scikit_learn() -> None:
     random = np.random.default_rng(0)
     targets = (random.random((200, 4)) < [0.5, 0.2, 0.05, 0.0]).astype(np.uint8)

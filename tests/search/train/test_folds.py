@@ -12,8 +12,10 @@ from torch import nn
 
 from smash_base.errors import InvalidInputError
 from smash_search.data import Split
-from smash_search.train.folds import cross_validated, fold_of
+from smash_search.data.several import rarest
+from smash_search.train.folds import cross_validated, fold_of, most_folds
 from smash_search.train.network import Recipe
+from tests.search.several_data import several_digits
 from tests.search.small_data import small_digits
 
 
@@ -26,8 +28,35 @@ def test_folds_have_equal_sizes_and_equal_shares_of_the_classes() -> None:
         shares = np.bincount(places[labels == label], minlength=5)
         assert shares.max() - shares.min() <= 1
     assert np.array_equal(places, fold_of(labels, 5, 0))
-    with pytest.raises(InvalidInputError, match="2 to 7"):
-        fold_of(labels, 8, 0)
+
+
+def test_more_folds_than_the_smallest_class_has_images_are_refused() -> None:
+    data = small_digits(train=60, validation=30)
+    smallest = int(np.bincount(np.concatenate([data.train.labels, data.validation.labels])).min())
+    for folds in (1, smallest + 1):
+        with pytest.raises(InvalidInputError, match=f"2 to {smallest}, the images of the smallest class"):
+            cross_validated(_Memory, data, Recipe(epochs=1, batch=16), folds)
+
+
+def test_a_class_that_is_the_rarest_of_one_image_only_limits_no_folds() -> None:
+    data = several_digits(train=60, validation=30)
+
+    def tagged(split: Split, alone: int) -> Split:
+        """All of a fourth class, and the first ones of that alone."""
+        assert split.targets is not None
+        targets = np.concatenate([split.targets, np.ones((len(split), 1), np.uint8)], 1)
+        targets[:alone, :3] = 0
+        return replace(split, targets=targets, labels=rarest(targets, targets.sum(0)))
+
+    train, validation = tagged(data.train, alone=1), tagged(data.validation, alone=0)
+    data = replace(data, classes=(*data.classes, "any"), train=train, validation=validation)
+    assert np.bincount(np.concatenate([train.labels, validation.labels]))[3] == 1
+    assert most_folds(data) > 20
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+
+    assert cross_validated(make, data, Recipe(epochs=1, batch=16), 3).images == 90
 
 
 def test_views_of_an_object_are_in_one_fold() -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 import tracemalloc
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_search.data import Dataset, Split, load_dataset
+from smash_search.data.several import rarest
 from smash_search.space.architecture import InputSpec
 from smash_search.train import initial
 from smash_search.train.compute import Batches
@@ -40,6 +43,7 @@ from smash_search.train.network import (
 )
 from smash_search.train.recipes import FEW_IMAGES, NAMES, has_few_of_a_class, recipe_for, survives_flip
 from tests.search.hand_clock import HandClock
+from tests.search.several_data import several_digits
 from tests.search.small_data import same_state, small_architecture, small_digits
 
 SPEC = InputSpec(1, (8, 8))
@@ -444,6 +448,34 @@ def test_no_epoch_is_the_best_on_images_that_are_trained_on() -> None:
         assert not result.recipe.keep_best
         states.append(network.state_dict())
     assert same_state(*states)
+
+
+class _Counting(nn.Module):
+    """Counts how often it is shown each image in training; answers three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.shown: Counter[bytes] = Counter()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.shown.update(image.numpy().tobytes() for image in images)
+        return torch.zeros(len(images), 3) + self.weight
+
+
+def test_balanced_sampling_draws_an_image_of_several_classes_for_each_of_them() -> None:
+    """Drawn for its rarest class, the one image of a frequent tag alone was a third of an epoch."""
+    data = several_digits(train=96, validation=48)
+    assert data.train.targets is not None
+    targets = data.train.targets | np.array([1, 0, 0], np.uint8)
+    targets[:, 1] |= targets[:, 2] == 0
+    targets[0] = [1, 0, 0]
+    train = replace(data.train, targets=targets, labels=rarest(targets, targets.sum(0)))
+    network = _Counting()
+    fit(network, replace(data, train=train), Recipe(epochs=1, batch=16, balance="sampling"), evaluate=False)
+    assert sum(network.shown.values()) == 96
+    assert max(network.shown.values()) <= 3
 
 
 def test_balanced_sampling_shows_every_class_equally_often() -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_export import load
+from smash_export import freeze, load
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
 from smash_export.compiling.compile import compile_bundle
@@ -92,6 +92,13 @@ def test_the_bundle_answers_each_class_by_itself(place: Path) -> None:
     assert np.mean(right) > 0.5, "all classes of an image, and no other"
 
 
+def test_freeze_of_python_refuses_images_of_several_classes(place: Path, tmp_path: Path) -> None:
+    """It would end in probabilities that sum to one."""
+    with pytest.raises(UsageError, match=r"several classes.*train_own"):
+        freeze(place / "best.json", words(place)[3], tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_table_of_answers_names_every_class_that_is_there(place: Path, tmp_path: Path) -> None:
     images = load_dataset(words(place)[3]).test.images[:20]
     for number, image in enumerate(images):
@@ -106,6 +113,15 @@ def test_a_table_of_answers_names_every_class_that_is_there(place: Path, tmp_pat
     for line, answer in zip(lines, expected, strict=True):
         there = ", ".join(f"{score.label} {score.probability:.1%}" for score in answer.present or ())
         assert f": {there or 'uncertain'}" in line, "each class has its own probability"
+    asked = ["--threshold", str(max(answer.probability for answer in expected))]
+    told = [
+        CliRunner().invoke(cli, ["predict", str(place / "bundle"), str(tmp_path), *asked, form]).stdout
+        for form in ("--json", "--csv")
+    ]
+    answers = json.loads(told[0])["predictions"]
+    assert [";".join(score["label"] for score in answer["present"]) for answer in answers] == [
+        row["present"] for row in csv.DictReader(io.StringIO(told[1]))
+    ], "a threshold holds for every class, however it is told"
 
 
 def test_figures_of_several_classes_agree_wherever_they_stand(place: Path) -> None:
