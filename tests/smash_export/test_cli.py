@@ -66,9 +66,10 @@ def test_the_inference_api_imports_no_torch_and_no_onnx() -> None:
     assert not imported_by(code) & {"torch", "onnx", "onnxruntime", "openvino", "scipy", "sklearn"}
 
 
-def test_python_dash_m_is_the_same_program() -> None:
+@pytest.mark.parametrize("module", ["smash_export", "smash_export.cli"])
+def test_python_dash_m_is_the_same_program(module: str) -> None:
     answer = subprocess.run(
-        [sys.executable, "-m", "smash_export.cli", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True
     )
     assert answer.stdout.startswith("smash-export ")
 
@@ -264,6 +265,19 @@ def test_a_closed_stdout_does_not_change_how_a_command_ends(words: str) -> None:
     command = f"{shlex.quote(sys.executable)} -m smash_export.cli {words} >&-"
     answer = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
     assert (answer.returncode, answer.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", ["--help", "completion bash", "targets"])
+def test_a_reader_that_leaves_ends_a_command_as_it_ends_others(words: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-m", "smash_export.cli", *words.split()]
+        answer = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writing)
+    assert (answer.returncode, answer.stderr) == (141, "")
+    assert answer.returncode in cli.EXIT_CODES
 
 
 def test_a_real_full_disk_is_reported_as_such() -> None:
