@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import math
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -311,11 +310,11 @@ def onnx_of_torchscript(network: Any, image: tuple[int, ...]) -> onnx.ModelProto
     import onnx
     import torch
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with files.temporary_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this exporter is old is no news to the user
         with contextlib.suppress(AttributeError):  # there is no public name for it
             torch._C._jit_set_onnx_log_output_stream("stderr")  # for graphs that it fails at
-        target = Path(folder) / "model.onnx"
+        target = folder / "model.onnx"
         torch.onnx.export(  # the exporter that takes a traced module; the other one needs Python code
             network,
             (torch.zeros(2, *image),),

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -293,6 +294,37 @@ def test_a_real_full_disk_is_reported_as_such() -> None:
     assert answer.returncode == 1
     assert "disk full" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+WITHOUT_ROOM = """
+mount -t tmpfs -o size=8k tmpfs "$1"
+TMPDIR="$1"; export TMPDIR
+code=0
+"$2" -m smash_export.cli $3 || code=$?
+exit $code
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["bench {} --target onnxruntime", "compare {} --target onnxruntime", "bake {} --runtime torchscript"],
+)
+def test_a_full_disk_of_temporary_files_is_reported_as_such(
+    words: str, digits_bundle_copy: Path, tmp_path: Path
+) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this system lets no user mount a small file system")
+    (tmp_path / "small").mkdir()
+    arguments = [str(tmp_path / "small"), sys.executable, f"{words.format('bundle')} --quiet"]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", WITHOUT_ROOM, "sh", *arguments],
+        cwd=digits_bundle_copy.parent,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr[-1000:]
+    assert "disk full" in done.stderr
 
 
 def test_completion_completes_commands() -> None:
