@@ -242,8 +242,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SmashError as error:
         return _fail(str(error), error.exit_code, debug)
     except OSError as error:
+        place = f" while writing {error.filename}" if error.filename else ""
+        if error.errno == errno.EFBIG:
+            line = f"a file became larger than its file system or ulimit -f allows{place}"
+            return _fail(f"{line}; earlier results are untouched.", 1, debug)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            place = f" while writing {error.filename}" if error.filename else ""
             return _fail(f"disk full{place}; earlier results are untouched. Free some space.", 1, debug)
         if error.errno in _UNUSABLE_PATH and error.filename:
             return _fail(f"{error.filename} cannot be used: {error.strerror}", 6, debug)

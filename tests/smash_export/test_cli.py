@@ -192,6 +192,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
         ),
         (ModuleNotFoundError("No module named 'x'", name="x"), 1, "internal error"),
         (OSError(errno.ENOSPC, "No space left on device", "weights.bin"), 1, "disk full"),
+        (OSError(errno.EFBIG, "File too large"), 1, "larger than its file system or ulimit -f allows"),
         (PermissionError(errno.EACCES, "Permission denied", "/proc/x"), 6, "/proc/x cannot be used"),
         (FileExistsError(errno.EEXIST, "File exists", "a/file"), 6, "a/file cannot be used: File exists"),
         (OSError(errno.EIO, "Input/output error"), 1, "internal error"),
