@@ -449,7 +449,8 @@ def listen(host: str, port: int, option: str = "--port", *, shared: bool = False
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         hint = f"Another program has it? Choose another: {option} PORT (0 takes a free one)."
-        if isinstance(error, socket.gaierror) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        number = getattr(error, "errno", None) or 0
+        if number == errno.EADDRNOTAVAIL or number < 0:  # below 0: of looking a name up
             hint = "Name an address of this machine: --host 127.0.0.1, or 0.0.0.0 for all of them."
         raise UsageError(f"port {port} of {host} cannot be used", received=reason, hint=hint) from None
 
