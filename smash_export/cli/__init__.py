@@ -248,6 +248,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _fail(f"{line}; earlier results are untouched.", 1, debug)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"disk full{place}; earlier results are untouched. Free some space.", 1, debug)
+        if "No usable temporary directory" in str(
+            error.strerror
+        ):  # of Python, after it tried to write in all
+            line = "no folder for temporary files can be written: the disk is full, or read-only"
+            return _fail(f"{line}. Free some space, or name another folder: TMPDIR=FOLDER", 1, debug)
         if error.errno in _UNUSABLE_PATH and error.filename:
             return _fail(f"{error.filename} cannot be used: {error.strerror}", 6, debug)
         return _internal(error, debug)

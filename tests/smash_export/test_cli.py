@@ -328,6 +328,31 @@ def test_a_full_disk_of_temporary_files_is_reported_as_such(
     assert "disk full" in done.stderr
 
 
+WITHOUT_TMPDIR = """
+for folder in /tmp /var/tmp /usr/tmp; do
+    [ ! -d $folder ] || { mount --rbind $folder $folder && mount -o remount,ro,bind $folder; }
+done
+cd /proc
+code=0
+"$1" -m smash_export.cli verify "$2" --quiet || code=$?
+exit $code
+"""
+
+
+def test_no_folder_for_temporary_files_is_reported_with_the_way_out(digits_bundle: Path) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this system lets no user mount a small file system")
+    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", WITHOUT_TMPDIR, "sh", sys.executable, str(digits_bundle)],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr[-1000:]
+    assert "TMPDIR=" in done.stderr.splitlines()[-1]
+
+
 def test_completion_completes_commands() -> None:
     environment = {
         **os.environ,
