@@ -544,6 +544,26 @@ def test_predictions_are_the_probabilities_of_the_network_whatever_it_ends_with(
         )
 
 
+def test_probabilities_that_were_rounded_to_int8_are_still_probabilities(
+    foreign: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    """As ONNX Runtime's quantiser writes a network that ends in softmax: a sum of rounded ones is not 1."""
+    model = onnx.load(ending(foreign, "Softmax"))
+    model.graph.node[-1].output[0] = "exact"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1 / 40), "scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(0), "zero"))
+    for kind, before, after in (
+        ("QuantizeLinear", "exact", "rounded"),
+        ("DequantizeLinear", "rounded", "scores"),
+    ):
+        model.graph.node.append(helper.make_node(kind, [before, "scale", "zero"], [after]))
+    onnx.save(model, foreign)
+    found = adopt(foreign, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    sums = found.bundle.samples().logits.sum(axis=1)
+    assert np.abs(sums - 1).max() > 0.01
+    assert found.bundle.signature.outputs == "probabilities"
+
+
 def squeezed(path: Path) -> Path:
     """The network with answers [B] instead of [B, 1]."""
     model = onnx.load(path)
