@@ -95,7 +95,10 @@ EXIT_CODES = {
     5: "accuracy or latency gate failed",
     6: "unsafe or invalid input",
     130: "interrupted",
+    141: "whoever read the output has left",
 }
+
+_READER_LEFT = 141  # what shells say of a program that SIGPIPE ended
 
 RESUMING = {"run", "search", "freeze", "train", "reproduce", "latency"}
 """Commands that go on where they were interrupted when they are given again."""
@@ -209,9 +212,9 @@ def _flushed(code: int) -> int:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            code = code or 1
+            code = code or (_READER_LEFT if error.errno == errno.EPIPE else 1)
     return code
 
 
@@ -234,12 +237,22 @@ def run(arguments: Sequence[str] | None = None) -> int:
         exec("")
         go_on = "repeat the command to go on" if _command_of(words) in RESUMING else None
         return _fail(f"interrupted; {go_on or 'whatever was complete before is untouched'}", 130, debug)
+    except SystemExit as end:  # of click and rich: a completion (0), or "| head" has seen enough (1)
+        return _READER_LEFT if end.code else 0
     except SmashError as error:
         return _fail(str(error), error.exit_code, debug)
     except OSError as error:
+        place = f" while writing {error.filename}" if error.filename else ""
+        if error.errno == errno.EFBIG:
+            line = f"a file became larger than its file system or ulimit -f allows{place}"
+            return _fail(f"{line}; earlier results are untouched.", 1, debug)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            place = f" while writing {error.filename}" if error.filename else ""
             return _fail(f"disk full{place}; earlier results are untouched. Free some space.", 1, debug)
+        if "No usable temporary directory" in str(
+            error.strerror
+        ):  # of Python, after it tried to write in all
+            line = "no folder for temporary files can be written: the disk is full, or read-only"
+            return _fail(f"{line}. Free some space, or name another folder: TMPDIR=FOLDER", 1, debug)
         if error.errno in _UNUSABLE_PATH and error.filename:
             return _fail(f"{error.filename} cannot be used: {error.strerror}", 6, debug)
         return _internal(error, debug)

@@ -122,7 +122,7 @@ def _on_device(
     """The same on the device: its page and its recommendation come back."""
     from smash_base.records import read_record
     from smash_export.bundle.rejected import RejectedFile
-    from smash_export.report.compare import rejections
+    from smash_export.report.compare import is_refuted, rejections
 
     without = {*NAMES, "dry_run", "page"}
     words = ["compare", "{bundle}", "--html", "{page}"]
@@ -131,7 +131,8 @@ def _on_device(
         device, words, output, inputs={"bundle": bundle.path}, outputs={"page": page}, seconds=seconds
     )
     advice = result["recommendation"]
-    if advice is not None and record:
+    verdicts = {row["name"]: row["verdict"] for row in result["rows"]}
+    if record and (advice is not None or is_refuted(bundle, verdicts)):
         reason = bundle.try_record("recommendation", advice)
         if reason:
             output.warn(f"the recommendation was not recorded: {reason}")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -98,8 +97,8 @@ def _write(
     import onnx
 
     bundle, precision = file.bundle, file.precision
-    with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
-        source, notes = graph_for_tensorrt(bundle, precision, Path(work), options)
+    with files.temporary_folder() as work:
+        source, notes = graph_for_tensorrt(bundle, precision, work, options)
         model = onnx.load_model_from_string(source.read_bytes())
     baked = bake_graph(model, bundle.preprocessing, bundle.signature, file.top_k, bundle.doubt_below)
     files.write_bytes(file.main, baked.SerializeToString(deterministic=True))

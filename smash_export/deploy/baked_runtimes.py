@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -256,14 +255,15 @@ def _mnn(file: Baked, folder: Path, stack: contextlib.ExitStack) -> tuple[str, R
 def _torchscript(file: Baked, folder: Path, stack: contextlib.ExitStack) -> tuple[str, Run]:
     import torch
 
+    from smash_export.export.torch_program import save_whole
     from smash_targets.torchscript import no_deprecation_warnings
 
     example = torch.zeros(file.signature.batch[2], *file.signature.input_shape, dtype=torch.uint8)
-    work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smash-export-")))
+    work = stack.enter_context(files.temporary_folder())
     with no_deprecation_warnings(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that shapes are constants
         network = _network(file, traced=True)
-        torch.jit.save(torch.jit.trace(network, example), str(work / "traced.pt"))
+        save_whole(torch.jit.save, torch.jit.trace(network, example), work / "traced.pt")
     request = CompileRequest(file.main, work / "traced.pt", file.signature)
     written = get_target("torchscript").compile(request, folder)
     return written.main, torchscript_run(folder / written.main)
@@ -293,7 +293,7 @@ def _exported(file: Baked, stack: contextlib.ExitStack) -> CompileRequest:
 
     from smash_export.export.torch_program import export_program
 
-    work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smash-export-")))
+    work = stack.enter_context(files.temporary_folder())
     program = export_program(_network(file), file.signature, work / "model.pt2", torch.uint8)
     return CompileRequest(file.main, None, file.signature, torch_program=program)
 

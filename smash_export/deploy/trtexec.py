@@ -19,7 +19,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,8 +153,8 @@ def write_scripts(
     """
     command = engine_command(bundle, precision, settings)
     build_words(command)  # refuses what cannot build, before anything is made
-    with tempfile.TemporaryDirectory(prefix="smash-export-") as work:
-        onnx, notes = graph_for_tensorrt(bundle, precision, Path(work), options)
+    with files.temporary_folder() as work:
+        onnx, notes = graph_for_tensorrt(bundle, precision, work, options)
         parity = emulate(bundle, onnx, precision)
         staging = bundle.staging(TARGET, precision)
         try:

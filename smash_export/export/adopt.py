@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import math
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -37,7 +36,7 @@ from smash_targets.onnx_file import read_onnx_facts
 if TYPE_CHECKING:
     import onnx
 
-    from smash_export.export.foreign_rewriting import Form, Reference
+    from smash_export.export.foreign_rewriting import Form, Reference, Run
 
 USUAL_BATCH = (1, 1, 32)
 OPSET = 20
@@ -140,8 +139,7 @@ def adopt(
     )
     finished, precision = _finished(graph, labels, preprocessing), computes_in(graph)
     check_same(reference, runner(finished, foreign.batch), precision, str(model))
-    if foreign.batch is None:
-        _check_neighbours(finished, reference.samples, precision, model)
+    _check_neighbours(runner(finished, foreign.batch), reference.samples, precision, model)
     truth = images.labels if images.targets is None else likeliest(images.targets, reference.answers)
     accuracy = float((reference.answers.argmax(axis=1) == truth).mean())
     bundle = write_bundle(
@@ -280,7 +278,7 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
             "TorchScript needs torch", hint="Install it: pip install 'smash-export[search]'"
         ) from None
     from smash_export.export.foreign_program import joined_answers
-    from smash_export.export.foreign_rewriting import Reference
+    from smash_export.export.foreign_rewriting import Reference, computes_in
 
     data = path.read_bytes()
     try:
@@ -295,6 +293,7 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
 
         reference = Reference(run, tensors, str(path))
         exported = onnx_of_torchscript(network, preprocessing.input_shape)
+        _check_neighbours(run, tensors, computes_in(exported), path)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InvalidInputError(f"{path} cannot be run or exported", received=cause_of(error)) from None
     graph, batch, _ = _fitted(exported, path, preprocessing)
@@ -311,11 +310,11 @@ def onnx_of_torchscript(network: Any, image: tuple[int, ...]) -> onnx.ModelProto
     import onnx
     import torch
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with files.temporary_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this exporter is old is no news to the user
         with contextlib.suppress(AttributeError):  # there is no public name for it
             torch._C._jit_set_onnx_log_output_stream("stderr")  # for graphs that it fails at
-        target = Path(folder) / "model.onnx"
+        target = folder / "model.onnx"
         torch.onnx.export(  # the exporter that takes a traced module; the other one needs Python code
             network,
             (torch.zeros(2, *image),),
@@ -347,13 +346,14 @@ def cause_of(error: Exception) -> str:
 def _from_program(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) -> _Foreign:
     """A program of ``torch.export.save`` and its ONNX form."""
     from smash_export.export.foreign_program import read_foreign_program
-    from smash_export.export.foreign_rewriting import Reference
+    from smash_export.export.foreign_rewriting import Reference, computes_in
 
     run, exported = read_foreign_program(path, OPSET)
     graph, batch, _ = _fitted(exported, path, preprocessing)
     _name_batch(graph, batch)
     try:
         reference = Reference(run, tensors, str(path))
+        _check_neighbours(run, tensors, computes_in(graph), path)
     except (RuntimeError, TypeError, ValueError) as error:  # of PyTorch, for images of another size
         raise InvalidInputError(f"{path} cannot be run on these images", received=error) from None
     return _Foreign(graph, reference, batch, {"reference": f"torch.export, torch {version_of('torch')}"})
@@ -453,12 +453,12 @@ def _as_classifier(foreign: _Foreign, path: Path, labels: tuple[str, ...], wish:
     return replace(foreign, graph=graph, reference=reference, outputs=outputs, traced=traced)
 
 
-def _check_neighbours(graph: bytes, tensors: np.ndarray, precision: str, path: Path) -> None:
-    """Raise InvalidInputError if the answer for an image depends on the images beside it."""
-    from smash_export.export.foreign_rewriting import runner
-
+def _check_neighbours(run: Run, tensors: np.ndarray, precision: str, path: Path) -> None:
+    """Raise InvalidInputError if the answer for an image depends on the images beside it, or on chance: a
+    network that was traced in training mode normalises by its batch and drops units, whatever mode it is in.
+    """
     few = tensors[:CHECKED]
-    single, together = runner(graph, 1)(few), runner(graph, None)(few)
+    single, together = np.concatenate([run(few[place : place + 1]) for place in range(len(few))]), run(few)
     limit, scale = GATES[precision].relative_error or _TOLERANCE, float(np.abs(single).max()) + 1e-6
     if single.shape != together.shape or not np.allclose(single, together, atol=limit * scale):
         raise InvalidInputError(

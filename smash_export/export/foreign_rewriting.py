@@ -27,6 +27,7 @@ from smash_export.export.onnx_graphs import (
     session_of,
 )
 from smash_export.measure.gates import GATES, relative_error, too_many
+from smash_targets.onnx_file import QUANTISING
 
 if TYPE_CHECKING:
     import onnx
@@ -179,7 +180,8 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def computes_in(model: onnx.ModelProto) -> str:
     """The coarsest type that values take on the way from the images to the answers: "fp32" (float64 counts as
-    that), "fp16" or "bf16". Weights that are stored in fp16 and cast before they are used do not count."""
+    that), "fp16", "bf16" or "int8". Weights that are stored in fp16 or int8 and made floats before they are
+    used do not count."""
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(model).graph
@@ -188,6 +190,8 @@ def computes_in(model: onnx.ModelProto) -> str:
     of_images = {value.name for value in graph.input if value.name not in weights}
     for node in graph.node:
         if not of_images.isdisjoint(node.input):
+            if node.op_type in QUANTISING:
+                return "int8"
             of_images.update(node.output)
     found = {types.get(name) for name in of_images}
     if onnx.TensorProto.BFLOAT16 in found:
@@ -214,7 +218,8 @@ def outputs_of(model: onnx.ModelProto, reference: Reference) -> Outputs:
     last = _last_operator(model)
     every = np.concatenate([reference.answers, reference.random_answers])
     bounded = bool(np.isfinite(every).all() and every.min() >= 0 and every.max() <= 1 + 1e-3)
-    if bounded and reference.classes > 1 and np.allclose(every.sum(axis=1), 1, atol=2e-3):
+    one = np.allclose(every.sum(axis=1), 1, atol=2e-3) or last == "Softmax"  # of int8, each rounded by itself
+    if bounded and reference.classes > 1 and one:
         return "probabilities"
     if last in _SIGMOIDS or (last in _DIVISIONS and bounded):
         return "sigmoid"

@@ -34,6 +34,7 @@ from smash_export.export.freeze import (
     spread,
     work_beside,
 )
+from smash_export.export.torch_program import save_whole
 from smash_export.measure.evaluate import score
 from smash_export.measure.verify import compare_logits
 from smash_search.data import Dataset
@@ -353,4 +354,4 @@ def _trace(network: nn.Module, dataset: Dataset, name: str, path: Path) -> None:
             hint="Write what depends on values as tensor operations (torch.where), without .item(), and "
             "nothing over the whole batch.",
         )
-    torch.jit.save(traced, path)
+    save_whole(torch.jit.save, traced, path)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_base.json_values import JsonObject
 from smash_export.export.adopt import read_preprocessing
+from smash_export.export.torch_program import save_whole
 from smash_search.data.spec import Spec
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def timm_program(name: str, weights: Path, classes: int, path: Path) -> JsonObje
     batch = torch.export.Dim("batch", min=1, max=256)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch.export.save(torch.export.export(network, (example,), dynamic_shapes=({0: batch},)), path)
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
+        save_whole(torch.export.save, program, path)
     return block
 
 

@@ -6,9 +6,11 @@ some targets start from it.
 
 from __future__ import annotations
 
+import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smash_export.bundle.bundle import Bundle
 
@@ -59,5 +61,17 @@ def export_program(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
-        torch.export.save(program, path)
+        save_whole(torch.export.save, program, path)
     return path
+
+
+def save_whole(save: Callable[[Any, Any], None], value: Any, path: Path) -> None:
+    """Write what ``torch.jit.save`` or ``torch.export.save`` makes of a value, through memory: on a full disk
+    PyTorch's own writer of files ends the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    stream = io.BytesIO()
+    save(value, stream)
+    path.write_bytes(stream.getvalue())

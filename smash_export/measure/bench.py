@@ -8,7 +8,6 @@ belong to a process.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
+from smash_base import files
 from smash_base.errors import SmashError, UsageError
 from smash_base.json_values import JsonObject
 from smash_base.records import read_record
@@ -231,7 +231,7 @@ def bench_bundle(
     check_batches(bundle, batches)
     bench = _Bench(selected_files(bundle, select), advance)
     with ExitStack() as stack:
-        shared = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smash-bench-")))
+        shared = stack.enter_context(files.temporary_folder("smash-bench-"))
         np.save(shared / "images.npy", bundle.samples().images, allow_pickle=False)
         bench.start(stack, bundle, shared / "images.npy", threads, timeout)
         bench.time(batches, seconds, rounds)

@@ -10,7 +10,6 @@ exact one does, then the smaller one.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from smash_base import files
 from smash_base.errors import VerificationError
 from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle
@@ -146,7 +146,7 @@ def compare_bundle(
         UsageError: a batch size that the bundle does not take, or a selection that names no file.
     """
     samples = bundle.samples()
-    with tempfile.TemporaryDirectory(prefix="smash-compare-") as folder:
+    with files.temporary_folder("smash-compare-") as folder:
         measured = bench_bundle(
             bundle,
             select=select,
@@ -155,16 +155,16 @@ def compare_bundle(
             seconds=seconds,
             rounds=rounds,
             timeout=timeout,
-            logits=Path(folder),
+            logits=folder,
             advance=advance,
         )
-        logits = _logits_of(measured, Path(folder))
-    files = {file.name: file for file in runnable_files(bundle)}
+        logits = _logits_of(measured, folder)
+    runnable = {file.name: file for file in runnable_files(bundle)}
     rows = []
     for row in measured:
         held = held_to(bundle, row.precision)
-        judged = verdict_on(row, logits.get(row.name), samples, files[row.name].max_drop, held)
-        rows.append(replace(judged, noise=noise_of(files[row.name].notes)))
+        judged = verdict_on(row, logits.get(row.name), samples, runnable[row.name].max_drop, held)
+        rows.append(replace(judged, noise=noise_of(runnable[row.name].notes)))
     rows, recommendation = recommend(rows)
     return Comparison(
         rows=tuple(rows),

@@ -164,6 +164,7 @@ def evaluate(
     Raises:
         InvalidInputError: data with other classes, or a damaged bundle.
         MissingRuntimeError: no runtime is here that opens a file of the bundle.
+        VerificationError: the file answers an image with NaN or infinity.
     """
     if not isinstance(model, Classifier):
         with load(model) as classifier:
@@ -192,13 +193,19 @@ def _evaluate(classifier: Classifier, data: Labelled) -> Evaluation:
 
 
 def logits_of_all(classifier: Classifier, images: np.ndarray) -> np.ndarray:
-    """Logits float32 [N, K] of images uint8 [N, *S, C], some of them at a time."""
-    return np.concatenate(
+    """Logits float32 [N, K] of images uint8 [N, *S, C], some of them at a time.
+
+    Raises:
+        VerificationError: NaN or infinity among them.
+    """
+    logits = np.concatenate(
         [
             classifier.logits(classifier.preprocessing.normalise(np.asarray(images[start : start + _CHUNK])))
             for start in range(0, len(images), _CHUNK)
         ]
     )
+    classifier.check_finite(logits, [f"image {index}" for index in range(len(logits))])
+    return logits
 
 
 def score(

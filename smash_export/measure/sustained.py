@@ -6,14 +6,13 @@ minutes (or as told), in windows of a few seconds: what counts is the last minut
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
+from smash_base import files
 from smash_base.errors import SmashError
 from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle
@@ -118,8 +117,8 @@ def sustain_bundle(
     """
     check_batches(bundle, (batch,))
     results = []
-    with tempfile.TemporaryDirectory(prefix="smash-bench-") as folder:
-        images = Path(folder) / "images.npy"
+    with files.temporary_folder("smash-bench-") as folder:
+        images = folder / "images.npy"
         np.save(images, bundle.samples().images, allow_pickle=False)
         for file in selected_files(bundle, select):
             state = get_target(file.target).availability()

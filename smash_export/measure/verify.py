@@ -454,8 +454,8 @@ def reference_of(bundle: Bundle) -> str:
 
 
 def held_to(bundle: Bundle, precision: str) -> str:
-    """The precision whose gate holds for a file: an adopted network that computes in fp16 or bf16 rounds as
-    those do in its fp32 files, too, since each runtime rounds elsewhere."""
+    """The precision whose gate holds for a file: an adopted network that computes in fp16, bf16 or int8
+    rounds as those do in its fp32 files, too, since each runtime rounds elsewhere."""
     adopted = bundle.manifest.provenance.get("adopted")
     inside = adopted.get("computes_in") if isinstance(adopted, dict) else None
     return inside if precision == "fp32" and isinstance(inside, str) and inside in GATES else precision

@@ -16,7 +16,7 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,6 +282,25 @@ class Classifier:
             )
         return self._run(tensor)
 
+    def check_finite(self, logits: np.ndarray, names: Sequence[str]) -> None:
+        """Refuse answers that are no numbers, as a file gives whose values overflow at its precision.
+
+        Args:
+            logits: float32 [B, K].
+            names: of the B images.
+
+        Raises:
+            VerificationError: NaN or infinity in a row.
+        """
+        wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        if len(wrong):
+            others = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise VerificationError(
+                f"{self.choice.target} {self.choice.precision} answers with NaN or infinity to "
+                f"{names[wrong[0]]}{others}",
+                hint=f"Check the file: smash-export verify {shlex.quote(str(self.bundle.path))}",
+            )
+
     def close(self) -> None:
         """Free the runtime's memory; waits for a run in progress."""
         with self._lock:
@@ -334,11 +353,7 @@ class Classifier:
         started = time.perf_counter()
         logits = self._run(tensor)
         milliseconds = (time.perf_counter() - started) * 1e3 / len(names)
-        if not np.isfinite(logits).all():
-            raise VerificationError(
-                f"{self.choice.target} {self.choice.precision} answers with NaN or infinity",
-                hint=f"Check the file: smash-export verify {shlex.quote(str(self.bundle.path))}",
-            )
+        self.check_finite(logits, names)
         labels, outputs = self.labels, self.bundle.signature.outputs
         probabilities = probabilities_of(logits, outputs)
         best = np.argsort(-logits, axis=1, kind="stable")[:, :count]

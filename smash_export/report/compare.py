@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -67,10 +67,18 @@ def compare(
         write_text(page or default_page(bundle.path), text)
     except OSError as error:  # what was measured for minutes is still told
         problems.append(f"the report was not written: {error.strerror} (--html FILE writes it elsewhere)")
-    if comparison.recommendation is not None and not targets:
-        reason = bundle.try_record("recommendation", comparison.recommendation)
+    advice, verdicts = comparison.recommendation, {row.name: row.verdict for row in comparison.rows}
+    if not targets and (advice is not None or is_refuted(bundle, verdicts)):
+        reason = bundle.try_record("recommendation", advice)
         problems += [f"the recommendation was not recorded: {reason}"] if reason else []
     return replace(comparison, problems=tuple(problems))
+
+
+def is_refuted(bundle: Bundle, verdicts: Mapping[str, str]) -> bool:
+    """Whether the file that the bundle recommends has been measured, by its name, and does not qualify."""
+    earlier = bundle.recommendation
+    name = "" if earlier is None else f"{earlier.target}:{earlier.precision}"
+    return verdicts.get(name) in ("failed", "not faster")
 
 
 def default_page(bundle: Path) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import ipaddress
 import os
@@ -440,18 +441,18 @@ def listen(host: str, port: int, option: str = "--port", *, shared: bool = False
     """A listening socket; ``shared`` with other processes, to which the kernel hands connections in turn.
 
     Raises:
-        UsageError: the port is in use.
+        UsageError: the port is in use, or the host is no address of this machine.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024, reuse_port=shared)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(
-            f"port {port} of {host} cannot be used",
-            received=reason,
-            hint=f"Another program has it? Choose another: {option} PORT (0 takes a free one).",
-        ) from None
+        hint = f"Another program has it? Choose another: {option} PORT (0 takes a free one)."
+        number = getattr(error, "errno", None) or 0
+        if number == errno.EADDRNOTAVAIL or number < 0:  # below 0: of looking a name up
+            hint = "Name an address of this machine: --host 127.0.0.1, or 0.0.0.0 for all of them."
+        raise UsageError(f"port {port} of {host} cannot be used", received=reason, hint=hint) from None
 
 
 class _Tls(NamedTuple):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,9 +67,10 @@ def test_the_inference_api_imports_no_torch_and_no_onnx() -> None:
     assert not imported_by(code) & {"torch", "onnx", "onnxruntime", "openvino", "scipy", "sklearn"}
 
 
-def test_python_dash_m_is_the_same_program() -> None:
+@pytest.mark.parametrize("module", ["smash_export", "smash_export.cli"])
+def test_python_dash_m_is_the_same_program(module: str) -> None:
     answer = subprocess.run(
-        [sys.executable, "-m", "smash_export.cli", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True
     )
     assert answer.stdout.startswith("smash-export ")
 
@@ -190,6 +192,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
         ),
         (ModuleNotFoundError("No module named 'x'", name="x"), 1, "internal error"),
         (OSError(errno.ENOSPC, "No space left on device", "weights.bin"), 1, "disk full"),
+        (OSError(errno.EFBIG, "File too large"), 1, "larger than its file system or ulimit -f allows"),
         (PermissionError(errno.EACCES, "Permission denied", "/proc/x"), 6, "/proc/x cannot be used"),
         (FileExistsError(errno.EEXIST, "File exists", "a/file"), 6, "a/file cannot be used: File exists"),
         (OSError(errno.EIO, "Input/output error"), 1, "internal error"),
@@ -266,6 +269,19 @@ def test_a_closed_stdout_does_not_change_how_a_command_ends(words: str) -> None:
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("words", ["--help", "completion bash", "targets"])
+def test_a_reader_that_leaves_ends_a_command_as_it_ends_others(words: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        command = [sys.executable, "-m", "smash_export.cli", *words.split()]
+        answer = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writing)
+    assert (answer.returncode, answer.stderr) == (141, "")
+    assert answer.returncode in cli.EXIT_CODES
+
+
 def test_a_real_full_disk_is_reported_as_such() -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full on this system")
@@ -279,6 +295,62 @@ def test_a_real_full_disk_is_reported_as_such() -> None:
     assert answer.returncode == 1
     assert "disk full" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+WITHOUT_ROOM = """
+mount -t tmpfs -o size=8k tmpfs "$1"
+TMPDIR="$1"; export TMPDIR
+code=0
+"$2" -m smash_export.cli $3 || code=$?
+exit $code
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["bench {} --target onnxruntime", "compare {} --target onnxruntime", "bake {} --runtime torchscript"],
+)
+def test_a_full_disk_of_temporary_files_is_reported_as_such(
+    words: str, digits_bundle_copy: Path, tmp_path: Path
+) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this system lets no user mount a small file system")
+    (tmp_path / "small").mkdir()
+    arguments = [str(tmp_path / "small"), sys.executable, f"{words.format('bundle')} --quiet"]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", WITHOUT_ROOM, "sh", *arguments],
+        cwd=digits_bundle_copy.parent,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr[-1000:]
+    assert "disk full" in done.stderr
+
+
+WITHOUT_TMPDIR = """
+for folder in /tmp /var/tmp /usr/tmp; do
+    [ ! -d $folder ] || { mount --rbind $folder $folder && mount -o remount,ro,bind $folder; }
+done
+cd /proc
+code=0
+"$1" -m smash_export.cli verify "$2" --quiet || code=$?
+exit $code
+"""
+
+
+def test_no_folder_for_temporary_files_is_reported_with_the_way_out(digits_bundle: Path) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this system lets no user mount a small file system")
+    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", WITHOUT_TMPDIR, "sh", sys.executable, str(digits_bundle)],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr[-1000:]
+    assert "TMPDIR=" in done.stderr.splitlines()[-1]
 
 
 def test_completion_completes_commands() -> None:

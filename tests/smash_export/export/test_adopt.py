@@ -119,6 +119,30 @@ def test_a_torchscript_file_that_was_saved_in_training_mode_is_stored_in_evaluat
     assert not torch.jit.load(stored).training
 
 
+@pytest.mark.parametrize("layer", ["BatchNorm", "Dropout"])
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+def test_a_network_that_was_traced_in_training_mode_is_refused_with_the_way_out(
+    suffix: str, layer: str, images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 6, 3),
+            torch.nn.BatchNorm2d(6) if layer == "BatchNorm" else torch.nn.Dropout(0.5),
+            torch.nn.Flatten(),
+            torch.nn.Linear(216, 10),
+        )
+    path, example = tmp_path / f"network{suffix}", torch.zeros(4, 1, 8, 8)
+    if suffix == ".pt":
+        torch.jit.save(torch.jit.trace(network, example, check_trace=False), path)
+    else:
+        batch = torch.export.Dim("batch", min=1, max=64)
+        torch.export.save(torch.export.export(network, (example,), dynamic_shapes=({0: batch},)), path)
+    with pytest.raises(InvalidInputError, match=r"network\.eval\(\)"):
+        adopt(path, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    assert not (tmp_path / "b").exists()
+
+
 class _Branching(torch.nn.Module):
     """Another layer answers where a value is above all that images have."""
 
@@ -255,10 +279,11 @@ def test_labels_of_another_count_are_refused(
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("batch", [None, 4])
 def test_images_that_depend_on_their_neighbours_are_noticed(
-    foreign: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
+    batch: int | None, foreign: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
 ) -> None:
-    model = onnx.load(foreign)
+    model = onnx.load(rebatched(foreign, batch))
     model.graph.node[0].input[0] = "centred"
     model.graph.node.insert(0, helper.make_node("Sub", ["pixels", "mean"], ["centred"]))
     model.graph.node.insert(0, helper.make_node("ReduceMean", ["pixels", "axis"], ["mean"]))
@@ -517,6 +542,26 @@ def test_predictions_are_the_probabilities_of_the_network_whatever_it_ends_with(
         assert evaluate(classifier, labelled).confidence == pytest.approx(
             expected.max(axis=1).mean(), abs=1e-4
         )
+
+
+def test_probabilities_that_were_rounded_to_int8_are_still_probabilities(
+    foreign: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    """As ONNX Runtime's quantiser writes a network that ends in softmax: a sum of rounded ones is not 1."""
+    model = onnx.load(ending(foreign, "Softmax"))
+    model.graph.node[-1].output[0] = "exact"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1 / 40), "scale"))
+    model.graph.initializer.append(numpy_helper.from_array(np.uint8(0), "zero"))
+    for kind, before, after in (
+        ("QuantizeLinear", "exact", "rounded"),
+        ("DequantizeLinear", "rounded", "scores"),
+    ):
+        model.graph.node.append(helper.make_node(kind, [before, "scale", "zero"], [after]))
+    onnx.save(model, foreign)
+    found = adopt(foreign, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    sums = found.bundle.samples().logits.sum(axis=1)
+    assert np.abs(sums - 1).max() > 0.01
+    assert found.bundle.signature.outputs == "probabilities"
 
 
 def squeezed(path: Path) -> Path:

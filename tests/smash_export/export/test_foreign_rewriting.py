@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from smash_base.errors import VerificationError
 from smash_base.preprocess import Preprocessing
 from smash_export.export.adopt import Images, adopt
-from smash_export.export.foreign_rewriting import Reference, check_same
+from smash_export.export.foreign_rewriting import Reference, check_same, computes_in
 from smash_export.export.onnx_graphs import session_of
 from tests.smash_export.export.random_graphs import CHANNELS, CLASSES, NEWEST, SIDE, random_classifier
 
@@ -75,3 +76,26 @@ def test_what_rounding_does_not_explain_is_refused_at_every_precision() -> None:
     for precision in ("fp32", "fp16", "bf16"):
         with pytest.raises(VerificationError, match="does not do what the file does"):
             check_same(reference, swapped, precision, "a file")
+
+
+@pytest.mark.parametrize(("rounded", "computes"), [("image", "int8"), ("weight", "fp32")])
+def test_weights_in_int8_alone_do_not_make_a_network_compute_in_it(rounded: str, computes: str) -> None:
+    weights = [
+        numpy_helper.from_array(np.float32(0.1), "scale"),
+        numpy_helper.from_array(np.int8(0), "zero"),
+        numpy_helper.from_array(np.ones((4, 5), np.float32 if rounded == "image" else np.int8), "weight"),
+    ]
+    facts = ["scale", "zero"]
+    nodes = [helper.make_node("DequantizeLinear", ["weight", *facts], ["matrix"])]
+    operands = ["image", "matrix"]
+    if rounded == "image":
+        nodes = [helper.make_node("QuantizeLinear", ["image", *facts], ["bytes"])]
+        nodes.append(helper.make_node("DequantizeLinear", ["bytes", *facts], ["floats"]))
+        operands = ["floats", "weight"]
+    nodes.append(helper.make_node("MatMul", operands, ["scores"]))
+    image, scores = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("image", 4), ("scores", 5))
+    )
+    graph = helper.make_graph(nodes, "network", [image], [scores], weights)
+    assert computes_in(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])) == computes

@@ -10,7 +10,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.samples import Samples
@@ -197,6 +199,22 @@ def test_command_records_its_recommendation(compared: tuple[Path, dict]) -> None
         assert row["parity"]["agreement"] >= 0.985
         if row["measurement"]["slower_than_fp32"]:
             assert row["verdict"] == "not faster"
+
+
+def test_a_recommended_file_that_no_longer_qualifies_is_recommended_no_more(digits_bundle_copy: Path) -> None:
+    bundle = Bundle.open(digits_bundle_copy)
+    model = onnx.load(bundle.onnx)
+    bias = model.graph.initializer[-1]
+    bias.CopyFrom(numpy_helper.from_array(np.arange(10, dtype=np.float32) * 9, bias.name))
+    staging = bundle.staging("onnxruntime", "fp32")
+    onnx.save(model, staging / "model.onnx")
+    bundle.add_compiled("onnxruntime", "fp32", staging, "model.onnx", {}, {})
+    bundle.record("recommendation", {"target": "onnxruntime", "precision": "fp32", "reason": "it was right"})
+    words = ["compare", str(digits_bundle_copy), "--seconds", "0.05", "--rounds", "1", "-q"]
+    assert run([*words, "--target", "onnxruntime"]) == 0
+    assert Bundle.open(digits_bundle_copy).recommendation is not None, "of a part nothing is recorded"
+    assert run(words) == 0
+    assert Bundle.open(digits_bundle_copy).recommendation is None
 
 
 def test_page_is_whole_and_self_contained(compared: tuple[Path, dict]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
-from smash_base.errors import InvalidInputError, UsageError
+from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
@@ -127,6 +127,24 @@ def test_json_and_the_accuracy_gate(digits_bundle: Path, capsys: Capture) -> Non
     captured = capsys.readouterr()
     json.loads(captured.out)
     assert "at least 99.90%" in captured.err
+
+
+def test_a_file_that_overflows_is_told_with_its_images(digits_bundle: Path) -> None:
+    with load(digits_bundle, target="onnxruntime") as classifier:
+        images = bundled(classifier.bundle)
+        run_whole = classifier._session.run
+
+        def overflow(tensor: np.ndarray) -> np.ndarray:
+            logits = run_whole(tensor)
+            logits[tensor.mean(axis=(1, 2, 3)) > 0.25, 3] = np.inf
+            return logits
+
+        classifier._session.run = overflow  # type: ignore[method-assign]
+        bright = classifier.preprocessing.normalise(np.asarray(images.images)).mean(axis=(1, 2, 3)) > 0.25
+        assert 1 < bright.sum() < len(bright)
+        words = f"to image {bright.argmax()} and {bright.sum() - 1} more"
+        with pytest.raises(VerificationError, match=words):
+            evaluate(classifier, images)
 
 
 def test_a_data_set_by_name(digits_bundle: Path, capsys: Capture) -> None:

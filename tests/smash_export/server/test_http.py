@@ -650,6 +650,10 @@ def test_what_cannot_be_served_is_one_line_and_its_exit_code(digits_bundle: Path
         assert result.returncode == 2
         assert f"port {port} of 127.0.0.1 cannot be used" in result.stderr.splitlines()[-1]
         assert "--" in result.stderr
+    for host in ("203.0.113.7", "no-such-host.invalid"):
+        elsewhere = run_serve(str(digits_bundle), "--host", host, "--port", "0", "--no-grpc")
+        assert elsewhere.returncode == 2
+        assert "--host 127.0.0.1" in elsewhere.stderr.splitlines()[-1]
     nothing = run_serve(str(tmp_path / "nothing"), "--port", "0", "--no-grpc")
     assert nothing.returncode == 6
     assert "is not a bundle" in nothing.stderr.splitlines()[-1]
