@@ -136,7 +136,10 @@ def test_train_makes_a_bundle_of_a_network_of_ones_own(tmp_path: Path, module: s
     )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert "recipe auto: epochs 6, batch 32, learning_rate 0.05, warmup 0.05, schedule cosine" in done.stderr
+    assert (
+        "recipe auto: epochs 6, batch 32, optimiser sgd, learning_rate 0.05, warmup 0.05, schedule cosine"
+        in done.stderr
+    )
     assert re.search(r"training takes about \d+(\.\d+)? s here", done.stderr)
     assert "each of the 2 folds before it takes about as long" in done.stderr
     assert found["test_accuracy"] > 0.8
