@@ -287,7 +287,7 @@ class Classifier:
 
         Args:
             logits: float32 [B, K].
-            names: of the B images.
+            names: Names of the B images.
 
         Raises:
             VerificationError: NaN or infinity in a row.
