@@ -21,8 +21,8 @@ from smash_export.export.freeze import rounded
 from smash_search.data import Split
 from smash_search.space.architecture import InputSpec
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import LONG_STEPS, MOST_EPOCHS, Epoch, new_network, settled
-from smash_search.train.recipes import NAMES, RECIPES, Recipe
+from smash_search.train.network import LONG_STEPS, MOST_EPOCHS, MUON_STEPS, Epoch, new_network, settled
+from smash_search.train.recipes import FEW_IMAGES, FEW_OF_A_CLASS, NAMES, RECIPES, Recipe
 from tests.search.small_data import small_architecture, small_digits
 
 
@@ -274,10 +274,13 @@ def test_the_table_of_values_says_what_the_recipes_are() -> None:
     assert table["batch"][:-1] == [str(recipe.batch) for recipe in RECIPES.values()]
     for recipe in RECIPES.values():
         clipped = f"SGD with Nesterov momentum {recipe.momentum:g}, gradients clipped at {recipe.clip:g}"
-        assert table["optimiser"] == [clipped]
+        muon = f"up to {MUON_STEPS:,} steps, from {FEW_IMAGES:,} images and {FEW_OF_A_CLASS} of a class on"
+        assert table["optimiser"] == [f"{clipped}; {muon}, [Muon](#muon) for filters"]
+        assert recipe.optimiser == "auto"
         shape = {"cosine": "half a cosine", "linear": "a straight line"}[recipe.schedule]
         rate = f"{recipe.learning_rate:g} after a warm-up of {recipe.warmup:.0%}, then {shape}"
-        assert table["learning rate"] == [rate.replace("%", " %")]
+        assert table["learning rate"][0].startswith(rate.replace("%", " %"))
+        assert f"by {recipe.muon_rate:g} times that over the root" in table["learning rate"][0]
         assert float(table["weight decay"][0].split(",")[0]) == recipe.weight_decay
         assert float(table["label smoothing"][0]) == recipe.label_smoothing
         assert "whitens" in table["first convolution"][0]
