@@ -43,6 +43,8 @@ class Muon(torch.optim.Optimizer):
         """One update of all filters that have a gradient."""
         for group in self.param_groups:
             filters = [value for value in group["params"] if value.grad is not None]
+            if not filters:
+                continue
             gradients = [value.grad for value in filters]
             for value in filters:
                 if not self.state[value]:

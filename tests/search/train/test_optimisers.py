@@ -57,6 +57,13 @@ def test_a_step_turns_a_filter_by_its_share_and_keeps_its_norm():
     torch.testing.assert_close(unused.detach(), torch.ones_like(unused))
 
 
+def test_a_step_without_any_gradient_changes_nothing():
+    weight = nn.Parameter(torch.randn(4, 2, 3, 3))
+    before = weight.detach().clone()
+    Muon([weight], lr=0.1).step()
+    torch.testing.assert_close(weight.detach(), before)
+
+
 def test_a_gradient_of_zero_changes_nothing():
     weight = nn.Parameter(torch.randn(4, 2, 3, 3))
     before, weight.grad = weight.detach().clone(), torch.zeros(4, 2, 3, 3)
