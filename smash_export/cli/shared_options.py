@@ -109,10 +109,10 @@ def recipe_option(what: str, name: str = "recipe") -> Callable[[F], F]:
 
 split_option = click.option(
     "--split",
-    type=click.Choice(["train", "validation", "test"]),
+    type=click.Choice(["train", "validation", "test", "all"]),
     default="test",
     show_default=True,
-    help="Part of --data that is used.",
+    help="Part of --data that is used; all of it where the bundle never saw any.",
 )
 
 

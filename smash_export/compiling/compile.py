@@ -78,7 +78,7 @@ def compile_bundle(
         effort: "high" mends the network for int8 where the file fails or loses more than it needs to
             (:mod:`smash_export.compiling.effort`).
         data: labelled images to judge on (NAME or NAME:PATH) instead of those in the bundle.
-        split: "train", "validation" or "test"; part of ``data``.
+        split: "train", "validation", "test" or "all"; part of ``data``.
         threads: Threads of one inference while it is verified.
         isolated: compile and verify in processes of their own: a runtime that crashes or hangs is then an
             error like any other.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,12 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle
 
-SPLITS = ("train", "validation", "test")
+if TYPE_CHECKING:
+    from smash_search.data import Dataset, Split
+
+PARTS = ("train", "validation", "test")
+WHOLE = "all"
+SPLITS = (*PARTS, WHOLE)
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,13 @@ def bundled(bundle: Bundle) -> Labelled:
 
 
 def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None = None) -> Labelled:
-    """A split of a data set, for a bundle that has its classes, in whatever order.
+    """A split of a data set, or all of it, for a bundle that has its classes, in whatever order.
 
     Images of another size go through the bundle's own preprocessing, as single files would.
 
     Args:
         spec: as for :func:`smash_search.data.load_dataset`.
+        split: One of :data:`SPLITS`; "all" is for data that the bundle was not made from.
         seed: Random seed of the splits, where the data have none; that of the bundle if None.
 
     Raises:
@@ -67,18 +74,35 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
         seed = recorded_seed if type(recorded_seed) is int else 0
     dataset = load_dataset(as_seen_by(bundle.preprocessing, spec), seed=seed)
     numbers = class_numbers(spec, dataset.classes, bundle.labels)
-    part = getattr(dataset, split)
+    part = _whole(dataset) if split == WHOLE else getattr(dataset, split)
     images = as_files(part.images, dataset.preprocessing, bundle.preprocessing)
-    warnings = []
-    if dataset.fingerprint != recorded.get("fingerprint"):
-        warnings.append(
-            "the bundle was not made from exactly these splits; some of these images may have been trained on"
-        )
-    if split != "test":
-        warnings.append(f"{split} images say nothing about new images")
+    warnings = _warnings(split, is_known=dataset.fingerprint == recorded.get("fingerprint"))
     targets = by_outputs(part.targets, numbers, len(bundle.labels))
     labels = numbers[np.asarray(part.labels)]
-    return Labelled(f"{spec}, {split} split", images, labels, tuple(warnings), targets)
+    name = f"{spec}, all images" if split == WHOLE else f"{spec}, {split} split"
+    return Labelled(name, images, labels, warnings, targets)
+
+
+def _whole(dataset: Dataset) -> Split:
+    """The three splits as one."""
+    from smash_search.data import Split
+
+    parts = [getattr(dataset, name) for name in PARTS]
+    targets = np.concatenate([part.targets for part in parts]) if dataset.several else None
+    images = np.concatenate([np.asarray(part.images) for part in parts])
+    return Split(images, np.concatenate([part.labels for part in parts]), targets)
+
+
+def _warnings(split: str, is_known: bool) -> tuple[str, ...]:
+    """What a reader of a result must know of a split; ``is_known``: the bundle was made from the same."""
+    if is_known and split == WHOLE:
+        return ("the bundle was made from these data: most of these images were trained on",)
+    if is_known:
+        return () if split == "test" else (f"{split} images say nothing about new images",)
+    other = "the bundle was not made from exactly these splits; some of these images may have been trained on"
+    if split == "test":
+        return (f"{other}. Of data that it never saw, --split all takes every image",)
+    return (other,) if split == WHOLE else (other, f"{split} images say nothing about new images")
 
 
 def class_numbers(spec: str, classes: Sequence[str], labels: Sequence[str]) -> np.ndarray:

@@ -418,7 +418,7 @@ def verify(
         bundle: an opened bundle or its path.
         target, precision: only files of these.
         data: a whole data set (NAME or NAME:PATH) instead of the bundled images.
-        split: "train", "validation" or "test"; part of ``data``.
+        split: "train", "validation", "test" or "all"; part of ``data``.
         threads: Number of threads of one inference.
         isolated: run each file in a process of its own, where a crash or a hang costs that file only.
         on_report: called with each report as soon as it is known.

@@ -19,6 +19,7 @@ from smash_export.measure.evaluate import calibration_error, evaluate, score, wi
 from smash_export.measure.labelled import as_files, bundled, from_data
 from smash_export.prediction.classifier import load
 from smash_export.prediction.pictures import confusion_picture, to_picture
+from smash_search.data import load_dataset
 
 Capture = pytest.CaptureFixture[str]
 
@@ -155,6 +156,35 @@ def test_a_data_set_by_name(digits_bundle: Path, capsys: Capture) -> None:
     assert document["accuracy"] > 0.9
     assert "trained on" in captured.err  # the fixture was made from other splits
     assert document["warnings"]
+
+
+def test_all_images_of_new_data_are_judged_when_asked_for(digits_bundle: Path, capsys: Capture) -> None:
+    bundle = Bundle.open(digits_bundle)
+    parts = [from_data(bundle, "digits", split) for split in ("train", "validation", "test")]
+    whole = from_data(bundle, "digits", "all")
+    np.testing.assert_array_equal(whole.labels, np.concatenate([part.labels for part in parts]))
+    np.testing.assert_array_equal(whole.images, np.concatenate([part.images for part in parts]))
+    assert whole.name == "digits, all images"
+    assert "--split all takes every image" in parts[2].warnings[0]
+    command = ["evaluate", str(digits_bundle), "--data", "digits", "--split", "all", "-t", "torchscript"]
+    assert run([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == len(whole)
+    assert run([*command[:2], "--split", "all"]) == 2
+
+
+def test_all_images_of_the_data_that_a_bundle_was_made_from_come_with_a_warning(
+    digits_bundle_copy: Path,
+) -> None:
+    path = digits_bundle_copy / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["digest"]
+    made_from = load_dataset("digits", seed=3)
+    document["provenance"]["data"] = {"fingerprint": made_from.fingerprint, "seed": 3}
+    path.write_text(json.dumps(document))
+    bundle = Bundle.open(digits_bundle_copy)
+    assert from_data(bundle, "digits", "test").warnings == ()
+    assert from_data(bundle, "digits", "train").warnings == ("train images say nothing about new images",)
+    assert "most of these images were trained on" in from_data(bundle, "digits", "all").warnings[0]
 
 
 def test_classes_in_another_order_are_matched_by_name(digits_bundle_copy: Path) -> None:
