@@ -28,6 +28,7 @@ Method = Literal["minmax", "entropy", "percentile", "mse"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile", "mse")
 MINIMUM = 512  # fewer images leave ranges to chance; four images cost one project 20 points of accuracy
 MOST = 1024
+EVEN = 0.5  # probability of a class above which it is taken to be there
 BINS, SHARES = 2048, np.linspace(0.3, 1.0, 36)  # of a tensor's values, and of its extremes that are tried
 COUNTED = 64  # images whose values are counted in bins
 Ranges = dict[str, tuple[float, float]]
@@ -64,16 +65,22 @@ def check_calibration(images: np.ndarray, preprocessing: Preprocessing, minimum:
         raise InvalidInputError("calibration images are all the same image", received=f"{len(images)} copies")
 
 
-def check_classes(logits: np.ndarray) -> None:
-    """Refuse calibration images which the network takes to be of one class (logits [N, K], K > 1).
+def check_classes(answers: np.ndarray, each: bool = False) -> None:
+    """Refuse calibration images which the network takes to be of one class (answers [N, K], K > 1).
 
     The labels of calibration images do not travel with them; what the network sees in them does.
+
+    Args:
+        each: the answers are a probability of each class, several of which an image may have: images that
+            share their likeliest class may differ in the others.
     """
-    seen = np.unique(logits.argmax(axis=1))
-    if logits.shape[1] > 1 and len(seen) == 1:
+    seen = np.unique(answers.argmax(axis=1))
+    if each and len(np.unique(answers > EVEN, axis=0)) > 1:
+        return
+    if answers.shape[1] > 1 and len(seen) == 1:
         raise InvalidInputError(
             "calibration images are all of one class",
-            expected=f"images of all {logits.shape[1]} classes",
+            expected=f"images of all {answers.shape[1]} classes",
             received=f"class {int(seen[0])} only, according to the network",
             hint="Make the bundle again with training images of every class.",
         )

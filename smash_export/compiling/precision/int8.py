@@ -136,7 +136,7 @@ def quantise(
     """
     require_onnxruntime()
     graph = _Quantiser(prepared(model), calibration, scheme)
-    check_classes(graph.expected)
+    check_classes(graph.expected, each=_ends_in_sigmoid(model))
     graph.choose_ranges(METHODS if method == "auto" else (method,))
     kept = dict.fromkeys(faster_fp32, "faster in fp32 on this machine")
     kept |= dict.fromkeys(graph.boundary(boundary), "first or last layer")
@@ -202,6 +202,12 @@ class _Outcome:
     def rank(self) -> tuple[float, float]:
         """Less is better: what changed labels cost, then the noise."""
         return self.cost, -self.sqnr
+
+
+def _ends_in_sigmoid(model: onnx.ModelProto) -> bool:
+    """Whether the output is a probability of each class, several of which an image may have."""
+    ends = {output.name for output in model.graph.output}
+    return any(node.op_type == "Sigmoid" and ends.intersection(node.output) for node in model.graph.node)
 
 
 class _Quantiser:

@@ -289,6 +289,26 @@ def test_images_of_one_class_are_refused(digits_bundle: Path) -> None:
         check_classes(samples.logits[samples.logits.argmax(1) == 3])
 
 
+def test_a_class_that_every_image_has_is_no_reason_to_refuse_where_images_have_several() -> None:
+    model = memory_bank(3)
+    ends = model.graph.output[0].name
+    values = {item.name: item for item in model.graph.initializer}
+    last = next(node for node in model.graph.node if ends in node.output)
+    bias = numpy_helper.to_array(values[last.input[2]]).copy()
+    bias += (20, -5, -5, -5, -5)  # classes are apart by 10, half of it is even
+    values[last.input[2]].CopyFrom(numpy_helper.from_array(bias, last.input[2]))
+    with pytest.raises(InvalidInputError, match="class 0 only"):
+        quantise(model, images(64), U8, method="minmax", max_drop=5)
+    last.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Sigmoid", ["before"], [ends]))
+    quantised, _ = quantise(model, images(64), U8, method="minmax", max_drop=5)
+    exact, received = (logits_of(each, images(64)) > 0.5 for each in (model, quantised))
+    assert exact[:, 0].all()
+    assert (exact == received).mean() > 0.9
+    with pytest.raises(InvalidInputError, match="class 0 only"):
+        check_classes(np.array([[0.9, 0.2], [0.8, 0.1]]), each=True)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
