@@ -8,11 +8,9 @@ trained with.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from smash_base.preprocess import Outputs, Preprocessing
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.bundle.manifest import NAME
 from smash_export.bundle.samples import check_images, read_arrays
+from smash_export.export.torchscript import OPSET, advice_on, cause_of, evaluating, onnx_of_torchscript
 from smash_export.measure.gates import GATES
 from smash_export.measure.machine import version_of
 from smash_search.data.several import likeliest
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from smash_export.export.foreign_rewriting import Form, Reference, Run
 
 USUAL_BATCH = (1, 1, 32)
-OPSET = 20
 CHECKED = 8  # images run one by one and together, to see that the batch axis is one
 _TOLERANCE = 1e-4
 
@@ -284,7 +282,7 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
     try:
         network = torch.jit.load(io.BytesIO(data), map_location="cpu")
         if any(getattr(part, "training", False) for part in network.modules()):  # a frozen one does not say
-            data = _evaluating(network)
+            data = evaluating(network)
 
         def run(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
@@ -295,52 +293,12 @@ def _from_torchscript(path: Path, tensors: np.ndarray, preprocessing: Preprocess
         exported = onnx_of_torchscript(network, preprocessing.input_shape)
         _check_neighbours(run, tensors, computes_in(exported), path)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise InvalidInputError(f"{path} cannot be run or exported", received=cause_of(error)) from None
+        raise InvalidInputError(
+            f"{path} cannot be run or exported", received=cause_of(error), hint=advice_on(error)
+        ) from None
     graph, batch, _ = _fitted(exported, path, preprocessing)
     facts = {"reference": f"TorchScript, torch {version_of('torch')}"}
     return _Foreign(graph, reference, batch, facts, data)
-
-
-def onnx_of_torchscript(network: Any, image: tuple[int, ...]) -> onnx.ModelProto:
-    """The ONNX form of a network that was read or traced, for any number of images [C, *S].
-
-    Raises:
-        RuntimeError, ValueError, TypeError: PyTorch cannot write it; :func:`cause_of` says why.
-    """
-    import onnx
-    import torch
-
-    with files.temporary_folder() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this exporter is old is no news to the user
-        with contextlib.suppress(AttributeError):  # there is no public name for it
-            torch._C._jit_set_onnx_log_output_stream("stderr")  # for graphs that it fails at
-        target = folder / "model.onnx"
-        torch.onnx.export(  # the exporter that takes a traced module; the other one needs Python code
-            network,
-            (torch.zeros(2, *image),),
-            target,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["input"],
-            output_names=["logits"],
-            dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
-        )
-        return onnx.load_model_from_string(target.read_bytes())
-
-
-def _evaluating(network: Any) -> bytes:
-    """A TorchScript file of the network in evaluation mode: no runtime changes the mode of what it opens."""
-    import torch
-
-    stream = io.BytesIO()
-    torch.jit.save(network.eval(), stream)
-    return stream.getvalue()
-
-
-def cause_of(error: Exception) -> str:
-    """What went wrong in TorchScript: of its interpreter the last line, since the first ones trace code."""
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines and "TorchScript interpreter" in lines[0] else "\n".join(lines)
 
 
 def _from_program(path: Path, tensors: np.ndarray, preprocessing: Preprocessing) -> _Foreign:

@@ -24,7 +24,7 @@ from torch.nn.parameter import is_lazy
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Outputs, probabilities_of
-from smash_export.export.adopt import Adopted, Images, adopt, cause_of, onnx_of_torchscript
+from smash_export.export.adopt import Adopted, Images, adopt
 from smash_export.export.calibration import FALSE_ALARM, fit_calibration
 from smash_export.export.freeze import (
     CALIBRATION_IMAGES,
@@ -35,6 +35,7 @@ from smash_export.export.freeze import (
     work_beside,
 )
 from smash_export.export.torch_program import save_whole
+from smash_export.export.torchscript import cause_of, onnx_of_torchscript, traced
 from smash_export.measure.evaluate import score
 from smash_export.measure.verify import compare_logits
 from smash_search.data import Dataset
@@ -130,8 +131,8 @@ def check_export(network: nn.Module, dataset: Dataset, text: str) -> None:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of values that decide: the final trace is judged by its answers
-            traced = torch.jit.trace(network.eval(), torch.zeros(2, *image), check_trace=False)
-        onnx_of_torchscript(traced, image)
+            trace = traced(network.eval(), torch.zeros(2, *image))
+        onnx_of_torchscript(trace, image)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InvalidInputError(
             f"the network of {text} cannot be exported",
@@ -267,10 +268,10 @@ def train_own(
         )
         arrange_weights(network.cpu().eval(), torch.contiguous_format)
         network, found = _finished(network, dataset, recipe, false_alarm)
-        traced = work / "network.pt"
-        _trace(network, dataset, name, traced)
+        file = work / "network.pt"
+        _trace(network, dataset, name, file)
         return adopt(
-            traced,
+            file,
             destination,
             labels=dataset.classes,
             preprocessing=dataset.preprocessing,
@@ -339,11 +340,11 @@ def _trace(network: nn.Module, dataset: Dataset, name: str, path: Path) -> None:
         # PyTorch's annotations leave this class out of what torch.jit exports.
         warnings.simplefilter("always", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
-            traced = torch.jit.trace(network, example, check_trace=False)
+            trace = traced(network, example)
         except RuntimeError as error:
             raise InvalidInputError("the network cannot be traced", received=error) from None
     expected = logits_of(network, dataset, images)
-    alone = np.concatenate([logits_of(traced, dataset, images[row : row + 1]) for row in range(len(images))])
+    alone = np.concatenate([logits_of(trace, dataset, images[row : row + 1]) for row in range(len(images))])
     parity = compare_logits(expected, alone, expected.argmax(1))
     if problems := parity.problems("fp32"):
         warned = str(told[0].message).partition(". ")[0] if told else "none"
@@ -354,4 +355,4 @@ def _trace(network: nn.Module, dataset: Dataset, name: str, path: Path) -> None:
             hint="Write what depends on values as tensor operations (torch.where), without .item(), and "
             "nothing over the whole batch.",
         )
-    save_whole(torch.jit.save, traced, path)
+    save_whole(torch.jit.save, trace, path)

@@ -29,6 +29,7 @@ from smash_export.bundle.inspection import stored_facts
 from smash_export.export.adopt import Images, adopt, read_preprocessing
 from smash_export.export.timm_networks import PREFIX, network_with_weights, weights_file
 from smash_export.export.torch_program import save_whole
+from smash_export.export.torchscript import traced
 from smash_export.measure.labelled import as_files
 from smash_search.data.spec import Spec, parse_spec
 
@@ -344,8 +345,8 @@ def _traced_timm(spec: Spec, dataset: Dataset, folder: Path) -> tuple[Path, Prep
         block.pop("crop_pct", None)
     path = folder / "timm.pt"
     preprocessing = read_preprocessing(None, block, path)
-    traced = torch.jit.trace(network, torch.zeros(2, *preprocessing.input_shape), check_trace=False)
-    save_whole(torch.jit.save, traced, path)
+    trace = traced(network, torch.zeros(2, *preprocessing.input_shape))
+    save_whole(torch.jit.save, trace, path)
     return path, preprocessing
 
 

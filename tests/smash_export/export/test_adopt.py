@@ -25,6 +25,7 @@ from smash_export.cli import run
 from smash_export.compiling.compile import compile_bundle
 from smash_export.export.adopt import Images, adopt, images_from_arrays, images_from_data, read_preprocessing
 from smash_export.export.foreign_onnx import read_foreign_onnx
+from smash_export.export.torchscript import traced
 from smash_export.measure.compare import compare_bundle
 from smash_export.measure.evaluate import evaluate
 from smash_export.measure.gates import GATES
@@ -117,6 +118,25 @@ def test_a_torchscript_file_that_was_saved_in_training_mode_is_stored_in_evaluat
     stored = Bundle.open(tmp_path / "b").torchscript
     assert stored is not None
     assert not torch.jit.load(stored).training
+
+
+def test_fused_attention_is_refused_with_the_way_out(
+    images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(2), torch.nn.Unflatten(2, (8, 8)), torch.nn.Flatten(1, 2),
+        torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), torch.nn.Flatten(),
+        torch.nn.Linear(64, 10),
+    ).eval()  # fmt: skip
+    path = tmp_path / "network.pt"
+    with torch.no_grad():
+        torch.jit.save(torch.jit.trace(network, torch.zeros(2, 1, 8, 8), check_trace=False), path)
+    with pytest.raises(InvalidInputError, match=r"set_fastpath_enabled\(False\)"):
+        adopt(path, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    with torch.no_grad():
+        torch.jit.save(traced(network, torch.zeros(2, 1, 8, 8)), path)
+    adopt(path, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
 
 
 @pytest.mark.parametrize("layer", ["BatchNorm", "Dropout"])

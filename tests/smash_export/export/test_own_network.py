@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_export import load
 from smash_export.cli import cli, run
-from smash_export.export.own_network import own_network, train_own
+from smash_export.compiling.compile import compile_bundle
+from smash_export.export.own_network import check_export, own_network, train_own
 from smash_search.data import load_dataset
 from smash_search.train.recipes import Recipe
 
@@ -107,6 +108,22 @@ def pooled_unevenly(channels, classes):
         nn.Conv2d(channels, 8, 3), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(8 * 16, classes)
     )
 
+class Attentive(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.patches = nn.Conv2d(channels, 32, 2, 2)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.layers, self.last = nn.TransformerEncoder(layer, 1), nn.Linear(32, classes)
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return self.last(self.layers(tokens).mean(1))
+
+def attentive(channels, classes):
+    return Attentive(channels, classes)
+
 class Overflows(Auxiliary):
     def forward(self, images):
         return self.last(images.flatten(1)) * float("inf")
@@ -188,6 +205,20 @@ def test_a_network_of_lazy_modules_is_trained(tmp_path: Path, module: str) -> No
         own_network(f"{module}:unused", digits, 0)
     with pytest.raises(InvalidInputError, match=r"images \[2, 1, 8, 8\].*received RuntimeError"):
         own_network(f"{module}:lazy_for_other_images", digits, 0)
+
+
+def test_a_network_with_attention_of_pytorch_becomes_a_bundle(tmp_path: Path, module: str) -> None:
+    digits = load_dataset("digits")
+    network = own_network(f"{module}:attentive", digits, 0)
+    check_export(network, digits, "attentive")
+    fused = torch.backends.mha.get_fastpath_enabled()
+    made = train_own(
+        network, digits, tmp_path / "bundle", name="attentive", recipe=Recipe(epochs=1, batch=64)
+    )
+    assert torch.backends.mha.get_fastpath_enabled() == fused
+    assert made.bundle.torchscript is not None
+    for target in ("torchscript", "onnxruntime"):
+        assert compile_bundle(made.bundle, target).evidence["parity"]["agreement"] == 1
 
 
 def test_a_weak_network_of_ones_own_is_not_said_to_have_other_labels(tmp_path: Path, module: str) -> None:
