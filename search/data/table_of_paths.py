@@ -23,6 +23,7 @@ from smash_search.data.spec import Spec
 PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img", "image_id")
 LABELS = ("label", "class", "category", "target", "label_name", "class_name", "y")
 SPLITS = ("split", "part", "subset", "set", "fold", "partition")
+HELD_OUT = ("validation", "test")
 
 _SEPARATOR = re.compile(r'"?sep=([^\r\n])"?[\r\n]+', re.IGNORECASE)
 
@@ -30,11 +31,13 @@ _SEPARATOR = re.compile(r'"?sep=([^\r\n])"?[\r\n]+', re.IGNORECASE)
 def read(spec: Spec) -> Parts:
     """Read ``csv:FILE``.
 
-    Options: ``image``, ``label`` and ``split``, columns; ``root``, the folder that paths are relative to;
+    Options: ``image``, ``label`` and ``split``, columns; ``validation`` and ``test``, values of the split's
+        column (with commas between) whose rows are held out, as folds; ``root``, the folder that paths are
+        relative to;
         ``several``, what stands between the classes of a cell that names several
         (:mod:`smash_search.data.several`); and those of :mod:`smash_search.data.files`.
     """
-    spec.options_known("image", "label", "split", "root", several.OPTION, *files.OPTIONS)
+    spec.options_known("image", "label", "split", *HELD_OUT, "root", several.OPTION, *files.OPTIONS)
     path = spec.folder(hint="Give a .csv file with a column of paths and one of labels.")
     if not path.is_file():
         raise InvalidInputError(f"data path {path}", expected="a .csv file", received="a folder")
@@ -77,7 +80,9 @@ def _rows(spec: Spec, path: Path, mark: str | None, left_out: LeftOut) -> Iterat
             reader.fieldnames = names
             image = column(spec, "image", names, PATHS) or ""
             label = column(spec, "label", names, LABELS) or ""
-            split = column(spec, "split", names, SPLITS, needed=False)
+            held_out = _held_out(spec)
+            split = column(spec, "split", names, SPLITS, needed=bool(held_out))
+            unseen = set(held_out)
             for row in reader:
                 where = f"{path}: row {reader.line_num + bool(said)}"
                 _check_length(where, row, names)
@@ -86,7 +91,16 @@ def _rows(spec: Spec, path: Path, mark: str | None, left_out: LeftOut) -> Iterat
                 if not file or not value:
                     left_out.add("rows without a path or a label", where)
                 else:
-                    yield _part(row[split] or "", where) if split else "train", file, value
+                    said_of_it = (row[split] or "").strip() if split else ""
+                    unseen.discard(said_of_it)
+                    part = _part(said_of_it, where, held_out) if split else "train"
+                    yield part, file, value
+            if unseen:
+                raise InvalidInputError(
+                    f"{path}: column {split}",
+                    expected=f"rows of {', '.join(sorted(unseen))}, which are to be held out",
+                    received="none",
+                )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInputError(f"{path} cannot be read", expected="CSV in UTF-8", received=error) from None
 
@@ -103,8 +117,29 @@ def _check_length(where: str, row: Mapping[str | None, Any], names: list[str]) -
         )
 
 
-def _part(text: str, where: str) -> str:
-    part = part_of(text)
+def _held_out(spec: Spec) -> dict[str, str]:
+    """Values of the split's column that the user gave a part: value -> part."""
+    given = {part: spec.options[part].split(",") for part in HELD_OUT if part in spec.options}
+    held_out: dict[str, str] = {}
+    for part, values in given.items():
+        for value in map(str.strip, values):
+            if held_out.setdefault(value, part) != part:
+                raise UsageError(
+                    f"options of data set {spec.text}",
+                    expected="other values for validation and test",
+                    received=f"{value} for both",
+                )
+    return held_out
+
+
+def _part(text: str, where: str, held_out: Mapping[str, str]) -> str:
+    part = held_out.get(text) or part_of(text) or ("train" if held_out else None)
     if part is None:
-        raise InvalidInputError(f"{where}: split", expected="train, validation or test", received=text)
+        raise InvalidInputError(
+            f"{where}: split",
+            expected="train, validation or test",
+            received=text,
+            hint=f"Of folds say which are held out: ?test={text}, or ?test=..&validation=..; "
+            "all others are trained on.",
+        )
     return part

@@ -387,6 +387,36 @@ def test_csv_without_splits_and_with_other_columns(tmp_path: Path) -> None:
     assert whole(load_dataset(f"csv:{moved / 'labels.csv'}?image=where&label=what&root={tmp_path}"))
 
 
+def test_folds_of_a_table_are_held_out_when_they_are_named(tmp_path: Path) -> None:
+    path = write_table(tmp_path, "path,label,fold")
+    rows = path.read_text().splitlines()
+    path.write_text(
+        "\n".join([rows[0], *(f"{row.rsplit(',', 1)[0]}, {n % 5}" for n, row in enumerate(rows[1:]))])
+    )
+    with pytest.raises(InvalidInputError, match=r"row 2: split.*Of folds say which are held out: \?test=0"):
+        load_dataset(f"csv:{path}")
+    data = load_dataset(f"csv:{path}?test=4&validation=1,2")
+    assert (len(data.train), len(data.validation), len(data.test)) == (24, 24, 12)
+    only = load_dataset(f"csv:{path}?test=3")
+    assert len(only.test) == 12
+    assert len(only.train) + len(only.validation) == 48
+    with pytest.raises(InvalidInputError, match="column fold; expected rows of 7, which are to be held out"):
+        load_dataset(f"csv:{path}?test=4,7")
+    with pytest.raises(UsageError, match="received 4 for both"):
+        load_dataset(f"csv:{path}?test=4&validation=1,4")
+    bare = tmp_path / "bare.csv"
+    bare.write_text("\n".join(row.rsplit(",", 1)[0] for row in rows))
+    with pytest.raises(InvalidInputError, match="no column split"):
+        load_dataset(f"csv:{bare}?test=4")
+
+
+def test_other_words_for_parts_of_a_table_can_be_named_beside_usual_ones(tmp_path: Path) -> None:
+    path = write_table(tmp_path, "path,label,split")
+    path.write_text(path.read_text().replace("TEST", "holdout"))
+    data = load_dataset(f"csv:{path}?test=holdout")
+    assert (len(data.train), len(data.validation), len(data.test)) == (30, 15, 15)
+
+
 def test_empty_rows_of_a_table_are_left_out_and_cells_beyond_its_columns_may_be_empty(tmp_path: Path) -> None:
     path = write_table(tmp_path, "path,label,split")
     path.write_text("\n".join([*path.read_text().splitlines(), ",,", "  ,cat,train", "a.png, ,", ",,,,"]))
