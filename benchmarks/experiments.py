@@ -11,7 +11,7 @@ for name in correlation transfer; do
 done
 python -m benchmarks.experiments runs/cifar100 --name cifar100
 
-for name in correlation encoding capacity gradient; do
+for name in correlation encoding capacity gradient presets; do
     smash-export reproduce $name --size edge --data cifar10 --out runs/cifar10
 done
 python -m benchmarks.experiments runs/cifar10 --name cifar10
