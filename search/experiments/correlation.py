@@ -10,6 +10,8 @@ from smash_base.json_values import JsonObject
 from smash_search.experiments.workbench import Workbench
 from smash_search.rank import statistics
 
+BAND = 1.25  # the most MACs of a band over the fewest
+
 
 @dataclass(frozen=True)
 class ScoredAndTrained:
@@ -105,11 +107,17 @@ def summary(points: list[ScoredAndTrained], wrong: np.ndarray) -> JsonObject:
     pairs = [(point.error, point.second) for point in points if point.second is not None]
     both = np.asarray(pairs, np.float64).reshape(-1, 2)
     half = statistics.split_half(wrong)
+    few, most, inside = widest_band(column("macs"))
     return {
         "networks": len(points),
         "second_seeds": len(both),
         "points": [asdict(point) for point in points],
         "signals": statistics.signal_table(error, signals),
+        "band": {
+            "macs": [few, most],
+            "kendall": statistics.kendall(column("score")[inside], error[inside]).to_json(),
+            "zeroed": statistics.kendall(column("zeroed")[inside], error[inside]).to_json(),
+        },
         "ceiling": statistics.ceiling(both[:, 0], both[:, 1]).to_json() if len(both) > 2 else None,
         "seed_noise": statistics.seed_noise(both[:, 0], both[:, 1]) if len(both) else None,
         "error_mean": float(error.mean()),
@@ -124,3 +132,16 @@ def summary(points: list[ScoredAndTrained], wrong: np.ndarray) -> JsonObject:
         "split_half": half,
         "split_half_stepped_up": statistics.stepped_up(half),
     }
+
+
+def widest_band(macs: np.ndarray) -> tuple[int, int, np.ndarray]:
+    """The networks of like cost: the most that lie within a factor of :data:`BAND` in MACs.
+
+    A score that tells small networks from large ones says nothing among those of one latency.
+
+    Returns:
+        the fewest and the most MACs among them, and who is inside, bool [N].
+    """
+    bands = [(macs >= low) & (macs <= BAND * low) for low in macs]
+    inside = max(bands, key=np.count_nonzero)
+    return int(macs[inside].min()), int(macs[inside].max()), inside

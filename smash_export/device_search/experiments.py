@@ -56,6 +56,15 @@ class ScoredAndTrained:
 
 
 @dataclass(frozen=True)
+class Band:
+    """Agreement among networks of like cost: of the score, and of that with every generated filter zero."""
+
+    macs: tuple[int, int]
+    kendall: Estimate
+    zeroed: Estimate
+
+
+@dataclass(frozen=True)
 class Correlation:
     """Result of ``correlation``. Without signals there were too few networks, and nothing follows them."""
 
@@ -70,6 +79,7 @@ class Correlation:
     error_sd: float = 0.0
     seed_noise: float | None = None
     op_contribution: float = 0.0
+    band: Band | None = None
     ceiling: Estimate | None = None
     score_mean: float = 0.0
     running_mean: float = 0.0

@@ -15,6 +15,7 @@ from smash_base import files
 from smash_base.json_values import JsonObject
 from smash_base.records import read_record
 from smash_export.device_search.experiments import (
+    Band,
     Capacity,
     Correlation,
     Encoding,
@@ -140,6 +141,7 @@ def _correlation_words(found: Correlation) -> str:
     text = lead + f"The SMASH score agrees with the error with Kendall's tau {_interval(tau)}"
     text += f" (Spearman {_interval(rank)}). "
     text += _zeroed_words(found, tau, rows.get("filters zeroed"))
+    text += _band_words(found.band)
     ceiling = found.ceiling
     if ceiling and ceiling.value is not None:
         text += (
@@ -166,6 +168,17 @@ def _correlation_words(found: Correlation) -> str:
             f"({whole:.2f} for all of them, by Spearman and Brown)."
         )
     return text
+
+
+def _band_words(band: Band | None) -> str:
+    """What the score says among networks of like cost; results of early versions do not hold it."""
+    if band is None:
+        return ""
+    low, high = (macs / 1e6 for macs in band.macs)
+    return (
+        f"Among the {band.kendall.count} of {low:.1f} to {high:.1f} million MACs tau is "
+        f"{_interval(band.kendall)}, with every generated filter zero {_interval(band.zeroed)}. "
+    )
 
 
 def _zeroed_words(found: Correlation, tau: Estimate, zeroed: Signal | None) -> str:

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smash_base import files
 from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_search.data import Dataset, load_dataset
 from smash_search.experiments import EXPERIMENTS, run_experiment, workbench
 from smash_search.experiments.config import size_named
+from smash_search.experiments.correlation import widest_band
 from smash_search.experiments.encoding import corruptions
 from smash_search.experiments.presets import patterns
 from smash_search.experiments.workbench import Workbench
@@ -57,8 +60,22 @@ def test_correlation_reports_score_ceiling_baselines_and_the_original_mistake(fo
     assert any(gaps), "zeros are not what was generated"
     for row in result["signals"]:
         assert {"all", "top half", "top fifth", "precision", "regret"} <= set(row)
+    few, most = result["band"]["macs"]
+    inside = [point for point in result["points"] if few <= point["macs"] <= most]
+    assert most <= 1.25 * few
+    assert len(inside) == result["band"]["kendall"]["count"] == result["band"]["zeroed"]["count"] > 0
     assert result["ceiling"]["count"] == TINY.second_seeds
     assert any(point["running"] != point["score"] for point in result["points"])
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=60))
+def test_no_band_of_like_cost_holds_more_networks_than_the_one_that_is_taken(macs: list[int]) -> None:
+    costs = np.asarray(macs, np.float64)
+    few, most, inside = widest_band(costs)
+    assert most <= 1.25 * few
+    assert inside.tolist() == [few <= value <= most for value in macs]
+    for low in macs:
+        assert sum(low <= value <= 1.25 * low for value in macs) <= inside.sum()
 
 
 def test_networks_of_a_band_are_judged_alone(digits: Dataset, tmp_path: Path) -> None:
