@@ -244,7 +244,8 @@ def _convolve(
     convolution = F.conv2d if dims == 2 else F.conv3d
     weight = affine.weight
     if _runs_on_cpu(x):
-        if groups > 1 and _has_wrong_gradients(x, dilation):
+        is_low = torch.is_grad_enabled() and _multiplies_low(x)
+        if is_low and has_wrong_gradients(tuple(x.shape[2:]), kernel, stride, dilation, groups):
             with torch.autocast("cpu", enabled=False):
                 exact = Affine(weight.float(), None if affine.bias is None else affine.bias.float())
                 return _convolve(x.float(), exact, kernel, dilation, groups, stride).to(torch.bfloat16)
@@ -255,16 +256,26 @@ def _convolve(
     return convolution(x, weight, affine.bias, stride, padding, dilation, groups)
 
 
-def _has_wrong_gradients(x: Tensor, dilation: tuple[int, ...]) -> bool:
-    """Whether oneDNN would compute wrong gradients for the filter of a grouped convolution of x.
+def has_wrong_gradients(
+    sides: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> bool:
+    """Whether oneDNN computes wrong gradients of a filter in bfloat16, for maps of these sides.
 
-    Those of dilated ones in bfloat16 and channels_last, of images wider than 28 pixels: NaN, infinite, or
-    finite with a relative error above 1 (PyTorch 2.13, AVX512-BF16; right with AVX2). Float32 takes twice the
-    time.
+    They are NaN, infinite, or finite with a relative error near 1 and above (PyTorch 2.13, AVX512-BF16; right
+    in float32, which takes twice the time, and with AVX2):
+
+    - for kernels wider than the map, of images where there is a stride (seen at 1x1 alone), of volumes
+      always. They read and write memory that is not theirs: some trainings end in "double free".
+    - for dilated groups, channels_last, of images wider than 28 pixels.
     """
-    if x.dim() != 4 or not torch.is_grad_enabled() or not _multiplies_low(x):
-        return False
-    return max(dilation) > 1 and x.shape[3] > WIDEST_RIGHT
+    is_wide = any(size > side for size, side in zip(kernel, sides, strict=True))
+    if is_wide and (len(sides) == 3 or max(stride) > 1):
+        return True
+    return len(sides) == 2 and groups > 1 and max(dilation) > 1 and sides[1] > WIDEST_RIGHT
 
 
 def _multiplies_low(x: Tensor) -> bool:

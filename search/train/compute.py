@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from smash_base import files
 from smash_base.errors import InvalidInputError, MissingRuntimeError, SmashError, UsageError
 from smash_base.preprocess import Preprocessing
+from smash_search.model.interpreter import has_wrong_gradients
 
 if TYPE_CHECKING:
     from smash_search.data import Split
@@ -89,16 +90,38 @@ def autocast(device: torch.device, *, on_cpu: bool = False) -> contextlib.Abstra
     return contextlib.nullcontext()
 
 
-def has_wrong_gradients(network: nn.Module) -> bool:
-    """Whether oneDNN computes wrong gradients for a network's filters in bfloat16.
+def learns_wrongly(network: nn.Module, images: Tensor) -> bool:
+    """Whether oneDNN computes wrong gradients for filters of a network in bfloat16.
 
-    Those of grouped, dilated convolutions, as in :mod:`smash_search.model.interpreter`, whose own networks
-    see to it where it happens; modules do not tell how wide their images are.
+    See :func:`smash_search.model.interpreter.has_wrong_gradients`, whose own networks see to it where it
+    happens. Of all others the modules tell, when they are shown how wide their maps are.
+
+    Args:
+        network: its mode stays as it is.
+        images: float32 [B, C, *S].
     """
-    return any(
-        isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.dilation) > 1
-        for layer in network.modules()
-    )
+    found: list[bool] = []
+
+    def look(layer: Any, inputs: tuple[Any, ...]) -> None:
+        sides = tuple(inputs[0].shape[2:])
+        shape = layer.kernel_size, layer.stride, layer.dilation
+        found.append(has_wrong_gradients(sides, *shape, layer.groups))
+
+    modes = {layer: layer.training for layer in network.modules()}
+    hooks = [
+        layer.register_forward_pre_hook(look) for layer in modes if isinstance(layer, nn.Conv2d | nn.Conv3d)
+    ]
+    if not hooks:
+        return False
+    try:
+        with torch.no_grad():
+            network.eval()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, mode in modes.items():
+            layer.training = mode
+    return any(found)
 
 
 @functools.cache
@@ -241,6 +264,11 @@ class Feed:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def blank(self, count: int) -> Tensor:
+        """So many images of zeros, float32 [count, C, *S]."""
+        images = torch.zeros(count, *self._preprocessing.input_shape, device=self.device)
+        return images.contiguous(memory_format=self._format)
 
     def __call__(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Indices [B] -> images float32 [B, C, *S], and their labels int64 [B] or targets float32 [B, K]."""

@@ -38,7 +38,7 @@ from smash_search.train.compute import (
     autocast,
     check_mixing,
     class_loss,
-    has_wrong_gradients,
+    learns_wrongly,
     load_checkpoint,
     memory_format,
     memory_guard,
@@ -391,11 +391,20 @@ class _Loop(Loop[Epoch]):
         )
         super().__init__(network, _optimiser(network, recipe, limits.steps), limits)
         self._ahead = Ahead(self._batch, limits.steps)
-        self._low_on_cpu = recipe.precision == "auto" and not has_wrong_gradients(network)
+        self._low_on_cpu = recipe.precision == "auto" and not self._learns_wrongly()
         self.best: Best | None = None
         self.measure: Callable[[], float] = lambda: math.nan
         self.evaluate = self.saves_within = False
         self.on_epoch: Callable[[Epoch], None] | None = None
+
+    def _learns_wrongly(self) -> bool:
+        """Whether bfloat16 is no way to train the network, on a CPU: see :func:`learns_wrongly`."""
+        if self._feed.device.type != "cpu" or not multiplies_bfloat16():
+            return False
+        images = self._feed.blank(2)
+        if self._recipe.first_size < 1:
+            images = resized(images, self._recipe.first_size, 0.0)
+        return learns_wrongly(self.network, images)
 
     def rate(self) -> float:
         """See :func:`schedule`."""

@@ -17,6 +17,7 @@ from smash_search.model.interpreter import (
     _Depthwise,
     fold,
     groups_that_run,
+    has_wrong_gradients,
     merged_groups,
 )
 from smash_search.space.architecture import Architecture, Block, Conv, InputSpec, Op, Stem
@@ -255,6 +256,44 @@ def test_gradients_of_dilated_groups_are_right_in_bfloat16(channels: int, groups
         assert (gradient() - expected).norm() < 0.02 * expected.norm()
         y = _convolve(x, Affine(weight, None), (3, 3), (2, 2), groups)
         assert y.dtype == torch.bfloat16, "as every other convolution"
+
+
+@pytest.mark.parametrize(
+    ("sides", "kernel", "stride"),
+    [((2, 2, 2), (3, 3, 3), (1, 1, 1)), ((4, 4, 4), (5, 5, 5), (2, 2, 2)), ((1, 1), (3, 3), (2, 2))],
+)
+def test_gradients_of_kernels_wider_than_the_map_are_right_in_bfloat16(
+    sides: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...]
+) -> None:
+    """oneDNN's own read memory that is not theirs."""
+    x = torch.randn(8, 16, *sides)
+    weight = (torch.randn(16, 16, *kernel) / 9).requires_grad_()
+    dilation = (1,) * len(sides)
+    toward = torch.randn(_convolve(x, Affine(weight, None), kernel, dilation, 1, stride).shape)
+
+    def gradient() -> Tensor:
+        y = _convolve(x, Affine(weight, None), kernel, dilation, 1, stride)
+        found: Tensor = torch.autograd.grad(y.float(), weight, toward)[0]
+        return found
+
+    expected = gradient()
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(5):
+            assert (gradient() - expected).norm() < 0.02 * expected.norm()
+
+
+def test_only_filters_whose_gradients_are_wrong_are_said_to_have_such() -> None:
+    one, two = (1, 1), (2, 2)
+    assert has_wrong_gradients((1, 1), (3, 3), two, one, 1)
+    assert not has_wrong_gradients((1, 1), (3, 3), one, one, 1)
+    assert not has_wrong_gradients((1, 1), (1, 1), two, one, 1)
+    assert has_wrong_gradients((32, 29), (3, 3), one, two, 2)
+    assert not has_wrong_gradients((32, 28), (3, 3), one, two, 2)
+    assert not has_wrong_gradients((32, 32), (3, 3), one, two, 1)
+    one, two = (1, 1, 1), (2, 2, 2)
+    assert has_wrong_gradients((8, 8, 2), (3, 3, 3), one, one, 1)
+    assert not has_wrong_gradients((3, 3, 3), (3, 3, 3), two, one, 8)
+    assert not has_wrong_gradients((32, 32, 32), (3, 3, 3), one, two, 2)
 
 
 def test_narrow_groups_run_together_in_bfloat16() -> None:

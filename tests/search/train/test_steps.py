@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from smash_search.data import Dataset, Split
-from smash_search.train.compute import has_wrong_gradients
+from smash_search.data import Dataset, Split, load_dataset
+from smash_search.train.compute import learns_wrongly
 from smash_search.train.network import Recipe, fit
 from tests.search.small_data import small_digits
 
@@ -83,9 +83,11 @@ def test_dilated_groups_learn_in_float32_since_their_gradients_are_wrong_in_bflo
         pool = nn.AdaptiveAvgPool2d(1), nn.Flatten()
         return nn.Sequential(ends[0], *norms[:2], middle, *norms[2:], *pool, ends[1])
 
-    assert has_wrong_gradients(network(2, 2))
-    assert has_wrong_gradients(network(16, 2))
-    assert not any(has_wrong_gradients(network(*right)) for right in ((1, 2), (2, 1)))
+    images = torch.zeros(2, 3, 32, 32)
+    assert learns_wrongly(network(2, 2), images)
+    assert learns_wrongly(network(16, 2), images)
+    assert not learns_wrongly(network(2, 2), images[..., :28])
+    assert not any(learns_wrongly(network(*right), images) for right in ((1, 2), (2, 1)))
     data = coloured(train=64)
 
     def larger(split: Split) -> Split:
@@ -96,6 +98,24 @@ def test_dilated_groups_learn_in_float32_since_their_gradients_are_wrong_in_bflo
     data = replace(data, preprocessing=preprocessing, **splits)
     fitted = fit(network(2, 2), data, Recipe(4, batch=16), evaluate=False)
     assert (fitted.steps, fitted.skipped) == (16, 0)
+
+
+def test_volumes_smaller_than_a_kernel_learn_in_float32_since_their_gradients_are_wrong_in_bfloat16() -> None:
+    """A user's own network: on a CPU with AVX512-BF16 some of its trainings were NaN or ended the process."""
+    torch.manual_seed(0)
+    small = nn.Sequential(
+        nn.Conv3d(1, 16, 3, 2, 1), nn.BatchNorm3d(16), nn.ReLU(), nn.Conv3d(16, 16, 3, 2, 1),
+        nn.BatchNorm3d(16), nn.ReLU(), nn.Conv3d(16, 16, 3, padding=1), nn.AdaptiveAvgPool3d(1),
+        nn.Flatten(), nn.Linear(16, 3),
+    )  # fmt: skip
+    small[1].eval()
+    assert learns_wrongly(small, torch.zeros(2, 1, 8, 8, 8))
+    assert not learns_wrongly(small, torch.zeros(2, 1, 12, 12, 12))
+    assert [layer.training for layer in small[:3]] == [True, False, True], "as before"
+    assert not learns_wrongly(nn.Linear(1, 1), torch.zeros(2, 1))
+    data = load_dataset("tests.search.small_data:volumes")
+    fitted = fit(small, data, Recipe(6, batch=8), evaluate=False)
+    assert (fitted.skipped, len(fitted.history)) == (0, 6)
 
 
 def test_images_and_filters_are_channels_last() -> None:
