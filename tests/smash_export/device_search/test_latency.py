@@ -383,7 +383,7 @@ def test_a_disturbed_measurement_is_repeated_before_a_limit_is_missed_by_it(
 
 
 def test_a_network_is_measured_in_turns_with_others_where_times_are_measured_here() -> None:
-    small, large = TINY.draw(0, 0), plain_resnet((64, 128, 256), 2)
+    small, large = TINY.draw(0, 0), plain_resnet((128, 256, 512), 2)  # some ten times as long
     here = DeviceLatency(SPEC, 10, Setting())
     again, over = here.times_over(large, (large, small))
     assert over > 2 * again > 0
