@@ -102,15 +102,14 @@ def learns_wrongly(network: nn.Module, images: Tensor) -> bool:
     """
     found: list[bool] = []
 
-    def look(layer: Any, inputs: tuple[Any, ...]) -> None:
-        sides = tuple(inputs[0].shape[2:])
+    def look(layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        sides = tuple((*inputs, *named.values())[0].shape[2:])
         shape = layer.kernel_size, layer.stride, layer.dilation
         found.append(has_wrong_gradients(sides, *shape, layer.groups))
 
     modes = {layer: layer.training for layer in network.modules()}
-    hooks = [
-        layer.register_forward_pre_hook(look) for layer in modes if isinstance(layer, nn.Conv2d | nn.Conv3d)
-    ]
+    convolutions = [layer for layer in modes if isinstance(layer, nn.Conv2d | nn.Conv3d)]
+    hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in convolutions]
     if not hooks:
         return False
     try:

@@ -118,6 +118,20 @@ def test_volumes_smaller_than_a_kernel_learn_in_float32_since_their_gradients_ar
     assert (fitted.skipped, len(fitted.history)) == (0, 6)
 
 
+def test_a_network_may_name_the_input_of_its_convolution() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv3d(1, 4, 3, padding=1)
+
+        def forward(self, volumes: torch.Tensor) -> torch.Tensor:
+            filtered: torch.Tensor = self.convolution(input=volumes)
+            return filtered.mean((2, 3, 4))
+
+    assert learns_wrongly(Named(), torch.zeros(2, 1, 2, 2, 2))
+    assert not learns_wrongly(Named(), torch.zeros(2, 1, 4, 4, 4))
+
+
 def test_images_and_filters_are_channels_last() -> None:
     witness = Witness(channels=3)
     fit(witness, coloured(), Recipe(epochs=1, batch=16), evaluate=False)
