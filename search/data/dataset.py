@@ -46,6 +46,16 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @classmethod
+    def joined(cls, *splits: Split) -> Split:
+        """Several splits of one data set as one, in their order."""
+        targets = [split.targets for split in splits if split.targets is not None]
+        return cls(
+            np.concatenate([split.images for split in splits]),
+            np.concatenate([split.labels for split in splits]),
+            np.concatenate(targets) if targets else None,
+        )
+
     def take(self, rows: slice | np.ndarray) -> Split:
         """Some of the images, in the order of the rows; a slice copies nothing."""
         targets = None if self.targets is None else self.targets[rows]

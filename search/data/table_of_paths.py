@@ -33,8 +33,7 @@ def read(spec: Spec) -> Parts:
 
     Options: ``image``, ``label`` and ``split``, columns; ``validation`` and ``test``, values of the split's
         column (with commas between) whose rows are held out, as folds; ``root``, the folder that paths are
-        relative to;
-        ``several``, what stands between the classes of a cell that names several
+        relative to; ``several``, what stands between the classes of a cell that names several
         (:mod:`smash_search.data.several`); and those of :mod:`smash_search.data.files`.
     """
     spec.options_known("image", "label", "split", *HELD_OUT, "root", several.OPTION, *files.OPTIONS)

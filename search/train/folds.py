@@ -18,12 +18,13 @@ import torch
 from torch import nn
 
 from smash_base.errors import InvalidInputError
+from smash_search.data import Split
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import FitResult, accuracy, answers_of, fit, joined
+from smash_search.train.network import FitResult, accuracy, answers_of, fit
 from smash_search.train.recipes import Recipe
 
 if TYPE_CHECKING:
-    from smash_search.data import Dataset, Split
+    from smash_search.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def cross_validated(
         InvalidInputError: a class has fewer images than there are folds.
     """
     check_folds(folds, most_folds(dataset))
-    images = joined(dataset.train, dataset.validation)
+    images = Split.joined(dataset.train, dataset.validation)
     judged: list[_Judged] = []
     places = np.repeat(fold_of(images.labels[:: dataset.views], folds, recipe.seed), dataset.views)
     plain = replace(recipe, keep_best=False, include_validation=False)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from smash_base.errors import UsageError, said_by_the_caller
 from smash_base.preprocess import Preprocessing
+from smash_search.data import Split
 from smash_search.data.several import mean_average_precision
 from smash_search.model.interpreter import Network, Norm
 from smash_search.space.architecture import Architecture, InputSpec
@@ -52,7 +53,7 @@ from smash_search.train.recipes import FEW_IMAGES, Schedule, has_few_of_a_class
 from smash_search.train.recipes import Recipe as Recipe
 
 if TYPE_CHECKING:
-    from smash_search.data import Dataset, Split
+    from smash_search.data import Dataset
     from smash_search.data.augment import Augmentation
 
 EVALUATION_BATCH = 512
@@ -164,7 +165,7 @@ def fit(
         # How many epochs fit was measured when the job began.
         recipe = replace(recipe, epochs=held["identity"]["recipe"]["epochs"])
     recipe = settled(recipe, network, dataset)
-    split = joined(dataset.train, dataset.validation) if recipe.include_validation else dataset.train
+    split = Split.joined(dataset.train, dataset.validation) if recipe.include_validation else dataset.train
     feed = Feed(split, dataset.preprocessing, device)
     dims = dataset.train.images.ndim - 2
     network.to(device)
@@ -668,19 +669,6 @@ def _outputs(
 
 def _first(split: Split, count: int) -> Split:
     return split.take(slice(count))
-
-
-def joined(first: Split, second: Split) -> Split:
-    """Two splits as one; for training on everything but the test images."""
-    targets = None
-    if first.targets is not None and second.targets is not None:
-        targets = np.concatenate([first.targets, second.targets])
-    return replace(
-        first,
-        images=np.concatenate([first.images, second.images]),
-        labels=np.concatenate([first.labels, second.labels]),
-        targets=targets,
-    )
 
 
 def _job_name(network: nn.Module) -> str:

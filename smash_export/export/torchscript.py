@@ -46,23 +46,27 @@ def onnx_of_torchscript(network: Any, image: tuple[int, ...]) -> onnx.ModelProto
     """
     import onnx
     import torch
+    from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
     with files.temporary_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this exporter is old is no news to the user
         with contextlib.suppress(AttributeError):  # there is no public name for it
             torch._C._jit_set_onnx_log_output_stream("stderr")  # for graphs that it fails at
         target = folder / "model.onnx"
-        torch.onnx.register_custom_op_symbolic(_UNFLATTEN, _unflatten, OPSET)  # type: ignore[attr-defined]
-        torch.onnx.export(  # the exporter that takes a traced module; the other one needs Python code
-            network,
-            (torch.zeros(2, *image),),
-            target,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=["input"],
-            output_names=["logits"],
-            dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
-        )
+        register_custom_op_symbolic(_UNFLATTEN, _unflatten, OPSET)
+        try:
+            torch.onnx.export(  # the exporter that takes a traced module; the other one needs Python code
+                network,
+                (torch.zeros(2, *image),),
+                target,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["logits"],
+                dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
+            )
+        finally:
+            unregister_custom_op_symbolic(_UNFLATTEN, OPSET)
         return onnx.load_model_from_string(target.read_bytes())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -12,9 +11,6 @@ from PIL import Image
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle
-
-if TYPE_CHECKING:
-    from smash_search.data import Dataset, Split
 
 PARTS = ("train", "validation", "test")
 WHOLE = "all"
@@ -63,7 +59,7 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
         UsageError: no such split.
         InvalidInputError: a class that the bundle has not, or channels that do not fit.
     """
-    from smash_search.data import as_seen_by, load_dataset
+    from smash_search.data import Split, as_seen_by, load_dataset
 
     if split not in SPLITS:
         raise UsageError("no such split", expected=" or ".join(SPLITS), received=split)
@@ -74,7 +70,8 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
         seed = recorded_seed if type(recorded_seed) is int else 0
     dataset = load_dataset(as_seen_by(bundle.preprocessing, spec), seed=seed)
     numbers = class_numbers(spec, dataset.classes, bundle.labels)
-    part = _whole(dataset) if split == WHOLE else getattr(dataset, split)
+    parts = [getattr(dataset, name) for name in (PARTS if split == WHOLE else (split,))]
+    part = parts[0] if len(parts) == 1 else Split.joined(*parts)
     images = as_files(part.images, dataset.preprocessing, bundle.preprocessing)
     warnings = _warnings(split, is_known=dataset.fingerprint == recorded.get("fingerprint"))
     targets = by_outputs(part.targets, numbers, len(bundle.labels))
@@ -83,26 +80,20 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
     return Labelled(name, images, labels, warnings, targets)
 
 
-def _whole(dataset: Dataset) -> Split:
-    """The three splits as one."""
-    from smash_search.data import Split
-
-    parts = [getattr(dataset, name) for name in PARTS]
-    targets = np.concatenate([part.targets for part in parts]) if dataset.several else None
-    images = np.concatenate([np.asarray(part.images) for part in parts])
-    return Split(images, np.concatenate([part.labels for part in parts]), targets)
-
-
 def _warnings(split: str, is_known: bool) -> tuple[str, ...]:
     """What a reader of a result must know of a split; ``is_known``: the bundle was made from the same."""
     if is_known and split == WHOLE:
         return ("the bundle was made from these data: most of these images were trained on",)
-    if is_known:
-        return () if split == "test" else (f"{split} images say nothing about new images",)
-    other = "the bundle was not made from exactly these splits; some of these images may have been trained on"
-    if split == "test":
-        return (f"{other}. Of data that it never saw, --split all takes every image",)
-    return (other,) if split == WHOLE else (other, f"{split} images say nothing about new images")
+    warnings = []
+    if not is_known:
+        hint = ". Of data that it never saw, --split all takes every image" if split == "test" else ""
+        warnings.append(
+            "the bundle was not made from exactly these splits; some of these images may have been trained "
+            f"on{hint}"
+        )
+    if split not in ("test", WHOLE):
+        warnings.append(f"{split} images say nothing about new images")
+    return tuple(warnings)
 
 
 def class_numbers(spec: str, classes: Sequence[str], labels: Sequence[str]) -> np.ndarray:

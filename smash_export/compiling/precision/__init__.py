@@ -156,6 +156,7 @@ def _rounded(
             boundary=settings["boundary"],
             max_drop=settings["max_drop"],
             faster_fp32=form.fp32_nodes(graph),
+            outputs=signature.outputs,
         )
         return result, {**notes, "placement": form.name, "placements_ms": times}
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError
-from smash_base.preprocess import Preprocessing
+from smash_base.preprocess import PRESENT, Outputs, Preprocessing
 from smash_base.sampling import evenly
 from smash_export.bundle.samples import check_images
 from smash_export.export.onnx_graphs import chunks, require_onnxruntime, session_of, static_batch
@@ -28,7 +28,6 @@ Method = Literal["minmax", "entropy", "percentile", "mse"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile", "mse")
 MINIMUM = 512  # fewer images leave ranges to chance; four images cost one project 20 points of accuracy
 MOST = 1024
-EVEN = 0.5  # probability of a class above which it is taken to be there
 BINS, SHARES = 2048, np.linspace(0.3, 1.0, 36)  # of a tensor's values, and of its extremes that are tried
 COUNTED = 64  # images whose values are counted in bins
 Ranges = dict[str, tuple[float, float]]
@@ -65,17 +64,17 @@ def check_calibration(images: np.ndarray, preprocessing: Preprocessing, minimum:
         raise InvalidInputError("calibration images are all the same image", received=f"{len(images)} copies")
 
 
-def check_classes(answers: np.ndarray, each: bool = False) -> None:
+def check_classes(answers: np.ndarray, outputs: Outputs = "logits") -> None:
     """Refuse calibration images which the network takes to be of one class (answers [N, K], K > 1).
 
     The labels of calibration images do not travel with them; what the network sees in them does.
 
     Args:
-        each: the answers are a probability of each class, several of which an image may have: images that
-            share their likeliest class may differ in the others.
+        outputs: what the answers are. Of an image that may have several classes ("sigmoid") they are a
+            probability of each: images that share their likeliest class may differ in the others.
     """
     seen = np.unique(answers.argmax(axis=1))
-    if each and len(np.unique(answers > EVEN, axis=0)) > 1:
+    if outputs == "sigmoid" and len(np.unique(answers > PRESENT, axis=0)) > 1:
         return
     if answers.shape[1] > 1 and len(seen) == 1:
         raise InvalidInputError(

@@ -32,6 +32,7 @@ import numpy as np
 
 from smash_base.errors import VerificationError
 from smash_base.json_values import JsonObject
+from smash_base.preprocess import Outputs
 from smash_base.sampling import evenly
 from smash_export.compiling.precision.bias_correction import with_corrected_biases
 from smash_export.compiling.precision.calibration import METHODS, Method, Ranges, check_classes, tensor_ranges
@@ -113,6 +114,7 @@ def quantise(
     boundary: Literal["auto", "int8", "fp32"] = "auto",
     max_drop: float = 0.5,
     faster_fp32: Iterable[str] = (),
+    outputs: Outputs = "logits",
 ) -> tuple[onnx.ModelProto, JsonObject]:
     """Give an fp32 graph Q/DQ nodes.
 
@@ -125,6 +127,7 @@ def quantise(
         boundary: first and last layer: in int8, in fp32, or as measured.
         max_drop: points of accuracy that changed labels of the calibration images may cost by their margins.
         faster_fp32: nodes that stay in fp32 because that was measured to be faster.
+        outputs: what the answers of the graph are.
 
     Returns:
         the graph, and notes for the manifest: scheme, method, layers kept in fp32 with the reason, the
@@ -136,7 +139,7 @@ def quantise(
     """
     require_onnxruntime()
     graph = _Quantiser(prepared(model), calibration, scheme)
-    check_classes(graph.expected, each=_ends_in_sigmoid(model))
+    check_classes(graph.expected, outputs)
     graph.choose_ranges(METHODS if method == "auto" else (method,))
     kept = dict.fromkeys(faster_fp32, "faster in fp32 on this machine")
     kept |= dict.fromkeys(graph.boundary(boundary), "first or last layer")
@@ -202,12 +205,6 @@ class _Outcome:
     def rank(self) -> tuple[float, float]:
         """Less is better: what changed labels cost, then the noise."""
         return self.cost, -self.sqnr
-
-
-def _ends_in_sigmoid(model: onnx.ModelProto) -> bool:
-    """Whether the output is a probability of each class, several of which an image may have."""
-    ends = {output.name for output in model.graph.output}
-    return any(node.op_type == "Sigmoid" and ends.intersection(node.output) for node in model.graph.node)
 
 
 class _Quantiser:

@@ -301,12 +301,12 @@ def test_a_class_that_every_image_has_is_no_reason_to_refuse_where_images_have_s
         quantise(model, images(64), U8, method="minmax", max_drop=5)
     last.output[0] = "before"
     model.graph.node.append(onnx.helper.make_node("Sigmoid", ["before"], [ends]))
-    quantised, _ = quantise(model, images(64), U8, method="minmax", max_drop=5)
+    quantised, _ = quantise(model, images(64), U8, method="minmax", max_drop=5, outputs="sigmoid")
     exact, received = (logits_of(each, images(64)) > 0.5 for each in (model, quantised))
     assert exact[:, 0].all()
     assert (exact == received).mean() > 0.9
     with pytest.raises(InvalidInputError, match="class 0 only"):
-        check_classes(np.array([[0.9, 0.2], [0.8, 0.1]]), each=True)
+        check_classes(np.array([[0.9, 0.2], [0.8, 0.1]]), "sigmoid")
 
 
 @pytest.mark.parametrize(
