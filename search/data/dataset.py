@@ -36,7 +36,8 @@ class Split:
         images: uint8 [N, H, W, C] or [N, D, H, W, C]; may be a read-only memory map.
         labels: int64 [N].
         targets: uint8 [N, K], 1 where a class is there, for classes that do not exclude each other
-            (:mod:`smash_search.data.several`); None where each image has one.
+            (:mod:`smash_search.data.several`); None where each image has one. The label of an image of no
+            class is K.
     """
 
     images: np.ndarray
@@ -381,7 +382,8 @@ def _check_split(where: str, split: Split, shape: tuple[int, ...], classes: int,
         )
     if len(labels) != len(images):
         raise InvalidInputError(f"{where}: number of labels", expected=len(images), received=len(labels))
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    none = np.zeros(len(labels), bool) if split.targets is None else ~split.targets.any(1)
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes) & ~(none & (labels == classes)))
     if len(wrong):
         raise InvalidInputError(
             f"{where}: label of image {wrong[0]}",

@@ -24,9 +24,10 @@ def read(spec: Spec) -> Parts:
 
     Options: those of :mod:`smash_search.data.files`; ``train``, ``validation`` and ``test``, the folders
         of the parts where their names do not say it; ``several=yes`` takes equal files in folders of several
-        classes for one image of all of them (:mod:`smash_search.data.several`).
+        classes for one image of all of them (:mod:`smash_search.data.several`), and ``none`` names the
+        folder of images of no class.
     """
-    spec.options_known(several.OPTION, *OPTIONS, *parts.OPTIONS)
+    spec.options_known(*several.OPTIONS, *OPTIONS, *parts.OPTIONS)
     root = spec.folder(hint="Give the folder that holds one folder per class.")
     if not root.is_dir():
         raise InvalidInputError(f"data path {root}", expected="a folder of class folders", received="a file")
@@ -36,24 +37,31 @@ def read(spec: Spec) -> Parts:
     classes = _classes(places["train"], folders["train"])
     listed = {part: _list(place, folders[part], classes, left_out) for part, place in places.items()}
     if spec.flag(several.OPTION, False):
-        listed = _together(listed, len(classes))
+        listed, classes = _together(spec, listed, classes)
+    elif several.NONE in spec.options:
+        raise several.alone(spec)
     return read_files(spec, listed, classes, root, left_out)
 
 
-def _together(listed: dict[str, Listed], classes: int) -> dict[str, Listed]:
-    """Equal files of a part as one image with several classes."""
+def _together(
+    spec: Spec, listed: dict[str, Listed], classes: tuple[str, ...]
+) -> tuple[dict[str, Listed], tuple[str, ...]]:
+    """Equal files of a part as one image with several classes; and the classes, without the one for none."""
+    none = spec.choice(several.NONE, classes, "") if several.NONE in spec.options else None
+    kept = [number for number, name in enumerate(classes) if name != none]
     found: dict[str, tuple[list[Path], np.ndarray]] = {}
     for part, files in listed.items():
         rows = several.equal_files(files.sources)
-        targets = np.zeros((len(rows), classes), np.uint8)
+        targets = np.zeros((len(rows), len(classes)), np.uint8)
         for row, places in zip(targets, rows, strict=True):
             row[files.labels[places]] = 1
-        found[part] = [files.sources[places[0]] for places in rows], targets
+        found[part] = [files.sources[places[0]] for places in rows], targets[:, kept]
     counts = found["train"][1].sum(0, dtype=np.int64)
-    return {
+    together = {
         part: Listed(paths, several.rarest(targets, counts), targets)
         for part, (paths, targets) in found.items()
     }
+    return together, tuple(classes[number] for number in kept)
 
 
 def _classes(place: Path, folders: Sequence[Path]) -> tuple[str, ...]:

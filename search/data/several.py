@@ -2,9 +2,9 @@
 
 Where a cell names several classes or holds a list of them, a split has ``targets`` beside its labels: uint8
 [N, K], 1 where a class is there. ``labels`` then hold one class of each image, the rarest, which is what
-splits are balanced by. How good answers are is told by the average precision of each class (the mean
-precision at the places of its images, sorted by answer; equal answers are one place), which needs no
-threshold; thresholds are those with the highest F1.
+splits are balanced by; K is that of an image of no class, such as a part without a defect. How good answers
+are is told by the average precision of each class (the mean precision at the places of its images, sorted by
+answer; equal answers are one place), which needs no threshold; thresholds are those with the highest F1.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import UsageError
+from smash_base.preprocess import PRESENT
 from smash_search.data.spec import Spec
 
 MARKS = {"comma": ",", "semicolon": ";", "bar": "|", "space": " "}
-OPTION = "several"
+OPTION, NONE = "several", "none"
+OPTIONS = (OPTION, NONE)
+NO_CLASS = "no class"  # in words, of images that have none
 
 
 def mark_of(spec: Spec) -> str | None:
@@ -48,6 +51,36 @@ def parted(value: object, mark: str | None) -> object:
     return [word.strip() for word in value.split(mark) if word.strip()]
 
 
+def alone(spec: Spec) -> UsageError:
+    """The error of an option ``none`` where each image has one class."""
+    return UsageError(
+        f"option {NONE} of data set {spec.text}",
+        expected="images that may be of several classes",
+        hint=f"Say what stands between the classes, {OPTION}=semicolon; of folders {OPTION}=yes.",
+    )
+
+
+def without_none(values: dict[str, list[list[object]]], spec: Spec) -> dict[str, list[list[object]]]:
+    """The classes of each image, by part, but for the word that stands for none, the option ``none``.
+
+    Raises:
+        UsageError: no training image has the word.
+    """
+    word = spec.options.get(NONE)
+    if word is None:
+        return values
+    if not any(word in value for value in values["train"]):
+        raise UsageError(
+            f"option {NONE} of data set {spec.text}",
+            expected="a word that stands at some training image",
+            received=word,
+        )
+    return {
+        part: [[entry for entry in value if entry != word] for value in found]
+        for part, found in values.items()
+    }
+
+
 def targets_of(members: Sequence[np.ndarray], classes: int) -> np.ndarray:
     """Targets uint8 [N, K] of the class numbers of each image."""
     targets = np.zeros((len(members), classes), np.uint8)
@@ -68,16 +101,35 @@ def equal_files(paths: Sequence[Path]) -> list[list[int]]:
 
 
 def rarest(targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """For each image the one of its classes with the fewest images, int64 [N]."""
+    """For each image the one of its classes with the fewest images, int64 [N]; K where it has none."""
     rank = np.where(targets > 0, counts, np.iinfo(np.int64).max)
-    found: np.ndarray = rank.argmin(1)
-    return found
+    return _or_none(rank.argmin(1), targets)
 
 
 def likeliest(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """For each image the one of its classes with the highest score, int64 [N]."""
-    found: np.ndarray = np.where(targets > 0, scores, -np.inf).argmax(1)
+    """For each image the one of its classes with the highest score, int64 [N]; K where it has none."""
+    return _or_none(np.where(targets > 0, scores, -np.inf).argmax(1), targets)
+
+
+def _or_none(labels: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.where(targets.any(1), labels, targets.shape[1])
     return found
+
+
+def with_none(probabilities: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """Probabilities [N, K], and a last column for no class, [N, K+1], where some image may have none.
+
+    The column holds the probability from which on a class is present, so that the highest one of a row is the
+    first answer: a class that is present, or none.
+
+    Args:
+        probabilities: of each class.
+        labels: int [N], K for an image of no class; None where they are not known.
+    """
+    if labels is not None and labels.max(initial=0) < probabilities.shape[1]:
+        return probabilities
+    column = np.full((len(probabilities), 1), PRESENT, probabilities.dtype)
+    return np.concatenate([probabilities, column], axis=1)
 
 
 def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ its folder (``train/0000.parquet``); files that say nothing are training images.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -18,9 +19,8 @@ from smash_base.images import LeftOut
 from smash_search.data import parts, several
 from smash_search.data.spec import Spec
 
-UNKNOWN: tuple[object, ...] = (None, -1, "", [])
-"""Labels of images that have none: test parts on the Hub often have -1, and a list without a class says
-nothing to learn from."""
+UNKNOWN: tuple[object, ...] = (None, -1, "")
+"""Labels of images that have none: test parts on the Hub often have -1."""
 
 
 def find_shards(
@@ -71,13 +71,23 @@ def _usual(words: list[str]) -> str | None:
     return next((part for word in words if (part := parts.part_of(word))), None)
 
 
+def are_labelled(values: Sequence[object]) -> list[bool]:
+    """Which images of a part have a label.
+
+    An empty list says that an image is of no class where others of the part name some; a part of empty lists
+    has no labels.
+    """
+    is_told = any(isinstance(value, list) and value for value in values)
+    return [value not in UNKNOWN and (value != [] or is_told) for value in values]
+
+
 @dataclass(frozen=True)
 class Labels:
     """Classes of a data set and those of its images, by part.
 
     Attributes:
         classes: Names of the classes; index = label.
-        labels: int64 [N]; where an image may be of several classes, its rarest one.
+        labels: int64 [N]; where an image may be of several classes, its rarest one, K where it has none.
         targets: uint8 [N, K], 1 where a class is there; empty where each image has one.
     """
 
@@ -90,21 +100,26 @@ def numbered(spec: Spec, values: dict[str, list[object]], names: tuple[str, ...]
     """Numbers of the classes of each image.
 
     Args:
-        values: Label of each image: a class name, a number, or a list of these, none of them empty. One list
-            makes classes that do not exclude each other (:mod:`smash_search.data.several`).
+        values: Label of each image: a class name, a number, or a list of these. One list makes classes that
+            do not exclude each other (:mod:`smash_search.data.several`); one without a class, or with the
+            word of the option ``none`` alone, is that of an image of no class.
         names: Names of numbered classes in their order, where the data say it; else the values that occur in
             training are the classes, sorted.
 
     Raises:
         InvalidInputError: values of several kinds, or one that training has not.
+        UsageError: the option ``none`` where each image has one class, or no training image has its word.
     """
     if not any(isinstance(value, list) for found in values.values() for value in found):
+        if several.NONE in spec.options:
+            raise several.alone(spec)
         classes, labels = _one_each(spec, values, names)
         return Labels(classes, labels)
     lists = {
         part: [value if isinstance(value, list) else [value] for value in found]
         for part, found in values.items()
     }
+    lists = several.without_none(lists, spec)
     flat: dict[str, list[object]] = {part: list(chain.from_iterable(found)) for part, found in lists.items()}
     classes, members = _one_each(spec, flat, names)
     targets = {}

@@ -121,9 +121,21 @@ def summarise(dataset: Dataset) -> DatasetSummary:
         depth=form.depth,
         duplicates=duplicates,
         left_out=dataset.left_out,
-        notes=(*dataset.notes, *_warnings(table, duplicates, splits)),
+        notes=(*dataset.notes, *_of_none(splits), *_warnings(table, duplicates, splits)),
         fingerprint=dataset.fingerprint,
     )
+
+
+def _of_none(splits: dict[str, Split]) -> Iterator[str]:
+    """How many images are of no class, where classes do not exclude each other."""
+    counts = {
+        name: int((~split.targets.any(1)).sum())
+        for name, split in splits.items()
+        if split.targets is not None
+    }
+    if any(counts.values()):
+        listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        yield f"images of no class: {listed}"
 
 
 def _counts(split: Split, classes: int) -> np.ndarray:

@@ -10,20 +10,21 @@ import csv
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.images import LeftOut
 from smash_search.data import files, several
 from smash_search.data.dataset import Parts
 from smash_search.data.parts import part_of
-from smash_search.data.shards import column, numbered
+from smash_search.data.shards import are_labelled, column, numbered
 from smash_search.data.spec import Spec
 
 PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img", "image_id")
 LABELS = ("label", "class", "category", "target", "label_name", "class_name", "y")
 SPLITS = ("split", "part", "subset", "set", "fold", "partition")
 HELD_OUT = ("validation", "test")
+INCOMPLETE = "rows without a path or a label"
 
 _SEPARATOR = re.compile(r'"?sep=([^\r\n])"?[\r\n]+', re.IGNORECASE)
 
@@ -34,9 +35,10 @@ def read(spec: Spec) -> Parts:
     Options: ``image``, ``label`` and ``split``, columns; ``validation`` and ``test``, values of the split's
         column (with commas between) whose rows are held out, as folds; ``root``, the folder that paths are
         relative to; ``several``, what stands between the classes of a cell that names several
-        (:mod:`smash_search.data.several`); and those of :mod:`smash_search.data.files`.
+        (:mod:`smash_search.data.several`), and ``none``, the word for no class; and those of
+        :mod:`smash_search.data.files`.
     """
-    spec.options_known("image", "label", "split", *HELD_OUT, "root", several.OPTION, *files.OPTIONS)
+    spec.options_known("image", "label", "split", *HELD_OUT, "root", *several.OPTIONS, *files.OPTIONS)
     path = spec.folder(hint="Give a .csv file with a column of paths and one of labels.")
     if not path.is_file():
         raise InvalidInputError(f"data path {path}", expected="a .csv file", received="a folder")
@@ -44,12 +46,18 @@ def read(spec: Spec) -> Parts:
     if not root.is_dir():
         raise UsageError(f"option root of data set {spec.text}", expected="a folder", received=root)
     left_out = LeftOut()
+    rows: dict[str, list[_Row]] = {}
+    for row in _rows(spec, path, several.mark_of(spec), left_out):
+        rows.setdefault(row.part, []).append(row)
     paths: dict[str, list[Path]] = {"train": []}
     values: dict[str, list[object]] = {"train": []}
-    mark = several.mark_of(spec)
-    for part, image, label in _rows(spec, path, mark, left_out):
-        paths.setdefault(part, []).append(root / image)
-        values.setdefault(part, []).append(label)
+    for part, found_rows in rows.items():
+        for row, is_labelled in zip(found_rows, are_labelled([row.label for row in found_rows]), strict=True):
+            if not is_labelled:
+                left_out.add(INCOMPLETE, row.where)
+                continue
+            paths.setdefault(part, []).append(root / row.image)
+            values.setdefault(part, []).append(row.label)
     if not values["train"]:
         raise InvalidInputError(
             f"{path} has no training images",
@@ -65,8 +73,17 @@ def read(spec: Spec) -> Parts:
     return files.read_files(spec, listed, found.classes, path.parent, left_out)
 
 
-def _rows(spec: Spec, path: Path, mark: str | None, left_out: LeftOut) -> Iterator[tuple[str, str, object]]:
-    """Part, path and label of each row; with a mark a list of labels."""
+class _Row(NamedTuple):
+    """One row: its place, its part, and its cells of an image and a label; with a mark a list of labels."""
+
+    where: str
+    part: str
+    image: str
+    label: object
+
+
+def _rows(spec: Spec, path: Path, mark: str | None, left_out: LeftOut) -> Iterator[_Row]:
+    """The rows that name an image."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             said = _SEPARATOR.fullmatch(head := stream.readline())
@@ -87,13 +104,13 @@ def _rows(spec: Spec, path: Path, mark: str | None, left_out: LeftOut) -> Iterat
                 _check_length(where, row, names)
                 file = (row[image] or "").strip()
                 value = several.parted((row[label] or "").strip(), mark)
-                if not file or not value:
-                    left_out.add("rows without a path or a label", where)
+                if not file or value == "":
+                    left_out.add(INCOMPLETE, where)
                 else:
                     said_of_it = (row[split] or "").strip() if split else ""
                     unseen.discard(said_of_it)
                     part = _part(said_of_it, where, held_out) if split else "train"
-                    yield part, file, value
+                    yield _Row(where, part, file, value)
             if unseen:
                 raise InvalidInputError(
                     f"{path}: column {split}",

@@ -8,6 +8,7 @@ time.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from smash_base.errors import InvalidInputError
 from smash_base.images import LeftOut, shown
 from smash_search.data import files, parts, several
 from smash_search.data.dataset import Parts
-from smash_search.data.shards import UNKNOWN, column, find_shards, numbered
+from smash_search.data.shards import are_labelled, column, find_shards, numbered
 from smash_search.data.spec import Spec
 
 if TYPE_CHECKING:
@@ -37,10 +38,11 @@ def read(spec: Spec) -> Parts:
     """Read ``parquet:PATH`` or ``arrow:PATH``, a file or a folder of files.
 
     Options: ``image`` and ``label``, columns; ``several``, what stands between the classes of a text
-        (:mod:`smash_search.data.several`; a list needs no option); ``train``, ``validation`` and ``test``,
-        beginnings of file names or folders; and those of :mod:`smash_search.data.files`.
+        (:mod:`smash_search.data.several`; a list needs no option), and ``none``, the word for no class;
+        ``train``, ``validation`` and ``test``, beginnings of file names or folders; and those of
+        :mod:`smash_search.data.files`.
     """
-    spec.options_known("image", "label", several.OPTION, *parts.OPTIONS, *files.OPTIONS)
+    spec.options_known("image", "label", *several.OPTIONS, *parts.OPTIONS, *files.OPTIONS)
     path = spec.folder(hint="Give a file, or the folder that holds them.")
     left_out = LeftOut()
     found = find_shards(spec, path, SUFFIXES[spec.name], left_out)
@@ -51,8 +53,9 @@ def read(spec: Spec) -> Parts:
     for part, table in tables.items():
         batches = table.batches(columns.label)
         read_labels = [several.parted(value, mark) for batch in batches for value in batch]
-        values[part] = [value for value in read_labels if value not in UNKNOWN]
-        table.labelled = np.array([value not in UNKNOWN for value in read_labels], dtype=bool)
+        labelled = are_labelled(read_labels)
+        values[part] = list(itertools.compress(read_labels, labelled))
+        table.labelled = np.array(labelled, dtype=bool)
         for _ in range(int((~table.labelled).sum())):
             left_out.add("rows without a label", part)
     values = {part: given for part, given in values.items() if given or part == "train"}

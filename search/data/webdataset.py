@@ -20,7 +20,7 @@ from smash_base.errors import InvalidInputError
 from smash_base.images import MAX_FILE_BYTES, SUFFIXES, LeftOut, shown
 from smash_search.data import files, parts, several
 from smash_search.data.dataset import Parts
-from smash_search.data.shards import UNKNOWN, find_shards, numbered
+from smash_search.data.shards import UNKNOWN, are_labelled, find_shards, numbered
 from smash_search.data.spec import Spec
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -35,10 +35,10 @@ def read(spec: Spec) -> Parts:
 
     Options: ``label``, the ending that holds the label, or a key of the JSON member; ``several``, what
         stands between the classes of a text (:mod:`smash_search.data.several`; a list in JSON needs no
-        option); ``train``, ``validation`` and ``test``, beginnings of file names or folders; and those of
-        :mod:`smash_search.data.files`.
+        option), and ``none``, the word for no class; ``train``, ``validation`` and ``test``, beginnings of
+        file names or folders; and those of :mod:`smash_search.data.files`.
     """
-    spec.options_known("label", several.OPTION, *parts.OPTIONS, *files.OPTIONS)
+    spec.options_known("label", *several.OPTIONS, *parts.OPTIONS, *files.OPTIONS)
     path = spec.folder(hint="Give a .tar file, or the folder that holds them.")
     left_out = LeftOut()
     found = find_shards(spec, path, ARCHIVES, left_out)
@@ -70,19 +70,23 @@ class _Archives:
 
     def look(self, spec: Spec, left_out: LeftOut) -> list[object]:
         """Labels of the samples that have an image and a label, in order; the others are left out."""
-        values: list[object] = []
+        found: list[tuple[str, bool, object]] = []
         mark = several.mark_of(spec)
         for path in self.sources:
             for sample in _samples(path):
                 label = sample.label(spec.options.get("label"), mark)
-                where = f"{shown(path)}: {shown(sample.key)}"
-                self._wanted.append(sample.image is not None and label is not None)
-                if sample.image is None:
-                    left_out.add("samples without an image", where)
-                elif label is None:
-                    left_out.add("samples without a label", where)
-                else:
-                    values.append(label)
+                found.append((f"{shown(path)}: {shown(sample.key)}", sample.image is not None, label))
+        values: list[object] = []
+        labelled = are_labelled([label for _, has_image, label in found if has_image])
+        told = iter(labelled)
+        for where, has_image, label in found:
+            self._wanted.append(has_image and next(told))
+            if not has_image:
+                left_out.add("samples without an image", where)
+            elif not self._wanted[-1]:
+                left_out.add("samples without a label", where)
+            else:
+                values.append(label)
         return values
 
     def __iter__(self) -> Iterator[tuple[str, Path | bytes]]:
@@ -120,9 +124,9 @@ class _Sample:
 
 
 def _class(value: object) -> object:
-    """Texts as numbers where they are; None for an empty text or list."""
+    """Texts as numbers where they are; None for an empty text."""
     if isinstance(value, list):
-        return [_value(word) for word in value] or None
+        return [_value(word) for word in value]
     return _value(str(value))
 
 

@@ -183,12 +183,14 @@ def batches(
 def _balanced(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """As many indices as images, every class equally often: whole permutations of each, one after another.
 
-    Where an image may be of several classes (targets [N, K]) it is drawn for each of them.
+    Where an image may be of several classes (targets [N, K]) it is drawn for each of them. Images of none
+    are like those of one more class.
     """
     if labels.ndim == 1:
         classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     else:
-        classes = [members for column in labels.T if len(members := np.flatnonzero(column))]
+        columns = [*labels.T, ~labels.any(1)]
+        classes = [members for column in columns if len(members := np.flatnonzero(column))]
     shares = np.full(len(classes), len(labels) // len(classes))
     shares[: len(labels) % len(classes)] += 1
     parts = []

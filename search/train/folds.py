@@ -19,6 +19,7 @@ from torch import nn
 
 from smash_base.errors import InvalidInputError
 from smash_search.data import Split
+from smash_search.data.several import likeliest, with_none
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import FitResult, accuracy, answers_of, fit
 from smash_search.train.recipes import Recipe
@@ -33,7 +34,8 @@ class Folds:
 
     Attributes:
         right: images that were answered right by the network that had not seen them. Where an image may be
-            of several classes, the likeliest answer is right if it is one of them.
+            of several classes, the likeliest answer is right if it is one of them; where some are of no
+            class, that is an answer too, of images with no probability of one half.
         images: in all folds.
         accuracies: share of right answers in each fold.
         precisions: mean average precision of each fold, where an image may be of several classes.
@@ -109,8 +111,10 @@ def _judged(network: nn.Module, data: Dataset, result: FitResult, device: torch.
     """Judge a network on the validation images, of which its training has measured something."""
     held_out, preprocessing = data.validation, data.preprocessing
     if held_out.targets is not None:
-        likeliest = answers_of(network, held_out, preprocessing, device).argmax(1)
-        right = int(held_out.targets[np.arange(len(held_out)), likeliest].sum())
+        logits = answers_of(network, held_out, preprocessing, device)
+        probabilities = torch.from_numpy(logits).sigmoid().numpy()
+        truth = likeliest(held_out.targets, probabilities)
+        right = int((with_none(probabilities, truth).argmax(1) == truth).sum())
         return _Judged(right, len(held_out), result.accuracy)
     share = result.accuracy
     if result.recipe.balance != "none":  # which is a mean over the classes

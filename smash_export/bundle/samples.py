@@ -23,7 +23,7 @@ class Samples:
 
     Attributes:
         images: uint8 [N, *sample_shape].
-        labels: int64 [N].
+        labels: int64 [N], K for an image of no class.
         logits: float32 [N, K].
         targets: uint8 [N, K], 1 where a class is there, of classes that do not exclude each other; None for
             others, and in bundles of early versions.
@@ -108,9 +108,10 @@ def check_samples(samples: Samples, preprocessing: Preprocessing, classes: int) 
             expected=f"{count} labels and logits [{count}, {classes}]",
             received=f"labels {samples.labels.shape}, logits {samples.logits.shape}",
         )
-    if samples.labels.min() < 0 or samples.labels.max() >= classes:
-        raise InvalidInputError("sample labels", expected=f"0 to {classes - 1}", received=samples.labels)
     targets = samples.targets
+    last = classes - 1 if targets is None or targets.any(1).all() else classes
+    if samples.labels.min() < 0 or samples.labels.max() > last:
+        raise InvalidInputError("sample labels", expected=f"0 to {last}", received=samples.labels)
     if targets is not None and (targets.shape != samples.logits.shape or targets.max() > 1):
         raise InvalidInputError(
             "sample targets", expected=f"0 and 1 [{count}, {classes}]", received=f"{list(targets.shape)}"

@@ -125,8 +125,14 @@ def _show(output: Output, result: Evaluation) -> None:
             f"Several classes of an image: mean average precision {result.mean_average_precision:.2%}",
             ["class", "images", "average precision", "precision", "recall"],
             [
-                [row.label, row.images, row.average_precision, row.precision, row.recall]
-                for row in result.presence
+                *(
+                    [row.label, row.images, row.average_precision, row.precision, row.recall]
+                    for row in result.presence
+                ),
+                *(
+                    [row.label, row.images, None, row.precision, row.recall]
+                    for row in result.classes[len(result.presence) :]
+                ),
             ],
         )
         return

@@ -217,8 +217,9 @@ def _lost(parity: Parity) -> str:
 
 def _save_worst(folder: Path, verification: Verification, labels: tuple[str, ...], output: Output) -> None:
     from smash_export.prediction.pictures import BAD, INK, captioned, save_png, to_picture
+    from smash_search.data.several import NO_CLASS
 
-    samples = verification.samples
+    samples, labels = verification.samples, (*labels, NO_CLASS)
     for report in verification.files:
         if report.parity is None:
             continue

@@ -33,6 +33,7 @@ from smash_export.bundle.bundle import Bundle, CompiledFile
 from smash_export.measure.gates import GATES, Gate
 from smash_export.measure.machine import describe_machine
 from smash_export.measure.verify import Parity, check_parity, compare_logits, held_to, measure_parity
+from smash_search.data.several import with_none
 from smash_targets.base import ModelSignature, SessionOptions, get_target
 from smash_targets.tensorrt.trtexec import EngineCommand, Release, bench_words, build_words, check_words
 
@@ -262,9 +263,12 @@ def write_images(bundle: Bundle, settings: ScriptSettings, folder: Path) -> None
     most = max(settings.batches)
     for start in range(0, count, most):  # the last one is filled up with what comes next, then from the start
         files.write_bytes(folder / f"images_{start:06d}.bin", raw(np.arange(start, start + most)))
+    answers = with_none(samples.logits, samples.labels).argmax(axis=1)
     lines = [
-        " ".join([str(int(label)), str(int(logits.argmax())), *(f"{value:.9g}" for value in logits)])
-        for label, logits in zip(samples.labels[:count], samples.logits[:count], strict=True)
+        " ".join([str(int(label)), str(int(first)), *(f"{value:.9g}" for value in logits)])
+        for label, first, logits in zip(
+            samples.labels[:count], answers[:count], samples.logits[:count], strict=True
+        )
     ]
     files.write_text(folder / "expected.txt", "\n".join(lines) + "\n")
 

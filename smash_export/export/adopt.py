@@ -28,7 +28,7 @@ from smash_export.bundle.samples import check_images, read_arrays
 from smash_export.export.torchscript import OPSET, advice_on, cause_of, evaluating, onnx_of_torchscript
 from smash_export.measure.gates import GATES
 from smash_export.measure.machine import version_of
-from smash_search.data.several import likeliest
+from smash_search.data.several import likeliest, with_none
 from smash_targets.base import ModelSignature
 from smash_targets.onnx_file import read_onnx_facts
 
@@ -139,7 +139,7 @@ def adopt(
     check_same(reference, runner(finished, foreign.batch), precision, str(model))
     _check_neighbours(runner(finished, foreign.batch), reference.samples, precision, model)
     truth = images.labels if images.targets is None else likeliest(images.targets, reference.answers)
-    accuracy = float((reference.answers.argmax(axis=1) == truth).mean())
+    accuracy = float((with_none(reference.answers, truth).argmax(axis=1) == truth).mean())
     bundle = write_bundle(
         destination,
         onnx=finished,
@@ -208,7 +208,7 @@ def images_from_data(
     Raises:
         InvalidInputError: the data set has a class that is no label.
     """
-    from smash_export.measure.labelled import as_files, by_outputs, class_numbers
+    from smash_export.measure.labelled import as_files, by_outputs, class_numbers, labels_by_outputs
     from smash_search.data import as_seen_by, load_dataset
 
     dataset = load_dataset(as_seen_by(preprocessing, spec), seed=seed)
@@ -223,7 +223,8 @@ def images_from_data(
     test, train = some(dataset.test, test_count), some(dataset.train, calibration_count)
     targets = by_outputs(test.targets, numbers, len(labels))
     facts = {"data": {"spec": spec, "seed": seed, "fingerprint": dataset.fingerprint}}
-    return Images(seen(test), numbers[np.asarray(test.labels)], seen(train), facts, targets)
+    numbered = labels_by_outputs(test.labels, numbers, len(labels))
+    return Images(seen(test), numbered, seen(train), facts, targets)
 
 
 def _check_labels(labels: np.ndarray, count: int, classes: int) -> None:

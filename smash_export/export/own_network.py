@@ -308,7 +308,7 @@ def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, fitted: Fit
     outputs: Outputs = "sigmoid" if dataset.several else "logits"
     probabilities = probabilities_of(logits_of(network, dataset, dataset.test.images), outputs)
     labels, targets = dataset.test.labels, dataset.test.targets
-    if targets is not None:  # right is an answer that is one of the image's classes
+    if targets is not None:
         labels = likeliest(targets, probabilities)
     test = score(probabilities, labels, dataset.classes, targets=targets)
     facts = {

@@ -206,8 +206,9 @@ def _as_bundle(teacher: Path | str, dataset: Dataset, folder: Path, warn: Callab
         if "preprocessing" in metadata:
             preprocessing = read_preprocessing(None, {}, path)
         labels = _labels(metadata, path) or labels
-    labelled = _columns(labels, dataset.classes, teacher)[dataset.test.labels[:CHECKED]]
-    shown = as_files(np.asarray(dataset.test.images[:CHECKED]), dataset.preprocessing, preprocessing)
+    known = dataset.test.take(np.flatnonzero(dataset.test.labels < len(dataset.classes))[:CHECKED])
+    labelled = _columns(labels, dataset.classes, teacher)[known.labels]
+    shown = as_files(np.asarray(known.images), dataset.preprocessing, preprocessing)
     images = Images(shown, labelled, None, {})
     try:
         adopted = adopt(path, folder / "teacher", labels=labels, preprocessing=preprocessing, images=images)

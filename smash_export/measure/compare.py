@@ -29,6 +29,7 @@ from smash_export.measure.machine import describe_machine, now, versions
 from smash_export.measure.noise import NodeNoise, noise_of
 from smash_export.measure.timing import Latency, ratio
 from smash_export.measure.verify import Parity, compare_logits, held_to
+from smash_search.data.several import with_none
 
 TIE = 1.05  # medians closer than this are not told apart
 _EXACTNESS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -297,16 +298,16 @@ def _first(row: Row) -> Latency:
 
 def disagreements(samples: Samples, logits: dict[str, np.ndarray]) -> list[Disagreement]:
     """Images that any file labels differently than the reference."""
-    first = samples.logits.argmax(axis=1)
+    first = with_none(samples.logits, samples.labels).argmax(axis=1)
     by_image: dict[int, dict[str, int]] = {}
     for name, values in logits.items():
         if values.shape == samples.logits.shape:
-            answers = values.argmax(axis=1)
+            answers = with_none(values, samples.labels).argmax(axis=1)
             for image in np.flatnonzero(answers != first):
                 by_image.setdefault(int(image), {})[name] = int(answers[image])
     found = []
     for index, received in by_image.items():
-        reference = samples.logits[index]
+        reference = with_none(samples.logits, samples.labels)[index]
         margin = float(reference.max() - max(reference[answer] for answer in received.values()))
         found.append(
             Disagreement(index, int(samples.labels[index]), int(first[index]), round(margin, 6), received)

@@ -21,7 +21,13 @@ from smash_base.preprocess import PRESENT, probabilities_of
 from smash_export.bundle.bundle import Bundle
 from smash_export.measure.labelled import Labelled, bundled, from_data
 from smash_export.prediction.classifier import Classifier, load
-from smash_search.data.several import average_precisions, likeliest, mean_average_precision
+from smash_search.data.several import (
+    NO_CLASS,
+    average_precisions,
+    likeliest,
+    mean_average_precision,
+    with_none,
+)
 
 BINS = 15
 SHOWN_ERRORS = 36
@@ -100,7 +106,8 @@ class Evaluation:
         warnings: what the reader must know about the images.
         mean_average_precision, presence: Figures of networks whose classes do not exclude each other, on
             images whose classes are all known; None and empty for all others. An answer is right where it is
-            one of the image's classes, and ``labels`` are those that were answered, or the likeliest.
+            one of the image's classes, and ``labels`` are those that were answered, or the likeliest. Where
+            some images are of no class, that is an answer too, in ``classes`` and ``confusion`` the last.
     """
 
     data: str
@@ -142,7 +149,7 @@ class Evaluation:
             ),
             "classes": {
                 row.label: {"images": row.images, "recall": row.recall, "precision": row.precision}
-                for row in self.presence or self.classes
+                for row in (*self.presence, *self.classes[len(self.presence) :])
             },
         }
 
@@ -225,20 +232,25 @@ def score(
     count, classes = probabilities.shape
     if targets is not None:
         labels = likeliest(targets, probabilities)
-    answers = probabilities.argmax(axis=1)
-    sureness = probabilities[np.arange(count), answers]
+    asked = with_none(probabilities, labels)
+    if asked.shape[1] > classes:
+        names = [*names, NO_CLASS]
+    answers, shown = asked.argmax(axis=1), len(names)
+    likely = probabilities.max(axis=1)
+    sureness = np.where(answers < classes, likely, 1 - likely)
     right = answers == labels
-    confusion = np.bincount(labels * classes + answers, minlength=classes**2).reshape(classes, classes)
+    confusion = np.bincount(labels * shown + answers, minlength=shown**2).reshape(shown, shown)
     low, high = wilson_interval(int(right.sum()), count)
     wrong = np.flatnonzero(~right)
     worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:SHOWN_ERRORS]
     mistakes = tuple(Mistake(int(i), names[labels[i]], names[answers[i]], float(sureness[i])) for i in worst)
     top5 = None
-    rows = tuple(_class_row(index, names, confusion) for index in range(classes))
-    presence = () if targets is None else presence_of(probabilities, targets, names)
+    rows = tuple(_class_row(index, names, confusion) for index in range(shown))
+    presence = () if targets is None else presence_of(probabilities, targets, names[:classes])
     recall, f1 = _means(presence or rows)
     if classes > 5:
-        top5 = float((np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]).any(axis=1).mean())
+        among = (np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]).any(axis=1)
+        top5 = float((among | right).mean())
     return Evaluation(
         data=data,
         images=count,

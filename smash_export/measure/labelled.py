@@ -24,7 +24,7 @@ class Labelled:
     Attributes:
         name: where they come from, for titles.
         images: uint8 [N, *sample_shape]; may be a memmap.
-        labels: int64 [N].
+        labels: int64 [N], K for an image of no class.
         targets: uint8 [N, K] in the order of the network's outputs, where an image may be of several classes.
         warnings: what the reader of a result must know.
     """
@@ -75,7 +75,7 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
     images = as_files(part.images, dataset.preprocessing, bundle.preprocessing)
     warnings = _warnings(split, is_known=dataset.fingerprint == recorded.get("fingerprint"))
     targets = by_outputs(part.targets, numbers, len(bundle.labels))
-    labels = numbers[np.asarray(part.labels)]
+    labels = labels_by_outputs(part.labels, numbers, len(bundle.labels))
     name = f"{spec}, all images" if split == WHOLE else f"{spec}, {split} split"
     return Labelled(name, images, labels, warnings, targets)
 
@@ -112,6 +112,12 @@ def class_numbers(spec: str, classes: Sequence[str], labels: Sequence[str]) -> n
             hint="Name the labels as the data set does, in the order of the network's outputs.",
         )
     return np.array([outputs[name] for name in classes], np.int64)
+
+
+def labels_by_outputs(labels: np.ndarray, numbers: np.ndarray, outputs: int) -> np.ndarray:
+    """Labels int64 [N] of a data set as outputs of :func:`class_numbers`; no class is one more of either."""
+    moved: np.ndarray = np.append(numbers, outputs)[np.asarray(labels)]
+    return moved
 
 
 def by_outputs(targets: np.ndarray | None, numbers: np.ndarray, outputs: int) -> np.ndarray | None:

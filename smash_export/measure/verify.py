@@ -27,7 +27,7 @@ from smash_export.bundle.runnable import RunnableFile, runnable_files
 from smash_export.measure.gates import GATES, Gate, Loss, accuracy_loss, relative_error, too_many
 from smash_export.measure.labelled import Labelled, from_data
 from smash_export.prediction.batches import run_images
-from smash_search.data.several import likeliest
+from smash_search.data.several import likeliest, with_none
 from smash_targets.base import ModelSignature, Session, SessionInfo, SessionOptions, get_target
 
 MAX_SHOWN_FLIPS = 20
@@ -235,6 +235,9 @@ def compare_logits(
 ) -> Parity:
     """Compare two arrays of logits, float [N, K], with the true labels int [N].
 
+    Where some image is of no class (label K), the answers are probabilities of each class by itself, and no
+    class is a first answer too (:func:`smash_search.data.several.with_none`).
+
     Raises:
         VerificationError: ``received`` has another shape.
     """
@@ -246,9 +249,11 @@ def compare_logits(
     finite = bool(np.isfinite(b).all())
     difference = np.abs(np.where(np.isfinite(b), b, np.inf) - a)  # NaN would hide behind every comparison
     per_image = difference.max(axis=1)
-    first, second = a.argmax(axis=1), np.where(np.isnan(b), -np.inf, b).argmax(axis=1)
+    labels = np.asarray(labels)
+    one, other = with_none(a, labels), with_none(b, labels)
+    first, second = one.argmax(axis=1), np.where(np.isnan(other), -np.inf, other).argmax(axis=1)
     changed = np.flatnonzero(first != second)
-    margins = a[changed, first[changed]] - a[changed, second[changed]]
+    margins = one[changed, first[changed]] - one[changed, second[changed]]
     flips = [
         Flip(int(i), int(labels[i]), int(first[i]), int(second[i]), float(margin))
         for i, margin in sorted(zip(changed, margins, strict=True), key=lambda pair: -pair[1])
@@ -270,7 +275,7 @@ def compare_logits(
         worst_image=int(per_image.argmax()),
         finite=finite,
         relative_error=relative_error(a, b) if finite else math.nan,
-        loss=accuracy_loss(a, b, np.asarray(labels)) if finite else None,
+        loss=accuracy_loss(one, other, labels) if finite else None,
     )
 
 
@@ -301,7 +306,8 @@ def compare_batches(
             continue
         few = len(logits)
         part = compare_logits(expected[:few], logits, labels[:few])
-        changed = int((logits.argmax(axis=1) != largest[:few].argmax(axis=1)).sum())
+        answers = (with_none(values, labels).argmax(axis=1) for values in (logits, largest[:few]))
+        changed = int(np.not_equal(*answers).sum())
         differences[size] = part.max_difference
         others[size] = OtherBatch(few, part.finite, part.relative_error, changed)
     return replace(whole, by_batch=differences, other_batches=others)

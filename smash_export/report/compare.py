@@ -15,6 +15,7 @@ from smash_export.measure.compare import Comparison, Row, compare_bundle
 from smash_export.prediction.pictures import to_picture
 from smash_export.report.chart import Axis, Point, scatter
 from smash_export.report.page import Cell, Html, counted, heading, page, paragraph, picture, table
+from smash_search.data.several import NO_CLASS
 
 COLUMNS = (
     "file", "provider used", "bytes", "accuracy", "change, points", "same label",
@@ -216,6 +217,7 @@ def _disagreements(comparison: Comparison, images: np.ndarray, labels: tuple[str
             "note",
         )
     )
+    labels = (*labels, NO_CLASS)
     for item in found[:SHOWN_IMAGES]:
         lines = [
             f"image {item.image}: {labels[item.label]}",

@@ -36,6 +36,7 @@ from smash_export.server.logs import log
 from smash_export.server.metrics import Metrics
 from smash_export.server.protocol import IMAGES, SLOW_BYTES, json_limit
 from smash_export.server.sizing import Batching, Sizes, choose_sizes
+from smash_search.data.several import NO_CLASS, with_none
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
@@ -385,7 +386,7 @@ def examples_of(bundle: Bundle) -> tuple[tuple[str, bytes], ...]:
     for place in first[:EXAMPLES]:
         stream = io.BytesIO()
         preprocessing.picture_of(samples.images[place]).save(stream, "PNG")
-        found.append((bundle.labels[int(samples.labels[place])], stream.getvalue()))
+        found.append(((*bundle.labels, NO_CLASS)[int(samples.labels[place])], stream.getvalue()))
     return tuple(found)
 
 
@@ -397,7 +398,8 @@ def _warm_up(classifier: Classifier) -> np.ndarray:
     tensor = classifier.preprocessing.normalise(samples.images[:count])
     classifier.logits(tensor[:1])
     logits = classifier.logits(tensor)
-    agreement = float((logits.argmax(1) == samples.logits[:count].argmax(1)).mean())
+    answers = (with_none(each, samples.labels[:count]).argmax(1) for each in (logits, samples.logits[:count]))
+    agreement = float(np.equal(*answers).mean())
     if not np.isfinite(logits).all() or agreement < _WARM_AGREEMENT:
         raise VerificationError(
             f"{classifier.choice.target} {classifier.choice.precision} does not answer as the network does",

@@ -50,6 +50,7 @@ from smash_export.export.onnx_graphs import (
 )
 from smash_export.measure.gates import margin_costs
 from smash_export.measure.noise import NodeNoise
+from smash_search.data.several import with_none
 from smash_targets.base import get_target
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def quantise(
         VerificationError: ``max_drop`` does not hold with any layer in int8.
     """
     require_onnxruntime()
-    graph = _Quantiser(prepared(model), calibration, scheme)
+    graph = _Quantiser(prepared(model), calibration, scheme, outputs=outputs)
     check_classes(graph.expected, outputs)
     graph.choose_ranges(METHODS if method == "auto" else (method,))
     kept = dict.fromkeys(faster_fp32, "faster in fp32 on this machine")
@@ -216,8 +217,10 @@ class _Quantiser:
         calibration: np.ndarray,
         scheme: Scheme,
         exact: onnx.ModelProto | None = None,
+        outputs: Outputs = "logits",
     ) -> None:
         self.model, self.calibration, self.scheme = model, calibration, scheme
+        self.outputs: Outputs = outputs
         self.exact = exact or model  # what it is compared with, before biases were corrected
         self.op_types = _TENSORRT_OPS if scheme.placement == "tensorrt" else _RUNTIME_OPS
         self.nodes = [node for node in model.graph.node if node.op_type in self.op_types]
@@ -263,7 +266,7 @@ class _Quantiser:
         """The same with biases corrected for all operators but ``kept`` in int8."""
         few = evenly(self.calibration, NOISE_IMAGES)
         model = with_corrected_biases(self.model, self.build(kept), few)
-        other = _Quantiser(model, self.calibration, self.scheme, self.exact)
+        other = _Quantiser(model, self.calibration, self.scheme, self.exact, self.outputs)
         other.method, other.ranges = self.method, self.ranges
         other.__dict__["expected"] = self.expected
         return other
@@ -278,9 +281,12 @@ class _Quantiser:
     def _outcome(self, kept: frozenset[str], images: int) -> _Outcome:
         expected = evenly(self.expected, images)
         received = logits_of(self.build(kept), evenly(self.calibration, images))
-        answers = received.argmax(1)
-        changed = float((answers != expected.argmax(1)).mean() * 100)
-        cost = float(margin_costs(expected, answers, 1.0).mean() * 100)
+        asked, answered = expected, received
+        if self.outputs == "sigmoid":  # which class is the likeliest means nothing where none is there
+            asked, answered = with_none(expected), with_none(received)
+        answers = answered.argmax(1)
+        changed = float((answers != asked.argmax(1)).mean() * 100)
+        cost = float(margin_costs(asked, answers, 1.0).mean() * 100)
         return _Outcome(changed, cost, sqnr_db(expected, received))
 
     def build(self, kept: Iterable[str]) -> onnx.ModelProto:

@@ -129,13 +129,24 @@ def of_several(number: int) -> list[int]:
 
 
 def in_every_class(data: Dataset) -> bool:
-    """Whether the targets of every image are :func:`of_several` of its number."""
+    """Whether the targets of every image with a class are :func:`of_several` of its number."""
     return all(
         part.targets is not None
         and set(np.flatnonzero(part.targets[row])) == set(of_several(int(image[0, 0, 0])))
+        and part.labels[row] < 3
         for part in (data.train, data.validation, data.test)
         for row, image in enumerate(part.images)
+        if part.targets is None or part.targets[row].any()
     )
+
+
+def of_no_class(data: Dataset) -> int:
+    """Number of images that have none, whose labels say so."""
+    parts = [part for part in (data.train, data.validation, data.test) if part.targets is not None]
+    none = [~part.targets.any(1) for part in parts if part.targets is not None]
+    for part, rows in zip(parts, none, strict=True):
+        assert (part.labels[rows] == len(data.classes)).all()
+    return int(sum(rows.sum() for rows in none))
 
 
 @pytest.mark.parametrize("feature", ["Sequence", "List", "list", "texts", "cells"])
@@ -148,6 +159,8 @@ def test_a_list_of_labels_in_parquet_is_several_classes(tmp_path: Path, feature:
     if feature == "cells":
         values = ["|".join(names) for names in values]  # type: ignore[arg-type]
     values.append([] if feature != "cells" else "")
+    test = {"image": [{"bytes": png(0), "path": "0.png"}], "labels": values[-1:]}
+    write_parquet(tmp_path / "test.parquet", pyarrow.table(test))
     rows = {"image": [{"bytes": png(n), "path": f"{n}.png"} for n in range(91)], "labels": values}
     told = {"info": {"features": {"labels": about}}} if feature not in ("texts", "cells") else {}
     metadata = {"huggingface": json.dumps(told)} if told else {}
@@ -155,7 +168,9 @@ def test_a_list_of_labels_in_parquet_is_several_classes(tmp_path: Path, feature:
     data = load_dataset(f"parquet:{tmp_path}" + "?several=bar" * (feature == "cells"))
     assert data.classes == CLASSES
     assert in_every_class(data)
-    assert [(item.reason, item.count) for item in summarise(data).left_out] == [("rows without a label", 1)]
+    assert of_no_class(data) == 1, "an empty list"
+    left_out = [(item.reason, item.count) for item in summarise(data).left_out]
+    assert left_out == [("rows without a label", 1)], "a part of empty lists has no labels"
 
 
 @pytest.mark.parametrize(
@@ -279,12 +294,14 @@ def test_webdataset_of_several_classes(tmp_path: Path, ending: str, names: bool)
         text = json.dumps({"label": labels}) if ending == "json" else " ".join(map(str, labels))
         members[f"{number:05}.{ending}"] = text.encode()
     members |= {"none.png": png(0), f"none.{ending}": b'{"label": []}' if ending == "json" else b" "}
+    members |= {"unknown.png": png(0)}
     write_tar(tmp_path / "a.tar", members)
     if not names:
         (tmp_path / "classnames.txt").write_text("\n".join(CLASSES))
     data = load_dataset(f"webdataset:{tmp_path}" + "?several=space" * (ending == "cls"))
     assert data.classes == CLASSES
     assert in_every_class(data)
+    assert of_no_class(data) == 1
     assert [(item.reason, item.count) for item in data.left_out] == [("samples without a label", 1)]
 
 

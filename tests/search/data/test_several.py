@@ -19,6 +19,7 @@ from smash_search.data.several import (
     rarest,
     shares_of_error,
     thresholds_of,
+    with_none,
 )
 from tests.search.several_data import squares
 
@@ -124,11 +125,77 @@ def test_average_precision_and_thresholds_are_those_of_scikit_learn() -> None:
 def test_one_class_stands_for_each_image() -> None:
     targets = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 1]], np.uint8)
     assert rarest(targets, np.array([5, 3, 9])).tolist() == [1, 1, 0]
-    assert likeliest(targets, np.array([[0.2, 0.1, 0.9], [0.9, 0.1, 0], [0.1, 0.5, 0.3]])).tolist() == [
-        0,
-        1,
-        2,
-    ]
+    scores = np.array([[0.2, 0.1, 0.9], [0.9, 0.1, 0], [0.1, 0.5, 0.3]])
+    assert likeliest(targets, scores).tolist() == [0, 1, 2]
+    none = np.zeros((1, 3), np.uint8)
+    assert rarest(none, np.array([5, 3, 9])).tolist() == [3]
+    assert likeliest(none, scores[:1]).tolist() == [3]
+
+
+def test_no_class_is_an_answer_where_some_image_has_none() -> None:
+    probabilities = np.array([[0.5, 0.1], [0.4, 0.3], [0.2, 0.9]])
+    assert with_none(probabilities, np.array([0, 2, 1])).argmax(1).tolist() == [0, 2, 1], "from one half on"
+    assert with_none(probabilities, np.array([0, 1, 1])) is probabilities
+    assert with_none(probabilities).shape == (3, 3)
+
+
+def test_a_cell_without_a_class_is_an_image_of_none(tmp_path: Path) -> None:
+    table = squares(tmp_path, count=60)
+    head, *rows = table.read_text().splitlines()
+    rows = [row.partition(",")[0] + "," if n % 3 == 0 else row for n, row in enumerate(rows)]
+    table.write_text("\n".join([head, *rows]))
+    empty = load_dataset(f"csv:{table}?several=semicolon")
+    table.write_text("\n".join([head, *(f"{row}good" if row.endswith(",") else row for row in rows)]))
+    named = load_dataset(f"csv:{table}?several=semicolon&none=good")
+    for data in (empty, named):
+        assert data.classes == ("blue", "green", "red")
+        for split, share in ((data.train, 1 / 3), (data.validation, 1 / 3), (data.test, 1 / 3)):
+            assert split.targets is not None
+            none = ~split.targets.any(1)
+            assert none.mean() == pytest.approx(share, abs=0.15), "splits have the same share of them"
+            assert ((split.labels == 3) == none).all()
+        summary = summarise(data)
+        assert summary.images == 60
+        assert "images of no class: train 15, validation 1, test 4" in summary.facts()["notes"]
+    assert empty.fingerprint == named.fingerprint
+    assert load_dataset(f"csv:{table}?several=semicolon").classes == ("blue", "good", "green", "red")
+
+
+def test_cells_of_no_class_in_a_part_that_names_none_are_missing_labels(tmp_path: Path) -> None:
+    table = squares(tmp_path, count=40)
+    head, *rows = table.read_text().splitlines()
+    rows = [f"{row},train" if n < 30 else f"{row.partition(',')[0]},,test" for n, row in enumerate(rows)]
+    table.write_text("\n".join([f"{head},split", *rows]))
+    data = load_dataset(f"csv:{table}?several=semicolon")
+    assert sum(map(len, (data.train, data.validation, data.test))) == 30
+    assert [(item.reason, item.count) for item in data.left_out] == [("rows without a path or a label", 10)]
+
+
+def test_a_word_for_no_class_that_says_nothing_is_refused(tmp_path: Path) -> None:
+    table = squares(tmp_path, count=30)
+    with pytest.raises(UsageError, match=r"stands at some training image; received goood"):
+        load_dataset(f"csv:{table}?several=semicolon&none=goood")
+    with pytest.raises(UsageError, match="several=semicolon"):
+        load_dataset(f"csv:{table}?none=red")
+
+
+def test_a_folder_may_hold_the_images_of_no_class(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for index in range(60):
+        names = (("good",), ("dent", "scratch"), ("dent",), ("scratch",))[index % 4]
+        pixels = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        for name in names:
+            (tmp_path / name).mkdir(exist_ok=True)
+            pixels.save(tmp_path / name / f"{index}.png")
+    data = load_dataset(f"folder:{tmp_path}?several=yes&none=good")
+    assert data.classes == ("dent", "scratch")
+    parts = [part.targets for part in (data.train, data.validation, data.test) if part.targets is not None]
+    assert sum(len(targets) for targets in parts) == 60
+    assert sum(int((~targets.any(1)).sum()) for targets in parts) == 15
+    with pytest.raises(UsageError, match=r"dent or good or scratch; received bad"):
+        load_dataset(f"folder:{tmp_path}?several=yes&none=bad")
+    with pytest.raises(UsageError, match="of folders several=yes"):
+        load_dataset(f"folder:{tmp_path}?none=good")
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64])

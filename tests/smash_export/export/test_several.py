@@ -24,6 +24,7 @@ from smash_export.export.teacher import teacher_logits
 from smash_export.measure.evaluate import evaluate
 from smash_export.measure.verify import verify
 from smash_export.prediction.answers import Prediction
+from smash_export.server.models import examples_of
 from smash_search.data import load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import BestFile, read_best, write_best
@@ -318,3 +319,83 @@ def test_what_needs_one_class_is_refused(place: Path) -> None:
     done = CliRunner().invoke(cli, [*words(place), "--force", "--qat"])
     assert done.exit_code != 0
     assert "several classes" in str(done.exception or done.output)
+
+
+def test_images_of_no_class_are_learnt_and_judged_wherever_figures_stand(tmp_path: Path) -> None:
+    """Half of the parts have no fault: nothing is found on them, and that counts as right."""
+    table = squares_of(tmp_path, count=400)
+    head, *rows = table.read_text().splitlines()
+    random = np.random.default_rng(0)
+    for number in range(0, 400, 2):
+        name = rows[number].partition(",")[0]
+        Image.fromarray(random.integers(0, 60, (8, 8, 3), dtype=np.uint8)).save(table.with_name(name))
+        rows[number] = f"{name},good"
+    table.write_text("\n".join([head, *rows]))
+    data, bundle = f"csv:{table}?several=semicolon&none=good", tmp_path / "bundle"
+    drawn = (SPACES["tiny"].draw(0, slot) for slot in range(30))
+    small = min(drawn, key=lambda entry: entry.op_count)
+    write_best(tmp_path / "best.json", BestFile(small, SPEC, ("blue", "green", "red")))
+    command = ["train", str(tmp_path / "best.json"), "--data", data, "--out", str(bundle), "--epochs", "12"]
+    command += ["--threads", "1", "--folds", "2", "--balance", "sampling"]
+    done = CliRunner().invoke(cli, [*command, "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+
+    found, bundled = evaluate(bundle, data), evaluate(bundle)
+    assert found.classes == bundled.classes
+    assert [row.label for row in found.classes] == ["blue", "green", "red", "no class"]
+    none = found.classes[-1]
+    assert none.images == 40
+    assert none.recall is not None
+    assert none.recall > 0.9, "nothing is found where nothing is"
+    assert found.confusion.shape == (4, 4)
+    assert found.confusion[3].sum() == 40
+    with load(bundle) as classifier:
+        split = load_dataset(data).test
+        answers = classifier.predict(list(split.images))
+    nothing = [not answer.present for answer in answers]
+    truth = split.labels == 3
+    assert none.recall == pytest.approx(np.mean(np.array(nothing)[truth]))
+    right = [
+        not answer.present if label == 3 else answer.present and split.targets[row, answer.present[0].index]
+        for row, (answer, label) in enumerate(zip(answers, split.labels, strict=True))
+        if split.targets is not None
+    ]
+    assert found.accuracy == pytest.approx(np.mean(np.array(right, bool)))
+
+    card = (bundle / "README.md").read_text()
+    assert f"| no class | 40 | {none.recall:.2%} |" in card
+    shown = CliRunner().invoke(cli, ["evaluate", str(bundle), "--out", str(tmp_path / "report")])
+    assert "no class" in shown.output
+    assert (tmp_path / "report" / "confusion.png").exists()
+
+    compile_bundle(bundle, "onnxruntime", isolated=False)
+    few = {"calibration_minimum": 200}
+    compile_bundle(bundle, "onnxruntime", "int8", few, max_drop=5.0, isolated=False)
+    for report in verify(bundle, data=data, isolated=False).files:
+        assert report.status == "passed", report.problems
+        assert report.parity is not None
+        assert report.parity.accuracy_reference == pytest.approx(found.accuracy)
+    with load(bundle, "onnxruntime", precision="int8") as classifier:
+        found_again = evaluate(classifier, data)
+    assert found_again.accuracy == pytest.approx(found.accuracy, abs=0.05)
+    saved = CliRunner().invoke(cli, ["verify", str(bundle), "--save-worst", str(tmp_path / "worst")])
+    assert saved.exit_code == 0, saved.output
+
+    opened = Bundle.open(bundle)
+    assert "no class" in [label for label, _ in examples_of(opened)]
+    baked = CliRunner().invoke(cli, ["bake", str(bundle)])
+    assert baked.exit_code == 0, baked.output
+    written = CliRunner().invoke(cli, ["trtexec", str(bundle)])
+    assert written.exit_code == 0, written.output
+    (expected,) = bundle.rglob("expected.txt")
+    pairs = [line.split()[:2] for line in expected.read_text().splitlines()]
+    assert {first for label, first in pairs if label == "3"} >= {"3"}
+    assert np.mean([label == first for label, first in pairs]) == pytest.approx(found.accuracy)
+    again = adopt(
+        opened.onnx,
+        tmp_path / "adopted",
+        labels=opened.labels,
+        preprocessing=opened.preprocessing,
+        images=images_from_data(data, opened.labels, opened.preprocessing),
+    )
+    assert again.accuracy == pytest.approx(found.accuracy)
