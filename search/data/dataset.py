@@ -21,6 +21,7 @@ import numpy as np
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.images import Omission
 from smash_base.preprocess import LABEL_LENGTH, Preprocessing, is_label
+from smash_search.data.several import NO_CLASS, NONE
 
 CHUNK_BYTES = 2**24  # what one step of a pass over the images touches; keeps mapped arrays out of memory
 COPY_LIMIT = 2**29  # a mapped array above this many bytes is split by slicing, never copied
@@ -188,21 +189,24 @@ def _divided(
         return stratified_parts(labels, shares, seed)
     rest, indices = np.arange(len(labels)), dict[str, np.ndarray]()
     for part, share in shares.items():
-        count = len(rest) - max(round(share * len(rest)), _tail_of_all(labels[rest]))
+        count = len(rest) - max(round(share * len(rest)), _tail_of_all(labels[rest], len(parts.classes)))
         rest, indices[part] = rest[:count], rest[count:]
-        _check_tail(spec, part, np.setdiff1d(labels, labels[indices[part]]), parts.classes)
+        lacking = np.setdiff1d(labels, labels[indices[part]])
+        _check_tail(spec, part, lacking[lacking < len(parts.classes)], parts.classes)
     return rest, indices
 
 
-def _tail_of_all(labels: np.ndarray) -> int:
+def _tail_of_all(labels: np.ndarray, classes: int) -> int:
     """Number of the last images that hold one of every class; 1 where they are more than half, or all of one.
+    Images of no class may be anywhere.
 
     Classes of a few images are in the last tenth by chance.
     """
-    _, from_last = np.unique(labels[::-1], return_index=True)
+    held, from_last = np.unique(labels[::-1], return_index=True)
+    from_last = from_last[held < classes]
     tail = int(from_last.max()) + 1
     left = np.unique(labels[: len(labels) - tail])
-    return tail if 2 * tail <= len(labels) and len(left) == len(from_last) else 1
+    return tail if 2 * tail <= len(labels) and (left < classes).sum() == len(from_last) else 1
 
 
 def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float | None) -> Dataset:
@@ -225,6 +229,7 @@ def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float
     for part, split in given.items():
         if split is not None:
             _check_split(f"{part} images of {spec}", split, shape, len(parts.classes), parts.views)
+            _check_none(f"{part} images of {spec}", split, parts.classes)
     _check_every_class(spec, parts)
 
     rest, indices = _divided(spec, parts, seed, validation)
@@ -401,6 +406,24 @@ def _check_split(where: str, split: Split, shape: tuple[int, ...], classes: int,
             f"{where}: labels of the {views} views of object {mixed[0]}",
             expected="one label",
             received=sorted(set(grouped[mixed[0]].tolist())),
+        )
+
+
+def _check_none(where: str, split: Split, classes: tuple[str, ...]) -> None:
+    """Refuse a part that is of no class as a whole, and a class with the name that such images have."""
+    if split.targets is None or (there := split.targets.any(1)).all():
+        return
+    if not there.any():
+        raise InvalidInputError(
+            f"{where} are of no class",
+            expected="some of a class, without which there are no figures of classes",
+            received=f"{len(split)} images of none",
+        )
+    if NO_CLASS in classes:
+        raise InvalidInputError(
+            f"{where}: a class is called {NO_CLASS!r}, as images of none are",
+            expected="another name, or that it stands for none",
+            hint=f"If it does: {NONE}={NO_CLASS}",
         )
 
 

@@ -47,21 +47,20 @@ def _together(
     spec: Spec, listed: dict[str, Listed], classes: tuple[str, ...]
 ) -> tuple[dict[str, Listed], tuple[str, ...]]:
     """Equal files of a part as one image with several classes; and the classes, without the one for none."""
-    none = spec.choice(several.NONE, classes, "") if several.NONE in spec.options else None
-    kept = [number for number, name in enumerate(classes) if name != none]
-    found: dict[str, tuple[list[Path], np.ndarray]] = {}
+    paths: dict[str, list[Path]] = {}
+    found: dict[str, np.ndarray] = {}
     for part, files in listed.items():
         rows = several.equal_files(files.sources)
         targets = np.zeros((len(rows), len(classes)), np.uint8)
         for row, places in zip(targets, rows, strict=True):
             row[files.labels[places]] = 1
-        found[part] = [files.sources[places[0]] for places in rows], targets[:, kept]
-    counts = found["train"][1].sum(0, dtype=np.int64)
+        paths[part], found[part] = [files.sources[places[0]] for places in rows], targets
+    found, classes = several.without_none(spec, found, classes)
+    counts = found["train"].sum(0, dtype=np.int64)
     together = {
-        part: Listed(paths, several.rarest(targets, counts), targets)
-        for part, (paths, targets) in found.items()
+        part: Listed(paths[part], several.rarest(targets, counts), targets) for part, targets in found.items()
     }
-    return together, tuple(classes[number] for number in kept)
+    return together, classes
 
 
 def _classes(place: Path, folders: Sequence[Path]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from smash_base import files
-from smash_base.errors import UsageError
+from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import PRESENT
 from smash_search.data.spec import Spec
 
@@ -60,25 +60,33 @@ def alone(spec: Spec) -> UsageError:
     )
 
 
-def without_none(values: dict[str, list[list[object]]], spec: Spec) -> dict[str, list[list[object]]]:
-    """The classes of each image, by part, but for the word that stands for none, the option ``none``.
+def without_none(
+    spec: Spec, targets: dict[str, np.ndarray], classes: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Targets [N, K] by part, and the classes, without the one that the option ``none`` names.
 
     Raises:
-        UsageError: no training image has the word.
+        UsageError: it names none of the classes.
+        InvalidInputError: an image is of that class and of another, or no training image is of another.
     """
-    word = spec.options.get(NONE)
-    if word is None:
-        return values
-    if not any(word in value for value in values["train"]):
-        raise UsageError(
-            f"option {NONE} of data set {spec.text}",
-            expected="a word that stands at some training image",
-            received=word,
+    if NONE not in spec.options:
+        return targets, classes
+    word = spec.choice(NONE, classes, "")
+    kept = [number for number, name in enumerate(classes) if name != word]
+    others = {part: found[:, kept] for part, found in targets.items()}
+    for part, found in targets.items():
+        both = int((found[:, classes.index(word)] & others[part].any(1)).sum())
+        if both:
+            raise InvalidInputError(
+                f"{part} images of {spec.text}",
+                expected=f"{word}, which stands for no class, or other classes",
+                received=f"both for {both} of {len(found)} images",
+            )
+    if not others["train"].any():
+        raise InvalidInputError(
+            f"training images of {spec.text}", expected="classes", received=f"{word} for each, no class"
         )
-    return {
-        part: [[entry for entry in value if entry != word] for value in found]
-        for part, found in values.items()
-    }
+    return others, tuple(classes[number] for number in kept)
 
 
 def targets_of(members: Sequence[np.ndarray], classes: int) -> np.ndarray:
@@ -123,8 +131,9 @@ def with_none(probabilities: np.ndarray, labels: np.ndarray | None = None) -> np
     first answer: a class that is present, or none.
 
     Args:
-        probabilities: of each class.
-        labels: int [N], K for an image of no class; None where they are not known.
+        probabilities: Answers of a network that gives one of each class by itself.
+        labels: int [N], K for an image of no class; None where they are not known. Only a network that
+            answers each class by itself is given such images.
     """
     if labels is not None and labels.max(initial=0) < probabilities.shape[1]:
         return probabilities

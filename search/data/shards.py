@@ -71,13 +71,13 @@ def _usual(words: list[str]) -> str | None:
     return next((part for word in words if (part := parts.part_of(word))), None)
 
 
-def are_labelled(values: Sequence[object]) -> list[bool]:
+def are_labelled(spec: Spec, values: Sequence[object]) -> list[bool]:
     """Which images of a part have a label.
 
     An empty list says that an image is of no class where others of the part name some; a part of empty lists
-    has no labels.
+    has no labels. Where the option ``none`` gives a word for no class, no list says so by being empty.
     """
-    is_told = any(isinstance(value, list) and value for value in values)
+    is_told = several.NONE not in spec.options and any(isinstance(value, list) and value for value in values)
     return [value not in UNKNOWN and (value != [] or is_told) for value in values]
 
 
@@ -108,7 +108,7 @@ def numbered(spec: Spec, values: dict[str, list[object]], names: tuple[str, ...]
 
     Raises:
         InvalidInputError: values of several kinds, or one that training has not.
-        UsageError: the option ``none`` where each image has one class, or no training image has its word.
+        UsageError: the option ``none`` where each image has one class, or names none of the classes.
     """
     if not any(isinstance(value, list) for found in values.values() for value in found):
         if several.NONE in spec.options:
@@ -119,7 +119,6 @@ def numbered(spec: Spec, values: dict[str, list[object]], names: tuple[str, ...]
         part: [value if isinstance(value, list) else [value] for value in found]
         for part, found in values.items()
     }
-    lists = several.without_none(lists, spec)
     flat: dict[str, list[object]] = {part: list(chain.from_iterable(found)) for part, found in lists.items()}
     classes, members = _one_each(spec, flat, names)
     targets = {}
@@ -127,6 +126,7 @@ def numbered(spec: Spec, values: dict[str, list[object]], names: tuple[str, ...]
         ends = np.cumsum([len(value) for value in found])[:-1]
         _check_numbers(spec, part, members[part], lists[part], len(classes))
         targets[part] = several.targets_of(np.split(members[part], ends), len(classes))
+    targets, classes = several.without_none(spec, targets, classes)
     counts = targets["train"].sum(0, dtype=np.int64)
     labels = {part: several.rarest(found, counts) for part, found in targets.items()}
     return Labels(classes, labels, targets)

@@ -102,7 +102,7 @@ def summarise(dataset: Dataset) -> DatasetSummary:
     """Images, classes with their counts, size, splits, duplicates, and what was left out."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     classes = len(dataset.classes)
-    counts = {name: _counts(split, classes) for name, split in splits.items()}
+    counts = {name: images_of_each(split, classes) for name, split in splits.items()}
     table = tuple(
         ClassCount(name, *(int(counts[split][label]) for split in splits))
         for label, name in enumerate(dataset.classes)
@@ -138,7 +138,7 @@ def _of_none(splits: dict[str, Split]) -> Iterator[str]:
         yield f"images of no class: {listed}"
 
 
-def _counts(split: Split, classes: int) -> np.ndarray:
+def images_of_each(split: Split, classes: int) -> np.ndarray:
     """Images of each class, int64 [K]; an image of several classes counts for each."""
     if split.targets is not None:
         there: np.ndarray = split.targets.sum(0, dtype=np.int64)

@@ -52,7 +52,8 @@ def read(spec: Spec) -> Parts:
     paths: dict[str, list[Path]] = {"train": []}
     values: dict[str, list[object]] = {"train": []}
     for part, found_rows in rows.items():
-        for row, is_labelled in zip(found_rows, are_labelled([row.label for row in found_rows]), strict=True):
+        labelled = are_labelled(spec, [row.label for row in found_rows])
+        for row, is_labelled in zip(found_rows, labelled, strict=True):
             if not is_labelled:
                 left_out.add(INCOMPLETE, row.where)
                 continue

@@ -53,7 +53,7 @@ def read(spec: Spec) -> Parts:
     for part, table in tables.items():
         batches = table.batches(columns.label)
         read_labels = [several.parted(value, mark) for batch in batches for value in batch]
-        labelled = are_labelled(read_labels)
+        labelled = are_labelled(spec, read_labels)
         values[part] = list(itertools.compress(read_labels, labelled))
         table.labelled = np.array(labelled, dtype=bool)
         for _ in range(int((~table.labelled).sum())):

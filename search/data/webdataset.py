@@ -77,7 +77,7 @@ class _Archives:
                 label = sample.label(spec.options.get("label"), mark)
                 found.append((f"{shown(path)}: {shown(sample.key)}", sample.image is not None, label))
         values: list[object] = []
-        labelled = are_labelled([label for _, has_image, label in found if has_image])
+        labelled = are_labelled(spec, [label for _, has_image, label in found if has_image])
         told = iter(labelled)
         for where, has_image, label in found:
             self._wanted.append(has_image and next(told))

@@ -129,10 +129,7 @@ def _show(output: Output, result: Evaluation) -> None:
                     [row.label, row.images, row.average_precision, row.precision, row.recall]
                     for row in result.presence
                 ),
-                *(
-                    [row.label, row.images, None, row.precision, row.recall]
-                    for row in result.classes[len(result.presence) :]
-                ),
+                *([row.label, row.images, None, row.precision, row.recall] for row in result.none),
             ],
         )
         return

@@ -551,7 +551,8 @@ def measured_on_folds(
         mean = sum(found.precisions) / count
         least, most = min(found.precisions), max(found.precisions)
         output.text(
-            f"Right is an answer that is one of the image's classes; mean average precision {mean:.2%}, "
+            "Right is an answer that is one of the image's classes, or none for an image of none; "
+            f"mean average precision {mean:.2%}, "
             f"{least:.2%} to {most:.2%} of each fold."
         )
         facts["mean_average_precision"] = list(found.precisions)

@@ -263,12 +263,10 @@ def write_images(bundle: Bundle, settings: ScriptSettings, folder: Path) -> None
     most = max(settings.batches)
     for start in range(0, count, most):  # the last one is filled up with what comes next, then from the start
         files.write_bytes(folder / f"images_{start:06d}.bin", raw(np.arange(start, start + most)))
-    answers = with_none(samples.logits, samples.labels).argmax(axis=1)
+    answers = with_none(samples.logits[:count], samples.labels[:count]).argmax(axis=1)
     lines = [
         " ".join([str(int(label)), str(int(first)), *(f"{value:.9g}" for value in logits)])
-        for label, first, logits in zip(
-            samples.labels[:count], answers[:count], samples.logits[:count], strict=True
-        )
+        for label, first, logits in zip(samples.labels[:count], answers, samples.logits[:count], strict=True)
     ]
     files.write_text(folder / "expected.txt", "\n".join(lines) + "\n")
 

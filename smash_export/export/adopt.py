@@ -130,6 +130,13 @@ def adopt(
     foreign = _opened(model, preprocessing.normalise(images.test), preprocessing)
     foreign = _as_classifier(foreign, model, labels, outputs)
     graph, reference = foreign.graph, foreign.reference
+    if foreign.outputs != "sigmoid" and (images.labels == reference.classes).any():
+        raise InvalidInputError(
+            f"{model}: some images are of no class, and each answer of the network is of one",
+            expected="images of its classes",
+            hint="Leave the others out; a network that answers each class by itself is given as such: "
+            "--outputs sigmoid",
+        )
     source, output = graph.graph.input[0].name, graph.graph.output[0].name
     batch = USUAL_BATCH if foreign.batch is None else (foreign.batch,) * 3
     signature = ModelSignature(

@@ -133,6 +133,11 @@ class Evaluation:
         """JSON values."""
         return {**asdict(self), "confusion": self.confusion.tolist()}
 
+    @property
+    def none(self) -> tuple[ClassRow, ...]:
+        """The row of images of no class, where there are some."""
+        return self.classes[len(self.presence) :] if self.presence else ()
+
     def facts(self) -> JsonObject:
         """What a manifest keeps of it: the figures, and recall and precision of each class."""
         return {
@@ -149,7 +154,7 @@ class Evaluation:
             ),
             "classes": {
                 row.label: {"images": row.images, "recall": row.recall, "precision": row.precision}
-                for row in (*self.presence, *self.classes[len(self.presence) :])
+                for row in (*self.none, *(self.presence or self.classes))
             },
         }
 
@@ -235,8 +240,7 @@ def score(
     asked = with_none(probabilities, labels)
     if asked.shape[1] > classes:
         names = [*names, NO_CLASS]
-    answers, shown = asked.argmax(axis=1), len(names)
-    likely = probabilities.max(axis=1)
+    answers, likely, shown = asked.argmax(axis=1), probabilities.max(axis=1), len(names)
     sureness = np.where(answers < classes, likely, 1 - likely)
     right = answers == labels
     confusion = np.bincount(labels * shown + answers, minlength=shown**2).reshape(shown, shown)
@@ -244,13 +248,9 @@ def score(
     wrong = np.flatnonzero(~right)
     worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:SHOWN_ERRORS]
     mistakes = tuple(Mistake(int(i), names[labels[i]], names[answers[i]], float(sureness[i])) for i in worst)
-    top5 = None
     rows = tuple(_class_row(index, names, confusion) for index in range(shown))
     presence = () if targets is None else presence_of(probabilities, targets, names[:classes])
     recall, f1 = _means(presence or rows)
-    if classes > 5:
-        among = (np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]).any(axis=1)
-        top5 = float((among | right).mean())
     return Evaluation(
         data=data,
         images=count,
@@ -259,7 +259,7 @@ def score(
         high=high,
         balanced_accuracy=recall,
         macro_f1=f1,
-        top5=top5,
+        top5=_among_five(probabilities, labels, right) if classes > 5 else None,
         calibration_error=calibration_error(sureness, right),
         confidence=float(sureness.mean()),
         images_per_second=images_per_second,
@@ -271,6 +271,12 @@ def score(
         mean_average_precision=None if targets is None else mean_average_precision(probabilities, targets),
         presence=presence,
     )
+
+
+def _among_five(probabilities: np.ndarray, labels: np.ndarray, right: np.ndarray) -> float:
+    """Share of images whose class is among the five most probable, or that are right otherwise."""
+    among = (np.argsort(-probabilities, axis=1)[:, :5] == labels[:, None]).any(axis=1)
+    return float((among | right).mean())
 
 
 def _means(rows: Sequence[ClassRow | Presence]) -> tuple[float, float]:

@@ -76,6 +76,10 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
     warnings = _warnings(split, is_known=dataset.fingerprint == recorded.get("fingerprint"))
     targets = by_outputs(part.targets, numbers, len(bundle.labels))
     labels = labels_by_outputs(part.labels, numbers, len(bundle.labels))
+    if bundle.signature.outputs != "sigmoid" and len(of_none := np.flatnonzero(labels == len(bundle.labels))):
+        warnings = (*warnings, f"{len(of_none)} images of no class are left out: each answer is of one class")
+        kept = np.setdiff1d(np.arange(len(labels)), of_none)
+        images, labels, targets = images[kept], labels[kept], None if targets is None else targets[kept]
     name = f"{spec}, all images" if split == WHOLE else f"{spec}, {split} split"
     return Labelled(name, images, labels, warnings, targets)
 

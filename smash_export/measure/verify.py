@@ -249,8 +249,7 @@ def compare_logits(
     finite = bool(np.isfinite(b).all())
     difference = np.abs(np.where(np.isfinite(b), b, np.inf) - a)  # NaN would hide behind every comparison
     per_image = difference.max(axis=1)
-    labels = np.asarray(labels)
-    one, other = with_none(a, labels), with_none(b, labels)
+    one, other = (with_none(values, np.asarray(labels)) for values in (a, b))
     first, second = one.argmax(axis=1), np.where(np.isnan(other), -np.inf, other).argmax(axis=1)
     changed = np.flatnonzero(first != second)
     margins = one[changed, first[changed]] - one[changed, second[changed]]
@@ -275,7 +274,7 @@ def compare_logits(
         worst_image=int(per_image.argmax()),
         finite=finite,
         relative_error=relative_error(a, b) if finite else math.nan,
-        loss=accuracy_loss(one, other, labels) if finite else None,
+        loss=accuracy_loss(one, other, np.asarray(labels)) if finite else None,
     )
 
 

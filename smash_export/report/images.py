@@ -8,6 +8,7 @@ import numpy as np
 
 from smash_export.prediction.pictures import to_picture
 from smash_export.report.page import Cell, Html, paragraph, picture, table
+from smash_search.data.several import NO_CLASS
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -16,19 +17,25 @@ SHOWN_CLASSES, OF_EACH = 20, 2
 
 
 def class_counts(dataset: Dataset) -> Html:
-    """Images of each class and part."""
-    parts = (dataset.train, dataset.validation, dataset.test)
-    counts = [np.bincount(part.labels, minlength=len(dataset.classes)) for part in parts]
+    """Images of each class and part; one of several classes counts for each."""
+    from smash_search.data.summary import images_of_each
+
+    parts, classes = (dataset.train, dataset.validation, dataset.test), len(dataset.classes)
+    counts = [images_of_each(part, classes) for part in parts]
     rows: list[list[Cell]] = [
         [name, *(int(count[index]) for count in counts)] for index, name in enumerate(dataset.classes)
     ]
+    of_none = [int((part.labels == classes).sum()) for part in parts]
+    if any(of_none):
+        rows.append([NO_CLASS, *of_none])
     return table(["class", "training", "validation", "test"], rows)
 
 
 def sample_images(dataset: Dataset) -> list[Html]:
     """Training images of each class, as the network sees them."""
     shown = []
-    for label, name in enumerate(dataset.classes[:SHOWN_CLASSES]):
+    named = [*enumerate(dataset.classes[:SHOWN_CLASSES]), (len(dataset.classes), NO_CLASS)]
+    for label, name in named:
         for index in np.flatnonzero(dataset.train.labels == label)[:OF_EACH]:
             shown.append(picture(to_picture(dataset.train.images[index], 96), [name], "small"))
     if len(dataset.classes) > SHOWN_CLASSES:

@@ -164,13 +164,28 @@ def test_a_list_of_labels_in_parquet_is_several_classes(tmp_path: Path, feature:
     rows = {"image": [{"bytes": png(n), "path": f"{n}.png"} for n in range(91)], "labels": values}
     told = {"info": {"features": {"labels": about}}} if feature not in ("texts", "cells") else {}
     metadata = {"huggingface": json.dumps(told)} if told else {}
-    write_parquet(tmp_path / "a.parquet", pyarrow.table(rows).replace_schema_metadata(metadata))
+    write_parquet(tmp_path / "train.parquet", pyarrow.table(rows).replace_schema_metadata(metadata))
     data = load_dataset(f"parquet:{tmp_path}" + "?several=bar" * (feature == "cells"))
     assert data.classes == CLASSES
     assert in_every_class(data)
     assert of_no_class(data) == 1, "an empty list"
     left_out = [(item.reason, item.count) for item in summarise(data).left_out]
     assert left_out == [("rows without a label", 1)], "a part of empty lists has no labels"
+
+
+@pytest.mark.parametrize("word", ["bird", "0"])
+def test_a_numbered_class_may_stand_for_none(tmp_path: Path, word: str) -> None:
+    """Numbers of the other classes move down."""
+    names = ("bird", *CLASSES)
+    feature = {"_type": "Sequence", "feature": {"_type": "ClassLabel", "names": list(names)}}
+    values = [[label + 1 for label in of_several(n)] if n else [0] for n in range(90)]
+    rows = {"image": [{"bytes": png(n), "path": f"{n}.png"} for n in range(90)], "labels": values}
+    told = {"huggingface": json.dumps({"info": {"features": {"labels": feature}}})} if word == "bird" else {}
+    write_parquet(tmp_path / "a.parquet", pyarrow.table(rows).replace_schema_metadata(told))
+    data = load_dataset(f"parquet:{tmp_path}?none={word}")
+    assert data.classes == (CLASSES if word == "bird" else ("1", "2", "3"))
+    assert in_every_class(data)
+    assert of_no_class(data) == 1
 
 
 @pytest.mark.parametrize(

@@ -173,10 +173,57 @@ def test_cells_of_no_class_in_a_part_that_names_none_are_missing_labels(tmp_path
 
 def test_a_word_for_no_class_that_says_nothing_is_refused(tmp_path: Path) -> None:
     table = squares(tmp_path, count=30)
-    with pytest.raises(UsageError, match=r"stands at some training image; received goood"):
+    with pytest.raises(UsageError, match=r"blue or green or red; received goood"):
         load_dataset(f"csv:{table}?several=semicolon&none=goood")
     with pytest.raises(UsageError, match="several=semicolon"):
         load_dataset(f"csv:{table}?none=red")
+
+
+def test_parts_without_any_class_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    table = squares(tmp_path, count=40)
+    head, *rows = table.read_text().splitlines()
+    names = [row.partition(",")[0] for row in rows]
+
+    def written(train: list[str], test: list[str]) -> str:
+        parted = [f"{row},train" for row in train] + [f"{row},test" for row in test]
+        table.write_text("\n".join([f"{head},split", *parted]))
+        return f"csv:{table}?several=semicolon&none=good"
+
+    with pytest.raises(InvalidInputError, match=r"test images of .* are of no class"):
+        load_dataset(written([*rows[:30], "30.png,good"], [f"{name},good" for name in names[31:]]))
+    with pytest.raises(InvalidInputError, match=r"received good for each, no class"):
+        load_dataset(
+            written([f"{name},good" for name in names[:30]], [f"{name},good" for name in names[30:]])
+        )
+    with pytest.raises(InvalidInputError, match=r"train images .* received both for 1 of 31 images"):
+        load_dataset(written([*rows[:30], "30.png,good;red"], rows[31:]))
+    data = load_dataset(written([*rows[:30], "30.png,good"], [*rows[31:38], f"{names[38]},"]))
+    assert len(data.test) == 7, "beside a word for no class, an empty cell says nothing"
+
+
+def test_a_class_called_as_images_of_none_are_is_refused(tmp_path: Path) -> None:
+    table = squares(tmp_path, count=40)
+    head, *rows = table.read_text().splitlines()
+    rows = [row.replace("red", "no class") for row in rows[:-1]] + ["39.png,"]
+    table.write_text("\n".join([head, *rows]))
+    with pytest.raises(InvalidInputError, match=r"If it does: none=no class"):
+        load_dataset(f"csv:{table}?several=semicolon")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_mapped_data_with_few_images_of_no_class_are_sliced(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = squares(tmp_path, count=40)
+    head, *rows = table.read_text().splitlines()
+    rows = [row.partition(",")[0] + "," if n < count else row for n, row in enumerate(rows)]
+    table.write_text("\n".join([head, *rows]))
+    monkeypatch.setattr("smash_search.data.files.MAPPED_ABOVE", 1000)
+    monkeypatch.setattr("smash_search.data.dataset.COPY_LIMIT", 1000)
+    data = load_dataset(f"csv:{table}?several=semicolon")
+    parts = (data.train, data.validation, data.test)
+    assert sum(int((part.labels == 3).sum()) for part in parts) == count
+    assert isinstance(data.train.images, np.memmap)
 
 
 def test_a_folder_may_hold_the_images_of_no_class(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from smash_export.export.teacher import teacher_logits
 from smash_export.measure.evaluate import evaluate
 from smash_export.measure.verify import verify
 from smash_export.prediction.answers import Prediction
+from smash_export.report.images import class_counts
 from smash_export.server.models import examples_of
 from smash_search.data import load_dataset
 from smash_search.space.architecture import InputSpec
@@ -258,7 +259,9 @@ def test_a_student_of_several_classes_learns_from_a_teacher_and_is_judged_on_fol
     command[command.index("--out") + 1] = str(out)
     done = CliRunner().invoke(cli, [*command, "--device", "cpu"])
     assert done.exit_code == 0, done.output
-    assert "one of the image's classes; mean average precision" in done.output
+    assert "one of the image's classes, or none for an image of none; mean average" in " ".join(
+        done.output.split()
+    )
     assert "the teacher: mean average precision" in done.output
     facts = Bundle.open(out).manifest.provenance["folds"]
     assert isinstance(facts, dict)
@@ -391,11 +394,27 @@ def test_images_of_no_class_are_learnt_and_judged_wherever_figures_stand(tmp_pat
     pairs = [line.split()[:2] for line in expected.read_text().splitlines()]
     assert {first for label, first in pairs if label == "3"} >= {"3"}
     assert np.mean([label == first for label, first in pairs]) == pytest.approx(found.accuracy)
-    again = adopt(
-        opened.onnx,
-        tmp_path / "adopted",
-        labels=opened.labels,
-        preprocessing=opened.preprocessing,
-        images=images_from_data(data, opened.labels, opened.preprocessing),
-    )
+    few_images = CliRunner().invoke(cli, ["trtexec", str(bundle), "--images", "3"])
+    assert few_images.exit_code == 0, few_images.output
+    lines = [line.split()[:2] for line in expected.read_text().splitlines()]
+    assert lines == pairs[:3] or "3" not in {label for label, _ in lines}, "no class only where one has none"
+    images = images_from_data(data, opened.labels, opened.preprocessing)
+    about = {"labels": opened.labels, "preprocessing": opened.preprocessing, "images": images}
+    again = adopt(opened.onnx, tmp_path / "adopted", **about)  # type: ignore[arg-type]
     assert again.accuracy == pytest.approx(found.accuracy)
+    page = class_counts(load_dataset(data)).text
+    assert "no class" in page
+
+    one_each = table.with_name("one-each.csv")
+    one_each.write_text("\n".join([head, *(row for row in rows if ";" not in row and "good" not in row)]))
+    single = ["train", "resnet-8", "--data", f"csv:{one_each}", "--out", str(tmp_path / "single")]
+    done = CliRunner().invoke(cli, [*single, "--epochs", "1", "--threads", "1", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    of_one = evaluate(tmp_path / "single", data)
+    assert of_one.warnings[-1] == "40 images of no class are left out: each answer is of one class"
+    assert of_one.images == 40
+    (report, *_) = verify(tmp_path / "single", data=data, isolated=False).files
+    assert report.parity is not None
+    assert report.parity.accuracy == pytest.approx(of_one.accuracy)
+    with pytest.raises(InvalidInputError, match="of no class, and each answer of the network is of one"):
+        adopt(tmp_path / "single" / "model.onnx", tmp_path / "other", **about)  # type: ignore[arg-type]
