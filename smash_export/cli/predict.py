@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from smash_export.prediction.classifier import Classifier, ClassScore, Failure, Prediction
 
 UNCERTAIN = "uncertain"
+NONE = "none of the classes"
 DOUBTFUL = "perhaps none of the classes"
 MAX_SHOWN_LABELS = 5
 
@@ -158,6 +159,11 @@ def _shown(result: Prediction, threshold: float | None, *, probabilities: bool =
     return ", ".join(labels) or None
 
 
+def _unsaid(result: Prediction) -> str:
+    """What is said in place of a label: nothing is there, where several may be, or it is not sure enough."""
+    return UNCERTAIN if result.present is None else NONE
+
+
 def _there(result: Prediction, threshold: float | None) -> list[str]:
     """Every class that is there, where several may be."""
     return [item.label for item in _present(result, threshold)]
@@ -251,7 +257,7 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
         there = set(_there(result, threshold)) or {result.label}  # each with its own probability
         others = ", ".join([_with_probability(item) for item in result.top if item.label not in there][:2])
         label = _shown(result, threshold, probabilities=True)
-        label = label or f"{UNCERTAIN} ({_with_probability(result.top[0])})"
+        label = label or f"{_unsaid(result)} ({_with_probability(result.top[0])})"
         output.text(
             f"{result.source}: {label}"
             + (f", {DOUBTFUL}" if result.doubtful else "")
@@ -276,7 +282,7 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
         for result in held:
             label = _shown(result, threshold)
             doubt = f", {DOUBTFUL}" if result.doubtful else ""
-            output.text(f"{result.source}: {label or UNCERTAIN}{doubt} ({result.milliseconds:.2f} ms)")
+            output.text(f"{result.source}: {label or _unsaid(result)}{doubt} ({result.milliseconds:.2f} ms)")
             output.table(
                 "",
                 ["class", "probability"],
