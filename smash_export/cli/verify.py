@@ -211,8 +211,11 @@ def _row(report: FileReport) -> list[Any]:
 
 
 def _lost(parity: Parity) -> str:
-    loss = parity.loss
-    return f"{parity.drop:.2f}" if loss is None else f"{loss.points:.2f} ({loss.low:.2f} to {loss.high:.2f})"
+    loss, presence = parity.loss, parity.presence
+    lost = f"{parity.drop:.2f}" if loss is None else f"{loss.points:.2f} ({loss.low:.2f} to {loss.high:.2f})"
+    if presence is None:
+        return lost
+    return f"{lost}; of F1 {presence.points:.2f} ({presence.low:.2f} to {presence.high:.2f})"
 
 
 def _save_worst(folder: Path, verification: Verification, labels: tuple[str, ...], output: Output) -> None:

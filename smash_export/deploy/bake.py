@@ -243,7 +243,7 @@ def verify_baked(bundle: Bundle, precision: str, target: str, run: Run) -> Parit
         ]
         answered = _compared(np.concatenate(answers)[:count], signature)
         found[size] = _filled(answered, expected[:count])
-    parity = compare_batches(expected, found, samples.labels)
+    parity = compare_batches(expected, found, samples.labels, targets=samples.targets)
     check_parity(parity, held_to(bundle, precision), f"the baked file in {target}")
     return parity
 

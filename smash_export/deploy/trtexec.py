@@ -398,4 +398,7 @@ def device_parity(bundle: Bundle, answers: Mapping[int, np.ndarray]) -> Parity:
         rows.append(indices)
         parts.append(logits[: len(indices)])
     chosen = np.concatenate(rows)
-    return compare_logits(samples.logits[chosen], np.concatenate(parts), samples.labels[chosen])
+    targets = None if samples.targets is None else samples.targets[chosen]
+    return compare_logits(
+        samples.logits[chosen], np.concatenate(parts), samples.labels[chosen], targets=targets
+    )

@@ -206,7 +206,7 @@ def verdict_on(
         status: Verdict = "skipped" if measurement.status == "skipped" else "failed"
         return Row(measurement, None, status, measurement.problem)
     try:
-        parity = compare_logits(samples.logits, logits, samples.labels)
+        parity = compare_logits(samples.logits, logits, samples.labels, targets=samples.targets)
     except VerificationError as error:
         return Row(measurement, None, "failed", str(error))
     problems = parity.problems(held or measurement.precision, max_drop)

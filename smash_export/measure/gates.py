@@ -13,6 +13,10 @@ file is another network by design: what counts is the accuracy that it loses. It
 
 The labels decide where their interval lies on one side of the limit. Where it does not, which is usual below
 a few thousand images, the margins decide. The file is refused when neither shows that the limit is kept.
+
+Where classes do not exclude each other, a first label says nothing of a class that is always there beside a
+likelier one. So the mean F1 of the classes is judged as well; the interval of its loss is that of 200 paired
+resamples of the images (Efron, 1979). A file that loses more than the limit, and not by chance, is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +26,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from smash_base.preprocess import PRESENT
+
 Z = 1.96  # two-sided 95 %
+RESAMPLES = 200
 CERTAIN = 0.01  # a file is refused for changed labels that exact files have by chance this rarely
 _TEMPERATURES = np.geomspace(0.25, 8.0, 41)
 
@@ -104,6 +111,59 @@ class Loss:
             f"labelled images; {changed} labels changed, which by their margins costs {self.expected:.2f} "
             f"points, at most {self.expected_high:.2f}"
         )
+
+
+@dataclass(frozen=True)
+class PresenceLoss:
+    """Mean F1 of classes that do not exclude each other, and what a file loses of it in percentage points.
+
+    Attributes:
+        reference, found: Mean F1 of the reference and of the file, over the classes that have images.
+        points: their difference.
+        low, high: 95 % interval of it.
+    """
+
+    reference: float
+    found: float
+    points: float
+    low: float
+    high: float
+
+    def keeps(self, limit: float) -> bool:
+        """Whether no more than ``limit`` points are lost, but for chance."""
+        return self.points <= limit or self.low <= 0
+
+    def text(self, images: int) -> str:
+        """In words."""
+        return (
+            f"{self.points:.2f} points lost ({self.reference:.2%} became {self.found:.2%}), 95 % interval "
+            f"{self.low:.2f} to {self.high:.2f}, on {images} images"
+        )
+
+
+def presence_loss(expected: np.ndarray, received: np.ndarray, targets: np.ndarray) -> PresenceLoss:
+    """Judge probabilities ``received`` against ``expected`` by the classes that are there, all [N, K].
+
+    A class is taken to be there from a probability of one half on.
+    """
+    there = targets > 0
+    known = there.any(0)
+    there = there[:, known].astype(np.float32)
+    drawn = np.random.default_rng(0).multinomial(len(there), np.full(len(there), 1 / len(there)), RESAMPLES)
+    weights = np.concatenate([np.ones((1, len(there))), drawn]).astype(np.float32)
+    images = weights @ there
+
+    def mean_f1(answers: np.ndarray) -> np.ndarray:
+        said = (answers[:, known] >= PRESENT).astype(np.float32)
+        both, either = weights @ (said * there), weights @ said + images
+        f1 = np.divide(2 * both, either, out=np.ones_like(images), where=either > 0)
+        mean: np.ndarray = f1.mean(1, dtype=np.float64)
+        return mean
+
+    reference, found = mean_f1(expected), mean_f1(received)
+    points = 100 * (reference - found)
+    low, high = np.percentile(points[1:], [2.5, 97.5])
+    return PresenceLoss(float(reference[0]), float(found[0]), float(points[0]), float(low), float(high))
 
 
 def accuracy_loss(expected: np.ndarray, received: np.ndarray, labels: np.ndarray) -> Loss:

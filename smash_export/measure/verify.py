@@ -24,7 +24,16 @@ from smash_base.records import read_record
 from smash_export.bundle.bundle import Bundle, Samples, opened
 from smash_export.bundle.rejected import RejectedFile, rejected_files
 from smash_export.bundle.runnable import RunnableFile, runnable_files
-from smash_export.measure.gates import GATES, Gate, Loss, accuracy_loss, relative_error, too_many
+from smash_export.measure.gates import (
+    GATES,
+    Gate,
+    Loss,
+    PresenceLoss,
+    accuracy_loss,
+    presence_loss,
+    relative_error,
+    too_many,
+)
 from smash_export.measure.labelled import Labelled, from_data
 from smash_export.prediction.batches import run_images
 from smash_search.data.several import likeliest, with_none
@@ -113,6 +122,7 @@ class Parity:
             that did not keep it.
         relative_error: Error of the logits: error over spread around their mean, root mean squares.
         loss: accuracy lost with its interval; None in evidence of versions that did not measure it.
+        presence: Loss of mean F1 with its interval; None where an image has one class.
     """
 
     reference: str
@@ -131,6 +141,7 @@ class Parity:
     relative_error: float = math.nan
     loss: Loss | None = None
     other_batches: dict[int, OtherBatch] = field(default_factory=dict)
+    presence: PresenceLoss | None = None
 
     @property
     def drop(self) -> float:
@@ -187,11 +198,17 @@ class Parity:
         if self.loss is None:
             lost = f"expected to lose at most {limit:g} points of accuracy, received {self.drop:.2f}"
             return [lost] if self.drop > limit + 1e-9 else []
-        if self.loss.keeps(limit):
-            return []
-        answer = "No" if self.loss.low > limit else "Not shown"
-        measured = self.loss.text(self.images, self.flip_count)
-        return [f"does it lose at most {limit:g} points of accuracy? {answer}: {measured}"]
+        found = []
+        if not self.loss.keeps(limit):
+            answer = "No" if self.loss.low > limit else "Not shown"
+            measured = self.loss.text(self.images, self.flip_count)
+            found.append(f"does it lose at most {limit:g} points of accuracy? {answer}: {measured}")
+        if self.presence is not None and not self.presence.keeps(limit):
+            measured = self.presence.text(self.images)
+            found.append(
+                f"does it lose at most {limit:g} points of the mean F1 of the classes? No: {measured}"
+            )
+        return found
 
     def to_json(self) -> JsonObject:
         """JSON values for manifests, reports and ``--json``; a number that is none becomes null."""
@@ -214,6 +231,7 @@ class Parity:
         for name in _MAY_BE_NONE:
             known[name] = _float(known.get(name))
         known["loss"] = Loss(**known["loss"]) if known.get("loss") else None
+        known["presence"] = PresenceLoss(**known["presence"]) if known.get("presence") else None
         known["flips"] = tuple(Flip(**flip) for flip in known["flips"])
         known["by_batch"] = {
             int(size): math.inf if difference is None else difference
@@ -231,9 +249,13 @@ def compare_logits(
     received: np.ndarray,
     labels: np.ndarray,
     *,
+    targets: np.ndarray | None = None,
     reference: str = "eager PyTorch",
 ) -> Parity:
     """Compare two arrays of logits, float [N, K], with the true labels int [N].
+
+    With targets [N, K] of images that may be of several classes, answers that are probabilities are judged by
+    all of them.
 
     Where some image is of no class (label K), the answers are probabilities of each class by itself, and no
     class is a first answer too (:func:`smash_search.data.several.with_none`).
@@ -251,12 +273,7 @@ def compare_logits(
     per_image = difference.max(axis=1)
     one, other = (with_none(values, np.asarray(labels)) for values in (a, b))
     first, second = one.argmax(axis=1), np.where(np.isnan(other), -np.inf, other).argmax(axis=1)
-    changed = np.flatnonzero(first != second)
-    margins = one[changed, first[changed]] - one[changed, second[changed]]
-    flips = [
-        Flip(int(i), int(labels[i]), int(first[i]), int(second[i]), float(margin))
-        for i, margin in sorted(zip(changed, margins, strict=True), key=lambda pair: -pair[1])
-    ]
+    flips = _flips(one, first, second, labels)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         cosine = np.where(norms > 0, (a * b).sum(axis=1) / norms, 1.0)
@@ -266,7 +283,7 @@ def compare_logits(
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
         cosine=float(cosine.min()),
-        agreement=1 - len(changed) / len(a),
+        agreement=1 - len(flips) / len(a),
         flips=tuple(flips[:MAX_SHOWN_FLIPS]),
         flip_count=len(flips),
         accuracy_reference=float((first == labels).mean()),
@@ -275,7 +292,22 @@ def compare_logits(
         finite=finite,
         relative_error=relative_error(a, b) if finite else math.nan,
         loss=accuracy_loss(one, other, np.asarray(labels)) if finite else None,
+        presence=presence_loss(a, b, targets) if finite and targets is not None and _are_shares(a) else None,
     )
+
+
+def _flips(expected: np.ndarray, first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> list[Flip]:
+    """Images whose first label changed, largest margin first."""
+    changed = np.flatnonzero(first != second)
+    margins = expected[changed, first[changed]] - expected[changed, second[changed]]
+    return [
+        Flip(int(i), int(labels[i]), int(first[i]), int(second[i]), float(margin))
+        for i, margin in sorted(zip(changed, margins, strict=True), key=lambda pair: -pair[1])
+    ]
+
+
+def _are_shares(answers: np.ndarray) -> bool:
+    return bool((answers >= 0).all() and (answers <= 1).all())
 
 
 def compare_batches(
@@ -283,6 +315,7 @@ def compare_batches(
     received: Mapping[int, np.ndarray],
     labels: np.ndarray,
     *,
+    targets: np.ndarray | None = None,
     reference: str = "eager PyTorch",
 ) -> Parity:
     """Compare what a file answers in batches of several sizes.
@@ -291,13 +324,14 @@ def compare_batches(
         expected: logits float [N, K].
         received: Logits by batch size: [N, K] of the largest, [n, K] of the first n images of the others.
         labels: true labels int [N].
+        targets: as for :func:`compare_logits`.
 
     Raises:
         VerificationError: an answer has another shape.
     """
     most = max(received)
     largest = received[most]
-    whole = compare_logits(expected, largest, labels, reference=reference)
+    whole = compare_logits(expected, largest, labels, targets=targets, reference=reference)
     differences, others = {}, {}
     for size, logits in received.items():
         if size == most:
@@ -334,7 +368,9 @@ def measure_parity(
         for size in sorted(set(batch) - {batch[2]})
     }
     answers[batch[2]] = run_images(session, samples.images, preprocessing, batch)
-    return compare_batches(np.asarray(samples.logits), answers, samples.labels, reference=reference)
+    return compare_batches(
+        np.asarray(samples.logits), answers, samples.labels, targets=samples.targets, reference=reference
+    )
 
 
 @dataclass(frozen=True)

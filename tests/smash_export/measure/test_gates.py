@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
-from smash_export.measure.gates import GATES, accuracy_loss, paired_interval, temperature, too_many
+from smash_export.measure.gates import (
+    GATES,
+    accuracy_loss,
+    paired_interval,
+    presence_loss,
+    temperature,
+    too_many,
+)
 from smash_export.measure.verify import Parity, compare_logits
+from smash_search.data.several import likeliest
 
 
 def population(images: int, separation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,3 +105,52 @@ def test_the_message_has_question_number_interval_and_verdict() -> None:
         assert f"{number:.2f}" in problem
     assert not parity.problems("int8", max_drop=50)
     assert Parity.from_json(parity.to_json()) == parity
+
+
+def of_several(images: int, classes: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [N, K] of a made network, and what is there: the second class only beside the first."""
+    draws = np.random.default_rng(seed)
+    targets = (draws.random((images, classes)) < 0.3).astype(np.uint8)
+    targets[:, 1] &= targets[:, 0]
+    targets[~targets.any(1), 2] = 1
+    found = np.clip(0.5 + (targets - 0.5) * 0.6 + draws.normal(0, 0.2, targets.shape), 0, 0.99)
+    found[:, 0] = np.where(targets[:, 1] > 0, 0.995, found[:, 0])
+    return found, targets
+
+
+def test_mean_f1_is_that_of_scikit_learn() -> None:
+    found, targets = of_several(300)
+    received = np.clip(found - 0.1, 0, 1)
+    loss = presence_loss(found, received, targets)
+    assert loss.reference == pytest.approx(f1_score(targets, found >= 0.5, average="macro"))
+    assert loss.found == pytest.approx(f1_score(targets, received >= 0.5, average="macro"))
+    assert loss.low < loss.points < loss.high
+
+
+def test_a_file_that_loses_a_class_beside_a_likelier_one_is_refused() -> None:
+    """No first label changes, so that accuracy and margins say nothing."""
+    found, targets = of_several(600)
+    received = found.copy()
+    received[:, 1] *= np.where(targets[:, 1] > 0, 0.3, 1)
+    parity = compare_logits(found, received, likeliest(targets, found), targets=targets)
+    assert parity.flip_count == 0
+    (problem,) = parity.problems("int8")
+    assert problem.startswith("does it lose at most 0.5 points of the mean F1 of the classes? No: ")
+    assert not parity.problems("int8", max_drop=50)
+    assert Parity.from_json(json.loads(json.dumps(parity.to_json()))) == parity
+    assert compare_logits(found, received, likeliest(targets, found)).presence is None
+
+
+def test_of_200_made_files_of_several_classes_those_that_only_round_pass() -> None:
+    refused = accepted = 0
+    for case in range(200):
+        draws = np.random.default_rng([7, case])
+        found, targets = of_several(int(draws.integers(80, 600)), seed=case)
+        good = case % 2 == 0
+        received = found + draws.normal(0, 0.01, found.shape)
+        if not good:
+            received[:, draws.integers(0, 6)] -= 0.4  # as by a wrong range
+        kept = presence_loss(found, np.clip(received, 0, 1), targets).keeps(GATES["int8"].drop)
+        refused, accepted = refused + (good and not kept), accepted + (not good and kept)
+    assert refused <= 5
+    assert accepted <= 10
