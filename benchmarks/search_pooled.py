@@ -1,6 +1,6 @@
 """All committed comparisons of searches that ended in one recipe, pooled: what a search gains over each arm.
 
-    python -m benchmarks.search_pooled [--of NAME,..] [--recipe standard]
+    python -m benchmarks.search_pooled [--of NAME,..] [--recipe standard] [--results NAME]
 
 Reads files of benchmarks/results that benchmarks/search_vs_handmade.py wrote and trains nothing. One seed at
 one limit counts once: where it was compared several times, its differences are averaged. A difference is the
@@ -25,6 +25,9 @@ OF = (
     "search_arms_mobilenetv2",
     "search_arms_mobilenetv2_seed_1",
     "search_arms_resnet8",
+    "search_default_half_resnet8",
+    "search_default_mobilenetv2",
+    "search_default_resnet8",
     "search_half_resnet8_seed_1",
     "search_ordered_half_resnet8",
     "search_ordered_resnet8",
@@ -42,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--of", default=",".join(OF), help="files of results, with commas between")
     parser.add_argument("--recipe", default="standard", help="comparisons by another one are left out")
+    parser.add_argument("--results", default="search_pooled", help="name of the file of results")
     arguments = parser.parse_args()
     names = arguments.of.split(",")
     rows = [row for name in names for row in rows_of(name, arguments.recipe)]
@@ -49,7 +53,7 @@ def main() -> None:
     results = {arm: summary(cells) for arm, cells in pooled.items()}
     settings = {"of": names, "recipe": arguments.recipe}
     record(
-        "search_pooled",
+        arguments.results,
         {"settings": settings, **results},
         [goal(arm, cells) for arm, cells in pooled.items()],
     )
