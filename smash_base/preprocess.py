@@ -29,6 +29,7 @@ ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 Outputs = Literal["logits", "probabilities", "sigmoid"]
 
 PRESENT = 0.5
+NO_CLASS = "no class"  # in words, of images that have none
 LABEL_LENGTH = 200  # characters of the longest class name
 MAX_RESIZED_SIDE = (
     65_536  # of an image whose shorter side was resized: a strip of 1 pixel would fill the memory
@@ -316,6 +317,30 @@ def present_classes(probabilities: np.ndarray) -> list[int]:
     whose classes do not exclude each other. ``probabilities``: [K]."""
     order = np.argsort(-probabilities, kind="stable")
     return [int(index) for index in order if probabilities[index] >= PRESENT]
+
+
+def with_none(probabilities: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """Probabilities [N, K], and a last column for no class, [N, K+1], where some image may have none.
+
+    The column holds the probability from which on a class is present, so that the highest one of a row is the
+    first answer: a class that is present, or none.
+
+    Args:
+        probabilities: Answers of a network that gives one of each class by itself.
+        labels: int [N], K for an image of no class; None where they are not known. Only a network that
+            answers each class by itself is given such images.
+    """
+    if labels is not None and labels.max(initial=0) < probabilities.shape[1]:
+        return probabilities
+    column = np.full((len(probabilities), 1), PRESENT, probabilities.dtype)
+    return np.concatenate([probabilities, column], axis=1)
+
+
+def first_answers(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The first answer for each image, int64 [N], K for no class where some image has none (see
+    :func:`with_none`); answers [N, K] may be logits where none has."""
+    found: np.ndarray = with_none(answers, labels).argmax(axis=1)
+    return found
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

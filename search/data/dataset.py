@@ -20,8 +20,8 @@ import numpy as np
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.images import Omission
-from smash_base.preprocess import LABEL_LENGTH, Preprocessing, is_label
-from smash_search.data.several import NO_CLASS, NONE
+from smash_base.preprocess import LABEL_LENGTH, NO_CLASS, Preprocessing, is_label
+from smash_search.data.several import NONE
 
 CHUNK_BYTES = 2**24  # what one step of a pass over the images touches; keeps mapped arrays out of memory
 COPY_LIMIT = 2**29  # a mapped array above this many bytes is split by slicing, never copied
@@ -47,6 +47,24 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def of_no_class(self) -> np.ndarray:
+        """Which images are of no class, bool [N]."""
+        if self.targets is None:
+            return np.zeros(len(self), bool)
+        none: np.ndarray = self.targets.max(1) == 0
+        return none
+
+    def images_of_each(self, classes: int) -> np.ndarray:
+        """Images of each class, int64 [K].
+
+        Where an image may be of several classes it counts for each: one may be the rarest of no image.
+        """
+        if self.targets is None:
+            return np.bincount(self.labels, minlength=classes)
+        there: np.ndarray = self.targets.sum(0, dtype=np.int64)
+        return there
 
     @classmethod
     def joined(cls, *splits: Split) -> Split:
@@ -180,11 +198,13 @@ def _divided(
     spec: str, parts: Parts, seed: int, validation: float | None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Numbers of the images that stay for training, and those of each missing part."""
-    labels = parts.train.labels[:: parts.views]
+    objects = parts.train.take(slice(None, None, parts.views))
+    labels = objects.labels
     shares = {part: share for part, share in SHARES.items() if getattr(parts, part) is None}
     if "validation" in shares and validation is not None:
         shares["validation"] = validation
-    _check_enough(spec, _images_of_each(parts), parts.classes, needed=1 + len(shares))
+    counts = objects.images_of_each(len(parts.classes))
+    _check_enough(spec, counts, parts.classes, needed=1 + len(shares))
     if not (isinstance(parts.train.images, np.memmap) and parts.train.images.nbytes > COPY_LIMIT):
         return stratified_parts(labels, shares, seed)
     rest, indices = np.arange(len(labels)), dict[str, np.ndarray]()
@@ -387,8 +407,7 @@ def _check_split(where: str, split: Split, shape: tuple[int, ...], classes: int,
         )
     if len(labels) != len(images):
         raise InvalidInputError(f"{where}: number of labels", expected=len(images), received=len(labels))
-    none = np.zeros(len(labels), bool) if split.targets is None else ~split.targets.any(1)
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes) & ~(none & (labels == classes)))
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes + split.of_no_class))
     if len(wrong):
         raise InvalidInputError(
             f"{where}: label of image {wrong[0]}",
@@ -411,9 +430,10 @@ def _check_split(where: str, split: Split, shape: tuple[int, ...], classes: int,
 
 def _check_none(where: str, split: Split, classes: tuple[str, ...]) -> None:
     """Refuse a part that is of no class as a whole, and a class with the name that such images have."""
-    if split.targets is None or (there := split.targets.any(1)).all():
+    none = split.of_no_class
+    if not none.any():
         return
-    if not there.any():
+    if none.all():
         raise InvalidInputError(
             f"{where} are of no class",
             expected="some of a class, without which there are no figures of classes",
@@ -428,7 +448,7 @@ def _check_none(where: str, split: Split, classes: tuple[str, ...]) -> None:
 
 
 def _check_every_class(spec: str, parts: Parts) -> None:
-    missing = np.flatnonzero(_images_of_each(parts) == 0)
+    missing = np.flatnonzero(parts.train.images_of_each(len(parts.classes)) == 0)
     if len(missing):
         names = ", ".join(repr(parts.classes[label]) for label in missing[:5])
         raise InvalidInputError(
@@ -437,17 +457,6 @@ def _check_every_class(spec: str, parts: Parts) -> None:
             received=names + (", ..." if len(missing) > 5 else ""),
             hint="Add images, or remove the class.",
         )
-
-
-def _images_of_each(parts: Parts) -> np.ndarray:
-    """Training images of each class, int64 [K]; views of an object count once.
-
-    Where an image may be of several classes it counts for each: one may be the rarest of no image.
-    """
-    if parts.train.targets is not None:
-        found: np.ndarray = parts.train.targets[:: parts.views].sum(0, dtype=np.int64)
-        return found
-    return np.bincount(parts.train.labels[:: parts.views], minlength=len(parts.classes))
 
 
 def _check_enough(spec: str, counts: np.ndarray, classes: tuple[str, ...], needed: int) -> None:

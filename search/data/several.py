@@ -17,13 +17,11 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
-from smash_base.preprocess import PRESENT
 from smash_search.data.spec import Spec
 
 MARKS = {"comma": ",", "semicolon": ";", "bar": "|", "space": " "}
 OPTION, NONE = "several", "none"
 OPTIONS = (OPTION, NONE)
-NO_CLASS = "no class"  # in words, of images that have none
 
 
 def mark_of(spec: Spec) -> str | None:
@@ -122,23 +120,6 @@ def likeliest(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def _or_none(labels: np.ndarray, targets: np.ndarray) -> np.ndarray:
     found: np.ndarray = np.where(targets.any(1), labels, targets.shape[1])
     return found
-
-
-def with_none(probabilities: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-    """Probabilities [N, K], and a last column for no class, [N, K+1], where some image may have none.
-
-    The column holds the probability from which on a class is present, so that the highest one of a row is the
-    first answer: a class that is present, or none.
-
-    Args:
-        probabilities: Answers of a network that gives one of each class by itself.
-        labels: int [N], K for an image of no class; None where they are not known. Only a network that
-            answers each class by itself is given such images.
-    """
-    if labels is not None and labels.max(initial=0) < probabilities.shape[1]:
-        return probabilities
-    column = np.full((len(probabilities), 1), PRESENT, probabilities.dtype)
-    return np.concatenate([probabilities, column], axis=1)
 
 
 def average_precisions(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:

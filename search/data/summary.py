@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from smash_base.images import Omission
 from smash_base.json_values import JsonObject
 from smash_search.data.dataset import Dataset, Split
@@ -102,7 +100,7 @@ def summarise(dataset: Dataset) -> DatasetSummary:
     """Images, classes with their counts, size, splits, duplicates, and what was left out."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     classes = len(dataset.classes)
-    counts = {name: images_of_each(split, classes) for name, split in splits.items()}
+    counts = {name: split.images_of_each(classes) for name, split in splits.items()}
     table = tuple(
         ClassCount(name, *(int(counts[split][label]) for split in splits))
         for label, name in enumerate(dataset.classes)
@@ -128,22 +126,10 @@ def summarise(dataset: Dataset) -> DatasetSummary:
 
 def _of_none(splits: dict[str, Split]) -> Iterator[str]:
     """How many images are of no class, where classes do not exclude each other."""
-    counts = {
-        name: int((~split.targets.any(1)).sum())
-        for name, split in splits.items()
-        if split.targets is not None
-    }
+    counts = {name: int(split.of_no_class.sum()) for name, split in splits.items()}
     if any(counts.values()):
         listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         yield f"images of no class: {listed}"
-
-
-def images_of_each(split: Split, classes: int) -> np.ndarray:
-    """Images of each class, int64 [K]; an image of several classes counts for each."""
-    if split.targets is not None:
-        there: np.ndarray = split.targets.sum(0, dtype=np.int64)
-        return there
-    return np.bincount(split.labels, minlength=classes)
 
 
 def _warnings(

@@ -46,19 +46,11 @@ def read(spec: Spec) -> Parts:
     if not root.is_dir():
         raise UsageError(f"option root of data set {spec.text}", expected="a folder", received=root)
     left_out = LeftOut()
-    rows: dict[str, list[_Row]] = {}
+    rows: dict[str, list[_Row]] = {"train": []}
     for row in _rows(spec, path, several.mark_of(spec), left_out):
         rows.setdefault(row.part, []).append(row)
-    paths: dict[str, list[Path]] = {"train": []}
-    values: dict[str, list[object]] = {"train": []}
-    for part, found_rows in rows.items():
-        labelled = are_labelled(spec, [row.label for row in found_rows])
-        for row, is_labelled in zip(found_rows, labelled, strict=True):
-            if not is_labelled:
-                left_out.add(INCOMPLETE, row.where)
-                continue
-            paths.setdefault(part, []).append(root / row.image)
-            values.setdefault(part, []).append(row.label)
+    rows = {part: _labelled(spec, found, left_out) for part, found in rows.items()}
+    values = {part: [row.label for row in found] for part, found in rows.items() if found or part == "train"}
     if not values["train"]:
         raise InvalidInputError(
             f"{path} has no training images",
@@ -68,9 +60,8 @@ def read(spec: Spec) -> Parts:
             else "no rows",
         )
     found = numbered(spec, values, None)
-    listed = {
-        part: files.Listed(tuple(paths[part]), found.labels[part], found.targets.get(part)) for part in values
-    }
+    paths = {part: tuple(root / row.image for row in rows[part]) for part in values}
+    listed = {part: files.Listed(paths[part], found.labels[part], found.targets.get(part)) for part in values}
     return files.read_files(spec, listed, found.classes, path.parent, left_out)
 
 
@@ -120,6 +111,17 @@ def _rows(spec: Spec, path: Path, mark: str | None, left_out: LeftOut) -> Iterat
                 )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInputError(f"{path} cannot be read", expected="CSV in UTF-8", received=error) from None
+
+
+def _labelled(spec: Spec, rows: list[_Row], left_out: LeftOut) -> list[_Row]:
+    """The rows of a part that have a label; the others are left out."""
+    kept = []
+    for row, is_labelled in zip(rows, are_labelled(spec, [row.label for row in rows]), strict=True):
+        if is_labelled:
+            kept.append(row)
+        else:
+            left_out.add(INCOMPLETE, row.where)
+    return kept
 
 
 def _check_length(where: str, row: Mapping[str | None, Any], names: list[str]) -> None:

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from smash_base.errors import InvalidInputError
+from smash_base.preprocess import first_answers
 from smash_search.data import Split
-from smash_search.data.several import likeliest, with_none
+from smash_search.data.several import likeliest
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import FitResult, accuracy, answers_of, fit
 from smash_search.train.recipes import Recipe
@@ -115,7 +116,7 @@ def _judged(network: nn.Module, data: Dataset, result: FitResult, device: torch.
         probabilities = torch.from_numpy(logits).sigmoid().numpy()
         truth = likeliest(held_out.targets, probabilities)
         of_all = np.concatenate([data.train.labels, held_out.labels])  # the same images in every fold
-        right = int((with_none(probabilities, of_all).argmax(1) == truth).sum())
+        right = int((first_answers(probabilities, of_all) == truth).sum())
         return _Judged(right, len(held_out), result.accuracy)
     share = result.accuracy
     if result.recipe.balance != "none":  # which is a mean over the classes

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 
 LISTED_CLASSES = 100  # in the table of the model card
+RIGHT = "Right is an answer that is one of the image's classes, or none for an image of none"
 
 
 @dataclass(frozen=True)
@@ -506,8 +507,7 @@ def _accuracy(facts: Any) -> list[str]:
         f"{high:.2%}); mean recall of the classes {facts['balanced']:.2%}, mean F1 {facts['macro_f1']:.2%}; "
         f"expected calibration error {facts['calibration_error']:.2%}."
         + (
-            " Right is an answer that is one of the image's classes, or none for an image of none; "
-            f"mean average precision {several:.2%}."
+            f" {RIGHT}; mean average precision {several:.2%}."
             if isinstance(several := facts.get("mean_average_precision"), float)
             else ""
         ),

@@ -548,13 +548,11 @@ def measured_on_folds(
         "of_each": list(found.accuracies),
     }
     if found.precisions:
+        from smash_export.bundle.bundle import RIGHT
+
         mean = sum(found.precisions) / count
         least, most = min(found.precisions), max(found.precisions)
-        output.text(
-            "Right is an answer that is one of the image's classes, or none for an image of none; "
-            f"mean average precision {mean:.2%}, "
-            f"{least:.2%} to {most:.2%} of each fold."
-        )
+        output.text(f"{RIGHT}; mean average precision {mean:.2%}, {least:.2%} to {most:.2%} of each fold.")
         facts["mean_average_precision"] = list(found.precisions)
     return facts
 

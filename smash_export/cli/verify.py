@@ -219,8 +219,8 @@ def _lost(parity: Parity) -> str:
 
 
 def _save_worst(folder: Path, verification: Verification, labels: tuple[str, ...], output: Output) -> None:
+    from smash_base.preprocess import NO_CLASS
     from smash_export.prediction.pictures import BAD, INK, captioned, save_png, to_picture
-    from smash_search.data.several import NO_CLASS
 
     samples, labels = verification.samples, (*labels, NO_CLASS)
     for report in verification.files:

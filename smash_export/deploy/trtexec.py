@@ -29,11 +29,11 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
+from smash_base.preprocess import first_answers
 from smash_export.bundle.bundle import Bundle, CompiledFile
 from smash_export.measure.gates import GATES, Gate
 from smash_export.measure.machine import describe_machine
 from smash_export.measure.verify import Parity, check_parity, compare_logits, held_to, measure_parity
-from smash_search.data.several import with_none
 from smash_targets.base import ModelSignature, SessionOptions, get_target
 from smash_targets.tensorrt.trtexec import EngineCommand, Release, bench_words, build_words, check_words
 
@@ -263,7 +263,7 @@ def write_images(bundle: Bundle, settings: ScriptSettings, folder: Path) -> None
     most = max(settings.batches)
     for start in range(0, count, most):  # the last one is filled up with what comes next, then from the start
         files.write_bytes(folder / f"images_{start:06d}.bin", raw(np.arange(start, start + most)))
-    answers = with_none(samples.logits[:count], samples.labels[:count]).argmax(axis=1)
+    answers = first_answers(samples.logits[:count], samples.labels[:count])
     lines = [
         " ".join([str(int(label)), str(int(first)), *(f"{value:.9g}" for value in logits)])
         for label, first, logits in zip(samples.labels[:count], answers, samples.logits[:count], strict=True)

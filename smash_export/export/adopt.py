@@ -21,14 +21,14 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError, VerificationError
 from smash_base.json_values import JsonObject
-from smash_base.preprocess import Outputs, Preprocessing
+from smash_base.preprocess import Outputs, Preprocessing, first_answers
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.bundle.manifest import NAME
 from smash_export.bundle.samples import check_images, read_arrays
 from smash_export.export.torchscript import OPSET, advice_on, cause_of, evaluating, onnx_of_torchscript
 from smash_export.measure.gates import GATES
 from smash_export.measure.machine import version_of
-from smash_search.data.several import likeliest, with_none
+from smash_search.data.several import likeliest
 from smash_targets.base import ModelSignature
 from smash_targets.onnx_file import read_onnx_facts
 
@@ -146,7 +146,7 @@ def adopt(
     check_same(reference, runner(finished, foreign.batch), precision, str(model))
     _check_neighbours(runner(finished, foreign.batch), reference.samples, precision, model)
     truth = images.labels if images.targets is None else likeliest(images.targets, reference.answers)
-    accuracy = float((with_none(reference.answers, truth).argmax(axis=1) == truth).mean())
+    accuracy = float((first_answers(reference.answers, truth) == truth).mean())
     bundle = write_bundle(
         destination,
         onnx=finished,

@@ -40,7 +40,7 @@ from smash_export.measure.evaluate import score
 from smash_export.measure.verify import compare_logits
 from smash_search.data import Dataset
 from smash_search.data.function import fault_of, imported_function
-from smash_search.data.several import likeliest, thresholds_of
+from smash_search.data.several import thresholds_of
 from smash_search.train.compute import arrange_weights, memory_format, pick_device, seed_of
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Epoch, FitResult, fit, resized
@@ -308,8 +308,6 @@ def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, fitted: Fit
     outputs: Outputs = "sigmoid" if dataset.several else "logits"
     probabilities = probabilities_of(logits_of(network, dataset, dataset.test.images), outputs)
     labels, targets = dataset.test.labels, dataset.test.targets
-    if targets is not None:
-        labels = likeliest(targets, probabilities)
     test = score(probabilities, labels, dataset.classes, targets=targets)
     facts = {
         **facts,

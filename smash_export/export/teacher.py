@@ -206,7 +206,7 @@ def _as_bundle(teacher: Path | str, dataset: Dataset, folder: Path, warn: Callab
         if "preprocessing" in metadata:
             preprocessing = read_preprocessing(None, {}, path)
         labels = _labels(metadata, path) or labels
-    known = dataset.test.take(np.flatnonzero(dataset.test.labels < len(dataset.classes))[:CHECKED])
+    known = dataset.test.take(np.flatnonzero(~dataset.test.of_no_class)[:CHECKED])
     labelled = _columns(labels, dataset.classes, teacher)[known.labels]
     shown = as_files(np.asarray(known.images), dataset.preprocessing, preprocessing)
     images = Images(shown, labelled, None, {})

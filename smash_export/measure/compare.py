@@ -20,6 +20,7 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import VerificationError
 from smash_base.json_values import JsonObject
+from smash_base.preprocess import first_answers, with_none
 from smash_export.bundle.bundle import Bundle
 from smash_export.bundle.rejected import RejectedFile, rejected_files
 from smash_export.bundle.runnable import runnable_files
@@ -29,7 +30,6 @@ from smash_export.measure.machine import describe_machine, now, versions
 from smash_export.measure.noise import NodeNoise, noise_of
 from smash_export.measure.timing import Latency, ratio
 from smash_export.measure.verify import Parity, compare_logits, held_to
-from smash_search.data.several import with_none
 
 TIE = 1.05  # medians closer than this are not told apart
 _EXACTNESS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -298,16 +298,17 @@ def _first(row: Row) -> Latency:
 
 def disagreements(samples: Samples, logits: dict[str, np.ndarray]) -> list[Disagreement]:
     """Images that any file labels differently than the reference."""
-    first = with_none(samples.logits, samples.labels).argmax(axis=1)
+    expected = with_none(samples.logits, samples.labels)
+    first = expected.argmax(axis=1)
     by_image: dict[int, dict[str, int]] = {}
     for name, values in logits.items():
         if values.shape == samples.logits.shape:
-            answers = with_none(values, samples.labels).argmax(axis=1)
+            answers = first_answers(values, samples.labels)
             for image in np.flatnonzero(answers != first):
                 by_image.setdefault(int(image), {})[name] = int(answers[image])
     found = []
     for index, received in by_image.items():
-        reference = with_none(samples.logits, samples.labels)[index]
+        reference = expected[index]
         margin = float(reference.max() - max(reference[answer] for answer in received.values()))
         found.append(
             Disagreement(index, int(samples.labels[index]), int(first[index]), round(margin, 6), received)

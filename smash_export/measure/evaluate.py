@@ -17,17 +17,11 @@ import numpy as np
 
 from smash_base import files
 from smash_base.json_values import JsonObject
-from smash_base.preprocess import PRESENT, probabilities_of
+from smash_base.preprocess import NO_CLASS, PRESENT, probabilities_of, with_none
 from smash_export.bundle.bundle import Bundle
 from smash_export.measure.labelled import Labelled, bundled, from_data
 from smash_export.prediction.classifier import Classifier, load
-from smash_search.data.several import (
-    NO_CLASS,
-    average_precisions,
-    likeliest,
-    mean_average_precision,
-    with_none,
-)
+from smash_search.data.several import average_precisions, likeliest, mean_average_precision
 
 BINS = 15
 SHOWN_ERRORS = 36

@@ -19,7 +19,7 @@ import numpy as np
 
 from smash_base.errors import MissingRuntimeError, SmashError, VerificationError
 from smash_base.json_values import JsonObject
-from smash_base.preprocess import Preprocessing
+from smash_base.preprocess import Preprocessing, first_answers, with_none
 from smash_base.records import read_record
 from smash_export.bundle.bundle import Bundle, Samples, opened
 from smash_export.bundle.rejected import RejectedFile, rejected_files
@@ -36,7 +36,7 @@ from smash_export.measure.gates import (
 )
 from smash_export.measure.labelled import Labelled, from_data
 from smash_export.prediction.batches import run_images
-from smash_search.data.several import likeliest, with_none
+from smash_search.data.several import likeliest
 from smash_targets.base import ModelSignature, Session, SessionInfo, SessionOptions, get_target
 
 MAX_SHOWN_FLIPS = 20
@@ -258,7 +258,7 @@ def compare_logits(
     all of them.
 
     Where some image is of no class (label K), the answers are probabilities of each class by itself, and no
-    class is a first answer too (:func:`smash_search.data.several.with_none`).
+    class is a first answer too (:func:`smash_base.preprocess.with_none`).
 
     Raises:
         VerificationError: ``received`` has another shape.
@@ -339,8 +339,7 @@ def compare_batches(
             continue
         few = len(logits)
         part = compare_logits(expected[:few], logits, labels[:few])
-        answers = (with_none(values, labels).argmax(axis=1) for values in (logits, largest[:few]))
-        changed = int(np.not_equal(*answers).sum())
+        changed = int((first_answers(logits, labels) != first_answers(largest[:few], labels)).sum())
         differences[size] = part.max_difference
         others[size] = OtherBatch(few, part.finite, part.relative_error, changed)
     return replace(whole, by_batch=differences, other_batches=others)

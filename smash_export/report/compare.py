@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from smash_base.files import write_text
+from smash_base.preprocess import NO_CLASS
 from smash_export.bundle.bundle import Bundle, opened
 from smash_export.bundle.rejected import RejectedFile
 from smash_export.measure.compare import Comparison, Row, compare_bundle
 from smash_export.prediction.pictures import to_picture
 from smash_export.report.chart import Axis, Point, scatter
 from smash_export.report.page import Cell, Html, counted, heading, page, paragraph, picture, table
-from smash_search.data.several import NO_CLASS
 
 COLUMNS = (
     "file", "provider used", "bytes", "accuracy", "change, points", "same label",

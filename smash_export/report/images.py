@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from smash_base.preprocess import NO_CLASS
 from smash_export.prediction.pictures import to_picture
 from smash_export.report.page import Cell, Html, paragraph, picture, table
-from smash_search.data.several import NO_CLASS
 
 if TYPE_CHECKING:
     from smash_search.data import Dataset
@@ -18,14 +18,12 @@ SHOWN_CLASSES, OF_EACH = 20, 2
 
 def class_counts(dataset: Dataset) -> Html:
     """Images of each class and part; one of several classes counts for each."""
-    from smash_search.data.summary import images_of_each
-
     parts, classes = (dataset.train, dataset.validation, dataset.test), len(dataset.classes)
-    counts = [images_of_each(part, classes) for part in parts]
+    counts = [part.images_of_each(classes) for part in parts]
     rows: list[list[Cell]] = [
         [name, *(int(count[index]) for count in counts)] for index, name in enumerate(dataset.classes)
     ]
-    of_none = [int((part.labels == classes).sum()) for part in parts]
+    of_none = [int(part.of_no_class.sum()) for part in parts]
     if any(of_none):
         rows.append([NO_CLASS, *of_none])
     return table(["class", "training", "validation", "test"], rows)

@@ -28,6 +28,7 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import InvalidInputError, SmashError, UsageError, VerificationError
 from smash_base.json_values import JsonObject
+from smash_base.preprocess import NO_CLASS, first_answers
 from smash_export.bundle import manifest as layout
 from smash_export.bundle.bundle import Bundle
 from smash_export.prediction.classifier import Classifier, load
@@ -36,7 +37,6 @@ from smash_export.server.logs import log
 from smash_export.server.metrics import Metrics
 from smash_export.server.protocol import IMAGES, SLOW_BYTES, json_limit
 from smash_export.server.sizing import Batching, Sizes, choose_sizes
-from smash_search.data.several import NO_CLASS, with_none
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
@@ -398,8 +398,9 @@ def _warm_up(classifier: Classifier) -> np.ndarray:
     tensor = classifier.preprocessing.normalise(samples.images[:count])
     classifier.logits(tensor[:1])
     logits = classifier.logits(tensor)
-    answers = (with_none(each, samples.labels[:count]).argmax(1) for each in (logits, samples.logits[:count]))
-    agreement = float(np.equal(*answers).mean())
+    labels = samples.labels[:count]
+    same = first_answers(logits, labels) == first_answers(samples.logits[:count], labels)
+    agreement = float(same.mean())
     if not np.isfinite(logits).all() or agreement < _WARM_AGREEMENT:
         raise VerificationError(
             f"{classifier.choice.target} {classifier.choice.precision} does not answer as the network does",

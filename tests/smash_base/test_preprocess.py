@@ -24,6 +24,7 @@ from smash_base.preprocess import (
     present_classes,
     probabilities_of,
     softmax,
+    with_none,
 )
 
 COLOUR = Preprocessing(6, 8, 3, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -303,3 +304,10 @@ def test_each_kind_of_answers_becomes_probabilities_once() -> None:
     np.testing.assert_array_equal(probabilities_of(answers, "probabilities"), answers)
     np.testing.assert_array_equal(probabilities_of(answers * 1.5, "sigmoid"), [np.float32([0.15, 1.0, 0.3])])
     assert present_classes(np.array([0.5, 0.2, 0.9])) == [2, 0]
+
+
+def test_no_class_is_an_answer_where_some_image_has_none() -> None:
+    probabilities = np.array([[0.5, 0.1], [0.4, 0.3], [0.2, 0.9]])
+    assert with_none(probabilities, np.array([0, 2, 1])).argmax(1).tolist() == [0, 2, 1], "from one half on"
+    assert with_none(probabilities, np.array([0, 1, 1])) is probabilities
+    assert with_none(probabilities).shape == (3, 3)

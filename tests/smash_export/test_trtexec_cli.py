@@ -453,28 +453,32 @@ def test_answers_must_tell_their_images(
     run_json(capsys, "trtexec-results", tmp_path / "log", "--bundle", digits_bundle, code=2)
 
 
+def checked_by_awk(
+    folder: Path, exported: str, expected: str, *, output: str, difference: str
+) -> subprocess.CompletedProcess[str]:
+    """What the script of a device says of exported answers for two classes, and those that are expected."""
+    (folder / "check_000000.output.json").write_text(exported)
+    (folder / "expected.txt").write_text(expected)
+    words = ["awk", "-v", "classes=2", "-v", "agreement=1", "-v", "drop=0", "-v", f"difference={difference}"]
+    words += ["-f", str(ROOT / "smash_export/deploy/check_outputs.awk.txt"), "expected.txt"]
+    return subprocess.run(
+        [*words, "check_000000.output.json"],
+        cwd=folder,
+        env={**os.environ, "OUTPUT": output},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(("below", "same"), [("0.3, 0.4", "1.0000"), ("0.3, 0.5", "0.6667")])
 def test_no_class_is_an_answer_of_a_device_where_some_image_has_none(
     below: str, same: str, tmp_path: Path
 ) -> None:
     """Which of two classes that are not there is the likelier may change: nothing is there either way."""
-    values = f"0.9, 0.2, {below}, 0.1, 0.8"
-    (tmp_path / "check_000000.output.json").write_text(f'[{{ "name" : "p" , "values" : [ {values} ] }}]')
-    (tmp_path / "expected.txt").write_text("0 0 0.9 0.2\n2 2 0.4 0.3\n1 1 0.1 0.8\n")
-    words = ["awk", "-v", "classes=2", "-v", "agreement=1", "-v", "drop=0", "-v", "difference=-1", "-f"]
-    done = subprocess.run(
-        [
-            *words,
-            str(ROOT / "smash_export/deploy/check_outputs.awk.txt"),
-            "expected.txt",
-            "check_000000.output.json",
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "OUTPUT": "p"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    exported = f'[{{ "name" : "p" , "values" : [ 0.9, 0.2, {below}, 0.1, 0.8 ] }}]'
+    expected = "0 0 0.9 0.2\n2 2 0.4 0.3\n1 1 0.1 0.8\n"
+    done = checked_by_awk(tmp_path, exported, expected, output="p", difference="-1")
     assert f"3 images, {same} same label, accuracy {same}" in done.stdout, done.stdout + done.stderr
     assert done.returncode == (0 if same == "1.0000" else 4)
 
@@ -482,16 +486,5 @@ def test_no_class_is_an_answer_of_a_device_where_some_image_has_none(
 @pytest.mark.parametrize(("name", "code"), [("lo.its", 0), ("lo\\its", 1), ("lo.*", 1), ("logits", 1)])
 def test_the_name_of_the_output_is_text_and_no_pattern(name: str, code: int, tmp_path: Path) -> None:
     exported = '[{ "name" : "logits" , "values" : [ 9, 1 ] }, { "name" : "lo.its" , "values" : [ 1, 2 ] }]'
-    (tmp_path / "check_000000.output.json").write_text(exported)
-    (tmp_path / "expected.txt").write_text("1 1 1 2\n")
-    words = ["awk", "-v", "classes=2", "-v", "agreement=1", "-v", "drop=0", "-v", "difference=0.1", "-f"]
-    words += [str(ROOT / "smash_export/deploy/check_outputs.awk.txt"), "expected.txt"]
-    done = subprocess.run(
-        [*words, "check_000000.output.json"],
-        cwd=tmp_path,
-        env={**os.environ, "OUTPUT": name},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = checked_by_awk(tmp_path, exported, "1 1 1 2\n", output=name, difference="0.1")
     assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr

@@ -32,7 +32,7 @@ import numpy as np
 
 from smash_base.errors import VerificationError
 from smash_base.json_values import JsonObject
-from smash_base.preprocess import Outputs
+from smash_base.preprocess import Outputs, with_none
 from smash_base.sampling import evenly
 from smash_export.compiling.precision.bias_correction import with_corrected_biases
 from smash_export.compiling.precision.calibration import METHODS, Method, Ranges, check_classes, tensor_ranges
@@ -50,7 +50,6 @@ from smash_export.export.onnx_graphs import (
 )
 from smash_export.measure.gates import margin_costs
 from smash_export.measure.noise import NodeNoise
-from smash_search.data.several import with_none
 from smash_targets.base import get_target
 
 if TYPE_CHECKING:

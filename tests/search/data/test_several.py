@@ -19,7 +19,6 @@ from smash_search.data.several import (
     rarest,
     shares_of_error,
     thresholds_of,
-    with_none,
 )
 from tests.search.several_data import squares
 
@@ -130,13 +129,6 @@ def test_one_class_stands_for_each_image() -> None:
     none = np.zeros((1, 3), np.uint8)
     assert rarest(none, np.array([5, 3, 9])).tolist() == [3]
     assert likeliest(none, scores[:1]).tolist() == [3]
-
-
-def test_no_class_is_an_answer_where_some_image_has_none() -> None:
-    probabilities = np.array([[0.5, 0.1], [0.4, 0.3], [0.2, 0.9]])
-    assert with_none(probabilities, np.array([0, 2, 1])).argmax(1).tolist() == [0, 2, 1], "from one half on"
-    assert with_none(probabilities, np.array([0, 1, 1])) is probabilities
-    assert with_none(probabilities).shape == (3, 3)
 
 
 def test_a_cell_without_a_class_is_an_image_of_none(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from smash_export import freeze, load
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
 from smash_export.compiling.compile import compile_bundle
-from smash_export.export.adopt import adopt, images_from_data
+from smash_export.export.adopt import Adopted, adopt, images_from_data
 from smash_export.export.teacher import teacher_logits
 from smash_export.measure.evaluate import evaluate
 from smash_export.measure.verify import verify
@@ -399,8 +399,12 @@ def test_images_of_no_class_are_learnt_and_judged_wherever_figures_stand(tmp_pat
     lines = [line.split()[:2] for line in expected.read_text().splitlines()]
     assert lines == pairs[:3] or "3" not in {label for label, _ in lines}, "no class only where one has none"
     images = images_from_data(data, opened.labels, opened.preprocessing)
-    about = {"labels": opened.labels, "preprocessing": opened.preprocessing, "images": images}
-    again = adopt(opened.onnx, tmp_path / "adopted", **about)  # type: ignore[arg-type]
+
+    def adopted(model: Path, name: str) -> Adopted:
+        about = opened.preprocessing
+        return adopt(model, tmp_path / name, labels=opened.labels, preprocessing=about, images=images)
+
+    again = adopted(opened.onnx, "adopted")
     assert again.accuracy == pytest.approx(found.accuracy)
     page = class_counts(load_dataset(data)).text
     assert "no class" in page
@@ -417,4 +421,4 @@ def test_images_of_no_class_are_learnt_and_judged_wherever_figures_stand(tmp_pat
     assert report.parity is not None
     assert report.parity.accuracy == pytest.approx(of_one.accuracy)
     with pytest.raises(InvalidInputError, match="of no class, and each answer of the network is of one"):
-        adopt(tmp_path / "single" / "model.onnx", tmp_path / "other", **about)  # type: ignore[arg-type]
+        adopted(tmp_path / "single" / "model.onnx", "other")
