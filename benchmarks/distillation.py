@@ -3,6 +3,7 @@
     python -m benchmarks.distillation --data cifar10:DIR --teacher BUNDLE [--images 0] [--epochs 4]
     python -m benchmarks.distillation --data cifar10:DIR [--way first] [--images 10000] [--epochs 80]
         [--larger 4 | --teacher-form pooled] [--teacher-share 0.4] [--teacher-set label_smoothing=0]
+        [--cross-fitted]
         all: [--student best.json] [--width 0.5] [--seeds 3] [--first 0] [--set distillation=0.9] [--work DIR]
 
 The student is a ResNet-8 of ``--width`` times its channels, or the network of ``--student``. "alone" trains
@@ -14,7 +15,8 @@ for all epochs; "taught" has the same time, by one of these ways:
     average     learns the answers of the moving average of its own weights, for the images as it sees them;
                 a step takes longer, and epochs are fewer
     first       spends ``--teacher-share`` of the time on a ResNet-8 of ``--larger`` times the channels, or on
-                a network that learns faster (``--teacher-form pooled``), and the rest on learning from it
+                a network that learns faster (``--teacher-form pooled``), and the rest on learning from it;
+                ``--cross-fitted``: on two of them, each of which answers for the half that it has not seen
 
 Where epochs are fewer, that is set from seconds of single steps, measured here. All have the recipe
 ``standard`` but for their epochs. Each command writes its own part of
@@ -102,15 +104,34 @@ class Bench:
         return {"taught": self._trained("taught", recipe, soft)[1]}
 
     def _trained_first(self, recipe: Recipe) -> dict[str, Any]:
-        cost, share = self._costs(recipe), self.arguments.teacher_share
-        dearer = cost[1] / cost[0]
         values = {**recipe.to_json(), **read_options(tuple(self.arguments.teacher_set))}
-        first = replace(Recipe.from_json(values), epochs=max(1, round(share * recipe.epochs / dearer)))
-        wide, facts = self._trained("teacher", first)
-        answers = answers_of(wide, self.dataset.train, self.dataset.preprocessing)
+        first = Recipe.from_json(values)
+        cost, share = self._costs(recipe, first), self.arguments.teacher_share
+        dearer = cost[1] / cost[0]
+        first = replace(first, epochs=max(1, round(share * recipe.epochs / dearer)))
+        answers, facts = self._answers(first)
         left = recipe.epochs - first.epochs * dearer - ANSWERS * dearer
         _, with_it = self._trained("taught", replace(recipe, epochs=max(1, int(left))), answers)
         return {"first": facts, "step_seconds": cost, "taught": with_it}
+
+    def _answers(self, first: Recipe) -> tuple[np.ndarray, dict[str, Any]]:
+        """Logits for the training images, and facts of the teachers: of one that saw all of them, or of two
+        that saw a half each, and together cost as much, each for the half that it has not seen.
+        """
+        train, told = self.dataset.train, []
+        answers = np.zeros((len(train), len(self.dataset.classes)), np.float32)
+        half = np.random.default_rng(seed_of(first.seed, 0xF01D)).permutation(len(train)) % 2
+        everything = np.arange(len(train))
+        pairs = [(everything, everything)]
+        if self.arguments.cross_fitted:
+            pairs = [(np.flatnonzero(half == part), np.flatnonzero(half != part)) for part in (0, 1)]
+        for number, (seen, asked) in enumerate(pairs):
+            name = "teacher" if len(pairs) == 1 else f"teacher-{number}"
+            teacher, facts = self._trained(name, first, seen=seen)
+            answers[asked] = answers_of(teacher, train.take(asked), self.dataset.preprocessing)
+            told.append(facts["accuracy"])
+        right = float((answers.argmax(1) == train.labels).mean())
+        return answers, {"epochs": first.epochs, "accuracy": told, "right_of_train": right}
 
     def _finalists(self, recipe: Recipe) -> dict[str, Any]:
         """The teacher of a search: mean log-probabilities of networks that had fewer epochs."""
@@ -143,16 +164,25 @@ class Bench:
         return {"step_seconds": cost, "taught": {**facts, "distillation": own.distillation}}
 
     def _trained(
-        self, name: str, recipe: Recipe, teacher: np.ndarray | None = None
+        self,
+        name: str,
+        recipe: Recipe,
+        teacher: np.ndarray | None = None,
+        seen: np.ndarray | None = None,
     ) -> tuple[nn.Module, dict[str, Any]]:
-        """A trained network, and what it took; one that was interrupted goes on."""
+        """A trained network, and what it took; one that was interrupted goes on. ``seen``: rows of the
+        training images that it learns, None for all.
+        """
+        data = self.dataset if seen is None else replace(self.dataset, train=self.dataset.train.take(seen))
         student = self._network(name, recipe.seed)
-        how = hashlib.sha256(repr((recipe.to_json(), teacher is None)).encode()).hexdigest()[:8]
-        place, begin = self.work / f"{name}-{recipe.seed}-{how}.pt", time.process_time()
+        how = hashlib.sha256(
+            repr(recipe.to_json()).encode() + (b"" if teacher is None else teacher.tobytes())
+        )
+        place, begin = self.work / f"{name}-{recipe.seed}-{how.hexdigest()[:8]}.pt", time.process_time()
         resumed, told = place.exists(), place.with_suffix(".json")
         fit(
             student,
-            self.dataset,
+            data,
             recipe,
             checkpoint=place,
             checkpoint_seconds=20,
@@ -176,10 +206,10 @@ class Bench:
     def _network(self, name: str, seed: int) -> nn.Module:
         """Initial weights of the teacher that is trained first, or of a student."""
         width = self.arguments.width
-        if name == "teacher" and self.arguments.teacher_form == "pooled":
+        if name.startswith("teacher") and self.arguments.teacher_form == "pooled":
             torch.manual_seed(seed_of(seed, 0x1217))
             return Pooled(3, 10)
-        if name == "teacher":
+        if name.startswith("teacher"):
             return network(self.arguments.larger * width, seed)
         if self.arguments.student is None:
             return network(width, seed)
@@ -188,13 +218,13 @@ class Bench:
             read_best(self.arguments.student).architecture, spec, len(self.dataset.classes), seed
         )
 
-    def _costs(self, recipe: Recipe) -> list[float]:
+    def _costs(self, recipe: Recipe, first: Recipe) -> list[float]:
         """Processor seconds of a step of student and teacher; measured once, since epochs depend on them."""
         place = self.work / f"costs-{recipe.seed}.json"
         if not place.exists():
-            few = replace(recipe, epochs=1, epoch_images=4 * WARM_UP * recipe.batch)
             measured = []
-            for name in ("alone", "teacher"):
+            for name, whole in (("alone", recipe), ("teacher", first)):
+                few = replace(whole, epochs=1, epoch_images=4 * WARM_UP * recipe.batch)
                 times: list[float] = []
                 fit(
                     self._network(name, recipe.seed),
@@ -300,6 +330,7 @@ def goal_of(part: str, found: dict[str, Any]) -> dict[str, Any]:
     changed = [*setting["set"], *[f"share {setting[name]}" for name in ("share",) if name in setting]]
     if "teacher_form" in setting:
         changed += [f"a teacher of form {setting['teacher_form']}", *setting["teacher_set"]]
+        changed += ["cross-fitted"] if setting.get("cross_fitted") else []
     student = setting.get("student")
     form = f"student of {setting['width']} times the channels" if student is None else f"student {student}"
     return {
@@ -327,6 +358,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher-form", choices=("resnet", "pooled"), default="resnet")
     parser.add_argument("--teacher-share", type=float, default=0.5, help="of the time, for that teacher")
     parser.add_argument("--teacher-set", metavar="NAME=VALUE", action="append", default=[])
+    parser.add_argument(
+        "--cross-fitted", action="store_true", help="two teachers, each for the half it has not seen"
+    )
     parser.add_argument("--seeds", type=int, choices=range(1, 6), default=3)
     parser.add_argument("--first", type=int, default=0, help="seed")
     parser.add_argument("--part", choices=("alone", "taught"), help="train only that, on another core")
@@ -346,7 +380,7 @@ def setting_of(arguments: argparse.Namespace, data: str) -> dict[str, Any]:
     if arguments.student is not None:
         setting |= {"student": read_best(arguments.student).architecture.key}
     if arguments.way == "first":
-        told = ("larger", "teacher_form", "teacher_share", "teacher_set")
+        told = ("larger", "teacher_form", "teacher_share", "teacher_set", "cross_fitted")
         setting |= {name: getattr(arguments, name) for name in told}
     if arguments.way not in ("given", "first"):
         setting |= {"way": arguments.way}
@@ -374,6 +408,7 @@ def main() -> None:
     part += f": share {arguments.share}" if arguments.way == "finalists" else ""
     if arguments.way == "first" and (arguments.student or arguments.teacher_form == "pooled"):
         part += f": {arguments.teacher_form}, {setting.get('student', 'ResNet-8')}, {arguments.epochs} epochs"
+    part += ": cross-fitted" if arguments.cross_fitted else ""
     held[part] = summary(runs_like(log, setting), setting)
     record("distillation", held, [goal_of(name, held[name]) for name in held])
 
