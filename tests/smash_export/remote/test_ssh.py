@@ -158,7 +158,9 @@ def test_what_is_cut_off_here_does_not_measure_on_beside_the_next(
     def started() -> tuple[subprocess.Popen[bytes], int]:
         """The command here, and the process there."""
         before = running(folder)
-        process = subprocess.Popen([*command, *sshd.options(edge)], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, *sshd.options(edge)], stderr=subprocess.DEVNULL, preexec_fn=listens_to_ctrl_c
+        )
         deadline = time.monotonic() + 60
         while not (new := lasting(folder) - before):
             assert time.monotonic() < deadline
@@ -178,6 +180,11 @@ def test_what_is_cut_off_here_does_not_measure_on_beside_the_next(
         for process in running(folder):
             os.kill(process, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def listens_to_ctrl_c() -> None:
+    """Shells let programs of the background ignore it (POSIX, 2.11), these tests and their children too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def lasting(folder: Path) -> set[int]:
