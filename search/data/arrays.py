@@ -1,5 +1,8 @@
 """numpy arrays: one ``.npz``, or a folder of ``.npy`` files. MedMNIST's and Keras's layouts, and plain ones.
 
+Labels are one class of each image, or 0 and 1 for every class (ChestMNIST): where each image is of exactly
+one class that is one-hot (Keras's ``to_categorical``), else images may be of several classes, or of none.
+
 Uncompressed arrays are memory-mapped. Pickled (object) arrays are refused. The size in an array's header
 is compared with the file before anything is allocated.
 """
@@ -11,12 +14,13 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from smash_base.errors import InvalidInputError
-from smash_search.data import maps
+from smash_base.errors import InvalidInputError, UsageError
+from smash_search.data import maps, several
 from smash_search.data.dataset import MAX_CLASSES, Parts, Split
 from smash_search.data.spec import Spec
 
@@ -45,39 +49,35 @@ NAMES = {
 
 
 def read(spec: Spec) -> Parts:
-    """Read ``arrays:PATH`` (option ``layout``: order of the axes when it cannot be seen from the shape).
+    """Read ``arrays:PATH``.
 
-    Class names are the array ``classes``, else the numbers 0 to the largest training label.
+    Class names are the array ``classes``, else the numbers 0 to the largest training label. Options:
+    ``layout``, order of the axes when it cannot be seen from the shape; ``several=yes`` where images may be
+    of several classes although each is of one; ``none``, the class that stands for none of the others.
     """
-    spec.options_known("layout")
+    spec.options_known("layout", *several.OPTIONS)
     layout = spec.choice("layout", ("auto", *LAYOUTS), "auto")
     path = spec.folder(hint="Give a .npz file, or a folder with images.npy and labels.npy.")
     members = _members(path)
-    splits: dict[str, Split] = {}
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part, pairs in NAMES.items():
         for images_name, labels_name in pairs:
             if images_name in members and labels_name in members:
                 images = as_samples(read_member(path, images_name), layout, f"{path}: {images_name}")
-                labels = as_labels(read_member(path, labels_name), f"{path}: {labels_name}")
-                splits[part] = Split(images, labels)
+                found[part] = images, as_classes(read_member(path, labels_name), f"{path}: {labels_name}")
                 break
-    if "train" not in splits:
+    if "train" not in found:
         raise InvalidInputError(
             f"{path} has no training arrays",
             expected="train_images and train_labels, x_train and y_train, or images and labels",
             received=", ".join(sorted(members)) or "no arrays",
         )
-    train = splits["train"]
-    if "classes" in members:
-        names = read_member(path, "classes")
-        if names.ndim != 1 or names.dtype.kind != "U":
-            raise InvalidInputError(
-                f"{path}: classes", expected="strings [K]", received=f"{names.dtype} {names.shape}"
-            )
-        classes = tuple(str(name) for name in names)
-    else:
-        classes = numbers_up_to(train.labels, f"{path}: training labels")
-    return Parts(classes, train=train, validation=splits.get("validation"), test=splits.get("test"))
+    names = read_member(path, "classes") if "classes" in members else None
+    if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
+        raise InvalidInputError(
+            f"{path}: classes", expected="strings [K]", received=f"{names.dtype} {names.shape}"
+        )
+    return parts_of(spec, found, None if names is None else names.tolist())
 
 
 def as_samples(array: np.ndarray, layout: str, where: str) -> np.ndarray:
@@ -135,6 +135,88 @@ def as_labels(array: np.ndarray, where: str) -> np.ndarray:
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise InvalidInputError(f"{where}: labels", expected="small numbers", received=array.max())
     return array.astype(np.int64)
+
+
+def as_classes(array: np.ndarray, where: str) -> np.ndarray:
+    """Labels int64 [N] of whole numbers [N] or [N, 1]; targets uint8 [N, K] of 0 and 1 for every class."""
+    if array.ndim != 2 or array.shape[1] == 1 or array.dtype.kind not in "biuf":
+        return as_labels(array, where)
+    wrong = np.argwhere((array != 0) & (array != 1))
+    if len(wrong):
+        raise InvalidInputError(
+            f"{where}: labels of several columns",
+            expected="0 or 1 for each class, [N, classes]",
+            received=f"{array[tuple(wrong[0])]} for image {wrong[0][0]}",
+        )
+    return array.astype(np.uint8)
+
+
+def parts_of(
+    spec: Spec, found: Mapping[str, tuple[np.ndarray, np.ndarray]], names: Sequence[object] | None
+) -> Parts:
+    """What a reader found, of samples and :func:`as_classes` of each part.
+
+    Args:
+        names: Names of the classes, in their order; None for numbers.
+
+    Raises:
+        InvalidInputError: labels of one part are of another form than those of training, or the names are not
+            as many as the classes.
+        UsageError: the options ``several`` or ``none`` do not fit the labels.
+    """
+    where, (_, first) = f"training labels of {spec.text}", found["train"]
+    for part, (_, others) in found.items():
+        if others.shape[1:] != first.shape[1:]:
+            raise InvalidInputError(
+                f"{part} labels of {spec.text}",
+                expected=f"{_form(first)}, as in training",
+                received=_form(others),
+            )
+    if first.ndim == 2 and names is not None and len(names) != first.shape[1]:
+        raise InvalidInputError(where, expected=f"{len(names)} columns, one a class", received=_form(first))
+    if names is None:
+        names = numbers_up_to(first, where) if first.ndim == 1 else range(first.shape[1])
+    classes = tuple(map(str, names))
+    if not _may_be_several(spec, found):
+        splits = {
+            part: Split(images, labels if labels.ndim == 1 else labels.argmax(1))
+            for part, (images, labels) in found.items()
+        }
+    else:
+        targets = {part: labels for part, (_, labels) in found.items()}
+        targets, classes = several.without_none(spec, targets, classes)
+        counts = targets["train"].sum(0, dtype=np.int64)
+        splits = {
+            part: Split(found[part][0], several.rarest(of_part, counts), of_part)
+            for part, of_part in targets.items()
+        }
+    return Parts(classes, train=splits["train"], validation=splits.get("validation"), test=splits.get("test"))
+
+
+def _may_be_several(spec: Spec, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bool:
+    """Whether images may be of several classes, or of none."""
+    is_asked = spec.flag(several.OPTION, several.NONE in spec.options)
+    rows = [labels.sum(1, dtype=np.int64) for _, labels in found.values() if labels.ndim == 2]
+    if not rows:
+        if is_asked:
+            raise UsageError(
+                f"options {several.OPTION} and {several.NONE} of data set {spec.text}",
+                expected="labels of 0 and 1 for each class, [N, classes]",
+                received="one number for each image",
+            )
+        return False
+    other = sum(int((row != 1).sum()) for row in rows)
+    if other and spec.options.get(several.OPTION) == "no":
+        raise InvalidInputError(
+            f"labels of {spec.text}",
+            expected="exactly one 1 for each image",
+            received=f"none or several for {other} images",
+        )
+    return is_asked or other > 0
+
+
+def _form(labels: np.ndarray) -> str:
+    return "one number for each image" if labels.ndim == 1 else f"{labels.shape[1]} columns of 0 and 1"
 
 
 def numbers_up_to(labels: np.ndarray, where: str) -> tuple[str, ...]:

@@ -407,6 +407,12 @@ def _check_split(where: str, split: Split, shape: tuple[int, ...], classes: int,
         )
     if len(labels) != len(images):
         raise InvalidInputError(f"{where}: number of labels", expected=len(images), received=len(labels))
+    if split.targets is not None and np.shape(split.targets) != (len(images), classes):
+        raise InvalidInputError(
+            f"{where}: shape of the targets",
+            expected=f"{(len(images), classes)}",
+            received=np.shape(split.targets),
+        )
     wrong = np.flatnonzero((labels < 0) | (labels >= classes + split.of_no_class))
     if len(wrong):
         raise InvalidInputError(

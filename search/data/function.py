@@ -2,7 +2,8 @@
 
 The function is called with the options of the specification as keyword strings. It returns
 :class:`smash_search.data.Parts`, or a dictionary of which only ``train`` is required:
-``{"train": (images, labels), "validation": ..., "test": ..., "classes": [...]}``.
+``{"train": (images, labels), "validation": ..., "test": ..., "classes": [...]}``. Labels are numbers [N], or
+0 and 1 for every class [N, K], see :mod:`smash_search.data.arrays`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError
-from smash_search.data import arrays
+from smash_search.data import arrays, several
 from smash_search.data.dataset import Parts, Split
 from smash_search.data.spec import Spec
 
@@ -61,20 +63,13 @@ def read(spec: Spec) -> Parts:
         raise InvalidInputError(
             f"result of {spec.text}", expected="Parts, or a dictionary with 'train'", received=received
         )
-    splits = {
-        part: _split(f"{spec.text}: {part}", value[part])
-        for part in ("train", "validation", "test")
-        if value.get(part) is not None
-    }
-    classes = value.get("classes")
-    if classes is None:
-        classes = arrays.numbers_up_to(splits["train"].labels, f"{spec.text}: training labels")
-    return Parts(
-        tuple(str(name) for name in classes),
-        train=splits["train"],
-        validation=splits.get("validation"),
-        test=splits.get("test"),
-    )
+    given = {part: value[part] for part in ("train", "validation", "test") if value.get(part) is not None}
+    found = {part: _found(f"{spec.text}: {part}", of_part) for part, of_part in given.items()}
+    has_targets = any(isinstance(split, Split) and split.targets is not None for split in given.values())
+    own = (
+        {several.OPTION: "yes"} if has_targets else {}
+    )  # the options of the specification are the function's
+    return arrays.parts_of(replace(spec, options=own), found, value.get("classes"))
 
 
 def imported_function(module: str, name: str, text: str, missing: UsageError) -> Callable[..., Any]:
@@ -117,10 +112,11 @@ def fault_of(error: Exception) -> str:
     return f"{said} ({frames[-1].filename}, line {frames[-1].lineno})"
 
 
-def _split(where: str, value: Any) -> Split:
+def _found(where: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Samples, and their labels or targets."""
     if isinstance(value, Split):
-        return value
+        return value.images, value.labels if value.targets is None else value.targets
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise InvalidInputError(where, expected="a pair (images, labels)", received=type(value).__name__)
     images, labels = (np.asarray(item) for item in value)
-    return Split(arrays.as_samples(images, "auto", where), arrays.as_labels(labels, where))
+    return arrays.as_samples(images, "auto", where), arrays.as_classes(labels, where)

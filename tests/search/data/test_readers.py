@@ -527,10 +527,14 @@ def test_folder_of_npy_with_class_names_and_layouts(tmp_path):
         ("images", np.zeros((40, 8, 8), np.uint8), "same plain colour"),
         ("labels", labels(40, 3) - 1, "label of image 0"),
         ("labels", labels(40, 2).astype(float), "whole numbers"),
-        ("labels", np.zeros((40, 14), int), "whole numbers"),
+        ("labels", np.zeros((40, 14), int), "of no class"),
+        ("labels", np.full((40, 3), 0.5), "0 or 1 for each class, .*received 0.5 for image 0"),
+        ("labels", np.full((40, 3), np.nan), "0 or 1 for each class"),
+        ("labels", np.full((40, 3), "1"), "whole numbers"),
+        ("classes", np.array(["a"]), "2 to"),
         ("labels", np.zeros(40, int), "2 to"),
         ("labels", labels(40, 2) * 3, "no training image"),
-        ("labels", labels(40, 2) * 10**6, "training labels; expected 0 to 99999; received 1000000"),
+        ("labels", labels(40, 2) * 10**6, "training labels of .*; expected 0 to 99999; received 1000000"),
     ],
 )
 def test_wrong_arrays(tmp_path, name, value, message):

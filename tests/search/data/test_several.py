@@ -237,6 +237,78 @@ def test_a_folder_may_hold_the_images_of_no_class(tmp_path: Path) -> None:
         load_dataset(f"folder:{tmp_path}?none=good")
 
 
+def arrays_of(folder: Path, labels: np.ndarray, **others: np.ndarray) -> str:
+    """Images that tell their row, with these labels."""
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 4, 4), dtype=np.uint8)
+    images[:, 0, 0] = np.arange(len(labels))
+    np.savez(folder / "data.npz", images=images, labels=labels, **others)
+    return f"arrays:{folder / 'data.npz'}"
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.float32, bool])
+def test_arrays_of_0_and_1_are_several_classes_or_none(tmp_path: Path, kind: type) -> None:
+    """As in ChestMNIST, where most images are of no class."""
+    told = (np.random.default_rng(1).random((200, 3)) < (0.2, 0.3, 0.4)).astype(kind)
+    data = load_dataset(arrays_of(tmp_path, told, classes=np.array(["a", "b", "c"])))
+    assert data.classes == ("a", "b", "c")
+    for split in (data.train, data.validation, data.test):
+        assert np.array_equal(split.targets, told[split.images[:, 0, 0, 0]])
+        assert np.array_equal(split.of_no_class, ~split.targets.any(1))
+        assert split.of_no_class.any()
+
+
+def test_one_hot_arrays_are_of_one_class_unless_it_is_said(tmp_path: Path) -> None:
+    rows = np.arange(120) % 3
+    spec = arrays_of(tmp_path, np.eye(3, dtype=np.float32)[rows])
+    data = load_dataset(spec)
+    assert not data.several
+    assert data.classes == ("0", "1", "2")
+    assert np.array_equal(data.train.labels, rows[data.train.images[:, 0, 0, 0]])
+    assert load_dataset(f"{spec}?several=yes").several
+    without = load_dataset(f"{spec}?none=2")
+    assert without.classes == ("0", "1")
+    assert np.array_equal(without.train.of_no_class, rows[without.train.images[:, 0, 0, 0]] == 2)
+
+
+def test_arrays_that_are_not_what_is_said_are_refused(tmp_path: Path) -> None:
+    two = np.ones((60, 2), np.uint8)
+    two[::2, 0] = 0
+    spec = arrays_of(tmp_path, two)
+    with pytest.raises(InvalidInputError, match=r"exactly one 1.*none or several for 30 images"):
+        load_dataset(f"{spec}?several=no")
+    with pytest.raises(UsageError, match="none"):
+        load_dataset(f"{spec}?none=good")
+    with pytest.raises(InvalidInputError, match=r"3 columns.*received 2 columns"):
+        load_dataset(arrays_of(tmp_path, two, classes=np.array(["a", "b", "c"])))
+    more = {"val_images": np.zeros((4, 4, 4), np.uint8), "val_labels": np.arange(4)}
+    with pytest.raises(InvalidInputError, match=r"validation labels.*2 columns.*one number"):
+        load_dataset(arrays_of(tmp_path, two, **more))
+    for option in ("several=yes", "none=1"):
+        with pytest.raises(UsageError, match="0 and 1 for each class"):
+            load_dataset(f"{arrays_of(tmp_path, np.arange(60) % 2)}?{option}")
+
+
+def test_a_function_may_give_several_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_several_images.py").write_text(
+        "import numpy as np\n"
+        "from smash_search.data.dataset import Split\n"
+        "def make(several='words of its own', form='pair'):\n"
+        "    r = np.random.default_rng(0)\n"
+        "    images = r.integers(0, 256, (90, 4, 4), dtype=np.uint8)\n"
+        "    hot = np.eye(3, dtype=int)[np.arange(90) % 3]\n"
+        "    if form == 'split':\n"
+        "        split = Split(images[..., None], hot.argmax(1), hot.astype(np.uint8))\n"
+        "        return {'train': split}\n"
+        "    if form == 'both':\n"
+        "        hot[:, 0] |= r.random(90) < 0.3\n"
+        "    return {'train': (images, hot), 'classes': ['a', 'b', 'c']}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert not load_dataset("my_several_images:make?several=comma").several
+    assert load_dataset("my_several_images:make?form=both").several
+    assert load_dataset("my_several_images:make?form=split").several, "targets say so"
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64])
 def test_equal_scores_are_one_threshold_as_in_scikit_learn(kind: type) -> None:
     random = np.random.default_rng(0)
