@@ -14,6 +14,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -68,10 +69,12 @@ class Split:
 
     @classmethod
     def joined(cls, *splits: Split) -> Split:
-        """Several splits of one data set as one, in their order."""
+        """Several splits of one data set as one, in their order; slices of a mapped array that follow one
+        another are not copied.
+        """
         targets = [split.targets for split in splits if split.targets is not None]
         return cls(
-            np.concatenate([split.images for split in splits]),
+            _joined_images([split.images for split in splits]),
             np.concatenate([split.labels for split in splits]),
             np.concatenate(targets) if targets else None,
         )
@@ -85,6 +88,23 @@ class Split:
         """So many of the images by lot, in their order; ``views`` consecutive ones stay together."""
         objects = random.permutation(len(self) // views)[: max(1, count // views)]
         return self.take((np.sort(objects)[:, None] * views + np.arange(views)).reshape(-1))
+
+
+def _joined_images(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Images of several arrays, as a view where they lie one after another in the same mapped file."""
+    for before, after in pairwise(parts):
+        is_next = (
+            isinstance(before, np.memmap)
+            and before.base is after.base
+            and before.shape[1:] == after.shape[1:]
+            and before.flags.c_contiguous
+            and after.flags.c_contiguous
+            and before.ctypes.data + before.nbytes == after.ctypes.data
+        )
+        if not is_next:
+            return np.concatenate(parts)
+    first, shape = parts[0], (sum(map(len, parts)), *parts[0].shape[1:])
+    return np.lib.stride_tricks.as_strided(first, shape, first.strides, subok=True)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError
-from smash_search.data import Parts, Split, average_views, dataset_names, describe, load_dataset
+from smash_search.data import Parts, Split, average_views, dataset_names, describe, load_dataset, maps
 from smash_search.data.modelnet import read_off, voxelise
 
 RANDOM = np.random.default_rng(0)
@@ -660,6 +660,13 @@ def test_large_mapped_data_are_split_without_a_copy(tmp_path, monkeypatch):
     np.save(tmp_path / "labels.npy", labels(40, 2))
     data = load_dataset(f"arrays:{tmp_path}")
     assert isinstance(data.train.images.base, np.memmap)
+    together = Split.joined(data.train, data.validation)
+    assert np.shares_memory(together.images, data.train.images)
+    assert np.array_equal(together.images, np.concatenate([data.train.images, data.validation.images]))
+    assert maps.state_of(together.images) == maps.state_of(data.train.images) is not None
+    other_order = Split.joined(data.validation, data.train)
+    assert np.array_equal(other_order.images[: len(data.validation)], data.validation.images)
+    assert not np.shares_memory(other_order.images, data.train.images)
     np.save(tmp_path / "labels.npy", np.sort(labels(40, 2)))
     with pytest.raises(InvalidInputError, match="Shuffle"):
         load_dataset(f"arrays:{tmp_path}")
