@@ -51,6 +51,8 @@ LIMIT_VARIABLE = "SMASH_EXPORT_MAX_PIXELS"
 MAX_NAMES = 1000  # of files left out for one reason; the rest is only counted
 _ORIENTATION = 0x0112
 _PHOTOMETRIC = 262
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_EXIF = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # keywords of text that may hold an orientation
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -204,8 +206,10 @@ def read_header(source: str | os.PathLike[str] | bytes, *, exif: bool = True) ->
     with _named_errors(name, formats):
         picture = _open(name, data, formats)
         width, height = picture.size
-        if exif and picture.format != "TIFF" and orientation(picture) >= 5:  # Pillow turns TIFF by itself
-            width, height = height, width
+        if exif and picture.format != "TIFF":  # Pillow turns TIFF by itself
+            from_head = picture.format == "PNG" and not _has_exif_behind_pixels(data)
+            if orientation(picture, from_head=from_head) >= 5:
+                width, height = height, width
         return Header(width, height, picture.mode in ("1", "L", "LA", *GREY_16))
 
 
@@ -329,11 +333,32 @@ def _eight_of_sixteen() -> np.ndarray:
     return ((np.arange(2**16, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
-def orientation(picture: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 (upright) where there is none or it cannot be read."""
+def _has_exif_behind_pixels(data: bytes) -> bool:
+    """Whether a PNG file says more behind its pixels about how it is turned; Pillow decodes them to look."""
+    place, is_behind = len(_PNG), False
+    while place + 8 <= len(data):
+        length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+        if kind in (b"tEXt", b"zTXt", b"iTXt") and is_behind:
+            keyword = data[place + 8 : place + 8 + min(length, 80)].partition(b"\0")[0]
+            if keyword in _PNG_EXIF:
+                return True
+        elif kind == b"eXIf" and is_behind:
+            return True
+        is_behind = is_behind or kind == b"IDAT"
+        place += 12 + length  # its checksum, too
+    return False
+
+
+def orientation(picture: Image.Image, *, from_head: bool = False) -> int:
+    """EXIF orientation, 1 to 8; 1 (upright) where there is none or it cannot be read.
+
+    Args:
+        from_head: look only at what stands before the pixels, which Pillow has read when it opened the file.
+    """
     try:
         with _quiet():
-            value = picture.getexif().get(_ORIENTATION)
+            exif = Image.Image.getexif(picture) if from_head else picture.getexif()
+            value = exif.get(_ORIENTATION)
     except (*_DAMAGE, AttributeError, UnicodeError):
         return 1
     return value if isinstance(value, int) and value in _UPRIGHT else 1

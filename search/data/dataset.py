@@ -226,7 +226,9 @@ def _divided(
     counts = objects.images_of_each(len(parts.classes))
     _check_enough(spec, counts, parts.classes, needed=1 + len(shares))
     if not (isinstance(parts.train.images, np.memmap) and parts.train.images.nbytes > COPY_LIMIT):
-        return stratified_parts(labels, shares, seed)
+        return _copies_together(
+            *stratified_parts(labels, shares, seed), labels, first_equal(parts.train.images, parts.views)
+        )
     rest, indices = np.arange(len(labels)), dict[str, np.ndarray]()
     for part, share in shares.items():
         count = len(rest) - max(round(share * len(rest)), _tail_of_all(labels[rest], len(parts.classes)))
@@ -234,6 +236,44 @@ def _divided(
         lacking = np.setdiff1d(labels, labels[indices[part]])
         _check_tail(spec, part, lacking[lacking < len(parts.classes)], parts.classes)
     return rest, indices
+
+
+def digest_of(image: np.ndarray) -> bytes:
+    """What tells an image from others, pixel by pixel."""
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+
+
+def first_equal(images: np.ndarray, views: int = 1) -> np.ndarray:
+    """Number of the first object that equals each, pixel by pixel: int64 [N / views]."""
+    firsts: dict[bytes, int] = {}
+    numbers = range(len(images) // views)
+    found = (digest_of(images[number * views : (number + 1) * views]) for number in numbers)
+    return np.fromiter((firsts.setdefault(digest, number) for number, digest in enumerate(found)), np.int64)
+
+
+def _copies_together(
+    rest: np.ndarray, parts: dict[str, np.ndarray], labels: np.ndarray, first: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What :func:`stratified_parts` found, with equal images where the first of them is: how a network
+    answers for a copy of an image that it was trained on is memory, not skill.
+
+    They stay for training where a class would have no image there.
+
+    Args:
+        rest, parts: Indices of what stays, and of each part.
+        labels: int64 [N].
+        first: see :func:`first_equal`.
+    """
+    if len(np.unique(first)) in (1, len(first)):  # 1: one picture, which others refuse in better words
+        return rest, parts
+    part_of = np.zeros(len(labels), np.int64)
+    for number, index in enumerate(parts.values(), start=1):
+        part_of[index] = number
+    part_of = part_of[first]
+    lacking = np.isin(labels, np.setdiff1d(labels, labels[part_of == 0]))
+    part_of[np.isin(first, first[lacking])] = 0
+    moved = {name: np.flatnonzero(part_of == number) for number, name in enumerate(parts, start=1)}
+    return np.flatnonzero(part_of == 0), moved
 
 
 def _tail_of_all(labels: np.ndarray, classes: int) -> int:
@@ -508,7 +548,7 @@ def _check_tail(spec: str, part: str, lacking: np.ndarray, classes: tuple[str, .
 def _take(split: Split, objects: np.ndarray, views: int) -> Split:
     """The samples of ``objects`` (sorted); a slice where they are consecutive, else a copy."""
     if len(objects) == 0:
-        raise InvalidInputError("a split of the data is empty", expected="more images")
+        raise InvalidInputError("a split of the data is empty", expected="more different images")
     first, last = int(objects[0]), int(objects[-1])
     if last - first + 1 == len(objects):
         rows: slice | np.ndarray = slice(first * views, (last + 1) * views)

@@ -8,14 +8,13 @@ differs in a few bits. What is found, what is missed and false alarms: ``python 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from smash_search.data.dataset import CHUNK_BYTES, Split
+from smash_search.data.dataset import CHUNK_BYTES, Split, digest_of
 
 MOST_PAIRS = 2**30  # of images that are compared: some seconds
 SMALL, LARGE = 8, 16  # sides of the pictures that are compared; smaller images show too little
@@ -62,7 +61,7 @@ def duplicates_of(splits: Mapping[str, Split]) -> Duplicates:
     unseen: dict[str, list[int]] = {name: [] for name in splits}
     for name, split in splits.items():
         for index, (image, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):
-            digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+            digest = digest_of(image)
             before = seen[digest]
             elsewhere = any(split_name != name for split_name, _ in before)
             repeated, across = repeated + bool(before), across + elsewhere

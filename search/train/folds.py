@@ -1,8 +1,8 @@
 """Accuracy of few images: every one of them is judged by a network that was not trained on it.
 
 The labelled images but those for testing are divided into folds of equal size and equal shares of the
-classes, views of one object into the same fold; as many networks are trained, each without one fold, and
-judged on it. No epoch is chosen by the images that judge.
+classes, views of one object and equal images into the same fold; as many networks are trained, each without
+one fold, and judged on it. No epoch is chosen by the images that judge.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 from smash_base.errors import InvalidInputError
 from smash_base.preprocess import first_answers
 from smash_search.data import Split
+from smash_search.data.dataset import first_equal
 from smash_search.data.several import likeliest
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import FitResult, accuracy, answers_of, fit
@@ -75,7 +76,9 @@ def cross_validated(
     check_folds(folds, most_folds(dataset))
     images = Split.joined(dataset.train, dataset.validation)
     judged: list[_Judged] = []
-    places = np.repeat(fold_of(images.labels[:: dataset.views], folds, recipe.seed), dataset.views)
+    first = first_equal(images.images, dataset.views)
+    objects = fold_of(images.labels[:: dataset.views], folds, recipe.seed, first)
+    places = np.repeat(objects, dataset.views)
     plain = replace(recipe, keep_best=False, include_validation=False)
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
@@ -134,27 +137,37 @@ def _together(judged: Sequence[_Judged]) -> Folds:
 
 
 def most_folds(dataset: Dataset) -> int:
-    """Number of objects of the smallest class, each of whose folds has one.
+    """Number of different objects of the smallest class, each of whose folds has one.
 
     Where an image may be of several classes it counts for each of them: one may be the rarest of no image.
     """
-    parts = (dataset.train, dataset.validation)
-    if targets := [part.targets[:: dataset.views] for part in parts if part.targets is not None]:
-        return int(np.concatenate(targets).sum(0).min())
-    labels = np.concatenate([part.labels[:: dataset.views] for part in parts])
-    return int(np.unique(labels, return_counts=True)[1].min())
+    images = Split.joined(dataset.train, dataset.validation)
+    different = np.unique(first_equal(images.images, dataset.views)) * dataset.views
+    if images.targets is not None:
+        return int(images.targets[different].sum(0).min())
+    return int(np.unique(images.labels[different], return_counts=True)[1].min())
 
 
 def check_folds(folds: int, most: int) -> None:
-    """Raise InvalidInputError where a class has fewer images than there are folds."""
+    """Raise InvalidInputError where a class has fewer different images than there are folds."""
     if not 2 <= folds <= most:
         raise InvalidInputError(
-            "folds", expected=f"2 to {most}, the images of the smallest class", received=folds
+            "folds", expected=f"2 to {most}, the different images of the smallest class", received=folds
         )
 
 
-def fold_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold of each image, int64 [N]: every class spread evenly, folds of equal size to within one."""
+def fold_of(labels: np.ndarray, folds: int, seed: int, first: np.ndarray | None = None) -> np.ndarray:
+    """The fold of each image, int64 [N]: every class spread evenly, folds of equal size to within one.
+
+    Args:
+        labels: int64 [N].
+        folds: number of them.
+        seed: Random seed.
+        first: number of the first image that equals each, which share a fold and count once.
+    """
+    if first is not None:
+        different, group = np.unique(first, return_inverse=True)
+        return fold_of(labels[different], folds, seed)[group]
     random = np.random.default_rng((seed, 0xF01D))
     order = np.argsort(labels[shuffled := random.permutation(len(labels))], kind="stable")
     places = np.empty(len(labels), np.int64)

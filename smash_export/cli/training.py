@@ -346,10 +346,10 @@ def _seconds_per_epoch(
 
 def _advice_on_folds(dataset: Dataset, values: dict[str, Any]) -> str:
     """That folds measure more, where they are possible and nobody asked for them."""
+    from smash_search.data.dataset import COPY_LIMIT
     from smash_search.train.folds import most_folds
 
-    most = most_folds(dataset)
-    if values.get("folds") or most < 2:
+    if values.get("folds") or dataset.train.images.nbytes > COPY_LIMIT or (most := most_folds(dataset)) < 2:
         return ""
     return f"; with run, freeze and train, --folds {min(5, most)} measures accuracy on all images"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from smash_base import images
 from smash_base.errors import InvalidInputError, UsageError
@@ -26,6 +28,7 @@ from smash_base.images import (
     open_image,
     orientation,
     read_header,
+    upright,
 )
 from smash_base.preprocess import Preprocessing
 
@@ -74,6 +77,7 @@ def moving() -> dict[str, object]:
     return {"save_all": True, "append_images": [Image.new("RGB", (WIDTH, HEIGHT))]}
 
 
+EXIF_6 = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0"  # orientation 6
 EXIF_99 = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0c\0\0"  # orientation 99
 READ = {
     "jpeg": encoded(scene(), "JPEG", quality=95),
@@ -233,6 +237,55 @@ def test_a_transparent_grey_is_put_on_black_with_16_bits_as_with_8(tmp_path: Pat
         opened = Image.open(io.BytesIO(data))
         opened.load()
         assert row.decode(opened).ravel().tolist() == seen
+
+
+def png_with(chunks: list[tuple[bytes, bytes]], behind: bool) -> bytes:
+    """A picture with these chunks before or behind its pixels."""
+    plain = encoded(scene(), "PNG")
+    place = plain.index(b"IEND") - 4 if behind else plain.index(b"IDAT") - 4
+    added = b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+    return plain[:place] + added + plain[place:]
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(
+    ("chunk", "turns"),
+    [
+        ((b"eXIf", EXIF_6.removeprefix(b"Exif\0\0")), True),
+        ((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP), True),
+        ((b"tEXt", b"Raw profile type exif\0\nexif\n  26\n" + EXIF_6.hex().encode()), True),
+        ((b"tEXt", b"date:create\x002020-01-01"), False),
+        ((b"tEXt", b""), False),
+        ((b"ruBB", b"XML:com.adobe.xmp\0"), False),
+    ],
+)
+def test_the_head_of_a_png_file_is_read_without_its_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: tuple[bytes, bytes], turns: bool, behind: bool
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_with([chunk], behind))
+    decoded: list[int] = []
+    load_end = PngImageFile.load_end
+    monkeypatch.setattr(PngImageFile, "load_end", lambda self: (decoded.append(1), load_end(self))[1])
+    header = read_header(path)
+    assert (header.width, header.height) == (HEIGHT, WIDTH) if turns else (WIDTH, HEIGHT)
+    assert bool(decoded) == (turns and behind), "what stands behind the pixels is read by decoding them"
+    upright_picture = upright(open_image(path))
+    assert upright_picture.size == (header.width, header.height), "as prediction turns it"
+
+
+def test_heads_of_cut_png_files_are_read_or_refused(tmp_path: Path) -> None:
+    whole = png_with([(b"eXIf", EXIF_6.removeprefix(b"Exif\0\0"))], behind=True)
+    for end in range(0, len(whole), 7):
+        (tmp_path / "a.png").write_bytes(whole[:end])
+        with contextlib.suppress(InvalidInputError):
+            read_header(tmp_path / "a.png")
 
 
 def test_16_bits_keep_their_orientation(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_folds_that_cannot_be_are_refused_and_others_are_part_of_the_plan(
     data = "tests.search.small_data:volumes"  # 64 of three classes
     plan = ["train", "resnet-8", "--data", data, "--epochs", "1", "--dry-run", "--json"]
     assert run([*plan, "--folds", "50"]) == 6
-    assert "the images of the smallest class" in capsys.readouterr().err
+    assert "the different images of the smallest class" in capsys.readouterr().err
     assert run([*plan, "--folds", "3"]) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["folds"] == 3

@@ -18,6 +18,8 @@ from PIL import Image
 
 from smash_base.errors import InvalidInputError, SmashError, UsageError
 from smash_search.data import Parts, Split, average_views, dataset_names, describe, load_dataset, maps
+from smash_search.data.dataset import assemble
+from smash_search.data.duplicates import duplicates_of
 from smash_search.data.modelnet import read_off, voxelise
 
 RANDOM = np.random.default_rng(0)
@@ -366,7 +368,7 @@ def write_modelnet(folder: Path, classes: int = 10) -> None:
             place.mkdir(parents=True)
             for number in range(count):
                 text = CUBE.replace("OFF\n", "OFF") if number == 1 else CUBE
-                stretched = text.replace("\n1 ", f"\n{label + 2} ", 2)
+                stretched = text.replace("\n1 ", f"\n{label + 2} ", 3 - number)
                 (place / f"{number}.off").write_text(stretched)
 
 
@@ -646,6 +648,36 @@ def test_splits_are_fixed_by_seed_stratified_and_disjoint():
     assert abs(len(more.validation) - len(more.train)) <= 2
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_equal_images_stay_on_one_side_of_a_split(seed: int) -> None:
+    """What is measured on a copy of a training image is memory."""
+    random = np.random.default_rng(seed)
+    different = pixels(200, 6, 6, 1)
+    rows = random.permutation(np.repeat(np.arange(200), random.integers(1, 5, 200)))
+    parts = Parts(("a", "b", "c"), train=Split(different[rows], random.integers(0, 3, len(rows))))
+    data = assemble(parts, name="x", spec="x", seed=seed, validation=None)
+    sides = [
+        {image.tobytes() for image in split.images} for split in (data.train, data.validation, data.test)
+    ]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 200
+    assert len(data.train) + len(data.validation) + len(data.test) == len(rows)
+    assert 0.1 < len(data.test) / len(rows) < 0.3
+    assert (
+        duplicates_of({"train": data.train, "validation": data.validation, "test": data.test}).across_splits
+        == 0
+    )
+
+
+def test_copies_of_the_one_image_of_a_class_stay_for_training() -> None:
+    one, others = np.repeat(pixels(1, 6, 6, 1), 8, 0), pixels(40, 6, 6, 1)
+    parts = Parts(
+        ("one", "a", "b"), train=Split(np.concatenate([one, others]), np.append([0] * 8, labels(40, 2) + 1))
+    )
+    for seed in range(10):
+        data = assemble(parts, name="x", spec="x", seed=seed, validation=None)
+        assert (data.train.labels == 0).sum() == 8
+
+
 @pytest.mark.parametrize("share", [0, -1, 0.6, float("nan")])
 def test_wrong_share_of_validation(share):
     with pytest.raises(UsageError):
@@ -673,8 +705,6 @@ def test_large_mapped_data_are_split_without_a_copy(tmp_path, monkeypatch):
 
 
 def test_parts_may_be_given_whole():
-    from smash_search.data.dataset import assemble
-
     split = Split(pixels(20, 4, 4, 1), labels(20, 2))
     parts = Parts(("a", "b"), train=split, validation=split, test=Split(pixels(4, 5, 4, 1), labels(4, 2)))
     with pytest.raises(InvalidInputError, match=r"shape of one image.*\(4, 4, 1\)"):

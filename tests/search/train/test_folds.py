@@ -12,6 +12,7 @@ from torch import nn
 
 from smash_base.errors import InvalidInputError
 from smash_search.data import Split
+from smash_search.data.dataset import first_equal
 from smash_search.data.several import rarest
 from smash_search.train.folds import cross_validated, fold_of, most_folds
 from smash_search.train.network import Recipe
@@ -34,8 +35,30 @@ def test_more_folds_than_the_smallest_class_has_images_are_refused() -> None:
     data = small_digits(train=60, validation=30)
     smallest = int(np.bincount(np.concatenate([data.train.labels, data.validation.labels])).min())
     for folds in (1, smallest + 1):
-        with pytest.raises(InvalidInputError, match=f"2 to {smallest}, the images of the smallest class"):
+        with pytest.raises(
+            InvalidInputError, match=f"2 to {smallest}, the different images of the smallest class"
+        ):
             cross_validated(_Memory, data, Recipe(epochs=1, batch=16), folds)
+
+
+def test_equal_images_are_in_one_fold_and_count_once() -> None:
+    data = small_digits(train=60, validation=30)
+    everything = Split.joined(data.train, data.validation)
+    five_times = everything.take(np.tile(np.arange(90), 5))
+    smallest = int(np.bincount(everything.labels).min())
+    data = replace(data, train=five_times.take(slice(0, 400)), validation=five_times.take(slice(400, None)))
+    assert most_folds(data) == smallest, "as many as there are different ones"
+    places = fold_of(five_times.labels, 3, 0, first_equal(five_times.images))
+    assert (places.reshape(5, 90) == places[:90]).all()
+    assert np.bincount(places).tolist() == [150, 150, 150]
+    seen: list[int] = []
+
+    def make() -> nn.Module:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        seen.append(1)
+        return network
+
+    assert cross_validated(make, data, Recipe(epochs=1, batch=16), 3).images == 450
 
 
 def test_a_class_that_is_the_rarest_of_one_image_only_limits_no_folds() -> None:
