@@ -50,6 +50,8 @@ class Duplicates:
         if self.images:
             across = f"{self.across_splits:,} across splits"
             equal = f"{self.images:,}, {across}, {self.other_class:,} in another class"
+        if self.near is None:
+            return f"{equal}; near copies not looked for"
         return equal + (f"; near copies across splits: {self.near:,}" if self.near else "")
 
 

@@ -41,12 +41,14 @@ class Folds:
         images: in all folds.
         accuracies: share of right answers in each fold.
         precisions: mean average precision of each fold, where an image may be of several classes.
+        recalls: mean recall of the classes of each fold, where the recipe balances them.
     """
 
     right: int
     images: int
     accuracies: tuple[float, ...]
     precisions: tuple[float, ...] = ()
+    recalls: tuple[float, ...] = ()
 
 
 def cross_validated(
@@ -107,8 +109,10 @@ class _Judged(NamedTuple):
 
     right: int
     images: int
-    precision: float | None
+    precision: float | None = None
     """Mean average precision, where an image may be of several classes."""
+    recall: float | None = None
+    """Mean recall of the classes, where the recipe balances them."""
 
 
 def _judged(network: nn.Module, data: Dataset, result: FitResult, device: torch.device | str) -> _Judged:
@@ -121,10 +125,10 @@ def _judged(network: nn.Module, data: Dataset, result: FitResult, device: torch.
         of_all = np.concatenate([data.train.labels, held_out.labels])  # the same images in every fold
         right = int((first_answers(probabilities, of_all) == truth).sum())
         return _Judged(right, len(held_out), result.accuracy)
-    share = result.accuracy
+    share, recall = result.accuracy, None
     if result.recipe.balance != "none":  # which is a mean over the classes
-        share = accuracy(network, held_out, preprocessing, device)
-    return _Judged(round(share * len(held_out)), len(held_out), None)
+        share, recall = accuracy(network, held_out, preprocessing, device), share
+    return _Judged(round(share * len(held_out)), len(held_out), recall=recall)
 
 
 def _together(judged: Sequence[_Judged]) -> Folds:
@@ -133,6 +137,7 @@ def _together(judged: Sequence[_Judged]) -> Folds:
         sum(fold.images for fold in judged),
         tuple(fold.right / fold.images for fold in judged),
         tuple(fold.precision for fold in judged if fold.precision is not None),
+        tuple(fold.recall for fold in judged if fold.recall is not None),
     )
 
 

@@ -7,6 +7,7 @@ networks are compared under the same recipe.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import math
@@ -392,7 +393,8 @@ class _Loop(Loop[Epoch]):
         )
         super().__init__(network, _optimiser(network, recipe, limits.steps), limits)
         self._ahead = Ahead(self._batch, limits.steps)
-        self._low_on_cpu = recipe.precision == "auto" and not self._learns_wrongly()
+        is_able = feed.device.type != "cpu" or not self._learns_wrongly()
+        self._is_low = recipe.precision == "auto" and is_able
         self.best: Best | None = None
         self.measure: Callable[[], float] = lambda: math.nan
         self.evaluate = self.saves_within = False
@@ -421,7 +423,7 @@ class _Loop(Loop[Epoch]):
         if recipe.first_size < 1:
             images = resized(images, recipe.first_size, self.progress)
         torch.manual_seed(seed_of(recipe.seed, 0xD20, self.step))  # what dropout draws is the step's own
-        with autocast(images.device, on_cpu=self._low_on_cpu):
+        with autocast(images.device, on_cpu=True) if self._is_low else contextlib.nullcontext():
             logits = self.network(images)
         loss = self._loss(logits.float(), targets)
         if soft is not None:

@@ -251,15 +251,23 @@ def _show(output: Output, file: CompiledFile) -> None:
     )
 
 
-def read_options(words: tuple[str, ...]) -> JsonObject:
-    """NAME=VALUE pairs; a value that is JSON (true, 3, [1, 2]) is read as such, any other as text."""
+def read_options(words: tuple[str, ...], option: str = "--option") -> JsonObject:
+    """NAME=VALUE pairs; a value that is JSON (true, 3, [1, 2]) is read as such, any other as text.
+
+    Args:
+        words: the pairs.
+        option: Option that they are given by, for errors.
+
+    Raises:
+        UsageError: a pair without a value, or two of one name.
+    """
     settings: JsonObject = {}
     for word in words:
         name, separator, text = word.partition("=")
         if not separator or not name:
-            raise UsageError("an option has no value", expected="NAME=VALUE", received=word)
+            raise UsageError(f"{option} without a value", expected="NAME=VALUE", received=word)
         if name in settings:
-            raise UsageError(f"option {name} is given twice")
+            raise UsageError(f"{option}: {name} is given twice")
         try:
             settings[name] = json.loads(text)
         except ValueError:

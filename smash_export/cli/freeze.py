@@ -184,7 +184,8 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
             "writes": str(destination),
         }
         if _trains(values):
-            steps |= planned(_maker(best, recipe), dataset, recipe, values, output)
+            make, run = _maker(best, recipe), values["run"] or arch.parent
+            steps |= planned(make, best.architecture, dataset, recipe, values, output, run)
         output.plan(steps)
         output.result({"dry_run": True, "images": summary.to_json(), **steps})
         return

@@ -543,7 +543,7 @@ def _recipe_values(values: dict[str, Any]) -> JsonObject:
         "batch": values["finalist_batch"],
         "balance": values["balance"],
         "augmentation": augmentation(values["augment"]),
-        **read_options(values["settings"]),
+        **read_options(values["settings"], "--set"),
     }
 
 

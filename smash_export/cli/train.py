@@ -55,7 +55,9 @@ def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
     check_export(network, dataset, name)
     if output.dry_run:
         plan: JsonObject = {"network": name, "data": dataset.spec, "writes": str(destination)}
-        plan |= planned(lambda: own_network(name, dataset, recipe.seed), dataset, recipe, values, output)
+        plan |= planned(
+            lambda: own_network(name, dataset, recipe.seed), None, dataset, recipe, values, output
+        )
         output.plan(plan)
         output.result({"dry_run": True, "images": summary.to_json(), **plan})
         return

@@ -35,6 +35,15 @@ OF_TRAINING = (
     *("epochs", "batch", "learning_rate", "label_smoothing", "ema", "balance", "augment"),
     *("teacher", "folds"),
 )
+# Fields of a recipe that have options of their own.
+OPTION_OF_FIELD = {
+    "epochs": "epochs",
+    "batch": "batch",
+    "learning_rate": "learning_rate",
+    "label_smoothing": "label_smoothing",
+    "average": "ema",
+    "balance": "balance",
+}
 FEW_TO_DECIDE = 200  # validation images below which their figures are said to be uncertain
 
 
@@ -48,7 +57,6 @@ def use_threads(count: int | None) -> None:
 
 def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
     """The recipe asked for, with every value that was given beside it."""
-    from smash_export.cli.compile import read_options
     from smash_export.export.freeze import continued, default_recipe, gently
     from smash_search.train.folds import check_folds, most_folds
     from smash_search.train.network import recipe_with
@@ -60,20 +68,7 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
     else:
         recipe = recipe_for(values["recipe_name"], dataset, values["seed"])
         recipe = gently(recipe) if finetuned else recipe
-    recipe = recipe_with(
-        recipe,
-        {
-            "epochs": values["epochs"],
-            "batch": values["batch"],
-            "learning_rate": values["learning_rate"],
-            "label_smoothing": values["label_smoothing"],
-            "average": values["ema"],
-            "balance": values["balance"],
-            "augmentation": augmentation(values["augment"]),
-            **read_options(values["settings"]),
-        },
-        len(dataset.classes),
-    )
+    recipe = recipe_with(recipe, _said(values), len(dataset.classes))
     recipe = continued(recipe) if finetuned else recipe
     if not recipe.epochs:
         raise UsageError("--set epochs", expected="at least 1", received=recipe.epochs)
@@ -83,6 +78,27 @@ def chosen_recipe(dataset: Dataset, values: dict[str, Any]) -> Recipe:
     if values["folds"]:
         check_folds(values["folds"], most_folds(dataset))
     return recipe
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the recipe that options give, None for those that nobody gave.
+
+    Raises:
+        UsageError: two options give the same one.
+    """
+    from smash_export.cli.compile import read_options
+
+    said = {field: values[option] for field, option in OPTION_OF_FIELD.items()}
+    settings = read_options(values["settings"], "--set")
+    for field in settings:
+        if said.get(field) is not None:
+            option = f"--{OPTION_OF_FIELD[field].replace('_', '-')}"
+            raise UsageError(
+                f"the recipe's {field} is given twice",
+                expected="one of the two options",
+                received=f"{option} and --set {field}",
+            )
+    return {**said, "augmentation": augmentation(values["augment"]), **settings}
 
 
 def _check_augmentation(dataset: Dataset, recipe: Recipe, values: dict[str, Any]) -> None:
@@ -102,6 +118,12 @@ def _check_augmentation(dataset: Dataset, recipe: Recipe, values: dict[str, Any]
             "images would be moved out of sight",
             expected=f"at most {min(sides) - 1} pixels",
             received=max(chosen.pad_crop, chosen.jitter),
+        )
+    if chosen.cutout >= min(sides):
+        raise UsageError(
+            "nothing would be left of some images",
+            expected=f"cutout of at most {min(sides) - 1} pixels",
+            received=chosen.cutout,
         )
 
 
@@ -155,7 +177,7 @@ def augmentation(text: str | None) -> JsonObject | None:
         return {}
     from smash_export.cli.compile import read_options
 
-    return read_options(tuple(text.split(",")))
+    return read_options(tuple(text.split(",")), "--augment")
 
 
 def seconds_of(values: dict[str, Any]) -> float:
@@ -191,23 +213,28 @@ class Taught:
         logits: Answers for the images that it is trained on, float32 [N, K].
         validation: what the recipe measures of the teacher on the validation images, 0 to 1; None where the
             student is trained on them, or no answers are there.
+        who: The teacher, for the bundle's provenance.
     """
 
     logits: np.ndarray
     validation: float | None
+    who: JsonObject
 
 
 def check_early(destination: Path, values: dict[str, Any]) -> None:
     """What can be told before images are read, which takes minutes of a large folder.
 
     Raises:
-        UsageError: the bundle exists, or there is no such device.
+        UsageError: the bundle exists, or there is no such device or teacher.
     """
+    from smash_export.export import teacher
     from smash_export.export.freeze import check_free
     from smash_search.train.compute import pick_device
 
     check_free(destination, values["force"])
     pick_device(values["device"])
+    if values["teacher"] not in (None, teacher.AUTO):
+        teacher.check_there(values["teacher"])
 
 
 def prepared(
@@ -232,6 +259,7 @@ def prepared(
         search: how it came to the architecture.
     """
     teacher, knows, seconds = None, None, seconds_of(values)
+    facts: JsonObject = {}
     if values["teacher"]:
         from smash_export.export.freeze import work_of
 
@@ -239,10 +267,10 @@ def prepared(
         found, seconds = taught(architecture, dataset, recipe, seconds, place, values, output, run)
         if found is not None:
             teacher, knows = found.logits, found.validation
+            facts["teacher"] = {**found.who, "validation": knows}
             _tell_pick(found, search, dataset, recipe, output)
     seconds /= 1 + (values["folds"] or 0)
     recipe = announced(make(), dataset, recipe, seconds, values, output)
-    facts: JsonObject = {}
     tell_folds(values, output)
     if values["folds"]:
         facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
@@ -251,26 +279,35 @@ def prepared(
 
 def planned(
     make: Callable[[], nn.Module],
+    architecture: Architecture | None,
     dataset: Dataset,
     recipe: Recipe,
     values: dict[str, Any],
     output: Output,
+    run: Path | None = None,
 ) -> JsonObject:
     """The values of a training for ``--dry-run``, which says how long it takes here, too; raises what
-    :func:`prepared` would before it trains.
+    :func:`prepared`, whose arguments these are, would before it trains.
     """
     from smash_export.export import teacher
     from smash_search.train.network import settled
 
+    facts: JsonObject = {}
     network, seconds = make(), seconds_of(values)
     if values["teacher"] == teacher.AUTO:
-        seconds *= 1 - teacher.TIME_SHARE
+        assert architecture is not None  # ``train module:function`` refuses auto before anything is trained
+        if (found := _finalists(run, dataset, recipe, output)) is not None:
+            facts["teacher"] = found.who
+        elif larger := _larger(architecture, dataset, recipe, seconds, None, values, output):
+            facts["teacher"] = {"architecture": larger[0].key, "epochs": larger[1].epochs}
+            seconds *= 1 - teacher.TIME_SHARE
     elif values["teacher"]:
-        teacher.check_there(values["teacher"])
+        facts["teacher"] = teacher.identity(values["teacher"])
     recipe = announced(network, dataset, recipe, seconds / (1 + (values["folds"] or 0)), values, output)
     tell_folds(values, output)
-    folds: JsonObject = {"folds": values["folds"]} if values["folds"] else {}
-    return {"recipe": settled(recipe, network, dataset).to_json(), **folds}
+    if values["folds"]:
+        facts["folds"] = values["folds"]
+    return {"recipe": settled(recipe, network, dataset).to_json(), **facts}
 
 
 def tell_folds(values: dict[str, Any], output: Output) -> None:
@@ -297,7 +334,7 @@ def announced(
     """
     from smash_export.device_search.plan import duration_words
     from smash_export.export.freeze import ROUNDING_TIME, rounded
-    from smash_search.train.network import settled, within
+    from smash_search.train.network import MOST_EPOCHS, settled, within
 
     per_epoch, per_rounding = _seconds_per_epoch(network, dataset, recipe, values, output)
     used = recipe
@@ -309,7 +346,14 @@ def announced(
         used = recipe = replace(within(recipe, share * seconds, per_epoch), seconds=seconds)
         if asked := _asked_epochs(values):
             output.note(f"--time decides about the epochs: {recipe.epochs} in place of {asked}")
+        if share * seconds < per_epoch:
+            output.warn("--time is over before the training has seen every image once")
+        if recipe.epochs == MOST_EPOCHS and share * seconds > 1.1 * MOST_EPOCHS * per_epoch:
+            output.note(
+                f"--time is enough for more than {MOST_EPOCHS} epochs, the most that it is filled with"
+            )
     expected = recipe.epochs * per_epoch + rounded(recipe).epochs * per_rounding
+    seconds = seconds or recipe.seconds
     output.note(f"recipe {values['recipe_name']}: {settled(used, network, dataset).words()}")
     output.note(
         f"training takes about {duration_words(min(expected, seconds or expected))} here"
@@ -385,25 +429,27 @@ def taught(
         found = read_answers(kept, dataset)
         known = teacher.knowledge(found, dataset, recipe)
         tell_knowledge(known, output)
-        return _taught(found, known, recipe), seconds
-    finalists = None
-    if run is not None and not recipe.include_validation:
-        finalists = _finalists(run, dataset, recipe, output)
+        return _taught(found, known, recipe, teacher.identity(values["teacher"])), seconds
+    finalists = _finalists(run, dataset, recipe, output)
     if finalists is not None:  # they cost nothing any more
         return finalists, seconds
     assert architecture is not None  # ``train module:function`` refuses auto before anything is trained
     return _trained_first(architecture, dataset, recipe, seconds, place, values, output)
 
 
-def _taught(answers: Answers, known: Knowledge, recipe: Recipe) -> Taught:
+def _taught(answers: Answers, known: Knowledge, recipe: Recipe, who: JsonObject) -> Taught:
     """What the student learns, those of validation images too where it is trained on them."""
-    return Taught(answers.of_training(include_validation=recipe.include_validation), known.validation)
+    return Taught(answers.of_training(include_validation=recipe.include_validation), known.validation, who)
 
 
-def _finalists(run: Path, dataset: Dataset, recipe: Recipe, output: Output) -> Taught | None:
-    """Answers of a search's best finalists; None without any, or if they know too little."""
+def _finalists(run: Path | None, dataset: Dataset, recipe: Recipe, output: Output) -> Taught | None:
+    """Answers of a search's best finalists; None without any, if they know too little, or where the student
+    is trained on the validation images, by which they were chosen.
+    """
     from smash_export.export import teacher
 
+    if run is None or recipe.include_validation:
+        return None
     answers = teacher.ensemble_of(run, dataset)
     if answers is None:
         return None
@@ -413,7 +459,7 @@ def _finalists(run: Path, dataset: Dataset, recipe: Recipe, output: Output) -> T
         output.note(f"no teacher: {who}; their answers would hold the network back")
         return None
     output.note(f"teacher: {who}")
-    return _taught(answers, known, recipe)
+    return _taught(answers, known, recipe, {"name": "the best finalists of the search"})
 
 
 def tell_knowledge(known: Knowledge, output: Output) -> None:
@@ -465,20 +511,12 @@ def _trained_first(
 ) -> tuple[Taught | None, float]:
     """:func:`taught` by a larger network, which is trained for half of the time."""
     from smash_export.export import teacher
-    from smash_export.export.freeze import input_of
     from smash_search.train.compute import pick_device
-    from smash_search.train.network import new_network
 
-    larger = teacher.larger_network(architecture, dataset)
-    if larger is None:  # nobody knew the pick of a search before it
-        output.warn("no teacher is trained: no known network of the space is half as large again as this one")
+    found = _larger(architecture, dataset, recipe, seconds, place, values, output)
+    if found is None:
         return None, seconds
-    output.note(f"teacher: {larger.key}, a larger network of the same space")
-    network, wanted = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed), recipe.epochs
-    alone = {**values, "weights": "retrain", "qat": False}
-    recipe = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, alone, output)
-    if _too_short(recipe.epochs, wanted, place, output):
-        return None, seconds
+    larger, recipe = found
     with output.progress(f"teacher {larger.key}", recipe.epochs) as advance:
         on_epoch, on_step = shown_by(advance, recipe)
         answers = teacher.trained_teacher(
@@ -492,16 +530,47 @@ def _trained_first(
         )
     known = teacher.knowledge(answers, dataset, recipe)
     tell_knowledge(known, output)
-    return _taught(answers, known, recipe), (1 - teacher.TIME_SHARE) * seconds
+    who: JsonObject = {"name": "a larger network, trained first", "architecture": larger.key}
+    return _taught(answers, known, recipe, who), (1 - teacher.TIME_SHARE) * seconds
 
 
-def _too_short(epochs: int, wanted: int, place: Path, output: Output) -> bool:
+def _larger(
+    architecture: Architecture,
+    dataset: Dataset,
+    recipe: Recipe,
+    seconds: float,
+    place: Path | None,
+    values: dict[str, Any],
+    output: Output,
+) -> tuple[Architecture, Recipe] | None:
+    """A larger network and how it is trained for half of the time; None, and why, where none is worth it.
+
+    Args:
+        place: where its answers will be kept, and decisions are; None for none.
+    """
+    from smash_export.export import teacher
+    from smash_export.export.freeze import input_of
+    from smash_search.train.network import new_network
+
+    larger = teacher.larger_network(architecture, dataset)
+    if larger is None:  # nobody knew the pick of a search before it
+        output.warn("no teacher is trained: no known network of the space is half as large again as this one")
+        return None
+    output.note(f"teacher: {larger.key}, a larger network of the same space")
+    network, wanted = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed), recipe.epochs
+    alone = {**values, "weights": "retrain", "qat": False}
+    recipe = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, alone, output)
+    return None if _too_short(recipe.epochs, wanted, place, output) else (larger, recipe)
+
+
+def _too_short(epochs: int, wanted: int, place: Path | None, output: Output) -> bool:
     """Whether a teacher would be trained for less than its recipe has; what was decided once holds."""
-    begun = {path.name for path in place.parent.glob(f"{place.name}-*")}
-    none = place.with_name(f"{place.name}-none")
-    if none.name not in begun and (begun or epochs >= wanted):
+    begun = {path.name for path in place.parent.glob(f"{place.name}-*")} if place else set()
+    none = place.with_name(f"{place.name}-none") if place else None
+    if not (none and none.name in begun) and (begun or epochs >= wanted):
         return False
-    files.write_text(none, "")
+    if none:
+        files.write_text(none, "")
     output.warn(
         f"no teacher is trained: half of --time is {epochs} epochs of it, and after fewer than {wanted} it "
         "teaches less than the time is worth; name one that is there"
@@ -554,6 +623,11 @@ def measured_on_folds(
         least, most = min(found.precisions), max(found.precisions)
         output.text(f"{RIGHT}; mean average precision {mean:.2%}, {least:.2%} to {most:.2%} of each fold.")
         facts["mean_average_precision"] = list(found.precisions)
+    if found.recalls:
+        mean = sum(found.recalls) / count
+        least, most = min(found.recalls), max(found.recalls)
+        output.text(f"Mean recall of the classes {mean:.2%}, {least:.2%} to {most:.2%} of each fold.")
+        facts["mean_recall"] = list(found.recalls)
     return facts
 
 

@@ -454,6 +454,7 @@ def _export(
             "calibration": None if calibration is None else asdict(calibration),
             "exporter": exporter,
             "quantisation_aware": quantisation_aware,
+            "rounding": rounded(recipe).to_json() if quantisation_aware else None,
             "data": {"spec": dataset.spec, "seed": dataset.seed, "fingerprint": dataset.fingerprint},
             "accuracy": {"split": "test", **test.facts()},
             "cost": asdict(cost),

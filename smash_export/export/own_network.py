@@ -46,6 +46,7 @@ from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Epoch, FitResult, fit, resized
 from smash_search.train.recipes import Recipe
 
+LOOKED_AT = 16  # random images whose answers tell logits from probabilities
 TRACED = 64  # test images that the traced network has to answer as the network does
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -98,7 +99,25 @@ def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
                 expected=f"logits [2, {classes}]",
                 received=received,
             )
+    _check_logits(network, shape, text)
     return network
+
+
+def _check_logits(network: nn.Module, shape: tuple[int, ...], text: str) -> None:
+    """Raise InvalidInputError for answers that are probabilities: of these, training would take the softmax
+    (or sigmoid) again, and learn little.
+    """
+    random = torch.Generator().manual_seed(0)
+    answers = _tried(network, torch.randn(LOOKED_AT, *shape, generator=random), training=False)
+    if not isinstance(answers, Tensor) or not ((answers > 0) & (answers < 1)).all():
+        return
+    sums_to_one = bool(torch.allclose(answers.sum(1), torch.ones(len(answers)), atol=1e-3))
+    raise InvalidInputError(
+        f"the network of {text} answers with probabilities",
+        expected="logits, of which training and the bundle make probabilities",
+        received="values between 0 and 1" + (" that sum to 1" if sums_to_one else ""),
+        hint=f"Leave its last {'Softmax' if sums_to_one else 'Sigmoid'} out.",
+    )
 
 
 def check_recipe(network: nn.Module, dataset: Dataset, recipe: Recipe, text: str) -> None:
@@ -168,7 +187,13 @@ def _make_lazy_weights(network: nn.Module, images: Tensor, text: str) -> None:
 
 
 def _answered(network: nn.Module, images: Tensor, *, training: bool) -> object:
-    """Shape of the answers, or what came instead; the network keeps its values, and is in eval mode then.
+    """Shape of the answers, or what came instead; see :func:`_tried`."""
+    answers = _tried(network, images, training=training)
+    return list(answers.shape) if isinstance(answers, Tensor) else answers
+
+
+def _tried(network: nn.Module, images: Tensor, *, training: bool) -> object:
+    """The answers, or in words what came instead; the network keeps its values, and is in eval mode then.
 
     Images and weights lie in memory as in training: with channels last, ``view`` cannot flatten a map.
     """
@@ -179,7 +204,7 @@ def _answered(network: nn.Module, images: Tensor, *, training: bool) -> object:
         arrange_weights(network, layout)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             answers = network.train(training)(images)
-        return list(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
+        return answers if isinstance(answers, Tensor) else type(answers).__name__
     except Exception as error:  # noqa: BLE001 - the user's code may raise anything
         return fault_of(error)
     finally:

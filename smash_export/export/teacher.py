@@ -24,6 +24,7 @@ import numpy as np
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.json_values import JsonObject
 from smash_base.preprocess import Outputs, Preprocessing
 from smash_export.bundle.inspection import stored_facts
 from smash_export.export.adopt import Images, adopt, read_preprocessing
@@ -158,6 +159,12 @@ def knowledge(answers: Answers, dataset: Dataset, recipe: Recipe) -> Knowledge:
     if recipe.balance != "none":
         words += f", mean recall of the classes {figure:.1%}"
     return Knowledge(words, right < LEAST_RIGHT, validation)
+
+
+def identity(teacher: Path | str) -> JsonObject:
+    """Which teacher, for the provenance of its students: its name, and what tells it from others."""
+    name = str(teacher) if _timm(teacher) is None else str(teacher).partition("?")[0]
+    return {"name": Path(name).name or name, "fingerprint": _fingerprint(teacher)}
 
 
 def check_there(teacher: Path | str) -> None:

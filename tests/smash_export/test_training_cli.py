@@ -166,7 +166,14 @@ def test_a_dry_run_says_how_long_a_training_takes_and_which_epochs_fit_a_time() 
         ("train resnet-8 --teacher nowhere.onnx", "no such teacher"),
         ("train resnet-8 --augment pad_crop=8", "at most 7 pixels"),
         ("train resnet-8 --augment jitter=2", "pad_crop for images"),
-        ("train resnet-8 --augment mixup=0.2 --teacher nowhere.onnx", "neither mixup nor cutmix"),
+        ("train resnet-8 --augment mixup=0.2 --teacher pictures/cat.png", "neither mixup nor cutmix"),
+        ("train torch.nn:Flatten --teacher nowhere.onnx", "no such teacher"),
+        ("train resnet-8 --augment cutout=8", "cutout of at most 7 pixels"),
+        ("train resnet-8 --augment trivial", "--augment without a value"),
+        ("train resnet-8 --set speed", "--set without a value"),
+        ("train resnet-8 --epochs 5 --set epochs=3", "received --epochs and --set epochs"),
+        ("train resnet-8 --learning-rate 0.1 --set learning_rate=0.1", "--learning-rate and --set"),
+        ("train resnet-8 --ema 0.9 --set average=0.99", "--ema and --set average"),
         ("train resnet-8 --track wandb", "tensorboard or mlflow"),
         ("train resnet-8 --time soon", "45m"),
         ("train resnet-8 --time 0s", "45m"),
@@ -312,6 +319,20 @@ def test_the_time_that_a_training_takes_is_told_before_it(
     assert fitted.whiten == "auto", "decided by the epochs that a training began with, when it goes on"
     assert f"recipe quick: {settled(fitted, nn.Linear(1, 1), data).words()}" in lines
     assert f"training takes about {told} here" in lines
+
+
+def test_a_time_that_is_far_too_short_or_long_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smash_search.train.network.seconds_per_epoch", lambda *_: 9.0)
+    values, data, recipe = {"device": "cpu", "recipe_name": "quick"}, small_digits(), Recipe(epochs=20)
+    short, long = "before the training has seen every image once", "enough for more than 200 epochs"
+    for seconds, told in ((5.0, {short}), (9.0, set()), (9 * 210.0, set()), (9 * 400.0, {long})):
+        announced(nn.Linear(1, 1), data, recipe, seconds, values, Output())
+        said = capsys.readouterr().err
+        assert {text for text in (short, long) if text in said} == told
+    announced(nn.Linear(1, 1), data, replace(recipe, seconds=4.0), 0.0, values, Output())
+    assert "training takes about 4 s here" in capsys.readouterr().err, "--set seconds=4"
 
 
 def test_training_with_rounding_is_part_of_the_time_that_is_told_and_given(

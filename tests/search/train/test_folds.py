@@ -41,6 +41,19 @@ def test_more_folds_than_the_smallest_class_has_images_are_refused() -> None:
             cross_validated(_Memory, data, Recipe(epochs=1, batch=16), folds)
 
 
+def test_folds_of_a_balanced_training_tell_the_recall_of_the_classes() -> None:
+    data = small_digits(train=60, validation=30)
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    plain = cross_validated(make, data, Recipe(epochs=1, batch=16), 3)
+    assert plain.recalls == ()
+    balanced = cross_validated(make, data, Recipe(epochs=1, batch=16, balance="loss"), 3)
+    assert len(balanced.recalls) == 3
+    assert all(0 <= recall <= 1 for recall in balanced.recalls)
+
+
 def test_equal_images_are_in_one_fold_and_count_once() -> None:
     data = small_digits(train=60, validation=30)
     everything = Split.joined(data.train, data.validation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -320,6 +321,23 @@ def test_validation_images_are_trained_on_when_asked() -> None:
     data = small_digits(train=64, validation=32)
     result = fit(_network(), data, Recipe(epochs=1, batch=32, include_validation=True))
     assert result.steps == 3
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_a_recipe_says_whether_bfloat16_is_multiplied(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On any device: rounding in the loop would round twice on a GPU that was given bfloat16 anyway."""
+    used: list[bool] = []
+
+    def noted(device: torch.device, *, on_cpu: bool = False) -> contextlib.AbstractContextManager[None]:
+        used.append(on_cpu)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("smash_search.train.network.autocast", noted)
+    recipe = Recipe.from_json({**Recipe(epochs=1, batch=64).to_json(), "precision": precision})
+    fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), small_digits(), recipe, evaluate=False)
+    assert bool(used) == (precision == "auto")
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:

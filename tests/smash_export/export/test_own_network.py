@@ -130,6 +130,21 @@ class Overflows(Auxiliary):
 
 def overflows():
     return Overflows()
+
+def softmax(channels, classes):
+    return nn.Sequential(*small(channels, classes), nn.Softmax(1))
+
+def sigmoid(channels, classes):
+    return nn.Sequential(*small(channels, classes), nn.Sigmoid())
+
+def log_softmax(channels, classes):
+    return nn.Sequential(*small(channels, classes), nn.LogSoftmax(1))
+
+def zeros_first(channels, classes):
+    network = small(channels, classes)
+    nn.init.zeros_(network[-1].weight)
+    nn.init.zeros_(network[-1].bias)
+    return network
 """
 
 
@@ -252,6 +267,17 @@ def test_what_is_no_classifier_of_these_images_is_refused(module: str) -> None:
         own_network(f"{module}:absent", digits, 0)
     with pytest.raises(UsageError, match="no module"):
         own_network("no_such_module_here:absent", digits, 0)
+
+
+def test_a_network_that_ends_in_probabilities_is_refused(module: str) -> None:
+    """The loss takes the softmax of its answers: digits had 61 % where the same logits have 92."""
+    digits = load_dataset("digits")
+    with pytest.raises(InvalidInputError, match=r"between 0 and 1 that sum to 1.*Leave its last Softmax out"):
+        own_network(f"{module}:softmax", digits, 0)
+    with pytest.raises(InvalidInputError, match=r"between 0 and 1\. Leave its last Sigmoid out"):
+        own_network(f"{module}:sigmoid", digits, 0)
+    for name in ("log_softmax", "zeros_first", "small", "attentive"):
+        own_network(f"{module}:{name}", digits, 0)
 
 
 def test_what_cannot_be_trained_is_refused_before_it_is(module: str) -> None:

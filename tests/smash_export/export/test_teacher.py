@@ -17,8 +17,10 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from smash_base import files
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_base.progress import Advance
+from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
 from smash_export.cli.console import Output
 from smash_export.cli.training import taught
@@ -321,13 +323,59 @@ def test_train_trains_the_teacher_within_the_time_and_then_its_student(tmp_path:
     assert done.exit_code == 0, done.output
     assert "a larger network of the same space" in done.output
     assert "the teacher: right on" in done.output
-    recipe = json.loads((out / "manifest.json").read_text())["provenance"]["recipe"]
-    assert recipe["seconds"] == pytest.approx(1.5)
+    provenance = json.loads((out / "manifest.json").read_text())["provenance"]
+    assert provenance["recipe"]["seconds"] == pytest.approx(1.5)
+    assert provenance["teacher"]["architecture"] == larger_network(small_architecture(), data).key
+    assert 0 < provenance["teacher"]["validation"] <= 1
+    assert "trained first" in (out / "README.md").read_text()
     again = CliRunner().invoke(cli, [*words, "--time", "3s"])
     assert isinstance(again.exception, UsageError)
     assert "a larger network" not in again.output, "refused before a teacher is trained"
     short = CliRunner().invoke(cli, [*words, "--time", "1s", "--epochs", "190", "--force"])
     assert short.exit_code == 0, short.output
     assert "no teacher is trained" in short.output
-    recipe = json.loads((out / "manifest.json").read_text())["provenance"]["recipe"]
-    assert recipe["seconds"] == 1, "the student has the whole time"
+    provenance = json.loads((out / "manifest.json").read_text())["provenance"]
+    assert provenance["recipe"]["seconds"] == 1, "the student has the whole time"
+    assert "teacher" not in provenance
+
+
+def test_a_dry_run_plans_an_automatic_teacher_as_it_will_be_trained(tmp_path: Path) -> None:
+    data = load_dataset("digits")
+    write_best(tmp_path / "best.json", BestFile(small_architecture(), SPEC, data.classes))
+    words = [
+        "train",
+        str(tmp_path / "best.json"),
+        "--data",
+        "digits",
+        "--threads",
+        "1",
+        "--dry-run",
+        "--json",
+    ]
+    words += ["--teacher", "auto", "--device", "cpu", "--out", str(tmp_path / "bundle")]
+
+    def plan(*more: str) -> tuple[dict[str, Any], str]:
+        done = CliRunner().invoke(cli, [*words, *more])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout), done.stderr
+
+    found, told = plan("--time", "1000h", "--epochs", "1")
+    assert found["teacher"]["architecture"] == larger_network(small_architecture(), data).key
+    assert found["recipe"]["seconds"] == 500 * 3600
+    assert told.count("training takes about") == 2, "of the teacher and of its student"
+    found, told = plan("--time", "1s", "--epochs", "190")
+    assert "no teacher is trained" in told
+    assert "teacher" not in found
+    assert found["recipe"]["seconds"] == 1, "the student has the whole time"
+    assert not list(tmp_path.glob(".bundle*")), "and nothing is written"
+
+
+def test_a_bundle_says_who_taught_it(tmp_path: Path, digits_bundle: Path) -> None:
+    out = tmp_path / "bundle"
+    words = ["train", "resnet-8", "--data", "digits", "--epochs", "1", "--threads", "1", "--out", str(out)]
+    done = CliRunner().invoke(cli, [*words, "--teacher", str(digits_bundle)])
+    assert done.exit_code == 0, done.output
+    told = json.loads((out / "manifest.json").read_text())["provenance"]["teacher"]
+    assert told["name"] == digits_bundle.name
+    assert told["fingerprint"] == files.sha256(Bundle.open(digits_bundle).onnx)
+    assert 0.9 < told["validation"] <= 1
