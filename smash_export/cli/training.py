@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -619,16 +619,17 @@ def measured_on_folds(
     if found.precisions:
         from smash_export.bundle.bundle import RIGHT
 
-        mean = sum(found.precisions) / count
-        least, most = min(found.precisions), max(found.precisions)
-        output.text(f"{RIGHT}; mean average precision {mean:.2%}, {least:.2%} to {most:.2%} of each fold.")
+        output.text(f"{RIGHT}; mean average precision {_over_folds(found.precisions)}.")
         facts["mean_average_precision"] = list(found.precisions)
     if found.recalls:
-        mean = sum(found.recalls) / count
-        least, most = min(found.recalls), max(found.recalls)
-        output.text(f"Mean recall of the classes {mean:.2%}, {least:.2%} to {most:.2%} of each fold.")
+        output.text(f"Mean recall of the classes {_over_folds(found.recalls)}.")
         facts["mean_recall"] = list(found.recalls)
     return facts
+
+
+def _over_folds(values: Sequence[float]) -> str:
+    """Mean, least and most of a figure of each fold."""
+    return f"{sum(values) / len(values):.2%}, {min(values):.2%} to {max(values):.2%} of each fold"
 
 
 def _shown_by_folds(advance: Advance, recipe: Recipe) -> Callable[[int, TrainingProgress], None]:
