@@ -78,9 +78,8 @@ def cross_validated(
     check_folds(folds, most_folds(dataset))
     images = Split.joined(dataset.train, dataset.validation)
     judged: list[_Judged] = []
-    first = first_equal(images.images, dataset.views)
-    objects = fold_of(images.labels[:: dataset.views], folds, recipe.seed, first)
-    places = np.repeat(objects, dataset.views)
+    first, labels = first_equal(images.images, dataset.views), images.labels[:: dataset.views]
+    places = np.repeat(fold_of(labels, folds, recipe.seed, first), dataset.views)
     plain = replace(recipe, keep_best=False, include_validation=False)
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
