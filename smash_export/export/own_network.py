@@ -70,7 +70,12 @@ def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
         InvalidInputError: it returns no module from images [B, C, *S] to logits [B, K].
     """
     module, _, name = text.partition(":")
-    missing = UsageError(f"there is no module {module!r}", expected="package.module:function", received=text)
+    missing = UsageError(
+        f"there is no module {module!r}",
+        expected="package.module:function",
+        received=text,
+        hint=f"Name the module without .py: {module[:-3]}:{name}" if module.endswith(".py") else None,
+    )
     function = imported_function(module, name, text, missing)
     shape, classes = dataset.preprocessing.input_shape, len(dataset.classes)
     offered = {"channels": shape[0], "classes": classes, "input_shape": shape}

@@ -267,6 +267,8 @@ def test_what_is_no_classifier_of_these_images_is_refused(module: str) -> None:
         own_network(f"{module}:absent", digits, 0)
     with pytest.raises(UsageError, match="no module"):
         own_network("no_such_module_here:absent", digits, 0)
+    with pytest.raises(UsageError, match=f"without .py: {module}:small"):
+        own_network(f"{module}.py:small", digits, 0)
 
 
 def test_a_network_that_ends_in_probabilities_is_refused(module: str) -> None:
