@@ -47,6 +47,10 @@ DARK_16 = 4096  # values of 12 bits in 16, as cameras and microscopes write them
 LARGEST_LIMIT = 178_956_970  # above it Pillow refuses by itself
 PROGRESSIVE_BYTES = 18
 BAND_PIXELS = 2**20
+SYSTEM_FOLDERS = frozenset(
+    ("@eaDir", "#recycle", "__MACOSX", "lost+found", "System Volume Information", "$RECYCLE.BIN")
+)
+"""Folders that file systems, network shares and archives put among those of people."""
 LIMIT_VARIABLE = "SMASH_EXPORT_MAX_PIXELS"
 MAX_NAMES = 1000  # of files left out for one reason; the rest is only counted
 _ORIENTATION = 0x0112
@@ -146,6 +150,8 @@ def _image_files(folder: str, left_out: LeftOut, above: tuple[tuple[int, int], .
     for entry in found:
         if entry.name.startswith("."):
             left_out.add("hidden files or folders", entry.path)
+        elif entry.name in SYSTEM_FOLDERS:
+            left_out.add("folders of the system", entry.path)
         elif _kind(entry) == "folder":
             yield from _image_files(entry.path, left_out, (*above, here))
         elif not entry.name.lower().endswith(SUFFIXES):
@@ -319,7 +325,7 @@ def eight_bits(picture: Image.Image, name: str) -> Image.Image:
     white_is_zero = picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
     grey = Image.fromarray((table[::-1] if white_is_zero else table)[values])
     if isinstance(hidden := picture.info.get("transparency"), int):
-        grey.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+        grey.putalpha(Image.fromarray(np.where(values == hidden, np.uint8(0), np.uint8(255))))
     if (turn := orientation(picture)) != 1:
         exif = Image.Exif()
         exif[_ORIENTATION] = turn

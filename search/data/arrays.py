@@ -15,11 +15,13 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from smash_base.errors import InvalidInputError, UsageError
+from smash_base.images import LeftOut
 from smash_search.data import maps, several
 from smash_search.data.dataset import MAX_CLASSES, Parts, Split
 from smash_search.data.spec import Spec
@@ -41,7 +43,10 @@ NAMES = {
     "validation": (
         ("val_images", "val_labels"),
         ("validation_images", "validation_labels"),
+        ("valid_images", "valid_labels"),
         ("x_val", "y_val"),
+        ("x_valid", "y_valid"),
+        ("x_validation", "y_validation"),
         ("X_val", "y_val"),
     ),
     "test": (("test_images", "test_labels"), ("x_test", "y_test"), ("X_test", "y_test")),
@@ -60,11 +65,13 @@ def read(spec: Spec) -> Parts:
     path = spec.folder(hint="Give a .npz file, or a folder with images.npy and labels.npy.")
     members = _members(path)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    used, left_out = {"classes"}, LeftOut()
     for part, pairs in NAMES.items():
         for images_name, labels_name in pairs:
             if images_name in members and labels_name in members:
                 images = as_samples(read_member(path, images_name), layout, f"{path}: {images_name}")
                 found[part] = images, as_classes(read_member(path, labels_name), f"{path}: {labels_name}")
+                used |= {images_name, labels_name}
                 break
     if "train" not in found:
         raise InvalidInputError(
@@ -77,7 +84,10 @@ def read(spec: Spec) -> Parts:
         raise InvalidInputError(
             f"{path}: classes", expected="strings [K]", received=f"{names.dtype} {names.shape}"
         )
-    return parts_of(spec, found, None if names is None else names.tolist())
+    for name in sorted(members - used):
+        left_out.add("arrays of other names", f"{path}: {name}")
+    parts = parts_of(spec, found, None if names is None else names.tolist())
+    return replace(parts, left_out=left_out.omissions())
 
 
 def as_samples(array: np.ndarray, layout: str, where: str) -> np.ndarray:

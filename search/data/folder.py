@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from smash_base.errors import InvalidInputError
-from smash_base.images import SUFFIXES, LeftOut, image_files, shown
+from smash_base.images import SUFFIXES, SYSTEM_FOLDERS, LeftOut, image_files, shown
 from smash_search.data import cache, parts, several
 from smash_search.data.dataset import Parts
 from smash_search.data.files import OPTIONS, Listed, read_files
@@ -93,7 +93,9 @@ def _list(place: Path, folders: Sequence[Path], classes: tuple[str, ...], left_o
             received=", ".join(map(shown, unknown)),
         )
     for item in sorted(place.iterdir()):
-        if (not item.is_dir() or item.name.startswith(".")) and item.name != cache.FOLDER:
+        if item.name in SYSTEM_FOLDERS:
+            left_out.add("folders of the system", item)
+        elif (not item.is_dir() or item.name.startswith(".")) and item.name != cache.FOLDER:
             left_out.add("files beside the class folders", item)
     paths: list[Path] = []
     labels: list[int] = []

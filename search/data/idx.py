@@ -167,10 +167,16 @@ def _split(folder: Path, prefix: str, part: str) -> Split:
 def _find(folder: Path, prefix: str, part: str, kind: str) -> list[Path]:
     """Files of one part and kind, of any set without a prefix; of a file and its own .gz only the file."""
     start = f"{glob.escape(prefix) or '*'}{part}-{kind}"
-    found = [path for mark in "-." for path in folder.glob(f"{start}{mark}idx*-ubyte")]
+    found = _files(folder, f"{start}[-.]idx*-ubyte")
     plain = {path.name for path in found}
-    packed = [path for mark in "-." for path in folder.glob(f"{start}{mark}idx*-ubyte.gz")]
+    packed = _files(folder, f"{start}[-.]idx*-ubyte.gz")
     return sorted(found + [path for path in packed if path.name[:-3] not in plain])
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Files by a pattern; one that lies in a folder of its own name, as archives of Kaggle have it, too."""
+    found = [path / path.name if path.is_dir() else path for path in folder.glob(pattern)]
+    return [path for path in found if path.is_file()]
 
 
 def read_idx(path: Path, *, axes: tuple[int, ...]) -> np.ndarray:

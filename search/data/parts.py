@@ -8,11 +8,11 @@ People name them in many ways: ``train``, ``Train``, ``training_set``, ``val``, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from smash_base.errors import InvalidInputError, UsageError
-from smash_base.images import LeftOut
+from smash_base.images import SYSTEM_FOLDERS, LeftOut
 from smash_search.data.spec import Spec, with_option
 
 NAMES = {
@@ -32,8 +32,9 @@ def part_of(name: str) -> str | None:
 
 
 def folders_in(place: Path) -> list[Path]:
-    """Folders and linked folders, sorted by name, without hidden ones."""
-    return sorted(item for item in place.iterdir() if not item.name.startswith(".") and item.is_dir())
+    """Folders and linked folders, sorted by name, without hidden ones and those of the system."""
+    found = (item for item in place.iterdir() if not item.name.startswith("."))
+    return sorted(item for item in found if item.name not in SYSTEM_FOLDERS and item.is_dir())
 
 
 def class_folders(places: Mapping[str, Path], part: str, left_out: LeftOut) -> list[Path]:
@@ -71,12 +72,15 @@ def find_parts(spec: Spec, root: Path, left_out: LeftOut) -> dict[str, Path]:
             )
         return named
     folders = folders_in(root)
-    usual = [folder for folder in folders if part_of(folder.name)]
+    named_as = {folder.name: part_of(folder.name) for folder in folders}
+    if not any(named_as.values()):
+        named_as = _with_common_word(list(named_as))
+    usual = [folder for folder in folders if named_as[folder.name]]
     found: dict[str, Path] = {}
     for folder in usual:
         if not folders_in(folder):
             continue
-        part = part_of(folder.name) or ""
+        part = named_as[folder.name] or ""
         if part in found:
             raise InvalidInputError(
                 f"{root} has two folders for the {part} part",
@@ -84,10 +88,10 @@ def find_parts(spec: Spec, root: Path, left_out: LeftOut) -> dict[str, Path]:
                 received=f"{found[part].name} and {folder.name}",
                 hint=f"Say which: {with_option(spec.text, part, folder.name)}",
             )
-        found[part] = folder
+        found[part] = _innermost(folder)
     if "train" in found:
         for folder in folders:
-            if folder not in found.values():
+            if not any(place.is_relative_to(folder) for place in found.values()):
                 left_out.add("folders that are no part", folder)
         return found
     if found or (usual and len(usual) == len(folders)):
@@ -98,7 +102,42 @@ def find_parts(spec: Spec, root: Path, left_out: LeftOut) -> dict[str, Path]:
             received=", ".join(folder.name for folder in folders),
             hint=f"Say what they are: {named_parts}. If they are the classes: ?train=.",
         )
+    _check_classes_first(spec, root, folders)
     return {"train": root}
+
+
+def _with_common_word(names: Sequence[str]) -> dict[str, str | None]:
+    """Parts by names that have a further word in common, ``seg_train`` and ``seg_test``: training is among
+    them, and another part. Classes such as ``train_station`` and ``test_tube`` have none."""
+    by_rest: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        words = re.split(r"[-_. ]", name)
+        for at, word in enumerate(words):
+            if part := part_of(word):
+                by_rest.setdefault((*words[:at], "", *words[at + 1 :]), {})[name] = part
+    for found in by_rest.values():
+        if "train" in found.values() and len(set(found.values())) > 1:
+            return {name: found.get(name) for name in names}
+    return dict.fromkeys(names)
+
+
+def _innermost(folder: Path) -> Path:
+    """The folder, or the only one in it where that has the same name, as archives of Kaggle have it."""
+    inside = [item for item in folder.iterdir() if not item.name.startswith(".")]
+    return inside[0] if len(inside) == 1 and inside[0].name == folder.name else folder
+
+
+def _check_classes_first(spec: Spec, root: Path, folders: Sequence[Path]) -> None:
+    """Refuse ``cat/train``, ``cat/test``, ``dog/train`` ...: test images would be trained on."""
+    inside = [{part_of(item.name) for item in folders_in(folder)} for folder in folders]
+    if len(inside) > 1 and all({"train"} < parts and None not in parts for parts in inside):
+        names = sorted(item.name for item in folders_in(folders[0]))
+        raise InvalidInputError(
+            f"each class folder of {root} holds parts",
+            expected=f"{names[-1]}/{folders[0].name}, the part above the class",
+            received=", ".join(f"{folders[0].name}/{name}" for name in names),
+            hint=f"Move them, or list the images with a column split: csv:labels.csv instead of {spec.text}.",
+        )
 
 
 def _named(spec: Spec, root: Path, part: str) -> Path:

@@ -37,12 +37,15 @@ def find_shards(
     if path.is_file():
         return {"train": [path]}
     files = sorted(file for file in path.rglob("*") if file.name.endswith(suffixes) and file.is_file())
+    for file in [file for file in files if _is_result(file)]:
+        left_out.add("results that datasets keeps", file)
+        files.remove(file)
     named = {spec.options[part]: part for part in parts.OPTIONS if part in spec.options}
     found: dict[str, list[Path]] = {}
     silent = []
     for file in files:
         words = _words(path, file)
-        part = next((named[word] for word in words if word in named), None) if named else _usual(words)
+        part = _named(file.name, words, named) if named else _usual(words)
         if part is None:
             silent.append(file)
         else:
@@ -67,8 +70,28 @@ def _words(root: Path, file: Path) -> list[str]:
     return [begin, file.name.partition(".")[0], *(folder.name for folder in file.relative_to(root).parents)]
 
 
+def _is_result(file: Path) -> bool:
+    """Whether a file is what ``datasets`` keeps of a computation beside the data that it saved."""
+    return file.name.startswith("cache-") and (file.parent / "state.json").is_file()
+
+
+def _named(file: str, words: list[str], named: dict[str, str]) -> str | None:
+    """The part whose option is one of the words, or the longest beginning of the file's name."""
+    if (word := next((word for word in words if word in named), None)) is not None:
+        return named[word]
+    begins = [begin for begin in named if file.startswith(begin)]
+    return named[max(begins, key=len)] if begins else None
+
+
 def _usual(words: list[str]) -> str | None:
-    return next((part for word in words if (part := parts.part_of(word))), None)
+    """The part that a word names, else one that stands in a word alone, as in ``imagenet1k-train``."""
+    if (part := next((part for word in words if (part := parts.part_of(word))), None)) is not None:
+        return part
+    for word in words:
+        found = {part for token in re.split(r"[-_. ]", word) if (part := parts.part_of(token))}
+        if len(found) == 1:
+            return found.pop()
+    return None
 
 
 def are_labelled(spec: Spec, values: Sequence[object]) -> list[bool]:

@@ -117,6 +117,10 @@ def _image(value: Any, path: Path, row: int) -> tuple[str, Path | bytes]:
         return name, value
     value = value if isinstance(value, dict) else {}
     content, relative = value.get("bytes"), value.get("path")
+    if content is not None and not isinstance(content, bytes):
+        raise InvalidInputError(
+            f"{name}: bytes of the image", expected="bytes", received=type(content).__name__
+        )
     if content is not None:
         return f"{name} ({relative})" if relative else name, content
     file = path.parent / str(relative)

@@ -99,10 +99,12 @@ class _Archives:
 
 @dataclass
 class _Sample:
-    """Members of one name: the first that is an image, and short ones by ending."""
+    """Members of one name: the image, and short ones by ending. Of several images it is the first whose
+    ending has no further words: ``0.jpg`` and not ``0.depth.png``."""
 
     key: str
     image: bytes | None = None
+    image_ending: str = ""
     texts: dict[str, bytes] = field(default_factory=dict)
 
     def label(self, wanted: str | None, mark: str | None) -> object:
@@ -175,12 +177,14 @@ def _check_end(path: Path) -> None:
 
 def _add(sample: _Sample, ending: str, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
     image = f".{ending}".endswith(SUFFIXES)
-    if member.size > (MAX_FILE_BYTES if image else MAX_LABEL_BYTES) or (image and sample.image is not None):
+    if member.size > (MAX_FILE_BYTES if image else MAX_LABEL_BYTES):
+        return
+    if image and sample.image is not None and ("." in ending or "." not in sample.image_ending):
         return
     stream = archive.extractfile(member)
     content = stream.read() if stream else b""
     if image:
-        sample.image = content
+        sample.image, sample.image_ending = content, ending
     else:
         sample.texts[ending] = content
 

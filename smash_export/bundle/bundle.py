@@ -482,9 +482,10 @@ def _card(
         "    from smash_export import load",
         '    print(load(".").predict("image.png"))',
         "",
-        "The network knows its classes only: any other picture is given one of them, sometimes with a high "
-        "probability. `manifest.json` holds the SHA-256 of every file and all measurements with the machine "
-        "they come from. TorchScript files are executable code: open bundles from people you trust.",
+        "The network knows its classes only: for any other picture it answers with these all the same, "
+        "sometimes with a high probability. `manifest.json` holds the SHA-256 of every file and all "
+        "measurements with the machine they come from. TorchScript files are executable code: open bundles "
+        "from people you trust.",
         "",
     ]
     return "\n".join(lines)

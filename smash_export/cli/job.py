@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
@@ -117,7 +118,8 @@ def command(
             dataset = load_data(data)
         summary = summarise(dataset)
         folder = out or Path(f"{folder_name(dataset)}-run")
-        job = Job.find(folder, request)
+        _check_outside(folder, dataset)
+        job = Job.find(folder, request, dataset.fingerprint)
         plan = job.plan if job else None
         if plan is None:
             plan = make_plan(request, dataset, summary, folder, output, _last_recipe(request, dataset))
@@ -127,8 +129,22 @@ def command(
         output.result({"dry_run": True, "writes": str(folder), **plan.to_json(), "data": images})
         return
     with files.exclusive(folder, purpose="run"):
-        job = Job.find(folder, request) or Job(folder, request, plan, [])
+        job = Job.find(folder, request, dataset.fingerprint)
+        job = job or Job(folder, request, plan, [], dataset.fingerprint)
         _do(output, job, dataset)
+
+
+def _check_outside(folder: Path, dataset: Dataset) -> None:
+    """Raise UsageError where the run would lie among the images, of which it would be one more class."""
+    from smash_search.data.spec import parse_spec
+
+    spec = parse_spec(dataset.spec)
+    if spec.name == "folder" and spec.path and folder.resolve().is_relative_to(Path(spec.path).resolve()):
+        raise UsageError(
+            f"the run's folder {folder} lies among the images",
+            expected="a folder beside them",
+            hint="Choose one: --out ../NAME.",
+        )
 
 
 def _last_recipe(request: Request, dataset: Dataset) -> Recipe:

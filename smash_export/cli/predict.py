@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,13 +19,13 @@ from smash_base.errors import InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.shared_options import file_options
+from smash_export.prediction.answers import NONE
 
 if TYPE_CHECKING:
-    from smash_base.images import Omission
+    from smash_base.images import LeftOut, Omission
     from smash_export.prediction.classifier import Classifier, ClassScore, Failure, Prediction
 
 UNCERTAIN = "uncertain"
-NONE = "none of the classes"
 DOUBTFUL = "perhaps none of the classes"
 MAX_SHOWN_LABELS = 5
 
@@ -74,7 +74,7 @@ def command(
 
     if as_csv and output.json:
         raise UsageError("--csv and --json contradict each other", hint="Choose one.")
-    annotate = _annotator(save_annotated, paths, output)
+    annotate = _annotator(save_annotated, paths, threshold, output)
     writers: list[_Writer] = []
 
     def on_open(classifier: Classifier) -> None:
@@ -86,7 +86,7 @@ def command(
     left_out = LeftOut()
     for result in predict(
         bundle,
-        paths,
+        _without(save_annotated, paths, left_out),
         top_k,
         target=target,
         precision=precision,
@@ -140,6 +140,9 @@ def _writer(
 
 
 def _label(result: Prediction, threshold: float | None) -> str | None:
+    """The class that is answered; None where it is not sure enough, or where several may be and none is."""
+    if result.present is not None:
+        return next(iter(_there(result, threshold)), None)
     return None if threshold is not None and result.probability < threshold else result.label
 
 
@@ -230,7 +233,7 @@ def _csv_writer(top_k: int, threshold: float | None, *, several: bool) -> _Write
             line([result.source, *[""] * (3 + 2 * (top_k - 1) + len(last) - 1), str(result.error)])
             return
         others = [value for item in result.top[1:] for value in (item.label, f"{item.probability:.6f}")]
-        label = _label(result, threshold) or UNCERTAIN
+        label = _label(result, threshold) or _unsaid(result)
         line(
             [
                 result.source,
@@ -292,8 +295,32 @@ def _text_writer(output: Output, threshold: float | None, *, single: bool) -> _W
     return _Writer(lambda: None, show, end)
 
 
+def _without(folder: Path | None, paths: tuple[str, ...], left_out: LeftOut) -> Iterable[str]:
+    """The paths, without the pictures with labels that lie in a folder among those of a folder."""
+    from smash_base.images import image_files
+
+    if folder is None or not any(Path(path).is_dir() for path in paths):
+        return paths
+    place = folder.resolve()
+
+    def files() -> Iterator[str]:
+        for path in paths:
+            if not Path(path).is_dir() or not place.is_relative_to(Path(path).resolve()):
+                yield path
+            elif place == Path(path).resolve():
+                yield path  # refused where a picture would be written over
+            else:
+                for file in image_files(path, left_out):
+                    if Path(file).resolve().is_relative_to(place):
+                        left_out.add(f"pictures with labels in {folder}", file)
+                    else:
+                        yield file
+
+    return files()
+
+
 def _annotator(
-    folder: Path | None, paths: tuple[str, ...], output: Output
+    folder: Path | None, paths: tuple[str, ...], threshold: float | None, output: Output
 ) -> Callable[[Prediction | Failure], None]:
     """Writes pictures with labels; does nothing without a folder. In a folder of images that are classified
     it writes over nothing: what stands there may be one of them."""
@@ -320,7 +347,13 @@ def _annotator(
             output.note(f"would write {path}")
             return
         picture = enlarged(upright(open_image(result.source)).convert("RGB"), 192)
-        lines = [f"{item.label} {item.probability:.1%}" for item in result.top[:3]]
+        lines = [_with_probability(item) for item in result.top[:3]]
+        if result.present is not None:
+            lines = [_with_probability(item) for item in _present(result, threshold)[:MAX_SHOWN_LABELS]]
+        if _label(result, threshold) is None:
+            lines = [_unsaid(result), *(lines if result.present is None else [])]
+        if result.doubtful:
+            lines = [DOUBTFUL, *lines]
         save_png(path, captioned(picture, lines))
 
     return annotate

@@ -539,12 +539,12 @@ def _recipe_values(values: dict[str, Any]) -> JsonObject:
     """What is said of the finalists' recipe; None where nothing is."""
     from smash_export.cli.compile import read_options
 
-    return {
-        "batch": values["finalist_batch"],
-        "balance": values["balance"],
-        "augmentation": augmentation(values["augment"]),
-        **read_options(values["settings"], "--set"),
-    }
+    said = {"batch": values["finalist_batch"], "balance": values["balance"]}
+    settings = read_options(values["settings"], "--set")
+    for field, option in (("batch", "--finalist-batch"), ("balance", "--balance")):
+        if said[field] is not None and settings.get(field, said[field]) != said[field]:
+            raise UsageError(f"the recipe's {field} is given twice", received=f"{option} and --set {field}")
+    return {**said, "augmentation": augmentation(values["augment"]), **settings}
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...] | None:

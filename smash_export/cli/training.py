@@ -90,14 +90,16 @@ def _said(values: dict[str, Any]) -> dict[str, Any]:
 
     said = {field: values[option] for field, option in OPTION_OF_FIELD.items()}
     settings = read_options(values["settings"], "--set")
-    for field in settings:
-        if said.get(field) is not None:
+    for field, value in settings.items():
+        if said.get(field) not in (None, value):
             option = f"--{OPTION_OF_FIELD[field].replace('_', '-')}"
             raise UsageError(
                 f"the recipe's {field} is given twice",
                 expected="one of the two options",
                 received=f"{option} and --set {field}",
             )
+    if values["duration"] and "seconds" in settings:
+        raise UsageError("the time of the training is given twice", received="--time and --set seconds")
     return {**said, "augmentation": augmentation(values["augment"]), **settings}
 
 

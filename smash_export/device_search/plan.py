@@ -176,7 +176,7 @@ def rehearse(
 
     recorder = _Recorder(advance)
     timed = None if measurement is None else _Timed(measurement)
-    small, images = _smaller(config), _few(dataset, config)
+    small, images = _smaller(config, dataset), _few(dataset, config)
     if timed is not None and config.latency_limits:
         small = replace(small, limits=_limits_at(config, dataset, timed))
     with tempfile.TemporaryDirectory(prefix="smash-export-plan-") as folder:
@@ -185,7 +185,16 @@ def rehearse(
     return _units(small, images, recorder, timed, begin)
 
 
-def _smaller(config: SearchConfig) -> SearchConfig:
+def _smaller(config: SearchConfig, dataset: Dataset) -> SearchConfig:
+    """The search that is rehearsed; its finalists have the optimiser of the whole one, which few images would
+    not have."""
+    from torch import nn
+
+    from smash_search.train.network import settled
+
+    longest = max(np.diff([0, *config.finalists.rungs]))
+    recipe = replace(config.finalists.recipe, epochs=int(longest))
+    optimiser = settled(recipe, nn.Identity(), dataset).optimiser
     count = min(FINALISTS, config.finalists.count)
     known = min(config.known, round(CANDIDATES * config.known / config.candidates))
     return replace(
@@ -203,6 +212,7 @@ def _smaller(config: SearchConfig) -> SearchConfig:
             known=min(config.finalists.known, known, count - min(config.finalists.random, count)),
             rungs=(EPOCHS,),
             epoch_images=IMAGES,
+            recipe=replace(config.finalists.recipe, optimiser=optimiser),
             baseline="none" if config.finalists.baseline == "none" else "finalists",
         ),
         latency_limits=(),

@@ -123,7 +123,7 @@ def adopt(
         UsageError: the destination exists.
     """
     model = Path(model)
-    from smash_export.export.foreign_rewriting import check_same, computes_in, runner
+    from smash_export.export.foreign_rewriting import are_bounded, check_same, computes_in, runner
 
     files.refuse_existing(Path(destination), replace=force, mark=NAME)  # before minutes of work, and after
     check_images("test images", images.test, preprocessing)
@@ -176,7 +176,13 @@ def adopt(
         force=force,
     )
     doubted = not trained_here and accuracy < min(1.5 / reference.classes, 0.55)
-    return Adopted(bundle, accuracy, tuple(_warnings(foreign, bundle, images, accuracy if doubted else None)))
+    warnings = _warnings(foreign, bundle, images, accuracy if doubted else None)
+    if outputs is None and foreign.outputs == "logits" and are_bounded(reference):
+        warnings.append(
+            "every answer lies between 0 and 1 and was taken for a logit: if they are probabilities, "
+            "say so with --outputs probabilities, or sigmoid where each class is answered by itself"
+        )
+    return Adopted(bundle, accuracy, tuple(warnings))
 
 
 def images_from_arrays(

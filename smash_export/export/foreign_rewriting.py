@@ -38,6 +38,7 @@ TOLERANCE = 1e-4  # of the largest answer, where nothing is rounded to fp16 or b
 NEW_OPSETS = (20, 17, 13)  # in the order of preference; a converter that fails at one may do at another
 MIN_IR = 8  # since 4 weights need not be inputs; 8 knows everything up to opset 18
 RANDOM_IMAGES = 16
+LEAST_ANSWERS = 24  # by which one output that stays between 0 and 1 is a probability
 _QUICK = 32  # samples that a conversion is first tried on; the finished graph is run on all
 
 
@@ -60,7 +61,7 @@ class Step:
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:-]{1,200}")
 _PASSING = {"Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "Dropout"}
-_PASSING |= {"QuantizeLinear", "DequantizeLinear"}
+_PASSING |= {"QuantizeLinear", "DequantizeLinear", "Clip", "Slice", "Gather"}
 _SIGMOIDS = {"Sigmoid", "HardSigmoid"}
 _DIVISIONS = {"Div", "Reciprocal"}  # how a sigmoid ends that was written out
 
@@ -213,16 +214,23 @@ def check_same(reference: Reference, run: Run, precision: str, what: str) -> Non
         )
 
 
+def are_bounded(reference: Reference) -> bool:
+    """Whether every answer lies between 0 and 1, as probabilities do."""
+    every = np.concatenate([reference.answers, reference.random_answers])
+    return bool(np.isfinite(every).all() and every.min() >= 0 and every.max() <= 1 + 1e-3)
+
+
 def outputs_of(model: onnx.ModelProto, reference: Reference) -> Outputs:
     """What the answers are, by the end of the graph and by their values."""
-    last = _last_operator(model)
+    last, bounded = _last_operator(model), are_bounded(reference)
     every = np.concatenate([reference.answers, reference.random_answers])
-    bounded = bool(np.isfinite(every).all() and every.min() >= 0 and every.max() <= 1 + 1e-3)
     one = np.allclose(every.sum(axis=1), 1, atol=2e-3) or last == "Softmax"  # of int8, each rounded by itself
     if bounded and reference.classes > 1 and one:
         return "probabilities"
     if last in _SIGMOIDS or (last in _DIVISIONS and bounded):
         return "sigmoid"
+    if reference.classes == 1 and bounded and (last == "Softmax" or len(every) >= LEAST_ANSWERS):
+        return "sigmoid"  # one of two that exclude each other
     return "logits"
 
 
@@ -349,7 +357,8 @@ def as_two_classes(
 ) -> tuple[onnx.ModelProto, Reference, Outputs]:
     """A network of one output as one of two classes, the first of which is "not the second".
 
-    A probability p becomes (1 - p, p), a logit z becomes (0, z), whose softmax is (1 - p, p) again.
+    A probability p becomes (1 - p, p), a logit z becomes (0, z), whose softmax is (1 - p, p) again. Of one
+    output "probabilities" and "sigmoid" are the same.
     """
     import onnx
 
@@ -359,7 +368,7 @@ def as_two_classes(
     for node in graph.node:
         node.input[:] = [inner if name == output.name else name for name in node.input]
         node.output[:] = [inner if name == output.name else name for name in node.output]
-    probability = outputs == "sigmoid"
+    probability = outputs != "logits"
     factor = np.array(1 if probability else 0, np.float32)
     graph.initializer.append(onnx.numpy_helper.from_array(factor, constant))
     operator, operands = ("Sub", [constant, inner]) if probability else ("Mul", [inner, constant])
@@ -459,12 +468,23 @@ def _without_weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _last_operator(model: onnx.ModelProto) -> str:
-    """What made the answers, renaming and reshaping left out."""
+    """What made the answers, renaming, reshaping, bounds and choices left out; of heads that stand beside one
+    another what made each, if that is the same."""
     makers = producers(model.graph)
-    node = makers.get(model.graph.output[0].name)
-    while node is not None and node.op_type in _PASSING and node.input[0] in makers:
-        node = makers[node.input[0]]
-    return "" if node is None else str(node.op_type)
+
+    def maker(name: str, depth: int = 0) -> str:
+        node = makers.get(name)
+        while node is not None and node.op_type in _PASSING and node.input[0] in makers:
+            node = makers[node.input[0]]
+        if node is None:
+            return ""
+        if node.op_type == "Concat" and depth < 3:
+            found = {maker(part, depth + 1) for part in node.input}
+            if len(found) == 1 and found <= _SIGMOIDS:
+                return found.pop()
+        return str(node.op_type)
+
+    return maker(model.graph.output[0].name)
 
 
 def _free(name: str, taken: set[str]) -> str:

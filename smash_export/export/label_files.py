@@ -1,7 +1,7 @@
 """Class names in the forms in which people have them, in the order of the network's outputs.
 
-    text    one name per line; numbered lines ("0 cat", "0,cat", "0: cat") in any order, under a headline or
-            not; "n02123045 cat" (synset_words.txt); with or without BOM
+    text    one name per line; numbered lines ("0 cat", "0,cat", "0: cat", "cat 0") in any order, under a
+            headline or not; "n02123045 cat" (synset_words.txt); with or without BOM
     JSON    ["cat", ...]; {"0": "cat"}; {"0": ["n02123045", "cat"]} (imagenet_class_index.json); {"cat": 0};
             any of these as "id2label", "label2id" or "names" of a larger object (config.json of a model hub)
 
@@ -24,6 +24,7 @@ MAX_LABELS_BYTES = 16 * 2**20
 FORMS = 'one name per line, a JSON list of texts, or {"0": "name", ...}'
 _WRAPPERS = ("id2label", "label2id", "names")
 _NUMBERED = re.compile(r"""^\{?\s*["']?(\d+)["']?(?:\s*[,:;=\t]\s*|\s+)(["']?)(\S.*?)\2\s*,?\s*\}?$""")
+_NUMBER_LAST = re.compile(r"""^["']?(\S.*?)["']?(?:\s*[,:;=\t]\s*|\s+)(\d+)$""")
 _HEADLINE = re.compile(r"^(names:|[A-Za-z_ ]+[,;\t][A-Za-z_ ]+)$")
 _WORDNET = re.compile(r"^n\d{8}\s+(\S.*)$")
 
@@ -72,6 +73,10 @@ def _from_json(text: str, path: Path) -> list[str]:
         return [name.strip() for name in value]
     if isinstance(value, Mapping) and value:
         if all(isinstance(number, int) and not isinstance(number, bool) for number in value.values()):
+            if len(set(value.values())) < len(value):
+                raise InvalidInputError(
+                    f"labels {path}", expected="another number for each name", received=text[:200]
+                )
             value = {str(number): name for name, number in value.items()}
         pairs = [(number, _name(entry)) for number, entry in value.items()]
         if all(number.isdecimal() and len(number) < 10 and name is not None for number, name in pairs):
@@ -101,6 +106,11 @@ def _from_lines(text: str, path: Path) -> list[str]:
         complete = len(names) == len(body) and set(names) == set(range(min(names), min(names) + len(names)))
         # "1 euro", "2 euro" are names; a list of K classes has mostly different ones.
         if complete and min(names) in (0, 1) and len(set(names.values())) > len(names) // 2:
+            return _in_order(names, len(names), path)
+    found = [_NUMBER_LAST.match(line) for line in body]
+    if body and all(found):
+        names = {int(match[2]): match[1] for match in found if match}
+        if set(names) == set(range(len(body))) and len(set(names.values())) > len(names) // 2:
             return _in_order(names, len(names), path)
     words = [_WORDNET.match(line) for line in lines]
     return [match[1] for match in words if match] if lines and all(words) else lines

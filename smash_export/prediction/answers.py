@@ -8,6 +8,8 @@ from typing import Any
 from smash_base.errors import SmashError
 from smash_base.json_values import JsonObject
 
+NONE = "none of the classes"  # said where several may be and nothing is there
+
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
@@ -25,7 +27,8 @@ class Prediction:
 
     Attributes:
         source: path of the image, or "image 7" for one without a name.
-        label, index, probability: the most probable class.
+        label, index, probability: the most probable class, which need not be there where several may be:
+            ``present`` says which are.
         top: the ``top_k`` most probable classes, best first.
         milliseconds: time in the runtime, of this image's share of its batch.
         present: for networks whose classes do not exclude each other (``outputs: sigmoid``) every class with
@@ -60,7 +63,8 @@ class Prediction:
         return document
 
     def __str__(self) -> str:
-        classes = ", ".join(f"{score.label} {score.probability:.1%}" for score in self.top)
+        named = self.top if self.present is None else self.present
+        classes = ", ".join(f"{score.label} {score.probability:.1%}" for score in named) or NONE
         return f"{self.source}: {classes}" + (" (doubtful)" if self.doubtful else "")
 
     def __repr__(self) -> str:

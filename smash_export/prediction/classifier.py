@@ -329,10 +329,15 @@ class Classifier:
 
     def _run(self, tensor: np.ndarray) -> np.ndarray:
         # One run at a time for every runtime: two at once would share the same cores, and close() can wait.
+        return self._timed_run(tensor)[0]
+
+    def _timed_run(self, tensor: np.ndarray) -> tuple[np.ndarray, float]:
+        """Answers, and seconds in the runtime, without what other threads kept this one waiting."""
         with self._lock:
             if self._closed:
                 raise UsageError("this classifier is closed", hint="Open it again: load(bundle)")
-            return run_tensors(self._session, tensor, self._batch)
+            started = time.perf_counter()
+            return run_tensors(self._session, tensor, self._batch), time.perf_counter() - started
 
     def _decode(self, source: Source) -> np.ndarray:
         image = read_stream(source.image, source.name) if is_stream(source.image) else source.image
@@ -350,9 +355,8 @@ class Classifier:
         return min(operator.index(top_k), len(self.labels))
 
     def _answer(self, names: list[str], tensor: np.ndarray, count: int) -> list[Prediction]:
-        started = time.perf_counter()
-        logits = self._run(tensor)
-        milliseconds = (time.perf_counter() - started) * 1e3 / len(names)
+        logits, seconds = self._timed_run(tensor)
+        milliseconds = 1e3 * seconds / len(names)
         self.check_finite(logits, names)
         labels, outputs = self.labels, self.bundle.signature.outputs
         probabilities = probabilities_of(logits, outputs)

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,12 +98,14 @@ class Counts:
     Attributes:
         tables: name of a counter or histogram -> its rows.
         last: when each model last ran.
+        ran: nanoseconds in the runtime of each model, counted for each request of a batch.
         waiting: images in each model's queue.
         process: id of the process itself.
     """
 
     tables: dict[str, dict[tuple[str, ...], Any]]
     last: dict[tuple[str, str], int]
+    ran: dict[tuple[str, str], int]
     waiting: dict[tuple[str, str], float]
     process: int
 
@@ -148,6 +151,7 @@ class Metrics:
         self._run = _Histogram("run_seconds", "Time of a run.", model, _SECONDS)
         self._queue_time = _Histogram("queue_seconds", "Time in the queue.", model, _SECONDS)
         self._last: dict[tuple[str, str], int] = {}  # when a model last ran, ms since 1970
+        self._ran_for_requests: Counter[tuple[str, str]] = Counter()  # ns in the runtime, of each request
         self._refused: dict[str, int] = {}  # by route, all so far; written by one thread without the lock
         self._told: dict[str, int] = {}  # of these, what the tables have
         self._loads = _Counter("model_loads", "Loads of a model.", ("model", "result"))
@@ -186,9 +190,9 @@ class Metrics:
         with self._lock:
             self._tell_refused()
             tables = {table.name: copy.deepcopy(dict(table.values)) for table in self._tables()}
-            last = dict(self._last)
+            last, ran = dict(self._last), dict(self._ran_for_requests)
         waiting = {key: read() for key, read in list(self._waiting.items())}
-        return Counts(tables, last, waiting, os.getpid())
+        return Counts(tables, last, ran, waiting, os.getpid())
 
     @classmethod
     def together(cls, parts: Iterable[Counts]) -> Metrics:
@@ -200,6 +204,7 @@ class Metrics:
                 table.join(part.tables[table.name])
             for key, when in part.last.items():
                 total._last[key] = max(when, total._last.get(key, 0))
+            total._ran_for_requests.update(part.ran)
         keys = {key for part in parts for key in part.waiting}
         for key in sorted(keys):
             waiting = sum(part.waiting.get(key, 0) for part in parts)
@@ -254,6 +259,7 @@ class Metrics:
                     self._images.add(key, ran.batch)
                     self._batch.add(key, ran.batch)
                     self._run.add(key, ran.ran)
+                    self._ran_for_requests[key] += round(1e9 * ran.ran) * (len(requests) - failed)
 
         return observe
 
@@ -264,6 +270,7 @@ class Metrics:
             queue, run = self._queue_time.total(key), self._run.total(key)
             failures = int(self._failures.values.get(key, 0))
             images, last = int(self._images.values.get(key, 0)), self._last.get(key, 0)
+            ran = self._ran_for_requests[key]
         nothing = {"count": 0, "ns": 0}
         answered = max(0, queue[0] - failures)
         return {
@@ -273,7 +280,7 @@ class Metrics:
             "inference_count": images,
             "execution_count": run[0],
             "inference_stats": {
-                "success": {"count": answered, "ns": queue[1] + run[1]},
+                "success": {"count": answered, "ns": queue[1] + ran},
                 "fail": {"count": failures, "ns": 0},
                 "queue": {"count": queue[0], "ns": queue[1]},
                 "compute_input": nothing,

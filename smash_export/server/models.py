@@ -31,6 +31,7 @@ from smash_base.json_values import JsonObject
 from smash_base.preprocess import NO_CLASS, first_answers
 from smash_export.bundle import manifest as layout
 from smash_export.bundle.bundle import Bundle
+from smash_export.bundle.manifest import Manifest
 from smash_export.prediction.classifier import Classifier, load
 from smash_export.server.batching import Batcher
 from smash_export.server.logs import log
@@ -259,10 +260,14 @@ class Model:
         }
 
     def changed_on_disk(self) -> bool:
-        """Whether the manifest on the disk is another one than the one that was opened."""
+        """Whether the bundle on the disk would answer otherwise than the one that was opened; what commands
+        record in it changes nothing.
+        """
         try:
-            return files.sha256(self.spec.path / layout.NAME) != self.digest
-        except OSError:
+            if files.sha256(self.spec.path / layout.NAME) == self.digest:
+                return False
+            return identity_of(self.classifier, Bundle.open(self.spec.path).manifest) != self.identity
+        except (OSError, SmashError):
             return True
 
     def take(self) -> bool:
@@ -333,8 +338,10 @@ def _open(
     digest: str,
     identity: str | None,
 ) -> Model:
-    bundle = Bundle.open(spec.path)
-    classifier = load(bundle, target=spec.target, precision=spec.precision, threads=threads, device=device)
+    bundle, wanted = Bundle.open(spec.path), (spec.target, spec.precision)
+    if identity is not None:  # what is recommended may have changed since the others opened it
+        wanted = _choice_of(identity)
+    classifier = load(bundle, target=wanted[0], precision=wanted[1], threads=threads, device=device)
     try:
         if identity not in (None, identity_of(classifier)):
             raise InvalidInputError(
@@ -359,18 +366,30 @@ def _open(
     return Model(spec, classifier, batcher, sizes, digest, card, examples)
 
 
-def identity_of(classifier: Classifier) -> str:
-    """SHA-256 of all that is served of a bundle: the file that runs and what the manifest says, but not what
-    commands record in it, nor files of other targets."""
-    choice, manifest = classifier.choice, classifier.bundle.manifest
+def identity_of(classifier: Classifier, of: Manifest | None = None) -> str:
+    """Target, precision, and SHA-256 of all that is served of a bundle: the file that runs and what the
+    manifest says, but not what commands record in it, nor files of other targets.
+
+    Args:
+        classifier: runs the file.
+        of: Manifest of the bundle; that which the classifier was opened with if None.
+    """
+    choice, manifest = classifier.choice, of or classifier.bundle.manifest
     beside = {*layout.RECORDED, "compiled", "pending"}
     compiled = [
         entry.model_dump(mode="json", include={"main", "files"})
         for entry in manifest.compiled
         if (entry.target, entry.precision) == (choice.target, choice.precision)
     ]
-    served = [choice.target, choice.precision, compiled, manifest.model_dump(mode="json", exclude=beside)]
-    return hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()
+    served = [compiled, manifest.model_dump(mode="json", exclude=beside)]
+    digest = hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()
+    return f"{choice.target} {choice.precision} {digest}"
+
+
+def _choice_of(identity: str) -> tuple[str, str]:
+    """Target and precision in :func:`identity_of`."""
+    target, precision, _ = identity.split(" ")
+    return target, precision
 
 
 def examples_of(bundle: Bundle) -> tuple[tuple[str, bytes], ...]:
@@ -463,9 +482,11 @@ class Repository:
             served: :meth:`identities` of another process, which are opened or none.
         """
         for name in self._specs:
-            if name not in unloaded:
-                with self._loading:
-                    self._serve(name, self._open(name, served))
+            if name in unloaded:
+                self._exchange(name, {})
+                continue
+            with self._loading:
+                self._serve(name, self._open(name, served))
 
     def identities(self) -> dict[tuple[str, str], str]:
         """:func:`identity_of` every open model by name and version."""
@@ -629,9 +650,9 @@ class Repository:
         )
 
     def ready(self) -> bool:
-        """Whether every model is open."""
+        """Whether every model is open but those that somebody unloaded, and one at least."""
         with self._lock:
-            return all(self._models.get(name) for name in self._specs)
+            return all(name in self._models for name in self._specs) and any(self._models.values())
 
     def names(self) -> list[str]:
         """Every model that the server was started with."""

@@ -322,7 +322,8 @@ def _freeze_words(request: Request, folder: Path, recipe: Recipe, seconds: float
     words = ["freeze", "--arch", str(folder / "search" / "best.json"), "--weights", "retrain"]
     words += ["--data", request.data, "--out", str(folder / "bundle")]
     if request.seconds is None:
-        words += ["--epochs", str(recipe.epochs)]
+        is_said = any(word.startswith("epochs=") for word in request.settings)
+        words += [] if is_said else ["--epochs", str(recipe.epochs)]
     else:
         words += ["--time", f"{max(1.0, seconds):.0f}s"]
     words += [*training_words(request), "--seed", str(request.seed)]

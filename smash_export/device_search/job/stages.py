@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError
@@ -31,6 +31,7 @@ Outcome = TypeVar("Outcome")
 
 SCHEMA = 1
 STATE = "run.json"
+PATIENCE = "--device-timeout"  # of the options that name a device the one that is about time
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,21 @@ class Job:
         folder: Folder of the run.
         request, plan: what it is.
         done: stages that are over, in order.
+        images: Fingerprint of the data; "" where it is not known.
     """
 
     folder: Path
     request: Request
     plan: Plan
     done: list[Done]
+    images: str = ""
 
     @classmethod
-    def find(cls, folder: Path, request: Request) -> Job | None:
-        """The run that a folder holds, or None.
+    def find(cls, folder: Path, request: Request, images: str = "") -> Job | None:
+        """The run that a folder holds, or None. One that was moved goes on where it is now.
 
         Raises:
-            UsageError: it is another one, or the folder holds something else.
+            UsageError: it is another one, its bundle is gone, or the folder holds something else.
             InvalidInputError: its run.json is damaged.
         """
         if folder.exists() and not folder.is_dir():
@@ -89,29 +92,34 @@ class Job:
         state = files.read_json(path, what="run")
         if not isinstance(state, dict) or state.get("schema") != SCHEMA:
             raise InvalidInputError(f"{path} is not of this version", expected=f"schema {SCHEMA}")
-        held, wanted = state.get("request", {}), request_json(request)
-        for name, value in wanted.items():
-            if held.get(name) != value:
-                raise UsageError(
-                    f"{folder} holds a run with another {name}",
-                    expected=f"{name} {held.get(name)}",
-                    received=value,
-                    hint="Repeat the command as it was, or choose another --out.",
-                )
+        _check_same(folder, state, request, images)
         try:
             plan = Plan.from_json(state["plan"])
             done = [
                 Done(Stage.from_json(entry["stage"]), entry["seconds"], entry["result"])
                 for entry in state["done"]
             ]
+            moved = _Moved(state.get("folder", str(folder)), str(folder))
+            told = _Moved(tuple(state["request"].get("elsewhere") or ()), request.elsewhere)
         except (KeyError, TypeError) as error:
             raise InvalidInputError(f"{path} is damaged", received=error) from None
-        return cls(folder, request, plan, done)
+        plan = replace(plan, stages=tuple(told.options(moved.paths(stage)) for stage in plan.stages))
+        done = [replace(entry, stage=moved.paths(entry.stage)) for entry in done]
+        made = any(entry.stage.name == "freeze" for entry in done)
+        if made and not (folder / "bundle").is_dir():
+            raise UsageError(
+                f"{folder} has lost its bundle",
+                expected=f"{folder / 'bundle'}",
+                hint="Put it back, or choose another --out.",
+            )
+        return cls(folder, request, plan, done, images)
 
     def save(self) -> None:
         """Write run.json."""
         document = {
             "schema": SCHEMA,
+            "folder": str(self.folder),
+            "images": self.images,
             "request": request_json(self.request),
             "plan": self.plan.to_json(),
             "done": [entry.to_json() for entry in self.done],
@@ -166,6 +174,57 @@ class Job:
     def outcome(self, name: str, kind: type[Outcome]) -> Outcome:
         """What the stage of that name gave."""
         return next(entry for entry in self.done if entry.stage.name == name).read(kind)
+
+
+def _check_same(folder: Path, state: Mapping[str, Any], request: Request, images: str) -> None:
+    """Raise UsageError where a folder's run is not the one that is asked for; patience is no difference."""
+    held, wanted = state.get("request", {}), request_json(request)
+    for name, value in wanted.items():
+        if name == "elsewhere" and _patient(held.get(name) or []) == _patient(request.elsewhere):
+            continue
+        if held.get(name) != value:
+            raise UsageError(
+                f"{folder} holds a run with another {name}",
+                expected=f"{name} {held.get(name)}",
+                received=value,
+                hint="Repeat the command as it was, or choose another --out.",
+            )
+    if images and (state.get("images") or images) != images:
+        raise UsageError(
+            f"the images have changed since the run in {folder} began",
+            expected=f"fingerprint {state['images'][:16]}",
+            received=images[:16],
+            hint="Choose another --out, or put them back as they were.",
+        )
+
+
+def _patient(words: Sequence[str]) -> list[str]:
+    """Options that name a device, without how long it may take."""
+    at = words.index(PATIENCE) if PATIENCE in words else len(words)
+    return [*words[:at], *words[at + 2 :]]
+
+
+class _Moved(NamedTuple):
+    """What stands in recorded words, and what it is now: a folder, or the options that name a device."""
+
+    before: Any
+    now: Any
+
+    def paths(self, stage: Stage) -> Stage:
+        """The stage in the folder where its run is now."""
+
+        def here(word: str) -> str:
+            is_inside = word == self.before or word.startswith(f"{self.before}/")
+            return f"{self.now}{word[len(self.before) :]}" if is_inside else word
+
+        return replace(stage, words=tuple(map(here, stage.words)))
+
+    def options(self, stage: Stage) -> Stage:
+        """The stage with the options of today, which stand last."""
+        words, count = stage.words, len(self.before)
+        if not count or words[-count:] != self.before:
+            return stage
+        return replace(stage, words=(*words[:-count], *self.now))
 
 
 def command_line(stage: Stage) -> str:

@@ -119,7 +119,8 @@ function showProgram(model) {
     'with open("image.png", "rb") as file:',
     `    request = urllib.request.Request("${address}", file.read(), {${key ? '"X-API-Key": "YOUR-KEY"' : ""}})`,
     "with urllib.request.urlopen(request) as answer:",
-    "    print(json.load(answer)[\"predictions\"][0][\"label\"])",
+    "    answer = json.load(answer)",
+    'print([entry["label"] for entry in answer.get("present", answer["predictions"][:1])])',
   ].join("\n");
 }
 
@@ -302,6 +303,7 @@ async function copy(place) {
 }
 
 async function startCamera() {
+  stopCamera();  // pressed twice, the first one would go on without anybody to stop it
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {

@@ -476,3 +476,46 @@ def test_wrong_tables_of_paths(tmp_path: Path) -> None:
     path.write_bytes(b"path,label\n\xff\xfe,cat\n")
     with pytest.raises(InvalidInputError, match="UTF-8"):
         load_dataset(f"csv:{path}")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "options"),
+    [
+        ("imagenet1k-train-0000", "imagenet1k-validation-00", ""),
+        ("beans-train", "beans-test", ""),
+        ("partial-train/0000", "partial-test/0000", ""),
+        ("a1-train-0", "a1-rest-0", "?train=a1-train&test=a1-rest"),
+        ("one/0000", "one_held/0000", "?train=one&test=one_held"),
+    ],
+)
+def test_parts_are_told_by_a_word_of_a_name(tmp_path: Path, train: str, test: str, options: str) -> None:
+    """They were all trained on, and divided by lot."""
+    for name, numbers in ((train, range(60)), (test, range(60, 90))):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_tar(tmp_path / f"{name}.tar", samples(numbers))
+    data = load_dataset(f"webdataset:{tmp_path}{options}")
+    held_out = data.validation if "validation" in test else data.test
+    assert sorted(held_out.images[:, 0, 0, 0].tolist()) == list(range(60, 90))
+
+
+def test_the_picture_of_a_sample_is_the_one_without_further_words(tmp_path: Path) -> None:
+    members = {}
+    for number in range(30):
+        members[f"{number:03}.depth.png"] = png(200)
+        members[f"{number:03}.cls"] = str(number % 3).encode()
+        members[f"{number:03}.png"] = png(number)
+        members[f"{number:03}.seg.png"] = png(201)
+    write_tar(tmp_path / "a.tar", members)
+    assert whole(load_dataset(f"webdataset:{tmp_path / 'a.tar'}"))
+
+
+def test_what_datasets_keeps_beside_its_tables_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    for name, numbers in (("data-00000-of-00001", range(60)), ("cache-0123456789abcdef", range(60, 90))):
+        rows = table(numbers)
+        sink = pyarrow.OSFile(str(tmp_path / f"{name}.arrow"), "wb")
+        with sink, pyarrow.ipc.new_stream(sink, rows.schema) as writer:  # type: ignore[attr-defined]
+            writer.write_table(rows)
+    data = load_dataset(f"arrow:{tmp_path}")
+    assert len(data.train) + len(data.validation) + len(data.test) == 60
+    assert "results that datasets keeps" in str(data.left_out)

@@ -375,7 +375,7 @@ def test_duplicates_are_counted_across_splits_and_classes(tmp_path: Path) -> Non
     assert summary.duplicates.class_pairs == ((0, 1),)
     assert any("different classes (cat and dog)" in note for note in summary.notes)
     clean = summarise(load_dataset("digits"))
-    assert str(clean.duplicates) == "none"
+    assert str(clean.duplicates) == "none; near copies not looked for", "digits are too small to tell"
 
 
 def test_a_summary_counts_every_image_once() -> None:
@@ -442,3 +442,39 @@ def test_classes_of_few_images_are_in_every_part_of_a_large_folder(
     data = load_dataset(f"folder:{tmp_path}?size=8")
     for split in (data.train, data.validation, data.test):
         assert np.bincount(split.labels, minlength=25).min() >= 1
+
+
+def test_parts_whose_names_have_a_word_in_common_are_parts(tmp_path: Path) -> None:
+    """Intel's scenes as Kaggle packs them; classes that only begin as parts do stay classes."""
+    for part in ("train", "test"):
+        for name in ("forest", "sea"):
+            fill(tmp_path / "scenes" / f"seg_{part}" / f"seg_{part}" / name)
+    fill(tmp_path / "scenes" / "seg_pred" / "seg_pred")
+    data = load_dataset(f"folder:{tmp_path / 'scenes'}")
+    assert data.classes == ("forest", "sea")
+    assert (len(data.train) + len(data.validation), len(data.test)) == (16, 16)
+    assert "seg_pred" in str(data.left_out)
+    for name in ("train_station", "test_tube"):
+        fill(tmp_path / "things" / name / "views")
+    assert load_dataset(f"folder:{tmp_path / 'things'}").classes == ("test_tube", "train_station")
+
+
+def test_parts_below_the_classes_are_refused_and_not_mixed(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for part in ("train", "test"):
+            fill(tmp_path / name / part)
+    with pytest.raises(InvalidInputError, match=r"holds parts; expected train/cat"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("stranger", ["@eaDir", "__MACOSX", "lost+found"])
+def test_folders_of_the_system_are_no_classes_and_their_pictures_none_of_ours(
+    tmp_path: Path, stranger: str
+) -> None:
+    photos(tmp_path)
+    for name in ("cat", "dog", "."):
+        fill(tmp_path / name / stranger / "1.png")
+    data = load_dataset(f"folder:{tmp_path}")
+    assert data.classes == ("cat", "dog")
+    assert len(data.train) + len(data.validation) + len(data.test) == 16
+    assert [item.count for item in data.left_out if "system" in item.reason] == [3]

@@ -731,3 +731,23 @@ def test_class_names_that_no_bundle_takes_are_refused_before_training(tmp_path: 
     )
     with pytest.raises(InvalidInputError, match="printable"):
         load_dataset(f"arrays:{tmp_path / 'a.npz'}")
+
+
+def test_arrays_of_other_names_are_left_out_by_name(tmp_path: Path) -> None:
+    images, numbers = pixels(40, 4, 4), labels(40, 2)
+    np.savez(
+        tmp_path / "a.npz", x_train=images, y_train=numbers, x_valid=images, y_valid=numbers, extra=numbers
+    )
+    data = load_dataset(f"arrays:{tmp_path / 'a.npz'}")
+    assert len(data.validation) == 40
+    (left_out,) = data.left_out
+    assert (left_out.count, left_out.names[0].endswith("extra")) == (1, True)
+
+
+def test_idx_files_in_folders_of_their_own_names(tmp_path: Path) -> None:
+    write_idx(tmp_path)
+    for path in list(tmp_path.iterdir()):
+        path.rename(tmp_path / "held")
+        path.mkdir()
+        (tmp_path / "held").rename(path / path.name)
+    assert len(load_dataset(f"mnist:{tmp_path}").test) > 0

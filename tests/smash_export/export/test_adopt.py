@@ -532,6 +532,8 @@ def softmax_of(logits: np.ndarray) -> np.ndarray:
         (("LogSoftmax",), "logits"),
         (("LogSoftmax", "Exp"), "probabilities"),
         (("Sigmoid",), "sigmoid"),
+        (("Softmax", "Clip"), "probabilities"),
+        (("Sigmoid", "Clip"), "sigmoid"),
         (("Neg", "Exp", "Neg", "Exp"), "logits"),
     ],
 )
@@ -593,6 +595,75 @@ def squeezed(path: Path) -> Path:
     del model.graph.output[0].type.tensor_type.shape.dim[1:]
     onnx.save(model, path)
     return path
+
+
+def test_answers_that_look_like_probabilities_are_warned_of_where_they_are_taken_for_logits(
+    foreign: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    path = ending(foreign, "Neg", "Exp", "Neg", "Exp")
+    for wish, warned in ((None, True), ("logits", False)):
+        found = adopt(
+            path,
+            tmp_path / str(wish),
+            labels=LABELS,
+            preprocessing=preprocessing,
+            images=images,
+            outputs=wish,  # type: ignore[arg-type]
+        )
+        assert any("between 0 and 1" in warning for warning in found.warnings) == warned
+
+
+def test_sigmoids_of_several_heads_are_sigmoids(
+    foreign: Path, images: Images, preprocessing: Preprocessing, tmp_path: Path
+) -> None:
+    path = ending(foreign)
+    model = onnx.load(path)
+    model.graph.node[-1].output[0] = "logits"
+    for number, (first, last) in enumerate(((0, 4), (4, 10))):
+        for name, value in ((f"first{number}", first), (f"last{number}", last), (f"axis{number}", 1)):
+            model.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+        bounds = ["logits", f"first{number}", f"last{number}", f"axis{number}"]
+        model.graph.node.append(helper.make_node("Slice", bounds, [f"head{number}"]))
+        model.graph.node.append(helper.make_node("Sigmoid", [f"head{number}"], [f"chance{number}"]))
+    model.graph.node.append(helper.make_node("Concat", ["chance0", "chance1"], ["scores"], axis=1))
+    onnx.save(model, path)
+    found = adopt(path, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    assert found.bundle.signature.outputs == "sigmoid"
+
+
+@pytest.mark.parametrize("outputs", [None, "probabilities", "sigmoid"])
+@pytest.mark.parametrize("sliced", [False, True])
+def test_one_probability_is_one_of_two_classes_whatever_it_is_called(
+    outputs: str | None,
+    sliced: bool,
+    foreign: Path,
+    images: Images,
+    preprocessing: Preprocessing,
+    tmp_path: Path,
+) -> None:
+    """Softmax of two, of which the file gives the second; and a sigmoid that somebody calls a probability."""
+    path = ending(foreign, "Softmax", rows=2) if sliced else ending(foreign, "Sigmoid", "Clip", rows=1)
+    if sliced:
+        model = onnx.load(path)
+        model.graph.node[-1].output[0] = "both"
+        for name, value in (("first", 1), ("last", 2), ("axis", 1)):
+            model.graph.initializer.append(numpy_helper.from_array(np.array([value]), name))
+        model.graph.node.append(helper.make_node("Slice", ["both", "first", "last", "axis"], ["scores"]))
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+        onnx.save(model, path)
+    binary = Images(images.test, images.labels % 2, images.calibration, {})
+    found = adopt(
+        path,
+        tmp_path / "b",
+        labels=("other", "this"),
+        preprocessing=preprocessing,
+        images=binary,
+        outputs=outputs,  # type: ignore[arg-type]
+    )
+    assert found.bundle.signature.outputs == "probabilities"
+    answers = found.bundle.samples().logits
+    assert np.allclose(answers.sum(1), 1, atol=1e-5)
+    assert len(set(answers.argmax(1).tolist())) == 2
 
 
 @pytest.mark.parametrize(("kinds", "squeeze"), [(("Sigmoid",), False), ((), False), (("Sigmoid",), True)])

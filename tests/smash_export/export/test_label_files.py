@@ -71,3 +71,20 @@ def test_what_is_no_list_of_labels_is_refused(name: str, content: bytes, words: 
         read_labels(tmp_path / "none.txt")
     with pytest.raises(InvalidInputError, match="not a text file"):
         read_labels(tmp_path)
+
+
+def test_numbers_may_stand_behind_the_names(tmp_path: Path) -> None:
+    """As in Places365; names that end with numbers are names."""
+    path = tmp_path / "labels.txt"
+    path.write_text("/a/dog 1\n/a/cat 0\n/e/emu 2\n")
+    assert read_labels(path) == ("/a/cat", "/a/dog", "/e/emu")
+    for names in ("level 0\nlevel 1\nlevel 2\n", "boeing 737\nboeing 747\n", "a 1\nb 2\n"):
+        path.write_text(names)
+        assert read_labels(path) == tuple(names.split("\n")[:-1])
+
+
+def test_one_number_for_two_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text('{"cat": 1, "dog": 1, "emu": 0}')
+    with pytest.raises(InvalidInputError, match="another number for each name"):
+        read_labels(path)

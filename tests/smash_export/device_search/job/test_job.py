@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from smash_base.errors import GateError, InvalidInputError, UsageError
 from smash_base.json_values import JsonObject
@@ -27,6 +28,7 @@ from smash_export.device_search.plan import (
     _Bar,
     _limits_at,
     _Recorder,
+    _smaller,
     _Timed,
     _training,
     _units,
@@ -261,6 +263,14 @@ def test_a_rehearsal_trains_networks_that_a_latency_limit_allows(
         assert found == (None if most is None else pytest.approx(most, rel=0.01))
 
 
+def test_finalists_are_rehearsed_by_the_optimiser_that_they_will_have() -> None:
+    """Few images have another one, which takes less time."""
+    digits = load_data("digits")
+    many = replace(digits, train=digits.train.take(np.resize(np.arange(len(digits.train)), 6000)))
+    for dataset, wanted in ((digits, "sgd"), (many, "muon")):
+        assert _smaller(configure(dataset), dataset).finalists.recipe.optimiser == wanted
+
+
 def test_a_rehearsed_training_tells_its_images_from_what_it_takes_once() -> None:
     """Two networks: a second to begin, 384 images in 0.5 s, at the end 300 of validation and 0.2 s."""
     images = replace(load_data("digits"), validation=load_data("digits").train.take(np.arange(300)))
@@ -380,6 +390,79 @@ def test_a_run_with_another_training_is_another_run(changed: dict[str, object], 
         Job.find(tmp_path, plain)
 
 
+def test_a_run_that_was_moved_goes_on_where_it_is_now(tmp_path: Path) -> None:
+    before, now = tmp_path / "photos-run", tmp_path / "best-run"
+    before.mkdir()
+    words = (("search", "--run", f"{before}/search"), ("verify", f"{before}/bundle", f"{before}s"))
+    stages = tuple(Stage(line[0], line, (Part(line[0], 1.0),)) for line in words)
+    job = Job(before, Request("digits"), Plan({}, {}, stages), [])
+    next(job.stages(lambda words: {}))
+    before.rename(now)
+    found = Job.find(now, Request("digits"))
+    assert found is not None
+    assert found.missing[0].words == ("verify", f"{now}/bundle", f"{before}s")
+    assert found.done[0].stage.words == ("search", "--run", f"{now}/search")
+
+
+def test_a_run_whose_images_have_changed_is_refused(tmp_path: Path) -> None:
+    stage = Stage("search", ("search",), (Part("search", 1.0),))
+    next(Job(tmp_path, Request("digits"), Plan({}, {}, (stage,)), [], "one").stages(lambda words: {}))
+    assert Job.find(tmp_path, Request("digits"), "one") is not None
+    with pytest.raises(UsageError, match=r"images have changed.*expected fingerprint one; received other"):
+        Job.find(tmp_path, Request("digits"), "other")
+
+
+def test_a_run_without_its_bundle_is_refused(tmp_path: Path) -> None:
+    stages = tuple(Stage(name, (name,), (Part(name, 1.0),)) for name in ("search", "freeze", "verify"))
+    done = Job(tmp_path, Request("digits"), Plan({}, {}, stages), []).stages(lambda words: {})
+    next(done)
+    assert Job.find(tmp_path, Request("digits")) is not None
+    next(done)
+    with pytest.raises(UsageError, match="lost its bundle"):
+        Job.find(tmp_path, Request("digits"))
+    (tmp_path / "bundle").mkdir()
+    assert Job.find(tmp_path, Request("digits")) is not None
+
+
+def test_more_patience_with_a_device_is_the_same_run_and_holds_from_then_on(tmp_path: Path) -> None:
+    device = ("--device-host", "pi@pi")
+    before = Request("digits", elsewhere=(*device, "--device-timeout", "60.0"))
+    stages = tuple(
+        Stage(name, (name, *before.elsewhere), (Part(name, 1.0),)) for name in ("search", "verify")
+    )
+    next(Job(tmp_path, before, Plan({}, {}, stages), []).stages(lambda words: {}))
+    for now in ((*device, "--device-timeout", "900.0"), device):
+        found = Job.find(tmp_path, replace(before, elsewhere=now))
+        assert found is not None
+        assert found.missing[0].words == ("verify", *now)
+    with pytest.raises(UsageError, match="another elsewhere"):
+        Job.find(tmp_path, replace(before, elsewhere=("--device-host", "pi@other")))
+
+
+def test_a_run_does_not_lie_among_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    monkeypatch.chdir(tmp_path / "photos")
+    assert run(["run", "--data", "folder:.", "--max-macs", "1M", "--dry-run"]) == 2
+    assert "lies among the images" in capsys.readouterr().err
+    assert sorted(path.name for path in Path().iterdir()) == ["cat", "dog"]
+
+
+def test_epochs_that_are_set_are_said_once_to_the_last_training(tmp_path: Path) -> None:
+    dataset = load_data("digits")
+    units, config = Units(1.0, 0.05, 0.0, 0.04, 1e-4, 3e-4, 6e-4), configure(dataset)
+    for settings, epochs in ((("epochs=7",), 0), ((), 1)):
+        request = Request("digits", settings=settings, device="cpu")
+        words = _stages(request, dataset, tmp_path, units, config, Recipe(7, 128))[1].words
+        assert words.count("--epochs") == epochs
+
+
 def test_the_last_training_of_a_run_has_teacher_folds_and_settings(
     tmp_path: Path, digits_bundle: Path
 ) -> None:
@@ -426,6 +509,7 @@ def test_the_last_training_gets_what_the_search_left_of_the_time(
 
     assert next(job.stages(command)).stage.seconds == float(trained.rstrip("s")) + 5
     assert asked == [("freeze", "--time", trained)]
+    (tmp_path / "bundle").mkdir()
     found = Job.find(tmp_path, job.request)
     assert found is not None
     assert found.missing == stages[2:]
