@@ -182,6 +182,18 @@ def test_annotated_copies_replace_no_image(
         assert run(["predict", str(digits_bundle), str(others), "--save-annotated", str(copies)]) == 0
 
 
+def test_annotated_copies_among_the_images_are_not_classified_themselves(
+    digits_bundle: Path, images: Path, capsys: Capture
+) -> None:
+    out = images / "annotated"
+    arguments = ["predict", str(digits_bundle), str(images), "--save-annotated", str(out), "--json"]
+    for skipped in (0, 5):  # the second time those of the first are there
+        assert run(arguments) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["answered"], len(list(out.iterdir()))) == (5, 5)
+        assert sum(item["count"] for item in answer["left_out"]) == skipped
+
+
 def test_wrong_use_is_refused(digits_bundle: Path, images: Path, tmp_path: Path) -> None:
     path = str(images / "0.png")
     assert run(["predict", str(digits_bundle)]) == 2

@@ -126,6 +126,23 @@ def test_a_table_of_answers_names_every_class_that_is_there(place: Path, tmp_pat
     ], "a threshold holds for every class, however it is told"
 
 
+def test_an_answer_of_no_class_is_told_as_such_in_every_form(place: Path, tmp_path: Path) -> None:
+    """The likeliest of what is not there is no label."""
+    images = load_dataset(words(place)[3]).test.images[:4]
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    nothing = ["predict", str(place / "bundle"), str(tmp_path), "--threshold", "1"]
+    rows = csv.DictReader(io.StringIO(CliRunner().invoke(cli, [*nothing, "--csv"]).stdout))
+    assert {(row["label"], row["present"]) for row in rows} == {("none of the classes", "")}
+    answers = json.loads(CliRunner().invoke(cli, [*nothing, "--json"]).stdout)["predictions"]
+    assert {answer["label"] for answer in answers} == {None}
+    with load(place / "bundle") as classifier:
+        answer = classifier.predict(images[0])
+    assert str(replace(answer, present=())) == "image 0: none of the classes"
+    first = answer.top[0]
+    assert str(replace(answer, present=(first,))) == f"image 0: {first.label} {first.probability:.1%}"
+
+
 def test_figures_of_several_classes_agree_wherever_they_stand(place: Path) -> None:
     """The bundled images keep all of their classes, and means are those of the table below them."""
     bundle, data = str(place / "bundle"), words(place)[3]

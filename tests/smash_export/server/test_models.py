@@ -16,6 +16,7 @@ import pytest
 from smash_base.errors import InvalidInputError
 from smash_export.bundle import manifest as layout
 from smash_export.bundle.bundle import Bundle
+from smash_export.compiling.compile import compile_bundle
 from smash_export.prediction.classifier import Classifier, load
 from smash_export.server import models
 from smash_export.server.app import reload_all
@@ -130,6 +131,58 @@ def test_a_bundle_that_is_replaced_while_it_is_opened_gives_no_labels_to_the_net
     with served.repository.use("other") as model:
         assert model.labels == Bundle.open(path).labels
         assert not model.changed_on_disk()
+
+
+def test_a_server_is_ready_without_what_somebody_unloaded(served: Served) -> None:
+    """One unloaded model of two made load balancers take the whole server out."""
+    served.repository.unload("other")
+    assert served.repository.ready()
+    served.repository.unload("model")
+    assert not served.repository.ready(), "nothing is served"
+    served.repository.load("other")
+    assert served.repository.ready()
+
+
+def test_what_commands_record_in_a_bundle_is_no_change_of_it(served: Served, digits_bundle: Path) -> None:
+    path = served.paths["other:1"]
+    Bundle.open(path).record("latency", {"milliseconds": 1})
+    with served.repository.use("other") as model:
+        assert not model.changed_on_disk()
+    relabel(digits_bundle, path, "new-")
+    with served.repository.use("other") as model:
+        assert model.changed_on_disk()
+
+
+def test_a_process_that_starts_later_serves_what_the_others_do_whatever_is_recommended_since(
+    served: Served, tmp_path: Path
+) -> None:
+    others = served.repository.identities()
+    path = served.paths["other:1"]
+    compile_bundle(Bundle.open(path), "torchscript", isolated=False)
+    advice = {"target": "torchscript", "precision": "fp32", "reason": "a test"}
+    Bundle.open(path).record("recommendation", advice)
+    with load(path) as alone:
+        assert alone.choice.target == "torchscript"
+    specs = [ModelSpec.parse(f"{name}={place}") for name, place in served.paths.items()]
+    late = Repository(specs, Batching(8, 64), Metrics(), 1)
+    late.load_all(served=others)
+    try:
+        assert late.identities() == others
+    finally:
+        late.close()
+
+
+def test_each_request_of_a_batch_took_the_time_of_the_batch() -> None:
+    """Triton's statistics: the time of a success is what its client waited, eight times for eight of one."""
+    metrics = Metrics()
+    requests = [ThreadRequest(np.zeros((1, 1, 8, 8), np.float32)) for _ in range(8)]
+    for request in requests:
+        request.waited, request.batch, request.ran = 0.001, 8, 0.008
+    metrics.observer("model", "1")(requests)  # type: ignore[arg-type]
+    for told in (metrics, Metrics.together([metrics.counts()])):
+        stats = told.statistics("model", "1")["inference_stats"]
+        assert isinstance(stats, dict)
+        assert stats["success"] == {"count": 8, "ns": 8 * 9_000_000}
 
 
 def test_numbers_of_a_model_begin_at_zero_when_it_is_served(served: Served) -> None:
