@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from smash_search.train.network import Recipe
 
 # Of a rehearsal. Candidates differ in cost by a factor of ten: fewer would say little about their mean.
-STEPS, CANDIDATES, FINALISTS, IMAGES, EPOCHS = 8, 10, 3, 384, 3
+STEPS, CANDIDATES, FINALISTS, IMAGES, EPOCHS = 8, 10, 6, 256, 3
 LADDER = 8  # networks that are measured to know how large one is that takes a latency limit
 EVALUATION = 1 / 3  # of the time of a trained image: there is no backward pass
 SMALLEST = {"steps": 60, "candidates": 8, "finalists": 2, "epochs": 3}
@@ -186,8 +186,9 @@ def rehearse(
 
 
 def _smaller(config: SearchConfig, dataset: Dataset) -> SearchConfig:
-    """The search that is rehearsed; its finalists have the optimiser of the whole one, which few images would
-    not have."""
+    """The search that is rehearsed. Its finalists have the optimiser of the whole one, which few images would
+    not have, and all but two are known networks: these are near the limits, as most of a race are, and take
+    two to three times as long as draws do."""
     from torch import nn
 
     from smash_search.train.network import settled
@@ -196,20 +197,21 @@ def _smaller(config: SearchConfig, dataset: Dataset) -> SearchConfig:
     recipe = replace(config.finalists.recipe, epochs=int(longest))
     optimiser = settled(recipe, nn.Identity(), dataset).optimiser
     count = min(FINALISTS, config.finalists.count)
-    known = min(config.known, round(CANDIDATES * config.known / config.candidates))
+    drawn = min(config.finalists.random, 2)
+    known = min(config.known, CANDIDATES // 2)
     return replace(
         config,
         candidates=CANDIDATES,
         strategy_options=_options_for(config, CANDIDATES),
-        known=min(known, CANDIDATES // 2),
+        known=known,
         training=replace(config.training, steps=STEPS),
         finalists=replace(
             config.finalists,
             count=count,
             rounds=0,
             per_round=0,
-            random=min(config.finalists.random, count),
-            known=min(config.finalists.known, known, count - min(config.finalists.random, count)),
+            random=drawn,
+            known=min(config.finalists.known, known, count - drawn),
             rungs=(EPOCHS,),
             epoch_images=IMAGES,
             recipe=replace(config.finalists.recipe, optimiser=optimiser),
@@ -295,7 +297,11 @@ def _units(
 
 
 def _training(bar: _Bar | None, images: Dataset) -> tuple[float, float]:
-    """Seconds of a training image, and what each training takes beside its images and their validation."""
+    """Seconds of a training image, and what each training takes beside its images and their validation.
+
+    Images by the geometric mean of the networks: one of six may take three times as long as the others, and a
+    race drops it.
+    """
     if bar is None:
         return 0.0, 0.0
     epoch, validation = min(IMAGES, len(images.train)), len(images.validation)
@@ -311,8 +317,10 @@ def _training(bar: _Bar | None, images: Dataset) -> tuple[float, float]:
                 rows.append((image, max(0.0, now - begin - image * images_done)))
             begin, ends = now, []
         before = done
-    image, set_up = np.mean(rows, axis=0) if rows else (0.0, 0.0)
-    return float(image), float(set_up)
+    if not rows:
+        return 0.0, 0.0
+    image, set_up = np.array(rows).T
+    return float(np.exp(np.log(np.maximum(image, 1e-12)).mean())), float(set_up.mean())
 
 
 # ------------------------------------------------------------------------------------------ counting
