@@ -64,7 +64,7 @@ def _together(
 
 
 def _classes(place: Path, folders: Sequence[Path]) -> tuple[str, ...]:
-    classes = tuple(folder.name for folder in folders)
+    classes = tuple(parts.class_name(folder.name) for folder in folders)
     if len(classes) < 2:
         raise InvalidInputError(
             f"{place} holds {len(classes)} class folders",
@@ -84,8 +84,8 @@ def _classes(place: Path, folders: Sequence[Path]) -> tuple[str, ...]:
 
 def _list(place: Path, folders: Sequence[Path], classes: tuple[str, ...], left_out: LeftOut) -> Listed:
     """All images below the class folders, sorted, with their labels."""
-    names = {folder.name for folder in folders}
-    unknown = [folder.name for folder in folders if folder.name not in classes]
+    named = {parts.class_name(folder.name): folder for folder in folders}
+    unknown = [name for name in named if name not in classes]
     if unknown:
         raise InvalidInputError(
             f"{place} has a class that training has not",
@@ -100,13 +100,13 @@ def _list(place: Path, folders: Sequence[Path], classes: tuple[str, ...], left_o
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        if name not in names:
+        if name not in named:
             continue
         here = LeftOut()
-        found = [Path(path) for path in image_files(place / name, here)]
+        found = [Path(path) for path in image_files(named[name], here)]
         if not found:
             raise InvalidInputError(
-                f"class folder {place / name} holds no image that can be read",
+                f"class folder {named[name]} holds no image that can be read",
                 expected=", ".join(SUFFIXES),
                 received="; ".join(map(str, here.omissions())) or "an empty folder",
             )

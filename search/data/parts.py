@@ -8,6 +8,7 @@ People name them in many ways: ``train``, ``Train``, ``training_set``, ``val``, 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,6 +30,11 @@ def part_of(name: str) -> str | None:
     """The part that a usual name means, in any case: "train", "validation", "test", or None."""
     letters = re.sub(r"[^a-z]", "", name.lower())
     return next((part for part, pattern in _PATTERNS.items() if pattern.fullmatch(letters)), None)
+
+
+def class_name(text: str) -> str:
+    """The name of a class in composed characters: macOS writes decomposed ones, which look the same."""
+    return unicodedata.normalize("NFC", text)
 
 
 def folders_in(place: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.images import LeftOut
-from smash_search.data import files, several
+from smash_search.data import files, parts, several
 from smash_search.data.dataset import Parts
 from smash_search.data.parts import part_of
 from smash_search.data.shards import are_labelled, column, numbered
@@ -95,7 +95,7 @@ def _rows(spec: Spec, path: Path, mark: str | None, left_out: LeftOut) -> Iterat
                 where = f"{path}: row {reader.line_num + bool(said)}"
                 _check_length(where, row, names)
                 file = (row[image] or "").strip()
-                value = several.parted((row[label] or "").strip(), mark)
+                value = several.parted(parts.class_name((row[label] or "").strip()), mark)
                 if not file or value == "":
                     left_out.add(INCOMPLETE, where)
                 else:

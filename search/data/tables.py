@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,32 +31,39 @@ if TYPE_CHECKING:
 BATCH = 64  # rows of images in memory
 SUFFIXES = {"parquet": (".parquet",), "arrow": (".arrow",)}
 IMAGES = ("image", "img", "images", "picture", "photo", "jpg", "png", "jpeg", "pixel_values")
+SPLITS = ("split",)
 LABELS = ("label", "labels", "fine_label", "class", "target", "category", "cls", "y")
 
 
 def read(spec: Spec) -> Parts:
     """Read ``parquet:PATH`` or ``arrow:PATH``, a file or a folder of files.
 
-    Options: ``image`` and ``label``, columns; ``several``, what stands between the classes of a text
+    Options: ``image``, ``label`` and ``split``, columns, of which the last names the part of each row where
+        all rows are in files of one; ``several``, what stands between the classes of a text
         (:mod:`smash_search.data.several`; a list needs no option), and ``none``, the word for no class;
         ``train``, ``validation`` and ``test``, beginnings of file names or folders; and those of
         :mod:`smash_search.data.files`.
     """
-    spec.options_known("image", "label", *several.OPTIONS, *parts.OPTIONS, *files.OPTIONS)
+    spec.options_known("image", "label", "split", *several.OPTIONS, *parts.OPTIONS, *files.OPTIONS)
     path = spec.folder(hint="Give a file, or the folder that holds them.")
     left_out = LeftOut()
     found = find_shards(spec, path, SUFFIXES[spec.name], left_out)
     columns = _columns(spec, found["train"][0])
     tables = {part: _Table(tuple(shards), columns) for part, shards in found.items()}
+    rows = _rows_of_parts(spec, path, tables)
+    if rows:
+        tables = {part: _Table(tables["train"].sources, columns) for part in rows}
     values: dict[str, list[object]] = {}
     mark = several.mark_of(spec)
     for part, table in tables.items():
-        batches = table.batches(columns.label)
-        read_labels = [several.parted(value, mark) for batch in batches for value in batch]
-        labelled = are_labelled(spec, read_labels)
+        every = [several.parted(value, mark) for batch in table.batches(columns.label) for value in batch]
+        chosen = rows.get(part, np.ones(len(every), bool))
+        read_labels = list(itertools.compress(every, chosen))
+        labelled = np.array(are_labelled(spec, read_labels), dtype=bool)
         values[part] = list(itertools.compress(read_labels, labelled))
-        table.labelled = np.array(labelled, dtype=bool)
-        for _ in range(int((~table.labelled).sum())):
+        table.labelled = chosen.copy()
+        table.labelled[chosen] = labelled
+        for _ in range(int((~labelled).sum())):
             left_out.add("rows without a label", part)
     values = {part: given for part, given in values.items() if given or part == "train"}
     labels = numbered(spec, values, columns.classes)
@@ -67,6 +74,28 @@ def read(spec: Spec) -> Parts:
     return files.read_files(spec, {part: tables[part] for part in values}, labels.classes, root, left_out)
 
 
+def _rows_of_parts(spec: Spec, path: Path, tables: Mapping[str, _Table]) -> dict[str, np.ndarray]:
+    """Rows of each part, bool [N], where a column tells it; empty where files do, or no column does.
+
+    Raises:
+        InvalidInputError: the column holds other words, or no row for training.
+    """
+    train = tables["train"]
+    split = train.columns.split
+    if split is None or (set(tables) != {"train"} and "split" not in spec.options):
+        return {}
+    words = [str(value) for batch in train.batches(split) for value in batch]
+    told = np.array([parts.part_of(word) or word for word in words])
+    if set(told) - set(parts.OPTIONS) or "train" not in told:
+        raise InvalidInputError(
+            f"{path}: column {split}",
+            expected=f"{', '.join(parts.OPTIONS)} in each row, and rows for training",
+            received=", ".join(sorted(set(words))[:5]),
+            hint=f"If it says something else, rename it, or say which: {spec.text}?split=COLUMN",
+        )
+    return {part: told == part for part in parts.OPTIONS if part in told}
+
+
 @dataclass(frozen=True)
 class _Columns:
     """Names of the columns, and of the classes where the file tells them."""
@@ -74,6 +103,7 @@ class _Columns:
     image: str
     label: str
     classes: tuple[str, ...] | None
+    split: str | None
 
 
 @dataclass
@@ -196,7 +226,8 @@ def _columns(spec: Spec, path: Path) -> _Columns:
     names = feature.get("names") if isinstance(feature, dict) else None
     if isinstance(names, dict):  # as YAML of the Hub has them: {"0": "cat", ...}
         names = [names[key] for key in sorted(names, key=int)]
-    return _Columns(image, label, tuple(map(str, names)) if isinstance(names, list) else None)
+    split = column(spec, "split", schema.names, SPLITS, needed=False)
+    return _Columns(image, label, tuple(map(str, names)) if isinstance(names, list) else None, split)
 
 
 def _member(feature: Any) -> Any:

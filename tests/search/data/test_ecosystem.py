@@ -519,3 +519,23 @@ def test_what_datasets_keeps_beside_its_tables_is_no_table(tmp_path: Path) -> No
     data = load_dataset(f"arrow:{tmp_path}")
     assert len(data.train) + len(data.validation) + len(data.test) == 60
     assert "results that datasets keeps" in str(data.left_out)
+
+
+def test_a_column_tells_the_part_of_each_row(tmp_path: Path) -> None:
+    """Its test rows were trained on."""
+    words = ["train"] * 60 + ["val"] * 12 + ["test"] * 18
+    order = np.random.default_rng(0).permutation(90)
+    rows = table(range(90)).append_column("split", pyarrow.array(words)).take(order)  # type: ignore[attr-defined]
+    write_parquet(tmp_path / "a.parquet", rows)
+    data = load_dataset(f"parquet:{tmp_path / 'a.parquet'}")
+    assert whole(data)
+    for split, numbers in (
+        (data.train, range(60)),
+        (data.validation, range(60, 72)),
+        (data.test, range(72, 90)),
+    ):
+        assert sorted(split.images[:, 0, 0, 0].tolist()) == list(numbers)
+    odd = table(range(90)).append_column("split", pyarrow.array(["a", "b", "c"] * 30))  # type: ignore[attr-defined]
+    write_parquet(tmp_path / "a.parquet", odd)
+    with pytest.raises(InvalidInputError, match=r"column split; expected train.*received a, b, c"):
+        load_dataset(f"parquet:{tmp_path / 'a.parquet'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -478,3 +479,17 @@ def test_folders_of_the_system_are_no_classes_and_their_pictures_none_of_ours(
     assert data.classes == ("cat", "dog")
     assert len(data.train) + len(data.validation) + len(data.test) == 16
     assert [item.count for item in data.left_out if "system" in item.reason] == [3]
+
+
+def test_a_name_is_the_same_class_in_either_form_of_its_characters(tmp_path: Path) -> None:
+    """Archives of a Mac have decomposed ones."""
+    for part, form in (("train", "NFC"), ("test", "NFD")):
+        for name in ("K\u00e4fer", "Biene"):
+            fill(tmp_path / part / unicodedata.normalize(form, name))
+    data = load_dataset(f"folder:{tmp_path}")
+    assert data.classes == ("Biene", "K\u00e4fer")
+    assert len(data.test) == 16
+    rows = [f"train/{name}/{number}.png,{name}" for name in ("Biene", "K\u00e4fer") for number in range(8)]
+    rows += [f"test/{name}/{number}.png,{name}" for name in ("Biene", "Ka\u0308fer") for number in range(8)]
+    (tmp_path / "labels.csv").write_text("path,label\n" + "\n".join(rows), encoding="utf-8")
+    assert load_dataset(f"csv:{tmp_path / 'labels.csv'}").classes == ("Biene", "K\u00e4fer")
