@@ -79,6 +79,7 @@ def kit(out: Path, data: str, space: str | None, output: Output, **values: Any) 
         chosen, input_spec, len(dataset.classes), values["seed"], values["networks"]
     )
     if output.dry_run:
+        output.note(f"would write {out}: {len(architectures)} networks")
         output.result({"dry_run": True, "networks": len(architectures), "setting": asdict(setting)})
         return
     with output.progress("writing graphs", len(architectures)) as advance:

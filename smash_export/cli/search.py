@@ -372,6 +372,9 @@ def _fitted(
     if (folder / "config.json").exists():
         if seconds is None and share is None:
             return config
+        output.note(
+            f"{folder} holds this search, which keeps the size that it began with; --run names another"
+        )
         return sized_like(config, files.read_json(folder / "config.json", what="search configuration"))
     with output.progress("measuring a few steps", None) as advance:
         units = rehearse(config, dataset, measurement=measurement, device=values["device"], advance=advance)
@@ -490,7 +493,7 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
     rows: list[list[object]] = [[name, value] for name, value in [*facts.rows(), ("seconds", seconds)]]
     output.table(f"{folder / 'best.json'}", ["what", "value"], rows)
     output.note(f"report: {folder / 'report.html'}")
-    output.note(f"next: {shlex.join(_freeze_words(folder / 'best.json'))}")
+    output.note(f"next: {shlex.join(_freeze_words(folder / 'best.json', best.data))}")
     output.result(
         {
             "run": str(folder),
@@ -531,8 +534,13 @@ def _pick_json(folder: Path, label: str, found: Pick) -> JsonObject:
     }
 
 
-def _freeze_words(best: Path) -> list[str]:
-    return ["smash-export", "freeze", "--arch", str(best), "--weights", "retrain"]
+def _freeze_words(best: Path, data: str | None) -> list[str]:
+    """What to give next; a file must not choose which code is imported, so functions of data are named."""
+    from smash_search.data.function import names_function
+    from smash_search.data.spec import parse_spec
+
+    words = ["smash-export", "freeze", "--arch", str(best), "--weights", "retrain"]
+    return words + (["--data", data] if data and names_function(parse_spec(data)) else [])
 
 
 def _recipe_values(values: dict[str, Any]) -> JsonObject:
