@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from smash_base.errors import UsageError
+from smash_base.errors import UsageError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
 from smash_export.cli.device import NAMES, device_of, device_options, given_words
@@ -94,12 +94,13 @@ def command(
     duration: str | None,
     output: Output,
     **values: Any,
-) -> None:
+) -> int:
     """Search, freeze, compile, verify, measure and compare: images in, a bundle and one page out.
 
     Says first what the images are, what will be searched and how long each stage takes here, from a few
     measured steps. Every stage is a command of its own; the same command again goes on after an
-    interruption.
+    interruption. Where the int8 file does not do what the network does, the others are measured all the same,
+    and the exit code is 4.
     """
     from smash_base import files
     from smash_export.device_search.job.plan import Request, make_plan
@@ -127,11 +128,11 @@ def command(
     if output.dry_run:
         images = summary.to_json()
         output.result({"dry_run": True, "writes": str(folder), **plan.to_json(), "data": images})
-        return
+        return 0
     with files.exclusive(folder, purpose="run"):
         job = Job.find(folder, request, dataset.fingerprint)
         job = job or Job(folder, request, plan, [], dataset.fingerprint)
-        _do(output, job, dataset)
+        return _do(output, job, dataset)
 
 
 def _check_outside(folder: Path, dataset: Dataset) -> None:
@@ -189,7 +190,8 @@ def _tell(output: Output, plan: Plan, folder: Path, job: Job | None) -> None:
         output.text(command_line(stage))  # no cell of a table: what is folded there cannot be pasted
 
 
-def _do(output: Output, job: Job, dataset: Dataset) -> None:
+def _do(output: Output, job: Job, dataset: Dataset) -> int:
+    """Every stage that is missing, and the page; 4 where a file was rejected."""
     from smash_base import files
     from smash_export.device_search.job.outcomes import Compared
     from smash_export.device_search.job.page import job_page
@@ -206,16 +208,20 @@ def _do(output: Output, job: Job, dataset: Dataset) -> None:
     if advice is not None:
         output.text(f"use {advice.target} {advice.precision}: {advice.reason}")
     output.text(f"report: {page}")
+    for done in job.rejected:
+        output.warn(told(done))
     output.result(
         {
             "bundle": str(job.folder / "bundle"),
             "report": str(page),
+            "rejected": [done.stage.name for done in job.rejected],
             "recommendation": None if advice is None else asdict(advice),
             "expected_seconds": round(job.plan.seconds, 1),
             "seconds": round(sum(done.seconds for done in job.done), 1),
             "stages": [done.to_json() for done in job.done],
         }
     )
+    return VerificationError.exit_code if job.rejected else 0
 
 
 def run_command(words: Sequence[str], *, quiet: bool = False) -> JsonObject:

@@ -75,6 +75,13 @@ class Compiled:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """Why a file that ``compile`` made does not do what the network does."""
+
+    rejected: str
+
+
+@dataclass(frozen=True)
 class Verified:
     """What ``verify`` gave."""
 

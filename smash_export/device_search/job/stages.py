@@ -17,10 +17,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from smash_base import files
-from smash_base.errors import InvalidInputError, UsageError
+from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_base.records import read_record
-from smash_export.device_search.job.outcomes import Benched, Compared, Compiled, Frozen, Searched, Verified
+from smash_export.device_search.job.outcomes import (
+    Benched,
+    Compared,
+    Compiled,
+    Frozen,
+    Rejected,
+    Searched,
+    Verified,
+)
 from smash_export.device_search.job.plan import ASKING, EXPORTING, Plan, Request, Stage, request_json
 from smash_export.display import Part
 
@@ -140,15 +148,31 @@ class Job:
         """Do what is missing, stage by stage; each is in run.json before it is given.
 
         Args:
-            command: runs the words of one; its errors pass through.
+            command: runs the words of one; its errors pass through. A file that does not do what the network
+                does ends no run that has another one: why it was rejected is its result.
         """
         for planned in self.missing:
             stage = self._in_time(planned)
             begin = time.monotonic()
-            result = command(stage.words)
+            try:
+                result = command(stage.words)
+            except VerificationError as error:
+                if not self._has_another_file(stage):
+                    raise
+                result = {"rejected": str(error)}
             self.done.append(Done(stage, time.monotonic() - begin, result))
             self.save()
             yield self.done[-1]
+
+    @property
+    def rejected(self) -> list[Done]:
+        """Stages whose file does not do what the network does."""
+        return [entry for entry in self.done if "rejected" in entry.result]
+
+    def _has_another_file(self, stage: Stage) -> bool:
+        """Whether a stage compiles, and another one before it gave a file."""
+        compiled = [entry for entry in self.done if _compiles(entry.stage)]
+        return _compiles(stage) and len(compiled) > len(self.rejected)
 
     def _in_time(self, stage: Stage) -> Stage:
         """The last training of a run of given time gets what the search left of it, at least half of its own.
@@ -227,6 +251,10 @@ class _Moved(NamedTuple):
         return replace(stage, words=(*words[:-count], *self.now))
 
 
+def _compiles(stage: Stage) -> bool:
+    return stage.name.startswith("compile ")
+
+
 def command_line(stage: Stage) -> str:
     """What a person would type."""
     return shlex.join(["smash-export", *stage.words])
@@ -265,6 +293,8 @@ def _freeze_told(done: Done) -> str:
 
 
 def _compile_told(done: Done) -> str:
+    if "rejected" in done.result:
+        return f"rejected: {done.read(Rejected).rejected}"
     found = done.read(Compiled)
     return f"{found.bytes:,} bytes, same label on {found.evidence.parity.agreement:.2%} of the images"
 

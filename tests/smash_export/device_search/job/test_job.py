@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smash_base.errors import GateError, InvalidInputError, UsageError
+from smash_base.errors import GateError, InvalidInputError, UsageError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
@@ -388,6 +388,28 @@ def test_a_run_with_another_training_is_another_run(changed: dict[str, object], 
     assert Job.find(tmp_path, asked) is not None
     with pytest.raises(UsageError, match=f"another {name}"):
         Job.find(tmp_path, plain)
+
+
+def test_a_rejected_file_ends_no_run_that_has_another_one(tmp_path: Path) -> None:
+    names = ("search", "compile fp32", "compile int8", "verify")
+    stages = tuple(Stage(name, tuple(name.split()), (Part(name, 1.0),)) for name in names)
+    refused = ["int8"]
+
+    def command(words: Sequence[str]) -> JsonObject:
+        if words[-1] in refused:
+            raise VerificationError("it does something else")
+        return {}
+
+    job = Job(tmp_path, Request("digits", precision="int8"), Plan({}, {}, stages), [])
+    assert [done.stage.name for done in job.stages(command)] == list(names)
+    (rejected,) = job.rejected
+    assert told(rejected).startswith("compile int8: rejected: it does something else")
+    found = Job.find(tmp_path, job.request)
+    assert found is not None
+    assert len(found.rejected) == 1, "a repeated command says so, too"
+    for refused[:] in (["fp32"], ["verify"]):
+        with pytest.raises(VerificationError):
+            list(Job(tmp_path, job.request, job.plan, []).stages(command))
 
 
 def test_a_run_that_was_moved_goes_on_where_it_is_now(tmp_path: Path) -> None:
