@@ -78,9 +78,7 @@ def find_parts(spec: Spec, root: Path, left_out: LeftOut) -> dict[str, Path]:
             )
         return named
     folders = folders_in(root)
-    named_as = {folder.name: part_of(folder.name) for folder in folders}
-    if not any(named_as.values()):
-        named_as = _with_common_word(list(named_as))
+    named_as = _parts_by_name([folder.name for folder in folders])
     usual = [folder for folder in folders if named_as[folder.name]]
     found: dict[str, Path] = {}
     for folder in usual:
@@ -112,9 +110,13 @@ def find_parts(spec: Spec, root: Path, left_out: LeftOut) -> dict[str, Path]:
     return {"train": root}
 
 
-def _with_common_word(names: Sequence[str]) -> dict[str, str | None]:
-    """Parts by names that have a further word in common, ``seg_train`` and ``seg_test``: training is among
-    them, and another part. Classes such as ``train_station`` and ``test_tube`` have none."""
+def _parts_by_name(names: Sequence[str]) -> dict[str, str | None]:
+    """Parts by their usual names, or by names that have a further word in common, ``seg_train`` and
+    ``seg_test``: training is among them, and another part. Classes such as ``train_station`` and
+    ``test_tube`` have none."""
+    usual = {name: part_of(name) for name in names}
+    if any(usual.values()):
+        return usual
     by_rest: dict[tuple[str, ...], dict[str, str]] = {}
     for name in names:
         words = re.split(r"[-_. ]", name)
@@ -124,7 +126,7 @@ def _with_common_word(names: Sequence[str]) -> dict[str, str | None]:
     for found in by_rest.values():
         if "train" in found.values() and len(set(found.values())) > 1:
             return {name: found.get(name) for name in names}
-    return dict.fromkeys(names)
+    return usual
 
 
 def _innermost(folder: Path) -> Path:

@@ -354,18 +354,10 @@ def _fitted(
 
     One that was begun keeps the size that it was given then.
     """
-    from smash_export.device_search.plan import (
-        duration_words,
-        largest_factor,
-        parse_duration,
-        rehearse,
-        scaled,
-        search_parts,
-        sized_like,
-        with_hypernet_share,
-    )
+    from smash_export.device_search import plan
+    from smash_export.device_search.plan import duration_words, largest_factor, rehearse, scaled
 
-    seconds = None if values["duration"] is None else parse_duration(values["duration"])
+    seconds = None if values["duration"] is None else plan.parse_duration(values["duration"])
     share = values["hypernet_share"]
     if share is not None and (values["steps"] is not None or values["epochs"] is not None):
         raise UsageError("--hypernet-share with --steps or --epochs", hint="Choose one.")
@@ -375,16 +367,16 @@ def _fitted(
         output.note(
             f"{folder} holds this search, which keeps the size that it began with; --run names another"
         )
-        return sized_like(config, files.read_json(folder / "config.json", what="search configuration"))
+        return plan.sized_like(config, files.read_json(folder / "config.json", what="search configuration"))
     with output.progress("measuring a few steps", None) as advance:
         units = rehearse(config, dataset, measurement=measurement, device=values["device"], advance=advance)
 
     def sized(factor: float) -> SearchConfig:
         smaller = config if seconds is None else scaled(config, factor)
-        return smaller if share is None else with_hypernet_share(smaller, share, dataset, units)
+        return smaller if share is None else plan.with_hypernet_share(smaller, share, dataset, units)
 
     def expected(factor: float) -> float:
-        return sum(part.seconds for part in search_parts(sized(factor), dataset, units))
+        return sum(part.seconds for part in plan.search_parts(sized(factor), dataset, units))
 
     factor = 1.0 if seconds is None else largest_factor(expected, seconds)
     chosen, told = sized(factor), "the search"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
@@ -107,12 +107,12 @@ class Job:
                 Done(Stage.from_json(entry["stage"]), entry["seconds"], entry["result"])
                 for entry in state["done"]
             ]
-            moved = _Moved(state.get("folder", str(folder)), str(folder))
-            told = _Moved(tuple(state["request"].get("elsewhere") or ()), request.elsewhere)
+            before, device = state.get("folder", str(folder)), tuple(state["request"].get("elsewhere") or ())
         except (KeyError, TypeError) as error:
             raise InvalidInputError(f"{path} is damaged", received=error) from None
-        plan = replace(plan, stages=tuple(told.options(moved.paths(stage)) for stage in plan.stages))
-        done = [replace(entry, stage=moved.paths(entry.stage)) for entry in done]
+        stages = (_moved(stage, before, str(folder)) for stage in plan.stages)
+        plan = replace(plan, stages=tuple(_on_device(stage, device, request.elsewhere) for stage in stages))
+        done = [replace(entry, stage=_moved(entry.stage, before, str(folder))) for entry in done]
         made = any(entry.stage.name == "freeze" for entry in done)
         if made and not (folder / "bundle").is_dir():
             raise UsageError(
@@ -228,27 +228,21 @@ def _patient(words: Sequence[str]) -> list[str]:
     return [*words[:at], *words[at + 2 :]]
 
 
-class _Moved(NamedTuple):
-    """What stands in recorded words, and what it is now: a folder, or the options that name a device."""
+def _moved(stage: Stage, before: str, now: str) -> Stage:
+    """The stage of a run whose folder was another one when it was planned."""
 
-    before: Any
-    now: Any
+    def here(word: str) -> str:
+        is_inside = word == before or word.startswith(f"{before}/")
+        return f"{now}{word[len(before) :]}" if is_inside else word
 
-    def paths(self, stage: Stage) -> Stage:
-        """The stage in the folder where its run is now."""
+    return replace(stage, words=tuple(map(here, stage.words)))
 
-        def here(word: str) -> str:
-            is_inside = word == self.before or word.startswith(f"{self.before}/")
-            return f"{self.now}{word[len(self.before) :]}" if is_inside else word
 
-        return replace(stage, words=tuple(map(here, stage.words)))
-
-    def options(self, stage: Stage) -> Stage:
-        """The stage with the options of today, which stand last."""
-        words, count = stage.words, len(self.before)
-        if not count or words[-count:] != self.before:
-            return stage
-        return replace(stage, words=(*words[:-count], *self.now))
+def _on_device(stage: Stage, before: tuple[str, ...], now: tuple[str, ...]) -> Stage:
+    """The stage with the options of today that name the device; they stand last."""
+    if not before or stage.words[-len(before) :] != before:
+        return stage
+    return replace(stage, words=(*stage.words[: -len(before)], *now))
 
 
 def _compiles(stage: Stage) -> bool:
