@@ -172,7 +172,7 @@ def test_a_dry_run_says_how_long_a_training_takes_and_which_epochs_fit_a_time() 
         ("train resnet-8 --augment trivial", "--augment without a value"),
         ("train resnet-8 --set speed", "--set without a value"),
         ("train resnet-8 --epochs 5 --set epochs=3", "received --epochs and --set epochs"),
-        ("train resnet-8 --learning-rate 0.1 --set learning_rate=0.1", "--learning-rate and --set"),
+        ("train resnet-8 --learning-rate 0.1 --set learning_rate=0.2", "--learning-rate and --set"),
         ("train resnet-8 --ema 0.9 --set average=0.99", "--ema and --set average"),
         ("train resnet-8 --track wandb", "tensorboard or mlflow"),
         ("train resnet-8 --time soon", "45m"),

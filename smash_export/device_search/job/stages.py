@@ -167,7 +167,7 @@ class Job:
     @property
     def rejected(self) -> list[Done]:
         """Stages whose file does not do what the network does."""
-        return [entry for entry in self.done if "rejected" in entry.result]
+        return [entry for entry in self.done if _compiles(entry.stage) and "rejected" in entry.result]
 
     def _has_another_file(self, stage: Stage) -> bool:
         """Whether a stage compiles, and another one before it gave a file."""

@@ -120,7 +120,8 @@ function showProgram(model) {
     `    request = urllib.request.Request("${address}", file.read(), {${key ? '"X-API-Key": "YOUR-KEY"' : ""}})`,
     "with urllib.request.urlopen(request) as answer:",
     "    answer = json.load(answer)",
-    'print([entry["label"] for entry in answer.get("present", answer["predictions"][:1])])',
+    'there = answer.get("present", answer["predictions"][:1])',
+    'print(", ".join(entry["label"] for entry in there) or "none of the classes")',
   ].join("\n");
 }
 

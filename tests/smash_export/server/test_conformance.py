@@ -152,9 +152,10 @@ def test_the_repository_extension(client: Any, kind: str, tensor: np.ndarray) ->
     client.unload_model("other")
     with pytest.raises(utils.InferenceServerException):
         client.infer("other", inputs(kind, tensor))
-    assert not client.is_server_ready()
+    assert not client.is_model_ready("other")
+    assert client.is_server_ready(), "the other model is served"
     client.load_model("other")
-    assert client.is_server_ready()
+    assert client.is_model_ready("other")
     assert client.infer("other", inputs(kind, tensor)).as_numpy("logits").shape == (16, 10)
 
 
