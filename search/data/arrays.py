@@ -195,10 +195,9 @@ def parts_of(
     else:
         targets = {part: labels for part, (_, labels) in found.items()}
         targets, classes = several.without_none(spec, targets, classes)
-        counts = targets["train"].sum(0, dtype=np.int64)
         splits = {
-            part: Split(found[part][0], several.rarest(of_part, counts), of_part)
-            for part, of_part in targets.items()
+            part: Split(found[part][0], labels, targets[part])
+            for part, labels in several.labels_of(targets).items()
         }
     return Parts(classes, train=splits["train"], validation=splits.get("validation"), test=splits.get("test"))
 

@@ -169,6 +169,11 @@ class Dataset:
         return self.train.targets is not None
 
     @functools.cached_property
+    def first_equal(self) -> np.ndarray:
+        """:func:`first_equal` of the objects of training and, behind them, validation."""
+        return first_equal(Split.joined(self.train, self.validation).images, self.views)
+
+    @functools.cached_property
     def images_sha256(self) -> str:
         """SHA-256 over classes, images and labels, the same however they are divided and ordered.
 

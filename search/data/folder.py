@@ -56,11 +56,8 @@ def _together(
             row[files.labels[places]] = 1
         paths[part], found[part] = [files.sources[places[0]] for places in rows], targets
     found, classes = several.without_none(spec, found, classes)
-    counts = found["train"].sum(0, dtype=np.int64)
-    together = {
-        part: Listed(paths[part], several.rarest(targets, counts), targets) for part, targets in found.items()
-    }
-    return together, classes
+    labels = several.labels_of(found)
+    return {part: Listed(paths[part], labels[part], found[part]) for part in found}, classes
 
 
 def _classes(place: Path, folders: Sequence[Path]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ answer; equal answers are one place), which needs no threshold; thresholds are t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +115,12 @@ def rarest(targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def likeliest(targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """For each image the one of its classes with the highest score, int64 [N]; K where it has none."""
     return _or_none(np.where(targets > 0, scores, -np.inf).argmax(1), targets)
+
+
+def labels_of(targets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One label for each image of each part, the :func:`rarest` by the training images: int64 [N]."""
+    counts = targets["train"].sum(0, dtype=np.int64)
+    return {part: rarest(found, counts) for part, found in targets.items()}
 
 
 def _or_none(labels: np.ndarray, targets: np.ndarray) -> np.ndarray:

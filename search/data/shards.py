@@ -150,9 +150,7 @@ def numbered(spec: Spec, values: dict[str, list[object]], names: tuple[str, ...]
         _check_numbers(spec, part, members[part], lists[part], len(classes))
         targets[part] = several.targets_of(np.split(members[part], ends), len(classes))
     targets, classes = several.without_none(spec, targets, classes)
-    counts = targets["train"].sum(0, dtype=np.int64)
-    labels = {part: several.rarest(found, counts) for part, found in targets.items()}
-    return Labels(classes, labels, targets)
+    return Labels(classes, several.labels_of(targets), targets)
 
 
 def _check_numbers(

@@ -20,7 +20,6 @@ from torch import nn
 from smash_base.errors import InvalidInputError
 from smash_base.preprocess import first_answers
 from smash_search.data import Split
-from smash_search.data.dataset import first_equal
 from smash_search.data.several import likeliest
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import FitResult, accuracy, answers_of, fit
@@ -78,8 +77,8 @@ def cross_validated(
     check_folds(folds, most_folds(dataset))
     images = Split.joined(dataset.train, dataset.validation)
     judged: list[_Judged] = []
-    first, labels = first_equal(images.images, dataset.views), images.labels[:: dataset.views]
-    places = np.repeat(fold_of(labels, folds, recipe.seed, first), dataset.views)
+    objects = fold_of(images.labels[:: dataset.views], folds, recipe.seed, dataset.first_equal)
+    places = np.repeat(objects, dataset.views)
     plain = replace(recipe, keep_best=False, include_validation=False)
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
@@ -145,11 +144,11 @@ def most_folds(dataset: Dataset) -> int:
 
     Where an image may be of several classes it counts for each of them: one may be the rarest of no image.
     """
-    images = Split.joined(dataset.train, dataset.validation)
-    different = np.unique(first_equal(images.images, dataset.views)) * dataset.views
-    if images.targets is not None:
-        return int(images.targets[different].sum(0).min())
-    return int(np.unique(images.labels[different], return_counts=True)[1].min())
+    parts, different = (dataset.train, dataset.validation), np.unique(dataset.first_equal) * dataset.views
+    if targets := [part.targets for part in parts if part.targets is not None]:
+        return int(np.concatenate(targets)[different].sum(0).min())
+    labels = np.concatenate([part.labels for part in parts])
+    return int(np.unique(labels[different], return_counts=True)[1].min())
 
 
 def check_folds(folds: int, most: int) -> None:
