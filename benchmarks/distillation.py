@@ -406,8 +406,9 @@ def main() -> None:
     held = files.read_json(path, what="result")["results"] if path.exists() else {}
     part = ": ".join([arguments.way, *arguments.set])
     part += f": share {arguments.share}" if arguments.way == "finalists" else ""
-    if arguments.way == "first" and (arguments.student or arguments.teacher_form == "pooled"):
-        part += f": {arguments.teacher_form}, {setting.get('student', 'ResNet-8')}, {arguments.epochs} epochs"
+    if arguments.student or (arguments.way == "first" and arguments.teacher_form == "pooled"):
+        form = arguments.teacher.name if arguments.teacher else arguments.teacher_form
+        part += f": {form}, {setting.get('student', 'ResNet-8')}, {arguments.epochs} epochs"
     part += ": cross-fitted" if arguments.cross_fitted else ""
     held[part] = summary(runs_like(log, setting), setting)
     record("distillation", held, [goal_of(name, held[name]) for name in held])
