@@ -336,7 +336,7 @@ def announced(
     """
     from smash_export.device_search.plan import duration_words
     from smash_export.export.freeze import ROUNDING_TIME, rounded
-    from smash_search.train.network import MOST_EPOCHS, settled, within
+    from smash_search.train.network import MOST_EPOCHS, settled
 
     per_epoch, per_rounding = _seconds_per_epoch(network, dataset, recipe, values, output)
     used = recipe
@@ -345,7 +345,8 @@ def announced(
         used = rounded(recipe)
     elif seconds:
         share = 1 - ROUNDING_TIME if per_rounding else 1.0
-        used = recipe = replace(within(recipe, share * seconds, per_epoch), seconds=seconds)
+        recipe, per_epoch = _filling(network, dataset, recipe, share * seconds, per_epoch, values, output)
+        used = recipe = replace(recipe, seconds=seconds)
         if asked := _asked_epochs(values):
             output.note(f"--time decides about the epochs: {recipe.epochs} in place of {asked}")
         if share * seconds < per_epoch:
@@ -367,6 +368,29 @@ def announced(
             "differences below some points mean nothing" + _advice_on_folds(dataset, values)
         )
     return recipe
+
+
+def _filling(
+    network: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    seconds: float,
+    per_epoch: float,
+    values: dict[str, Any],
+    output: Output,
+) -> tuple[Recipe, float]:
+    """The recipe with the epochs that fill a time, and the seconds of one of them: so many may have another
+    optimiser than the recipe's own number, which was timed, and its steps take longer or shorter.
+    """
+    from smash_search.train.network import settled, within
+
+    filled = within(recipe, seconds, per_epoch)
+    timed, used = (settled(one, network, dataset).optimiser for one in (recipe, filled))
+    if used != timed:
+        chosen = replace(recipe, optimiser=used)
+        per_epoch, _ = _seconds_per_epoch(network, dataset, chosen, {**values, "qat": False}, output)
+        filled = within(recipe, seconds, per_epoch)
+    return filled, per_epoch
 
 
 def _seconds_per_epoch(

@@ -321,6 +321,28 @@ def test_the_time_that_a_training_takes_is_told_before_it(
     assert f"training takes about {told} here" in lines
 
 
+def test_the_optimiser_that_a_time_asks_for_decides_about_its_epochs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few steps have Muon, whose epochs take longer than those of SGD, which many have."""
+    timed = {"muon": 12.0, "auto": 12.0, "sgd": 10.0}
+    monkeypatch.setattr(
+        "smash_search.train.network.seconds_per_epoch", lambda *given: timed[given[2].optimiser]
+    )
+    monkeypatch.setattr("smash_search.train.network.FEW_IMAGES", 0)
+    monkeypatch.setattr("smash_search.train.network.has_few_of_a_class", lambda _: False)
+    data, values = small_digits(), {"device": "cpu", "recipe_name": "auto"}
+    recipe = Recipe(epochs=4, batch=32, optimiser="auto", whiten=False)
+    per_epoch = len(data.train) // recipe.batch
+    monkeypatch.setattr("smash_search.train.network.MUON_STEPS", 20 * per_epoch)
+    network = nn.Linear(1, 1)
+    for seconds, optimiser, epochs in ((120.0, "muon", 10), (600.0, "sgd", 60)):
+        fitted = announced(network, data, recipe, seconds, values, Output())
+        assert (settled(fitted, network, data).optimiser, fitted.epochs) == (optimiser, epochs)
+        assert fitted.optimiser == "auto", "decided by the epochs that a training began with"
+        assert f"epochs {epochs}," in capsys.readouterr().err
+
+
 def test_a_time_that_is_far_too_short_or_long_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
