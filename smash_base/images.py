@@ -198,17 +198,20 @@ class Header:
     grey: bool
 
 
-def read_header(source: str | os.PathLike[str] | bytes, *, exif: bool = True) -> Header:
+def read_header(
+    source: str | os.PathLike[str] | bytes, *, exif: bool = True, is_file: bool = False
+) -> Header:
     """Size and kind of an image.
 
     Args:
         exif: whether its orientation counts; that of a TIFF file, a tag of the format, always does.
+        is_file: bytes are the content of a file, as a path is: TIFF may be among them.
 
     Raises:
         InvalidInputError: as :func:`open_image`, as far as the head of the file tells.
     """
     name, data = _content(source)
-    formats = FORMATS if isinstance(source, bytes) else FILE_FORMATS
+    formats = _formats(source, is_file)
     with _named_errors(name, formats):
         picture = _open(name, data, formats)
         width, height = picture.size
@@ -219,8 +222,11 @@ def read_header(source: str | os.PathLike[str] | bytes, *, exif: bool = True) ->
         return Header(width, height, picture.mode in ("1", "L", "LA", *GREY_16))
 
 
-def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
+def open_image(source: str | os.PathLike[str] | bytes, *, is_file: bool = False) -> Image.Image:
     """Open and fully decode one still image from a path or from bytes; a large JPEG smaller, 16 bits as 8.
+
+    Args:
+        is_file: bytes are the content of a file, as a path is: TIFF may be among them.
 
     Raises:
         InvalidInputError: missing, empty, larger than 64 MiB or :func:`pixel_limit`, of a format other than
@@ -228,7 +234,11 @@ def open_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
             animated or damaged.
     """
     name, data = _content(source)
-    return _decoded(name, data, FORMATS if isinstance(source, bytes) else FILE_FORMATS)
+    return _decoded(name, data, _formats(source, is_file))
+
+
+def _formats(source: object, is_file: bool) -> tuple[str, ...]:
+    return FORMATS if isinstance(source, bytes) and not is_file else FILE_FORMATS
 
 
 def _decoded(name: str, data: bytes, formats: tuple[str, ...]) -> Image.Image:

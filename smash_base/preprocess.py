@@ -125,7 +125,7 @@ class Preprocessing:
         """Shape of one input tensor without the batch: channels first."""
         return (self.channels, *self.sample_shape[:-1])
 
-    def decode(self, image: ImageLike) -> np.ndarray:
+    def decode(self, image: ImageLike, *, is_file: bool = False) -> np.ndarray:
         """Turn one image into uint8 [height, width, channels].
 
         A path or bytes is decoded under the limits of :mod:`smash_base.images`; transparency is put on black,
@@ -134,6 +134,10 @@ class Preprocessing:
         An array is taken as uint8 [height, width], [height, width, channels] or, for any channel
         count and for volumes, exactly :attr:`sample_shape`: one of that shape is a sample already, of which
         nothing is cut away, where a picture of that size is resized and cut by :attr:`short_side`.
+
+        Args:
+            image: as above.
+            is_file: bytes are the content of a file, as a path is: TIFF may be among them.
 
         Raises:
             InvalidInputError: not an image, truncated, animated, too large, or another channel count.
@@ -155,7 +159,7 @@ class Preprocessing:
         if isinstance(image, Image.Image):
             picture = load_picture(image, shown(getattr(image, "filename", "")) or "the picture")
         else:
-            picture = open_image(image)
+            picture = open_image(image, is_file=is_file)
         return self._from_picture(upright(picture) if self.exif else picture)
 
     def _from_picture(self, picture: Image.Image) -> np.ndarray:

@@ -201,7 +201,7 @@ def _headers(spec: Spec, parts: Iterable[EncodedImages], bad: Bad) -> list[tuple
 
     def head(item: tuple[str, Path | bytes]) -> tuple[str, Header | SmashError]:
         try:
-            return item[0], read_header(item[1], exif=exif)
+            return item[0], read_header(item[1], exif=exif, is_file=True)
         except InvalidInputError as error:
             return item[0], error
 
@@ -308,7 +308,7 @@ def _fill(
 
     def decode(item: tuple[str, Path | bytes]) -> tuple[str, np.ndarray | SmashError]:
         try:
-            return item[0], preprocessing.decode(item[1])
+            return item[0], preprocessing.decode(item[1], is_file=True)
         except InvalidInputError as error:
             return item[0], error
 

@@ -231,12 +231,13 @@ class _Server:
         model.batcher.submit(queued)
         return await self._answer(queued)
 
-    async def _answer(self, queued: LoopRequest) -> np.ndarray:
+    async def _answer(self, queued: LoopRequest, deadline: float | None = None) -> np.ndarray:
+        seconds = self._limits.answer_seconds if deadline is None else deadline - time.monotonic()
         try:
-            async with asyncio.timeout(self._limits.answer_seconds):
+            async with asyncio.timeout(seconds):
                 return await queued.wait()
         except TimeoutError:
-            raise BusyError("no answer in time", hint="Try again in a moment.") from None
+            raise _late() from None
 
     async def predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -251,14 +252,15 @@ class _Server:
             size = len(body)
             try:
                 content_type = scope["smash.headers"].get(b"content-type", b"").decode("latin-1")
-                decoded = await self._decode(model, body, content_type)
+                deadline = time.monotonic() + self._limits.answer_seconds
+                decoded = await self._decode(model, body, content_type, deadline)
             finally:
                 self._bodies.release(size)
             del body
             try:
                 queued = LoopRequest(decoded.tensor)
                 model.batcher.submit(queued)
-                rows = _named(model, await self._answer(queued), top)
+                rows = _named(model, await self._answer(queued, deadline), top)
             finally:
                 self._bodies.release(decoded.tensor.nbytes)
             answer: JsonObject = {
@@ -277,7 +279,7 @@ class _Server:
             }
             await respond_json(send, answer)
 
-    async def _decode(self, model: Model, body: bytes, content_type: str) -> _Decoded:
+    async def _decode(self, model: Model, body: bytes, content_type: str, deadline: float) -> _Decoded:
         """Files -> tensor, in the pool. Its bytes are counted as those of a body until they are released:
         small files become large tensors."""
         limit = self._limits.body_bytes
@@ -287,7 +289,7 @@ class _Server:
             files, batch = uploaded(body, content_type, model.max_images, limit)
             self._bodies.reserve(size := model.tensor_bytes(len(files)))
             try:
-                pixels, errors = _pictures(model, files, batch)
+                pixels, errors = _pictures(model, files, batch, deadline)
                 tensor = model.preprocessing.normalise(pixels)
             except BaseException:
                 self._bodies.release(size)
@@ -435,14 +437,23 @@ class _Decoded(NamedTuple):
         }
 
 
-def _pictures(model: Model, files: list[Upload], batch: bool) -> tuple[np.ndarray, dict[int, str]]:
+def _late() -> BusyError:
+    return BusyError("no answer in time", hint="Try again in a moment.")
+
+
+def _pictures(
+    model: Model, files: list[Upload], batch: bool, deadline: float
+) -> tuple[np.ndarray, dict[int, str]]:
     """The files that can be read, uint8 [B, *sample_shape], and place -> sentence of the others.
 
     Raises:
-        SmashError: none can be read, or the only one of a request that is no batch.
+        SmashError: none can be read, or the only one of a request that is no batch; the deadline, a time of
+            the monotonic clock, is over with some of them left.
     """
     pixels, errors = [], {}
     for place, file in enumerate(files):
+        if time.monotonic() >= deadline:
+            raise _late()
         try:
             pixels.append(model.preprocessing.decode(file.data))
         except SmashError as error:

@@ -142,6 +142,8 @@ def test_tiff_is_read_from_files_and_not_from_a_network(name: str, tmp_path: Pat
     assert np.abs(quarters(TARGET.decode(path)) - COLOURS).max() <= 12
     with pytest.raises(InvalidInputError, match=r"reads; expected JPEG.*GIF$"):
         TARGET.decode(READ_FROM_FILES[name])
+    decoded = TARGET.decode(READ_FROM_FILES[name], is_file=True)
+    np.testing.assert_array_equal(decoded, TARGET.decode(path))
 
 
 @pytest.mark.parametrize("name", REFUSED)

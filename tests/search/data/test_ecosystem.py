@@ -284,6 +284,21 @@ def samples(numbers: range, ending: str = "cls", names: bool = False) -> dict[st
     return members
 
 
+def test_tiff_in_an_archive_is_read_as_in_a_folder(tmp_path: Path) -> None:
+    members = {}
+    for name, content in samples(range(60)).items():
+        stream = io.BytesIO(content)
+        if name.endswith(".png"):
+            stream = io.BytesIO()
+            Image.open(io.BytesIO(content)).save(stream, "TIFF")
+        members[name.replace(".png", ".tif")] = stream.getvalue()
+    write_tar(tmp_path / "a.tar", members)
+    write_tar(tmp_path / "b.tar", samples(range(60)))
+    found, wanted = (load_dataset(f"webdataset:{tmp_path / name}") for name in ("a.tar", "b.tar"))
+    assert not found.left_out
+    np.testing.assert_array_equal(found.train.images, wanted.train.images)
+
+
 @pytest.mark.parametrize("ending", ["cls", "json", "txt"])
 @pytest.mark.parametrize("names", [True, False])
 def test_webdataset(tmp_path: Path, ending: str, names: bool) -> None:

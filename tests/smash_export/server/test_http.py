@@ -573,6 +573,20 @@ def test_an_answer_that_takes_too_long_is_given_up(
         assert server.call("POST", "/v2/models/digits/infer", whole, whole_headers)[0] == 200
 
 
+def test_files_that_take_too_long_to_decode_are_given_up(digits_bundle: Path, start: Any) -> None:
+    """Hundreds of large pictures in one request hold up one thread until the time is over, and no longer."""
+    large = png(np.random.default_rng(0).integers(0, 256, (2000, 2000), dtype=np.uint8))
+    body = zip_of({f"{number}.png": large for number in range(60)})
+    with start(f"digits={digits_bundle}", "--answer-timeout", "0.3", "--max-body", "512") as server:
+        started = time.perf_counter()
+        status, headers, answer = server.call("POST", "/v1/predict", body)
+        assert (status, headers.get("retry-after")) == (503, "1"), answer
+        assert "no answer in time" in json.loads(answer)["error"]
+        assert time.perf_counter() - started < 5
+        one = png(np.zeros((8, 8), np.uint8))
+        assert server.call("POST", "/v1/predict", one)[0] == 200
+
+
 def test_all_targets_serves_every_compiled_file(
     digits_bundle_copy: Path, start: Any, tensor: np.ndarray, make_body: Any
 ) -> None:
