@@ -60,6 +60,8 @@ def _folder(path: Path) -> JsonObject:
         return _compiled(path.absolute())
     if (path / "best.json").is_file() or (path / "scores.jsonl").is_file():
         return _run(path)
+    if (path / "run.json").is_file():
+        return _job(path)
     raise InvalidInputError(f"{path} is a folder of no kind that this program writes", expected=KNOWN)
 
 
@@ -131,10 +133,33 @@ def _run(path: Path) -> JsonObject:
     return facts
 
 
+def _job(path: Path) -> JsonObject:
+    """What ``smash-export run`` was asked and has done; its search and bundle are told by their folders."""
+    held = files.read_json(path / "run.json", what="run")
+    try:
+        names = [stage["name"] for stage in held["plan"]["stages"]]
+        seconds = [f"{entry['seconds']:.1f} s" for entry in held["done"]]
+        asked = {name: value for name, value in held["request"].items() if value not in (None, [])}
+        images = dict(held["plan"]["images"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInputError(f"{path / 'run.json'} is damaged", received=error) from None
+    missing = ["not done"] * (len(names) - len(seconds))
+    return {
+        "kind": "run",
+        "asked": asked,
+        "images": images,
+        "stages": dict(zip(names, seconds + missing, strict=False)),
+        "files": {item.name: item.stat().st_size for item in sorted(path.iterdir()) if item.is_file()},
+        "folders": [name for name in ("search", "bundle") if (path / name).is_dir()],
+    }
+
+
 def _json(path: Path) -> JsonObject:
     value = files.read_json(path)
     if not isinstance(value, dict):
         raise InvalidInputError(f"{path} holds no object", expected=KNOWN, received=type(value).__name__)
+    if path.name == "run.json" and "plan" in value:
+        return _job(path.parent)
     if "signature" in value and "preprocessing" in value:
         from smash_export.bundle.manifest import parse_manifest
 

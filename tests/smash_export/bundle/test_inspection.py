@@ -107,6 +107,27 @@ def test_a_run_folder_is_described(tmp_path: Path) -> None:
     assert facts["best"]["classes"] == ["cat", "dog"]
 
 
+def test_the_folder_of_a_whole_run_is_described(tmp_path: Path) -> None:
+    state: dict[str, Any] = {
+        "schema": 1,
+        "request": {"data": "digits", "target": "ncnn", "seconds": None, "elsewhere": []},
+        "plan": {"images": {"images": "1,797"}, "stages": [{"name": "search"}, {"name": "freeze"}]},
+        "done": [{"stage": {}, "seconds": 12.34, "result": {}}],
+    }
+    (tmp_path / "run.json").write_text(json.dumps(state))
+    (tmp_path / "search").mkdir()
+    facts = inspect(tmp_path)
+    assert facts == {**inspect(tmp_path / "run.json"), "path": str(tmp_path)}
+    assert facts["kind"] == "run"
+    assert facts["asked"] == {"data": "digits", "target": "ncnn"}
+    assert facts["stages"] == {"search": "12.3 s", "freeze": "not done"}
+    assert facts["folders"] == ["search"]
+    for name, value in (("plan", []), ("done", [1]), ("request", None)):
+        (tmp_path / "run.json").write_text(json.dumps({**state, name: value}))
+        with pytest.raises(InvalidInputError, match="damaged"):
+            inspect(tmp_path)
+
+
 def test_an_onnx_file_is_described(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(onnx_model(), path)
