@@ -39,6 +39,7 @@ NEW_OPSETS = (20, 17, 13)  # in the order of preference; a converter that fails 
 MIN_IR = 8  # since 4 weights need not be inputs; 8 knows everything up to opset 18
 RANDOM_IMAGES = 16
 LEAST_ANSWERS = 24  # by which one output that stays between 0 and 1 is a probability
+_ARITHMETIC = frozenset(("Identity", "Cast", "Add", "Sub", "Mul", "Div", "Neg", "Clip"))
 _QUICK = 32  # samples that a conversion is first tried on; the finished graph is run on all
 
 
@@ -274,7 +275,7 @@ def in_our_form(model: onnx.ModelProto, image: tuple[int, ...]) -> Form:
     source = next(value for value in model.graph.input if value.name not in weights)
     output = model.graph.output[0]
     form = Form(
-        _channels_last(shape_of(source), image),
+        _channels_last(model, source, image),
         source.type.tensor_type.elem_type,
         output.type.tensor_type.elem_type,
     )
@@ -297,15 +298,32 @@ def in_our_form(model: onnx.ModelProto, image: tuple[int, ...]) -> Form:
     return form
 
 
-def _channels_last(shape: list[int | None], image: tuple[int, ...]) -> bool:
-    """Whether the declared sizes fit the image with its channels last, and not with its channels first."""
+def _channels_last(model: onnx.ModelProto, source: onnx.ValueInfoProto, image: tuple[int, ...]) -> bool:
+    """Whether the file takes the image with its channels last: by the sizes that it declares or, where these
+    fit both ways, by what it does first with the axes.
+    """
+    shape = shape_of(source)
 
     def fits(sizes: tuple[int, ...]) -> bool:
         return len(shape) == len(sizes) + 1 and all(
             theirs in (None, ours) for theirs, ours in zip(shape[1:], sizes, strict=True)
         )
 
-    return fits((*image[1:], image[0])) and not fits(image)
+    if not fits((*image[1:], image[0])):
+        return False
+    return not fits(image) or _begins_with_channels_first(model, source.name, len(image))
+
+
+def _begins_with_channels_first(model: onnx.ModelProto, name: str, axes: int) -> bool:
+    """Whether nothing but arithmetic comes before a transposition of that tensor to channels first."""
+    for node in model.graph.node:  # in an order in which it can be run
+        if name in node.input:
+            if node.op_type == "Transpose":
+                return list(attribute(node, "perm", [])) == [0, axes, *range(1, axes)]
+            if node.op_type not in _ARITHMETIC:
+                return False
+            name = node.output[0]
+    return False
 
 
 def _put_around(

@@ -393,6 +393,28 @@ def test_domains_that_no_node_uses_and_weights_listed_as_inputs_are_left_out(
     assert found.accuracy > 0.95
 
 
+@pytest.mark.parametrize("sizes", [["H", "W", "C"], [8, 8, None]])
+def test_channels_last_without_sizes_is_known_by_the_transposition(
+    sizes: list[str | int | None],
+    foreign: Path,
+    images: Images,
+    preprocessing: Preprocessing,
+    digits_bundle: Path,
+    tmp_path: Path,
+) -> None:
+    """Sizes that are open fit both ways; ONNX convolves channels first, so the graph turns its images."""
+    model = onnx.load(foreign)
+    nodes, pixels = model.graph.node, model.graph.input[0]
+    nodes[0].input[0] = "inside"
+    nodes.insert(0, helper.make_node("Transpose", ["copy"], ["inside"], perm=[0, 3, 1, 2]))
+    nodes.insert(0, helper.make_node("Identity", [pixels.name], ["copy"]))
+    pixels.CopyFrom(helper.make_tensor_value_info(pixels.name, TensorProto.FLOAT, ["N", *sizes]))
+    onnx.save(model, foreign)
+    found = adopt(foreign, tmp_path / "b", labels=LABELS, preprocessing=preprocessing, images=images)
+    reference = Bundle.open(digits_bundle).samples().logits
+    np.testing.assert_allclose(found.bundle.samples().logits, reference, atol=1e-4)
+
+
 @pytest.mark.parametrize("form", ["channels last", "halves", "doubles", "map of one pixel", "all of them"])
 def test_other_forms_of_images_and_answers_are_taken(
     form: str,
