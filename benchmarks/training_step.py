@@ -1,6 +1,6 @@
 """Images per second of a training step over a plain PyTorch loop of the same network, one thread.
 
-    python -m benchmarks.training_step --data cifar10:DIR [--rounds 5]
+    python -m benchmarks.training_step --data cifar10:DIR [--rounds 5] [--results NAME]
 
 Both train ResNet-8 by the same recipe, with flips and crops, on the same images; the plain loop is what a
 tutorial writes: float32, contiguous, one image after another through the augmentation of a batch, SGD. Rounds
@@ -135,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", default="training_step", help="of another kind of processor")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     whole = load_dataset(arguments.data)
@@ -161,7 +162,7 @@ def main() -> None:
         "images_per_second": [{"plain": plain, "ours": ours} for plain, ours in rounds],
         "torch_compile": compiled,
     }
-    record("training_step", results, [goal, *map(goal_of_compiling, compiled)])
+    record(arguments.results, results, [goal, *map(goal_of_compiling, compiled)])
 
 
 if __name__ == "__main__":

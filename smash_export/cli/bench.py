@@ -101,7 +101,7 @@ def command(
     files = selected_files(opened, targets)
     sizes = tuple(dict.fromkeys(batches))
     if output.dry_run:
-        _tell(output, files, seconds, sizes)
+        _tell(output, files, seconds * len(sizes) if sustained is None else 60 * sustained, sizes)
         return
     if sustained is not None:
         _sustained(
@@ -145,13 +145,14 @@ def command(
 
 
 def _tell(output: Output, files: Sequence[RunnableFile], seconds: float, sizes: tuple[int, ...]) -> None:
-    """What would be measured."""
+    """What would be measured, and for how many seconds each."""
     output.table(
         "Would measure",
         ["file", "path", "seconds"],
-        [[file.name, str(file.path), seconds * len(sizes)] for file in files],
+        [[file.name, str(file.path), f"{seconds:g}"] for file in files],
     )
-    output.result({"dry_run": True, "files": [file.name for file in files], "batches": list(sizes)})
+    told = {"files": [file.name for file in files], "batches": list(sizes), "seconds": seconds}
+    output.result({"dry_run": True, **told})
 
 
 def _check(medians: Mapping[str, float], failed: Sequence[str], max_p50: float) -> None:

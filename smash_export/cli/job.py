@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -109,7 +110,7 @@ def command(
     from smash_export.device_search.search import load_data
     from smash_search.data import folder_name, summarise
 
-    data = data_words(data, skip_bad)
+    begin, data = time.monotonic(), data_words(data, skip_bad)
     elsewhere = _elsewhere(values)
     seconds = parse_duration(duration) if duration else None
     request = Request(data, seconds=seconds, elsewhere=elsewhere, **values)
@@ -123,7 +124,8 @@ def command(
         job = Job.find(folder, request, dataset.fingerprint)
         plan = job.plan if job else None
         if plan is None:
-            plan = make_plan(request, dataset, summary, folder, output, _last_recipe(request, dataset))
+            recipe = _last_recipe(request, dataset)
+            plan = make_plan(request, dataset, summary, folder, output, recipe, begin)
     _tell(output, plan, folder, job)
     if output.dry_run:
         images = summary.to_json()

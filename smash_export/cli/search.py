@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -368,17 +369,23 @@ def _fitted(
             f"{folder} holds this search, which keeps the size that it began with; --run names another"
         )
         return plan.sized_like(config, files.read_json(folder / "config.json", what="search configuration"))
+    begin = time.monotonic()
     with output.progress("measuring a few steps", None) as advance:
         units = rehearse(config, dataset, measurement=measurement, device=values["device"], advance=advance)
+    before = time.monotonic() - begin
 
     def sized(factor: float) -> SearchConfig:
         smaller = config if seconds is None else scaled(config, factor)
+        if values["rungs"] is not None:  # somebody's word
+            smaller = replace(smaller, finalists=replace(smaller.finalists, rungs=config.finalists.rungs))
         return smaller if share is None else plan.with_hypernet_share(smaller, share, dataset, units)
 
     def expected(factor: float) -> float:
         return sum(part.seconds for part in plan.search_parts(sized(factor), dataset, units))
 
-    factor = 1.0 if seconds is None else largest_factor(expected, seconds)
+    factor = 1.0
+    if seconds is not None:
+        factor = largest_factor(lambda factor: before + expected(factor), seconds)
     chosen, told = sized(factor), "the search"
     if seconds is not None or share is not None:
         updates = f"{chosen.training.steps} updates of the HyperNet"

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 STEPS, CANDIDATES, FINALISTS, IMAGES, EPOCHS = 8, 10, 6, 256, 3
 LADDER = 8  # networks that are measured to know how large one is that takes a latency limit
 EVALUATION = 1 / 3  # of the time of a trained image: there is no backward pass
+SHORT_RACE = 1 / 8  # of the default search; below it the last rung is left out, below half of it all but one
 SMALLEST = {"steps": 60, "candidates": 8, "finalists": 2, "epochs": 3}
 PARTS = {"random", "perturbations", "steps"}  # options of the strategy perturb that count candidates
 MEASURED = 1.3  # networks measured for each that keeps the latency limit, most of which are predicted to
@@ -378,12 +379,22 @@ def training_part(label: str, recipe: Recipe, dataset: Dataset, units: Units) ->
 
 
 def scaled(config: SearchConfig, factor: float) -> SearchConfig:
-    """A search with so many times the updates, candidates and finalists, none below what makes sense."""
+    """A search with so many times the updates, candidates and finalists, none below what makes sense.
+
+    Below :data:`SHORT_RACE` the fewest finalists are left, and their trainings become shorter: without the
+    last rung, then with the first one alone and one round of proposals. Ranks after fewer epochs are less
+    sure (docs/experiments, "How long a race must be"), but the last training needs the time more.
+    """
     candidates = _scaled(config.candidates, factor, "candidates")
     count = min(_scaled(config.finalists.count, factor, "finalists"), candidates)
     finalists = config.finalists
     random = min(finalists.random, count)
     known = min(config.known, candidates // 2)
+    rungs, rounds = finalists.rungs, finalists.rounds
+    if factor < SHORT_RACE:
+        rungs = rungs[:-1] or rungs
+    if factor < SHORT_RACE / 2:
+        rungs, rounds = rungs[:1], min(1, rounds)
     return replace(
         config,
         candidates=candidates,
@@ -393,7 +404,9 @@ def scaled(config: SearchConfig, factor: float) -> SearchConfig:
         finalists=replace(
             finalists,
             count=count,
+            rounds=rounds,
             per_round=max(min(1, finalists.per_round), round(finalists.per_round * factor)),
+            rungs=rungs,
             random=random,
             known=min(finalists.known, known, count - random),
         ),
@@ -423,7 +436,8 @@ def sized_like(config: SearchConfig, document: Mapping[str, Any]) -> SearchConfi
     """The search with the updates, candidates and finalists of a config.json; raises InvalidInputError."""
     try:
         held = document["identity"]
-        finalists = {name: held["finalists"][name] for name in ("count", "per_round", "random", "known")}
+        sizes = ("count", "rounds", "per_round", "rungs", "random", "known")
+        finalists = {name: held["finalists"][name] for name in sizes}
         return replace(
             config,
             candidates=held["candidates"],

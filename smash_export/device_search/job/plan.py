@@ -6,7 +6,8 @@ rehearsal of the search (:mod:`smash_export.device_search.plan`) and, for what f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,11 +139,13 @@ class Plan:
         images: facts about the data, by name, in words.
         searched: facts about the search, by name, in words.
         stages: Stages in their order.
+        before: Seconds of reading and measuring before the first of them.
     """
 
     images: dict[str, str]
     searched: dict[str, str]
     stages: tuple[Stage, ...]
+    before: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -155,6 +158,7 @@ class Plan:
             "images": self.images,
             "searched": self.searched,
             "seconds": round(self.seconds, 1),
+            "before": round(self.before, 1),
             "stages": [stage.to_json() for stage in self.stages],
         }
 
@@ -163,7 +167,9 @@ class Plan:
         """Read :meth:`to_json` back; raises InvalidInputError."""
         try:
             stages = tuple(Stage.from_json(stage) for stage in value["stages"])
-            return cls(dict(value["images"]), dict(value["searched"]), stages)
+            return cls(
+                dict(value["images"]), dict(value["searched"]), stages, float(value.get("before", 0.0))
+            )
         except (KeyError, TypeError) as error:
             raise InvalidInputError("the plan of a run is malformed", received=error) from None
 
@@ -175,8 +181,9 @@ def make_plan(
     folder: Path,
     output: Output,
     recipe: Recipe,
+    begin: float,
 ) -> Plan:
-    """Measure a few steps and plan a job that fits its time.
+    """Measure a few steps and plan a job that fits its time, of which reading and measuring are a part.
 
     Args:
         request: checked.
@@ -185,6 +192,7 @@ def make_plan(
         folder: where everything will be written; only named here.
         output: shows what is being measured.
         recipe: Recipe of the last training, whose epochs a given time changes.
+        begin: when the job began, on the monotonic clock.
 
     Raises:
         GateError: no network keeps the limits, or the time is too short for any search.
@@ -213,16 +221,19 @@ def make_plan(
     with output.progress("measuring a few steps", None) as advance:
         units = rehearse(config, dataset, measurement=measurement, device=request.device, advance=advance)
 
+    before = time.monotonic() - begin
+
     def planned(factor: float, epochs: int) -> Plan:
         sized, last = scaled(config, factor), replace(recipe, epochs=epochs)
         stages = _stages(request, dataset, folder, units, sized, last)
-        return Plan(images.facts(), _searched(request, dataset, sized, last, units), stages)
+        return Plan(images.facts(), _searched(request, dataset, sized, last, units), stages, before)
+
+    def seconds_of(factor: float, epochs: int) -> float:
+        return before + planned(factor, epochs).seconds
 
     if request.seconds is None:
         return planned(1.0, recipe.epochs)
-    return planned(
-        *shared_time(lambda factor, epochs: planned(factor, epochs).seconds, recipe.epochs, request.seconds)
-    )
+    return planned(*shared_time(seconds_of, recipe.epochs, request.seconds))
 
 
 def _stages(
@@ -302,13 +313,18 @@ def _search_words(request: Request, folder: Path, config: SearchConfig) -> tuple
     words += ["--space", str(config.space)]
     words += ["--steps", str(config.training.steps), "--candidates", str(config.candidates)]
     words += ["--known", str(config.known), "--finalists", str(config.finalists.count)]
-    if config.finalists.per_round:
-        words += ["--per-round", str(config.finalists.per_round)]
+    words += ["--rungs", _numbers(config.finalists.rungs)]
+    if config.finalists.rounds:
+        words += ["--rounds", str(config.finalists.rounds), "--per-round", str(config.finalists.per_round)]
     words += ["--target", request.target, "--precision", request.precision]
     words += _given(("--max-latency", request.max_latency), ("--max-macs", request.max_macs))
     words += _given(("--max-parameters", request.max_parameters), ("--max-memory", request.max_memory))
     words += _given(("--balance", request.balance))
     return (*words, *request.elsewhere)
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ",".join(map(str, values))
 
 
 def _given(*options: tuple[str, object]) -> list[str]:
@@ -363,7 +379,7 @@ def _searched(
         "space": str(config.space),
         "HyperNet": f"{config.training.steps:,} updates",
         "candidates": f"{config.candidates:,}",
-        "finalists": f"{finalists.entering}, epochs {','.join(map(str, finalists.rungs))}",
+        "finalists": f"{finalists.entering}, epochs {_numbers(finalists.rungs)}",
         "last training": f"{'about ' * (request.seconds is not None)}{recipe.epochs} epochs",
     }
     if request.teacher is not None:

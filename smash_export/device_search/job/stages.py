@@ -185,7 +185,7 @@ class Job:
         timed = [part for part in stage.parts if part.label not in (ASKING, EXPORTING)]
         planned = sum(part.seconds for part in timed)
         rest = stage.seconds - planned + sum(it.seconds for it in self.plan.stages[number + 1 :])
-        left = self.request.seconds - sum(done.seconds for done in self.done) - rest
+        left = self.request.seconds - self.plan.before - sum(done.seconds for done in self.done) - rest
         seconds = max(left, planned / 2, 1.0)
         words = list(stage.words)
         words[words.index("--time") + 1] = f"{seconds:.0f}s"

@@ -96,6 +96,7 @@ async function showExamples(model) {
     const button = document.createElement("button");
     const image = document.createElement("img");
     button.type = "button";
+    image.onload = () => URL.revokeObjectURL(image.src);
     image.src = URL.createObjectURL(blob);
     image.alt = `Example of ${label}`;
     button.append(image);
@@ -258,6 +259,7 @@ function lineOf(blob, row) {
   const line = document.createElement("li");
   const image = document.createElement("img");
   const text = document.createElement("span");
+  image.onload = () => URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(blob);
   image.alt = "";
   text.textContent = `${blob.name || "picture"}: ${row.error || summary(row)}`;

@@ -147,6 +147,34 @@ def test_an_answer_that_was_in_the_folder_says_how_it_is_measured_anew(
     assert str(carried / task) in capsys.readouterr().err.replace("\n", "")
 
 
+def test_a_program_that_the_device_does_not_find_is_named_and_prepared_anew(
+    edge: Path, digits_bundle_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A relative one is below the home folder there, as over ssh, wherever the script lies."""
+    carried, home = tmp_path / "stick", tmp_path / "home"
+    (home / "smash").mkdir(parents=True)
+    (home / "smash" / "run it").symlink_to(edge)
+    words = ["bench", str(digits_bundle_copy), "--target", "onnxruntime", "--seconds", "0.05"]
+    words += ["--device-folder", str(carried), "--quiet", "--device-program"]
+
+    def carry() -> None:
+        (task,) = carried.iterdir()
+        there = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+        subprocess.run(["sh", f"{task.name}/run.sh"], cwd=carried, env=there, check=True, capture_output=True)
+
+    assert run([*words, "smash/elsewhere"]) == 3
+    carry()
+    capsys.readouterr()
+    assert run([*words, "smash/elsewhere"]) == 3
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "lacks 'smash/elsewhere'" in said
+    assert "--device-program" in said
+    assert run([*words, "smash/'run it'"]) == 3
+    assert "waits for the device" in capsys.readouterr().err
+    carry()
+    assert run([*words, "smash/'run it'"]) == 0, capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("small")
 def test_a_search_goes_on_with_what_a_carried_folder_brings_back(
     edge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -40,6 +40,7 @@ from smash_export.device_search.plan import (
     scaled,
     search_parts,
     shared_time,
+    sized_like,
     with_hypernet_share,
 )
 from smash_export.device_search.search import SPACE_DEFAULTS, configure, load_data
@@ -202,6 +203,10 @@ def test_a_plan_uses_the_time_it_is_given_and_no_more() -> None:
         largest_factor(seconds, 1.0)
     small = scaled(config, 0.0)
     assert (small.training.steps, small.candidates, small.finalists.count) == (60, 8, 2)
+    assert (small.finalists.rungs, small.finalists.rounds) == (config.finalists.rungs[:1], 1)
+    assert sized_like(config, {"identity": small.to_json()}) == small
+    assert scaled(config, 0.1).finalists.rungs == config.finalists.rungs[:-1]
+    assert scaled(config, 0.2).finalists.rungs == config.finalists.rungs
     assert scaled(config, 1.0) == config
 
 
