@@ -328,6 +328,8 @@ def goal_of(part: str, found: dict[str, Any]) -> dict[str, Any]:
         met = bounds is not None and bounds[0] > 0
     images = f"{setting['images']:,}" if setting["images"] else "all"
     changed = [*setting["set"], *[f"share {setting[name]}" for name in ("share",) if name in setting]]
+    if setting["teacher"]:
+        changed.append(f"the teacher {setting['teacher']}")
     if "teacher_form" in setting:
         changed += [f"a teacher of form {setting['teacher_form']}", *setting["teacher_set"]]
         changed += ["cross-fitted"] if setting.get("cross_fitted") else []
@@ -406,9 +408,11 @@ def main() -> None:
     held = files.read_json(path, what="result")["results"] if path.exists() else {}
     part = ": ".join([arguments.way, *arguments.set])
     part += f": share {arguments.share}" if arguments.way == "finalists" else ""
+    if arguments.teacher:
+        part += f": {arguments.teacher.name}"
     if arguments.student or (arguments.way == "first" and arguments.teacher_form == "pooled"):
-        form = arguments.teacher.name if arguments.teacher else arguments.teacher_form
-        part += f": {form}, {setting.get('student', 'ResNet-8')}, {arguments.epochs} epochs"
+        form = "" if arguments.teacher else f" {arguments.teacher_form},"
+        part += f":{form} {setting.get('student', 'ResNet-8')}, {arguments.epochs} epochs"
     part += ": cross-fitted" if arguments.cross_fitted else ""
     held[part] = summary(runs_like(log, setting), setting)
     record("distillation", held, [goal_of(name, held[name]) for name in held])
