@@ -1,6 +1,6 @@
 # make demo    the whole path, from images to predictions, on real data
 # make test    every test
-# make check   format, lint, types, import contracts, every fast test; about a minute
+# make check   format, lint, types, import contracts, every fast test; about six minutes
 #
 # Each creates .venv from constraints.txt by itself, once. With another Python, in an environment of its own:
 #   make check PYTHON=python3.13 VENV=.venv-3.13

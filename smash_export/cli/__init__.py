@@ -88,7 +88,7 @@ EXTRA_OF_MODULE = {
 
 EXIT_CODES = {
     0: "done",
-    1: "internal error",
+    1: "internal error, or a full disk",
     2: "usage",
     3: "runtime or device missing",
     4: "verification failed",
