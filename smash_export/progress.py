@@ -74,8 +74,13 @@ class Output:
 
     def note(self, line: str) -> None:
         """A line for people, on stderr. Nothing with ``--json`` inside a larger job, which says it itself."""
-        if not (self.quiet or (self.json and is_open())):
+        if self.tells:
             _say(line, sys.stderr)
+
+    @property
+    def tells(self) -> bool:
+        """Whether :meth:`note` says anything."""
+        return not (self.quiet or (self.json and is_open()))
 
     def warn(self, line: str) -> None:
         """A line that people must see, on stderr, even with ``--quiet``."""

@@ -8,6 +8,7 @@ The function is called with the options of the specification as keyword strings.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -46,9 +47,11 @@ def read(spec: Spec) -> Parts:
         received=spec.text,
         hint="smash-export datasets lists the names.",
     )
-    function = imported_function(spec.name, spec.path or "", spec.text, missing)
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer of the command
+        function = imported_function(spec.name, spec.path or "", spec.text, missing)
     try:
-        value = function(**spec.options)
+        with contextlib.redirect_stdout(sys.stderr):
+            value = function(**spec.options)
     except SmashError:
         raise
     except Exception as error:  # the user's code may raise anything

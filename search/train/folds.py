@@ -22,7 +22,7 @@ from smash_base.preprocess import first_answers
 from smash_search.data import Split
 from smash_search.data.several import likeliest
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import FitResult, accuracy, answers_of, fit
+from smash_search.train.network import FitResult, accuracy, answers_of, fit, settled
 from smash_search.train.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def cross_validated(
     Args:
         make: a new network, images [B, C, *S] -> logits [B, K].
         dataset: its test images are left alone.
-        recipe: Recipe of each training.
+        recipe: Recipe of each training; what it leaves open is decided as for a network of all images.
         folds: number of them.
         device: where to train.
         work: folder for what is done already; a repeated call goes on there.
@@ -79,7 +79,6 @@ def cross_validated(
     judged: list[_Judged] = []
     objects = fold_of(images.labels[:: dataset.views], folds, recipe.seed, dataset.first_equal)
     places = np.repeat(objects, dataset.views)
-    plain = replace(recipe, keep_best=False, include_validation=False)
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
     for fold in range(folds):
@@ -88,10 +87,11 @@ def cross_validated(
         fingerprint = f"{dataset.fingerprint[:32]}-{name}"
         data = replace(dataset, train=rest, validation=held_out, fingerprint=fingerprint)
         network = make()
+        whole = settled(recipe, network, dataset)
         result = fit(
             network,
             data,
-            plain,
+            replace(whole, keep_best=False, include_validation=False),
             device=device,
             checkpoint=None if work is None else work / f"{name}.pt",
             checkpoint_seconds=2.0,

@@ -50,7 +50,7 @@ from smash_search.train.compute import (
 from smash_search.train.initial import begin_as_identity, first_convolution, whiten
 from smash_search.train.loop import Loop, TrainingLimits, TrainingProgress
 from smash_search.train.optimisers import Muon, Together
-from smash_search.train.recipes import FEW_IMAGES, Schedule, has_few_of_a_class
+from smash_search.train.recipes import FEW_IMAGES, Optimiser, Schedule, has_few_of_a_class
 from smash_search.train.recipes import Recipe as Recipe
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ PROBED_STEPS = 8
 MOST_EPOCHS = 200  # that a time is filled with
 LONG_STEPS = 2000  # from which a narrow first convolution is better off trained than whitening
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+PART_OF_TIME = 0.1  # that may be left unused for whole epochs
 MUON_STEPS = 12_000  # up to which Muon was better in every comparison (docs/recipes.md)
 WHOLE_SIZE_FROM = 0.7  # share of a training after which images have their whole size
 
@@ -246,10 +247,20 @@ def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:
         filters = first_convolution(network)
         narrow = filters is not None and len(filters) < filters[0].numel()
         recipe = replace(recipe, whiten=not (narrow and is_many and steps >= LONG_STEPS))
-    if recipe.optimiser == "auto":
-        is_muon = is_many and steps <= MUON_STEPS and not has_few_of_a_class(dataset)
-        recipe = replace(recipe, optimiser="muon" if is_muon else "sgd")
-    return recipe
+    optimiser = optimiser_of(recipe, dataset)
+    if optimiser == "muon" and not mixing_filters(network):
+        optimiser = "sgd"
+    return replace(recipe, optimiser=optimiser)
+
+
+def optimiser_of(recipe: Recipe, dataset: Dataset) -> Optimiser:
+    """The optimiser of a recipe for a network that Muon can train (:func:`settled`)."""
+    if recipe.optimiser != "auto":
+        return recipe.optimiser
+    steps = recipe.epochs * _steps_per_epoch(recipe, _images_of(recipe, dataset))
+    is_many = len(dataset.train) >= FEW_IMAGES
+    is_muon = is_many and steps <= MUON_STEPS and not has_few_of_a_class(dataset)
+    return "muon" if is_muon else "sgd"
 
 
 def _images_of(recipe: Recipe, dataset: Dataset) -> int:
@@ -301,12 +312,16 @@ def seconds_per_epoch(network: nn.Module, dataset: Dataset, recipe: Recipe, devi
 def within(recipe: Recipe, seconds: float, per_epoch: float) -> Recipe:
     """The recipe with as many epochs as a time allows, at most 200, and an end when the time is over.
 
+    Where whole epochs would leave more than a tenth of it, another one is begun, which the time ends.
+
     Args:
         recipe: how.
         seconds: Seconds of the whole training.
         per_epoch: Seconds of one epoch (:func:`seconds_per_epoch`).
     """
-    return replace(recipe, epochs=int(np.clip(seconds / per_epoch, 1, MOST_EPOCHS)), seconds=seconds)
+    fit = seconds / per_epoch
+    whole = int(fit) if int(fit) >= (1 - PART_OF_TIME) * fit else int(fit) + 1
+    return replace(recipe, epochs=int(np.clip(whole, 1, MOST_EPOCHS)), seconds=seconds)
 
 
 def augmentation_for(recipe: Recipe, classes: int) -> Augmentation | None:
@@ -507,7 +522,7 @@ def _optimiser(network: nn.Module, recipe: Recipe, steps: int) -> torch.optim.Op
     Filters that mix channels have Muon where the recipe says so and the network has norms, without which
     their scale matters. Depthwise ones are no matrices, and a last layer needs the scale of its gradient.
     """
-    is_muon = recipe.optimiser == "muon" and any(isinstance(layer, NORMS) for layer in network.modules())
+    filters = {id(value) for value in mixing_filters(network)} if recipe.optimiser == "muon" else set()
     mixing: list[Tensor] = []
     decayed: list[Tensor] = []
     scales: list[Tensor] = []
@@ -516,8 +531,7 @@ def _optimiser(network: nn.Module, recipe: Recipe, steps: int) -> torch.optim.Op
         if not value.requires_grad:
             continue
         if value.dim() > 1:
-            is_mixing = value.dim() > 2 and value.shape[1] > 1 and bool(value.any())
-            (mixing if is_muon and is_mixing else decayed).append(value)
+            (mixing if id(value) in filters and bool(value.any()) else decayed).append(value)
         else:
             is_bias = name.endswith("bias") or name.startswith("biases.")
             (biases if is_bias else scales).append(value)
@@ -536,6 +550,22 @@ def _optimiser(network: nn.Module, recipe: Recipe, steps: int) -> torch.optim.Op
         low = recipe.precision == "auto" and (mixing[0].is_cuda or multiplies_bfloat16())
         made.append(Muon(muon, rate, momentum, low))
     return Together(*made) if len(made) > 1 else made[0]
+
+
+def mixing_filters(network: nn.Module) -> list[Tensor]:
+    """Filters of convolutions that mix channels, in a network with norms: what Muon can train. None where it
+    has no norms, since Muon keeps the scale of what it trains.
+
+    Other parameters with several axes, such as embeddings of places and scales of layers, need their scale.
+    """
+    layers = list(network.modules())
+    if not any(isinstance(layer, NORMS) for layer in layers):
+        return []
+    filters = [layer.weight for layer in layers if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    for layer in layers:
+        if isinstance(layer, Network):
+            filters += layer.weights.values()
+    return [value for value in filters if value.dim() > 2 and value.shape[1] > 1]
 
 
 def class_weights(labels: np.ndarray, classes: int) -> Tensor:

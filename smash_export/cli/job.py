@@ -104,7 +104,7 @@ def command(
     and the exit code is 4.
     """
     from smash_base import files
-    from smash_export.device_search.job.plan import Request, make_plan
+    from smash_export.device_search.job.plan import Plan, Request, make_plan
     from smash_export.device_search.job.stages import Job
     from smash_export.device_search.plan import parse_duration
     from smash_export.device_search.search import load_data
@@ -133,7 +133,7 @@ def command(
         return 0
     with files.exclusive(folder, purpose="run"):
         job = Job.find(folder, request, dataset.fingerprint)
-        job = job or Job(folder, request, plan, [], dataset.fingerprint)
+        job = job or Job(folder, request, Plan.from_json(plan.to_json()), [], dataset.fingerprint)
         return _do(output, job, dataset)
 
 
@@ -237,6 +237,11 @@ def run_command(words: Sequence[str], *, quiet: bool = False) -> JsonObject:
 
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        cli.main([*words, "--json", *["--quiet"] * quiet], prog_name="smash-export", standalone_mode=False)
+        cli.main(
+            [*words, "--json", *["--quiet"] * quiet],
+            prog_name="smash-export",
+            standalone_mode=False,
+            auto_envvar_prefix=None,  # the words say all that the plan knows
+        )
     result: JsonObject = json.loads(text.getvalue())
     return result

@@ -112,6 +112,7 @@ def build(kit: Path, out: Path, target: str | None, seconds: float, output: Outp
     if output.dry_run:
         output.result({"dry_run": True, "networks": len(facts["networks"]), "setting": facts["setting"]})
         return
+    out.parent.mkdir(parents=True, exist_ok=True)
     if device is not None:
         ask(
             device,

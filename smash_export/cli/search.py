@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shlex
 import time
 from dataclasses import asdict, replace
@@ -25,7 +27,7 @@ from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES
 from smash_targets.base import target_names
 
 if TYPE_CHECKING:
-    from smash_export.device_search.latency import DeviceLatency
+    from smash_export.device_search.latency import DeviceLatency, Setting
     from smash_export.remote.device import Device
     from smash_search.data import Dataset, DatasetSummary
     from smash_search.stages.config import SearchConfig
@@ -288,7 +290,14 @@ def _search(
         values |= dict.fromkeys(("target", "precision", "latency_batch", "latency_threads"))
     measurement = _measurement(dataset, device, values)
     config = _configuration(dataset, measurement, values)
-    if values["duration"] is not None or values["hypernet_share"] is not None or _is_long(config):
+    is_sized = values["duration"] is not None or values["hypernet_share"] is not None
+    if is_sized and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "--time and --hypernet-share with several ranks, each of which would measure another size",
+            expected="--steps, --candidates and --finalists",
+            hint="Find them by the same command without torchrun and with --dry-run.",
+        )
+    if is_sized or (_is_long(config) and output.tells):
         predicted = device is not None and output.dry_run  # by a table that is not there yet, in no time
         rehearsed = None if predicted else measurement
         config = _fitted(config, dataset, rehearsed, folder, values, output)
@@ -400,33 +409,48 @@ def device_table(
 ) -> Path:
     """The latency table of a device in the run's folder; measured there unless it is there already."""
     from smash_export.device_search.latency import BUILD_SECONDS, LatencyTable, Setting, write_kit
+    from smash_export.device_search.search import DEVICE_FILES
     from smash_search.rank.finalists import input_spec_of
     from smash_search.stages.survey import table_networks
 
-    kit, table = folder / "device-kit.zip", folder / "device-table.json"
+    kit, table, origin = (folder / name for name in DEVICE_FILES)
     names = {"target": "target", "precision": "precision"}
     names |= {"batch": "latency_batch", "threads": "latency_threads"}
     setting = Setting(**{name: values[key] for name, key in names.items() if values[key] is not None})
     setting.check_precision()
-    if table.exists():
-        held = LatencyTable.read(table).setting
-        if held != setting:
-            raise UsageError(
-                f"{table} was measured with another setting",
-                expected=held,
-                received=setting,
-                hint="Choose another --run, or remove that file.",
-            )
-        return table
     spec = input_spec_of(dataset)
     space = _configuration(dataset, None, values).space_for(spec)  # whose draws are predicted by the table
     networks = table_networks(space, spec, len(dataset.classes), TABLE_SEED, values["device_networks"])
+    keys = ",".join(network.key for network in networks)
+    what: JsonObject = {"device": device.name, "networks": hashlib.sha256(keys.encode()).hexdigest()}
+    if table.exists():
+        _check_table(table, LatencyTable.read(table).setting, setting)
+        if origin.exists() and (held := files.read_json(origin, what="origin of a table")) != what:
+            raise UsageError(
+                f"{table} was measured on another device, or with networks of another space",
+                expected=held,
+                received=what,
+                hint="Choose another --run, or remove that file.",
+            )
+        return table
     with output.progress("writing graphs for the device", len(networks)) as advance:
         write_kit(kit, networks, spec, len(dataset.classes), setting, advance)
     words = ["latency", "build", "{kit}", "{table}"]
     seconds = len(networks) * (BUILD_SECONDS + 1)  # a second to compile and open each
     ask(device, words, output, inputs={"kit": kit}, outputs={"table": table}, seconds=seconds)
+    files.write_json(origin, what)
     return table
+
+
+def _check_table(table: Path, held: Setting, setting: Setting) -> None:
+    """Raise UsageError where a table was measured with another setting."""
+    if held != setting:
+        raise UsageError(
+            f"{table} was measured with another setting",
+            expected=held,
+            received=setting,
+            hint="Choose another --run, or remove that file.",
+        )
 
 
 def _configuration(

@@ -341,7 +341,7 @@ def announced(
     per_epoch, per_rounding = _seconds_per_epoch(network, dataset, recipe, values, output)
     used = recipe
     if not per_epoch:
-        recipe = replace(recipe, seconds=seconds)
+        recipe = replace(recipe, seconds=seconds or recipe.seconds)
         used = rounded(recipe)
     elif seconds:
         share = 1 - ROUNDING_TIME if per_rounding else 1.0
@@ -586,14 +586,17 @@ def _larger(
     network, wanted = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed), recipe.epochs
     alone = {**values, "weights": "retrain", "qat": False}
     recipe = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, alone, output)
-    return None if _too_short(recipe.epochs, wanted, place, output) else (larger, recipe)
+    kept = teacher.kept_answers(larger, dataset, recipe, place) if place else None
+    return None if _too_short(recipe.epochs, wanted, kept, output) else (larger, recipe)
 
 
-def _too_short(epochs: int, wanted: int, place: Path | None, output: Output) -> bool:
-    """Whether a teacher would be trained for less than its recipe has; what was decided once holds."""
-    begun = {path.name for path in place.parent.glob(f"{place.name}-*")} if place else set()
-    none = place.with_name(f"{place.name}-none") if place else None
-    if not (none and none.name in begun) and (begun or epochs >= wanted):
+def _too_short(epochs: int, wanted: int, kept: Path | None, output: Output) -> bool:
+    """Whether a teacher would be trained for less than its recipe has; what was decided once for this one,
+    whose answers are kept in that file, holds.
+    """
+    none = kept.with_suffix(".none") if kept else None
+    begun = kept is not None and any(kept.with_suffix(suffix).exists() for suffix in (".npy", ".pt"))
+    if not (none and none.exists()) and (begun or epochs >= wanted):
         return False
     if none:
         files.write_text(none, "")

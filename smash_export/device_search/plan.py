@@ -190,13 +190,11 @@ def _smaller(config: SearchConfig, dataset: Dataset) -> SearchConfig:
     """The search that is rehearsed. Its finalists have the optimiser of the whole one, which few images would
     not have, and all but two are known networks: these are near the limits, as most of a race are, and take
     two to three times as long as draws do."""
-    from torch import nn
-
-    from smash_search.train.network import settled
+    from smash_search.train.network import optimiser_of
 
     longest = max(np.diff([0, *config.finalists.rungs]))
     recipe = replace(config.finalists.recipe, epochs=int(longest))
-    optimiser = settled(recipe, nn.Identity(), dataset).optimiser
+    optimiser = optimiser_of(recipe, dataset)
     count = min(FINALISTS, config.finalists.count)
     drawn = min(config.finalists.random, 2)
     known = min(config.known, CANDIDATES // 2)

@@ -158,6 +158,7 @@ SMASH: dict[str, dict[str, Any]] = {
 }
 
 TEACHER = "teacher"  # first part of the name of the file that holds its answers
+DEVICE_FILES = ("device-kit.zip", "device-table.json", "device-table-of.json")  # measured, before a search
 _CLAIM = {".lock", "config.json", "timings.json"}  # of a folder that holds no result yet
 DRIFT = 1.3  # factor between two measurements of one network; the same machine, idle, has a few percent
 FASTEST = 12  # networks of each order that are measured to see whether a latency limit can be kept
@@ -692,7 +693,7 @@ def _leaving_nothing(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         found = {path.name for path in folder.glob("*") if not path.name.startswith(f"{TEACHER}-")}
-        if not claimed and found <= _CLAIM:
+        if not claimed and found <= _CLAIM | set(DEVICE_FILES):
             for name in _CLAIM:
                 (folder / name).unlink(missing_ok=True)
             for path in made:

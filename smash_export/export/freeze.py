@@ -14,6 +14,7 @@ Training resumes: its checkpoints stand in ``.NAME.work`` beside the bundle unti
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import platform
@@ -121,6 +122,7 @@ def rounded(recipe: Recipe) -> Recipe:
         continued(recipe),
         epochs=max(2, recipe.epochs // 10),
         optimiser="sgd",
+        first_size=1.0,
         learning_rate=recipe.learning_rate / 100,
         weight_decay=0.0,
         distillation=recipe.distillation * recipe.distillation_left,
@@ -224,6 +226,9 @@ def freeze(
         )
 
 
+_LASTING = ("teacher-", "fold-")  # beginnings of names of what another training can use
+
+
 def work_of(destination: Path) -> Path:
     """Folder of what the training of a bundle keeps until the bundle is there."""
     return destination.parent / f".{destination.name}.work"
@@ -234,7 +239,7 @@ def work_beside(destination: Path) -> Iterator[Path]:
     """A folder for what a training keeps, held exclusively, which stays when the training is interrupted.
 
     It goes at the end. Where the training came to an end that the same command would come to again its
-    checkpoints go, and a teacher that was trained for it stays.
+    checkpoints go; a teacher that was trained for it, and folds, stay.
     """
     work = work_of(destination)
     with files.exclusive(work, purpose="bundle"):
@@ -242,9 +247,9 @@ def work_beside(destination: Path) -> Iterator[Path]:
             yield work
         except (VerificationError, DivergedError):
             for path in work.iterdir():
-                if path.is_file():
+                if path.is_file() and not path.name.startswith(_LASTING):
                     path.unlink()
-            with contextlib.suppress(OSError):  # a teacher is there
+            with contextlib.suppress(OSError):  # something stays
                 work.rmdir()
             raise
     shutil.rmtree(work, ignore_errors=True)
@@ -351,12 +356,13 @@ def _train_quantisation_aware(
 ) -> dict[str, np.ndarray]:
     """Frozen weights trained on with rounding (smash_search.model.fake_quantisation), by :func:`rounded`."""
     network = FakeQuantisedNetwork(best.architecture, frozen)
+    begun = hashlib.sha256(b"".join(frozen[name].tobytes() for name in sorted(frozen))).hexdigest()[:16]
     fit(
         network,
         dataset,
         recipe,
         device=device,
-        checkpoint=work / f"rounded-{best.architecture.key}-{recipe.seed}.pt",
+        checkpoint=work / f"rounded-{best.architecture.key}-{recipe.seed}-{begun}.pt",
         checkpoint_seconds=2.0,
         on_step=on_step,
         evaluate=False,

@@ -9,6 +9,7 @@ business: no first convolution is whitened unless somebody asks for it, since it
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import warnings
@@ -93,6 +94,7 @@ def own_network(text: str, dataset: Dataset, seed: int) -> nn.Module:
         if not isinstance(network, nn.Module):
             raise InvalidInputError(f"result of {text}", expected="a torch.nn.Module", received=type(network))
         _make_lazy_weights(network, torch.zeros(2, *shape), text)
+        network = copy.deepcopy(network)  # one that is held would begin the next training as this one ends
     if not any(value.requires_grad for value in network.parameters()):
         raise InvalidInputError(f"the network of {text}", expected="parameters to train", received="none")
     for training in (True, False):

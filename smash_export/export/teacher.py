@@ -158,6 +158,7 @@ def knowledge(answers: Answers, dataset: Dataset, recipe: Recipe) -> Knowledge:
     words = f"right on {right:.1%} of the {which} images"
     if recipe.balance != "none":
         words += f", mean recall of the classes {figure:.1%}"
+        right = min(right, figure)
     return Knowledge(words, right < LEAST_RIGHT, validation)
 
 
@@ -408,6 +409,15 @@ def _taught_by(network: nn.Module, dataset: Dataset, device: torch.device) -> np
     return answers
 
 
+def kept_answers(architecture: Architecture, dataset: Dataset, recipe: Recipe, cache: Path) -> Path:
+    """File of the answers of :func:`trained_teacher`, which takes the same arguments."""
+    # How many epochs fit into a time is measured anew each time; see fit().
+    asked = replace(recipe, epochs=1) if recipe.seconds else recipe
+    how = hashlib.sha256(json.dumps(asked.to_json(), sort_keys=True).encode()).hexdigest()
+    name = f"{architecture.key}-{dataset.fingerprint[:16]}-{how[:16]}"
+    return cache.with_name(f"{cache.name}-{name}.npy")
+
+
 def trained_teacher(
     architecture: Architecture,
     dataset: Dataset,
@@ -435,11 +445,7 @@ def trained_teacher(
     from smash_search.train.answers import read_answers
     from smash_search.train.network import fit, new_network
 
-    # How many epochs fit into a time is measured anew each time; see fit().
-    asked = replace(recipe, epochs=1) if recipe.seconds else recipe
-    how = hashlib.sha256(json.dumps(asked.to_json(), sort_keys=True).encode()).hexdigest()
-    name = f"{architecture.key}-{dataset.fingerprint[:16]}-{how[:16]}"
-    held = cache.with_name(f"{cache.name}-{name}.npy")
+    held = kept_answers(architecture, dataset, recipe, cache)
     if held.exists():
         return read_answers(held, dataset)
     held.parent.mkdir(parents=True, exist_ok=True)

@@ -335,7 +335,7 @@ def test_the_optimiser_that_a_time_asks_for_decides_about_its_epochs(
     recipe = Recipe(epochs=4, batch=32, optimiser="auto", whiten=False)
     per_epoch = len(data.train) // recipe.batch
     monkeypatch.setattr("smash_search.train.network.MUON_STEPS", 20 * per_epoch)
-    network = nn.Linear(1, 1)
+    network = new_network(small_architecture(), InputSpec(1, (8, 8)), 10, 0)
     for seconds, optimiser, epochs in ((120.0, "muon", 10), (600.0, "sgd", 60)):
         fitted = announced(network, data, recipe, seconds, values, Output())
         assert (settled(fitted, network, data).optimiser, fitted.epochs) == (optimiser, epochs)

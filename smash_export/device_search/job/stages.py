@@ -48,7 +48,7 @@ class Done:
 
     Attributes:
         stage: Stage whose turn it is.
-        seconds: it took, of the process that ended it.
+        seconds: it took, those before an interruption included, unless the process was killed.
         result: JSON of its command.
     """
 
@@ -81,6 +81,8 @@ class Job:
     plan: Plan
     done: list[Done]
     images: str = ""
+    spent: float = 0.0
+    """Seconds that were spent on the next stage before an interruption."""
 
     @classmethod
     def find(cls, folder: Path, request: Request, images: str = "") -> Job | None:
@@ -110,7 +112,7 @@ class Job:
             before, device = state.get("folder", str(folder)), tuple(state["request"].get("elsewhere") or ())
         except (KeyError, TypeError) as error:
             raise InvalidInputError(f"{path} is damaged", received=error) from None
-        stages = (_moved(stage, before, str(folder)) for stage in plan.stages)
+        stages = (_moved(_trained_on(stage, request.device), before, str(folder)) for stage in plan.stages)
         plan = replace(plan, stages=tuple(_on_device(stage, device, request.elsewhere) for stage in stages))
         done = [replace(entry, stage=_moved(entry.stage, before, str(folder))) for entry in done]
         made = any(entry.stage.name == "freeze" for entry in done)
@@ -120,7 +122,7 @@ class Job:
                 expected=f"{folder / 'bundle'}",
                 hint="Put it back, or choose another --out.",
             )
-        return cls(folder, request, plan, done, images)
+        return cls(folder, request, plan, done, images, float(state.get("spent", 0.0)))
 
     def save(self) -> None:
         """Write run.json."""
@@ -131,6 +133,7 @@ class Job:
             "request": request_json(self.request),
             "plan": self.plan.to_json(),
             "done": [entry.to_json() for entry in self.done],
+            "spent": round(self.spent, 2),
         }
         files.write_json(self.folder / STATE, document)
 
@@ -160,7 +163,13 @@ class Job:
                 if not self._has_another_file(stage):
                     raise
                 result = {"rejected": str(error)}
-            self.done.append(Done(stage, time.monotonic() - begin, result))
+            except BaseException:
+                self.spent += time.monotonic() - begin
+                self.save()
+                raise
+            # Rounded as run.json has it: what is computed from it is the same after an interruption.
+            self.done.append(Done(stage, round(self.spent + time.monotonic() - begin, 2), result))
+            self.spent = 0.0
             self.save()
             yield self.done[-1]
 
@@ -201,9 +210,13 @@ class Job:
 
 
 def _check_same(folder: Path, state: Mapping[str, Any], request: Request, images: str) -> None:
-    """Raise UsageError where a folder's run is not the one that is asked for; patience is no difference."""
+    """Raise UsageError where a folder's run is not the one that is asked for. Patience is no difference, nor
+    is where to train: what a GPU has no memory for goes on on the CPU.
+    """
     held, wanted = state.get("request", {}), request_json(request)
     for name, value in wanted.items():
+        if name == "device":
+            continue
         if name == "elsewhere" and _patient(held.get(name) or []) == _patient(request.elsewhere):
             continue
         if held.get(name) != value:
@@ -226,6 +239,14 @@ def _patient(words: Sequence[str]) -> list[str]:
     """Options that name a device, without how long it may take."""
     at = words.index(PATIENCE) if PATIENCE in words else len(words)
     return [*words[:at], *words[at + 2 :]]
+
+
+def _trained_on(stage: Stage, device: str) -> Stage:
+    """The stage with today's ``--device``, where it has one."""
+    words = list(stage.words)
+    if "--device" in words:
+        words[words.index("--device") + 1] = device
+    return replace(stage, words=tuple(words))
 
 
 def _moved(stage: Stage, before: str, now: str) -> Stage:

@@ -568,11 +568,12 @@ def test_damaged_npz_and_npy(tmp_path):
 # Your own function, names and splits ----------------------------------------------------------
 
 
-def test_own_function(tmp_path, monkeypatch):
+def test_own_function(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_images.py").write_text(
         "import numpy as np\n"
         "def make(count='40'):\n"
         "    n = int(count)\n"
+        "    print('making them')\n"
         "    r = np.random.default_rng(0)\n"
         "    return {'train': (r.integers(0, 256, (n, 4, 4), dtype=np.uint8), np.arange(n) % 2),\n"
         "            'classes': ['a', 'b']}\n"
@@ -580,6 +581,7 @@ def test_own_function(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     data = load_dataset("my_images:make?count=60")
+    assert not capsys.readouterr().out, "stdout is for the answer of a command"
     assert data.classes == ("a", "b")
     assert len(data.train) + len(data.validation) + len(data.test) == 60
     with pytest.raises(InvalidInputError, match="is code"):

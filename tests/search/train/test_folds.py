@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ import torch
 from torch import nn
 
 from smash_base.errors import InvalidInputError
-from smash_search.data import Split
+from smash_search.data import Dataset, Split
 from smash_search.data.dataset import first_equal
 from smash_search.data.several import rarest
 from smash_search.train.folds import cross_validated, fold_of, most_folds
-from smash_search.train.network import Recipe
+from smash_search.train.network import FitResult, Recipe, fit, settled
 from tests.search.several_data import several_digits
 from tests.search.small_data import small_digits
 
@@ -149,6 +150,29 @@ def test_no_network_is_judged_on_an_image_that_it_was_trained_on(tmp_path: Path)
     assert len({name for network in made for name in network.asked}) == 90
     labels = np.concatenate([data.train.labels, data.validation.labels])
     assert (found.right, found.images) == (int((labels == 0).sum()), 90)
+
+
+def test_folds_are_trained_as_the_network_of_all_images_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though a fold has fewer images than Muon is for."""
+    data, used = small_digits(train=96, validation=30), []
+
+    def noted(network: nn.Module, part: Dataset, recipe: Recipe, **options: Any) -> FitResult:
+        used.append((len(part.train), recipe.optimiser))
+        return fit(network, part, recipe, **options)
+
+    def make() -> nn.Module:
+        return nn.Sequential(
+            *(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)),
+        )
+
+    monkeypatch.setattr("smash_search.train.folds.fit", noted)
+    monkeypatch.setattr("smash_search.train.network.FEW_IMAGES", 90)
+    monkeypatch.setattr("smash_search.train.network.has_few_of_a_class", lambda _: False)
+    recipe = Recipe(epochs=1, batch=16, optimiser="auto")
+    assert settled(recipe, make(), data).optimiser == "muon"
+    cross_validated(make, data, recipe, 3)
+    assert used == [(84, "muon")] * 3
 
 
 def test_folds_that_are_done_are_not_trained_again(tmp_path: Path) -> None:

@@ -18,7 +18,15 @@ from smash_search.data import Split
 from smash_search.space.architecture import InputSpec
 from smash_search.train.compute import Batches, DivergedError, Feed, batches, load_checkpoint, pick_device
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import Epoch, Recipe, accuracy, fit, new_network, schedule
+from smash_search.train.network import (
+    Epoch,
+    Recipe,
+    accuracy,
+    fit,
+    mixing_filters,
+    new_network,
+    schedule,
+)
 from tests.search.hand_clock import HandClock
 from tests.search.small_data import same_state, small_architecture, small_digits, with_bad_images
 
@@ -315,6 +323,35 @@ def test_muon_trains_filters_that_mix_channels_and_sgd_the_rest() -> None:
     for name in ("0.weight", "1.weight", "5.weight"):
         values = torch.linalg.svdvals(moved[name].flatten(1))
         assert float(values.min() / values.max()) < 0.3, name
+
+
+class _Scaled(nn.Module):
+    """Convolutions, and parameters of several axes that are none: places and a scale of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.mixing, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8, 10)
+        self.places = nn.Parameter(torch.full((1, 8, 8, 8), 1e-3))
+        self.scale = nn.Parameter(torch.full((1, 8, 1, 1), 1e-4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """[B, 1, 8, 8] -> [B, 10]."""
+        x = self.norm(self.convolution(images)) + self.places
+        return self.head((x + self.scale * self.mixing(x)).relu().mean((2, 3)))
+
+
+def test_muon_leaves_the_size_of_what_is_no_filter_to_sgd() -> None:
+    """It would keep the norm of a layer's scale, which then never grows."""
+    network = _Scaled()
+    assert mixing_filters(network) == [network.mixing.weight]
+    assert mixing_filters(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3))) == [], "no norms"
+    before = {name: value.detach().norm().item() for name, value in network.named_parameters()}
+    fit(network, small_digits(), Recipe(epochs=4, batch=16, optimiser="muon"))
+    after = {name: value.detach().norm().item() for name, value in network.named_parameters()}
+    assert after["scale"] > 1.3 * before["scale"]
+    assert after["places"] > 1.3 * before["places"]
+    assert after["mixing.weight"] == pytest.approx(before["mixing.weight"], rel=0.02)
 
 
 def test_validation_images_are_trained_on_when_asked() -> None:

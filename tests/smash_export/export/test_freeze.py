@@ -388,9 +388,11 @@ def test_a_training_that_is_rejected_leaves_its_teacher_and_no_checkpoint(tmp_pa
     def rejected() -> None:
         with work_beside(tmp_path / "bundle") as work:
             (work / "own.pt").touch()
-            (work / "teacher").mkdir()
+            (work / "teacher-0577f075f5593179-digits.npy").touch()
+            (work / "fold-0-of-3.pt").touch()
             raise VerificationError("answers otherwise")
 
     with pytest.raises(VerificationError):
         rejected()
-    assert [path.name for path in (tmp_path / ".bundle.work").iterdir()] == ["teacher"]
+    left = sorted(path.name for path in (tmp_path / ".bundle.work").iterdir())
+    assert left == ["fold-0-of-3.pt", "teacher-0577f075f5593179-digits.npy"]

@@ -37,6 +37,12 @@ def lazy(classes):
         nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(classes)
     )
 
+HELD = []
+
+def held(channels, classes):
+    HELD[:] = HELD or [small(channels, classes)]
+    return HELD[0]
+
 class Unused(nn.Module):
     def __init__(self):
         super().__init__()
@@ -155,6 +161,18 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     return name
+
+
+def test_a_network_that_its_module_holds_is_not_trained_itself(module: str) -> None:
+    """The next fold would begin with what the last one has learned."""
+    data = load_dataset("digits")
+    first, second = (own_network(f"{module}:held", data, 0) for _ in range(2))
+    with torch.no_grad():
+        for value in first.parameters():
+            value.add_(1.0)
+    third = own_network(f"{module}:held", data, 0)
+    for name, value in third.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name])
 
 
 def test_train_makes_a_bundle_of_a_network_of_ones_own(tmp_path: Path, module: str) -> None:

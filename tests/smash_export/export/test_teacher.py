@@ -23,15 +23,21 @@ from smash_base.progress import Advance
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
 from smash_export.cli.console import Output
-from smash_export.cli.training import taught
-from smash_export.export.teacher import answers_file, larger_network, teacher_logits, trained_teacher
-from smash_search.data import Dataset, load_dataset
+from smash_export.cli.training import _too_short, taught
+from smash_export.export.teacher import (
+    answers_file,
+    knowledge,
+    larger_network,
+    teacher_logits,
+    trained_teacher,
+)
+from smash_search.data import Dataset, Split, load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import BestFile, SearchRecord, write_best
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import space_for
-from smash_search.train.answers import read_answers
+from smash_search.train.answers import Answers, read_answers
 from smash_search.train.network import Recipe
 from tests.search.small_data import small_architecture, small_digits
 
@@ -248,6 +254,31 @@ def test_a_teacher_whose_classes_exclude_each_other_is_none_for_images_of_severa
 def test_a_teacher_that_is_not_there_is_refused_with_the_forms(dataset: Dataset) -> None:
     with pytest.raises(UsageError, match="timm:NAME"):
         teacher_logits("nowhere.onnx", dataset)
+
+
+def test_a_teacher_of_the_frequent_classes_alone_knows_little_where_classes_are_balanced(
+    dataset: Dataset,
+) -> None:
+    labels = np.where(np.arange(100) < 96, 0, 1 + np.arange(100) % 4)
+    split = Split(np.zeros((100, 8, 8, 1), np.uint8), labels)
+    data = replace(dataset, train=split, validation=split)
+    answers = Answers(np.eye(10, dtype=np.float32)[np.zeros(100, int)], None)
+    assert not knowledge(answers, data, Recipe()).little
+    known = knowledge(answers, data, Recipe(balance="loss"))
+    assert known.little
+    assert "right on 96.0% of the training images, mean recall of the classes" in known.words
+
+
+def test_that_no_teacher_was_trained_is_known_of_the_same_command_alone(tmp_path: Path) -> None:
+    """Neither of one with another time, nor of one whose teacher was begun."""
+    kept, other = tmp_path / "teacher-a.npy", tmp_path / "teacher-b.npy"
+    output = Output(quiet=True)
+    assert _too_short(2, 190, kept, output)
+    assert _too_short(190, 190, kept, output), "decided once"
+    assert not _too_short(190, 190, other, output)
+    other.with_suffix(".pt").touch()
+    assert not _too_short(2, 190, other, output), "begun once"
+    assert _too_short(2, 190, tmp_path / "teacher-c.npy", output)
 
 
 def test_an_automatic_teacher_is_larger_and_an_interrupted_one_is_trained_to_the_end(

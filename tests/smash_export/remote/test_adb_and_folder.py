@@ -195,6 +195,9 @@ def test_a_search_goes_on_with_what_a_carried_folder_brings_back(
         known = tasks
     assert code == 0
     assert read_best(folder / "best.json").search.measures["latency_ms"] < 200
+    words[words.index(str(carried))] = str(tmp_path / "another")
+    assert run(words) == 2
+    assert "measured on another device" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_files_that_compile_rejected_are_shown_by_a_device_too(

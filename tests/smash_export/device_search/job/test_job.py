@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,8 +84,13 @@ def test_one_command_makes_a_bundle_and_a_page_and_goes_on_where_it_stopped(
 ) -> None:
     folder = tmp_path / "out"
     words = ["run", "--data", "digits", "--max-latency", "50ms", "--out", str(folder)]
-    monkeypatch.setenv("SMASH_EXPORT_COMPILE_THREADS", "many")
-    assert run([*words, "--device", "cpu"]) == 2, "compile fails: everything before it is kept"
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise UsageError("not now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("smash_export.compiling.compile.compile_bundle", interrupted)
+        assert run([*words, "--device", "cpu"]) == 2, "compile fails: everything before it is kept"
     told = capsys.readouterr()
     for part in ("training", "validation", "HyperNet", "candidates", "smash-export freeze"):
         assert part in told.out, "said before it starts"
@@ -92,7 +98,6 @@ def test_one_command_makes_a_bundle_and_a_page_and_goes_on_where_it_stopped(
     state = json.loads((folder / "run.json").read_text())
     assert [entry["stage"]["name"] for entry in state["done"]] == ["search", "freeze"]
     best = (folder / "search" / "best.json").stat().st_mtime_ns
-    monkeypatch.delenv("SMASH_EXPORT_COMPILE_THREADS")
     assert run([*words, "--device", "cpu", "--json", "--quiet"]) == 0
     told = capsys.readouterr()
     assert all(line.startswith("warning: ") for line in told.err.splitlines()), (
@@ -450,6 +455,58 @@ def test_a_run_without_its_bundle_is_refused(tmp_path: Path) -> None:
         Job.find(tmp_path, Request("digits"))
     (tmp_path / "bundle").mkdir()
     assert Job.find(tmp_path, Request("digits")) is not None
+
+
+def test_a_stage_has_the_settings_of_its_words_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The plan knows nothing of the environment and of the file that it names."""
+    (tmp_path / "smash.toml").write_text('[search]\nspace = "edge"\n')
+    monkeypatch.setenv("SMASH_EXPORT_CONFIG", str(tmp_path / "smash.toml"))
+    monkeypatch.setenv("SMASH_EXPORT_SEARCH_STRATEGY", "evolution")
+    monkeypatch.chdir(tmp_path)
+    planned = json.dumps(run_command(["search", "--data", "digits", "--dry-run"], quiet=True))
+    assert "edge-tiny" in planned
+    assert "evolution" not in planned
+
+
+def test_a_search_whose_notes_nobody_reads_is_not_rehearsed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def rehearsed(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("smash_export.device_search.plan.rehearse", rehearsed)
+    monkeypatch.chdir(tmp_path)
+    assert run(["search", "--data", "digits", "--dry-run", "--quiet"]) == 0
+
+
+def test_ranks_do_not_size_a_search_each_for_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(["search", "--data", "digits", "--time", "1h", "--dry-run"]) == 2
+    assert "several ranks" in capsys.readouterr().err
+
+
+def test_what_was_spent_before_an_interruption_counts(tmp_path: Path) -> None:
+    freeze = Stage("freeze", ("freeze", "--time", "120s"), (Part("retrain", 120.0),))
+    search = Stage("search", ("search", "--device", "auto"), (Part("search", 300.0),))
+    request = Request("digits", seconds=500.0)
+    job = Job(tmp_path, request, Plan({}, {}, (search, freeze)), [], spent=200.0)
+
+    def interrupted(_: Sequence[str]) -> JsonObject:
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(job.stages(interrupted))
+    found = Job.find(tmp_path, replace(request, device="cpu"))
+    assert found is not None
+    assert 200.0 < found.spent < 210.0
+    assert found.missing[0].words == ("search", "--device", "cpu"), "where to train is no other run"
+    done = found.stages(lambda words: {"words": list(words)})
+    assert 200.0 < next(done).seconds < 210.0
+    (words,) = next(done).result.values()
+    assert words in (["freeze", "--time", f"{left}s"] for left in (299, 300))
 
 
 def test_more_patience_with_a_device_is_the_same_run_and_holds_from_then_on(tmp_path: Path) -> None:
