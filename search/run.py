@@ -313,7 +313,8 @@ class _Search:
             trained = race.finalists(scored)
         with self._timed("random search"):
             drawn, baseline = race.baseline(context, scored)
-        ranking = completed(run, ranking, scored, trained, here.scorer)
+        refused = evaluator.refused(bounds.probes) if run.measurement else None
+        ranking = completed(run, ranking, scored, trained, here.scorer, refused)
         evaluator.settle()
         race.settle(trained + baseline)
         scored += drawn

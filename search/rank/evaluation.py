@@ -103,6 +103,11 @@ class Evaluator:
             return None
         return self._measurement.refusal(self.measures[architecture.key])
 
+    def refused(self, besides: Sequence[Architecture]) -> int:
+        """Number of networks that were measured and are beyond the limits, those ``besides`` left out."""
+        keys = self.measured.keys() - {architecture.key for architecture in besides}
+        return sum(self.refusal(self.measured[key]) is not None for key in keys)
+
     def measure(self, architectures: Sequence[Architecture]) -> None:
         """Measure what is not measured yet: one after the other, so that nothing disturbs."""
         if self._measurement is None:

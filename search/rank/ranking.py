@@ -69,7 +69,8 @@ class Ranking:
         encoding: Whether the HyperNet reads descriptions; None where no network could be checked.
         trust: Agreement of score and training; None for too few trained networks.
         added: What each stage of the search added; empty in runs of earlier versions.
-        refused: Candidates beyond the measured limits, which have no score; None where nothing was measured.
+        refused: Networks that were measured to be proposed and are beyond the limits, so have no score; None
+            where nothing was measured.
     """
 
     stages: tuple[RaceStage, ...]

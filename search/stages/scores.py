@@ -116,9 +116,19 @@ def _encoding_check(run: Run, latest: dict[str, Scored], scorer: Scorer) -> Enco
 
 
 def completed(
-    run: Run, ranking: Ranking, scored: list[Scored], trained: list[Trained], scorer: Scorer
+    run: Run,
+    ranking: Ranking,
+    scored: list[Scored],
+    trained: list[Trained],
+    scorer: Scorer,
+    refused: int | None,
 ) -> Ranking:
-    """Complete ranking.json by what the trained networks say of the score, and of what each stage added."""
+    """Complete ranking.json by what the trained networks say of the score, and of what each stage added.
+
+    Args:
+        run, ranking, scored, trained, scorer: of the search.
+        refused: Networks that were measured and are beyond the limits; None where nothing was measured.
+    """
     path = run.folder / RANKING
     if path.exists():
         return read_ranking(path)
@@ -135,7 +145,7 @@ def completed(
         ranking,
         trust=trust(right, zeroed, errors) if len(first) >= LEAST_TRUSTED else None,
         added=tuple(stages_of(trained)),
-        refused=sum(entry.refused is not None for entry in scored) if run.measurement else None,
+        refused=refused,
     )
     files.write_json(path, ranking.to_json())
     return ranking

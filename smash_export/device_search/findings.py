@@ -91,7 +91,7 @@ class Findings:
         result: Result of the search.
         latency: Latency of the pick in best.json, or None.
         picks: latency of each further pick, by its limit.
-        refused: candidates beyond the latency limit; None where nothing was measured.
+        refused: networks that were measured for it and are beyond the latency limit; None where nothing was.
         asked: Number of candidates that were asked for.
         missing: how many of them were not found.
         limited: whether there are limits, which may leave no more networks; else the strategy ends by itself.
@@ -141,8 +141,8 @@ class Findings:
             words = f"{network.key}, error {network.error:.2%}, {latency.words()}"
             rows.append((f"pick within {label}", words if unused is None else f"{words}. {unused}"))
         if self.refused is not None:
-            within = result.candidates - self.refused
-            rows.append(("candidates", f"{within} within the latency limit, {self.refused} beyond it"))
+            words = f"{result.candidates} within the latency limit; {self.refused} measured ones beyond it"
+            rows.append(("candidates", words))
         if self.missing:
             why = "the limits leave no more networks" if self.limited else "the strategy proposed no more"
             rows.append(("not found", f"{self.missing} of {self.asked} candidates: {why}"))
@@ -198,7 +198,7 @@ def findings(result: SearchResult, config: SearchConfig) -> Findings:
         for label, pick in result.picks.items()
         if (found := latency_of(pick.best.search, limits[label], predicted=predicted)) is not None
     }
-    refused = sum(entry.refused is not None for entry in result.scored) if latency is not None else None
+    refused = result.ranking.refused if latency is not None else None
     missing = max(0, config.candidates - result.found)
     limited = bool(limits) or result.best.search.limit_ms is not None or config.limits != CostLimits()
     skipped = int(files.read_json(result.folder / "training.json")["skipped"])

@@ -362,6 +362,8 @@ def test_measured_limits_exclude_candidates_and_are_measured_once(finished: Path
     assert all(int(record["key"], 16) % 2 == 0 for record in random), "the baseline keeps the same limits"
     assert int(result.pick.key, 16) % 2 == 0
     assert all(entry.score is None for entry in result.scored if entry.refused)
+    slow = sum(int(record["key"], 16) % 2 for record in measured)
+    assert 0 < (result.ranking.refused or 0) <= slow, "those of the random search beside come later"
     run_search(changed, data, folder, device="cpu", measurement=device)
     assert device.calls == len(measured)
 
