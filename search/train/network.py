@@ -319,8 +319,8 @@ def within(recipe: Recipe, seconds: float, per_epoch: float) -> Recipe:
         seconds: Seconds of the whole training.
         per_epoch: Seconds of one epoch (:func:`seconds_per_epoch`).
     """
-    fit = seconds / per_epoch
-    whole = int(fit) if int(fit) >= (1 - PART_OF_TIME) * fit else int(fit) + 1
+    fitting = seconds / per_epoch
+    whole = int(fitting) if int(fitting) >= (1 - PART_OF_TIME) * fitting else int(fitting) + 1
     return replace(recipe, epochs=int(np.clip(whole, 1, MOST_EPOCHS)), seconds=seconds)
 
 

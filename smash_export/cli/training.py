@@ -688,15 +688,17 @@ def followed(
 
 
 def shown_by(
-    advance: Advance, recipe: Recipe, *, more: bool = False
+    advance: Advance, recipe: Recipe, *, more: bool = False, several: bool = False
 ) -> tuple[Callable[[Epoch], None], Callable[[TrainingProgress], None]]:
     """What a training calls after an epoch and after a step, to move a bar of the recipe's epochs.
 
     A training that goes on where it was interrupted begins at a later step than the first; one with a limit
     of time may end before its last. Where more work follows on the same bar, its pace says what is left.
+    What an epoch measured has the name of what it is, mean average precision for images of several classes.
     """
     bar = Position(advance)
     measured = "accuracy" if recipe.balance == "none" else "mean_recall"
+    measured = "mean_average_precision" if several else measured
 
     def on_step(progress: TrainingProgress) -> None:
         step = recipe.epochs / progress.steps
@@ -747,7 +749,7 @@ def train_module(
     before = prepared(make, architecture, dataset, recipe, destination, values, output, search=search)
     recipe = before.recipe
     with followed(f"training {name}", recipe.epochs, destination, recipe, values, output) as advance:
-        on_epoch, on_step = shown_by(advance, recipe)
+        on_epoch, on_step = shown_by(advance, recipe, several=dataset.several)
         adopted = train_own(
             make(),
             dataset,

@@ -201,6 +201,7 @@ def freeze(
             best, dataset, weights, recipe, supernet, pick_device(device), work, on_epoch, on_step, teacher
         )
         recipe = recipe if fitted is None else fitted.recipe
+        short: Recipe | None = None
         if quantisation_aware:
             short = replace(rounded(recipe), seconds=seconds)
             frozen = _train_quantisation_aware(
@@ -219,7 +220,7 @@ def freeze(
             frozen,
             fitted,
             exporter,
-            quantisation_aware,
+            short,
             force,
             calibration,
             facts or {},
@@ -412,7 +413,7 @@ def _export(
     frozen: dict[str, np.ndarray],
     fitted: FitResult | None,
     exporter: Exporter,
-    quantisation_aware: bool,
+    rounding: Recipe | None,
     force: bool,
     calibration: Calibration | None,
     facts: JsonObject,
@@ -459,8 +460,8 @@ def _export(
             "recipe": None if fitted is None else recipe.to_json(),
             "calibration": None if calibration is None else asdict(calibration),
             "exporter": exporter,
-            "quantisation_aware": quantisation_aware,
-            "rounding": rounded(recipe).to_json() if quantisation_aware else None,
+            "quantisation_aware": rounding is not None,
+            "rounding": None if rounding is None else rounding.to_json(),
             "data": {"spec": dataset.spec, "seed": dataset.seed, "fingerprint": dataset.fingerprint},
             "accuracy": {"split": "test", **test.facts()},
             "cost": asdict(cost),

@@ -68,6 +68,9 @@ def test_what_a_balanced_training_is_judged_by_has_its_name() -> None:
         on_epoch, _ = shown_by(advance, Recipe(balance=balance))  # type: ignore[arg-type]
         on_epoch(Epoch(1, 0.5, 0.75, 0))
     assert shown == [{"loss": 0.5, "accuracy": 0.75}, {"loss": 0.5, "mean_recall": 0.75}]
+    on_epoch, _ = shown_by(advance, Recipe(), several=True)
+    on_epoch(Epoch(1, 0.5, 0.75, 0))
+    assert shown[-1] == {"loss": 0.5, "mean_average_precision": 0.75}
 
 
 def test_the_bar_of_folds_begins_after_those_that_are_done(tmp_path: Path) -> None:
