@@ -126,7 +126,7 @@ def completed(
     """Complete ranking.json by what the trained networks say of the score, and of what each stage added.
 
     Args:
-        run, ranking, scored, trained, scorer: of the search.
+        run, ranking, scored, trained, scorer: what the search has.
         refused: Networks that were measured and are beyond the limits; None where nothing was measured.
     """
     path = run.folder / RANKING

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from smash_search.train.recipes import Recipe
 
 
+PLANNED = ("search", "freeze")  # commands of a run whose sizes fit its time
 GROUPS = {
     "Images and run": ("data", "skip_bad", "duration", "out", "seed"),
     "Network": ("space", "max_latency", "max_parameters", "max_macs", "max_memory"),
@@ -229,6 +230,9 @@ def _do(output: Output, job: Job, dataset: Dataset) -> int:
 def run_command(words: Sequence[str], *, quiet: bool = False) -> JsonObject:
     """Run a command of this program in this process and return its JSON; its errors pass through.
 
+    Those whose sizes a plan decides have no settings but their words: neither of the environment nor of the
+    file that it names.
+
     Args:
         words: the command and its options.
         quiet: without notes and progress.
@@ -241,7 +245,7 @@ def run_command(words: Sequence[str], *, quiet: bool = False) -> JsonObject:
             [*words, "--json", *["--quiet"] * quiet],
             prog_name="smash-export",
             standalone_mode=False,
-            auto_envvar_prefix=None,  # the words say all that the plan knows
+            auto_envvar_prefix=None if words[0] in PLANNED else "SMASH_EXPORT",
         )
     result: JsonObject = json.loads(text.getvalue())
     return result

@@ -17,6 +17,7 @@ import pytest
 
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
+from smash_export.cli.search import command as search_command
 from smash_export.device_search.latency import LatencyTable
 from smash_export.remote.device import ReachedDevice, task_id
 from smash_export.remote.ssh import SshTransport
@@ -98,7 +99,8 @@ def test_one_command_from_images_to_files_measured_on_the_device(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("SMASH_EXPORT_SEARCH_DEVICE_NETWORKS", "10")
+    option = next(entry for entry in search_command.params if entry.name == "device_networks")
+    monkeypatch.setattr(option, "default", 10)
     folder = tmp_path / "out"
     words = ["run", "--data", "digits", "--max-latency", "200ms", "--out", str(folder), "--device", "cpu"]
     assert run([*words, *sshd.options(edge), "--json"]) == 0
