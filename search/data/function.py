@@ -9,6 +9,7 @@ The function is called with the options of the specification as keyword strings.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -47,11 +48,9 @@ def read(spec: Spec) -> Parts:
         received=spec.text,
         hint="smash-export datasets lists the names.",
     )
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answer of the command
-        function = imported_function(spec.name, spec.path or "", spec.text, missing)
+    function = imported_function(spec.name, spec.path or "", spec.text, missing)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            value = function(**spec.options)
+        value = function(**spec.options)
     except SmashError:
         raise
     except Exception as error:  # the user's code may raise anything
@@ -78,6 +77,8 @@ def read(spec: Spec) -> Parts:
 def imported_function(module: str, name: str, text: str, missing: UsageError) -> Callable[..., Any]:
     """A function of a module that is imported; the current folder is searched too.
 
+    What the module and its function print goes to stderr: stdout is for the answer of a command.
+
     Args:
         module, name: Module and its function.
         text: what the user wrote, for errors.
@@ -90,7 +91,8 @@ def imported_function(module: str, name: str, text: str, missing: UsageError) ->
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found = importlib.import_module(module)
+        with contextlib.redirect_stdout(sys.stderr):
+            found = importlib.import_module(module)
     except Exception as error:  # the user's code may raise anything
         name_missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if name_missing and (module == name_missing or module.startswith(f"{name_missing}.")):
@@ -103,7 +105,13 @@ def imported_function(module: str, name: str, text: str, missing: UsageError) ->
     function: Callable[..., Any] | None = getattr(found, name, None)
     if not callable(function):
         raise UsageError(f"module {module} has no function {name!r}", received=text)
-    return function
+
+    @functools.wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        with contextlib.redirect_stdout(sys.stderr):
+            return function(*arguments, **options)
+
+    return called
 
 
 def fault_of(error: Exception) -> str:

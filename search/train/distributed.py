@@ -96,8 +96,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     Args:
         device: where this process computes; decides between gloo and NCCL.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    if world_size() == 1:
         yield ALONE
         return
     if device.type == "cuda":
@@ -108,6 +107,11 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Number of processes that ``torchrun`` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_device(name: str) -> str:

@@ -241,12 +241,10 @@ def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:
     """
     if recipe.include_validation:
         recipe = replace(recipe, keep_best=False)
-    steps = recipe.epochs * _steps_per_epoch(recipe, _images_of(recipe, dataset))
-    is_many = len(dataset.train) >= FEW_IMAGES
     if recipe.whiten == "auto":
-        filters = first_convolution(network)
+        filters, is_many = first_convolution(network), len(dataset.train) >= FEW_IMAGES
         narrow = filters is not None and len(filters) < filters[0].numel()
-        recipe = replace(recipe, whiten=not (narrow and is_many and steps >= LONG_STEPS))
+        recipe = replace(recipe, whiten=not (narrow and is_many and _steps(recipe, dataset) >= LONG_STEPS))
     optimiser = optimiser_of(recipe, dataset)
     if optimiser == "muon" and not mixing_filters(network):
         optimiser = "sgd"
@@ -257,10 +255,13 @@ def optimiser_of(recipe: Recipe, dataset: Dataset) -> Optimiser:
     """The optimiser of a recipe for a network that Muon can train (:func:`settled`)."""
     if recipe.optimiser != "auto":
         return recipe.optimiser
-    steps = recipe.epochs * _steps_per_epoch(recipe, _images_of(recipe, dataset))
     is_many = len(dataset.train) >= FEW_IMAGES
-    is_muon = is_many and steps <= MUON_STEPS and not has_few_of_a_class(dataset)
+    is_muon = is_many and _steps(recipe, dataset) <= MUON_STEPS and not has_few_of_a_class(dataset)
     return "muon" if is_muon else "sgd"
+
+
+def _steps(recipe: Recipe, dataset: Dataset) -> int:
+    return recipe.epochs * _steps_per_epoch(recipe, _images_of(recipe, dataset))
 
 
 def _images_of(recipe: Recipe, dataset: Dataset) -> int:

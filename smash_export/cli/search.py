@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 import time
 from dataclasses import asdict, replace
@@ -262,6 +261,7 @@ def _search(
     from smash_export.device_search.search import default_folder, load_data, search
     from smash_export.tracking import tracked
     from smash_search.executors import ExecutorConfig, check_executor
+    from smash_search.train.distributed import world_size
 
     executor = ExecutorConfig(
         values["executor"], workers=values["workers"], ray_address=values["ray_address"]
@@ -291,7 +291,7 @@ def _search(
     measurement = _measurement(dataset, device, values)
     config = _configuration(dataset, measurement, values)
     is_sized = values["duration"] is not None or values["hypernet_share"] is not None
-    if is_sized and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if is_sized and world_size() > 1:
         raise UsageError(
             "--time and --hypernet-share with several ranks, each of which would measure another size",
             expected="--steps, --candidates and --finalists",
