@@ -38,6 +38,7 @@ from smash_search.train.compute import (
     arrange_weights,
     augmentation_of,
     autocast,
+    check_identity,
     check_mixing,
     class_loss,
     learns_wrongly,
@@ -178,7 +179,7 @@ def fit(
     loop.measure = lambda: measured(network, dataset.validation, dataset.preprocessing, device)
     loop.evaluate, loop.on_epoch = evaluate or recipe.keep_best, on_epoch
     loop.saves_within = checkpoint_seconds > 0
-    identity = {"recipe": recipe.to_json(), "data": dataset.fingerprint, "job": _job_name(network)}
+    identity = _identity(network, dataset, recipe)
     if teacher is not None:
         identity["teacher"] = hashlib.sha256(np.ascontiguousarray(teacher).tobytes()).hexdigest()
     loop.resume(checkpoint, identity)
@@ -208,6 +209,39 @@ def fit(
     if final is None:
         final = loop.measure()
     return FitResult(final, loop.history, loop.step, loop.skipped, time.monotonic() - start, recipe)
+
+
+def check_resumable(
+    checkpoint: Path, network: nn.Module, dataset: Dataset, recipe: Recipe, *, seconds: float = 0.0
+) -> Recipe | None:
+    """The recipe of the training that :func:`fit` would go on with; None where there is none.
+
+    To be asked before what takes long itself: a teacher, folds.
+
+    Args:
+        checkpoint: Its file.
+        network, dataset, recipe: as for :func:`fit`.
+        seconds: limit of time that decides about the epochs and is not in the recipe yet; 0 for none.
+
+    Raises:
+        InvalidInputError: the file is damaged.
+        UsageError: it is of another job. Neither a teacher's answers are compared nor how long a limit of
+            time is.
+    """
+    loaded = load_checkpoint(checkpoint, None)
+    if loaded is None:
+        return None
+    identity = {name: value for name, value in loaded["identity"].items() if name != "teacher"}
+    held = Recipe.from_json(identity["recipe"])
+    if limit := seconds or recipe.seconds:
+        recipe = replace(recipe, epochs=held.epochs, seconds=held.seconds or limit)
+    check_identity(checkpoint, identity, _identity(network, dataset, settled(recipe, network, dataset)))
+    return held
+
+
+def _identity(network: nn.Module, dataset: Dataset, recipe: Recipe) -> dict[str, Any]:
+    """What a training is, for its checkpoint."""
+    return {"recipe": recipe.to_json(), "data": dataset.fingerprint, "job": _job_name(network)}
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from smash_export.cli.training import (
     planned,
     prepared,
     shown_by,
+    tell_interrupted,
     tell_student,
     train_module,
     use_threads,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
     from smash_export.export.freeze import FreezeReport
     from smash_search.data import Dataset, DatasetSummary
+    from smash_search.model.interpreter import Norm
     from smash_search.model.supernet import Supernet
     from smash_search.space.best import BestFile
     from smash_search.train.recipes import Recipe
@@ -176,7 +178,7 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
     if dataset.several:
         _check_several(dataset, values)
     if output.dry_run:
-        _supernet(values["run"] or arch.parent, values["weights"])  # is there one?
+        supernet = _supernet(values["run"] or arch.parent, values["weights"])  # is there one?
         steps: JsonObject = {
             "architecture": best.architecture.key,
             "weights": values["weights"],
@@ -184,7 +186,7 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
             "writes": str(destination),
         }
         if _trains(values):
-            make, run = _maker(best, recipe), values["run"] or arch.parent
+            make, run = _maker(best, recipe, supernet), values["run"] or arch.parent
             steps |= planned(make, best.architecture, dataset, recipe, values, output, run)
         output.plan(steps)
         output.result({"dry_run": True, "images": summary.to_json(), **steps})
@@ -255,13 +257,15 @@ def _frozen(
     output: Output,
 ) -> FreezeReport:
     """Train or materialise, with a bar and curves."""
-    from smash_export.export.freeze import freeze, rounded
+    from smash_export.export.freeze import checkpoint_of, freeze, rounded, work_of
 
     run = values["run"] or arch.parent
     supernet = _supernet(run, values["weights"])
     before = Prepared(recipe, None, {})
     if _trains(values):
-        make, network = _maker(best, recipe), best.architecture
+        make, network = _maker(best, recipe, supernet), best.architecture
+        held = checkpoint_of(work_of(destination), values["weights"], network, recipe.seed)
+        tell_interrupted(held, make(), dataset, recipe, values, output)
         before = prepared(make, network, dataset, recipe, destination, values, output, run, best.search)
     recipe, short = before.recipe, rounded(before.recipe)
     label = f"{values['weights']} {best.architecture.key}"
@@ -297,11 +301,14 @@ def _trains(values: dict[str, Any]) -> bool:
     return values["weights"] != "generated" or bool(values["qat"])
 
 
-def _maker(best: BestFile, recipe: Recipe) -> Callable[[], nn.Module]:
-    """Makes networks of the architecture with the recipe's initial weights."""
+def _maker(best: BestFile, recipe: Recipe, supernet: Supernet | None) -> Callable[[], nn.Module]:
+    """Makes networks of the architecture with the recipe's initial weights, and the norms of a HyperNet whose
+    weights they get.
+    """
     from smash_search.train.network import new_network
 
-    return lambda: new_network(best.architecture, best.input, len(best.classes), recipe.seed)
+    norm: Norm = supernet.config.norm if supernet else "sandwich"
+    return lambda: new_network(best.architecture, best.input, len(best.classes), recipe.seed, norm)
 
 
 def _supernet(run: Path, weights: str) -> Supernet | None:
@@ -357,7 +364,7 @@ def _train_several(
 ) -> None:
     """Train for classes that do not exclude each other: the network answers with the probability of each."""
     train_module(
-        _maker(best, recipe),
+        _maker(best, recipe, None),
         best.architecture.key,
         best.architecture,
         dataset,

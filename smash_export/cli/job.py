@@ -101,8 +101,8 @@ def command(
 
     Says first what the images are, what will be searched and how long each stage takes here, from a few
     measured steps. Every stage is a command of its own; the same command again goes on after an
-    interruption. Where the int8 file does not do what the network does, the others are measured all the same,
-    and the exit code is 4.
+    interruption. Where the int8 file does not do what the network does, here or on the device, the others are
+    measured all the same, and the exit code is 4.
     """
     from smash_base import files
     from smash_export.device_search.job.plan import Plan, Request, make_plan

@@ -239,6 +239,26 @@ def check_early(destination: Path, values: dict[str, Any]) -> None:
         teacher.check_there(values["teacher"])
 
 
+def tell_interrupted(
+    checkpoint: Path,
+    network: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    values: dict[str, Any],
+    output: Output,
+) -> None:
+    """Say that a training goes on, before its teacher and folds are looked for.
+
+    Raises:
+        UsageError: the training that was interrupted is another one.
+    """
+    from smash_search.train.network import check_resumable
+
+    held = check_resumable(checkpoint, network, dataset, recipe, seconds=seconds_of(values))
+    if held is not None:
+        output.note(f"the training that was interrupted goes on; its epochs: {held.epochs}")
+
+
 def prepared(
     make: Callable[[], nn.Module],
     architecture: Architecture | None,
@@ -252,6 +272,8 @@ def prepared(
 ) -> Prepared:
     """Ask the teacher, fit the recipe to the time that is left, measure on folds; each where it is wanted.
 
+    No other command may do the same for this bundle meanwhile.
+
     Args:
         make: a new network.
         architecture: what it is made from, if from an architecture.
@@ -260,22 +282,24 @@ def prepared(
         run: folder of the search, whose finalists may be the teacher.
         search: how it came to the architecture.
     """
+    from smash_export.export.freeze import work_of
+
     teacher, knows, seconds = None, None, seconds_of(values)
     facts: JsonObject = {}
-    if values["teacher"]:
-        from smash_export.export.freeze import work_of
-
-        place = work_of(destination) / "teacher"
-        found, seconds = taught(architecture, dataset, recipe, seconds, place, values, output, run)
-        if found is not None:
-            teacher, knows = found.logits, found.validation
-            facts["teacher"] = {**found.who, "validation": knows}
-            _tell_pick(found, search, dataset, recipe, output)
-    seconds /= 1 + (values["folds"] or 0)
-    recipe = announced(make(), dataset, recipe, seconds, values, output)
-    tell_folds(values, output)
-    if values["folds"]:
-        facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
+    is_long = bool(values["teacher"] or values["folds"])
+    with files.exclusive(work_of(destination), purpose="bundle") if is_long else contextlib.nullcontext():
+        if values["teacher"]:
+            place = work_of(destination) / "teacher"
+            found, seconds = taught(architecture, dataset, recipe, seconds, place, values, output, run)
+            if found is not None:
+                teacher, knows = found.logits, found.validation
+                facts["teacher"] = {**found.who, "validation": knows}
+                _tell_pick(found, search, dataset, recipe, output)
+        seconds /= 1 + (values["folds"] or 0)
+        recipe = announced(make(), dataset, recipe, seconds, values, output)
+        tell_folds(values, output)
+        if values["folds"]:
+            facts["folds"] = measured_on_folds(make, dataset, recipe, destination, values, output)
     return Prepared(recipe, teacher, facts, knows)
 
 
@@ -569,7 +593,8 @@ def _larger(
     values: dict[str, Any],
     output: Output,
 ) -> tuple[Architecture, Recipe] | None:
-    """A larger network and how it is trained for half of the time; None, and why, where none is worth it.
+    """A larger network and how it is trained from scratch for half of the time; None, and why, where none is
+    worth it.
 
     Args:
         place: where its answers will be kept, and decisions are; None for none.
@@ -583,8 +608,10 @@ def _larger(
         output.warn("no teacher is trained: no known network of the space is half as large again as this one")
         return None
     output.note(f"teacher: {larger.key}, a larger network of the same space")
-    network, wanted = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed), recipe.epochs
     alone = {**values, "weights": "retrain", "qat": False}
+    if values.get("weights") == "finetune":  # the student is trained on gently
+        recipe = chosen_recipe(dataset, alone)
+    network, wanted = new_network(larger, input_of(dataset), len(dataset.classes), recipe.seed), recipe.epochs
     recipe = announced(network, dataset, recipe, teacher.TIME_SHARE * seconds, alone, output)
     kept = teacher.kept_answers(larger, dataset, recipe, place) if place else None
     return None if _too_short(recipe.epochs, wanted, kept, output) else (larger, recipe)
@@ -744,8 +771,10 @@ def train_module(
         values: The command's options.
         search: how a search came to the architecture.
     """
-    from smash_export.export.own_network import train_own
+    from smash_export.export.freeze import work_of
+    from smash_export.export.own_network import CHECKPOINT, train_own
 
+    tell_interrupted(work_of(destination) / CHECKPOINT, make(), dataset, recipe, values, output)
     before = prepared(make, architecture, dataset, recipe, destination, values, output, search=search)
     recipe = before.recipe
     with followed(f"training {name}", recipe.epochs, destination, recipe, values, output) as advance:

@@ -235,6 +235,11 @@ def work_of(destination: Path) -> Path:
     return destination.parent / f".{destination.name}.work"
 
 
+def checkpoint_of(work: Path, weights: Weights, architecture: Architecture, seed: int) -> Path:
+    """File of an interrupted training in the folder of work, before rounding."""
+    return work / f"{weights}-{architecture.key}-{seed}.pt"
+
+
 @contextlib.contextmanager
 def work_beside(destination: Path) -> Iterator[Path]:
     """A folder for what a training keeps, held exclusively, which stays when the training is interrupted.
@@ -329,7 +334,7 @@ def _make_weights(
             return supernet.materialise(best.architecture, statistics), None
         network = Network(best.architecture, best.input, len(best.classes), supernet.config.norm)
         supernet.copy_to(network, statistics)
-    checkpoint = work / f"{weights}-{best.architecture.key}-{recipe.seed}.pt"
+    checkpoint = checkpoint_of(work, weights, best.architecture, recipe.seed)
     fitted = fit(
         network,
         dataset,

@@ -48,6 +48,7 @@ from smash_search.train.network import Epoch, FitResult, fit, resized
 from smash_search.train.recipes import Recipe
 
 LOOKED_AT = 16  # random images whose answers tell logits from probabilities
+CHECKPOINT = "own.pt"  # of an interrupted training, in the folder of work
 TRACED = 64  # test images that the traced network has to answer as the network does
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -291,7 +292,7 @@ def train_own(
             dataset,
             recipe,
             device=pick_device(device),
-            checkpoint=work / "own.pt",
+            checkpoint=work / CHECKPOINT,
             checkpoint_seconds=2.0,
             on_epoch=on_epoch,
             on_step=on_step,

@@ -13,16 +13,25 @@ import pytest
 from click.testing import CliRunner
 from torch import nn
 
+from smash_base import files
 from smash_base.progress import Advance
 from smash_export.cli import cli, run
 from smash_export.cli.console import Output
-from smash_export.cli.training import OF_TRAINING, announced, chosen_recipe, measured_on_folds, shown_by
-from smash_export.export.freeze import rounded
-from smash_search.data import Split
+from smash_export.cli.training import (
+    OF_TRAINING,
+    _larger,
+    announced,
+    chosen_recipe,
+    measured_on_folds,
+    shown_by,
+)
+from smash_export.export.freeze import checkpoint_of, rounded, work_of
+from smash_search.data import Split, load_dataset
 from smash_search.space.architecture import InputSpec
+from smash_search.space.known import preset
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import LONG_STEPS, MOST_EPOCHS, MUON_STEPS, Epoch, new_network, settled
-from smash_search.train.recipes import FEW_IMAGES, FEW_OF_A_CLASS, NAMES, RECIPES, Recipe
+from smash_search.train.network import LONG_STEPS, MOST_EPOCHS, MUON_STEPS, Epoch, fit, new_network, settled
+from smash_search.train.recipes import FEW_IMAGES, FEW_OF_A_CLASS, NAMES, RECIPES, Recipe, recipe_for
 from tests.search.small_data import small_architecture, small_digits
 
 
@@ -146,6 +155,18 @@ def test_generated_weights_are_trained_on_gently_by_every_recipe() -> None:
     assert chosen_recipe(data, asked).learning_rate == 0.05
 
 
+def test_the_teacher_of_a_network_that_is_trained_on_gently_is_trained_from_scratch() -> None:
+    left = dict.fromkeys((*OF_TRAINING, "duration", "track"))
+    values = {**left, "settings": (), "seed": 0, "qat": False, "false_alarm": 0.05, "recipe_name": "auto"}
+    values |= {"weights": "finetune", "device": "cpu", "epochs": 4}
+    data = small_digits()
+    usual, gentle = chosen_recipe(data, {**values, "weights": "retrain"}), chosen_recipe(data, values)
+    assert gentle.learning_rate < usual.learning_rate
+    found = _larger(small_architecture(), data, gentle, 0.0, None, values, Output(quiet=True))
+    assert found is not None
+    assert found[1] == usual
+
+
 def test_a_dry_run_says_how_long_a_training_takes_and_which_epochs_fit_a_time() -> None:
     plan = ["train", "resnet-8", "--data", "digits", "--dry-run", "--json"]
     done = CliRunner().invoke(cli, [*plan, "--recipe", "quick"])
@@ -256,6 +277,39 @@ def test_folds_that_cannot_be_are_refused_and_others_are_part_of_the_plan(
     told = capsys.readouterr()
     assert json.loads(told.out)["folds"] == 3
     assert "each of the 3 folds before it takes about as long" in told.err
+
+
+def test_what_comes_before_a_training_is_done_by_one_command_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "resnet-8", "--data", "digits", "--folds", "2", "--out", str(tmp_path / "bundle")]
+    with files.exclusive(work_of(tmp_path / "bundle"), purpose="bundle"):
+        assert run(words) == 2
+    told = capsys.readouterr().err
+    assert "is in use by process" in told
+    assert "folds" not in told
+
+
+def test_other_options_than_those_of_an_interrupted_training_are_refused_before_its_folds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load_dataset("digits")
+    work = work_of(tmp_path / "bundle")
+    work.mkdir()
+    words = ["train", "resnet-8", "--data", "digits", "--device", "cpu", "--out", str(tmp_path / "bundle")]
+    recipe = replace(recipe_for("quick", data, 0), epochs=1)
+    spec = InputSpec(1, (8, 8))
+    network = preset("resnet-8", spec)
+    path = checkpoint_of(work, "retrain", network, 0)
+    fit(new_network(network, spec, 10, 0), data, recipe, checkpoint=path, evaluate=False)
+    words += ["--recipe", "quick", "--folds", "2"]
+    assert run([*words, "--epochs", "2"]) == 2
+    told = capsys.readouterr().err
+    assert "recipe.epochs differs" in told
+    assert "timing" not in told
+    assert not list(work.glob("fold*"))
+    assert run([*words, "--time", "1s"]) == 2
+    assert "recipe.seconds differs" in capsys.readouterr().err, "it had no limit of time"
 
 
 def test_a_search_writes_nothing_into_a_bundle(

@@ -76,7 +76,7 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Why a file that ``compile`` made does not do what the network does."""
+    """Why a file of ``compile``, or one that ``verify`` looked at, does not do what the network does."""
 
     rejected: str
 

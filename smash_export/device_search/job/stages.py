@@ -152,7 +152,8 @@ class Job:
 
         Args:
             command: runs the words of one; its errors pass through. A file that does not do what the network
-                does ends no run that has another one: why it was rejected is its result.
+                does, on this machine or on the device, ends no run that has another one: why it was rejected
+                is the stage's result.
         """
         for planned in self.missing:
             stage = self._in_time(planned)
@@ -160,7 +161,7 @@ class Job:
             try:
                 result = command(stage.words)
             except VerificationError as error:
-                if not self._has_another_file(stage):
+                if not self._may_go_on(stage):
                     raise
                 result = {"rejected": str(error)}
             except BaseException:
@@ -175,13 +176,16 @@ class Job:
 
     @property
     def rejected(self) -> list[Done]:
-        """Stages whose file does not do what the network does."""
-        return [entry for entry in self.done if _compiles(entry.stage) and "rejected" in entry.result]
+        """Stages that a file was rejected in, since it does not do what the network does."""
+        return [entry for entry in self.done if _is_rejected(entry)]
 
-    def _has_another_file(self, stage: Stage) -> bool:
-        """Whether a stage compiles, and another one before it gave a file."""
+    def _may_go_on(self, stage: Stage) -> bool:
+        """Whether there is a file beside the one that a stage compiles, or beside those that the device
+        rejects; which of them are good is then for ``compare`` to say, which measures that again.
+        """
         compiled = [entry for entry in self.done if _compiles(entry.stage)]
-        return _compiles(stage) and len(compiled) > len(self.rejected)
+        files = len(compiled) - sum(map(_is_rejected, compiled))
+        return files > 0 if _compiles(stage) else stage.name == "verify" and files > 1
 
     def _in_time(self, stage: Stage) -> Stage:
         """The last training of a run of given time gets what the search left of it, at least half of its own.
@@ -270,6 +274,10 @@ def _compiles(stage: Stage) -> bool:
     return stage.name.startswith("compile ")
 
 
+def _is_rejected(done: Done) -> bool:
+    return isinstance(done.result.get("rejected"), str)  # a list where a command lists what was rejected
+
+
 def command_line(stage: Stage) -> str:
     """What a person would type."""
     return shlex.join(["smash-export", *stage.words])
@@ -285,8 +293,11 @@ def told(done: Done) -> str:
         "bench": _bench_told,
         "compare": _compare_told,
     }
-    words, expected = tellers[done.stage.name.partition(" ")[0]](done), done.stage.seconds
-    return f"{done.stage.name}: {words} ({done.seconds:.0f} s, expected {expected:.0f} s)"
+    if _is_rejected(done):
+        words = f"rejected: {done.read(Rejected).rejected}"
+    else:
+        words = tellers[done.stage.name.partition(" ")[0]](done)
+    return f"{done.stage.name}: {words} ({done.seconds:.0f} s, expected {done.stage.seconds:.0f} s)"
 
 
 def _search_told(done: Done) -> str:
@@ -308,8 +319,6 @@ def _freeze_told(done: Done) -> str:
 
 
 def _compile_told(done: Done) -> str:
-    if "rejected" in done.result:
-        return f"rejected: {done.read(Rejected).rejected}"
     found = done.read(Compiled)
     return f"{found.bytes:,} bytes, same label on {found.evidence.parity.agreement:.2%} of the images"
 

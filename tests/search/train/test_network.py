@@ -22,6 +22,7 @@ from smash_search.train.network import (
     Epoch,
     Recipe,
     accuracy,
+    check_resumable,
     fit,
     mixing_filters,
     new_network,
@@ -218,6 +219,33 @@ def test_a_checkpoint_of_another_job_is_refused_by_the_field_that_differs(tmp_pa
     other = replace(data, fingerprint="other")
     with pytest.raises(UsageError, match="data"):
         fit(_network(), other, Recipe(epochs=1, batch=48), checkpoint=path)
+
+
+def test_whether_a_training_can_go_on_is_known_before_what_comes_before_it(tmp_path: Path) -> None:
+    data, path, recipe = small_digits(), tmp_path / "checkpoint.pt", Recipe(epochs=1, batch=48)
+    assert check_resumable(path, _network(), data, recipe) is None
+    fit(_network(), data, recipe, checkpoint=path, teacher=np.zeros((len(data.train), 10), np.float32))
+    held = check_resumable(path, _network(), data, recipe)
+    assert held is not None
+    assert held.epochs == 1
+    with pytest.raises(UsageError, match=r"recipe\.learning_rate differs"):
+        check_resumable(path, _network(), data, replace(recipe, learning_rate=0.3))
+    with pytest.raises(UsageError, match=r"recipe\.epochs differs"):
+        check_resumable(path, _network(), data, replace(recipe, epochs=3))
+    with pytest.raises(UsageError, match=r"recipe\.seconds differs"):
+        check_resumable(path, _network(), data, recipe, seconds=9.0)
+    with pytest.raises(UsageError, match="job differs"):
+        check_resumable(path, nn.Linear(2, 3), data, recipe)
+
+
+def test_a_limit_of_time_goes_on_with_the_epochs_that_were_measured_when_it_began(tmp_path: Path) -> None:
+    data, path, recipe = small_digits(), tmp_path / "checkpoint.pt", Recipe(epochs=1, batch=48)
+    fit(_network(), data, replace(recipe, seconds=60.0), checkpoint=path)
+    held = check_resumable(path, _network(), data, replace(recipe, epochs=3), seconds=90.0)
+    assert held is not None
+    assert held.epochs == 1
+    with pytest.raises(UsageError, match=r"recipe\.seconds differs"):
+        check_resumable(path, _network(), data, recipe)
 
 
 @pytest.mark.parametrize("pooling", [nn.MaxPool2d(2), nn.Sequential(nn.AvgPool2d(2))])

@@ -251,6 +251,15 @@ def test_time_beyond_a_default_search_and_half_lengthens_the_last_training_first
     assert factor == pytest.approx(2700 / 900)
 
 
+def test_time_that_is_too_short_for_one_more_rung_goes_to_the_last_training() -> None:
+    def seconds_of(factor: float, epochs: int) -> float:
+        return 100.0 + (900.0 if factor > 0.5 else 300.0) + 20.0 * epochs
+
+    factor, epochs = shared_time(seconds_of, 15, 1200.0)
+    assert epochs == 40, "more than half, and nothing is left"
+    assert factor == pytest.approx(0.5)
+
+
 class _Formula:
     """A device whose latency grows with the square root of multiply-accumulates."""
 
@@ -418,9 +427,24 @@ def test_a_rejected_file_ends_no_run_that_has_another_one(tmp_path: Path) -> Non
     found = Job.find(tmp_path, job.request)
     assert found is not None
     assert len(found.rejected) == 1, "a repeated command says so, too"
-    for refused[:] in (["fp32"], ["verify"]):
+    for refused[:] in (["fp32"], ["int8", "verify"]):
         with pytest.raises(VerificationError):
             list(Job(tmp_path, job.request, job.plan, []).stages(command))
+
+
+def test_files_that_the_device_rejects_end_no_run_that_has_others(tmp_path: Path) -> None:
+    names = ("search", "compile fp32", "compile int8", "verify", "compare")
+    stages = tuple(Stage(name, tuple(name.split()), (Part(name, 1.0),)) for name in names)
+
+    def command(words: Sequence[str]) -> JsonObject:
+        if words[0] == "verify":
+            raise VerificationError("1 of 2 files does something else: int8")
+        return {} if words[0] == "compile" else {"rejected": []}  # as compare has it
+
+    job = Job(tmp_path, Request("digits", precision="int8"), Plan({}, {}, stages), [])
+    assert [done.stage.name for done in job.stages(command)] == list(names)
+    (rejected,) = job.rejected
+    assert told(rejected).startswith("verify: rejected: 1 of 2 files does something else: int8")
 
 
 def test_a_run_that_was_moved_goes_on_where_it_is_now(tmp_path: Path) -> None:
