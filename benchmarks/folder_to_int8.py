@@ -1,8 +1,8 @@
 """From a folder of pictures to a verified int8 file within a time: error on test images, and wall time.
 
-    python -m benchmarks.folder_to_int8 --data cifar10:DIR [--time 30m] [--seed 0] [--train-images N]
-        [--test-images N] [--work DIR] [--max-latency TIME] [--beside BUNDLE]
-        [--results NAME]
+    python -m benchmarks.folder_to_int8 --data cifar10:DIR [--time 30m] [--seed 0 ...]
+        [--train-images N] [--test-images N] [--work DIR] [--max-latency TIME]
+        [--beside BUNDLE] [--results NAME]
 
 The pictures of a data set are written as PNG files, ``train/CLASS/`` and ``test/CLASS/``, as somebody would
 have them. What is measured is one command, ``smash-export run --data folder:PICTURES --precision int8``:
@@ -71,11 +71,11 @@ def answered(words: list[str]) -> Any:
     return files.parse_json(done.stdout, what=f"smash-export {words[0]}")
 
 
-def measured(arguments: argparse.Namespace, data: str, out: Path) -> dict[str, Any]:
+def measured(arguments: argparse.Namespace, seed: int, data: str, out: Path) -> dict[str, Any]:
     """The command with its wall and processor seconds, and what its int8 file answers."""
     words = ["run", "--data", data, "--precision", "int8", "--time", arguments.time]
     limit = ("--max-latency", arguments.max_latency) if arguments.max_latency else ("--max-macs", GOAL_MACS)
-    words += [limit[0], str(limit[1]), "--seed", str(arguments.seed), "--out", str(out)]
+    words += [limit[0], str(limit[1]), "--seed", str(seed), "--out", str(out)]
     begin, before = time.monotonic(), os.times()
     ran = answered(words)
     seconds, after = time.monotonic() - begin, os.times()
@@ -84,7 +84,7 @@ def measured(arguments: argparse.Namespace, data: str, out: Path) -> dict[str, A
     made = files.read_json(bundle / "manifest.json", what="bundle")["provenance"]
     return {
         "pictures_of": arguments.data.partition(":")[0],
-        "seed": arguments.seed,
+        "seed": seed,
         "time": arguments.time,
         "limit": " ".join(map(str, limit)),
         "error": 1 - judged["accuracy"],
@@ -132,28 +132,44 @@ def main() -> None:
         "--beside", type=Path, metavar="BUNDLE", help="another network, 3x32x32, to time in turn"
     )
     parser.add_argument("--results", default="folder_to_int8", help="name of the file of results")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one run after the other")
     parser.add_argument("--train-images", type=int, default=0)
     parser.add_argument("--test-images", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("runs/folder-to-int8"))
     arguments = parser.parse_args()
-    pictures, out = arguments.work / "pictures", arguments.work / f"run-{arguments.seed}"
-    result = arguments.work / f"run-{arguments.seed}.json"
+    pictures = arguments.work / "pictures"
     if not pictures.exists():
         arguments.work.mkdir(parents=True, exist_ok=True)
         with files.new_folder(pictures) as whole:
             write_pictures(load_dataset(arguments.data), whole, arguments.train_images, arguments.test_images)
+    runs = [_run(arguments, seed, pictures) for seed in arguments.seed]
+    goals = [goal for run in runs for goal in _goals(run)]
+    if len(runs) > 1:
+        errors = [run["error"] for run in runs]
+        goals.append(
+            {
+                "what": f"the same for each of {len(runs)} seeds; their mean, least and most",
+                "goal": goals[0]["goal"],
+                "value": f"{np.mean(errors):.2%}, {min(errors):.2%} to {max(errors):.2%}",
+                "met": None if None in (met := [goal["met"] for goal in goals]) else all(met),
+                "note": f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads",
+            }
+        )
+    record(arguments.results, {"runs": runs} if len(runs) > 1 else runs[0], goals)
+
+
+def _run(arguments: argparse.Namespace, seed: int, pictures: Path) -> dict[str, Any]:
+    """One seed, measured or read."""
+    out, result = arguments.work / f"run-{seed}", arguments.work / f"run-{seed}.json"
     if not result.exists():
         if out.exists():
-            parser.error(
-                f"{out} was interrupted, and its time is not known: delete it, or choose another --work"
-            )
-        files.write_json(result, measured(arguments, f"folder:{pictures}", out))
-    run = files.read_json(result, what="result")
+            sys.exit(f"{out} was interrupted, and its time is not known: delete it, or choose another --work")
+        files.write_json(result, measured(arguments, seed, f"folder:{pictures}", out))
+    run: dict[str, Any] = files.read_json(result, what="result")
     if arguments.beside and "beside" not in run:
         run["beside"] = beside(out / "bundle", arguments.beside, arguments.data)
         files.write_json(result, run)
-    record(arguments.results, run, _goals(run))
+    return run
 
 
 def _goals(run: dict[str, Any]) -> list[dict[str, Any]]:
