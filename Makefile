@@ -1,6 +1,7 @@
 # make demo    the whole path, from images to predictions, on real data
 # make test    every test
-# make check   format, lint, types, import contracts, every fast test; about six minutes
+# make check   make lint and every fast test; about six minutes
+# make lint    format, lint, types, import contracts
 #
 # Each creates .venv from constraints.txt by itself, once. With another Python, in an environment of its own:
 #   make check PYTHON=python3.13 VENV=.venv-3.13
@@ -15,7 +16,7 @@ EXTRAS := search,cpu,openvino,ncnn,litert,mnn,serve,grpc,loadgen,optuna,tensorbo
 test check: export OMP_NUM_THREADS ?= 1
 TEST_JOBS ?= 2
 
-.PHONY: docs demo test check durations format install constraints clean
+.PHONY: docs demo test check lint durations format install constraints clean
 
 demo: $(INSTALLED)
 	$(BIN)/python demo/run.py
@@ -23,12 +24,14 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile $(PYTEST_OPTIONS)
 
-check: $(INSTALLED)
+check: lint
+	$(BIN)/python -m pytest -q --fast -n $(TEST_JOBS) --dist loadfile
+
+lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q --fast -n $(TEST_JOBS) --dist loadfile
 
 # Which tests are fast, measured anew; on a machine that does nothing else.
 durations: $(INSTALLED)

@@ -234,7 +234,8 @@ def check_resumable(
     identity = {name: value for name, value in loaded["identity"].items() if name != "teacher"}
     held = Recipe.from_json(identity["recipe"])
     if limit := seconds or recipe.seconds:
-        recipe = replace(recipe, epochs=held.epochs, seconds=held.seconds or limit)
+        epochs = held.epochs if seconds else recipe.epochs
+        recipe = replace(recipe, epochs=epochs, seconds=held.seconds or limit)
     check_identity(checkpoint, identity, _identity(network, dataset, settled(recipe, network, dataset)))
     return held
 

@@ -21,16 +21,14 @@ from smash_export.cli.training import (
     Prepared,
     bake_too,
     check_early,
-    chosen_recipe,
-    followed,
     planned,
     prepared,
-    shown_by,
     tell_interrupted,
     tell_student,
     train_module,
-    use_threads,
 )
+from smash_export.cli.training_options import chosen_recipe, use_threads
+from smash_export.cli.training_progress import followed, shown_by
 
 GROUPS = {
     "Network and images": ("arch", "weights", "run", "data", "skip_bad", "out", "force"),

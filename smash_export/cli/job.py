@@ -24,7 +24,7 @@ from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option
 from smash_export.cli.shared_options import balance_option, cost_limits, recipe_option
 from smash_export.cli.space import space_option
-from smash_export.cli.training import chosen_recipe
+from smash_export.cli.training_options import chosen_recipe
 from smash_targets.base import target_names
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import click
 from smash_base.errors import UsageError
 from smash_base.json_values import JsonObject
 from smash_export.cli.console import Output, common_options
-from smash_export.cli.training import use_threads
+from smash_export.cli.training_options import use_threads
 
 if TYPE_CHECKING:
     from smash_export.device_search.reproduce import Reproduced

@@ -21,7 +21,8 @@ from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, skip_bad_option, tell_images
 from smash_export.cli.shared_options import balance_option, cost_limits, recipe_option
 from smash_export.cli.space import space_option
-from smash_export.cli.training import FEW_TO_DECIDE, augmentation, use_threads
+from smash_export.cli.training_options import augmentation, use_threads
+from smash_export.cli.training_progress import FEW_TO_DECIDE
 from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES
 from smash_targets.base import target_names
 

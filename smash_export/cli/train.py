@@ -14,7 +14,8 @@ from smash_export.cli.freeze import GROUPS, run_freeze
 from smash_export.cli.freeze import command as freeze_command
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, tell_images
-from smash_export.cli.training import check_early, chosen_recipe, planned, train_module, use_threads
+from smash_export.cli.training import check_early, planned, train_module
+from smash_export.cli.training_options import chosen_recipe, use_threads
 
 NOT_HERE = ("arch", "weights", "run")  # the network is an argument, and nothing is generated
 

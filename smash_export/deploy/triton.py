@@ -20,6 +20,7 @@ from pathlib import Path
 
 from smash_base import files
 from smash_base.errors import UsageError
+from smash_base.preprocess import Outputs
 from smash_export.bundle.bundle import Bundle, opened
 from smash_export.bundle.runnable import runnable_files
 from smash_targets.base import TritonBackend
@@ -218,6 +219,7 @@ def config(bundle: Bundle, variant: str, name: str, settings: TritonSettings) ->
         )
     if settings.threads is not None and variant == "onnx":
         lines.append(_parameter("intra_op_thread_count", str(settings.threads)))
+    lines.append(_parameter("outputs", tensors.meaning))
     if bundle.doubt_below is not None:
         lines.append(_parameter("doubt_below", json.dumps(bundle.doubt_below)))
     zeros = f"{{ data_type: {tensors.type} dims: {dims} zero_data: true }}"
@@ -237,6 +239,7 @@ class _Tensors:
     type: str
     shape: tuple[int, ...]
     answers: tuple[tuple[str, str, int], ...]  # name, type, width
+    meaning: Outputs
 
     def outputs(self, fixed: list[int]) -> Iterator[str]:
         """The lines of the configuration; labels belong to the output that has one value per class."""
@@ -249,7 +252,8 @@ def _tensors(bundle: Bundle, kind: TritonBackend, precision: str) -> _Tensors:
     signature = bundle.signature
     if kind.variant != "baked":
         answer = (kind.output or signature.output_name, "TYPE_FP32", signature.classes)
-        return _Tensors(kind.input or signature.input_name, "TYPE_FP32", signature.input_shape, (answer,))
+        name = kind.input or signature.input_name
+        return _Tensors(name, "TYPE_FP32", signature.input_shape, (answer,), signature.outputs)
     from smash_export.deploy.bake import output_tensors
     from smash_export.deploy.baked_runtimes import INPUT
 
@@ -257,7 +261,8 @@ def _tensors(bundle: Bundle, kind: TritonBackend, precision: str) -> _Tensors:
     top_k = int(file.notes["top_k"]) if file.notes["output"] == "top-k" else None
     types = {1: "TYPE_FP32", 7: "TYPE_INT64"}
     answers = tuple((name, types[number], width) for name, number, width in output_tensors(signature, top_k))
-    return _Tensors(INPUT, "TYPE_UINT8", bundle.preprocessing.sample_shape, answers)
+    meaning: Outputs = "sigmoid" if signature.outputs == "sigmoid" else "probabilities"
+    return _Tensors(INPUT, "TYPE_UINT8", bundle.preprocessing.sample_shape, answers, meaning)
 
 
 def _source(bundle: Bundle, variant: str, precision: str) -> Path:

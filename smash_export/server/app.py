@@ -313,7 +313,8 @@ class _Server:
     async def model_metadata(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._of_path(scope) as model:
             about = model.metadata(self._repository.versions(model.spec.name))
-            await respond_json(send, {**about, "parameters": {"image_input": model.image_input}})
+            parameters = {"image_input": model.image_input, "outputs": model.signature.outputs}
+            await respond_json(send, {**about, "parameters": parameters})
 
     async def model_config(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._of_path(scope) as model:

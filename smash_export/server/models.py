@@ -202,7 +202,10 @@ class Model:
         signature, settings = self.signature, self.sizes.settings
         image = len(signature.input_shape) == 3
         on_gpu = "cuda" in self.classifier.info.device.lower()
-        parameters = {"image_input": {"string_value": json.dumps(self.image_input)}}
+        parameters = {
+            "image_input": {"string_value": json.dumps(self.image_input)},
+            "outputs": {"string_value": signature.outputs},
+        }
         if self.doubt_below is not None:
             parameters["doubt_below"] = {"string_value": json.dumps(self.doubt_below)}
         return {

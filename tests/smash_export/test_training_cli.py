@@ -17,14 +17,10 @@ from smash_base import files
 from smash_base.progress import Advance
 from smash_export.cli import cli, run
 from smash_export.cli.console import Output
-from smash_export.cli.training import (
-    OF_TRAINING,
-    _larger,
-    announced,
-    chosen_recipe,
-    measured_on_folds,
-    shown_by,
-)
+from smash_export.cli.teaching import larger_teacher
+from smash_export.cli.training import measured_on_folds
+from smash_export.cli.training_options import OF_TRAINING, chosen_recipe
+from smash_export.cli.training_progress import announced, shown_by
 from smash_export.export.freeze import checkpoint_of, rounded, work_of
 from smash_search.data import Split, load_dataset
 from smash_search.space.architecture import InputSpec
@@ -162,7 +158,7 @@ def test_the_teacher_of_a_network_that_is_trained_on_gently_is_trained_from_scra
     data = small_digits()
     usual, gentle = chosen_recipe(data, {**values, "weights": "retrain"}), chosen_recipe(data, values)
     assert gentle.learning_rate < usual.learning_rate
-    found = _larger(small_architecture(), data, gentle, 0.0, None, values, Output(quiet=True))
+    found = larger_teacher(small_architecture(), data, gentle, 0.0, None, values, Output(quiet=True))
     assert found is not None
     assert found[1] == usual
 

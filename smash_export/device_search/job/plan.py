@@ -246,12 +246,13 @@ def _stages(
         search.insert(0, Part("latency on", TABLE_NETWORKS * ELSEWHERE))
     there = request.elsewhere
     training = _training_parts(request, recipe, dataset, units)
+    judging = EVALUATION * (len(dataset.validation) + len(dataset.test)) * units.trained_image
     return (
         Stage("search", _search_words(request, folder, config), tuple(search)),
         Stage(
             "freeze",
             _freeze_words(request, folder, recipe, sum(part.seconds for part in training)),
-            (*_asking(request, dataset, units), *training, Part(EXPORTING, EXPORT)),
+            (*_asking(request, dataset, units), *training, Part(EXPORTING, EXPORT + judging)),
         ),
         *(
             Stage(

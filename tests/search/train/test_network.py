@@ -246,6 +246,8 @@ def test_a_limit_of_time_goes_on_with_the_epochs_that_were_measured_when_it_bega
     assert held.epochs == 1
     with pytest.raises(UsageError, match=r"recipe\.seconds differs"):
         check_resumable(path, _network(), data, recipe)
+    with pytest.raises(UsageError, match=r"recipe\.epochs differs"):
+        check_resumable(path, _network(), data, replace(recipe, epochs=3, seconds=60.0))  # both are asked for
 
 
 @pytest.mark.parametrize("pooling", [nn.MaxPool2d(2), nn.Sequential(nn.AvgPool2d(2))])

@@ -49,6 +49,7 @@ def test_an_onnx_model_has_triton_s_layout_and_configuration(digits_bundle: Path
     assert parsed.model_warmup[0].inputs["input"].zero_data
     assert parsed.parameters["intra_op_thread_count"].string_value == "2"
     assert json.loads(parsed.parameters["doubt_below"].string_value) == DOUBT_BELOW
+    assert parsed.parameters["outputs"].string_value == "logits"
 
 
 def test_a_bundle_without_a_threshold_names_none(
@@ -56,7 +57,7 @@ def test_a_bundle_without_a_threshold_names_none(
 ) -> None:
     monkeypatch.setattr(Bundle, "doubt_below", None)
     parsed = parse(config(Bundle.open(digits_bundle), "onnx", "digits", TritonSettings()))
-    assert not parsed.parameters
+    assert list(parsed.parameters) == ["outputs"]
 
 
 def test_several_variants_become_several_models(digits_bundle: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from smash_base.progress import Advance
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
 from smash_export.cli.console import Output
-from smash_export.cli.training import _too_short, taught
+from smash_export.cli.teaching import _too_short, taught
 from smash_export.export.teacher import (
     answers_file,
     knowledge,

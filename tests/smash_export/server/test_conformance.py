@@ -61,6 +61,8 @@ def test_health_and_metadata(client: Any, kind: str) -> None:
     assert (model["name"], model["versions"], model["platform"]) == ("digits", ["1", "2"], "onnx_onnxv1")
     assert [int(size) for size in model["inputs"][0]["shape"]] == [-1, 1, 8, 8]
     assert (model["outputs"][0]["name"], model["outputs"][0]["datatype"]) == ("logits", "FP32")
+    if kind != "grpc":  # whose answer has no place for them
+        assert model["parameters"]["outputs"] == "logits"
 
 
 @pytest.mark.parametrize("batch", [1, 7, 16])
@@ -176,6 +178,7 @@ def test_images_are_preprocessed_by_the_server(
     about = json.loads(config["parameters"]["image_input"]["string_value"])
     assert about == {"datatype": "UINT8", "shape": [-1, -1, -1, 1], "channels_first": [-1, 1, -1, -1]}
     assert json.loads(config["parameters"]["doubt_below"]["string_value"]) == DOUBT_BELOW
+    assert config["parameters"]["outputs"]["string_value"] == "logits"
 
 
 def test_images_of_another_size_are_resized_as_files_are(
