@@ -142,19 +142,26 @@ def main() -> None:
         arguments.work.mkdir(parents=True, exist_ok=True)
         with files.new_folder(pictures) as whole:
             write_pictures(load_dataset(arguments.data), whole, arguments.train_images, arguments.test_images)
+    for seed in arguments.seed:
+        if (place := arguments.work / f"run-{seed}").exists() and not place.with_suffix(".json").exists():
+            parser.error(
+                f"{place} was interrupted, and its time is not known: delete it, or choose another --work"
+            )
     runs = [_run(arguments, seed, pictures) for seed in arguments.seed]
     goals = [goal for run in runs for goal in _goals(run)]
     if len(runs) > 1:
         errors = [run["error"] for run in runs]
-        goals.append(
-            {
-                "what": f"the same for each of {len(runs)} seeds; their mean, least and most",
-                "goal": goals[0]["goal"],
-                "value": f"{np.mean(errors):.2%}, {min(errors):.2%} to {max(errors):.2%}",
-                "met": None if None in (met := [goal["met"] for goal in goals]) else all(met),
-                "note": f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads",
-            }
-        )
+        for what in dict.fromkeys(goal["what"] for goal in goals):
+            met = [goal["met"] for goal in goals if goal["what"] == what]
+            goals.append(
+                {
+                    "what": f"{what}: each of {len(met)} seeds",
+                    "goal": next(goal["goal"] for goal in goals if goal["what"] == what),
+                    "value": f"mean error {np.mean(errors):.2%}, {min(errors):.2%} to {max(errors):.2%}",
+                    "met": None if None in met else all(met),
+                    "note": f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads",
+                }
+            )
     record(arguments.results, {"runs": runs} if len(runs) > 1 else runs[0], goals)
 
 
@@ -162,8 +169,6 @@ def _run(arguments: argparse.Namespace, seed: int, pictures: Path) -> dict[str, 
     """One seed, measured or read."""
     out, result = arguments.work / f"run-{seed}", arguments.work / f"run-{seed}.json"
     if not result.exists():
-        if out.exists():
-            sys.exit(f"{out} was interrupted, and its time is not known: delete it, or choose another --work")
         files.write_json(result, measured(arguments, seed, f"folder:{pictures}", out))
     run: dict[str, Any] = files.read_json(result, what="result")
     if arguments.beside and "beside" not in run:

@@ -30,6 +30,7 @@ from smash_base.json_values import JsonObject
 MAX_JSON_BYTES = 16 * 2**20
 MAX_JSON_DEPTH = 32
 TEMPORARY_PREFIX = ".partial-"
+LOCK = ".lock"  # in a folder that is held by :func:`exclusive`
 FULL_BYTES = 2**20  # a disk with less than this is full
 LEFT_SECONDS = 24 * 3600  # since something was written, after which whoever made a folder was killed
 _NOT_OFFERED = {  # what a file system answers that has no such operation, and none that means lost data
@@ -387,7 +388,7 @@ def exclusive(folder: Path | str, *, purpose: str) -> Iterator[None]:
         raise UsageError(
             f"{folder} is a file", expected="a folder", hint=f"Give this {purpose} another folder."
         ) from None
-    with open(folder / ".lock", "a+") as stream:
+    with open(folder / LOCK, "a+") as stream:
         if not lock(stream.fileno()):
             stream.seek(0)
             holder = stream.read().strip() or "another process"

@@ -116,6 +116,7 @@ def pick_within(
     trained: Sequence[Trained],
     latencies: Mapping[str, float],
     limit: Limit,
+    handicap: Callable[[Trained], float] | None = None,
 ) -> Trained:
     """The best network within a limit, from the last rung that has one.
 
@@ -123,6 +124,7 @@ def pick_within(
         trained: every network and rung of the search.
         latencies: by key.
         limit: Limit that is kept.
+        handicap: see :func:`smash_search.rank.trained.through_last_rung`.
 
     Raises:
         GateError: no trained network keeps the limit; names the fastest.
@@ -138,7 +140,7 @@ def pick_within(
             hint="Repeat the command while nothing else runs, and they are measured again; or raise the "
             "limit, or search among more --candidates and --finalists.",
         )
-    return pick(inside)
+    return pick(inside, handicap)
 
 
 def pick_that_keeps(
@@ -146,20 +148,22 @@ def pick_that_keeps(
     trained: Sequence[Trained],
     latencies: dict[str, float],
     confirm: Callable[[str], float],
+    handicap: Callable[[Trained], float] | None = None,
 ) -> Trained:
     """The best network within a limit that keeps it in a longer measurement too.
 
     Many networks were measured shortly; among those near the limit the lucky ones look fast enough.
 
     Args:
-        limit, trained, latencies: as in :func:`pick_within`; ``latencies`` is corrected by what is measured.
+        limit, trained, latencies, handicap: as in :func:`pick_within`; ``latencies`` is corrected by what is
+            measured.
         confirm: measures the network of a key longer.
 
     Raises:
         GateError: no trained network keeps the limit.
     """
     while True:
-        winner = pick_within(trained, latencies, limit)
+        winner = pick_within(trained, latencies, limit, handicap)
         latencies[winner.key] = confirm(winner.key)
         if latencies[winner.key] <= limit.milliseconds:
             return winner

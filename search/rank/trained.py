@@ -96,18 +96,29 @@ def expected(results: Sequence[Trained]) -> Callable[[Trained], float]:
     return lambda entry: judged(entry) - left(entry)
 
 
-def through_last_rung(results: Sequence[Trained]) -> list[Trained]:
-    """Networks of the last rung, best first: by :func:`expected`, then by MACs."""
+def through_last_rung(
+    results: Sequence[Trained], handicap: Callable[[Trained], float] | None = None
+) -> list[Trained]:
+    """Networks of the last rung, best first: by :func:`expected`, then by MACs.
+
+    Args:
+        results: every network and rung.
+        handicap: factor of what is expected, for networks that are not trained equally in the end.
+    """
     last = max(entry.rung for entry in results)
     judged = expected(results)
     entries = [entry for entry in results if entry.rung == last]
-    return sorted(entries, key=lambda entry: (judged(entry), entry.macs, entry.key))
+    factors = {entry.key: 1.0 if handicap is None else handicap(entry) for entry in entries}
+    return sorted(entries, key=lambda entry: (judged(entry) * factors[entry.key], entry.macs, entry.key))
 
 
-def pick(results: Sequence[Trained]) -> Trained:
+def pick(results: Sequence[Trained], handicap: Callable[[Trained], float] | None = None) -> Trained:
     """The best of the last rung by :func:`expected`, then the one of fewest MACs.
 
     Of those that came as far as any whose training did not diverge.
+
+    Args:
+        results, handicap: as for :func:`through_last_rung`.
 
     Raises:
         DivergedError: no network could be trained.
@@ -120,4 +131,4 @@ def pick(results: Sequence[Trained]) -> Trained:
             f"no finalist could be trained; the last of them: {last}",
             hint="Lower the learning rate of the finalists: --set learning_rate=NUMBER in another folder.",
         )
-    return through_last_rung(sound)[0]
+    return through_last_rung(sound, handicap)[0]

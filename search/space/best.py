@@ -44,6 +44,8 @@ class SearchRecord:
         limit_ms: Latency limit that the pick was held to.
         limit_used: Share of the limit that the pick uses.
         unused: Sentence that says why the pick leaves much of the limit unused.
+        hurried: Sentence that says why a network that was ahead after equal epochs is not the pick, where the
+            last training has a limit of time.
         limit: Label of the limit, where a search has several.
         random_search_error: Validation error of the random search beside.
     """
@@ -71,6 +73,7 @@ class SearchRecord:
     limit_ms: float | None = None
     limit_used: float | None = None
     unused: str | None = None
+    hurried: str | None = None
     limit: str | None = None
     random_search_error: float | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -47,6 +48,8 @@ class SearchConfig:
             measure in the same way.
         latency_limits: on the measure "latency_ms", ascending; there is one pick within each. The largest
             is that of best.json.
+        last_training: seconds that the pick will be trained for; 0 where nothing limits them. Networks that
+            train slowly are picked more rarely (:mod:`smash_search.stages.hurry`).
         exact_space: The space itself where it is not just that of the name: with another prior, or without
             what a device cannot do.
     """
@@ -65,6 +68,7 @@ class SearchConfig:
     measured: JsonObject = field(default_factory=dict)
     latency_limits: tuple[Limit, ...] = ()
     exact_space: Space | None = None
+    last_training: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.candidates, bool) or not 1 <= self.candidates <= 10_000_000:
@@ -73,6 +77,8 @@ class SearchConfig:
             raise InvalidInputError("known", expected=f"0 to {self.candidates // 2}", received=self.known)
         if isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise InvalidInputError("seed", expected="0 and more", received=self.seed)
+        if not 0 <= self.last_training < math.inf:
+            raise InvalidInputError("last_training", expected="0 and more", received=self.last_training)
         for name in ("training", "scoring", "finalists"):
             object.__setattr__(self, name, replace(getattr(self, name), seed=self.seed))
 
@@ -92,6 +98,7 @@ class SearchConfig:
             "finalists": self.finalists.to_json(),
             "measured": self.measured,
             "latency_limits": [asdict(limit) for limit in self.latency_limits],
+            **({"last_training": self.last_training} if self.last_training else {}),
         }
 
     def space_for(self, spec: InputSpec) -> Space:

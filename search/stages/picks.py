@@ -6,7 +6,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from smash_search.rank.evaluation import CONFIRMED, Evaluator
 from smash_search.rank.measurement import LATENCY, faster, undisturbed
 from smash_search.rank.pareto import ParetoEntry, pick_that_keeps
 from smash_search.rank.ranking import RANKING, Ranking
-from smash_search.rank.trained import Trained, expected, pick
+from smash_search.rank.trained import Trained, expected, pick, through_last_rung
 from smash_search.space.best import BestFile, SearchRecord
 from smash_search.space.cost import Cost, cost_of
 from smash_search.stages.config import Run
+from smash_search.stages.hurry import LastTraining
 from smash_search.stages.race import BASELINE, latencies_of
 from smash_search.strategies import Scored
 from smash_search.train.compute import DivergedError
@@ -115,6 +116,16 @@ class Picks:
         except DivergedError:
             return None
 
+    @cached_property
+    def hurry(self) -> LastTraining | None:
+        """How far the networks come in the last training; None where nothing limits its time."""
+        if not self.run.config.last_training:
+            return None
+        architectures = {
+            entry.candidate.architecture.key: entry.candidate.architecture for entry in self.scored
+        }
+        return LastTraining(self.run, architectures)
+
     def within_limits(self, evaluator: Evaluator) -> tuple[Trained, dict[str, Pick]]:
         """The pick of best.json, and that of every limit where there are several.
 
@@ -123,8 +134,9 @@ class Picks:
             DivergedError: networks keep it, and the training of each diverged.
         """
         limits = sorted(self.run.config.latency_limits, key=lambda limit: limit.milliseconds)
+        handicap = None if self.hurry is None else self.hurry.handicap
         if not limits:
-            return pick(self.trained), {}
+            return pick(self.trained, handicap), {}
         latencies = latencies_of(self.scored)
         architectures = {
             entry.candidate.architecture.key: entry.candidate.architecture for entry in self.scored
@@ -137,7 +149,7 @@ class Picks:
         for limit in limits:
             try:
                 held_to = partial(measured, most=limit.milliseconds)
-                winners[limit.label] = pick_that_keeps(limit, self.trained, latencies, held_to)
+                winners[limit.label] = pick_that_keeps(limit, self.trained, latencies, held_to, handicap)
             except (GateError, DivergedError):
                 if limit is limits[-1]:
                     # The machine may have been busy just then. Who goes on measures again, and may train
@@ -184,12 +196,28 @@ class Picks:
         if entry.score is not None:  # networks of the baseline have none
             rank = [score.key for score in ranked].index(winner.key) + 1
             search = replace(search, score=entry.score.error, score_images=entry.score.images, rank=rank)
+        if self.hurry is not None:
+            search = replace(search, hurried=self.hurry.words(winner, self._ahead(winner, limit)))
         if entry.measures:
             records = files.read_jsonl(run.folder / CONFIRMED)
             confirmed = [record["measures"] for record in records if record["key"] == winner.key]
             search = replace(search, measures={**entry.measures, **(faster(confirmed) if confirmed else {})})
             search = self._with_use_of_limit(search, winner, lasting_of(records))
         return BestFile(entry.candidate.architecture, run.spec, tuple(dataset.classes), search)
+
+    def _ahead(self, winner: Trained, label: str | None) -> list[Trained]:
+        """Networks that stood before the pick after equal epochs, and keep its limit as far as is known."""
+        limits = {limit.label: limit.milliseconds for limit in self.run.config.latency_limits}
+        most = limits[label] if label is not None else max(limits.values(), default=math.inf)
+        latencies, diverged = latencies_of(self.scored), {it.key for it in self.trained if it.diverged}
+        sound = [
+            entry
+            for entry in self.trained
+            if entry.key not in diverged and latencies.get(entry.key, 0.0) <= most
+        ]
+        ranked = through_last_rung(sound)
+        keys = [entry.key for entry in ranked]
+        return ranked[: keys.index(winner.key)] if winner.key in keys else []
 
     def _with_use_of_limit(
         self,

@@ -13,7 +13,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -212,7 +212,13 @@ def fit(
 
 
 def check_resumable(
-    checkpoint: Path, network: nn.Module, dataset: Dataset, recipe: Recipe, *, seconds: float = 0.0
+    checkpoint: Path,
+    network: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    limits: Sequence[float] = (),
+    taught: bool | None = None,
 ) -> Recipe | None:
     """The recipe of the training that :func:`fit` would go on with; None where there is none.
 
@@ -221,23 +227,27 @@ def check_resumable(
     Args:
         checkpoint: Its file.
         network, dataset, recipe: as for :func:`fit`.
-        seconds: limit of time that decides about the epochs and is not in the recipe yet; 0 for none.
+        limits: seconds, some of which will decide about the epochs, and are not in the recipe yet.
+        taught: whether there will be a teacher, whose answers are not compared; None where that is open.
 
     Raises:
         InvalidInputError: the file is damaged.
-        UsageError: it is of another job. Neither a teacher's answers are compared nor how long a limit of
-            time is.
+        UsageError: it is of another job.
     """
     loaded = load_checkpoint(checkpoint, None)
     if loaded is None:
         return None
-    identity = {name: value for name, value in loaded["identity"].items() if name != "teacher"}
-    held = Recipe.from_json(identity["recipe"])
-    if limit := seconds or recipe.seconds:
-        epochs = held.epochs if seconds else recipe.epochs
-        recipe = replace(recipe, epochs=epochs, seconds=held.seconds or limit)
-    check_identity(checkpoint, identity, _identity(network, dataset, settled(recipe, network, dataset)))
-    return held
+    identity = dict(loaded["identity"])
+    held, teacher = identity["recipe"], identity.pop("teacher", None)
+    if limits:
+        seconds = held["seconds"]
+        known = any(math.isclose(limit, seconds, rel_tol=1e-6) for limit in limits)
+        recipe = replace(recipe, epochs=held["epochs"], seconds=seconds if known else limits[0])
+    wanted = _identity(network, dataset, settled(recipe, network, dataset))
+    if taught is not None:
+        identity["teacher"], wanted["teacher"] = ("one" if it else "none" for it in (teacher, taught))
+    check_identity(checkpoint, identity, wanted)
+    return Recipe.from_json(held)
 
 
 def _identity(network: nn.Module, dataset: Dataset, recipe: Recipe) -> dict[str, Any]:

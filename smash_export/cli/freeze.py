@@ -175,8 +175,13 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
     recipe = chosen_recipe(dataset, values)
     if dataset.several:
         _check_several(dataset, values)
+    supernet = _supernet(values["run"] or arch.parent, values["weights"])
+    make = _maker(best, recipe, supernet)
+    if _trains(values):
+        tell_interrupted(
+            _checkpoint(best, dataset, destination, recipe, values), make, dataset, recipe, values, output
+        )
     if output.dry_run:
-        supernet = _supernet(values["run"] or arch.parent, values["weights"])  # is there one?
         steps: JsonObject = {
             "architecture": best.architecture.key,
             "weights": values["weights"],
@@ -184,15 +189,17 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
             "writes": str(destination),
         }
         if _trains(values):
-            make, run = _maker(best, recipe, supernet), values["run"] or arch.parent
+            run = values["run"] or arch.parent
             steps |= planned(make, best.architecture, dataset, recipe, values, output, run)
         output.plan(steps)
         output.result({"dry_run": True, "images": summary.to_json(), **steps})
         return
     if dataset.several:
-        _train_several(best, dataset, summary, destination, recipe, values, output)
+        # The network answers with the probability of each class.
+        key, network = best.architecture.key, best.architecture
+        train_module(make, key, network, dataset, summary, destination, recipe, values, output, best.search)
         return
-    report = _frozen(arch, best, dataset, destination, recipe, values, output)
+    report = _frozen(arch, best, supernet, make, dataset, destination, recipe, values, output)
     _show(output, report)
     if values["bake"]:
         bake_too(report.bundle, output)
@@ -245,9 +252,24 @@ def _read(arch: Path, values: dict[str, Any], output: Output) -> tuple[BestFile,
     return best, dataset, summary
 
 
+def _checkpoint(
+    best: BestFile, dataset: Dataset, destination: Path, recipe: Recipe, values: dict[str, Any]
+) -> Path:
+    """Where an interrupted training of the network would be found."""
+    from smash_export.export.freeze import checkpoint_of, work_of
+    from smash_export.export.own_network import CHECKPOINT
+
+    work = work_of(destination)
+    if dataset.several:
+        return work / CHECKPOINT
+    return checkpoint_of(work, values["weights"], best.architecture, recipe.seed)
+
+
 def _frozen(
     arch: Path,
     best: BestFile,
+    supernet: Supernet | None,
+    make: Callable[[], nn.Module],
     dataset: Dataset,
     destination: Path,
     recipe: Recipe,
@@ -255,15 +277,11 @@ def _frozen(
     output: Output,
 ) -> FreezeReport:
     """Train or materialise, with a bar and curves."""
-    from smash_export.export.freeze import checkpoint_of, freeze, rounded, work_of
+    from smash_export.export.freeze import freeze, rounded
 
-    run = values["run"] or arch.parent
-    supernet = _supernet(run, values["weights"])
-    before = Prepared(recipe, None, {})
+    before, network = Prepared(recipe, None, {}), best.architecture
     if _trains(values):
-        make, network = _maker(best, recipe, supernet), best.architecture
-        held = checkpoint_of(work_of(destination), values["weights"], network, recipe.seed)
-        tell_interrupted(held, make(), dataset, recipe, values, output)
+        run = values["run"] or arch.parent
         before = prepared(make, network, dataset, recipe, destination, values, output, run, best.search)
     recipe, short = before.recipe, rounded(before.recipe)
     label = f"{values['weights']} {best.architecture.key}"
@@ -348,30 +366,6 @@ def _show(output: Output, report: FreezeReport) -> None:
         f"Test accuracy {report.test_accuracy:.2%} on {report.test_images} images, mean recall of the "
         f"classes {report.test.balanced_accuracy:.2%}, mean F1 {report.test.macro_f1:.2%}; "
         f"{report.cost.parameters:,} parameters, {report.cost.macs:,} MACs."
-    )
-
-
-def _train_several(
-    best: BestFile,
-    dataset: Dataset,
-    images: DatasetSummary,
-    destination: Path,
-    recipe: Recipe,
-    values: dict[str, Any],
-    output: Output,
-) -> None:
-    """Train for classes that do not exclude each other: the network answers with the probability of each."""
-    train_module(
-        _maker(best, recipe, None),
-        best.architecture.key,
-        best.architecture,
-        dataset,
-        images,
-        destination,
-        recipe,
-        values,
-        output,
-        best.search,
     )
 
 

@@ -45,7 +45,7 @@ GROUPS = {
     "Scoring": ("images", "keep"),
     "Finalists": (
         "finalists", "rounds", "per_round", "rungs", "recipe", "balance", "augment", "teacher", "settings",
-        "finalist_batch", "finalist_images", "start", "baseline", "ensemble",
+        "finalist_batch", "finalist_images", "start", "baseline", "ensemble", "train_within",
     ),
     "Limits": ("max_latency", "max_parameters", "max_macs", "max_memory"),
     "Device": (
@@ -177,6 +177,11 @@ def _words(value: object) -> str:
 @click.option("--teacher", metavar="NETWORK", help=TEACHER_HELP + ".")
 @click.option(
     "--ensemble", is_flag=True, help="Keep answers of the best finalists for freeze --teacher auto."
+)
+@click.option(
+    "--train-within",
+    metavar="TIME",
+    help="Time that freeze will have, such as 20m: a network that trains slowly has fewer epochs in it.",
 )
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help=SET_HELP)
 @click.option("--finalist-batch", type=click.IntRange(1), help="Images per training step.")
@@ -457,8 +462,10 @@ def _check_table(table: Path, held: Setting, setting: Setting) -> None:
 def _configuration(
     dataset: Dataset, measurement: DeviceLatency | None, values: dict[str, Any]
 ) -> SearchConfig:
+    from smash_export.device_search.plan import parse_duration
     from smash_export.device_search.search import configure, latency_limits
 
+    within = values["train_within"]
     return configure(
         dataset,
         measured=measurement.describe() if measurement else None,
@@ -498,6 +505,7 @@ def _configuration(
         },
         recipe=values["recipe"],
         recipe_values=_recipe_values(values),
+        last_training=parse_duration(within) if within else 0.0,
     )
 
 
@@ -533,6 +541,7 @@ def _show(output: Output, result: SearchResult, config: SearchConfig, images: Da
             "refused_by_latency": facts.refused,
             "latency": facts.latency,
             "unused": best.unused,
+            "hurried": best.hurried,
             "error": result.pick.error,
             "loss": result.pick.validation_loss,
             "epochs": result.pick.epochs,

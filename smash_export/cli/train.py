@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,11 @@ from smash_export.cli.freeze import GROUPS, run_freeze
 from smash_export.cli.freeze import command as freeze_command
 from smash_export.cli.groups import Grouped
 from smash_export.cli.images import data_words, tell_images
-from smash_export.cli.training import check_early, planned, train_module
+from smash_export.cli.training import check_early, planned, tell_interrupted, train_module
 from smash_export.cli.training_options import chosen_recipe, use_threads
+
+if TYPE_CHECKING:
+    from torch import nn
 
 NOT_HERE = ("arch", "weights", "run")  # the network is an argument, and nothing is generated
 
@@ -32,7 +35,8 @@ def _train(network: Path, output: Output, **values: Any) -> None:
 
 def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
     """Train ``module:function`` and make a bundle of it."""
-    from smash_export.export.own_network import check_export, check_recipe, own_network
+    from smash_export.export.freeze import work_of
+    from smash_export.export.own_network import CHECKPOINT, check_export, check_recipe, own_network
     from smash_search.data import load_dataset
 
     if values["data"] is None or values["qat"] or values["exporter"] != "graph":
@@ -54,25 +58,19 @@ def _train_own(name: str, output: Output, values: dict[str, Any]) -> None:
     network = own_network(name, dataset, recipe.seed)
     check_recipe(network, dataset, recipe, name)
     check_export(network, dataset, name)
+    checkpoint = work_of(destination) / CHECKPOINT
+
+    def make() -> nn.Module:
+        return own_network(name, dataset, recipe.seed)
+
+    tell_interrupted(checkpoint, make, dataset, recipe, values, output)
     if output.dry_run:
         plan: JsonObject = {"network": name, "data": dataset.spec, "writes": str(destination)}
-        plan |= planned(
-            lambda: own_network(name, dataset, recipe.seed), None, dataset, recipe, values, output
-        )
+        plan |= planned(make, None, dataset, recipe, values, output)
         output.plan(plan)
         output.result({"dry_run": True, "images": summary.to_json(), **plan})
         return
-    train_module(
-        lambda: own_network(name, dataset, recipe.seed),
-        name,
-        None,
-        dataset,
-        summary,
-        destination,
-        recipe,
-        values,
-        output,
-    )
+    train_module(make, name, None, dataset, summary, destination, recipe, values, output)
 
 
 command = Grouped(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,22 +66,55 @@ def check_early(destination: Path, values: dict[str, Any]) -> None:
 
 def tell_interrupted(
     checkpoint: Path,
-    network: nn.Module,
+    make: Callable[[], nn.Module],
     dataset: Dataset,
     recipe: Recipe,
     values: dict[str, Any],
     output: Output,
 ) -> None:
-    """Say that a training goes on, before its teacher and folds are looked for.
+    """Say that a training is there which goes on, before its teacher and folds are looked for.
 
     Raises:
-        UsageError: the training that was interrupted is another one.
+        UsageError: the training that was interrupted is another one, or it is running.
     """
+    from smash_export.export.teacher import AUTO
     from smash_search.train.network import check_resumable
 
-    held = check_resumable(checkpoint, network, dataset, recipe, seconds=seconds_of(values))
+    if not checkpoint.exists():
+        return
+    if values["qat"] and recipe.seconds:
+        recipe = replace(recipe, seconds=recipe.seconds * _share_of_training(values))
+    with contextlib.ExitStack() as stack:
+        if not output.dry_run:
+            stack.enter_context(files.exclusive(checkpoint.parent, purpose="bundle"))
+        held = check_resumable(
+            checkpoint,
+            make(),
+            dataset,
+            recipe,
+            limits=_limits(values),
+            taught=None if values["teacher"] == AUTO else bool(values["teacher"]),
+        )
     if held is not None:
-        output.note(f"the training that was interrupted goes on; its epochs: {held.epochs}")
+        output.note(f"a training that was interrupted is there, of {held.epochs} epochs")
+
+
+def _limits(values: dict[str, Any]) -> tuple[float, ...]:
+    """Seconds that ``--time`` may leave to the training: with an automatic teacher, or without, where that is
+    not worth the time. None without ``--time``.
+    """
+    from smash_export.export.teacher import AUTO, TIME_SHARE
+
+    shares = (1.0, 1 - TIME_SHARE) if values["teacher"] == AUTO else (1.0,)
+    seconds = seconds_of(values) / (1 + (values["folds"] or 0)) * _share_of_training(values)
+    return tuple(share * seconds for share in shares) if seconds else ()
+
+
+def _share_of_training(values: dict[str, Any]) -> float:
+    """Of a limit of time, where training with rounding follows."""
+    from smash_export.export.freeze import ROUNDING_TIME
+
+    return 1 - ROUNDING_TIME if values["qat"] and values["weights"] != "generated" else 1.0
 
 
 def prepared(
@@ -107,12 +140,12 @@ def prepared(
         run: folder of the search, whose finalists may be the teacher.
         search: how it came to the architecture.
     """
-    from smash_export.export.freeze import work_of
+    from smash_export.export.freeze import held_work, work_of
 
     teacher, knows, seconds = None, None, seconds_of(values)
     facts: JsonObject = {}
     is_long = bool(values["teacher"] or values["folds"])
-    with files.exclusive(work_of(destination), purpose="bundle") if is_long else contextlib.nullcontext():
+    with held_work(destination) if is_long else contextlib.nullcontext():
         if values["teacher"]:
             place = work_of(destination) / "teacher"
             found, seconds = taught(architecture, dataset, recipe, seconds, place, values, output, run)
@@ -280,10 +313,8 @@ def train_module(
         values: The command's options.
         search: how a search came to the architecture.
     """
-    from smash_export.export.freeze import work_of
-    from smash_export.export.own_network import CHECKPOINT, train_own
+    from smash_export.export.own_network import train_own
 
-    tell_interrupted(work_of(destination) / CHECKPOINT, make(), dataset, recipe, values, output)
     before = prepared(make, architecture, dataset, recipe, destination, values, output, search=search)
     recipe = before.recipe
     with followed(f"training {name}", recipe.epochs, destination, recipe, values, output) as advance:

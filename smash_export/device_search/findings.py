@@ -136,6 +136,8 @@ class Findings:
             rows.append(("latency", self.latency.words()))
         if search.unused is not None:
             rows.append(("why it leaves so much unused", search.unused))
+        if search.hurried is not None:
+            rows.append(("why not the one ahead", search.hurried))
         for label, latency in self.picks.items():
             network, unused = result.picks[label].trained, result.picks[label].best.search.unused
             words = f"{network.key}, error {network.error:.2%}, {latency.words()}"

@@ -191,6 +191,7 @@ def configure(
     latency_limits: dict[str, float] | None = None,
     require: str | None = None,
     prior: str | None = None,
+    last_training: float = 0.0,
 ) -> SearchConfig:
     """The configuration of a search: the defaults of the space, changed by what is given.
 
@@ -210,6 +211,7 @@ def configure(
         :mod:`smash_export.device_search.device_limits`.
         prior: how likely each network is drawn: "regular", "paper" or a TOML file
             (:func:`smash_search.space.prior.prior_named`); the space's own unless given.
+        last_training: seconds that the pick will be trained for; 0 where nothing limits them.
 
     Raises:
         UsageError: a value that cannot be, or a name of nothing.
@@ -255,6 +257,7 @@ def configure(
                 )
             ),
             exact_space=exact_space,
+            last_training=last_training,
         )
 
 

@@ -235,6 +235,18 @@ def work_of(destination: Path) -> Path:
     return destination.parent / f".{destination.name}.work"
 
 
+@contextlib.contextmanager
+def held_work(destination: Path) -> Iterator[None]:
+    """Hold the folder of :func:`work_of` exclusively; it goes at the end if nothing is kept in it."""
+    work = work_of(destination)
+    with files.exclusive(work, purpose="bundle"):
+        try:
+            yield
+        finally:
+            if all(path.name == files.LOCK for path in work.iterdir()):
+                shutil.rmtree(work, ignore_errors=True)
+
+
 def checkpoint_of(work: Path, weights: Weights, architecture: Architecture, seed: int) -> Path:
     """File of an interrupted training in the folder of work, before rounding."""
     return work / f"{weights}-{architecture.key}-{seed}.pt"

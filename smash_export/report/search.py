@@ -140,6 +140,8 @@ def verdicts(result: SearchResult) -> list[str]:
         said.append(f"Kendall's tau of score and error after the first rung: {trust.words()}")
     if unused := result.best.search.unused:
         said.append(unused)
+    if hurried := result.best.search.hurried:
+        said.append(hurried)
     reliability = result.ranking.stages[-1].split_half
     if reliability is not None:
         words = (

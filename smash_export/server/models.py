@@ -202,7 +202,7 @@ class Model:
         signature, settings = self.signature, self.sizes.settings
         image = len(signature.input_shape) == 3
         on_gpu = "cuda" in self.classifier.info.device.lower()
-        parameters = {
+        parameters: JsonObject = {
             "image_input": {"string_value": json.dumps(self.image_input)},
             "outputs": {"string_value": signature.outputs},
         }

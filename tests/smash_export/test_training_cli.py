@@ -306,6 +306,17 @@ def test_other_options_than_those_of_an_interrupted_training_are_refused_before_
     assert not list(work.glob("fold*"))
     assert run([*words, "--time", "1s"]) == 2
     assert "recipe.seconds differs" in capsys.readouterr().err, "it had no limit of time"
+    assert run([*words, "--epochs", "2", "--dry-run"]) == 2
+    with files.exclusive(work, purpose="bundle"):  # it is running, and none that was interrupted
+        assert run([*words, "--epochs", "2"]) == 2
+    assert "is in use by process" in capsys.readouterr().err
+
+
+def test_a_teacher_that_cannot_be_leaves_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "teacher.onnx").write_bytes(b"no network")
+    words = ["train", "resnet-8", "--data", "digits", "--device", "cpu", "--out", str(tmp_path / "bundle")]
+    assert run([*words, "--teacher", str(tmp_path / "teacher.onnx")]) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher.onnx"]
 
 
 def test_a_search_writes_nothing_into_a_bundle(

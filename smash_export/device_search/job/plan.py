@@ -248,7 +248,7 @@ def _stages(
     training = _training_parts(request, recipe, dataset, units)
     judging = EVALUATION * (len(dataset.validation) + len(dataset.test)) * units.trained_image
     return (
-        Stage("search", _search_words(request, folder, config), tuple(search)),
+        Stage("search", _search_words(request, folder, config, training), tuple(search)),
         Stage(
             "freeze",
             _freeze_words(request, folder, recipe, sum(part.seconds for part in training)),
@@ -308,7 +308,9 @@ def _precisions(request: Request) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("fp32", request.precision)))
 
 
-def _search_words(request: Request, folder: Path, config: SearchConfig) -> tuple[str, ...]:
+def _search_words(
+    request: Request, folder: Path, config: SearchConfig, training: Sequence[Part]
+) -> tuple[str, ...]:
     words = ["search", "--data", request.data, "--run", str(folder / "search")]
     words += ["--seed", str(request.seed), "--device", request.device]
     words += ["--space", str(config.space)]
@@ -321,6 +323,8 @@ def _search_words(request: Request, folder: Path, config: SearchConfig) -> tuple
     words += _given(("--max-latency", request.max_latency), ("--max-macs", request.max_macs))
     words += _given(("--max-parameters", request.max_parameters), ("--max-memory", request.max_memory))
     words += _given(("--balance", request.balance))
+    if request.seconds is not None:  # the last of its parts is the training of the pick
+        words += ["--train-within", f"{max(1.0, training[-1].seconds):.0f}s"]
     return (*words, *request.elsewhere)
 
 

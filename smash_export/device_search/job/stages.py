@@ -96,7 +96,7 @@ class Job:
             raise UsageError(f"{folder} is a file", expected="a folder", hint="Choose another --out.")
         path = folder / STATE
         if not path.exists():
-            if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+            if folder.is_dir() and any(entry.name != files.LOCK for entry in folder.iterdir()):
                 raise UsageError(f"{folder} holds other files", hint="Choose another --out.")
             return None
         state = files.read_json(path, what="run")
@@ -152,8 +152,8 @@ class Job:
 
         Args:
             command: runs the words of one; its errors pass through. A file that does not do what the network
-                does, on this machine or on the device, ends no run that has another one: why it was rejected
-                is the stage's result.
+                does ends no run that has another one: why it was rejected is the stage's result, as it is
+                where ``verify`` rejects some of several on the device.
         """
         for planned in self.missing:
             stage = self._in_time(planned)
@@ -180,8 +180,8 @@ class Job:
         return [entry for entry in self.done if _is_rejected(entry)]
 
     def _may_go_on(self, stage: Stage) -> bool:
-        """Whether there is a file beside the one that a stage compiles, or beside those that the device
-        rejects; which of them are good is then for ``compare`` to say, which measures that again.
+        """Whether there is a file beside the one that a stage compiles, or there are several of which
+        ``verify`` rejects some; which are good is then for ``compare`` to say, which measures it again.
         """
         compiled = [entry for entry in self.done if _compiles(entry.stage)]
         files = len(compiled) - sum(map(_is_rejected, compiled))

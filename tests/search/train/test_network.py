@@ -233,7 +233,10 @@ def test_whether_a_training_can_go_on_is_known_before_what_comes_before_it(tmp_p
     with pytest.raises(UsageError, match=r"recipe\.epochs differs"):
         check_resumable(path, _network(), data, replace(recipe, epochs=3))
     with pytest.raises(UsageError, match=r"recipe\.seconds differs"):
-        check_resumable(path, _network(), data, recipe, seconds=9.0)
+        check_resumable(path, _network(), data, recipe, limits=(9.0,))
+    with pytest.raises(UsageError, match="teacher differs.*expected one.*received none"):
+        check_resumable(path, _network(), data, recipe, taught=False)
+    assert check_resumable(path, _network(), data, recipe, taught=True) == held
     with pytest.raises(UsageError, match="job differs"):
         check_resumable(path, nn.Linear(2, 3), data, recipe)
 
@@ -241,9 +244,11 @@ def test_whether_a_training_can_go_on_is_known_before_what_comes_before_it(tmp_p
 def test_a_limit_of_time_goes_on_with_the_epochs_that_were_measured_when_it_began(tmp_path: Path) -> None:
     data, path, recipe = small_digits(), tmp_path / "checkpoint.pt", Recipe(epochs=1, batch=48)
     fit(_network(), data, replace(recipe, seconds=60.0), checkpoint=path)
-    held = check_resumable(path, _network(), data, replace(recipe, epochs=3), seconds=90.0)
+    held = check_resumable(path, _network(), data, replace(recipe, epochs=3), limits=(120.0, 60.0))
     assert held is not None
     assert held.epochs == 1
+    with pytest.raises(UsageError, match=r"recipe\.seconds differs.*expected 60.*received 90"):
+        check_resumable(path, _network(), data, recipe, limits=(90.0,))
     with pytest.raises(UsageError, match=r"recipe\.seconds differs"):
         check_resumable(path, _network(), data, recipe)
     with pytest.raises(UsageError, match=r"recipe\.epochs differs"):
