@@ -34,6 +34,8 @@ from smash_search.data.spec import Spec, with_option
 OPTIONS = ("size", "short-side", "channels", "resize", "exif", "skip-bad", "cache")
 MAPPED_ABOVE = 2**29  # bytes of pixels above which a converted copy is mapped instead of held in memory
 KEPT_FROM = 1000  # files whose pixels are kept; fewer are decoded in a second
+LARGEST_SIDE = 4096  # of an image
+LARGE_SIDE = 512  # from which it is said that images could be scaled
 DISTORTED = 1.2  # widest over narrowest image, as width over height, from which one size distorts some
 MOST_NAMED = 50  # bad files in one message
 THREADS = 4
@@ -247,7 +249,7 @@ def target_of(spec: Spec, headers: Sequence[tuple[str, Header]]) -> Preprocessin
 
 def _sides(size: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", size)
-    if not found or not all(1 <= int(side) <= 4096 for side in found.groups() if side is not None):
+    if not found or not all(1 <= int(side) <= LARGEST_SIDE for side in found.groups() if side is not None):
         raise UsageError("option size of images", expected="32 or 32x48", received=size)
     return int(found[1]), int(found[2] or found[1])
 
@@ -269,6 +271,14 @@ def _one_size(spec: Spec, headers: Sequence[tuple[str, Header]]) -> tuple[int, i
     if not first:
         return 1, 1  # every image is bad, which is said with their names
     ((width, height),) = first
+    if max(width, height) > LARGEST_SIDE:
+        raise InvalidInputError(
+            "images of a camera as they are",
+            expected=f"at most {LARGEST_SIDE} pixels a side, or the option size",
+            received=f"{width}x{height}",
+            hint="Name the size that they are scaled to, for example "
+            f"--data {shlex.quote(with_option(spec.text, 'size', '224'))}",
+        )
     return height, width
 
 
@@ -278,7 +288,10 @@ def _sizes(headers: Sequence[tuple[str, Header]], form: Preprocessing) -> tuple[
         {(header.width, header.height) for _, header in headers}, key=lambda size: size[0] * size[1]
     )
     if len(sizes) < 2:
-        return ()
+        if max(form.height, form.width) <= LARGE_SIDE:
+            return ()
+        what = f"images are used in their whole size, {form.width}x{form.height} pixels"
+        return (f"{what}; the option size=224 scales them, for less memory and time",)
     (left, top), (right, bottom) = sizes[0], sizes[-1]
     note = f"images of {len(sizes)} sizes, {left}x{top} to {right}x{bottom} pixels, are scaled to one"
     shapes = [width / height for width, height in sizes]

@@ -142,9 +142,13 @@ def _warnings(
     missing = [item.name for item in classes if not item.test]
     if missing:
         yield f"{len(missing)} classes have no test image: {', '.join(missing[:5])}"
-    if duplicates and duplicates.class_pairs and splits["train"].targets is None:
-        pairs = (" and ".join(classes[label].name for label in pair) for pair in duplicates.class_pairs[:3])
-        yield f"the same image stands in different classes ({', '.join(pairs)}): no network can learn both"
+    if duplicates and duplicates.class_pairs:
+        named = [*(item.name for item in classes), "no class"]
+        pairs = (" and ".join(named[label] for label in pair) for pair in duplicates.class_pairs[:3])
+        why = "no network can learn both"
+        if splits["train"].targets is not None:
+            why = "name all classes of an image in one place"
+        yield f"the same image stands in different classes ({', '.join(pairs)}): {why}"
     judged = len(splits["validation"]) + len(splits["test"])
     if duplicates and duplicates.across_splits > REPEATED * judged:
         yield f"{duplicates.across_splits} of {judged} validation and test images stand in another split too"

@@ -23,7 +23,7 @@ from smash_base.images import LeftOut, shown
 from smash_search.data import files, parts, several
 from smash_search.data.dataset import Parts
 from smash_search.data.shards import are_labelled, column, find_shards, numbered
-from smash_search.data.spec import Spec
+from smash_search.data.spec import Spec, with_option
 
 if TYPE_CHECKING:
     import pyarrow
@@ -91,7 +91,8 @@ def _rows_of_parts(spec: Spec, path: Path, tables: Mapping[str, _Table]) -> dict
             f"{path}: column {split}",
             expected=f"{', '.join(parts.OPTIONS)} in each row, and rows for training",
             received=", ".join(sorted(set(words))[:5]),
-            hint=f"If it says something else, rename it, or say which: {spec.text}?split=COLUMN",
+            hint="If it says something else, rename it, or say which: "
+            + with_option(spec.text, "split", "COLUMN"),
         )
     return {part: told == part for part in parts.OPTIONS if part in told}
 
@@ -145,6 +146,7 @@ def _image(value: Any, path: Path, row: int) -> tuple[str, Path | bytes]:
     name = f"{shown(path)}, row {row}"
     if isinstance(value, bytes):
         return name, value
+    value = {"path": value} if isinstance(value, str) else value
     value = value if isinstance(value, dict) else {}
     content, relative = value.get("bytes"), value.get("path")
     if content is not None and not isinstance(content, bytes):

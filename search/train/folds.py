@@ -154,6 +154,13 @@ def most_folds(dataset: Dataset) -> int:
 def check_folds(folds: int, most: int) -> None:
     """Raise InvalidInputError where a class has fewer different images than there are folds."""
     if not 2 <= folds <= most:
+        if most < 2:
+            raise InvalidInputError(
+                "folds",
+                expected="2 different images of each class and more",
+                received=f"{most} of the smallest",
+                hint="Leave --folds out, or add images of the smallest class.",
+            )
         raise InvalidInputError(
             "folds", expected=f"2 to {most}, the different images of the smallest class", received=folds
         )

@@ -489,7 +489,8 @@ class _Loop(Loop[Epoch]):
         loss = self._loss(logits.float(), targets)
         if soft is not None:
             share = recipe.distillation * (1 - (1 - recipe.distillation_left) * self.progress)
-            loss = (1 - share) * loss + share * self._distance(logits.float(), soft, recipe.temperature)
+            taught = self._distance(logits.float(), soft, recipe.temperature, self._class_weights)
+            loss = (1 - share) * loss + share * taught
         loss.backward()
         return loss.detach()
 
@@ -627,16 +628,21 @@ def weights_of_presence(targets: Tensor) -> Tensor:
     return ((len(targets) - there) / there.clamp_min(1)).clamp(1, 20)
 
 
-def distance(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of two answers [B, K] at a temperature, times its square (Hinton et al. 2015)."""
+def distance(logits: Tensor, soft: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy of two answers [B, K] at a temperature, times its square (Hinton et al. 2015); with
+    weights of the classes [K] as labels have them, else a teacher would undo these.
+    """
     wanted = F.softmax(soft / temperature, 1)
-    return F.cross_entropy(logits / temperature, wanted) * temperature**2
+    return F.cross_entropy(logits / temperature, wanted, weight=weights) * temperature**2
 
 
-def distance_of_each(logits: Tensor, soft: Tensor, temperature: float) -> Tensor:
+def distance_of_each(
+    logits: Tensor, soft: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """:func:`distance` of classes that do not exclude each other: of each class by itself, their mean."""
     wanted = torch.sigmoid(soft / temperature)
-    return F.binary_cross_entropy_with_logits(logits / temperature, wanted) * temperature**2
+    found = F.binary_cross_entropy_with_logits(logits / temperature, wanted, pos_weight=weights)
+    return found * temperature**2
 
 
 def resized(images: Tensor, first: float, progress: float) -> Tensor:

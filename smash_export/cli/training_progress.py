@@ -64,7 +64,7 @@ def announced(
         f"training takes about {duration_words(min(expected, seconds or expected))} here"
         + (f", {rounded(recipe).epochs} epochs with rounding to int8 included" if per_rounding else "")
     )
-    if len(dataset.validation) < FEW_TO_DECIDE:
+    if len(dataset.validation) < FEW_TO_DECIDE and not recipe.include_validation:
         output.warn(
             f"{len(dataset.validation)} validation images decide about epochs and probabilities; "
             "differences below some points mean nothing" + _advice_on_folds(dataset, values)

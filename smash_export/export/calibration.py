@@ -11,6 +11,7 @@ import numpy as np
 
 from smash_base.preprocess import softmax
 from smash_export.measure.evaluate import calibration_error
+from smash_search.train.compute import DivergedError
 from smash_search.train.judging import fit_temperature
 
 FALSE_ALARM = 0.05
@@ -39,20 +40,28 @@ class Calibration:
 def fit_calibration(logits: np.ndarray, labels: np.ndarray, false_alarm: float = FALSE_ALARM) -> Calibration:
     """Fit on images that were not trained on.
 
-    N images without an error do not say that there are none: one in N + 2 is reckoned with (Laplace's rule of
-    succession, as Platt 1999 fits his sigmoid). Else the temperature would be the lowest, and every answer
-    certain. Nor do they say that the network is too sure: the temperature is at most 1 then.
+    N images do not say that there are no other errors than theirs: one more in N + 2 is reckoned with
+    (Laplace's rule of succession, as Platt 1999 fits his sigmoid). Else the temperature of a handful would be
+    the lowest, and every answer certain. Nor do images without an error say that the network is too sure: the
+    temperature is at most 1 then.
 
     Args:
         logits: float32 [N, K].
         labels: int64 [N].
         false_alarm: share of such images that may be taken for images of no class.
+
+    Raises:
+        DivergedError: some answers are NaN or infinity.
     """
+    if not np.isfinite(logits).all():
+        raise DivergedError(
+            "the trained network answers some validation images with NaN or infinity",
+            hint="Lower the learning rate, clip the gradient, or look at the images' mean and deviation.",
+        )
     right = logits.argmax(1) == labels
+    temperature = fit_temperature(logits, labels, doubt=1 / (len(labels) + 2))
     if right.all():
-        temperature = min(1.0, fit_temperature(logits, labels, doubt=1 / (len(labels) + 2)))
-    else:
-        temperature = fit_temperature(logits, labels)
+        temperature = min(1.0, temperature)
     before, after = softmax(logits).max(1), softmax(logits / temperature).max(1)
     return Calibration(
         temperature,

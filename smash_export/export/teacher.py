@@ -2,7 +2,8 @@
 
 The teacher is a bundle, an ONNX or TorchScript file (adopted first, with all checks of ``smash-export
 adopt``), a network of timm with weights from a file, or ``auto``: a larger network of the student's own
-space, trained first by the same recipe (from scratch), or the best finalists of the search where their answers were kept.
+space, trained first and from scratch by the same recipe, or the best finalists of the search where their
+answers were kept.
 Its answers are logits; they are kept beside the student's checkpoints, so that a training that goes on asks
 nobody again. It answers for the validation images too, which tells how much it knows: of its training images
 a network that has learned them by heart knows everything.

@@ -352,6 +352,20 @@ def test_images_that_scaling_distorts_are_a_note(tmp_path: Path) -> None:
     assert sizes("size=16").endswith("scaled to one")
 
 
+def test_photos_of_a_camera_are_told_to_be_scaled(tmp_path: Path) -> None:
+    for name, height in (("one", 600), ("two", 600)):
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            Image.new("L", (16, height), 8 * number).save(tmp_path / name / f"{number}.png")
+    assert any(
+        "16x600 pixels; the option size=224" in note for note in load_dataset(f"folder:{tmp_path}").notes
+    )
+    for path in tmp_path.rglob("*.png"):
+        Image.new("L", (5000, 1), 100).save(path)
+    with pytest.raises(InvalidInputError, match=r"received 5000x1.*size=224"):
+        load_dataset(f"folder:{tmp_path}")
+
+
 def test_a_hint_keeps_the_options_that_were_given(tmp_path: Path) -> None:
     """Without them a set of several classes an image became one of single classes, silently."""
     photos(tmp_path)

@@ -23,6 +23,8 @@ from smash_search.train.network import (
     Recipe,
     accuracy,
     check_resumable,
+    distance,
+    distance_of_each,
     fit,
     mixing_filters,
     new_network,
@@ -221,6 +223,20 @@ def test_a_checkpoint_of_another_job_is_refused_by_the_field_that_differs(tmp_pa
         fit(_network(), other, Recipe(epochs=1, batch=48), checkpoint=path)
 
 
+def test_a_teacher_is_heard_by_the_weights_of_the_classes() -> None:
+    """Else a teacher that knows the frequent classes alone undoes ``balance``."""
+    soft, weights = torch.tensor([[4.0, -4.0], [-4.0, 4.0]]), torch.tensor([0.5, 10.0])
+    logits = torch.zeros(2, 2, requires_grad=True)
+    distance(logits, soft, 2.0, weights).backward()
+    assert logits.grad is not None
+    frequent, rare = logits.grad[0].abs().max(), logits.grad[1].abs().max()
+    assert rare / frequent > 4
+    several = torch.zeros(2, 2, requires_grad=True)
+    distance_of_each(several, soft, 2.0, weights).backward()
+    assert several.grad is not None
+    assert several.grad[1, 1].abs() / several.grad[0, 0].abs() > 10
+
+
 def test_whether_a_training_can_go_on_is_known_before_what_comes_before_it(tmp_path: Path) -> None:
     data, path, recipe = small_digits(), tmp_path / "checkpoint.pt", Recipe(epochs=1, batch=48)
     assert check_resumable(path, _network(), data, recipe) is None
@@ -234,7 +250,7 @@ def test_whether_a_training_can_go_on_is_known_before_what_comes_before_it(tmp_p
         check_resumable(path, _network(), data, replace(recipe, epochs=3))
     with pytest.raises(UsageError, match=r"recipe\.seconds differs"):
         check_resumable(path, _network(), data, recipe, limits=(9.0,))
-    with pytest.raises(UsageError, match="teacher differs.*expected one.*received none"):
+    with pytest.raises(UsageError, match=r"teacher differs.*expected one.*received none"):
         check_resumable(path, _network(), data, recipe, taught=False)
     assert check_resumable(path, _network(), data, recipe, taught=True) == held
     with pytest.raises(UsageError, match="job differs"):

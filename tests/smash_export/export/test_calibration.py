@@ -7,6 +7,7 @@ import pytest
 
 from smash_base.preprocess import softmax
 from smash_export.export.calibration import fit_calibration, fit_temperature
+from smash_search.train.compute import DivergedError
 
 
 def _answers(count: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -47,3 +48,15 @@ def test_a_few_images_without_an_error_do_not_make_every_answer_certain(count: i
 def test_images_without_an_error_do_not_make_a_sure_network_less_sure() -> None:
     logits = np.eye(3, dtype=np.float32) * 20
     assert fit_calibration(logits, np.arange(3)).temperature == 1
+
+
+def test_a_handful_of_images_with_one_near_error_does_not_make_every_answer_certain() -> None:
+    logits = np.array([[2.0, 0.0]] * 7 + [[0.001, 0.0]], np.float32)
+    labels = np.array([0] * 7 + [1])
+    assert fit_temperature(logits, labels) < 0.35
+    assert fit_calibration(logits, labels).temperature > 0.5
+
+
+def test_answers_that_are_no_numbers_end_as_a_training_that_diverged() -> None:
+    with pytest.raises(DivergedError, match="NaN or infinity"):
+        fit_calibration(np.array([[np.nan, 0.0], [1.0, 0.0]], np.float32), np.array([0, 0]))
