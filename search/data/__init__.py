@@ -187,7 +187,12 @@ def _meant(parsed: Spec) -> str | None:
 
 
 def load_dataset(
-    spec: str, *, seed: int = 0, validation: float | None = None, allow_code: bool = True
+    spec: str,
+    *,
+    seed: int = 0,
+    validation: float | None = None,
+    allow_code: bool = True,
+    whole: bool = False,
 ) -> Dataset:
     """Read a data set and split it.
 
@@ -198,6 +203,8 @@ def load_dataset(
             validation part, or 10 %.
         allow_code: whether ``package.module:function`` may be imported and called. Pass False when the
             specification comes from a file rather than from the user.
+        whole: leave all images in ``train``, those of parts that came with the data too: for judging alone,
+            also of so few that they cannot be split.
 
     Raises:
         UsageError: an unknown name or option.
@@ -218,6 +225,7 @@ def load_dataset(
             spec=spec,
             seed=seed,
             validation=validation,
+            whole=whole,
         )
     if reader is None:
         raise UsageError(
@@ -227,4 +235,4 @@ def load_dataset(
             hint=_meant(parsed),
         )
     parts = importlib.import_module(reader.module).read(parsed)
-    return assemble(parts, name=parsed.name, spec=spec, seed=seed, validation=validation)
+    return assemble(parts, name=parsed.name, spec=spec, seed=seed, validation=validation, whole=whole)

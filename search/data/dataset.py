@@ -294,11 +294,14 @@ def _tail_of_all(labels: np.ndarray, classes: int) -> int:
     return tail if 2 * tail <= len(labels) and (left < classes).sum() == len(from_last) else 1
 
 
-def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float | None) -> Dataset:
+def assemble(
+    parts: Parts, *, name: str, spec: str, seed: int, validation: float | None, whole: bool = False
+) -> Dataset:
     """Check ``parts``, make the missing splits and fingerprint the result.
 
     Args:
         validation: share of the training images; None means the part that came with the data, or 10 %.
+        whole: leave all images in ``train``; the other splits are empty.
 
     Raises:
         InvalidInputError: wrong shapes or types, labels out of range, a class without training image,
@@ -315,6 +318,10 @@ def assemble(parts: Parts, *, name: str, spec: str, seed: int, validation: float
         if split is not None:
             _check_split(f"{part} images of {spec}", split, shape, len(parts.classes), parts.views)
             _check_none(f"{part} images of {spec}", split, parts.classes)
+    if whole:
+        train = Split.joined(*(part for part in given.values() if part is not None))
+        none = train.take(slice(0))
+        parts = replace(parts, train=train, validation=none, test=none)
     _check_every_class(spec, parts)
 
     rest, indices = _divided(spec, parts, seed, validation)

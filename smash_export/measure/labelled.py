@@ -68,9 +68,16 @@ def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None =
     if seed is None:
         recorded_seed = recorded.get("seed")
         seed = recorded_seed if type(recorded_seed) is int else 0
-    dataset = load_dataset(as_seen_by(bundle.preprocessing, spec), seed=seed)
+    seen = as_seen_by(bundle.preprocessing, spec)
+    try:
+        dataset = load_dataset(seen, seed=seed)
+    except InvalidInputError:
+        if split != WHOLE:
+            raise
+        dataset = load_dataset(seen, seed=seed, whole=True)  # too few to split, which nobody asked for
     numbers = class_numbers(spec, dataset.classes, bundle.labels)
     parts = [getattr(dataset, name) for name in (PARTS if split == WHOLE else (split,))]
+    parts = [part for part in parts if len(part)]
     part = parts[0] if len(parts) == 1 else Split.joined(*parts)
     images = as_files(part.images, dataset.preprocessing, bundle.preprocessing)
     warnings = _warnings(split, is_known=dataset.fingerprint == recorded.get("fingerprint"))

@@ -172,6 +172,17 @@ def test_all_images_of_new_data_are_judged_when_asked_for(digits_bundle: Path, c
     assert run([*command[:2], "--split", "all"]) == 2
 
 
+def test_all_of_a_few_new_photos_are_judged_without_being_split(digits_bundle: Path, tmp_path: Path) -> None:
+    bundle, digits = Bundle.open(digits_bundle), load_dataset("digits").test
+    for name, count in (("0", 3), ("1", 1)):
+        (tmp_path / name).mkdir()
+        for number, place in enumerate(np.flatnonzero(digits.labels == int(name))[:count]):
+            Image.fromarray(np.asarray(digits.images[place])[..., 0]).save(tmp_path / name / f"{number}.png")
+    assert sorted(from_data(bundle, f"folder:{tmp_path}", "all").labels) == [0, 0, 0, 1]
+    with pytest.raises(InvalidInputError, match="too few images to split"):
+        from_data(bundle, f"folder:{tmp_path}", "test")
+
+
 def test_all_images_of_the_data_that_a_bundle_was_made_from_come_with_a_warning(
     digits_bundle_copy: Path,
 ) -> None:
