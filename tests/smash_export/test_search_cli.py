@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smash_base.files import read_jsonl
 from smash_export.cli import run
 from smash_export.cli.search import GROUPS, TABLE_SEED
 from smash_export.device_search.search import SPACE_DEFAULTS, STRATEGIES, absolute, configure
@@ -18,6 +19,7 @@ from smash_search.data import load_dataset
 from smash_search.space.architecture import Architecture, InputSpec
 from smash_search.space.best import read_best
 from smash_search.space.space import SPACES
+from smash_search.stages.hurry import TIMES
 from smash_search.stages.survey import table_networks
 from smash_targets.base import Availability
 from smash_targets.onnxruntime import OnnxRuntimeTarget
@@ -74,6 +76,23 @@ def test_finalists_have_the_recipe_that_fits_the_images_and_what_is_set(
     assert json.loads(capsys.readouterr().out)["finalists"]["rungs"] == [1, 4]
     assert run([*words, "--set", "epochs=9"]) == 2
     assert "--rungs" in capsys.readouterr().err
+
+
+def test_a_search_for_a_short_training_knows_how_far_each_network_comes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", "--data", "digits", "--run", str(tmp_path / "run"), "--json", "--quiet", *SMALL]
+    assert run([*words, "--train-within", "4s"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    times = read_jsonl(tmp_path / "run" / TIMES)
+    assert found["architecture"] in {record["key"] for record in times}
+    assert len(times) >= 2, "of every network of the last rung"
+    assert (found["hurried"] or "4 s of training are").startswith("4 s of training are")
+    assert run([*words, "--train-within", "4s"]) == 0, "a search that is there picks the same"
+    assert json.loads(capsys.readouterr().out)["architecture"] == found["architecture"]
+    assert read_jsonl(tmp_path / "run" / TIMES) == times
+    assert run([*words, "--train-within", "9s"]) == 2
+    assert "last_training differs" in capsys.readouterr().err
 
 
 def test_finalists_learn_from_a_teacher_whose_answers_stay_in_the_run(

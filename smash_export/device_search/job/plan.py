@@ -39,7 +39,10 @@ ASKING, EXPORTING = "asking the teacher", "exporting"
 """Parts of freezing that are no part of its ``--time``."""
 
 TABLE_NETWORKS, ELSEWHERE = 150, 0.8  # networks that another device measures, and seconds for each
-INT8 = 6.0  # more to compile: calibration and the noise of every layer
+INT8, INT8_IMAGES = (
+    6.0,
+    10_000,
+)  # more to compile: calibration and the noise of every layer, on so many images
 MEASURED = 3.0  # seconds that bench and compare measure each file for: 2 s of batch 1 and 1 s of stages
 
 
@@ -247,6 +250,7 @@ def _stages(
     there = request.elsewhere
     training = _training_parts(request, recipe, dataset, units)
     judging = EVALUATION * (len(dataset.validation) + len(dataset.test)) * units.trained_image
+    rounding = INT8 + EVALUATION * INT8_IMAGES * units.trained_image
     return (
         Stage("search", _search_words(request, folder, config, training), tuple(search)),
         Stage(
@@ -258,7 +262,7 @@ def _stages(
             Stage(
                 f"compile {precision}",
                 _compile_words(request, bundle, precision, len(dataset.train)),
-                (Part("compiling", COMPILE + INT8 * (precision == "int8")),),
+                (Part("compiling", COMPILE + rounding * (precision == "int8")),),
             )
             for precision in _precisions(request)
         ),

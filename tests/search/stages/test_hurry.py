@@ -12,7 +12,7 @@ from smash_search.rank.trained import Trained, pick
 from smash_search.space.architecture import InputSpec
 from smash_search.space.known import preset
 from smash_search.stages.config import Run, SearchConfig
-from smash_search.stages.hurry import SLOWNESS, TIMES, LastTraining
+from smash_search.stages.hurry import TIMES, LastTraining
 from smash_search.train.network import MOST_EPOCHS
 from tests.search.small_data import small_digits
 
@@ -42,13 +42,13 @@ def test_who_was_ahead_after_equal_epochs_is_not_picked_for_a_short_training(tmp
 
 
 def test_the_curve_is_that_of_errors_over_epochs(tmp_path: Path) -> None:
-    """ResNet-8 on CIFAR-10: 18.07, 13.78 and 12.76 % after 6, 15 and 25 epochs."""
+    """Picks of searches on CIFAR-10: 16.1, 11.6 and 9.5 % after 4, 25 and 100 epochs."""
     handicaps = []
-    for epochs in (6, 15, 25):
+    for epochs in (4, 25, 100):
         last = LastTraining(_run(tmp_path, 10.0 * epochs, {FAST: 10.0}), KEYS)
         handicaps.append(last.handicap(_trained(FAST, 0.3)))
-    assert handicaps[0] / handicaps[2] == pytest.approx(18.07 / 12.76, abs=0.02)
-    assert handicaps[1] / handicaps[2] == pytest.approx(13.78 / 12.76, abs=0.02)
+    assert handicaps[0] / handicaps[2] == pytest.approx(16.1 / 9.5, abs=0.1)
+    assert handicaps[1] / handicaps[2] == pytest.approx(11.6 / 9.5, abs=0.02)
 
 
 def test_epochs_are_measured_once_and_bounded(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_epochs_are_measured_once_and_bounded(tmp_path: Path) -> None:
     hours = LastTraining(_run(tmp_path, 1e7, {SLOW: 1.0}), KEYS)
     assert hours.epochs(SLOW) == MOST_EPOCHS
     minute = LastTraining(_run(tmp_path, 0.1, {SLOW: 1.0}), KEYS)
-    assert minute.handicap(_trained(SLOW, 0.3)) == 1 + SLOWNESS, "below one epoch as after one"
+    assert minute.handicap(_trained(SLOW, 0.3)) == 1, "below one epoch as after one"
 
 
 def test_the_pick_says_who_was_ahead(tmp_path: Path) -> None:
