@@ -19,6 +19,7 @@ from smash_base.images import LeftOut
 from smash_search.data import parts, several
 from smash_search.data.spec import Spec
 
+NONE = "no"  # in place of a column
 UNKNOWN: tuple[object, ...] = (None, -1, "")
 """Labels of images that have none: test parts on the Hub often have -1."""
 
@@ -202,13 +203,16 @@ def _one_each(
 def column(
     spec: Spec, option: str, names: list[str], usual: tuple[str, ...], *, needed: bool = True
 ) -> str | None:
-    """The name of a column: the option, or the first usual one that is there, in any case.
+    """The name of a column: the option, or the first usual one that is there, in any case; None where the
+    option says ``no`` to one that is not needed.
 
     Raises:
         UsageError: the option names no column.
         InvalidInputError: none of the usual ones is there, and one is needed.
     """
     wanted = spec.options.get(option)
+    if wanted == NONE and not needed and NONE not in names:
+        return None
     if wanted is not None:
         if wanted not in names:
             raise UsageError(

@@ -159,6 +159,6 @@ def _part(text: str, where: str, held_out: Mapping[str, str]) -> str:
             expected="train, validation or test",
             received=text,
             hint=f"Of folds say which are held out: ?test={text}, or ?test=..&validation=..; "
-            "all others are trained on.",
+            "all others are trained on. If the column is no split: ?split=no.",
         )
     return part

@@ -91,8 +91,7 @@ def _rows_of_parts(spec: Spec, path: Path, tables: Mapping[str, _Table]) -> dict
             f"{path}: column {split}",
             expected=f"{', '.join(parts.OPTIONS)} in each row, and rows for training",
             received=", ".join(sorted(set(words))[:5]),
-            hint="If it says something else, rename it, or say which: "
-            + with_option(spec.text, "split", "COLUMN"),
+            hint=f"If it says something else: {with_option(spec.text, 'split', 'no')}, or the column's name",
         )
     return {part: told == part for part in parts.OPTIONS if part in told}
 

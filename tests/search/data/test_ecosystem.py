@@ -92,6 +92,18 @@ def test_parquet_of_the_hub(tmp_path: Path) -> None:
     assert whole(data)
 
 
+def test_a_column_of_paths_as_text_is_read_from_the_folder_of_the_table(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(60):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(png(number))
+    paths = [f"pictures/{number}.png" for number in range(60)]
+    rows = pyarrow.table({"image": paths, "label": [CLASSES[number % 3] for number in range(60)]})
+    write_parquet(tmp_path / "labels.parquet", rows)
+    data = load_dataset(f"parquet:{tmp_path / 'labels.parquet'}")
+    assert len(data.train) + len(data.validation) + len(data.test) == 60
+    assert whole(data)
+
+
 def test_names_of_other_columns_and_parts_are_said(tmp_path: Path) -> None:
     write_parquet(tmp_path / "first.parquet", table(range(60), "fine"))
     write_parquet(tmp_path / "second.parquet", table(range(60, 90), "fine"))
@@ -442,6 +454,8 @@ def test_folds_of_a_table_are_held_out_when_they_are_named(tmp_path: Path) -> No
     )
     with pytest.raises(InvalidInputError, match=r"row 2: split.*Of folds say which are held out: \?test=0"):
         load_dataset(f"csv:{path}")
+    unsplit = load_dataset(f"csv:{path}?split=no")
+    assert len(unsplit.train) + len(unsplit.validation) + len(unsplit.test) == 60
     data = load_dataset(f"csv:{path}?test=4&validation=1,2")
     assert (len(data.train), len(data.validation), len(data.test)) == (24, 24, 12)
     only = load_dataset(f"csv:{path}?test=3")
