@@ -20,7 +20,7 @@ from torch import nn
 from smash_base.errors import InvalidInputError
 from smash_base.preprocess import first_answers
 from smash_search.data import Split
-from smash_search.data.several import likeliest
+from smash_search.data.several import likeliest, thresholds_of
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import FitResult, accuracy, answers_of, fit, settled
 from smash_search.train.recipes import Recipe
@@ -36,7 +36,8 @@ class Folds:
     Attributes:
         right: images that were answered right by the network that had not seen them. Where an image may be
             of several classes, the likeliest answer is right if it is one of them; where some are of no
-            class, that is an answer too, of images with no probability of one half.
+            class, that is an answer too, of images with no class from its threshold on, which the images of
+            the other folds tell.
         images: in all folds.
         accuracies: share of right answers in each fold.
         precisions: mean average precision of each fold, where an image may be of several classes.
@@ -99,7 +100,7 @@ def cross_validated(
             on_step=None if on_step is None else partial(on_step, fold),
         )
         judged.append(_judged(network, data, result, device))
-    return _together(judged)
+    return _together([_by_the_others(judged, place, images.labels) for place in range(folds)])
 
 
 class _Judged(NamedTuple):
@@ -111,6 +112,10 @@ class _Judged(NamedTuple):
     """Mean average precision, where an image may be of several classes."""
     recall: float | None = None
     """Mean recall of the classes, where the recipe balances them."""
+    answers: np.ndarray | None = None
+    """Logits float32 [N, K], where an image may be of several classes."""
+    targets: np.ndarray | None = None
+    """Presence of its classes uint8 [N, K], likewise."""
 
 
 def _judged(network: nn.Module, data: Dataset, result: FitResult, device: torch.device | str) -> _Judged:
@@ -118,15 +123,37 @@ def _judged(network: nn.Module, data: Dataset, result: FitResult, device: torch.
     held_out, preprocessing = data.validation, data.preprocessing
     if held_out.targets is not None:
         logits = answers_of(network, held_out, preprocessing, device)
-        probabilities = torch.from_numpy(logits).sigmoid().numpy()
-        truth = likeliest(held_out.targets, probabilities)
-        of_all = np.concatenate([data.train.labels, held_out.labels])  # the same images in every fold
-        right = int((first_answers(probabilities, of_all) == truth).sum())
-        return _Judged(right, len(held_out), result.accuracy)
+        return _Judged(0, len(held_out), result.accuracy, answers=logits, targets=held_out.targets)
     share, recall = result.accuracy, None
     if result.recipe.balance != "none":  # which is a mean over the classes
         share, recall = accuracy(network, held_out, preprocessing, device), share
     return _Judged(round(share * len(held_out)), len(held_out), recall=recall)
+
+
+def _by_the_others(judged: Sequence[_Judged], place: int, labels: np.ndarray) -> _Judged:
+    """A fold whose classes are there from thresholds on that the images of the other folds tell, where an
+    image may be of several, as validation images tell those of a bundle; any other fold as it is.
+
+    Args:
+        judged: every fold.
+        place: which of them.
+        labels: of all images, int64 [N].
+    """
+    fold = judged[place]
+    others = [it for number, it in enumerate(judged) if number != place]
+    if fold.answers is None or fold.targets is None:
+        return fold
+    told = np.concatenate([it.answers for it in others if it.answers is not None])
+    there = np.concatenate([it.targets for it in others if it.targets is not None])
+    thresholds = thresholds_of(_sigmoid(told), there)
+    probabilities = _sigmoid(fold.answers - np.log(thresholds / (1 - thresholds)).astype(np.float32))
+    right = first_answers(probabilities, labels) == likeliest(fold.targets, probabilities)
+    return fold._replace(right=int(right.sum()))
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    found: np.ndarray = torch.from_numpy(logits).sigmoid().numpy()
+    return found
 
 
 def _together(judged: Sequence[_Judged]) -> Folds:

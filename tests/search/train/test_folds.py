@@ -15,7 +15,7 @@ from smash_base.errors import InvalidInputError
 from smash_search.data import Dataset, Split
 from smash_search.data.dataset import first_equal
 from smash_search.data.several import rarest
-from smash_search.train.folds import cross_validated, fold_of, most_folds
+from smash_search.train.folds import _by_the_others, _Judged, cross_validated, fold_of, most_folds
 from smash_search.train.network import FitResult, Recipe, fit, settled
 from tests.search.several_data import several_digits
 from tests.search.small_data import small_digits
@@ -201,3 +201,19 @@ def test_folds_of_several_classes_are_judged_by_every_one_of_them() -> None:
     assert found.right == found.images == 90, "class 0, which _Memory answers, is one of each image's"
     assert len(found.precisions) == 3
     assert all(0.1 < precision < 0.6 for precision in found.precisions)
+
+
+def test_a_class_is_there_from_the_threshold_that_the_other_folds_tell() -> None:
+    """A third of the images are of no class; logits of those of one are between -3 and -1."""
+    random = np.random.default_rng(0)
+    folds = []
+    for _ in range(3):
+        targets = np.repeat(np.eye(3, 2, dtype=np.uint8), 10, 0)
+        logits = np.where(
+            targets > 0, random.uniform(-3, -1, targets.shape), random.uniform(-9, -7, targets.shape)
+        )
+        folds.append(_Judged(0, 30, 1.0, answers=logits.astype(np.float32), targets=targets))
+    labels = np.tile(np.repeat(np.arange(3), 10), 3)  # 2 is that of no class
+    assert [_by_the_others(folds, place, labels).right for place in range(3)] == [30, 30, 30]
+    plain = _Judged(7, 30)
+    assert _by_the_others([plain, plain], 0, labels) is plain
