@@ -318,10 +318,7 @@ def assemble(
         if split is not None:
             _check_split(f"{part} images of {spec}", split, shape, len(parts.classes), parts.views)
             _check_none(f"{part} images of {spec}", split, parts.classes)
-    if whole:
-        train = Split.joined(*(part for part in given.values() if part is not None))
-        none = train.take(slice(0))
-        parts = replace(parts, train=train, validation=none, test=none)
+    parts = _undivided(parts) if whole else parts
     _check_every_class(spec, parts)
 
     rest, indices = _divided(spec, parts, seed, validation)
@@ -347,6 +344,13 @@ def assemble(
         left_out=parts.left_out,
         notes=parts.notes,
     )
+
+
+def _undivided(parts: Parts) -> Parts:
+    """The same with all images for training, and none in the other parts."""
+    given = [part for part in (parts.train, parts.validation, parts.test) if part is not None]
+    train = Split.joined(*given)
+    return replace(parts, train=train, validation=train.take(slice(0)), test=train.take(slice(0)))
 
 
 def stratified_parts(

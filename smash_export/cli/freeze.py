@@ -203,22 +203,23 @@ def run_freeze(arch: Path, output: Output, values: dict[str, Any]) -> None:
     _show(output, report)
     if values["bake"]:
         bake_too(report.bundle, output)
-    output.result(
-        {
-            "bundle": str(destination),
-            "architecture": best.architecture.key,
-            "weights": report.weights,
-            "images": summary.to_json(),
-            "test_accuracy": report.test_accuracy,
-            "test_images": report.test_images,
-            "mean_recall": report.test.balanced_accuracy,
-            "macro_f1": report.test.macro_f1,
-            "cost": asdict(report.cost),
-            "parity": {name: parity.to_json() for name, parity in report.parity.items()},
-            "recipe": None if report.fit is None else report.fit.recipe.to_json(),
-            "folds": report.bundle.manifest.provenance.get("folds"),
-        }
-    )
+    facts = {"bundle": str(destination), "architecture": best.architecture.key, "images": summary.to_json()}
+    output.result({**facts, **_facts(report)})
+
+
+def _facts(report: FreezeReport) -> JsonObject:
+    """What was frozen, as JSON."""
+    return {
+        "weights": report.weights,
+        "test_accuracy": report.test_accuracy,
+        "test_images": report.test_images,
+        "mean_recall": report.test.balanced_accuracy,
+        "macro_f1": report.test.macro_f1,
+        "cost": asdict(report.cost),
+        "parity": {name: parity.to_json() for name, parity in report.parity.items()},
+        "recipe": None if report.fit is None else report.fit.recipe.to_json(),
+        "folds": report.bundle.manifest.provenance.get("folds"),
+    }
 
 
 def _read(arch: Path, values: dict[str, Any], output: Output) -> tuple[BestFile, Dataset, DatasetSummary]:
