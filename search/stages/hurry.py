@@ -32,7 +32,7 @@ class LastTraining:
 
     Args:
         run: What is searched; ``run.config.last_training`` is the time.
-        architectures: of the networks that were trained, by key.
+        architectures: Networks that were trained, by key.
     """
 
     def __init__(self, run: Run, architectures: Mapping[str, Architecture]) -> None:

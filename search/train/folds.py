@@ -137,7 +137,7 @@ def _by_the_others(judged: Sequence[_Judged], place: int, labels: np.ndarray) ->
     Args:
         judged: every fold.
         place: which of them.
-        labels: of all images, int64 [N].
+        labels: Labels of all images, int64 [N].
     """
     fold = judged[place]
     others = [it for number, it in enumerate(judged) if number != place]

@@ -111,7 +111,7 @@ def _limits(values: dict[str, Any]) -> tuple[float, ...]:
 
 
 def _share_of_training(values: dict[str, Any]) -> float:
-    """Of a limit of time, where training with rounding follows."""
+    """Share of a limit of time that training has, where training with rounding follows."""
     from smash_export.export.freeze import ROUNDING_TIME
 
     return 1 - ROUNDING_TIME if values["qat"] and values["weights"] != "generated" else 1.0
