@@ -265,8 +265,7 @@ def _one_size(spec: Spec, headers: Sequence[tuple[str, Header]]) -> tuple[int, i
             f"images of different sizes, {one_name} and {two_name}",
             expected=f"{one[0]}x{one[1]} pixels each, or the option size",
             received=f"{two[0]}x{two[1]}",
-            hint="Name the size that all are scaled to, for example "
-            f"--data {shlex.quote(with_option(spec.text, 'size', '64'))}",
+            hint=_scaled(spec, 64),
         )
     if not first:
         return 1, 1  # every image is bad, which is said with their names
@@ -276,10 +275,15 @@ def _one_size(spec: Spec, headers: Sequence[tuple[str, Header]]) -> tuple[int, i
             "images of a camera as they are",
             expected=f"at most {LARGEST_SIDE} pixels a side, or the option size",
             received=f"{width}x{height}",
-            hint="Name the size that they are scaled to, for example "
-            f"--data {shlex.quote(with_option(spec.text, 'size', '224'))}",
+            hint=_scaled(spec, 224),
         )
     return height, width
+
+
+def _scaled(spec: Spec, side: int) -> str:
+    """The advice to scale images."""
+    data = shlex.quote(with_option(spec.text, "size", str(side)))
+    return f"Name the size that all are scaled to, for example --data {data}"
 
 
 def _sizes(headers: Sequence[tuple[str, Header]], form: Preprocessing) -> tuple[str, ...]:

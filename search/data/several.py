@@ -194,6 +194,12 @@ def _sorted(
     return order, there, first, last, np.take_along_axis(there.cumsum(0), last, 0) / (last + 1)
 
 
+def moved_by(thresholds: np.ndarray) -> np.ndarray:
+    """What is taken off the logits so that thresholds stand at one half, float32 [K]."""
+    moved: np.ndarray = np.log(thresholds / (1 - thresholds)).astype(np.float32)
+    return moved
+
+
 def thresholds_of(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """The probability of each class from which on its F1 is highest, float64 [K]; 0.5 where no image tells.
 

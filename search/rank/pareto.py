@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from smash_base.errors import GateError
 from smash_base.json_values import JsonObject
 from smash_search.rank.measurement import LATENCY
-from smash_search.rank.trained import Trained, pick
+from smash_search.rank.trained import Trained, pick, sound
 from smash_search.space.architecture import Architecture
 from smash_search.space.cost import Cost
 from smash_search.strategies import Scored
@@ -100,9 +100,9 @@ def pareto_entries(trained: Sequence[Trained], scored: Sequence[Scored]) -> list
         pairs = list(zip((mine[rung], *one.sizes), (its[rung], *other.sizes), strict=True))
         return all(left <= right for left, right in pairs) and any(left < right for left, right in pairs)
 
-    diverged = {trainee.key for trainee in trained if trainee.diverged}
-    sound = [entry for entry in entries if entry.key not in diverged]  # what may be picked
-    front = {entry.key for entry in sound if not any(beats(other, entry) for other in sound)}
+    able = {trainee.key for trainee in sound(trained)}
+    pickable = [entry for entry in entries if entry.key in able]
+    front = {entry.key for entry in pickable if not any(beats(other, entry) for other in pickable)}
     entries = [replace(entry, on_front=entry.key in front) for entry in entries]
     return sorted(entries, key=lambda entry: (entry.cost.macs, entry.key))
 

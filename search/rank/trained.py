@@ -103,13 +103,25 @@ def through_last_rung(
 
     Args:
         results: every network and rung.
-        handicap: factor of what is expected, for networks that are not trained equally in the end.
+        handicap: factor of the error that each will have, for networks that are not trained equally in the
+            end. A network is set back by that share of its :func:`standing` by which its factor is above the
+            lowest; what is expected may be negative, where little is left to gain.
     """
     last = max(entry.rung for entry in results)
     judged = expected(results)
     entries = [entry for entry in results if entry.rung == last]
-    factors = {entry.key: 1.0 if handicap is None else handicap(entry) for entry in entries}
-    return sorted(entries, key=lambda entry: (judged(entry) * factors[entry.key], entry.macs, entry.key))
+    back = {entry.key: 0.0 for entry in entries}
+    if handicap is not None:
+        stands, factors = standing(results), {entry.key: handicap(entry) for entry in entries}
+        least = min(factors.values())
+        back = {entry.key: stands(entry) * (factors[entry.key] / least - 1) for entry in entries}
+    return sorted(entries, key=lambda entry: (judged(entry) + back[entry.key], entry.macs, entry.key))
+
+
+def sound(results: Sequence[Trained]) -> list[Trained]:
+    """Those of networks no training of which diverged."""
+    diverged = {entry.key for entry in results if entry.diverged}
+    return [entry for entry in results if entry.key not in diverged]
 
 
 def pick(results: Sequence[Trained], handicap: Callable[[Trained], float] | None = None) -> Trained:
@@ -123,12 +135,11 @@ def pick(results: Sequence[Trained], handicap: Callable[[Trained], float] | None
     Raises:
         DivergedError: no network could be trained.
     """
-    diverged = {entry.key: entry.diverged for entry in results if entry.diverged}
-    sound = [entry for entry in results if entry.key not in diverged]
-    if not sound:
-        last = list(diverged.values())[-1].removesuffix(".")
+    able = sound(results)
+    if not able:
+        last = [entry.diverged for entry in results if entry.diverged][-1].removesuffix(".")
         raise DivergedError(
             f"no finalist could be trained; the last of them: {last}",
             hint="Lower the learning rate of the finalists: --set learning_rate=NUMBER in another folder.",
         )
-    return through_last_rung(sound, handicap)[0]
+    return through_last_rung(able, handicap)[0]

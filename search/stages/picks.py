@@ -19,7 +19,8 @@ from smash_search.rank.evaluation import CONFIRMED, Evaluator
 from smash_search.rank.measurement import LATENCY, faster, undisturbed
 from smash_search.rank.pareto import ParetoEntry, pick_that_keeps
 from smash_search.rank.ranking import RANKING, Ranking
-from smash_search.rank.trained import Trained, expected, pick, through_last_rung
+from smash_search.rank.trained import Trained, expected, pick, sound, through_last_rung
+from smash_search.space.architecture import Architecture
 from smash_search.space.best import BestFile, SearchRecord
 from smash_search.space.cost import Cost, cost_of
 from smash_search.stages.config import Run
@@ -119,12 +120,12 @@ class Picks:
     @cached_property
     def hurry(self) -> LastTraining | None:
         """How far the networks come in the last training; None where nothing limits its time."""
-        if not self.run.config.last_training:
-            return None
-        architectures = {
-            entry.candidate.architecture.key: entry.candidate.architecture for entry in self.scored
-        }
-        return LastTraining(self.run, architectures)
+        return LastTraining(self.run, self._architectures) if self.run.config.last_training else None
+
+    @cached_property
+    def _architectures(self) -> dict[str, Architecture]:
+        """By key."""
+        return {entry.candidate.architecture.key: entry.candidate.architecture for entry in self.scored}
 
     def within_limits(self, evaluator: Evaluator) -> tuple[Trained, dict[str, Pick]]:
         """The pick of best.json, and that of every limit where there are several.
@@ -138,12 +139,9 @@ class Picks:
         if not limits:
             return pick(self.trained, handicap), {}
         latencies = latencies_of(self.scored)
-        architectures = {
-            entry.candidate.architecture.key: entry.candidate.architecture for entry in self.scored
-        }
 
         def measured(key: str, most: float) -> float:
-            return evaluator.confirm_at_last(architectures[key], most)[LATENCY]
+            return evaluator.confirm_at_last(self._architectures[key], most)[LATENCY]
 
         winners: dict[str, Trained] = {}
         for limit in limits:
@@ -205,17 +203,16 @@ class Picks:
             search = self._with_use_of_limit(search, winner, lasting_of(records))
         return BestFile(entry.candidate.architecture, run.spec, tuple(dataset.classes), search)
 
+    def _limit_of(self, label: str | None) -> float:
+        """Milliseconds of a limit; of the largest without a label, infinity without limits."""
+        limits = {limit.label: limit.milliseconds for limit in self.run.config.latency_limits}
+        return limits[label] if label is not None else max(limits.values(), default=math.inf)
+
     def _ahead(self, winner: Trained, label: str | None) -> list[Trained]:
         """Networks that stood before the pick after equal epochs, and keep its limit as far as is known."""
-        limits = {limit.label: limit.milliseconds for limit in self.run.config.latency_limits}
-        most = limits[label] if label is not None else max(limits.values(), default=math.inf)
-        latencies, diverged = latencies_of(self.scored), {it.key for it in self.trained if it.diverged}
-        sound = [
-            entry
-            for entry in self.trained
-            if entry.key not in diverged and latencies.get(entry.key, 0.0) <= most
-        ]
-        ranked = through_last_rung(sound)
+        most, latencies = self._limit_of(label), latencies_of(self.scored)
+        kept = [entry for entry in sound(self.trained) if latencies.get(entry.key, 0.0) <= most]
+        ranked = through_last_rung(kept)
         keys = [entry.key for entry in ranked]
         return ranked[: keys.index(winner.key)] if winner.key in keys else []
 
@@ -231,21 +228,18 @@ class Picks:
             search, winner: Record of the pick so far, and the pick.
             lasting: Milliseconds of the networks that were measured longer, by key.
         """
-        limits = {limit.label: limit.milliseconds for limit in self.run.config.latency_limits}
-        if not limits:
+        if not self.run.config.latency_limits:
             return search
-        limit = limits[search.limit] if search.limit is not None else max(limits.values())
+        limit = self._limit_of(search.limit)
         share = search.measures[LATENCY] / limit
         search = replace(search, limit_ms=limit, limit_used=share)
         if share >= 1 - MOST_UNUSED:
             return search
         latencies = latencies_of(self.scored)
-        diverged = {other.key for other in self.trained if other.diverged is not None}
         more = [
             other
-            for other in self.trained
+            for other in sound(self.trained)
             if other.key != winner.key
-            and other.key not in diverged
             and (1 - MOST_UNUSED) * limit <= latencies.get(other.key, math.inf) <= limit
         ]
         near = [other for other in more if lasting.get(other.key, 0.0) <= limit]

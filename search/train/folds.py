@@ -20,7 +20,7 @@ from torch import nn
 from smash_base.errors import InvalidInputError
 from smash_base.preprocess import first_answers
 from smash_search.data import Split
-from smash_search.data.several import likeliest, thresholds_of
+from smash_search.data.several import likeliest, moved_by, thresholds_of
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import FitResult, accuracy, answers_of, fit, settled
 from smash_search.train.recipes import Recipe
@@ -145,8 +145,7 @@ def _by_the_others(judged: Sequence[_Judged], place: int, labels: np.ndarray) ->
         return fold
     told = np.concatenate([it.answers for it in others if it.answers is not None])
     there = np.concatenate([it.targets for it in others if it.targets is not None])
-    thresholds = thresholds_of(_sigmoid(told), there)
-    probabilities = _sigmoid(fold.answers - np.log(thresholds / (1 - thresholds)).astype(np.float32))
+    probabilities = _sigmoid(fold.answers - moved_by(thresholds_of(_sigmoid(told), there)))
     right = first_answers(probabilities, labels) == likeliest(fold.targets, probabilities)
     return fold._replace(right=int(right.sum()))
 

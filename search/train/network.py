@@ -239,10 +239,11 @@ def check_resumable(
         return None
     identity = dict(loaded["identity"])
     held, teacher = identity["recipe"], identity.pop("teacher", None)
+    asked = limits or (recipe.seconds,)
+    is_known = any(math.isclose(seconds, held["seconds"], rel_tol=1e-6) for seconds in asked)
+    recipe = replace(recipe, seconds=held["seconds"] if is_known else asked[0])
     if limits:
-        seconds = held["seconds"]
-        known = any(math.isclose(limit, seconds, rel_tol=1e-6) for limit in limits)
-        recipe = replace(recipe, epochs=held["epochs"], seconds=seconds if known else limits[0])
+        recipe = replace(recipe, epochs=held["epochs"])
     wanted = _identity(network, dataset, settled(recipe, network, dataset))
     if taught is not None:
         identity["teacher"], wanted["teacher"] = ("one" if it else "none" for it in (teacher, taught))

@@ -13,7 +13,7 @@ from smash_base.json_values import JsonObject
 from smash_base.progress import Position
 from smash_export.cli.console import Output
 from smash_export.cli.teaching import larger_teacher, taught, taught_by_finalists, tell_pick
-from smash_export.cli.training_options import seconds_of
+from smash_export.cli.training_options import seconds_of, share_of_training
 from smash_export.cli.training_progress import announced, followed, shown_by
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def tell_interrupted(
     if not checkpoint.exists():
         return
     if values["qat"] and recipe.seconds:
-        recipe = replace(recipe, seconds=recipe.seconds * _share_of_training(values))
+        recipe = replace(recipe, seconds=recipe.seconds * share_of_training(values))
     with contextlib.ExitStack() as stack:
         if not output.dry_run:
             stack.enter_context(files.exclusive(checkpoint.parent, purpose="bundle"))
@@ -106,15 +106,8 @@ def _limits(values: dict[str, Any]) -> tuple[float, ...]:
     from smash_export.export.teacher import AUTO, TIME_SHARE
 
     shares = (1.0, 1 - TIME_SHARE) if values["teacher"] == AUTO else (1.0,)
-    seconds = seconds_of(values) / (1 + (values["folds"] or 0)) * _share_of_training(values)
+    seconds = seconds_of(values) / (1 + (values["folds"] or 0)) * share_of_training(values)
     return tuple(share * seconds for share in shares) if seconds else ()
-
-
-def _share_of_training(values: dict[str, Any]) -> float:
-    """Share of a limit of time that training has, where training with rounding follows."""
-    from smash_export.export.freeze import ROUNDING_TIME
-
-    return 1 - ROUNDING_TIME if values["qat"] and values["weights"] != "generated" else 1.0
 
 
 def prepared(

@@ -167,3 +167,10 @@ def seconds_of(values: dict[str, Any]) -> float:
     from smash_export.device_search.plan import parse_duration
 
     return parse_duration(values["duration"]) if values["duration"] else 0.0
+
+
+def share_of_training(values: dict[str, Any]) -> float:
+    """Share of a limit of time that the training has; the rest is for one with rounding, if that follows."""
+    from smash_export.export.freeze import ROUNDING_TIME
+
+    return 1 - ROUNDING_TIME if values.get("qat") and values.get("weights") != "generated" else 1.0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from smash_base.progress import Position
 from smash_export.cli.console import Output
+from smash_export.cli.training_options import share_of_training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +38,7 @@ def announced(
     that is decided.
     """
     from smash_export.device_search.plan import duration_words
-    from smash_export.export.freeze import ROUNDING_TIME, rounded
+    from smash_export.export.freeze import rounded
     from smash_search.train.network import MOST_EPOCHS, settled
 
     per_epoch, per_rounding = _seconds_per_epoch(network, dataset, recipe, values, output)
@@ -46,7 +47,7 @@ def announced(
         recipe = replace(recipe, seconds=seconds or recipe.seconds)
         used = rounded(recipe)
     elif seconds:
-        share = 1 - ROUNDING_TIME if per_rounding else 1.0
+        share = share_of_training(values)
         recipe, per_epoch = _filling(network, dataset, recipe, share * seconds, per_epoch, values, output)
         used = recipe = replace(recipe, seconds=seconds)
         if asked := _asked_epochs(values):

@@ -41,7 +41,7 @@ from smash_export.measure.evaluate import score
 from smash_export.measure.verify import compare_logits
 from smash_search.data import Dataset
 from smash_search.data.function import fault_of, imported_function
-from smash_search.data.several import thresholds_of
+from smash_search.data.several import moved_by, thresholds_of
 from smash_search.train.compute import arrange_weights, memory_format, pick_device, seed_of
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import Epoch, FitResult, fit, resized
@@ -233,8 +233,7 @@ class Several(nn.Module):
     def __init__(self, network: nn.Module, thresholds: np.ndarray) -> None:
         super().__init__()
         self.network = network
-        moved = torch.from_numpy(np.log(thresholds / (1 - thresholds)).astype(np.float32))
-        self.register_buffer("moved", moved)
+        self.register_buffer("moved", torch.from_numpy(moved_by(thresholds)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, *S] -> probabilities [B, K]."""

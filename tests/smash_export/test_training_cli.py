@@ -21,7 +21,7 @@ from smash_export.cli.teaching import larger_teacher
 from smash_export.cli.training import measured_on_folds
 from smash_export.cli.training_options import OF_TRAINING, chosen_recipe
 from smash_export.cli.training_progress import announced, shown_by
-from smash_export.export.freeze import checkpoint_of, rounded, work_of
+from smash_export.export.freeze import ROUNDING_TIME, checkpoint_of, rounded, work_of
 from smash_search.data import Split, load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.space.known import preset
@@ -310,6 +310,22 @@ def test_other_options_than_those_of_an_interrupted_training_are_refused_before_
     with files.exclusive(work, purpose="bundle"):  # it is running, and none that was interrupted
         assert run([*words, "--epochs", "2"]) == 2
     assert "is in use by process" in capsys.readouterr().err
+
+
+def test_a_time_of_the_recipe_is_known_again_where_rounding_has_a_part_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, spec, work = load_dataset("digits"), InputSpec(1, (8, 8)), work_of(tmp_path / "bundle")
+    work.mkdir()
+    network = preset("resnet-8", spec)
+    recipe = replace(recipe_for("quick", data, 0), epochs=1, seconds=77.7 - 77.7 * ROUNDING_TIME)
+    path = checkpoint_of(work, "retrain", network, 0)
+    fit(new_network(network, spec, 10, 0), data, recipe, checkpoint=path, evaluate=False)
+    words = ["train", "resnet-8", "--data", "digits", "--device", "cpu", "--out", str(tmp_path / "bundle")]
+    words += ["--recipe", "quick", "--epochs", "1", "--qat", "--dry-run"]
+    assert run([*words, "--set", "seconds=77.7"]) == 0
+    assert run([*words, "--set", "seconds=80"]) == 2
+    assert "recipe.seconds differs" in capsys.readouterr().err
 
 
 def test_a_teacher_that_cannot_be_leaves_no_folder(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from smash_base import files
-from smash_search.rank.trained import Trained, pick
+from smash_search.rank.trained import Trained, expected, pick
 from smash_search.space.architecture import InputSpec
 from smash_search.space.known import preset
 from smash_search.stages.config import Run, SearchConfig
@@ -39,6 +40,19 @@ def test_who_was_ahead_after_equal_epochs_is_not_picked_for_a_short_training(tmp
     for seconds, wanted in ((1200.0, FAST), (50_000.0, SLOW)):
         last = LastTraining(_run(tmp_path, seconds, {FAST: 95.0, SLOW: 235.0}), KEYS)
         assert pick(entries, last.handicap).key == wanted
+
+
+def test_a_slow_network_is_not_preferred_where_little_is_left_to_gain() -> None:
+    """What is expected one rung behind the last may be negative."""
+    slow, fast = "slow", "fast"
+    entries = [
+        replace(_trained(key, error), rung=rung)
+        for key in (slow, fast)
+        for rung, error in enumerate((0.5, 0.1))
+    ]
+    factors = {slow: 0.8, fast: 0.6}
+    assert expected(entries)(entries[-1]) < 0
+    assert pick(entries, lambda entry: factors[entry.key]).key == fast
 
 
 def test_the_curve_is_that_of_errors_over_epochs(tmp_path: Path) -> None:
