@@ -304,7 +304,7 @@ class _Search:
         evaluator = Evaluator(run.folder, run.images, run.cost, run.measurement, workers)
         bounds.measure_by(evaluator)
         context = self._context()  # known networks within the limits, now that latency can be predicted
-        race = Race(run, bounds, workers, here, evaluator)
+        race = Race(run, bounds, workers, evaluator)
         with self._timed("scoring"):
             scored = score_all(run, make_strategy(run.config.strategy, context), evaluator)
             scored, ranking = race_of_scores(run, scored, here.scorer, evaluator)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,9 @@ from smash_search.executors.task import Task as Task
 
 if TYPE_CHECKING:
     from smash_search.executors.work import Equipment, Worker
+    from smash_search.train.network import Epoch
+
+    OnEpoch = Callable[[int, Epoch], None]
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,16 @@ class Executor(Protocol):
     def check(config: ExecutorConfig) -> None:
         """Raise MissingRuntimeError where there can be no workers; in seconds, before a search begins."""
 
-    def run(self, tasks: Sequence[Task], *, alone: bool = False) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, tasks: Sequence[Task], *, alone: bool = False, on_epoch: OnEpoch | None = None
+    ) -> Iterator[tuple[int, Any]]:
         """Do all tasks; yields (number of the task, result) as results come.
 
         Args:
             tasks: Pieces of work to do.
             alone: one after the other, all by the same worker, while nothing else runs: for measurements
                 of time, which neighbours would disturb.
+            on_epoch: told the number of a task and what an epoch of its training brought; by Ray not.
 
         Raises:
             SmashError: whatever a task raised.

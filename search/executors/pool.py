@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smash_base.errors import SmashError
 from smash_search.executors import Task
 from smash_search.executors.work import Answer
+
+if TYPE_CHECKING:
+    from smash_search.executors import OnEpoch
 
 MOST_DEATHS = 2  # of workers at the same task: the first may be chance, the second is not
 
@@ -41,13 +44,18 @@ class Pool(ABC):
 
     @abstractmethod
     def wait(self, busy: dict[int, Any]) -> Iterable[tuple[int, Answer | None]]:
-        """Answers of at least one of the busy workers, by number; None for one that died."""
+        """Answers of at least one of the busy workers, by number; None for one that died.
+
+        A worker that trains may answer with epochs before its result.
+        """
 
     @abstractmethod
     def stop(self, worker: Any) -> None:
         """End a worker, whatever it does."""
 
-    def run(self, tasks: Sequence[Task], *, alone: bool = False) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, tasks: Sequence[Task], *, alone: bool = False, on_epoch: OnEpoch | None = None
+    ) -> Iterator[tuple[int, Any]]:
         """See :class:`smash_search.executors.Executor`."""
         waiting, running = deque(range(len(tasks))), dict[int, int]()  # worker -> its task
         deaths: Counter[int] = Counter()
@@ -59,7 +67,12 @@ class Pool(ABC):
                         running[number] = waiting.popleft()
                 busy = {number: self._workers[number] for number in running}
                 for number, answer in self.wait(busy):
-                    index = running.pop(number)
+                    index = running[number]
+                    if answer is not None and answer[0] == "epoch":
+                        if on_epoch is not None:
+                            on_epoch(index, answer[1])
+                        continue
+                    del running[number]
                     if answer is None:
                         self.stop(self._workers.pop(number))
                         deaths[index] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -84,6 +85,7 @@ class Processes(Pool):
 
 
 def _serve(connection: Connection, packed: bytes, number: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = Remote(packed, number)
     while True:
         try:
@@ -91,9 +93,17 @@ def _serve(connection: Connection, packed: bytes, number: int) -> None:
         except (EOFError, ConnectionResetError):
             return  # whoever asked is gone
         try:
-            connection.send(worker.do(task))
+            connection.send(worker.do(task, connection.send))
         except BrokenPipeError:
             return
+
+
+def _end_with_parent() -> None:
+    """Where who asked was killed, a training would go on for an epoch and write beside its repetition."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 @contextmanager

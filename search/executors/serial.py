@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smash_search.executors import ExecutorConfig, Task
 from smash_search.executors.work import Equipment, Worker
+
+if TYPE_CHECKING:
+    from smash_search.executors import OnEpoch
 
 
 class Serial:
@@ -25,9 +29,12 @@ class Serial:
     def check(config: ExecutorConfig) -> None:
         """See :class:`smash_search.executors.Executor`."""
 
-    def run(self, tasks: Sequence[Task], *, alone: bool = False) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, tasks: Sequence[Task], *, alone: bool = False, on_epoch: OnEpoch | None = None
+    ) -> Iterator[tuple[int, Any]]:
         """See :class:`smash_search.executors.Executor`."""
         for number, task in enumerate(tasks):
+            self._worker.on_epoch = on_epoch and functools.partial(on_epoch, number)
             yield number, getattr(self._worker, task.method)(*task.arguments)
 
     def close(self) -> None:

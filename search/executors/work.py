@@ -27,7 +27,7 @@ from smash_search.rank.scoring import Score, Scorer, ScoringConfig
 from smash_search.rank.trained import Trained
 from smash_search.space.architecture import Architecture
 from smash_search.train.answers import read_answers
-from smash_search.train.network import Epoch
+from smash_search.train.network import Epoch, new_network, seconds_per_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ class Worker:
 
     def __init__(self, equipment: Equipment, number: int = 0) -> None:
         self.equipment = equipment
-        self.on_epoch: Callable[[Epoch], None] | None = None  # of training, for who sits beside
+        self.on_epoch: Callable[[Epoch], None] | None = None  # of training, for who waits
         if equipment.threads is not None:
             torch.set_num_threads(equipment.threads)
         device = equipment.device
@@ -157,6 +157,13 @@ class Worker:
             return None
         return read_answers(self.equipment.folder / name, self.equipment.dataset).training
 
+    def seconds_per_step(self, architecture: Architecture) -> float:
+        """Wall seconds of a training step of a finalist, with whatever else this machine does."""
+        equipment, spec = self.equipment, self.equipment.supernet.input_spec
+        classes = len(equipment.dataset.classes)
+        network = new_network(architecture, spec, classes, equipment.finalists.seed)
+        return seconds_per_step(network, equipment.dataset, equipment.finalists.recipe, self._device)
+
     def _start(self, architecture: Architecture) -> Network:
         supernet = self.scorer.supernet
         network = Network(architecture, supernet.input_spec, supernet.classes, supernet.config.norm)
@@ -165,7 +172,8 @@ class Worker:
 
 
 Answer = tuple[str, Any]
-"""("done", result), ("error", SmashError) or ("defect", traceback as text)."""
+"""("done", result), ("error", SmashError) or ("defect", traceback as text); before them any number of
+("epoch", Epoch), from workers that can tell while they train."""
 
 
 class Remote:
@@ -183,9 +191,10 @@ class Remote:
     def _worker(self) -> Worker:
         return Worker(pickle.loads(self._packed), self._number)
 
-    def do(self, task: Task) -> Answer:
-        """Do a task."""
+    def do(self, task: Task, tell: Callable[[Answer], None] | None = None) -> Answer:
+        """Do a task; ``tell`` is given the epochs of a training meanwhile."""
         try:
+            self._worker.on_epoch = tell and (lambda epoch: tell(("epoch", epoch)))
             return "done", getattr(self._worker, task.method)(*task.arguments)
         except SmashError as error:
             return "error", error

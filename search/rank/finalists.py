@@ -196,12 +196,19 @@ class FinalistsConfig:
             counts.append(max(1, math.ceil(self.keep * counts[-1])))
         return counts
 
-    def epochs(self, count: int) -> int:
-        """Epochs of training when ``count`` networks enter, :data:`SCOUTS` of them for their wiring alone."""
+    def epochs(self, count: int, beside: int = 1) -> int:
+        """Epochs of training when ``count`` networks enter, :data:`SCOUTS` of them for their wiring alone.
+
+        Args:
+            count: networks.
+            beside: networks that are trained beside each other. Those that wait for the last of a rung count
+                as if they were trained.
+        """
         first, *later = self.schedule(count)
         idle = [self.sends_scouts * min(SCOUTS, first - wanted) for wanted in later]
         counts = [first] + [_left(wanted, extra) + extra for wanted, extra in zip(later, idle, strict=True)]
-        return int(np.dot(counts, np.diff([0, *self.rungs])))
+        full = [beside * math.ceil(networks / beside) for networks in counts]
+        return int(np.dot(full, np.diff([0, *self.rungs])))
 
     def epochs_done(self, records: Path, group: str) -> int:
         """Epochs that finalists.jsonl holds already for one group."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ import numpy as np
 from smash_base import files
 from smash_base.errors import GateError
 from smash_search.executors import Executor, Task
-from smash_search.executors.work import Worker
 from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.finalists import (
     ENSEMBLE,
@@ -55,14 +55,12 @@ class Race:
     Attributes:
         run, bounds: What is searched, and within what.
         workers: Train networks.
-        here: The worker of this process, whose epochs are shown.
         evaluator: Measures and scores what rounds propose.
     """
 
     run: Run
     bounds: Bounds
     workers: Executor
-    here: Worker
     evaluator: Evaluator
 
     def finalists(self, scored: list[Scored]) -> list[Trained]:
@@ -245,11 +243,10 @@ class Race:
         if not finalists:
             return []
         run, config = self.run, self.run.config.finalists
-        is_limited, classify = self.bounds.limits_latency, class_of(run.config.latency_limits)
-        confirmed: dict[str, float] = {}
+        classify, confirmed = class_of(run.config.latency_limits), dict[str, float]()
 
         def keep(entry: Trained) -> int:
-            if not is_limited:
+            if not self.bounds.limits_latency:
                 return 0
             return classify(confirmed.get(entry.key, self.evaluator.measures[entry.key][LATENCY]))
 
@@ -262,23 +259,20 @@ class Race:
         with run.progress(label, config.epochs(entering or len(finalists))) as advance:
             if done := config.epochs_done(path, finalists[0].group):
                 advance(done)
-            seen = 0  # epochs of the present network, when this process trains it
-
-            def on_epoch(entry: Epoch) -> None:
-                nonlocal seen
-                seen += 1
-                advance(1, loss=entry.loss)
 
             def work(rungs: Sequence[Rung]) -> Iterable[tuple[int, Trained]]:
+                seen = Counter[int]()  # epochs of networks that are trained at present
+
+                def on_epoch(index: int, entry: Epoch) -> None:
+                    seen[index] += 1
+                    advance(1, loss=entry.loss)
+
                 tasks = [Task("train", rung, rung[0].architecture.key) for rung in rungs]
-                nonlocal seen
-                for index, trained in self.workers.run(tasks):
+                for index, trained in self.workers.run(tasks, on_epoch=on_epoch):
                     yield index, trained
                     before = config.rungs[trained.rung - 1] if trained.rung else 0
-                    advance(trained.epochs - before - seen, error=f"{trained.error:.2%}")
-                    seen = 0
+                    advance(trained.epochs - before - seen[index], error=f"{trained.error:.2%}")
 
-            self.here.on_epoch = on_epoch
             return run_rungs(
                 finalists,
                 config,

@@ -28,8 +28,10 @@ from smash_targets.base import target_names
 
 if TYPE_CHECKING:
     from smash_export.device_search.latency import DeviceLatency, Setting
+    from smash_export.device_search.plan import Units
     from smash_export.remote.device import Device
     from smash_search.data import Dataset, DatasetSummary
+    from smash_search.executors import ExecutorConfig
     from smash_search.stages.config import SearchConfig
     from smash_search.stages.picks import Pick, SearchResult
 
@@ -233,10 +235,11 @@ def _words(value: object) -> str:
 )
 @click.option(
     "--executor",
-    type=click.Choice(["serial", "process", "ray"]),
-    default="serial",
+    type=click.Choice(["auto", "serial", "process", "ray"]),
+    default="auto",
     show_default=True,
-    help="Place where candidates are scored and finalists trained: this process, several, or Ray actors.",
+    help="Place where candidates are scored and finalists trained: this process, several, or Ray actors; "
+    "auto is several for a search of minutes on a CPU.",
 )
 @click.option(
     "--time",
@@ -265,16 +268,11 @@ def _search(
 ) -> tuple[SearchResult, SearchConfig, DatasetSummary] | None:
     """None after a dry run, and in all but the first of the processes that torchrun started."""
     from smash_export.device_search.search import default_folder, load_data, search
+    from smash_export.device_search.workers import fitting_executor
     from smash_export.tracking import tracked
-    from smash_search.executors import ExecutorConfig, check_executor
     from smash_search.train.distributed import world_size
 
-    executor = ExecutorConfig(
-        values["executor"], workers=values["workers"], ray_address=values["ray_address"]
-    )
-    if values["executor"] != "serial":
-        with output.progress("reaching the workers", None):
-            check_executor(executor)
+    asked = _asked_executor(values, output)
     if values["teacher"]:
         from smash_export.export.teacher import check_there
 
@@ -296,6 +294,7 @@ def _search(
         values |= dict.fromkeys(("target", "precision", "latency_batch", "latency_threads"))
     measurement = _measurement(dataset, device, values)
     config = _configuration(dataset, measurement, values)
+    executor = asked or fitting_executor(config, dataset, values["device"])
     is_sized = values["duration"] is not None or values["hypernet_share"] is not None
     if is_sized and world_size() > 1:
         raise UsageError(
@@ -306,7 +305,7 @@ def _search(
     if is_sized or (_is_long(config) and output.tells):
         predicted = device is not None and output.dry_run  # by a table that is not there yet, in no time
         rehearsed = None if predicted else measurement
-        config = _fitted(config, dataset, rehearsed, folder, values, output)
+        config = _fitted(config, dataset, rehearsed, executor, folder, values, output)
     if output.dry_run:
         from smash_search.run import check_search
 
@@ -330,6 +329,25 @@ def _search(
             teacher=values["teacher"],
         )
     return None if result is None else (result, config, summary)
+
+
+def _asked_executor(values: dict[str, Any], output: Output) -> ExecutorConfig | None:
+    """The executor that was named, whose workers can be reached; None where this program chooses."""
+    import torch
+
+    from smash_search.executors import ExecutorConfig, check_executor
+
+    name, workers, address = values["executor"], values["workers"], values["ray_address"]
+    if name == "auto":
+        if workers is None and address is None:
+            return None
+        name = "process" if (workers or 1) > 1 else "serial"
+    threads = max(1, torch.get_num_threads() // workers) if name == "process" and workers else None
+    asked = ExecutorConfig(name, workers, threads, address)
+    if name != "serial":
+        with output.progress("reaching the workers", None):
+            check_executor(asked)
+    return asked
 
 
 def _measurement(dataset: Dataset, device: Device | None, values: dict[str, Any]) -> DeviceLatency | None:
@@ -362,6 +380,7 @@ def _fitted(
     config: SearchConfig,
     dataset: Dataset,
     measurement: DeviceLatency | None,
+    executor: ExecutorConfig,
     folder: Path,
     values: dict[str, Any],
     output: Output,
@@ -371,7 +390,7 @@ def _fitted(
     One that was begun keeps the size that it was given then.
     """
     from smash_export.device_search import plan
-    from smash_export.device_search.plan import duration_words, largest_factor, rehearse, scaled
+    from smash_export.device_search.plan import duration_words, largest_factor, scaled
 
     seconds = None if values["duration"] is None else plan.parse_duration(values["duration"])
     share = values["hypernet_share"]
@@ -385,8 +404,7 @@ def _fitted(
         )
         return plan.sized_like(config, files.read_json(folder / "config.json", what="search configuration"))
     begin = time.monotonic()
-    with output.progress("measuring a few steps", None) as advance:
-        units = rehearse(config, dataset, measurement=measurement, device=values["device"], advance=advance)
+    units = _rehearsed(config, dataset, measurement, executor, values["device"], output)
     before = time.monotonic() - begin
 
     def sized(factor: float) -> SearchConfig:
@@ -405,9 +423,31 @@ def _fitted(
     if seconds is not None or share is not None:
         updates = f"{chosen.training.steps} updates of the HyperNet"
         told = f"{factor:.2g} times the default search with {updates}"
-    alone = ", by one worker" if values["executor"] != "serial" else ""
-    output.note(f"{told}: about {duration_words(expected(factor))} here{alone}")
+    output.note(f"{told}: about {duration_words(expected(factor))} here{_how(executor, units)}")
     return chosen
+
+
+def _rehearsed(
+    config: SearchConfig,
+    dataset: Dataset,
+    measurement: DeviceLatency | None,
+    executor: ExecutorConfig,
+    device: str,
+    output: Output,
+) -> Units:
+    from smash_export.device_search.plan import rehearse
+
+    with output.progress("measuring a few steps", None) as advance:
+        return rehearse(
+            config, dataset, measurement=measurement, device=device, executor=executor, advance=advance
+        )
+
+
+def _how(executor: ExecutorConfig, units: Units) -> str:
+    """Which workers a time is for, in words; nothing for one process."""
+    if units.beside > 1:
+        return f", {units.beside} networks beside each other, {units.gain:.2g} times as fast as one by one"
+    return ", by one worker" if executor.name == "ray" else ""
 
 
 def device_table(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from smash_base.json_values import JsonObject
     from smash_export.device_search.latency import DeviceLatency
     from smash_search.data import Dataset
+    from smash_search.executors import ExecutorConfig
     from smash_search.space.architecture import Architecture
     from smash_search.space.limits import CostLimits
     from smash_search.stages.config import SearchConfig
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 # Of a rehearsal. Candidates differ in cost by a factor of ten: fewer would say little about their mean.
 STEPS, CANDIDATES, FINALISTS, IMAGES, EPOCHS = 8, 10, 6, 256, 3
+TRIALS = 3  # measurements of a step by all workers at a time
 LADDER = 8  # networks that are measured to know how large one is that takes a latency limit
 EVALUATION = 1 / 3  # of the time of a trained image: there is no backward pass
 SHORT_RACE = 1 / 8  # of the default search; below it the last rung is left out, below half of it all but one
@@ -59,6 +61,8 @@ class Units:
         trained_image: Seconds for one training image of a finalist of middle size, forward and backward.
         random_image: the same of a network of the random search beside; draws are larger than presets.
         set_up: Seconds that a training takes beside its images: filters of the stem, first steps, judging.
+        beside: networks that are scored and trained beside each other.
+        gain: networks that are trained so in the time of one that has all threads.
     """
 
     start: float
@@ -69,6 +73,8 @@ class Units:
     trained_image: float
     random_image: float
     set_up: float = 0.0
+    beside: int = 1
+    gain: float = 1.0
 
 
 @dataclass
@@ -160,6 +166,7 @@ def rehearse(
     *,
     measurement: DeviceLatency | None = None,
     device: str = "auto",
+    executor: ExecutorConfig | None = None,
     advance: Advance = lambda n=1, **fields: None,
 ) -> Units:
     """Seconds of single steps, from a search of a few of each in a temporary folder.
@@ -168,6 +175,7 @@ def rehearse(
         config: Configuration of the whole search.
         measurement: Measurement of candidates, as in the whole search.
         device: where to compute.
+        executor: Workers of the whole search; processes alone are measured.
         advance: called after every small step.
 
     Raises:
@@ -182,8 +190,41 @@ def rehearse(
         small = replace(small, limits=_limits_at(config, dataset, timed))
     with tempfile.TemporaryDirectory(prefix="smash-export-plan-") as folder:
         begin = time.monotonic()
-        run_search(small, images, Path(folder) / "run", device=device, progress=recorder, measurement=timed)
-    return _units(small, images, recorder, timed, begin)
+        run = Path(folder) / "run"
+        result = run_search(small, images, run, device=device, progress=recorder, measurement=timed)
+        units = _units(small, images, recorder, timed, begin)
+        if executor is None or executor.name != "process":
+            return units
+        beside, gain = _gain_of_workers(small, images, result.best.architecture, executor, run, device)
+    return replace(units, beside=beside, gain=gain)
+
+
+def _gain_of_workers(
+    config: SearchConfig,
+    dataset: Dataset,
+    architecture: Architecture,
+    executor: ExecutorConfig,
+    folder: Path,
+    device: str,
+) -> tuple[int, float]:
+    """Workers, and how many times as fast as this process they train a network, all together."""
+    import torch
+
+    from smash_search.executors import Task, make_executor
+    from smash_search.executors.work import Equipment, Worker
+    from smash_search.run import load_supernet
+    from smash_search.train.compute import pick_device
+
+    supernet = load_supernet(folder)
+    where = str(pick_device(device))
+    equipment = Equipment(supernet, dataset, config.scoring, config.finalists, None, folder, where)
+    here, task = Worker(equipment), Task("seconds_per_step", (architecture,), architecture.key)
+    beside, _ = executor.size(torch.cuda.device_count())
+    with contextlib.closing(make_executor(executor, equipment, here)) as workers:
+        together = [seconds for _ in range(1 + TRIALS) for _, seconds in workers.run([task] * beside)]
+    alone = [here.seconds_per_step(architecture) for _ in range(TRIALS)]
+    gain = beside * np.median(alone) / np.median(together[beside:])  # the first ones start
+    return beside, float(min(gain, beside))  # more only where other programs slowed this process
 
 
 def _smaller(config: SearchConfig, dataset: Dataset) -> SearchConfig:
@@ -334,15 +375,16 @@ def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[P
     race, kept = 0.0, float(config.candidates)
     for before, images in itertools.pairwise(stages):
         kept = max(1.0, kept * config.scoring.keep)
-        race += kept * _raced(dataset, before, images) * units.raced_image
+        race += kept * _raced(dataset, before, images) * units.raced_image / units.gain
     finalists, measured = config.finalists, units.measurement
     train = min(finalists.epoch_images or len(dataset.train), len(dataset.train))
     work = train + EVALUATION * len(dataset.validation)
-    judged = MEASURED * measured + units.score  # of one network
+    judged = MEASURED * measured + units.score / units.gain  # of one network
 
     def trained(networks: int, image: float) -> float:
         set_up = sum(finalists.schedule(networks)) * units.set_up
-        return finalists.epochs(networks) * work * image + set_up if networks else 0.0
+        epochs = finalists.epochs(networks, units.beside)
+        return (epochs * work * image + set_up) / units.gain if networks else 0.0
 
     drawn = networks_of_baseline(config, dataset)
     parts = [

@@ -23,6 +23,7 @@ from smash_export.device_search.plan import (
     shared_time,
     training_part,
 )
+from smash_export.device_search.workers import fitting_executor
 from smash_export.display import Part
 
 if TYPE_CHECKING:
@@ -222,7 +223,14 @@ def make_plan(
     if measurement is not None:
         check_latency(config, dataset, measurement, output)
     with output.progress("measuring a few steps", None) as advance:
-        units = rehearse(config, dataset, measurement=measurement, device=request.device, advance=advance)
+        units = rehearse(
+            config,
+            dataset,
+            measurement=measurement,
+            device=request.device,
+            executor=fitting_executor(config, dataset, request.device),
+            advance=advance,
+        )
 
     before = time.monotonic() - begin
 
@@ -252,7 +260,7 @@ def _stages(
     judging = EVALUATION * (len(dataset.validation) + len(dataset.test)) * units.trained_image
     rounding = INT8 + EVALUATION * INT8_IMAGES * units.trained_image
     return (
-        Stage("search", _search_words(request, folder, config, training), tuple(search)),
+        Stage("search", _search_words(request, folder, config, training, units.beside), tuple(search)),
         Stage(
             "freeze",
             _freeze_words(request, folder, recipe, sum(part.seconds for part in training)),
@@ -313,7 +321,7 @@ def _precisions(request: Request) -> tuple[str, ...]:
 
 
 def _search_words(
-    request: Request, folder: Path, config: SearchConfig, training: Sequence[Part]
+    request: Request, folder: Path, config: SearchConfig, training: Sequence[Part], beside: int
 ) -> tuple[str, ...]:
     words = ["search", "--data", request.data, "--run", str(folder / "search")]
     words += ["--seed", str(request.seed), "--device", request.device]
@@ -327,6 +335,7 @@ def _search_words(
     words += _given(("--max-latency", request.max_latency), ("--max-macs", request.max_macs))
     words += _given(("--max-parameters", request.max_parameters), ("--max-memory", request.max_memory))
     words += _given(("--balance", request.balance))
+    words += ["--executor", "process", "--workers", str(beside)] if beside > 1 else ["--executor", "serial"]
     if request.seconds is not None:  # the last of its parts is the training of the pick
         words += ["--train-within", f"{max(1.0, training[-1].seconds):.0f}s"]
     return (*words, *request.elsewhere)
@@ -395,6 +404,8 @@ def _searched(
         facts["teacher"] = request.teacher
     if request.folds:
         facts["folds"] = f"{request.folds}, each as long as the last training"
+    if units.beside > 1:
+        facts["finalists"] += f", {units.beside} trained beside each other"
     if units.measurement:
         facts["candidates"] += ", measured"
     if _too_few_to_calibrate(request, len(dataset.train)):

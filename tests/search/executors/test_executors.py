@@ -6,6 +6,9 @@ import importlib.util
 import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -291,3 +294,76 @@ def test_ray_actors_do_the_same_work_and_replace_killed_ones(tmp_path: Path) -> 
         assert sorted(dict(workers.run(_measuring(architectures)))) == [0, 1, 2]
     attempts = [line.split()[0] for line in (tmp_path / "attempts").read_text().splitlines()]
     assert attempts.count(architectures[1].key) == 2
+
+
+def test_epochs_of_networks_that_are_trained_beside_each_other_are_told_as_they_end(tmp_path: Path) -> None:
+    equipment = _equipment(tmp_path)
+    architectures = _architectures(3)
+    tasks = [
+        Task("train", (Finalist(entry, "search", "test", None, 1), 0), entry.key) for entry in architectures
+    ]
+    losses: dict[str, dict[int, list[float]]] = {}
+    for name, settings in (("serial", ExecutorConfig()), ("process", TWO)):
+        told: dict[int, list[float]] = {}
+        rungs = replace(equipment.finalists, rungs=(2, 3))
+        folder = tmp_path / name
+        folder.mkdir()
+        own = replace(equipment, finalists=rungs, folder=folder)
+        with closing(make_executor(settings, own, Worker(own))) as workers:
+            results = dict(
+                workers.run(
+                    tasks,
+                    on_epoch=lambda index, entry, told=told: told.setdefault(index, []).append(entry.loss),
+                )
+            )
+        assert sorted(results) == [0, 1, 2]
+        losses[name] = told
+    assert losses["process"] == losses["serial"]
+    assert [len(losses["serial"][index]) for index in range(3)] == [2, 2, 2]
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from contextlib import closing
+from smash_search.executors import Task
+from tests.search.executors.test_executors import _architectures, _equipment, _processes
+
+if __name__ == "__main__":
+    equipment = _equipment(Path(sys.argv[1]))
+    with closing(_processes(equipment)) as workers:
+        tasks = [Task("seconds_per_step", (entry,), entry.key) for entry in _architectures(2)]
+        list(workers.run(tasks))
+        print(*(worker.process.pid for worker in workers._workers.values()), flush=True)
+        list(workers.run(tasks * 100_000))
+"""
+
+
+def test_workers_end_with_a_search_that_is_killed(tmp_path: Path) -> None:
+    """Otherwise they would train on, beside its repetition."""
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    root = Path(__file__).parents[3]
+    parent = subprocess.Popen(
+        [sys.executable, str(program), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert parent.stdout is not None
+    workers = [int(word) for word in parent.stdout.readline().split()]
+    assert len(workers) == 2
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 20
+    while any(_is_running(number) for number in workers):
+        assert time.monotonic() < until, "a worker is left"
+        time.sleep(0.05)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
