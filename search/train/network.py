@@ -66,6 +66,8 @@ LONG_STEPS = 2000  # from which a narrow first convolution is better off trained
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 PART_OF_TIME = 0.1  # that may be left unused for whole epochs
 MUON_STEPS = 12_000  # up to which Muon was better in every comparison (docs/recipes.md)
+TEMPERED = 10_000  # rows of a teacher's answers that tell how sure it is
+MOST_TEMPERING = math.log(100)
 WHOLE_SIZE_FROM = 0.7  # share of a training after which images have their whole size
 
 
@@ -431,9 +433,11 @@ class _Loop(Loop[Epoch]):
         self, network: nn.Module, feed: Feed, recipe: Recipe, classes: int, teacher: np.ndarray | None
     ) -> None:
         self.network, self._feed, self._recipe = network, feed, recipe
-        self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
-        self._distance = distance if feed.targets is None else distance_of_each
         self._several = feed.targets is not None
+        if teacher is not None and not self._several:
+            teacher = teacher / tempering(teacher, recipe.teacher_confidence)
+        self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
+        self._distance = distance_of_each if self._several else distance
         check_mixing(recipe.augmentation, taught=teacher is not None, several=self._several)
         self._augmentation = augmentation_for(recipe, classes)
         labels = feed.labels.cpu().numpy()
@@ -644,6 +648,30 @@ def distance_of_each(
     wanted = torch.sigmoid(soft / temperature)
     found = F.binary_cross_entropy_with_logits(logits / temperature, wanted, pos_weight=weights)
     return found * temperature**2
+
+
+def tempering(logits: np.ndarray, confidence: float) -> np.float32:
+    """What a teacher's logits [N, K] are divided by, so that they are no surer than that; 1 and more.
+
+    A network that has its training images by heart answers them with certainty, which tells a student nothing
+    beside the label and takes the label's smoothing away.
+
+    Args:
+        logits: float32 [N, K]; some rows of many tell how sure they are.
+        confidence: largest mean top probability.
+    """
+    few = torch.from_numpy(logits[:: max(1, len(logits) // TEMPERED)])
+
+    def is_surer(temperature: float) -> bool:
+        return F.softmax(few / temperature, 1).amax(1).mean().item() > confidence
+
+    low, high = 0.0, MOST_TEMPERING  # logarithms
+    if not is_surer(1.0):
+        return np.float32(1.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_surer(math.exp(middle)) else (low, middle)
+    return np.float32(math.exp(high))
 
 
 def resized(images: Tensor, first: float, progress: float) -> Tensor:

@@ -49,6 +49,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "distillation": (0, 1),
     "distillation_left": (0, 1),
     "temperature": (0.1, 100),
+    "teacher_confidence": (0, 1),
     "seconds": (0, 1e8),
     "most_bad_steps": (0, 10**6),
     "seed": (0, 2**63 - 1),
@@ -95,6 +96,9 @@ class Recipe:
             a straight line (teacher annealing, Clark et al. 2019, 1907.04829): a student that becomes better
             than its teacher is not held back.
         temperature: at which the teacher's answers are compared.
+        teacher_confidence: most that the mean top probability of a teacher's answers may be, before that
+            temperature; surer ones are divided (:func:`smash_search.train.network.tempered`). 1 takes them
+            as they are.
         precision: "auto" multiplies in bfloat16 where the processor has it, "float32" never.
         keep_best: end with the weights of the best epoch on validation images, if that was not the last; not
             where they are trained on.
@@ -126,6 +130,7 @@ class Recipe:
     distillation: float = 0.9
     distillation_left: float = 1.0
     temperature: float = 2.0
+    teacher_confidence: float = 0.9
     precision: Precision = "auto"
     keep_best: bool = False
     include_validation: bool = False

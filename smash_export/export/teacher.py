@@ -52,6 +52,7 @@ FORMS = "auto, a bundle, an ONNX or TorchScript file, or timm:NAME?weights=FILE"
 TIMES_LARGER = 4.0  # multiply-accumulates of an automatic teacher over those of its student
 TIME_SHARE = 0.5  # of --time, for an automatic teacher
 LEAST_RIGHT = 0.8  # of the images; teachers of less held their students back (docs/recipes.md)
+TOLD_TEMPERING = 1.5  # less is not worth a word
 CHECKED = 512  # test images that an adopted teacher is checked on
 LEAST = 1e-7  # probability whose logarithm is taken
 _BATCH = 256
@@ -146,6 +147,7 @@ def knowledge(answers: Answers, dataset: Dataset, recipe: Recipe) -> Knowledge:
         recipe: Recipe of the student; it says what is measured, and whether validation images are trained on.
     """
     from smash_search.train.answers import measured
+    from smash_search.train.network import tempering
 
     logits, split, which = answers.training, dataset.train, "training"
     held_out = answers.validation is not None and not recipe.include_validation
@@ -160,6 +162,9 @@ def knowledge(answers: Answers, dataset: Dataset, recipe: Recipe) -> Knowledge:
     if recipe.balance != "none":
         words += f", mean recall of the classes {figure:.1%}"
         right = min(right, figure)
+    divided = tempering(answers.training, recipe.teacher_confidence)
+    if divided > TOLD_TEMPERING:
+        words += f"; its answers are divided by {divided:.1f}, surer ones tell little beside the labels"
     return Knowledge(words, right < LEAST_RIGHT, validation)
 
 

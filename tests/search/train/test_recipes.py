@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from smash_base.errors import InvalidInputError, UsageError
@@ -39,6 +41,7 @@ from smash_search.train.network import (
     seconds_of_validation,
     seconds_per_epoch,
     settled,
+    tempering,
     within,
 )
 from smash_search.train.recipes import FEW_IMAGES, NAMES, has_few_of_a_class, recipe_for, survives_flip
@@ -510,6 +513,34 @@ def test_a_teacher_that_loses_its_weight_does_not_have_the_last_word() -> None:
     recipe = Recipe(epochs=12, batch=16, distillation=0.9, distillation_left=0.0)
     fit(network, data, recipe, evaluate=False, teacher=teacher)
     assert accuracy(network, data.train, data.preprocessing) > 0.4, "below that with its whole weight"
+
+
+@given(st.integers(2, 6), st.floats(0.01, 40), st.floats(0.6, 1), st.integers(0, 2**31 - 1))
+def test_answers_that_are_too_sure_are_divided_until_they_are_not(
+    classes: int, scale: float, confidence: float, seed: int
+) -> None:
+    logits = scale * np.random.default_rng(seed).standard_normal((200, classes)).astype(np.float32)
+    divided = tempering(logits, confidence)
+    top = torch.from_numpy(logits / divided).softmax(1).amax(1).mean().item()
+    before = torch.from_numpy(logits).softmax(1).amax(1).mean().item()
+    assert divided >= 1
+    assert top <= confidence + 1e-4 or divided == pytest.approx(100)
+    assert (divided == 1) == (before <= confidence)
+    if 1 < divided < 99:
+        assert top == pytest.approx(confidence, abs=1e-3), "and no further"
+
+
+def test_how_sure_a_teacher_is_of_images_that_it_has_by_heart_teaches_nothing() -> None:
+    data, trained = small_digits(), []
+    answers = np.random.default_rng(0).standard_normal((len(data.train), 10)).astype(np.float32)
+    answers += 6 * np.eye(10, dtype=np.float32)[data.train.labels]
+    for times, confidence in ((1.0, 0.9), (5.0, 0.9), (5.0, 1.0)):
+        network = _network()
+        recipe = Recipe(epochs=3, batch=16, teacher_confidence=confidence)
+        fit(network, data, recipe, evaluate=False, teacher=np.float32(times) * answers)
+        trained.append(answers_of(network, data.validation, data.preprocessing))
+    assert np.allclose(trained[0], trained[1], atol=1e-2)
+    assert not np.allclose(trained[0], trained[2], atol=0.1)
 
 
 def test_a_teacher_of_several_classes_is_learned_from_class_by_class() -> None:
