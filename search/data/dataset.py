@@ -211,7 +211,7 @@ def _fingerprint(parts: Parts, indices: Sequence[np.ndarray | None], splits: Seq
         digest.update(b"as given" if index is None else np.ascontiguousarray(index, dtype="<i8").tobytes())
     for split in splits:
         digest.update(f"{len(split)}".encode())
-        for chunk in _chunks(split.images):
+        for chunk in chunks(split.images):
             digest.update(np.ascontiguousarray(chunk).data)
         digest.update(np.ascontiguousarray(split.labels, dtype="<i8").data)
         if split.targets is not None:
@@ -392,7 +392,7 @@ def mean_and_std(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ..
     total = np.zeros(channels, dtype=np.int64)
     squares = np.zeros(channels, dtype=np.int64)
     count = 0
-    for chunk in _chunks(images):
+    for chunk in chunks(images):
         values = chunk.reshape(-1, channels)
         count += len(values)
         for channel in range(channels):
@@ -573,7 +573,8 @@ def _take(split: Split, objects: np.ndarray, views: int) -> Split:
     return split.take(rows)
 
 
-def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Images in parts that keep mapped arrays out of memory."""
     step = max(1, CHUNK_BYTES // max(1, int(np.prod(images.shape[1:]))))
     for start in range(0, len(images), step):
         yield images[start : start + step]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from smash_base.images import Omission
 from smash_base.json_values import JsonObject
-from smash_search.data.dataset import Dataset, Split
+from smash_search.data.dataset import Dataset, Split, chunks
 from smash_search.data.duplicates import Duplicates, duplicates_of
 
 HASHED_BYTES = 2**31  # of pixels; larger data are not searched for duplicates
@@ -106,7 +106,9 @@ def summarise(dataset: Dataset) -> DatasetSummary:
         for label, name in enumerate(dataset.classes)
     )
     pixels = sum(split.images.nbytes for split in splits.values())
-    duplicates = duplicates_of(splits) if pixels <= HASHED_BYTES else None
+    is_looked_at = pixels <= HASHED_BYTES
+    duplicates = duplicates_of(splits) if is_looked_at else None
+    blank = sum(map(_of_one_colour, splits.values())) if is_looked_at else 0
     form = dataset.preprocessing
     return DatasetSummary(
         spec=dataset.spec,
@@ -119,7 +121,7 @@ def summarise(dataset: Dataset) -> DatasetSummary:
         depth=form.depth,
         duplicates=duplicates,
         left_out=dataset.left_out,
-        notes=(*dataset.notes, *_of_none(splits), *_warnings(table, duplicates, splits)),
+        notes=(*dataset.notes, *_of_none(splits), *_blank(blank), *_warnings(table, duplicates, splits)),
         fingerprint=dataset.fingerprint,
     )
 
@@ -130,6 +132,20 @@ def _of_none(splits: dict[str, Split]) -> Iterator[str]:
     if any(counts.values()):
         listed = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         yield f"images of no class: {listed}"
+
+
+def _of_one_colour(split: Split) -> int:
+    """How many images have the same colour, or grey, in all pixels."""
+    count = 0
+    for rows in chunks(split.images):
+        pixels = rows.reshape(len(rows), -1, rows.shape[-1])
+        count += int((pixels == pixels[:, :1]).all((1, 2)).sum())
+    return count
+
+
+def _blank(count: int) -> Iterator[str]:
+    if count:
+        yield f"{count} images show one colour alone; dark drawings on transparency do, which is put on black"
 
 
 def _warnings(

@@ -408,7 +408,7 @@ def _fitted(
     before = time.monotonic() - begin
 
     def sized(factor: float) -> SearchConfig:
-        smaller = config if seconds is None else scaled(config, factor)
+        smaller = config if seconds is None else scaled(config, factor, units.beside)
         if values["rungs"] is not None:  # somebody's word
             smaller = replace(smaller, finalists=replace(smaller.finalists, rungs=config.finalists.rungs))
         return smaller if share is None else plan.with_hypernet_share(smaller, share, dataset, units)

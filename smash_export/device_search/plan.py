@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 # Of a rehearsal. Candidates differ in cost by a factor of ten: fewer would say little about their mean.
 STEPS, CANDIDATES, FINALISTS, IMAGES, EPOCHS = 8, 10, 6, 256, 3
-TRIALS = 3  # measurements of a step by all workers at a time
 LADDER = 8  # networks that are measured to know how large one is that takes a latency limit
 EVALUATION = 1 / 3  # of the time of a trained image: there is no backward pass
 SHORT_RACE = 1 / 8  # of the default search; below it the last rung is left out, below half of it all but one
@@ -221,9 +220,9 @@ def _gain_of_workers(
     here, task = Worker(equipment), Task("seconds_per_step", (architecture,), architecture.key)
     beside, _ = executor.size(torch.cuda.device_count())
     with contextlib.closing(make_executor(executor, equipment, here)) as workers:
-        together = [seconds for _ in range(1 + TRIALS) for _, seconds in workers.run([task] * beside)]
-    alone = [here.seconds_per_step(architecture) for _ in range(TRIALS)]
-    gain = beside * np.median(alone) / np.median(together[beside:])  # the first ones start
+        for _ in range(2):  # the first time they start, each when it can
+            together = [seconds for _, seconds in workers.run([task] * beside)]
+    gain = beside * here.seconds_per_step(architecture) / np.mean(together)
     return beside, float(min(gain, beside))  # more only where other programs slowed this process
 
 
@@ -418,16 +417,25 @@ def training_part(label: str, recipe: Recipe, dataset: Dataset, units: Units) ->
     return Part(label, recipe.epochs * epoch * max(units.trained_image, units.random_image))
 
 
-def scaled(config: SearchConfig, factor: float) -> SearchConfig:
+def scaled(config: SearchConfig, factor: float, beside: int = 1) -> SearchConfig:
     """A search with so many times the updates, candidates and finalists, none below what makes sense.
 
     Below :data:`SHORT_RACE` the fewest finalists are left, and their trainings become shorter: without the
     last rung, then with the first one alone and one round of proposals. Ranks after fewer epochs are less
     sure (docs/experiments, "How long a race must be"), but the last training needs the time more.
+
+    Args:
+        config: the default.
+        factor: how many times as large.
+        beside: networks that are trained beside each other: no round has a place left.
     """
-    candidates = _scaled(config.candidates, factor, "candidates")
-    count = min(_scaled(config.finalists.count, factor, "finalists"), candidates)
     finalists = config.finalists
+
+    def filled(networks: int) -> int:
+        return beside * math.ceil(networks / beside)
+
+    candidates = _scaled(config.candidates, factor, "candidates")
+    count = min(filled(_scaled(finalists.count, factor, "finalists")), candidates)
     random = min(finalists.random, count)
     known = min(config.known, candidates // 2)
     rungs, rounds = finalists.rungs, finalists.rounds
@@ -445,7 +453,7 @@ def scaled(config: SearchConfig, factor: float) -> SearchConfig:
             finalists,
             count=count,
             rounds=rounds,
-            per_round=max(min(1, finalists.per_round), round(finalists.per_round * factor)),
+            per_round=filled(max(min(1, finalists.per_round), round(finalists.per_round * factor))),
             rungs=rungs,
             random=random,
             known=min(finalists.known, known, count - random),

@@ -235,7 +235,8 @@ def make_plan(
     before = time.monotonic() - begin
 
     def planned(factor: float, epochs: int) -> Plan:
-        sized, last = scaled(config, factor), replace(recipe, epochs=epochs)
+        beside = 1 if request.seconds is None else units.beside  # the default is the same everywhere
+        sized, last = scaled(config, factor, beside), replace(recipe, epochs=epochs)
         stages = _stages(request, dataset, folder, units, sized, last)
         return Plan(images.facts(), _searched(request, dataset, sized, last, units), stages, before)
 

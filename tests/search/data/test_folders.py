@@ -507,3 +507,19 @@ def test_a_name_is_the_same_class_in_either_form_of_its_characters(tmp_path: Pat
     rows += [f"test/{name}/{number}.png,{name}" for name in ("Biene", "Ka\u0308fer") for number in range(8)]
     (tmp_path / "labels.csv").write_text("path,label\n" + "\n".join(rows), encoding="utf-8")
     assert load_dataset(f"csv:{tmp_path / 'labels.csv'}").classes == ("Biene", "K\u00e4fer")
+
+
+def test_drawings_that_become_black_are_told(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("arrow", "circle"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(12):
+            shape = np.zeros((16, 16, 4), np.uint8)
+            shape[..., 3] = random.integers(0, 2, (16, 16)) * 255
+            if name == "circle":
+                shape[..., 0] = 200
+            Image.fromarray(shape, "RGBA").save(folder / f"{number}.png")
+    notes = summarise(load_dataset(f"folder:{tmp_path}")).notes
+    assert any(note.startswith("12 images show one colour alone") for note in notes)
+    assert not any("one colour" in note for note in summarise(load_dataset("digits")).notes)

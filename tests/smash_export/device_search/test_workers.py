@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from smash_export.device_search import workers
-from smash_export.device_search.plan import Units, rehearse, search_parts
+from smash_export.device_search.plan import Units, rehearse, scaled, search_parts
 from smash_export.device_search.search import configure
 from smash_export.device_search.workers import fitting_executor, memory_of_worker, pixels_of_race
 from smash_search.data import Dataset
@@ -90,6 +90,18 @@ def test_a_plan_counts_networks_that_wait_for_the_last_of_a_rung() -> None:
     assert parts(two)["finalists"] == pytest.approx(((4 * 2 + 2 * 4) * images * 3e-4 + 5) / 1.5)
     assert parts(two)["candidates"] == pytest.approx(parts(alone)["candidates"] / 1.5)
     assert parts(two)["HyperNet"] == parts(alone)["HyperNet"]
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.1, 0.5])
+def test_a_search_of_a_given_time_leaves_no_worker_idle(factor: float) -> None:
+    config = configure(small_digits())
+    for beside in (2, 3):
+        alone, sized = scaled(config, factor), scaled(config, factor, beside)
+        for name in ("count", "per_round"):
+            before, networks = getattr(alone.finalists, name), getattr(sized.finalists, name)
+            assert networks % beside == 0
+            assert before <= networks < before + beside
+    assert scaled(config, factor, 8).finalists.count <= scaled(config, factor, 8).candidates
 
 
 @pytest.mark.slow
