@@ -59,6 +59,7 @@ KNOWN, BY_LOT = "known network", "drawn regardless of score"
 BY_SCORE, BY_ROUND = "best score", "proposed in round"
 """How reasons begin for which networks enter the race."""
 
+WAITING = 0.2  # of a training: how much longer the last of two takes than their mean; of four twice that
 SCOUTS = 3  # networks that usually go through all rungs for the sake of their wiring alone
 RANGE_BATCHES, RANGE_BATCH = 8, 64  # training images that show the ranges of activations
 
@@ -196,19 +197,35 @@ class FinalistsConfig:
             counts.append(max(1, math.ceil(self.keep * counts[-1])))
         return counts
 
-    def epochs(self, count: int, beside: int = 1) -> int:
-        """Epochs of training when ``count`` networks enter, :data:`SCOUTS` of them for their wiring alone.
+    def epochs(self, count: int) -> int:
+        """Epochs of training when ``count`` networks enter, :data:`SCOUTS` of them for their wiring alone."""
+        return int(np.dot(self._trained(count), np.diff([0, *self.rungs])))
+
+    def epochs_in_turn(self, count: int, beside: int) -> float:
+        """Epochs that pass one after the other where several networks are trained beside each other.
+
+        The last of a round or a rung is waited for. Of networks within one limit on multiply-accumulates some
+        take twice as long as others.
 
         Args:
-            count: networks.
-            beside: networks that are trained beside each other. Those that wait for the last of a rung count
-                as if they were trained.
+            count: networks that enter.
+            beside: networks beside each other.
         """
+        if beside == 1:
+            return float(self.epochs(count))
+
+        def turns(networks: int) -> float:
+            return math.ceil(networks / beside) + WAITING * math.log2(max(1, min(networks, beside)))
+
+        first, *later = self._trained(count)
+        rounds = [self.count] + [self.per_round] * self.rounds if count == self.entering else [first]
+        return float(np.dot([sum(map(turns, rounds)), *map(turns, later)], np.diff([0, *self.rungs])))
+
+    def _trained(self, count: int) -> list[int]:
+        """Networks that are trained in each rung."""
         first, *later = self.schedule(count)
         idle = [self.sends_scouts * min(SCOUTS, first - wanted) for wanted in later]
-        counts = [first] + [_left(wanted, extra) + extra for wanted, extra in zip(later, idle, strict=True)]
-        full = [beside * math.ceil(networks / beside) for networks in counts]
-        return int(np.dot(full, np.diff([0, *self.rungs])))
+        return [first] + [_left(wanted, extra) + extra for wanted, extra in zip(later, idle, strict=True)]
 
     def epochs_done(self, records: Path, group: str) -> int:
         """Epochs that finalists.jsonl holds already for one group."""

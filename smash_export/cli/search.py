@@ -305,7 +305,7 @@ def _search(
     if is_sized or (_is_long(config) and output.tells):
         predicted = device is not None and output.dry_run  # by a table that is not there yet, in no time
         rehearsed = None if predicted else measurement
-        config = _fitted(config, dataset, rehearsed, executor, folder, values, output)
+        config, executor = _fitted(config, dataset, rehearsed, executor, folder, values, output)
     if output.dry_run:
         from smash_search.run import check_search
 
@@ -384,13 +384,15 @@ def _fitted(
     folder: Path,
     values: dict[str, Any],
     output: Output,
-) -> SearchConfig:
+) -> tuple[SearchConfig, ExecutorConfig]:
     """As much of the search as fits the time, and the HyperNet's share of it; tells the time that it takes.
 
-    One that was begun keeps the size that it was given then.
+    One that was begun keeps the size that it was given then. Workers that nobody asked for are left out where
+    they would take longer.
     """
     from smash_export.device_search import plan
     from smash_export.device_search.plan import duration_words, largest_factor, scaled
+    from smash_search.executors import ExecutorConfig
 
     seconds = None if values["duration"] is None else plan.parse_duration(values["duration"])
     share = values["hypernet_share"]
@@ -398,33 +400,40 @@ def _fitted(
         raise UsageError("--hypernet-share with --steps or --epochs", hint="Choose one.")
     if (folder / "config.json").exists():
         if seconds is None and share is None:
-            return config
+            return config, executor
         output.note(
             f"{folder} holds this search, which keeps the size that it began with; --run names another"
         )
-        return plan.sized_like(config, files.read_json(folder / "config.json", what="search configuration"))
+        held = files.read_json(folder / "config.json", what="search configuration")
+        return plan.sized_like(config, held), executor
     begin = time.monotonic()
     units = _rehearsed(config, dataset, measurement, executor, values["device"], output)
     before = time.monotonic() - begin
 
-    def sized(factor: float) -> SearchConfig:
+    def sized(factor: float, units: Units) -> SearchConfig:
         smaller = config if seconds is None else scaled(config, factor, units.beside)
         if values["rungs"] is not None:  # somebody's word
             smaller = replace(smaller, finalists=replace(smaller.finalists, rungs=config.finalists.rungs))
         return smaller if share is None else plan.with_hypernet_share(smaller, share, dataset, units)
 
-    def expected(factor: float) -> float:
-        return sum(part.seconds for part in plan.search_parts(sized(factor), dataset, units))
+    def expected(factor: float, units: Units) -> float:
+        return sum(part.seconds for part in plan.search_parts(sized(factor, units), dataset, units))
 
-    factor = 1.0
-    if seconds is not None:
-        factor = largest_factor(lambda factor: before + expected(factor), seconds)
-    chosen, told = sized(factor), "the search"
+    def fitting(units: Units) -> float:
+        if seconds is None:
+            return 1.0
+        return largest_factor(lambda factor: before + expected(factor, units), seconds)
+
+    if values["executor"] == "auto" and values["workers"] is None:
+        units = plan.sooner(units, lambda units: sized(fitting(units), units), dataset)
+        executor = executor if units.beside > 1 else ExecutorConfig()
+    factor = fitting(units)
+    chosen, told = sized(factor, units), "the search"
     if seconds is not None or share is not None:
         updates = f"{chosen.training.steps} updates of the HyperNet"
         told = f"{factor:.2g} times the default search with {updates}"
-    output.note(f"{told}: about {duration_words(expected(factor))} here{_how(executor, units)}")
-    return chosen
+    output.note(f"{told}: about {duration_words(expected(factor, units))} here{_how(executor, units)}")
+    return chosen, executor
 
 
 def _rehearsed(
@@ -446,7 +455,7 @@ def _rehearsed(
 def _how(executor: ExecutorConfig, units: Units) -> str:
     """Which workers a time is for, in words; nothing for one process."""
     if units.beside > 1:
-        return f", {units.beside} networks beside each other, {units.gain:.2g} times as fast as one by one"
+        return f", {units.beside} networks beside each other, each {units.slower:.2g} times as long as alone"
     return ", by one worker" if executor.name == "ray" else ""
 
 

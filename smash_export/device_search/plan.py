@@ -61,7 +61,7 @@ class Units:
         random_image: the same of a network of the random search beside; draws are larger than presets.
         set_up: Seconds that a training takes beside its images: filters of the stem, first steps, judging.
         beside: networks that are scored and trained beside each other.
-        gain: networks that are trained so in the time of one that has all threads.
+        slower: How many times as long a training takes beside the others as with all threads.
     """
 
     start: float
@@ -73,7 +73,12 @@ class Units:
     random_image: float
     set_up: float = 0.0
     beside: int = 1
-    gain: float = 1.0
+    slower: float = 1.0
+
+    @property
+    def each(self) -> float:
+        """Seconds of one of several short tasks, over those of one alone."""
+        return self.slower / self.beside
 
 
 @dataclass
@@ -194,11 +199,13 @@ def rehearse(
         units = _units(small, images, recorder, timed, begin)
         if executor is None or executor.name != "process":
             return units
-        beside, gain = _gain_of_workers(small, images, result.best.architecture, executor, run, device)
-    return replace(units, beside=beside, gain=gain)
+        largest = max(result.trained, key=lambda entry: entry.macs).key
+        networks = {entry.candidate.architecture.key: entry.candidate.architecture for entry in result.scored}
+        beside, slower = _beside(small, images, networks[largest], executor, run, device)
+    return replace(units, beside=beside, slower=slower)
 
 
-def _gain_of_workers(
+def _beside(
     config: SearchConfig,
     dataset: Dataset,
     architecture: Architecture,
@@ -206,7 +213,7 @@ def _gain_of_workers(
     folder: Path,
     device: str,
 ) -> tuple[int, float]:
-    """Workers, and how many times as fast as this process they train a network, all together."""
+    """Workers, and how many times as long as this process each takes for a step while all train a network."""
     import torch
 
     from smash_search.executors import Task, make_executor
@@ -222,8 +229,8 @@ def _gain_of_workers(
     with contextlib.closing(make_executor(executor, equipment, here)) as workers:
         for _ in range(2):  # the first time they start, each when it can
             together = [seconds for _, seconds in workers.run([task] * beside)]
-    gain = beside * here.seconds_per_step(architecture) / np.mean(together)
-    return beside, float(min(gain, beside))  # more only where other programs slowed this process
+    slower = np.mean(together) / here.seconds_per_step(architecture)
+    return beside, max(1.0, float(slower))  # less only where other programs slowed this process
 
 
 def _smaller(config: SearchConfig, dataset: Dataset) -> SearchConfig:
@@ -374,16 +381,16 @@ def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[P
     race, kept = 0.0, float(config.candidates)
     for before, images in itertools.pairwise(stages):
         kept = max(1.0, kept * config.scoring.keep)
-        race += kept * _raced(dataset, before, images) * units.raced_image / units.gain
+        race += kept * _raced(dataset, before, images) * units.raced_image * units.each
     finalists, measured = config.finalists, units.measurement
     train = min(finalists.epoch_images or len(dataset.train), len(dataset.train))
     work = train + EVALUATION * len(dataset.validation)
-    judged = MEASURED * measured + units.score / units.gain  # of one network
+    judged = MEASURED * measured + units.score * units.each  # of one network
 
     def trained(networks: int, image: float) -> float:
-        set_up = sum(finalists.schedule(networks)) * units.set_up
-        epochs = finalists.epochs(networks, units.beside)
-        return (epochs * work * image + set_up) / units.gain if networks else 0.0
+        set_up = sum(finalists.schedule(networks)) * units.set_up * units.each
+        epochs = finalists.epochs_in_turn(networks, units.beside)
+        return epochs * work * image * units.slower + set_up if networks else 0.0
 
     drawn = networks_of_baseline(config, dataset)
     parts = [
@@ -399,6 +406,23 @@ def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[P
         Part("random search", trained(drawn, units.random_image) + drawn * MEASURED * measured),
     ]
     return [part for part in parts if part.seconds > 0]
+
+
+def sooner(units: Units, chosen: Callable[[Units], SearchConfig], dataset: Dataset) -> Units:
+    """The units, or those of one process where its finalists take less time each: few of them wait much.
+
+    Args:
+        units: measured with workers.
+        chosen: function that gives the search that is made with units.
+        dataset: Images of the search.
+    """
+
+    def of_an_epoch(units: Units) -> float:
+        config = chosen(units)
+        parts = {part.label: part.seconds for part in search_parts(config, dataset, units)}
+        return parts["finalists"] / config.finalists.epochs(config.finalists.entering)
+
+    return min((units, replace(units, beside=1, slower=1.0)), key=of_an_epoch)
 
 
 def _raced(dataset: Dataset, before: int, images: int) -> int:

@@ -21,6 +21,7 @@ from smash_export.device_search.plan import (
     scaled,
     search_parts,
     shared_time,
+    sooner,
     training_part,
 )
 from smash_export.device_search.workers import fitting_executor
@@ -234,18 +235,26 @@ def make_plan(
 
     before = time.monotonic() - begin
 
-    def planned(factor: float, epochs: int) -> Plan:
-        beside = 1 if request.seconds is None else units.beside  # the default is the same everywhere
-        sized, last = scaled(config, factor, beside), replace(recipe, epochs=epochs)
-        stages = _stages(request, dataset, folder, units, sized, last)
-        return Plan(images.facts(), _searched(request, dataset, sized, last, units), stages, before)
+    def sized(units: Units, factor: float) -> SearchConfig:
+        # The default is the same everywhere.
+        return config if request.seconds is None else scaled(config, factor, units.beside)
 
-    def seconds_of(factor: float, epochs: int) -> float:
-        return before + planned(factor, epochs).seconds
+    def planned(units: Units, factor: float, epochs: int) -> Plan:
+        search, last = sized(units, factor), replace(recipe, epochs=epochs)
+        stages = _stages(request, dataset, folder, units, search, last)
+        return Plan(images.facts(), _searched(request, dataset, search, last, units), stages, before)
 
-    if request.seconds is None:
-        return planned(1.0, recipe.epochs)
-    return planned(*shared_time(seconds_of, recipe.epochs, request.seconds))
+    def fitting(units: Units) -> tuple[float, int]:
+        if request.seconds is None:
+            return 1.0, recipe.epochs
+        return shared_time(
+            lambda factor, epochs: before + planned(units, factor, epochs).seconds,
+            recipe.epochs,
+            request.seconds,
+        )
+
+    units = sooner(units, lambda units: sized(units, fitting(units)[0]), dataset)
+    return planned(units, *fitting(units))
 
 
 def _stages(

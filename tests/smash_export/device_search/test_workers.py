@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from smash_export.device_search import workers
-from smash_export.device_search.plan import Units, rehearse, scaled, search_parts
+from smash_export.device_search.plan import Units, rehearse, scaled, search_parts, sooner
 from smash_export.device_search.search import configure
 from smash_export.device_search.workers import fitting_executor, memory_of_worker, pixels_of_race
 from smash_search.data import Dataset
 from smash_search.executors import ExecutorConfig
+from smash_search.stages.config import SearchConfig
 from smash_search.train.network import Recipe
 from tests.search.run_small_search import config as small_config
 from tests.search.small_data import small_digits
@@ -72,24 +73,42 @@ def test_large_batches_and_images_in_memory_are_counted() -> None:
     assert memory_of_worker(config, data) - fewer == 2 * (45_000 - 96) * 64
 
 
-def test_a_plan_counts_networks_that_wait_for_the_last_of_a_rung() -> None:
+def _parts(config: SearchConfig, units: Units) -> dict[str, float]:
+    return {part.label: part.seconds for part in search_parts(config, small_digits(), units)}
+
+
+ALONE = Units(1.0, 0.05, 0.0, 0.3, 1e-4, 3e-4, 6e-4, 1.0)
+TWO = replace(ALONE, beside=2, slower=1.5)
+
+
+def test_a_plan_counts_the_wait_for_the_last_of_a_round_and_of_a_rung() -> None:
     digits = small_digits()
     config = configure(digits)
-    config = replace(
-        config, finalists=replace(config.finalists, count=4, rounds=0, rungs=(2, 6), scouts=False, keep=0.25)
+    finalists = replace(
+        config.finalists, count=4, rounds=1, per_round=1, rungs=(2, 6), scouts=False, keep=0.2
     )
-    assert config.finalists.schedule(4) == [4, 1]
-    alone = Units(1.0, 0.05, 0.0, 0.3, 1e-4, 3e-4, 6e-4, 1.0)
-    two = replace(alone, beside=2, gain=1.5)
-
-    def parts(units: Units) -> dict[str, float]:
-        return {part.label: part.seconds for part in search_parts(config, digits, units)}
-
+    config = replace(config, finalists=finalists)
+    assert finalists.schedule(5) == [5, 1]
+    assert finalists.epochs_in_turn(5, 1) == finalists.epochs(5) == 5 * 2 + 4
+    # Two pairs, the last of which is waited for, one by itself, and one in the next rung.
+    assert finalists.epochs_in_turn(5, 2) == pytest.approx((2.2 + 1) * 2 + 4)
+    assert finalists.epochs_in_turn(5, 4) == pytest.approx((1.4 + 1) * 2 + 4)
+    alone, two = _parts(config, ALONE), _parts(config, TWO)
     images = len(digits.train) + len(digits.validation) / 3
-    assert parts(alone)["finalists"] == pytest.approx((4 * 2 + 1 * 4) * images * 3e-4 + 5)
-    assert parts(two)["finalists"] == pytest.approx(((4 * 2 + 2 * 4) * images * 3e-4 + 5) / 1.5)
-    assert parts(two)["candidates"] == pytest.approx(parts(alone)["candidates"] / 1.5)
-    assert parts(two)["HyperNet"] == parts(alone)["HyperNet"]
+    assert alone["finalists"] == pytest.approx(14 * images * 3e-4 + 6 + 0.3), "and the score of a proposal"
+    assert two["finalists"] == pytest.approx(1.5 * 10.4 * images * 3e-4 + 0.75 * 6.3)
+    assert two["HyperNet"] == alone["HyperNet"]
+
+
+def test_workers_are_left_out_where_networks_would_wait_for_each_other() -> None:
+    digits, config = small_digits(), configure(small_digits())
+    few = replace(config.finalists, known=1, count=3, rounds=1, per_round=1, rungs=(2,))
+    many = replace(config.finalists, known=1, count=12, rounds=1, per_round=4, rungs=(2,))
+    for finalists, slower, expected in ((few, 1.7, 1), (few, 1.0, 2), (many, 1.7, 2), (many, 2.0, 1)):
+        units = replace(TWO, set_up=0.0, slower=slower)
+        chosen = sooner(units, lambda _, finalists=finalists: replace(config, finalists=finalists), digits)
+        assert chosen.beside == expected
+        assert chosen.slower == (slower if expected == 2 else 1.0)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.1, 0.5])
@@ -110,5 +129,5 @@ def test_a_rehearsal_measures_what_workers_gain() -> None:
     digits = small_digits(train=512)
     units = rehearse(small_config(), digits, executor=ExecutorConfig("process", workers=2, threads=1))
     assert units.beside == 2
-    assert 0.1 < units.gain <= 2
+    assert 1 <= units.slower < 100
     assert rehearse(small_config(), digits, executor=ExecutorConfig()).beside == 1
