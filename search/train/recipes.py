@@ -97,7 +97,7 @@ class Recipe:
             than its teacher is not held back.
         temperature: at which the teacher's answers are compared.
         teacher_confidence: most that the mean top probability of a teacher's answers may be, before that
-            temperature; surer ones are divided (:func:`smash_search.train.network.tempered`). 1 takes them
+            temperature; surer ones are divided (:func:`smash_search.train.network.tempering`). 1 takes them
             as they are.
         precision: "auto" multiplies in bfloat16 where the processor has it, "float32" never.
         keep_best: end with the weights of the best epoch on validation images, if that was not the last; not

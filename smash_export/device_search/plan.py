@@ -413,14 +413,17 @@ def sooner(units: Units, chosen: Callable[[Units], SearchConfig], dataset: Datas
 
     Args:
         units: measured with workers.
-        chosen: function that gives the search that is made with units.
+        chosen: function that gives the search that is made with units, or raises GateError.
         dataset: Images of the search.
     """
 
     def of_an_epoch(units: Units) -> float:
-        config = chosen(units)
+        try:
+            config = chosen(units)
+        except GateError:  # no search fits the time
+            return math.inf
         parts = {part.label: part.seconds for part in search_parts(config, dataset, units)}
-        return parts["finalists"] / config.finalists.epochs(config.finalists.entering)
+        return parts.get("finalists", 0.0) / config.finalists.epochs(config.finalists.entering)
 
     return min((units, replace(units, beside=1, slower=1.0)), key=of_an_epoch)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from smash_base.errors import GateError
 from smash_export.device_search import workers
 from smash_export.device_search.plan import Units, rehearse, scaled, search_parts, sooner
 from smash_export.device_search.search import configure
@@ -109,6 +110,17 @@ def test_workers_are_left_out_where_networks_would_wait_for_each_other() -> None
         chosen = sooner(units, lambda _, finalists=finalists: replace(config, finalists=finalists), digits)
         assert chosen.beside == expected
         assert chosen.slower == (slower if expected == 2 else 1.0)
+
+
+def test_a_time_that_is_too_short_for_the_one_way_leaves_the_other() -> None:
+    config = configure(small_digits())
+
+    def chosen(units: Units) -> SearchConfig:
+        if units.beside == 1:
+            raise GateError("too short")
+        return config
+
+    assert sooner(replace(TWO, slower=5.0), chosen, small_digits()).beside == 2
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.1, 0.5])
