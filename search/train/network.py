@@ -434,8 +434,9 @@ class _Loop(Loop[Epoch]):
     ) -> None:
         self.network, self._feed, self._recipe = network, feed, recipe
         self._several = feed.targets is not None
+        self._tempering = 1.0
         if teacher is not None and not self._several:
-            teacher = teacher / tempering(teacher, recipe.teacher_confidence)
+            self._tempering = tempering(teacher, recipe.teacher_confidence)
         self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
         self._distance = distance_of_each if self._several else distance
         check_mixing(recipe.augmentation, taught=teacher is not None, several=self._several)
@@ -514,7 +515,9 @@ class _Loop(Loop[Epoch]):
             images, targets = self._augmentation(
                 images, targets, generator, epoch=epoch, indices=torch.from_numpy(indices)
             )
-        soft = None if self._teacher is None else self._teacher[torch.from_numpy(indices)]
+        soft = None
+        if self._teacher is not None:
+            soft = self._teacher[torch.from_numpy(indices)] / self._tempering
         return _Batch(images, targets, soft)
 
     def after_step(self, loss: float) -> None:
@@ -650,7 +653,7 @@ def distance_of_each(
     return found * temperature**2
 
 
-def tempering(logits: np.ndarray, confidence: float) -> np.float32:
+def tempering(logits: np.ndarray, confidence: float) -> float:
     """What a teacher's logits [N, K] are divided by, so that they are no surer than that; 1 and more.
 
     A network that has its training images by heart answers them with certainty, which tells a student nothing
@@ -667,11 +670,11 @@ def tempering(logits: np.ndarray, confidence: float) -> np.float32:
 
     low, high = 0.0, MOST_TEMPERING  # logarithms
     if not is_surer(1.0):
-        return np.float32(1.0)
+        return 1.0
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if is_surer(math.exp(middle)) else (low, middle)
-    return np.float32(math.exp(high))
+    return math.exp(high)
 
 
 def resized(images: Tensor, first: float, progress: float) -> Tensor:

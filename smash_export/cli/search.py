@@ -333,8 +333,7 @@ def _search(
 
 def _asked_executor(values: dict[str, Any], output: Output) -> ExecutorConfig | None:
     """The executor that was named, whose workers can be reached; None where this program chooses."""
-    import torch
-
+    from smash_export.device_search.workers import processes
     from smash_search.executors import ExecutorConfig, check_executor
 
     name, workers, address = values["executor"], values["workers"], values["ray_address"]
@@ -342,8 +341,10 @@ def _asked_executor(values: dict[str, Any], output: Output) -> ExecutorConfig | 
         if workers is None and address is None:
             return None
         name = "process" if (workers or 1) > 1 else "serial"
-    threads = max(1, torch.get_num_threads() // workers) if name == "process" and workers else None
-    asked = ExecutorConfig(name, workers, threads, address)
+    if name == "process" and workers and address is None:
+        asked = processes(workers)
+    else:
+        asked = ExecutorConfig(name, workers, ray_address=address)
     if name != "serial":
         with output.progress("reaching the workers", None):
             check_executor(asked)
@@ -387,8 +388,8 @@ def _fitted(
 ) -> tuple[SearchConfig, ExecutorConfig]:
     """As much of the search as fits the time, and the HyperNet's share of it; tells the time that it takes.
 
-    One that was begun keeps the size that it was given then. Workers that nobody asked for are left out where
-    they would take longer.
+    One that was begun keeps the size that it was given then. Where the size is measured, workers that nobody
+    asked for are left out if they would take longer; what a whole search does depends on no measurement.
     """
     from smash_export.device_search import plan
     from smash_export.device_search.plan import duration_words, largest_factor, scaled
@@ -424,12 +425,13 @@ def _fitted(
             return 1.0
         return largest_factor(lambda factor: before + expected(factor, units), seconds)
 
-    if values["executor"] == "auto" and values["workers"] is None:
+    is_sized = seconds is not None or share is not None
+    if is_sized and values["executor"] == "auto" and values["workers"] is None:
         units = plan.sooner(units, lambda units: sized(fitting(units), units), dataset)
         executor = executor if units.beside > 1 else ExecutorConfig()
     factor = fitting(units)
     chosen, told = sized(factor, units), "the search"
-    if seconds is not None or share is not None:
+    if is_sized:
         updates = f"{chosen.training.steps} updates of the HyperNet"
         told = f"{factor:.2g} times the default search with {updates}"
     output.note(f"{told}: about {duration_words(expected(factor, units))} here{_how(executor, units)}")

@@ -425,6 +425,8 @@ def sooner(units: Units, chosen: Callable[[Units], SearchConfig], dataset: Datas
         parts = {part.label: part.seconds for part in search_parts(config, dataset, units)}
         return parts.get("finalists", 0.0) / config.finalists.epochs(config.finalists.entering)
 
+    if units.beside == 1:
+        return units
     return min((units, replace(units, beside=1, slower=1.0)), key=of_an_epoch)
 
 

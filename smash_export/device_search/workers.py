@@ -43,12 +43,18 @@ def fitting_executor(config: SearchConfig, dataset: Dataset, device: str) -> Exe
     is_alone = pick_device(device).type != "cpu" or world_size() > 1
     if is_alone or pixels_of_race(config, dataset) < LONG:
         return ExecutorConfig()
-    threads = torch.get_num_threads()
     fitting = int(MEMORY_SHARE * memory_available() / memory_of_worker(config, dataset))
-    workers = min(threads, MOST, fitting, config.finalists.entering)
-    if workers < 2:
-        return ExecutorConfig()
-    return ExecutorConfig("process", workers=workers, threads=threads // workers)
+    workers = min(torch.get_num_threads(), MOST, fitting, config.finalists.entering)
+    return processes(workers) if workers > 1 else ExecutorConfig()
+
+
+def processes(workers: int) -> ExecutorConfig:
+    """So many processes, among which PyTorch's threads are shared out."""
+    import torch
+
+    from smash_search.executors import ExecutorConfig
+
+    return ExecutorConfig("process", workers=workers, threads=max(1, torch.get_num_threads() // workers))
 
 
 def pixels_of_race(config: SearchConfig, dataset: Dataset) -> int:

@@ -253,7 +253,8 @@ def make_plan(
             request.seconds,
         )
 
-    units = sooner(units, lambda units: sized(units, fitting(units)[0]), dataset)
+    if request.seconds is not None:
+        units = sooner(units, lambda units: sized(units, fitting(units)[0]), dataset)
     return planned(units, *fitting(units))
 
 

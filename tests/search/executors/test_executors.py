@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from smash_base import files
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
@@ -40,6 +39,7 @@ from tests.search.executors.devices import Device, InTurns
 from tests.search.run_small_search import config, contents
 from tests.search.several_data import several_digits
 from tests.search.small_data import small_digits
+from tests.threads import torch_threads
 
 SPEC = InputSpec(1, (8, 8))
 SPACE = space_for(SPEC)
@@ -49,10 +49,8 @@ TWO = ExecutorConfig("process", workers=2, threads=1)
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """As many as the workers have; sums of other lengths are rounded otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 def _equipment(folder: Path, measurement: object = None) -> Equipment:
