@@ -26,7 +26,7 @@ from smash_search.space.cost import Cost, cost_of
 from smash_search.stages.config import Run
 from smash_search.stages.hurry import LastTraining
 from smash_search.stages.race import BASELINE, latencies_of
-from smash_search.strategies import Scored
+from smash_search.strategies import Scored, architectures_of
 from smash_search.train.compute import DivergedError
 
 MOST_UNUSED = 0.2  # of a latency limit, before the result says why
@@ -125,7 +125,7 @@ class Picks:
     @cached_property
     def _architectures(self) -> dict[str, Architecture]:
         """By key."""
-        return {entry.candidate.architecture.key: entry.candidate.architecture for entry in self.scored}
+        return architectures_of(self.scored)
 
     def within_limits(self, evaluator: Evaluator) -> tuple[Trained, dict[str, Pick]]:
         """The pick of best.json, and that of every limit where there are several.

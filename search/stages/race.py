@@ -34,7 +34,7 @@ from smash_search.rank.trained import Trained, expected, through_last_rung
 from smash_search.space.architecture import Architecture
 from smash_search.stages.bounds import Bounds
 from smash_search.stages.config import Run, SearchConfig
-from smash_search.strategies import Candidate, Context, Scored
+from smash_search.strategies import Candidate, Context, Scored, architectures_of
 from smash_search.strategies.random import draws
 from smash_search.train.compute import seed_of
 from smash_search.train.network import Epoch
@@ -302,7 +302,7 @@ class Race:
 
     def keep_ensemble(self, trained: Sequence[Trained], scored: Sequence[Scored]) -> None:
         """Answers of the best finalists, for who trains the pick at length; once, while weights are there."""
-        architectures = {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
+        architectures = architectures_of(scored)
         run = self.run
         path = run.folder / ensemble_file(run.dataset.fingerprint)
         through = [entry for entry in through_last_rung(trained) if not entry.diverged]

@@ -10,7 +10,7 @@ are on the disk already, so that no strategy stores a state of its own.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -64,6 +64,11 @@ class Scored:
     cost: Cost
     measures: dict[str, float] = field(default_factory=dict)
     refused: str | None = None
+
+
+def architectures_of(scored: Iterable[Scored]) -> dict[str, Architecture]:
+    """Architectures of candidates by key."""
+    return {entry.candidate.architecture.key: entry.candidate.architecture for entry in scored}
 
 
 @dataclass(frozen=True)

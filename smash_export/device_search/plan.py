@@ -186,6 +186,7 @@ def rehearse(
         GateError: no network of the space keeps the limits on cost.
     """
     from smash_search.run import run_search
+    from smash_search.strategies import architectures_of
 
     recorder = _Recorder(advance)
     timed = None if measurement is None else _Timed(measurement)
@@ -200,8 +201,8 @@ def rehearse(
         if executor is None or executor.name != "process":
             return units
         largest = max(result.trained, key=lambda entry: entry.macs).key
-        networks = {entry.candidate.architecture.key: entry.candidate.architecture for entry in result.scored}
-        beside, slower = _beside(small, images, networks[largest], executor, run, device)
+        architecture = architectures_of(result.scored)[largest]
+        beside, slower = _beside(small, images, architecture, executor, run, device)
     return replace(units, beside=beside, slower=slower)
 
 
