@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -234,6 +234,20 @@ class FinalistsConfig:
         return sum(int(steps[entry.rung]) for entry in held if entry.group == group)
 
 
+def special_places(count: int, random: int, known: int) -> tuple[int, int]:
+    """Places for networks drawn regardless of score and for known networks, of those that are wanted.
+
+    Known networks have one place of two. The score of a short search hardly tells networks apart, and there
+    a known network that enters by it alone is one of luck.
+
+    Args:
+        count: Networks that enter.
+        random, known: as many as are wanted of each.
+    """
+    random = min(random, count - min(1, known, max(0, count - 1)))
+    return random, min(known, count - random)
+
+
 @dataclass(frozen=True)
 class Finalist:
     """A network that enters the rungs.
@@ -258,6 +272,7 @@ def choose(
     config: FinalistsConfig,
     size: Callable[[Scored], float] | None = None,
     kind: Callable[[Scored], Hashable] | None = None,
+    handicaps: Callable[[Sequence[Architecture]], Mapping[str, float]] | None = None,
 ) -> list[Finalist]:
     """A diverse set of finalists.
 
@@ -266,41 +281,41 @@ def choose(
         config: how many.
         size: what the bins are made over, MACs unless given (a latency, for example).
         kind: classes of which each gets a finalist (what keeps a latency limit, for example).
+        handicaps: factors of errors, where networks are not trained equally in the end
+            (:meth:`smash_search.stages.hurry.LastTraining.handicaps`).
     """
     size = size or (lambda entry: math.log(entry.cost.macs))
-    usable = [entry for entry in scored if entry.score is not None and entry.refused is None]
-    ranked = sorted(usable, key=_by_score)
+    best_score = BY_SCORE if handicaps is None else f"{BY_SCORE} for its training time"
+    ranked = _ranked(scored, handicaps)
+    places = {entry.candidate.architecture.key: place for place, entry in enumerate(ranked)}
     count = min(config.count, len(ranked))
     lucky = min(config.random, count - 1) if count > 1 else 0
     passed = ranked[: max(count, math.ceil((1 - config.drop) * len(ranked)))]
     chosen: dict[str, Finalist] = {}
 
     def enter(entry: Scored, reason: str) -> None:
-        is_known = entry.candidate.origin == "known" and reason != KNOWN
-        said = f"{reason}, a {KNOWN}" if is_known else reason
+        said = f"{reason}, a {KNOWN}" if entry.candidate.origin == "known" and reason != KNOWN else reason
         chosen.setdefault(entry.candidate.architecture.key, _finalist(entry, said))
 
     def best_of_bins(entries: Sequence[Scored], most: int) -> list[Scored]:
         by_size = sorted(entries, key=lambda entry: (size(entry), entry.candidate.architecture.key))
         bins = _split(by_size, min(most, max(0, count - lucky - len(chosen))))
-        return [min(part, key=_by_score) for part in bins if part]
+        return [min(part, key=lambda one: places[one.candidate.architecture.key]) for part in bins if part]
 
     kinds = {kind(entry): None for entry in ranked} if kind else {}  # in the order of their best
     if len(kinds) > 1 and kind is not None:
         for wanted in list(kinds)[:count]:
-            enter(next(entry for entry in ranked if kind(entry) == wanted), f"{BY_SCORE} within its limit")
-    known = [entry for entry in usable if entry.candidate.origin == "known"]
+            enter(next(entry for entry in ranked if kind(entry) == wanted), f"{best_score} within its limit")
+    known = [entry for entry in ranked if entry.candidate.origin == "known"]
     left = min(config.known, max(0, count - lucky - len(chosen)))
     for entry in best_of_bins(known, left) if kind is None else _largest_of_patterns(known, kind)[:left]:
         enter(entry, KNOWN)
     best = best_of_bins(passed, count)
     for number, entry in enumerate(best):
-        enter(entry, f"{BY_SCORE} of size bin {number + 1} of {len(best)}")
-    order = np.random.default_rng(seed_of(config.seed, 0x10C)).permutation(len(ranked))
-    for index in order:  # whatever their score
-        if len(chosen) == count:
-            break
-        enter(ranked[int(index)], BY_LOT)
+        enter(entry, f"{best_score} of size bin {number + 1} of {len(best)}")
+    for index in np.random.default_rng(seed_of(config.seed, 0x10C)).permutation(len(ranked)):
+        if len(chosen) < count:
+            enter(ranked[int(index)], BY_LOT)
     return list(chosen.values())
 
 
@@ -317,9 +332,26 @@ def _largest_of_patterns(entries: Sequence[Scored], kind: Callable[[Scored], Has
     return [entry for entries in rounds for entry in entries if entry is not None]
 
 
-def _by_score(entry: Scored) -> tuple[float, float, float, str]:
-    assert entry.score is not None  # filtered above
-    return (-entry.score.images, entry.score.error, entry.score.loss, entry.score.key)
+def _ranked(
+    scored: Sequence[Scored], handicaps: Callable[[Sequence[Architecture]], Mapping[str, float]] | None
+) -> list[Scored]:
+    """Networks that may enter, best score first; by few images after those by many.
+
+    With factors of errors those of few images stand among the others: a network that the race of scores
+    dropped may be ahead for its training time.
+    """
+    usable = [entry for entry in scored if entry.score is not None and entry.refused is None]
+    factors = handicaps([entry.candidate.architecture for entry in usable]) if handicaps else None
+
+    def by_score(entry: Scored) -> tuple[float, float, float, str]:
+        score = entry.score
+        assert score is not None  # filtered above
+        if factors is None:
+            return (-score.images, score.error, score.loss, score.key)
+        factor = factors[score.key]
+        return (factor * score.error, factor * score.loss, -score.images, score.key)
+
+    return sorted(usable, key=by_score)
 
 
 def _split(entries: list[Scored], parts: int) -> list[list[Scored]]:
@@ -353,6 +385,7 @@ def run_rungs(
     keep: Callable[[Trained], Hashable] | None = None,
     holds: Callable[[Finalist], bool] | None = None,
     propose: Propose | None = None,
+    handicap: Callable[[Architecture], float] | None = None,
 ) -> list[Trained]:
     """Train finalists of one group in rungs; what is recorded already is not trained again.
 
@@ -371,6 +404,7 @@ def run_rungs(
             on, and of scouts: a longer measurement, after which ``keep`` may give another class. None where
             all may.
         propose: further networks for the first rung, by round and by what was trained so far.
+        handicap: factor of the error that a network will have in the end, for :func:`expected`.
 
     Returns:
         One entry per network and rung, in the order in which one worker alone trains them.
@@ -378,10 +412,16 @@ def run_rungs(
     held = [Trained.from_json(record) for record in files.read_jsonl(records)]
     done = {(entry.group, entry.key, entry.rung): entry for entry in held}
     results: dict[tuple[str, int], Trained] = {}
+    architectures: dict[str, Architecture] = {}
+
+    def handicap_of(entry: Trained) -> float:
+        assert handicap is not None
+        return handicap(architectures[entry.key])
 
     def train(finalists: Sequence[Finalist], rung: int) -> None:
         names = [(finalist.group, finalist.architecture.key, rung) for finalist in finalists]
         missing = [finalist for finalist, name in zip(finalists, names, strict=True) if name not in done]
+        architectures.update({finalist.architecture.key: finalist.architecture for finalist in finalists})
         for index, trained in work([(finalist, rung) for finalist in missing]):
             done[trained.group, trained.key, rung] = trained
             record = trained.to_json()
@@ -392,7 +432,7 @@ def run_rungs(
 
     def ranked(entered: Sequence[Finalist], rung: int) -> list[tuple[Finalist, Trained]]:
         """Networks of a rung, best first, the smaller network first among equals."""
-        judged = expected(list(results.values()))
+        judged = expected(list(results.values()), handicap and handicap_of)
         pairs = [(finalist, results[finalist.architecture.key, rung]) for finalist in entered]
         return sorted(pairs, key=lambda pair: (judged(pair[1]), pair[0].macs, pair[1].key))
 

@@ -124,7 +124,7 @@ def pick_within(
         trained: every network and rung of the search.
         latencies: by key.
         limit: Limit that is kept.
-        handicap: see :func:`smash_search.rank.trained.through_last_rung`.
+        handicap: see :func:`smash_search.rank.trained.expected`.
 
     Raises:
         GateError: no trained network keeps the limit; names the fastest.

@@ -64,7 +64,9 @@ def standing(entries: Sequence[Trained]) -> Callable[[Trained], float]:
     return lambda entry: math.inf if entry.validation_loss is None else entry.validation_loss
 
 
-def expected(results: Sequence[Trained]) -> Callable[[Trained], float]:
+def expected(
+    results: Sequence[Trained], handicap: Callable[[Trained], float] | None = None
+) -> Callable[[Trained], float]:
     """What orders networks of a race, the lowest first: where each would stand one rung behind the last.
 
     That is its :func:`standing`, less the mean of what networks of its pattern gained from its rung on; as
@@ -75,6 +77,9 @@ def expected(results: Sequence[Trained]) -> Callable[[Trained], float]:
 
     Args:
         results: every network and rung so far.
+        handicap: factor of the error that each will have, for networks that are not trained equally in the
+            end. A network is set back by that share of its standing by which its factor is above the lowest
+            of its rung; what is expected may be negative, where little is left to gain.
     """
     judged = standing(results)
     by_name = {(entry.group, entry.key, entry.rung): entry for entry in results if entry.diverged is None}
@@ -93,7 +98,12 @@ def expected(results: Sequence[Trained]) -> Callable[[Trained], float]:
         coming = sum(gained(rung, entry.pattern) for rung in range(entry.rung, last + 1))
         return coming + gained(last, entry.pattern)
 
-    return lambda entry: judged(entry) - left(entry)
+    if handicap is None:
+        return lambda entry: judged(entry) - left(entry)
+    factors, least = {entry.key: handicap(entry) for entry in results}, dict[int, float]()
+    for entry in results:
+        least[entry.rung] = min(factors[entry.key], least.get(entry.rung, math.inf))
+    return lambda entry: judged(entry) * factors[entry.key] / least[entry.rung] - left(entry)
 
 
 def through_last_rung(
@@ -103,19 +113,12 @@ def through_last_rung(
 
     Args:
         results: every network and rung.
-        handicap: factor of the error that each will have, for networks that are not trained equally in the
-            end. A network is set back by that share of its :func:`standing` by which its factor is above the
-            lowest; what is expected may be negative, where little is left to gain.
+        handicap: as for :func:`expected`.
     """
     last = max(entry.rung for entry in results)
-    judged = expected(results)
+    judged = expected(results, handicap)
     entries = [entry for entry in results if entry.rung == last]
-    back = {entry.key: 0.0 for entry in entries}
-    if handicap is not None:
-        stands, factors = standing(results), {entry.key: handicap(entry) for entry in entries}
-        least = min(factors.values())
-        back = {entry.key: stands(entry) * (factors[entry.key] / least - 1) for entry in entries}
-    return sorted(entries, key=lambda entry: (judged(entry) + back[entry.key], entry.macs, entry.key))
+    return sorted(entries, key=lambda entry: (judged(entry), entry.macs, entry.key))
 
 
 def sound(results: Sequence[Trained]) -> list[Trained]:
@@ -130,7 +133,7 @@ def pick(results: Sequence[Trained], handicap: Callable[[Trained], float] | None
     Of those that came as far as any whose training did not diverge.
 
     Args:
-        results, handicap: as for :func:`through_last_rung`.
+        results, handicap: as for :func:`expected`.
 
     Raises:
         DivergedError: no network could be trained.

@@ -120,7 +120,7 @@ class Picks:
     @cached_property
     def hurry(self) -> LastTraining | None:
         """How far the networks come in the last training; None where nothing limits its time."""
-        return LastTraining(self.run, self._architectures) if self.run.config.last_training else None
+        return LastTraining.of(self.run)
 
     @cached_property
     def _architectures(self) -> dict[str, Architecture]:
@@ -135,7 +135,7 @@ class Picks:
             DivergedError: networks keep it, and the training of each diverged.
         """
         limits = sorted(self.run.config.latency_limits, key=lambda limit: limit.milliseconds)
-        handicap = None if self.hurry is None else self.hurry.handicap
+        handicap = None if self.hurry is None else self.hurry.by_key(self._architectures)
         if not limits:
             return pick(self.trained, handicap), {}
         latencies = latencies_of(self.scored)
@@ -195,7 +195,8 @@ class Picks:
             rank = [score.key for score in ranked].index(winner.key) + 1
             search = replace(search, score=entry.score.error, score_images=entry.score.images, rank=rank)
         if self.hurry is not None:
-            search = replace(search, hurried=self.hurry.words(winner, self._ahead(winner, limit)))
+            ahead = [self._architectures[other.key] for other in self._ahead(winner, limit)]
+            search = replace(search, hurried=self.hurry.words(entry.candidate.architecture, ahead))
         if entry.measures:
             records = files.read_jsonl(run.folder / CONFIRMED)
             confirmed = [record["measures"] for record in records if record["key"] == winner.key]

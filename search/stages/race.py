@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,7 @@ from smash_search.rank.trained import Trained, expected, through_last_rung
 from smash_search.space.architecture import Architecture
 from smash_search.stages.bounds import Bounds
 from smash_search.stages.config import Run, SearchConfig
+from smash_search.stages.hurry import LastTraining
 from smash_search.strategies import Candidate, Context, Scored, architectures_of
 from smash_search.strategies.random import draws
 from smash_search.train.compute import seed_of
@@ -63,10 +65,18 @@ class Race:
     workers: Executor
     evaluator: Evaluator
 
+    @cached_property
+    def _hurry(self) -> LastTraining | None:
+        """How far networks come in the last training; None where nothing limits its time."""
+        return LastTraining.of(self.run)
+
     def finalists(self, scored: list[Scored]) -> list[Trained]:
         """The race of the search's own networks; what a round proposes is added to ``scored``."""
         config = self.run.config.finalists
-        finalists = choose(scored, config, *by_latency(scored, self.run.config.latency_limits))
+        handicaps = None if self._hurry is None else self._hurry.handicaps
+        finalists = choose(
+            scored, config, *by_latency(scored, self.run.config.latency_limits), handicaps=handicaps
+        )
 
         def propose(number: int, entered: Sequence[Finalist], results: Sequence[Trained]) -> list[Finalist]:
             entering = self._propose(number, entered, results, scored)
@@ -96,7 +106,10 @@ class Race:
             for entry in scored
             if _is_sound(entry, worst) and entry.candidate.architecture.key not in trained
         }
-        judged, first = expected(results), {entry.key: entry for entry in results if entry.rung == 0}
+        architectures = {finalist.architecture.key: finalist.architecture for finalist in entered}
+        handicap = None if self._hurry is None else self._hurry.by_key(architectures)
+        judged = expected(results, handicap)
+        first = {entry.key: entry for entry in results if entry.rung == 0}
         observations = [
             Observation(
                 finalist.architecture,
@@ -242,18 +255,17 @@ class Race:
         """Train finalists in rungs, several at a time where there are workers."""
         if not finalists:
             return []
-        run, config = self.run, self.run.config.finalists
-        classify, confirmed = class_of(run.config.latency_limits), dict[str, float]()
+        run, config, limits = self.run, self.run.config.finalists, self.run.config.latency_limits
+        classify, confirmed = class_of(limits), dict[str, float]()
 
         def keep(entry: Trained) -> int:
             if not self.bounds.limits_latency:
                 return 0
             return classify(confirmed.get(entry.key, self.evaluator.measures[entry.key][LATENCY]))
 
-        def holds(finalist: Finalist) -> bool:
-            key, limits = finalist.architecture.key, run.config.latency_limits
-            confirmed[key] = undisturbed(self.evaluator.confirm(finalist.architecture))
-            return classify(confirmed[key]) < len(limits)
+        def holds(entry: Finalist) -> bool:
+            latency = undisturbed(self.evaluator.confirm(entry.architecture))  # asked once
+            return classify(confirmed.setdefault(entry.architecture.key, latency)) < len(limits)
 
         path = run.folder / "finalists.jsonl"
         with run.progress(label, config.epochs(entering or len(finalists))) as advance:
@@ -267,11 +279,11 @@ class Race:
                     seen[index] += 1
                     advance(1, loss=entry.loss)
 
-                tasks = [Task("train", rung, rung[0].architecture.key) for rung in rungs]
-                for index, trained in self.workers.run(tasks, on_epoch=on_epoch):
-                    yield index, trained
-                    before = config.rungs[trained.rung - 1] if trained.rung else 0
-                    advance(trained.epochs - before - seen[index], error=f"{trained.error:.2%}")
+                tasks = (Task("train", rung, rung[0].architecture.key) for rung in rungs)
+                for index, entry in self.workers.run(list(tasks), on_epoch=on_epoch):
+                    yield index, entry
+                    left = config.recipe_of(entry.rung, entry.key).epochs - seen[index]
+                    advance(left, error=f"{entry.error:.2%}")
 
             return run_rungs(
                 finalists,
@@ -281,6 +293,7 @@ class Race:
                 keep=keep,
                 holds=holds if self._measures_before_the_last_rung else None,
                 propose=propose,
+                handicap=None if self._hurry is None else self._hurry.handicap,
             )
 
     @property

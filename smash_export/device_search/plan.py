@@ -265,6 +265,7 @@ def _smaller(config: SearchConfig, dataset: Dataset) -> SearchConfig:
             baseline="none" if config.finalists.baseline == "none" else "finalists",
         ),
         latency_limits=(),
+        last_training=0.0,
     )
 
 
@@ -399,6 +400,7 @@ def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[P
         Part("HyperNet", units.start + config.training.steps * units.step),
         Part("candidates", config.candidates * judged),
         Part("race", race),
+        Part("training times", _timing(config, dataset) * units.trained_image),
         Part(
             "finalists",
             trained(finalists.entering, units.trained_image)
@@ -407,6 +409,19 @@ def search_parts(config: SearchConfig, dataset: Dataset, units: Units) -> list[P
         Part("random search", trained(drawn, units.random_image) + drawn * MEASURED * measured),
     ]
     return [part for part in parts if part.seconds > 0]
+
+
+def _timing(config: SearchConfig, dataset: Dataset) -> float:
+    """Images that are trained on to know how long networks take (:mod:`smash_search.stages.hurry`)."""
+    from smash_search.stages.hurry import PROBED
+    from smash_search.train.network import PROBED_STEPS
+
+    if not config.last_training:
+        return 0.0
+    finalists = config.finalists
+    networks = min(PROBED, config.candidates) + finalists.rounds * finalists.per_round
+    images = PROBED_STEPS * finalists.recipe.batch
+    return networks * (images + 2 * EVALUATION * min(images, len(dataset.validation)))
 
 
 def sooner(units: Units, chosen: Callable[[Units], SearchConfig], dataset: Dataset) -> Units:
@@ -459,6 +474,8 @@ def scaled(config: SearchConfig, factor: float, beside: int = 1) -> SearchConfig
         factor: how many times as large.
         beside: networks that are trained beside each other: no round has a place left.
     """
+    from smash_search.rank.finalists import special_places
+
     finalists = config.finalists
 
     def filled(networks: int) -> int:
@@ -466,8 +483,8 @@ def scaled(config: SearchConfig, factor: float, beside: int = 1) -> SearchConfig
 
     candidates = _scaled(config.candidates, factor, "candidates")
     count = min(filled(_scaled(finalists.count, factor, "finalists")), candidates)
-    random = min(finalists.random, count)
     known = min(config.known, candidates // 2)
+    random, entering_known = special_places(count, finalists.random, min(finalists.known, known))
     rungs, rounds = finalists.rungs, finalists.rounds
     if factor < SHORT_RACE:
         rungs = rungs[:-1] or rungs
@@ -486,7 +503,7 @@ def scaled(config: SearchConfig, factor: float, beside: int = 1) -> SearchConfig
             per_round=filled(max(min(1, finalists.per_round), round(finalists.per_round * factor))),
             rungs=rungs,
             random=random,
-            known=min(finalists.known, known, count - random),
+            known=entering_known,
         ),
     )
 

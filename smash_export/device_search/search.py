@@ -336,12 +336,10 @@ def _training(
 def _entering(finalists: dict[str, Any], known: int, measured: JsonObject) -> dict[str, Any]:
     """Values of the finalists that fit each other: no more at random and of known networks than enter, and
     judged by the precision that is measured."""
-    random = min(finalists["random"], finalists["count"])
-    entering = {
-        **finalists,
-        "random": random,
-        "known": min(finalists["known"], known, finalists["count"] - random),
-    }
+    from smash_search.rank.finalists import special_places
+
+    random, known = special_places(finalists["count"], finalists["random"], min(finalists["known"], known))
+    entering = {**finalists, "random": random, "known": known}
     setting = measured.get("setting")
     if isinstance(setting, Mapping) and setting.get("precision") == "int8":
         entering["precision"] = "int8"

@@ -263,15 +263,17 @@ def _stages(
 ) -> tuple[Stage, ...]:
     bundle = folder / "bundle"
     files = 2 + len(_precisions(request)) - (request.target in ("torchscript", "onnxruntime"))
+    training = _training_parts(request, recipe, dataset, units)
+    if request.seconds is not None:  # the last of its parts is the training of the pick
+        config = replace(config, last_training=max(1.0, training[-1].seconds))
     search = search_parts(config, dataset, units)
     if request.elsewhere:
         search.insert(0, Part("latency on", TABLE_NETWORKS * ELSEWHERE))
     there = request.elsewhere
-    training = _training_parts(request, recipe, dataset, units)
     judging = EVALUATION * (len(dataset.validation) + len(dataset.test)) * units.trained_image
     rounding = INT8 + EVALUATION * INT8_IMAGES * units.trained_image
     return (
-        Stage("search", _search_words(request, folder, config, training, units.beside), tuple(search)),
+        Stage("search", _search_words(request, folder, config, units.beside), tuple(search)),
         Stage(
             "freeze",
             _freeze_words(request, folder, recipe, sum(part.seconds for part in training)),
@@ -331,9 +333,7 @@ def _precisions(request: Request) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("fp32", request.precision)))
 
 
-def _search_words(
-    request: Request, folder: Path, config: SearchConfig, training: Sequence[Part], beside: int
-) -> tuple[str, ...]:
+def _search_words(request: Request, folder: Path, config: SearchConfig, beside: int) -> tuple[str, ...]:
     words = ["search", "--data", request.data, "--run", str(folder / "search")]
     words += ["--seed", str(request.seed), "--device", request.device]
     words += ["--space", str(config.space)]
@@ -347,8 +347,8 @@ def _search_words(
     words += _given(("--max-parameters", request.max_parameters), ("--max-memory", request.max_memory))
     words += _given(("--balance", request.balance))
     words += ["--executor", "process", "--workers", str(beside)] if beside > 1 else ["--executor", "serial"]
-    if request.seconds is not None:  # the last of its parts is the training of the pick
-        words += ["--train-within", f"{max(1.0, training[-1].seconds):.0f}s"]
+    if config.last_training:
+        words += ["--train-within", f"{config.last_training:.0f}s"]
     return (*words, *request.elsewhere)
 
 

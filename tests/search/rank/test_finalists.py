@@ -25,6 +25,7 @@ from smash_search.rank.finalists import (
     choose,
     input_spec_of,
     run_rungs,
+    special_places,
     train_rung,
 )
 from smash_search.rank.scoring import Score, ScoringConfig
@@ -89,6 +90,15 @@ def test_known_networks_enter_from_every_size_though_their_scores_are_bad() -> N
     assert min(f.macs for f in entered) <= sizes[3] < sizes[6] <= max(f.macs for f in entered)
     with pytest.raises(InvalidInputError, match="known"):
         FinalistsConfig(count=4, random=2, known=3)
+
+
+def test_one_of_two_places_is_for_a_known_network_where_any_are_wanted() -> None:
+    assert special_places(2, 3, 3) == (1, 1)
+    assert special_places(1, 3, 3) == (1, 0), "no place is left for it"
+    assert special_places(2, 3, 0) == (2, 0)
+    assert special_places(4, 2, 3) == (2, 2)
+    assert special_places(24, 4, 8) == (4, 8)
+    assert special_places(0, 3, 3) == (0, 0), "which the configuration refuses"
 
 
 def test_a_known_network_that_the_score_chose_says_that_it_is_known() -> None:
