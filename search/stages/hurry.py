@@ -77,7 +77,8 @@ class LastTraining:
                 advance(1)
         if len(by_size) > len(probed):
             model = fit_latency(probed, list(seconds.values()), self._run.spec, self._run.classes)
-            seconds = {entry.key: model.predict(entry) for entry in by_size} | seconds
+            fastest = min(seconds.values())  # a network whose parts have no price would take no time
+            seconds = {entry.key: max(fastest, model.predict(entry)) for entry in by_size} | seconds
         return {key: _left_of_error(self._epochs(took)) for key, took in seconds.items()}
 
     def words(self, winner: Architecture, others: Sequence[Architecture]) -> str | None:

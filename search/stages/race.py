@@ -8,13 +8,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from smash_base import files
 from smash_base.errors import GateError
+from smash_base.progress import Advance
 from smash_search.executors import Executor, Task
 from smash_search.rank.evaluation import Evaluator
 from smash_search.rank.finalists import (
@@ -263,38 +264,39 @@ class Race:
                 return 0
             return classify(confirmed.get(entry.key, self.evaluator.measures[entry.key][LATENCY]))
 
-        def holds(entry: Finalist) -> bool:
-            latency = undisturbed(self.evaluator.confirm(entry.architecture))  # asked once
-            return classify(confirmed.setdefault(entry.architecture.key, latency)) < len(limits)
+        def holds(finalist: Finalist) -> bool:
+            key = finalist.architecture.key
+            confirmed[key] = undisturbed(self.evaluator.confirm(finalist.architecture))
+            return classify(confirmed[key]) < len(limits)
 
         path = run.folder / "finalists.jsonl"
         with run.progress(label, config.epochs(entering or len(finalists))) as advance:
             if done := config.epochs_done(path, finalists[0].group):
                 advance(done)
-
-            def work(rungs: Sequence[Rung]) -> Iterable[tuple[int, Trained]]:
-                seen = Counter[int]()  # epochs of networks that are trained at present
-
-                def on_epoch(index: int, entry: Epoch) -> None:
-                    seen[index] += 1
-                    advance(1, loss=entry.loss)
-
-                tasks = (Task("train", rung, rung[0].architecture.key) for rung in rungs)
-                for index, entry in self.workers.run(list(tasks), on_epoch=on_epoch):
-                    yield index, entry
-                    left = config.recipe_of(entry.rung, entry.key).epochs - seen[index]
-                    advance(left, error=f"{entry.error:.2%}")
-
             return run_rungs(
                 finalists,
                 config,
                 records=path,
-                work=work,
+                work=partial(self._train, advance=advance),
                 keep=keep,
                 holds=holds if self._measures_before_the_last_rung else None,
                 propose=propose,
                 handicap=None if self._hurry is None else self._hurry.handicap,
             )
+
+    def _train(self, rungs: Sequence[Rung], advance: Advance) -> Iterable[tuple[int, Trained]]:
+        """Number and result of each pair, as they come; epochs are shown as they end."""
+        rungs_at, seen = self.run.config.finalists.rungs, Counter[int]()
+
+        def on_epoch(index: int, entry: Epoch) -> None:
+            seen[index] += 1
+            advance(1, loss=entry.loss)
+
+        tasks = [Task("train", rung, rung[0].architecture.key) for rung in rungs]
+        for index, trained in self.workers.run(tasks, on_epoch=on_epoch):
+            yield index, trained
+            before = rungs_at[trained.rung - 1] if trained.rung else 0
+            advance(trained.epochs - before - seen[index], error=f"{trained.error:.2%}")
 
     @property
     def _measures_before_the_last_rung(self) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from smash_base import files
 from smash_search.rank.finalists import Finalist, FinalistsConfig, Rung, choose, run_rungs
+from smash_search.rank.latency_model import parts_of
 from smash_search.rank.scoring import Score
 from smash_search.rank.trained import Trained, expected, pick
 from smash_search.space.architecture import Architecture, InputSpec
@@ -133,6 +134,22 @@ def test_a_training_that_diverged_is_the_last_of_a_race_however_fast() -> None:
     fell = replace(_trained(FAST, 1.0), diverged="NaN", validation_loss=None)
     judged = expected([fell, _trained(SLOW, 0.3)], lambda entry: 0.5 if entry.key == FAST.key else 0.8)
     assert judged(fell) == math.inf
+
+
+def test_no_network_is_thought_to_be_faster_than_all_that_were_timed(tmp_path: Path) -> None:
+    """Times that dense convolutions alone explain leave no price for a network that has none."""
+    run, space = _run(tmp_path, 20_000.0, {}), space_for(SPEC)
+    drawn = sorted((space.draw(3, slot) for slot in range(300)), key=lambda one: run.cost(one).macs)
+    work = [parts_of(network, SPEC, 10).get("dense MACs", 0) for network in drawn]
+    place = next(place for place in range(40, 300) if not work[place])
+    smaller = [at for at in range(place) if work[at]][-PROBED // 2 :]
+    larger = [at for at in range(place, 300) if work[at]][: PROBED // 2]
+    run = _run(tmp_path, 20_000.0, {drawn[at]: work[at] / 100 for at in smaller + larger})
+    found = LastTraining(run).handicaps([drawn[at] for at in [*smaller, place, *larger]])
+    assert len(files.read_jsonl(tmp_path / TIMES)) == PROBED, "the one in the middle is not timed"
+    timed = [found[drawn[at].key] for at in smaller + larger]
+    assert found[drawn[place].key] == min(timed)
+    assert min(timed) < max(timed)
 
 
 def test_few_networks_are_timed_and_tell_the_time_of_many(tmp_path: Path) -> None:
