@@ -120,8 +120,17 @@ def _log_ticks(low: float, high: float) -> list[float]:
             if low <= math.log10(factor * 10.0**power) <= high
         ]
         if len(found) >= 3:
-            return found[:: max(1, len(found) // 7)]
+            return _apart(found, (high - low) / 8)
     return found or [10 ** ((low + high) / 2)]
+
+
+def _apart(ascending: list[float], distance: float) -> list[float]:
+    """The first value and each that is so many powers of ten and more above the last one that was kept."""
+    kept = ascending[:1]
+    for value in ascending[1:]:
+        if math.log10(value / kept[-1]) >= distance:
+            kept.append(value)
+    return kept
 
 
 class Chart:

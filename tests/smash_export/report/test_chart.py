@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smash_export.report.chart import HEIGHT, LETTER, LINE, WIDTH, Axis, Point, scatter
 
@@ -34,6 +36,21 @@ def test_numbers_of_an_axis_differ_where_their_values_do(values: list[float], ax
     assert len(set(texts)) == len(texts)
     if axis.percent:
         assert all(0 <= float(text.rstrip("%")) <= 100 for text in texts)
+
+
+@given(
+    st.floats(1e-3, 1e7), st.floats(1.0, 1e5), st.lists(st.floats(0, 1), max_size=4).map(lambda x: [0, 1, *x])
+)
+def test_ticks_of_a_logarithmic_axis_are_far_enough_apart_to_be_read(
+    low: float, factor: float, places: list[float]
+) -> None:
+    values = [low * factor**place for place in places]
+    markup = scatter([Point(value, 1, "") for value in values], Axis("ms", "log"), Axis("y")).text
+    across = [
+        float(x) for x in re.findall(r'<text class="tick" x="([^"]+)" y="[^"]+" text-anchor="m', markup)
+    ]
+    assert 2 <= len(across) <= 9
+    assert min(np.diff(across)) >= WIDTH / 12, "a text of eight letters"
 
 
 def test_labels_cover_neither_points_nor_each_other_nor_the_edge() -> None:
