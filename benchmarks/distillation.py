@@ -102,7 +102,8 @@ class Bench:
 
     def _given(self, recipe: Recipe) -> dict[str, Any]:
         place, begin = self.work / "answers.json", time.process_time()
-        soft = teacher_logits(self.arguments.teacher, self.dataset, self.work / "answers")
+        views = recipe.teacher_views
+        soft = teacher_logits(self.arguments.teacher, self.dataset, self.work / "answers", views=views)
         if not place.exists():
             files.write_json(place, time.process_time() - begin)
         seconds: float = files.read_json(place, what="seconds")

@@ -59,7 +59,8 @@ def taught(
 
     if values["teacher"] != teacher.AUTO:
         with output.progress("asking the teacher", None):
-            kept = teacher.answers_file(values["teacher"], dataset, place, warn=output.warn)
+            views = recipe.teacher_views
+            kept = teacher.answers_file(values["teacher"], dataset, place, views=views, warn=output.warn)
         found = read_answers(kept, dataset)
         known = teacher.knowledge(found, dataset, recipe)
         tell_knowledge(known, output)
