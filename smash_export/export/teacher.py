@@ -303,8 +303,8 @@ def _mean_answers(answer: Callable[[np.ndarray], np.ndarray], dataset: Dataset, 
     Args:
         answer: from images uint8 [B, *S, C] to logits of the dataset's classes [B, K].
         dataset: images.
-        views: of each training image; logarithms of probabilities are averaged where classes exclude each
-            other.
+        views: Number of times that each training image is shown; logarithms of probabilities are averaged
+            where classes exclude each other.
     """
     import torch
     from scipy.special import log_softmax
