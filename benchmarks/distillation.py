@@ -102,8 +102,7 @@ class Bench:
 
     def _given(self, recipe: Recipe) -> dict[str, Any]:
         place, begin = self.work / "answers.json", time.process_time()
-        views = recipe.teacher_views
-        soft = teacher_logits(self.arguments.teacher, self.dataset, self.work / "answers", views=views)
+        soft = teacher_logits(self.arguments.teacher, self.dataset, self.work / "answers")
         if not place.exists():
             files.write_json(place, time.process_time() - begin)
         seconds: float = files.read_json(place, what="seconds")

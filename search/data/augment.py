@@ -20,13 +20,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, one_hot, pad
 
 from smash_base.errors import InvalidInputError
-from smash_base.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -244,25 +242,6 @@ def change_one_way(batch: Tensor, generator: torch.Generator) -> Tensor:
     batch = torch.where(solar, 2 * threshold - batch, batch)
     levels = 1 + 4 * strength.abs().view(-1, 1, 1, 1)  # per standard deviation
     return torch.where((way == 10).view(-1, 1, 1, 1), torch.round(batch * levels) / levels, batch)
-
-
-def changed_images(
-    images: np.ndarray, preprocessing: Preprocessing, generator: torch.Generator
-) -> np.ndarray:
-    """Each image changed in one way of random strength (:func:`change_one_way`), as files hold it.
-
-    Args:
-        images: uint8 [B, H, W, C].
-        preprocessing: its mean and deviation are those of the training images.
-        generator: Generator of the CPU.
-    """
-    mean, std = (
-        255 * torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
-    )
-    pixels = torch.tensor(images).permute(0, 3, 1, 2).float()
-    changed = change_one_way((pixels - mean) / std, generator) * std + mean
-    found: np.ndarray = changed.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
-    return found
 
 
 def _transformed(

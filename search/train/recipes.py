@@ -50,7 +50,6 @@ LIMITS: dict[str, tuple[float, float]] = {
     "distillation_left": (0, 1),
     "temperature": (0.1, 100),
     "teacher_confidence": (0, 1),
-    "teacher_views": (1, 100),
     "seconds": (0, 1e8),
     "most_bad_steps": (0, 10**6),
     "seed": (0, 2**63 - 1),
@@ -100,9 +99,6 @@ class Recipe:
         teacher_confidence: most that the mean top probability of a teacher's answers may be, before that
             temperature; surer ones are divided (:func:`smash_search.train.network.tempering`). 1 takes them
             as they are.
-        teacher_views: how often a teacher is asked about each training image: once as it is, and further
-            times with a change of random kind and strength. The mean says what it knows of images that it
-            has not learned by heart (docs/recipes.md); asking takes as many times as long.
         precision: "auto" multiplies in bfloat16 where the processor has it, "float32" never.
         keep_best: end with the weights of the best epoch on validation images, if that was not the last; not
             where they are trained on.
@@ -135,7 +131,6 @@ class Recipe:
     distillation_left: float = 1.0
     temperature: float = 2.0
     teacher_confidence: float = 0.9
-    teacher_views: int = 1
     precision: Precision = "auto"
     keep_best: bool = False
     include_validation: bool = False
@@ -148,7 +143,7 @@ class Recipe:
         for name in ("identity", "keep_best", "include_validation"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InvalidInputError(f"recipe field {name!r}", expected="true or false", received=value)
-        for name in ("epochs", "batch", "teacher_views", "epoch_images", "seed", "most_bad_steps"):
+        for name in ("epochs", "batch", "epoch_images", "seed", "most_bad_steps"):
             if not isinstance(value := getattr(self, name), int) or isinstance(value, bool):
                 raise InvalidInputError(f"recipe field {name!r}", expected="a whole number", received=value)
         if not isinstance(self.augmentation, Mapping):

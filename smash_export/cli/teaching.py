@@ -59,8 +59,7 @@ def taught(
 
     if values["teacher"] != teacher.AUTO:
         with output.progress("asking the teacher", None):
-            views = recipe.teacher_views
-            kept = teacher.answers_file(values["teacher"], dataset, place, views=views, warn=output.warn)
+            kept = teacher.answers_file(values["teacher"], dataset, place, warn=output.warn)
         found = read_answers(kept, dataset)
         known = teacher.knowledge(found, dataset, recipe)
         tell_knowledge(known, output)

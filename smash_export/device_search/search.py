@@ -675,8 +675,7 @@ def _taught(
     from smash_search.train.answers import read_answers
 
     with output.progress("asking the teacher", None):
-        views = config.finalists.recipe.teacher_views
-        kept = answers_file(teacher, dataset, folder / TEACHER, views=views, warn=output.warn)
+        kept = answers_file(teacher, dataset, folder / TEACHER, warn=output.warn)
     known = knowledge(read_answers(kept, dataset), dataset, config.finalists.recipe)
     say = output.warn if known.little else output.note
     say(f"the teacher: {known.words}" + "; it may hold the finalists back" * known.little)

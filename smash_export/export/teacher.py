@@ -6,8 +6,7 @@ space, trained first and from scratch by the same recipe, or the best finalists 
 answers were kept.
 Its answers are logits; they are kept beside the student's checkpoints, so that a training that goes on asks
 nobody again. It answers for the validation images too, which tells how much it knows: of its training images
-a network that has learned them by heart knows everything. Asked for several views, it sees each training
-image as it is and changed, and the mean is its answer.
+a network that has learned them by heart knows everything.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +56,6 @@ TOLD_TEMPERING = 1.5  # less is not worth a word
 CHECKED = 512  # test images that an adopted teacher is checked on
 LEAST = 1e-7  # probability whose logarithm is taken
 _BATCH = 256
-_VIEWS = 0x71E4  # for the random changes of views
 _MAKE_A_BUNDLE = (
     "A teacher of another image size or preprocessing is made a bundle first, which is named then: "
     "smash-export adopt {} --size N --channels C --mean M --std S ..."
@@ -69,7 +67,6 @@ def teacher_logits(
     dataset: Dataset,
     cache: Path | None = None,
     *,
-    views: int = 1,
     include_validation: bool = False,
     warn: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
@@ -79,19 +76,18 @@ def teacher_logits(
         teacher: see :data:`FORMS`, all but "auto". TorchScript is code: name only files of people you trust.
         dataset: its images are shown in their order, its classes are the columns.
         cache: file that the answers are kept in; its name gets a suffix.
-        views: how often it is asked about each training image (:class:`smash_search.train.recipes.Recipe`).
         include_validation: answers for the validation images too, after those for the training images.
         warn: told what ``smash-export adopt`` would warn of.
 
     Raises:
         InvalidInputError: not a classifier of these classes.
         MissingRuntimeError: what opens the teacher is not installed.
-        UsageError: none of the forms; several views of volumes.
+        UsageError: none of the forms.
     """
     if cache is None:
-        answers = _asked(teacher, dataset, views, warn)
+        answers = _asked(teacher, dataset, warn)
     else:
-        answers = np.load(answers_file(teacher, dataset, cache, views=views, warn=warn), allow_pickle=False)
+        answers = np.load(answers_file(teacher, dataset, cache, warn=warn), allow_pickle=False)
     return answers if include_validation else answers[: len(dataset.train)]
 
 
@@ -100,18 +96,17 @@ def answers_file(
     dataset: Dataset,
     cache: Path,
     *,
-    views: int = 1,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """The file that holds the answers for training and validation images, made unless it is there.
 
-    See :func:`teacher_logits`. Its name is that of ``cache`` with a suffix, which says whose answers they
-    are, for which images, and for how many views; :func:`smash_search.train.answers.read_answers` reads it.
+    See :func:`teacher_logits`. Its name is that of ``cache`` with a suffix, which says whose answers they are
+    and for which images; :func:`smash_search.train.answers.read_answers` reads it.
     """
-    name = f"{_fingerprint(teacher)[:16]}-{dataset.fingerprint[:16]}" + f"-{views}" * (views > 1)
+    name = f"{_fingerprint(teacher)[:16]}-{dataset.fingerprint[:16]}"
     held = cache.with_name(f"{cache.name}-{name}.npy")
     if not held.exists() or not _whole(held, dataset):
-        _keep(held, _asked(teacher, dataset, views, warn))
+        _keep(held, _asked(teacher, dataset, warn))
     return held
 
 
@@ -121,11 +116,10 @@ def _whole(held: Path, dataset: Dataset) -> bool:
     return rows == len(dataset.train) + len(dataset.validation)
 
 
-def _asked(teacher: Path | str, dataset: Dataset, views: int, warn: Callable[[str], None]) -> np.ndarray:
-    _check_views(dataset, views)
+def _asked(teacher: Path | str, dataset: Dataset, warn: Callable[[str], None]) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="smash-export-teacher-") as folder:
         bundle = _as_bundle(teacher, dataset, Path(folder), warn)
-        return _answers(bundle, teacher, dataset, views)
+        return _answers(bundle, teacher, dataset)
 
 
 @dataclass(frozen=True)
@@ -265,66 +259,24 @@ def _columns(labels: tuple[str, ...], classes: tuple[str, ...], teacher: Path | 
     return np.array([labels.index(name) for name in classes], np.int64)
 
 
-def _answers(bundle: Path, teacher: Path | str, dataset: Dataset, views: int) -> np.ndarray:
+def _answers(bundle: Path, teacher: Path | str, dataset: Dataset) -> np.ndarray:
     """Logits of the dataset's classes for its training and validation images, float32 [N + V, K]."""
     from smash_export.prediction.classifier import load
 
+    parts = []
     with load(bundle) as classifier:
         order = _columns(tuple(classifier.labels), dataset.classes, bundle)
         outputs = classifier.bundle.signature.outputs
         _check_answers(outputs, dataset, teacher)
         shift = _thresholds(classifier.bundle)
-
-        def answer(images: np.ndarray) -> np.ndarray:
+        for images in _batches(dataset):
             shown = as_files(images, dataset.preprocessing, classifier.preprocessing)
-            answers = np.asarray(classifier.logits(classifier.preprocessing.normalise(shown)))
+            answers = classifier.logits(classifier.preprocessing.normalise(shown))
             if outputs == "probabilities":
                 answers = np.log(np.maximum(answers, LEAST))
             elif outputs == "sigmoid":
-                answers = _logit(answers) + shift
-            return answers[:, order]
-
-        return _mean_answers(answer, dataset, views)
-
-
-def _check_views(dataset: Dataset, views: int) -> None:
-    """Raise UsageError for several views of volumes."""
-    if views > 1 and dataset.train.images.ndim != 4:
-        raise UsageError(
-            "a teacher is shown changed images, and volumes are not changed",
-            expected="teacher_views=1",
-            received=views,
-        )
-
-
-def _mean_answers(answer: Callable[[np.ndarray], np.ndarray], dataset: Dataset, views: int) -> np.ndarray:
-    """Logits for the training images, the mean of all views, and for the validation images as they are.
-
-    Args:
-        answer: from images uint8 [B, *S, C] to logits of the dataset's classes [B, K].
-        dataset: images.
-        views: Number of times that each training image is shown; logarithms of probabilities are averaged
-            where classes exclude each other.
-    """
-    import torch
-    from scipy.special import log_softmax
-
-    from smash_search.data.augment import changed_images
-    from smash_search.train.compute import seed_of
-    from smash_search.train.network import evaluation_batch
-
-    size = evaluation_batch(dataset.train.images, _BATCH)
-    parts = []
-    for split, times in ((dataset.train, views), (dataset.validation, 1)):
-        for start in range(0, len(split), size):
-            images = np.asarray(split.images[start : start + size])
-            told = [answer(images)]
-            for view in range(1, times):
-                generator = torch.Generator().manual_seed(seed_of(_VIEWS, view, start))
-                told.append(answer(changed_images(images, dataset.preprocessing, generator)))
-            if times > 1 and not dataset.several:
-                told = [log_softmax(one, axis=1) for one in told]
-            parts.append(np.mean(told, axis=0) if times > 1 else told[0])
+                answers = _logit(np.asarray(answers)) + shift
+            parts.append(answers[:, order])
     found: np.ndarray = np.concatenate(parts).astype(np.float32)
     return found
 
@@ -363,6 +315,18 @@ def _thresholds(bundle: Bundle) -> np.ndarray:
     if not isinstance(told, dict) or sorted(told) != sorted(bundle.labels):
         return np.zeros(len(bundle.labels))
     return _logit(np.array([told[name] for name in bundle.labels], np.float64))
+
+
+def _batches(dataset: Dataset) -> Iterator[np.ndarray]:
+    """Training and then validation images in small arrays, in their order."""
+    from smash_search.train.network import evaluation_batch
+
+    size = evaluation_batch(dataset.train.images, _BATCH)
+    return (
+        np.asarray(split.images[start : start + size])
+        for split in (dataset.train, dataset.validation)
+        for start in range(0, len(split), size)
+    )
 
 
 def _keep(path: Path, answers: np.ndarray) -> None:
@@ -438,17 +402,17 @@ def ensemble_of(run: Path, dataset: Dataset) -> Answers | None:
     return read_answers(path, dataset) if path.is_file() else None
 
 
-def _taught_by(network: nn.Module, dataset: Dataset, device: torch.device, views: int) -> np.ndarray:
+def _taught_by(network: nn.Module, dataset: Dataset, device: torch.device) -> np.ndarray:
     """Logits of training and validation images, float32 [N + V, K]."""
     import torch
 
-    def answer(images: np.ndarray) -> np.ndarray:
-        shown = dataset.preprocessing.normalise(torch.from_numpy(images).to(device))
-        logits: np.ndarray = network(shown).float().cpu().numpy()
-        return logits
-
+    parts = []
     with torch.inference_mode():
-        return _mean_answers(answer, dataset, views)
+        for images in _batches(dataset):
+            shown = dataset.preprocessing.normalise(torch.from_numpy(images).to(device))
+            parts.append(network(shown).float().cpu().numpy())
+    answers: np.ndarray = np.concatenate(parts).astype(np.float32)
+    return answers
 
 
 def kept_answers(architecture: Architecture, dataset: Dataset, recipe: Recipe, cache: Path) -> Path:
@@ -490,7 +454,6 @@ def trained_teacher(
     held = kept_answers(architecture, dataset, recipe, cache)
     if held.exists():
         return read_answers(held, dataset)
-    _check_views(dataset, recipe.teacher_views)
     held.parent.mkdir(parents=True, exist_ok=True)
     network = new_network(architecture, input_spec_of(dataset), len(dataset.classes), recipe.seed)
     fit(
@@ -504,6 +467,6 @@ def trained_teacher(
         on_step=on_step,
         evaluate=False,
     )
-    _keep(held, _taught_by(network.eval(), dataset, device, recipe.teacher_views))
+    _keep(held, _taught_by(network.eval(), dataset, device))
     held.with_suffix(".pt").unlink(missing_ok=True)
     return read_answers(held, dataset)

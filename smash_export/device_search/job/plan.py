@@ -277,7 +277,7 @@ def _stages(
         Stage(
             "freeze",
             _freeze_words(request, folder, recipe, sum(part.seconds for part in training)),
-            (*_asking(request, recipe, dataset, units), *training, Part(EXPORTING, EXPORT + judging)),
+            (*_asking(request, dataset, units), *training, Part(EXPORTING, EXPORT + judging)),
         ),
         *(
             Stage(
@@ -317,13 +317,13 @@ def _training_parts(request: Request, recipe: Recipe, dataset: Dataset, units: U
     return tuple(parts)
 
 
-def _asking(request: Request, recipe: Recipe, dataset: Dataset, units: Units) -> tuple[Part, ...]:
+def _asking(request: Request, dataset: Dataset, units: Units) -> tuple[Part, ...]:
     """A teacher that is there already, as if it were as large as the networks of the search."""
     from smash_export.export.teacher import AUTO
 
     if request.teacher in (None, AUTO):
         return ()
-    images = recipe.teacher_views * len(dataset.train) + len(dataset.validation)
+    images = len(dataset.train) + len(dataset.validation)
     answering = EVALUATION * images * max(units.trained_image, units.random_image)
     return (Part(ASKING, ADOPT + answering),)
 

@@ -25,7 +25,6 @@ from smash_export.cli import cli
 from smash_export.cli.console import Output
 from smash_export.cli.teaching import _too_short, taught
 from smash_export.export.teacher import (
-    _VIEWS,
     answers_file,
     knowledge,
     larger_network,
@@ -33,14 +32,12 @@ from smash_export.export.teacher import (
     trained_teacher,
 )
 from smash_search.data import Dataset, Split, load_dataset
-from smash_search.data.augment import changed_images
 from smash_search.space.architecture import InputSpec
 from smash_search.space.best import BestFile, SearchRecord, write_best
 from smash_search.space.cost import cost_of
 from smash_search.space.known import known_networks
 from smash_search.space.space import space_for
 from smash_search.train.answers import Answers, read_answers
-from smash_search.train.compute import seed_of
 from smash_search.train.network import Recipe
 from tests.search.small_data import small_architecture, small_digits
 
@@ -88,33 +85,6 @@ def test_a_torchscript_file_teaches_and_its_answers_are_kept(
     np.save(kept, answers + 1)
     again = teacher_logits(path, dataset, tmp_path / "answers", include_validation=True)
     assert np.array_equal(again, answers + 1), "nobody is asked twice"
-
-
-def test_a_teacher_of_several_views_answers_by_their_mean_and_for_validation_images_as_they_are(
-    tmp_path: Path, digits_bundle: Path, dataset: Dataset
-) -> None:
-    plain = teacher_logits(digits_bundle, dataset, include_validation=True)
-    cache, count = tmp_path / "answers", len(dataset.train)
-    several = teacher_logits(digits_bundle, dataset, cache, views=3, include_validation=True)
-    assert np.array_equal(several[count:], plain[count:])
-    shown, told = dataset, []
-    for view in (1, 2):
-        draw = torch.Generator().manual_seed(seed_of(_VIEWS, view, 0))
-        images = changed_images(np.asarray(dataset.train.images), dataset.preprocessing, draw)
-        shown = replace(dataset, train=replace(dataset.train, images=images))
-        told.append(teacher_logits(digits_bundle, shown))
-    each = torch.from_numpy(np.stack([plain[:count], *told])).log_softmax(2)
-    assert np.allclose(several[:count], each.mean(0), atol=1e-3)
-    sure = [torch.from_numpy(answers[:count]).softmax(1).amax(1).mean() for answers in (plain, several)]
-    assert sure[1] < sure[0], "changed images are known less well"
-    assert np.array_equal(teacher_logits(digits_bundle, dataset, cache), plain[:count])
-    assert len(list(tmp_path.glob("answers-*.npy"))) == 2, "answers of another number of views are others"
-
-
-def test_a_teacher_is_shown_no_changed_volumes(tmp_path: Path, digits_bundle: Path, dataset: Dataset) -> None:
-    volumes = replace(dataset.train, images=np.zeros((len(dataset.train), 8, 8, 8, 1), np.uint8))
-    with pytest.raises(UsageError, match="volumes are not changed"):
-        teacher_logits(digits_bundle, replace(dataset, train=volumes), views=2)
 
 
 def test_a_torchscript_file_teaches_by_the_labels_and_preprocessing_among_its_extra_files(
