@@ -49,7 +49,7 @@ class SearchConfig:
         latency_limits: on the measure "latency_ms", ascending; there is one pick within each. The largest
             is that of best.json.
         last_training: seconds that the pick will be trained for; 0 where nothing limits them. Networks that
-            train slowly are picked more rarely (:mod:`smash_search.stages.hurry`).
+            train slowly, and small ones, are picked more rarely (:mod:`smash_search.stages.hurry`).
         exact_space: The space itself where it is not just that of the name: with another prior, or without
             what a device cannot do.
     """

@@ -123,4 +123,4 @@ class LastTraining:
 
     def _handicap(self, architecture: Architecture, seconds: float) -> float:
         parameters = self._run.cost(architecture).parameters
-        return float(max(1.0, self._epochs(seconds)) ** -DECLINE * max(1, parameters) ** -SIZE)
+        return float(max(1.0, self._epochs(seconds)) ** -DECLINE * parameters**-SIZE)
