@@ -6,15 +6,14 @@ Option names as they stand in the provider of onnxruntime-gpu 1.31. Not run on h
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from smash_base import files
 from smash_base.errors import MissingRuntimeError
 from smash_targets.base import ModelSignature
 
@@ -73,9 +72,7 @@ def tensorrt_options(
 def cache_folder(model: Path) -> Path:
     """Where the provider keeps engines and timings of one ONNX file, in the user's cache folder; made if
     missing. The provider itself tells GPUs and TensorRT versions apart in the names of its files."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()[:16]
-    folder = base / "smash-export" / "onnxruntime-tensorrt" / digest
+    folder = files.user_cache("onnxruntime-tensorrt") / files.sha256(model)[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -257,6 +257,12 @@ def temporary_folder(prefix: str = "smash-export-") -> Iterator[Path]:
             raise
 
 
+def user_cache(name: str) -> Path:
+    """A folder for what may be made again, ``$XDG_CACHE_HOME/smash-export/NAME``, or in ``~/.cache``."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "smash-export" / name
+
+
 def sha256(path: Path | str) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with open(path, "rb") as stream:

@@ -6,12 +6,12 @@ is what the tests build with.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from smash_base import files
 from smash_base.errors import InvalidInputError, SmashError, UsageError, VerificationError
 from smash_base.files import lock, write_bytes
 from smash_base.json_values import JsonObject
@@ -295,10 +295,9 @@ class TimingCache:
     """
 
     def __init__(self, tensorrt: str, gpu: Gpu, folder: Path | None = None) -> None:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         parts = (gpu.name, gpu.compute_capability, gpu.driver, gpu.cuda, tensorrt)
         name = "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", part) for part in parts)
-        self.path = (folder or base / "smash-export" / "tensorrt") / f"{name}.timing"
+        self.path = (folder or files.user_cache("tensorrt")) / f"{name}.timing"
 
     def read(self) -> bytes:
         """The stored timings, or nothing."""

@@ -5,16 +5,19 @@ adopt``), a network of timm with weights from a file, or ``auto``: a larger netw
 space, trained first and from scratch by the same recipe, or the best finalists of the search where their
 answers were kept.
 Its answers are logits; they are kept beside the student's checkpoints, so that a training that goes on asks
-nobody again. It answers for the validation images too, which tells how much it knows: of its training images
+nobody again, and in the user's cache folder for other students of the same images. It answers for the
+validation images too, which tells how much it knows: of its training images
 a network that has learned them by heart knows everything.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -53,9 +56,11 @@ TIMES_LARGER = 4.0  # multiply-accumulates of an automatic teacher over those of
 TIME_SHARE = 0.5  # of --time, for an automatic teacher
 LEAST_RIGHT = 0.8  # of the images; teachers of less held their students back (docs/recipes.md)
 TOLD_TEMPERING = 1.5  # less is not worth a word
+CACHE_BYTES = 2**30  # of all answers in the user's cache folder
 CHECKED = 512  # test images that an adopted teacher is checked on
 LEAST = 1e-7  # probability whose logarithm is taken
 _BATCH = 256
+_CACHE = "answers"  # folder in the user's cache
 _MAKE_A_BUNDLE = (
     "A teacher of another image size or preprocessing is made a bundle first, which is named then: "
     "smash-export adopt {} --size N --channels C --mean M --std S ..."
@@ -103,17 +108,45 @@ def answers_file(
     See :func:`teacher_logits`. Its name is that of ``cache`` with a suffix, which says whose answers they are
     and for which images; :func:`smash_search.train.answers.read_answers` reads it.
     """
-    name = f"{_fingerprint(teacher)[:16]}-{dataset.fingerprint[:16]}"
-    held = cache.with_name(f"{cache.name}-{name}.npy")
-    if not held.exists() or not _whole(held, dataset):
-        _keep(held, _asked(teacher, dataset, warn))
+    name = f"{_fingerprint(teacher)[:16]}-{dataset.fingerprint[:16]}.npy"
+    held = cache.with_name(f"{cache.name}-{name}")
+    if not held.exists() or _kept(held, dataset) is None:
+        known = files.user_cache(_CACHE) / name
+        content = _kept(known, dataset)
+        if content is None:
+            content = _as_bytes(_asked(teacher, dataset, warn))
+            with contextlib.suppress(OSError):
+                _remember(known, content)
+        _keep(held, content)
     return held
 
 
-def _whole(held: Path, dataset: Dataset) -> bool:
-    """Whether a file of answers has those for validation images, which earlier versions did not ask for."""
-    rows: int = np.load(held, mmap_mode="r", allow_pickle=False).shape[0]
-    return rows == len(dataset.train) + len(dataset.validation)
+def _kept(path: Path, dataset: Dataset) -> bytes | None:
+    """The content of a file of answers; None unless it has those for training images, and for validation
+    images, which earlier versions did not ask for.
+    """
+    try:
+        content = path.read_bytes()
+        rows: int = np.load(io.BytesIO(content), allow_pickle=False).shape[0]
+    except (OSError, ValueError, EOFError):
+        return None
+    if rows != len(dataset.train) + len(dataset.validation):
+        return None
+    with contextlib.suppress(OSError):  # one that may only be read
+        os.utime(path)
+    return content
+
+
+def _remember(known: Path, content: bytes) -> None:
+    """Keep answers for other students too; those that were not used for longest go when all are too many."""
+    if len(content) > CACHE_BYTES:
+        return
+    _keep(known, content)
+    room = CACHE_BYTES
+    for path in sorted(known.parent.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        room -= path.stat().st_size
+        if room < 0:
+            path.unlink(missing_ok=True)
 
 
 def _asked(teacher: Path | str, dataset: Dataset, warn: Callable[[str], None]) -> np.ndarray:
@@ -329,11 +362,16 @@ def _batches(dataset: Dataset) -> Iterator[np.ndarray]:
     )
 
 
-def _keep(path: Path, answers: np.ndarray) -> None:
+def _as_bytes(answers: np.ndarray) -> bytes:
+    """The content of a file of answers."""
     stream = io.BytesIO()
     np.save(stream, answers, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _keep(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(path, stream.getvalue())
+    files.write_bytes(path, content)
 
 
 # ------------------------------------------------------------------------------------------------ timm
@@ -467,6 +505,6 @@ def trained_teacher(
         on_step=on_step,
         evaluate=False,
     )
-    _keep(held, _taught_by(network.eval(), dataset, device))
+    _keep(held, _as_bytes(_taught_by(network.eval(), dataset, device)))
     held.with_suffix(".pt").unlink(missing_ok=True)
     return read_answers(held, dataset)

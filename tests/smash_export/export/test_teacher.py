@@ -24,6 +24,7 @@ from smash_export.bundle.bundle import Bundle
 from smash_export.cli import cli
 from smash_export.cli.console import Output
 from smash_export.cli.teaching import _too_short, taught
+from smash_export.export import teacher as teaching
 from smash_export.export.teacher import (
     answers_file,
     knowledge,
@@ -147,6 +148,38 @@ def test_a_teacher_is_judged_by_validation_images_that_it_does_not_teach(
     assert "it may hold the network back" in none_left
     assert "mean recall of the classes" in told("train", Recipe(balance="loss"))
     assert len(list(tmp_path.glob("teacher-*.npy"))) == 1, "asked once for all of them"
+
+
+def test_a_teacher_is_asked_once_for_all_students_of_the_same_images(
+    tmp_path: Path, digits_bundle: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def noted(*arguments: Any) -> np.ndarray:
+        asked.append(1)
+        return ask(*arguments)
+
+    ask = teaching._asked
+    monkeypatch.setattr(teaching, "_asked", noted)
+    first = answers_file(digits_bundle, dataset, tmp_path / "one" / "answers")
+    second = answers_file(digits_bundle, dataset, tmp_path / "two" / "answers")
+    assert first != second
+    assert first.read_bytes() == second.read_bytes()
+    assert len(asked) == 1
+    (known,) = files.user_cache("answers").iterdir()
+    known.write_bytes(b"cut off")
+    third = answers_file(digits_bundle, dataset, tmp_path / "three" / "answers")
+    assert len(asked) == 2, "what is damaged is asked for again"
+    assert third.read_bytes() == first.read_bytes()
+    monkeypatch.setattr(teaching, "CACHE_BYTES", first.stat().st_size)
+    changed = replace(dataset, fingerprint="0" * 64)
+    answers_file(digits_bundle, changed, tmp_path / "one" / "answers")
+    (newest,) = files.user_cache("answers").iterdir()
+    assert newest != known, "the oldest answers make room"
+    files.user_cache("answers").rename(tmp_path / "away")
+    files.user_cache("answers").write_text("no folder")
+    answers_file(digits_bundle, dataset, tmp_path / "four" / "answers")
+    assert len(asked) == 4, "no cache can be written, and nothing is lost"
 
 
 def test_answers_that_an_earlier_version_kept_are_asked_for_again(
