@@ -5,8 +5,8 @@ Options: ``size=32`` or ``size=HEIGHTxWIDTH`` (needed when the images are of dif
 every image is grey), ``resize=bilinear|bicubic|nearest|box``, ``exif=no`` for images as they lie in their
 files, ``skip-bad=yes`` to go on without files that cannot be read, ``cache=FOLDER`` for the decoded copy.
 
-A thousand files and more are decoded once: the pixels are kept beside them (:mod:`smash_search.data.cache`),
-where the folder can be written, and read back as long as no file changes.
+Many files, and large ones, are decoded once: their pixels are kept (:mod:`smash_search.data.cache`) where
+the folder can be written, and read back as long as no file changes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from smash_search.data.spec import Spec, with_option
 
 OPTIONS = ("size", "short-side", "channels", "resize", "exif", "skip-bad", "cache")
 MAPPED_ABOVE = 2**29  # bytes of pixels above which a converted copy is mapped instead of held in memory
-KEPT_FROM = 1000  # files whose pixels are kept; fewer are decoded in a second
+KEPT_FROM = 1000  # files whose pixels are kept; fewer small ones are decoded in a second
+KEPT_BYTES = 2**24  # of files whose pixels are kept, however few; JPEGs of so many are decoded in a second
 LARGEST_SIDE = 4096  # of an image
 LARGE_SIDE = 512  # from which it is said that images could be scaled
 DISTORTED = 1.2  # widest over narrowest image, as width over height, from which one size distorts some
@@ -136,7 +137,7 @@ def _form(
         found["notes"] = list(_sizes(headers, form))
         return None if len(bad) else found  # bad files are looked at again, so that they are named again
 
-    if sum(len(images.labels) for images in parts.values()) < KEPT_FROM:
+    if not _takes_long(*parts.values()):
         look()
     else:
         options = [spec.options.get(name) for name in ("size", "channels", "exif", "short-side")]
@@ -148,6 +149,14 @@ def _form(
     notes = found["notes"]
     assert isinstance(notes, list)
     return target_of(replace(spec, options=decided), []), tuple(map(str, notes))
+
+
+def _takes_long(*parts: EncodedImages) -> bool:
+    """Whether images take so long to decode that their pixels are worth keeping."""
+    if sum(len(images.labels) for images in parts) >= KEPT_FROM:
+        return True
+    sources = {path for images in parts for path in images.sources}
+    return sum(path.stat().st_size for path in sources if path.is_file()) >= KEPT_BYTES
 
 
 class Bad:
@@ -396,7 +405,7 @@ def _pixels(
     """
     shape = (len(encoded.labels), *preprocessing.sample_shape)
     small = int(np.prod(shape, dtype=np.int64)) <= MAPPED_ABOVE
-    if small and len(encoded.labels) < KEPT_FROM:
+    if small and not _takes_long(encoded):
         return _decoded(shape, encoded, preprocessing, bad)
     sides = "x".join(map(str, preprocessing.sample_shape))
     key = f"{part}-{sides}-{preprocessing.resize}" + ("-upright" if preprocessing.exif else "")

@@ -205,6 +205,26 @@ def test_many_files_are_decoded_once_until_one_changes(
         load_dataset(f"folder:{tmp_path}")
 
 
+def test_a_few_large_photos_are_decoded_once(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for index in range(4):
+            pixels = random.integers(0, 256, (900, 900, 3), np.uint8)  # noise, which no file makes smaller
+            Image.fromarray(pixels).save(tmp_path / label / f"{index}.png", compress_level=0)
+    spec = f"folder:{tmp_path}?size=32"
+    first = load_dataset(spec)
+    copies = sorted((tmp_path / cache.FOLDER).glob("*/images.npy"))
+    made = [path.stat().st_mtime_ns for path in copies]
+    assert copies
+    assert load_dataset(spec).fingerprint == first.fingerprint
+    assert [path.stat().st_mtime_ns for path in copies] == made
+    few = tmp_path / "few"
+    photos(few)
+    load_dataset(f"folder:{few}")
+    assert not (few / cache.FOLDER).exists(), "little ones are decoded sooner than copies are kept"
+
+
 def test_a_larger_limit_of_pixels_reads_what_was_left_out_for_a_smaller_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
