@@ -70,6 +70,7 @@ def trained(arguments: argparse.Namespace, seed: int) -> dict[str, Any]:
         **made.get("cost", {}),  # of an architecture
         "cpu_seconds": files.read_json(seconds)["cpu_seconds"] if seconds.exists() else None,
         "validation_accuracy": curve(arguments.folder / f"{bundle.name}.log"),
+        **told_and_taken(arguments.folder / f"{bundle.name}.log"),
     }
 
 
@@ -87,6 +88,14 @@ def curve(log: Path) -> list[tuple[float, float]]:
         return []
     shown = re.findall(r": ([\d.]+)/\d+ .* accuracy=([\d.]+)", log.read_text())
     return [(float(epochs), float(accuracy)) for epochs, accuracy in shown]
+
+
+def told_and_taken(log: Path) -> dict[str, str]:
+    """How long the training was said to take before it began, and how long it took, in words of the log."""
+    text = log.read_text() if log.exists() else ""
+    told = re.findall(r"training takes about (.+?) here", text)
+    taken = re.findall(r"/\d+ ([\d:]+) elapsed", text)
+    return {"training_announced": told[-1], "training_elapsed": taken[-1]} if told and taken else {}
 
 
 def name_of(arguments: argparse.Namespace) -> str:

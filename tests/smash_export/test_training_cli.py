@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from torch import nn
 
 from smash_base import files
@@ -455,6 +456,24 @@ def test_training_with_rounding_is_part_of_the_time_that_is_told_and_given(
     assert generated.epochs == 20
     assert "training takes about 18 s here, 2 epochs with" in said
     assert "epochs 2, " in said
+
+
+def test_test_images_that_are_trained_on_are_told_before_a_training(tmp_path: Path) -> None:
+    digits = load_dataset("digits")
+    for part, split, count in (("train", digits.train, 60), ("test", digits.test, 40)):
+        images, labels = split.images[:count].copy(), split.labels[:count]
+        if part == "test":
+            images[:7] = digits.train.images[:7]
+            labels = np.concatenate([digits.train.labels[:7], labels[7:]])
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            (tmp_path / part / str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).save(tmp_path / part / str(label) / f"{index}.png")
+    words = ["train", "resnet-8", "--data", f"folder:{tmp_path}", "--out", str(tmp_path / "bundle")]
+    done = CliRunner().invoke(cli, [*words, "--dry-run"])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "7 across splits" in said
+    assert "validation and test images stand in another split too" in said
 
 
 def test_few_validation_images_are_warned_of(

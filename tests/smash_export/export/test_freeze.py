@@ -341,6 +341,10 @@ def test_a_killed_freeze_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, be
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
+    (checkpoint,) = work.glob("*.pt")
+    held = load_checkpoint(checkpoint, None)
+    assert held is not None
+    assert not held["state"]["over"], "it was killed on the way"
     assert start(tmp_path / "resumed").wait() == 0
     straight, resumed = (tmp_path / name / "model.onnx" for name in ("straight", "resumed"))
     assert straight.read_bytes() == resumed.read_bytes()

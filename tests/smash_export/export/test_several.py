@@ -206,8 +206,30 @@ def test_a_compiled_file_names_the_classes_that_the_network_does(place: Path, tm
         assert np.mean(same) >= least, precision
 
 
+def picture_of_two(place: Path, folder: Path) -> tuple[Path, set[str]]:
+    """A test image that the bundle says is of two classes, as a file, and these classes."""
+    images = load_dataset(words(place)[3]).test.images
+    with load(place / "bundle") as classifier:
+        expected = classifier.predict(list(images))
+    two = next(number for number, answer in enumerate(expected) if len(names(answer)) == 2)
+    picture = folder / "two.png"
+    Image.fromarray(images[two]).save(picture)
+    return picture, names(expected[two])
+
+
+@pytest.mark.slow  # a server starts
+def test_a_server_names_every_class_that_is_there(place: Path, tmp_path: Path) -> None:
+    from tests.smash_export.server.conftest import running
+
+    picture, wanted = picture_of_two(place, tmp_path)
+    with running(f"squares={place / 'bundle'}", "--no-grpc") as server:
+        answer = json.loads(server.call("POST", "/v1/predict?top_k=1", picture.read_bytes())[2])
+    assert {item["label"] for item in answer["present"]} == wanted
+    assert all(item["probability"] >= 0.5 for item in answer["present"])
+
+
 @pytest.mark.slow  # a server and a browser start
-def test_server_and_page_name_every_class_that_is_there(place: Path, tmp_path: Path) -> None:
+def test_the_page_names_every_class_that_is_there(place: Path, tmp_path: Path) -> None:
     pytest.importorskip("selenium")
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
@@ -215,24 +237,18 @@ def test_server_and_page_name_every_class_that_is_there(place: Path, tmp_path: P
     from tests.smash_export.chromium import chromium
     from tests.smash_export.server.conftest import running
 
-    images = load_dataset(words(place)[3]).test.images
-    with load(place / "bundle") as classifier:
-        expected = classifier.predict(list(images))
-    two = next(number for number, answer in enumerate(expected) if len(names(answer)) == 2)
-    picture = tmp_path / "two.png"
-    Image.fromarray(images[two]).save(picture)
-    with running(f"squares={place / 'bundle'}", "--no-grpc") as server:
-        answer = json.loads(server.call("POST", "/v1/predict?top_k=1", picture.read_bytes())[2])
-        assert {item["label"] for item in answer["present"]} == names(expected[two])
-        assert all(item["probability"] >= 0.5 for item in answer["present"])
-        with chromium(tmp_path / "chromium") as page:
-            page.get(f"http://{server.host}:{server.port}/")
-            wait = WebDriverWait(page, 15)
-            wait.until(lambda _: page.find_elements(By.CSS_SELECTOR, "#model option"))
-            page.find_element(By.ID, "file").send_keys(str(picture))
-            wait.until(lambda _: "%" in page.find_element(By.ID, "status").text)
-            shown = page.find_element(By.ID, "status").text.split("; ")
-    assert {line.partition(",")[0] for line in shown} == names(expected[two])
+    picture, wanted = picture_of_two(place, tmp_path)
+    with (
+        running(f"squares={place / 'bundle'}", "--no-grpc") as server,
+        chromium(tmp_path / "chromium") as page,
+    ):
+        page.get(f"http://{server.host}:{server.port}/")
+        wait = WebDriverWait(page, 15)
+        wait.until(lambda _: page.find_elements(By.CSS_SELECTOR, "#model option"))
+        page.find_element(By.ID, "file").send_keys(str(picture))
+        wait.until(lambda _: "%" in page.find_element(By.ID, "status").text)
+        shown = page.find_element(By.ID, "status").text.split("; ")
+    assert {line.partition(",")[0] for line in shown} == wanted
 
 
 def test_evaluate_gives_average_precision_and_the_card_has_it(place: Path) -> None:
