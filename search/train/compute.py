@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from smash_search.data import Split
     from smash_search.data.augment import Augmentation
 
+Drawn = TypeVar("Drawn")
 Made = TypeVar("Made")
+Reduction = Literal["mean", "sum", "none"]
+"""Of the losses of images."""
 
 RESIDENT_SHARE = 0.4  # of the free memory of a GPU that training data may take
 CHECKPOINT_SCHEMA = 1
@@ -295,7 +298,7 @@ def class_loss(
     several: bool,
     weights: Tensor | None = None,
     smoothing: float = 0.0,
-    reduction: Literal["mean", "sum"] = "mean",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Cross-entropy: of one class against all, or of each class by itself where several may be there.
 
@@ -305,7 +308,7 @@ def class_loss(
         several: whether classes do not exclude each other; the loss of an image is then the mean over them.
         weights: Weights of the classes, [K]; with ``several`` those of their presence.
         smoothing: share of each target that goes to all classes, or to presence and absence alike.
-        reduction: mean or sum over the images.
+        reduction: mean or sum over the images, or "none" for the loss of each, [B], not with ``several``.
     """
     if not several:
         return F.cross_entropy(logits, targets, weights, reduction=reduction, label_smoothing=smoothing)
@@ -314,24 +317,26 @@ def class_loss(
     return loss / logits.shape[1] if reduction == "sum" else loss
 
 
-class Ahead(Generic[Made]):
+class Ahead(Generic[Drawn, Made]):
     """What the steps of a training need, made by a thread beside it, one step ahead.
 
     Args:
-        make: step -> what it needs; depends on the step alone, so that it may be made at any time.
+        draw: step -> which images it has; asked for in the thread of the steps, in their order.
+        make: step and what was drawn -> what it needs; depends on these alone, so that it may be made at any
+            time.
         steps: Number of steps of the training; nothing is made for later ones.
     """
 
-    def __init__(self, make: Callable[[int], Made], steps: int) -> None:
-        self._make, self._steps = make, steps
+    def __init__(self, draw: Callable[[int], Drawn], make: Callable[[int, Drawn], Made], steps: int) -> None:
+        self._draw, self._make, self._steps = draw, make, steps
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._next: tuple[int, Future[Made]] | None = None
 
     def __getitem__(self, step: int) -> Made:
         held, self._next = self._next, None
-        made = held[1].result() if held and held[0] == step else self._make(step)
+        made = held[1].result() if held and held[0] == step else self._make(step, self._draw(step))
         if step + 1 < self._steps:
-            self._next = step + 1, self._pool.submit(self._make, step + 1)
+            self._next = step + 1, self._pool.submit(self._make, step + 1, self._draw(step + 1))
         return made
 
     def close(self) -> None:

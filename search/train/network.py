@@ -35,6 +35,7 @@ from smash_search.train.compute import (
     Batches,
     DivergedError,
     Feed,
+    Reduction,
     arrange_weights,
     augmentation_of,
     autocast,
@@ -51,6 +52,7 @@ from smash_search.train.compute import (
 from smash_search.train.initial import begin_as_identity, first_convolution, whiten
 from smash_search.train.loop import Loop, TrainingLimits, TrainingProgress
 from smash_search.train.optimisers import Muon, Together
+from smash_search.train.pruning import Drawn, PrunedBatches
 from smash_search.train.recipes import FEW_IMAGES, Optimiser, Schedule, has_few_of_a_class
 from smash_search.train.recipes import Recipe as Recipe
 
@@ -284,11 +286,15 @@ def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:
       images nor steps are few: on CIFAR-10, with 16 channels for 27 filters, whitening gains four points in
       500 steps and loses half a point and more from 2,000 on; with 45 images of a class it gains at 11,000
       (docs/recipes.md).
+    - No images are left out where they are few, mixed, or of several classes, or where classes are balanced:
+      that losses tell which of those to show was not measured.
     - Muon trains filters for so few steps that it gains by them, unless images are few, which it learns by
       heart.
     """
     if recipe.include_validation:
         recipe = replace(recipe, keep_best=False)
+    if recipe.prune and not _is_prunable(recipe, dataset):
+        recipe = replace(recipe, prune=0.0)
     if recipe.whiten == "auto":
         filters, is_many = first_convolution(network), len(dataset.train) >= FEW_IMAGES
         narrow = filters is not None and len(filters) < filters[0].numel()
@@ -299,13 +305,23 @@ def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:
     return replace(recipe, optimiser=optimiser)
 
 
+def _is_prunable(recipe: Recipe, dataset: Dataset) -> bool:
+    """Whether losses of images tell which of them to show less often, as far as was measured."""
+    is_mixing = recipe.augmentation.get("mixup") or recipe.augmentation.get("cutmix")
+    is_plain = not (is_mixing or dataset.several or recipe.balance != "none")
+    return is_plain and _has_many_images(dataset)
+
+
+def _has_many_images(dataset: Dataset) -> bool:
+    """Whether there are many training images, in all and of a class."""
+    return len(dataset.train) >= FEW_IMAGES and not has_few_of_a_class(dataset)
+
+
 def optimiser_of(recipe: Recipe, dataset: Dataset) -> Optimiser:
     """The optimiser of a recipe for a network that Muon can train (:func:`settled`)."""
     if recipe.optimiser != "auto":
         return recipe.optimiser
-    is_many = len(dataset.train) >= FEW_IMAGES
-    is_muon = is_many and _steps(recipe, dataset) <= MUON_STEPS and not has_few_of_a_class(dataset)
-    return "muon" if is_muon else "sgd"
+    return "muon" if _has_many_images(dataset) and _steps(recipe, dataset) <= MUON_STEPS else "sgd"
 
 
 def _steps(recipe: Recipe, dataset: Dataset) -> int:
@@ -416,6 +432,7 @@ class Best(NamedTuple):
 
 
 class _Batch(NamedTuple):
+    drawn: Drawn
     images: Tensor
     targets: Tensor
     """Labels int64 [B], or shares of classes or their presence, float32 [B, K]."""
@@ -438,7 +455,6 @@ class _Loop(Loop[Epoch]):
         if teacher is not None and not self._several:
             self._tempering = tempering(teacher, recipe.teacher_confidence)
         self._teacher = None if teacher is None else torch.from_numpy(teacher).to(feed.device)
-        self._distance = distance_of_each if self._several else distance
         check_mixing(recipe.augmentation, taught=teacher is not None, several=self._several)
         self._augmentation = augmentation_for(recipe, classes)
         labels = feed.labels.cpu().numpy()
@@ -459,7 +475,12 @@ class _Loop(Loop[Epoch]):
             most_bad_steps=recipe.most_bad_steps,
         )
         super().__init__(network, _optimiser(network, recipe, limits.steps), limits)
-        self._ahead = Ahead(self._batch, limits.steps)
+        self._pruned: PrunedBatches | None = None
+        if recipe.prune:
+            self._pruned = PrunedBatches(
+                recipe.seed, len(feed), recipe.batch, recipe.prune, lambda: self.progress
+            )
+        self._ahead = Ahead(self._draw, self._batch, limits.steps)
         is_able = feed.device.type != "cpu" or not self._learns_wrongly()
         self._is_low = recipe.precision == "auto" and is_able
         self.best: Best | None = None
@@ -486,39 +507,59 @@ class _Loop(Loop[Epoch]):
         if self.step % self._per_epoch == 0:
             self.network.train()
         recipe = self._recipe
-        images, targets, soft = self._ahead[self.step]
+        drawn, images, targets, soft = self._ahead[self.step]
         if recipe.first_size < 1:
             images = resized(images, recipe.first_size, self.progress)
         torch.manual_seed(seed_of(recipe.seed, 0xD20, self.step))  # what dropout draws is the step's own
         with autocast(images.device, on_cpu=True) if self._is_low else contextlib.nullcontext():
             logits = self.network(images)
-        loss = self._loss(logits.float(), targets)
-        if soft is not None:
-            share = recipe.distillation * (1 - (1 - recipe.distillation_left) * self.progress)
-            taught = self._distance(logits.float(), soft, recipe.temperature, self._class_weights)
-            loss = (1 - share) * loss + share * taught
+        loss = self._loss(logits.float(), targets, soft, drawn)
         loss.backward()
         return loss.detach()
 
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        smoothing, weights = self._recipe.label_smoothing, self._class_weights
-        return class_loss(logits, targets, several=self._several, weights=weights, smoothing=smoothing)
+    def _loss(self, logits: Tensor, targets: Tensor, soft: Tensor | None, drawn: Drawn) -> Tensor:
+        """Mean loss of a batch, for :meth:`gradients`; what is pruned by is told."""
+        recipe, weights, several = self._recipe, self._class_weights, self._several
+        reduction: Reduction = "none" if self._pruned else "mean"
+        loss = class_loss(
+            logits,
+            targets,
+            several=several,
+            weights=weights,
+            smoothing=recipe.label_smoothing,
+            reduction=reduction,
+        )
+        if self._pruned:
+            self._pruned.tell(drawn.indices, loss.detach().cpu().numpy())
+        if soft is not None:
+            share = recipe.distillation * (1 - (1 - recipe.distillation_left) * self.progress)
+            distance_to = distance_of_each if several else distance
+            taught = distance_to(logits, soft, recipe.temperature, weights, reduction)
+            loss = (1 - share) * loss + share * taught
+        if drawn.weights is not None:
+            loss = loss * torch.from_numpy(drawn.weights).to(loss.device)
+        return loss.mean()
 
-    def _batch(self, step: int) -> _Batch:
-        """Images and targets of a step; a function of its number alone."""
-        indices = self._batches[step]
-        images, targets = self._feed(indices)
+    def _draw(self, step: int) -> Drawn:
+        """Which images a step has."""
+        if self._pruned is not None:
+            return self._pruned[step]
+        return Drawn(self._batches[step], None, step // self._batches.per_pass)
+
+    def _batch(self, step: int, drawn: Drawn) -> _Batch:
+        """Images and targets of a step; a function of its number and images alone."""
+        indices = torch.from_numpy(drawn.indices)
+        images, targets = self._feed(drawn.indices)
         if self._augmentation is not None:
             generator = torch.Generator(images.device)
             generator.manual_seed(seed_of(self._recipe.seed, 0xA09, step))
-            epoch = step // self._batches.per_pass
             images, targets = self._augmentation(
-                images, targets, generator, epoch=epoch, indices=torch.from_numpy(indices)
+                images, targets, generator, epoch=drawn.which, indices=indices
             )
         soft = None
         if self._teacher is not None:
-            soft = self._teacher[torch.from_numpy(indices)] / self._tempering
-        return _Batch(images, targets, soft)
+            soft = self._teacher[indices] / self._tempering
+        return _Batch(drawn, images, targets, soft)
 
     def after_step(self, loss: float) -> None:
         """Close an epoch with its last step, or with the last step that time allows."""
@@ -560,14 +601,17 @@ class _Loop(Loop[Epoch]):
         self._ahead.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """See :class:`Loop`; and the best epoch."""
+        """See :class:`Loop`; and the best epoch, and what is shown next."""
         best = None if self.best is None else [self.best.accuracy, self.best.weights]
-        return {**super().state_dict(), "best": best}
+        pruned = None if self._pruned is None else self._pruned.state_dict()
+        return {**super().state_dict(), "best": best, "pruned": pruned}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Read :meth:`state_dict` back."""
         super().load_state_dict(state)
         self.best = None if state["best"] is None else Best(*state["best"])
+        if self._pruned is not None:
+            self._pruned.load_state_dict(state["pruned"])
         self.network.train()
 
 
@@ -636,20 +680,33 @@ def weights_of_presence(targets: Tensor) -> Tensor:
     return ((len(targets) - there) / there.clamp_min(1)).clamp(1, 20)
 
 
-def distance(logits: Tensor, soft: Tensor, temperature: float, weights: Tensor | None = None) -> Tensor:
+def distance(
+    logits: Tensor,
+    soft: Tensor,
+    temperature: float,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
     """Cross-entropy of two answers [B, K] at a temperature, times its square (Hinton et al. 2015); with
     weights of the classes [K] as labels have them, else a teacher would undo these.
     """
     wanted = F.softmax(soft / temperature, 1)
-    return F.cross_entropy(logits / temperature, wanted, weight=weights) * temperature**2
+    found = F.cross_entropy(logits / temperature, wanted, weight=weights, reduction=reduction)
+    return found * temperature**2
 
 
 def distance_of_each(
-    logits: Tensor, soft: Tensor, temperature: float, weights: Tensor | None = None
+    logits: Tensor,
+    soft: Tensor,
+    temperature: float,
+    weights: Tensor | None = None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """:func:`distance` of classes that do not exclude each other: of each class by itself, their mean."""
     wanted = torch.sigmoid(soft / temperature)
-    found = F.binary_cross_entropy_with_logits(logits / temperature, wanted, pos_weight=weights)
+    found = F.binary_cross_entropy_with_logits(
+        logits / temperature, wanted, pos_weight=weights, reduction=reduction
+    )
     return found * temperature**2
 
 

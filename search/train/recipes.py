@@ -50,6 +50,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "distillation_left": (0, 1),
     "temperature": (0.1, 100),
     "teacher_confidence": (0, 1),
+    "prune": (0, 0.9),
     "seconds": (0, 1e8),
     "most_bad_steps": (0, 10**6),
     "seed": (0, 2**63 - 1),
@@ -100,6 +101,9 @@ class Recipe:
             temperature; surer ones are divided (:func:`smash_search.train.network.tempering`). 1 takes them
             as they are.
         precision: "auto" multiplies in bfloat16 where the processor has it, "float32" never.
+        prune: share of the images of low loss that a pass leaves out by lot, while the rest of them count for
+            them too (:mod:`smash_search.train.pruning`); 0 shows every image in each pass. An epoch has as
+            many steps either way.
         keep_best: end with the weights of the best epoch on validation images, if that was not the last; not
             where they are trained on.
         include_validation: train on training and validation images (after all choices are made).
@@ -132,6 +136,7 @@ class Recipe:
     temperature: float = 2.0
     teacher_confidence: float = 0.9
     precision: Precision = "auto"
+    prune: float = 0.0
     keep_best: bool = False
     include_validation: bool = False
     epoch_images: int = 0
@@ -197,7 +202,13 @@ class Recipe:
 CROP = {"pad_crop": 2}
 
 _NAMED = Recipe(
-    batch=64, optimiser="auto", whiten="auto", label_smoothing=0.1, augmentation=CROP, keep_best=True
+    batch=64,
+    optimiser="auto",
+    whiten="auto",
+    label_smoothing=0.1,
+    augmentation=CROP,
+    prune=0.5,
+    keep_best=True,
 )
 
 RECIPES: dict[str, Recipe] = {

@@ -37,17 +37,25 @@ def test_memory_of_a_tensor_serves_the_next_one() -> None:
 def test_the_next_batch_is_made_in_another_thread_and_is_that_of_its_step() -> None:
     made: list[tuple[int, bool]] = []
 
-    def make(step: int) -> int:
-        made.append((step, threading.current_thread() is threading.main_thread()))
-        return step * step
+    drawn: list[int] = []
 
-    ahead = Ahead(make, 6)
+    def draw(step: int) -> int:
+        assert threading.current_thread() is threading.main_thread()
+        drawn.append(step)
+        return step
+
+    def make(step: int, other: int) -> int:
+        made.append((step, threading.current_thread() is threading.main_thread()))
+        return step * other
+
+    ahead = Ahead(draw, make, 6)
     assert [ahead[step] for step in (0, 1, 2)] == [0, 1, 4]
     assert ahead[5] == 25, "of any step, as after a resumption"
     ahead.close()
     asked = [step for step, in_main in made if in_main]
     assert asked == [0, 5], "all others were made beside the steps"
     assert {step for step, _ in made} <= {0, 1, 2, 3, 5}, "none after the last step"
+    assert drawn == [0, 1, 2, 3, 5]
 
 
 def test_batches_of_a_training_are_made_beside_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,13 @@ from torch import nn
 from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_search.data import Split
 from smash_search.space.architecture import InputSpec
+from smash_search.train import loop
+from smash_search.train import network as training
 from smash_search.train.compute import Batches, DivergedError, Feed, batches, load_checkpoint, pick_device
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import (
     Epoch,
+    FitResult,
     Recipe,
     accuracy,
     check_resumable,
@@ -28,8 +31,10 @@ from smash_search.train.network import (
     fit,
     mixing_filters,
     new_network,
+    recipe_with,
     schedule,
 )
+from smash_search.train.recipes import recipe_for
 from tests.search.hand_clock import HandClock
 from tests.search.small_data import same_state, small_architecture, small_digits, with_bad_images
 
@@ -157,6 +162,61 @@ def test_a_resumed_training_ends_with_the_same_bits(
     again = make(seed=9)  # a finished job is not repeated
     assert fit(again, data, recipe, checkpoint=path).accuracy == expected.accuracy
     assert same_state(whole.state_dict(), again.state_dict())
+
+
+_EVERYTHING = {
+    "batch": 32,
+    "augmentation": {"pad_crop": 1, "flip": "alternate", "trivial": True},
+    "balance": "sampling",
+    "first_size": 0.5,
+    "average": 0.9,
+}
+"""What a recipe can have that depends on the step, the epoch or the part of the training."""
+
+
+@pytest.mark.parametrize(("changes", "best"), [({}, 1), ({}, 2), ({}, 3), (_EVERYTHING, 1)])
+def test_the_default_recipe_goes_on_from_the_middle_of_an_epoch_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], best: int
+) -> None:
+    monkeypatch.setattr(loop, "BETWEEN", 0.0)  # a checkpoint after every step, however long it takes
+    monkeypatch.setattr(training, "_is_prunable", lambda recipe, _: recipe.balance == "none")
+    data = small_digits()
+    recipe = replace(recipe_for("auto", data, 3), epochs=3, whiten=True, optimiser="muon")
+    recipe = recipe_with(recipe, changes, len(data.classes))
+    assert recipe.keep_best
+    teacher = np.random.default_rng(0).normal(size=(len(data.train), 10)).astype(np.float32)
+
+    def trained(network: nn.Module, **options: Any) -> FitResult:
+        looks = iter(range(1, 4))
+
+        def measure(*_: Any) -> float:
+            return 0.9 if next(looks) + begun == best else 0.5
+
+        begun = options.pop("begun", 0)
+        return fit(network, data, recipe, teacher=teacher, measure=measure, **options)
+
+    whole, path = _network(), tmp_path / "checkpoint.pt"
+    expected = trained(whole)
+    per_epoch = expected.steps // 3
+    stopped_at = 2 * per_epoch + max(1, per_epoch // 2)
+
+    class Stop(Exception):
+        pass
+
+    def stop(progress: TrainingProgress) -> None:
+        if progress.step == stopped_at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        trained(_network(), checkpoint=path, checkpoint_seconds=1e-9, on_step=stop)
+    loaded = load_checkpoint(path, None)
+    assert loaded is not None
+    assert 2 * per_epoch < loaded["state"]["counters"][0] <= stopped_at, "within the last epoch"
+    resumed = _network(seed=9)
+    result = trained(resumed, checkpoint=path, begun=2)
+    assert same_state(whole.state_dict(), resumed.state_dict())
+    assert result.history == expected.history
+    assert result.accuracy == expected.accuracy == 0.9
 
 
 def test_dropout_repeats_by_the_seed_of_the_recipe_and_draws_anew_in_every_step() -> None:
