@@ -371,6 +371,9 @@ def test_the_table_of_values_says_what_the_recipes_are() -> None:
         assert f"by {recipe.muon_rate:g} times that over the root" in table["learning rate"][0]
         assert float(table["weight decay"][0].split(",")[0]) == recipe.weight_decay
         assert float(table["label smoothing"][0]) == recipe.label_smoothing
+        least = f"from {FEW_IMAGES:,} images and {FEW_OF_A_CLASS} of a class on"
+        assert table["images of low loss"][0].startswith(f"{recipe.prune:g} of them are [left out]")
+        assert least in table["images of low loss"][0]
         assert "whitens" in table["first convolution"][0]
         assert f"{LONG_STEPS:,} steps" in table["first convolution"][0]
         assert recipe.whiten == "auto"

@@ -330,7 +330,7 @@ def test_a_killed_freeze_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, be
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def start(out: Path) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", "smash_export.cli", *command(path, out, "--epochs", "6", "-q")]
+        words = [sys.executable, "-m", "smash_export.cli", *command(path, out, "--epochs", "80", "-q")]
         return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     assert start(tmp_path / "straight").wait() == 0
