@@ -299,6 +299,7 @@ def taught_by_itself(
     device = torch.device("cpu")
     student.to(memory_format=memory_format(2, device))  # type: ignore[call-overload]
     feed = Feed(dataset.train, dataset.preprocessing, device)
+    recipe = training.settled(recipe, student, dataset)
     loop = training._Loop(student, feed, recipe, len(dataset.classes), None)
     loop.measure = lambda: 0.0
     average = Average(student, DECAY)

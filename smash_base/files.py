@@ -258,8 +258,14 @@ def temporary_folder(prefix: str = "smash-export-") -> Iterator[Path]:
 
 
 def user_cache(name: str) -> Path:
-    """A folder for what may be made again, ``$XDG_CACHE_HOME/smash-export/NAME``, or in ``~/.cache``."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """A folder for what may be made again, ``$XDG_CACHE_HOME/smash-export/NAME``, or in ``~/.cache``.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    if not base.is_absolute():  # as its specification asks
+        base = Path.home() / ".cache"
     return base / "smash-export" / name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import os
 import random
@@ -52,17 +53,22 @@ def _same_random_numbers() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test finds what another run, or the user, has kept in the cache folder."""
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test finds what another run, or the user, has kept in the cache folder; pip does."""
+    folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+        if "PIP_CACHE_DIR" not in os.environ:
+            usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            patch.setenv("PIP_CACHE_DIR", str(usual / "pip"))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _cache_of_its_own(_caches: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test finds what another one has kept there."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_caches / name))
 
 
 DIGITS_PREPROCESSING = Preprocessing(height=8, width=8, channels=1, mean=(0.3,), std=(0.38,))

@@ -11,6 +11,7 @@ the folder can be written, and read back as long as no file changes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import re
@@ -155,8 +156,11 @@ def _takes_long(*parts: EncodedImages) -> bool:
     """Whether images take so long to decode that their pixels are worth keeping."""
     if sum(len(images.labels) for images in parts) >= KEPT_FROM:
         return True
-    sources = {path for images in parts for path in images.sources}
-    return sum(path.stat().st_size for path in sources if path.is_file()) >= KEPT_BYTES
+    total = 0
+    for path in {path for images in parts for path in images.sources}:
+        with contextlib.suppress(OSError):  # whoever reads it says so
+            total += path.stat().st_size
+    return total >= KEPT_BYTES
 
 
 class Bad:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from smash_search.data import Split
     from smash_search.data.augment import Augmentation
 
-Drawn = TypeVar("Drawn")
+Choice = TypeVar("Choice")
 Made = TypeVar("Made")
 Reduction = Literal["mean", "sum", "none"]
 """Of the losses of images."""
@@ -317,7 +317,7 @@ def class_loss(
     return loss / logits.shape[1] if reduction == "sum" else loss
 
 
-class Ahead(Generic[Drawn, Made]):
+class Ahead(Generic[Choice, Made]):
     """What the steps of a training need, made by a thread beside it, one step ahead.
 
     Args:
@@ -327,7 +327,9 @@ class Ahead(Generic[Drawn, Made]):
         steps: Number of steps of the training; nothing is made for later ones.
     """
 
-    def __init__(self, draw: Callable[[int], Drawn], make: Callable[[int, Drawn], Made], steps: int) -> None:
+    def __init__(
+        self, draw: Callable[[int], Choice], make: Callable[[int, Choice], Made], steps: int
+    ) -> None:
         self._draw, self._make, self._steps = draw, make, steps
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._next: tuple[int, Future[Made]] | None = None

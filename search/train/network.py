@@ -52,8 +52,8 @@ from smash_search.train.compute import (
 from smash_search.train.initial import begin_as_identity, first_convolution, whiten
 from smash_search.train.loop import Loop, TrainingLimits, TrainingProgress
 from smash_search.train.optimisers import Muon, Together
-from smash_search.train.pruning import Drawn, PrunedBatches
-from smash_search.train.recipes import FEW_IMAGES, Optimiser, Schedule, has_few_of_a_class
+from smash_search.train.pruning import WHOLE_FROM, Drawn, PrunedBatches
+from smash_search.train.recipes import FEW_IMAGES, PRUNED, Optimiser, Schedule, has_few_of_a_class
 from smash_search.train.recipes import Recipe as Recipe
 
 if TYPE_CHECKING:
@@ -286,15 +286,24 @@ def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:
       images nor steps are few: on CIFAR-10, with 16 channels for 27 filters, whitening gains four points in
       500 steps and loses half a point and more from 2,000 on; with 45 images of a class it gains at 11,000
       (docs/recipes.md).
-    - No images are left out where they are few, mixed, or of several classes, or where classes are balanced:
-      that losses tell which of those to show was not measured.
+    - No images of low loss are left out where all are few, or mixed, or of several classes, or where classes
+      are balanced.
     - Muon trains filters for so few steps that it gains by them, unless images are few, which it learns by
       heart.
     """
     if recipe.include_validation:
         recipe = replace(recipe, keep_best=False)
-    if recipe.prune and not _is_prunable(recipe, dataset):
-        recipe = replace(recipe, prune=0.0)
+    if recipe.prune == "auto":
+        recipe = replace(
+            recipe, prune=PRUNED if _has_many_images(dataset) and _tells(recipe, dataset) else 0.0
+        )
+    elif recipe.prune and not _tells(recipe, dataset):
+        raise UsageError(
+            "which images of low loss to leave out is not known where images are mixed, or of several "
+            "classes, or classes are balanced",
+            expected="prune 0",
+            received=recipe.prune,
+        )
     if recipe.whiten == "auto":
         filters, is_many = first_convolution(network), len(dataset.train) >= FEW_IMAGES
         narrow = filters is not None and len(filters) < filters[0].numel()
@@ -305,11 +314,10 @@ def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:
     return replace(recipe, optimiser=optimiser)
 
 
-def _is_prunable(recipe: Recipe, dataset: Dataset) -> bool:
-    """Whether losses of images tell which of them to show less often, as far as was measured."""
+def _tells(recipe: Recipe, dataset: Dataset) -> bool:
+    """Whether the loss of an image tells how much there is to learn from it."""
     is_mixing = recipe.augmentation.get("mixup") or recipe.augmentation.get("cutmix")
-    is_plain = not (is_mixing or dataset.several or recipe.balance != "none")
-    return is_plain and _has_many_images(dataset)
+    return not (is_mixing or dataset.several or recipe.balance != "none")
 
 
 def _has_many_images(dataset: Dataset) -> bool:
@@ -476,9 +484,10 @@ class _Loop(Loop[Epoch]):
         )
         super().__init__(network, _optimiser(network, recipe, limits.steps), limits)
         self._pruned: PrunedBatches | None = None
-        if recipe.prune:
+        if recipe.prune and recipe.prune != "auto":
+            whole_from = min(WHOLE_FROM, 1 - 1 / max(1, recipe.epochs))
             self._pruned = PrunedBatches(
-                recipe.seed, len(feed), recipe.batch, recipe.prune, lambda: self.progress
+                recipe.seed, len(feed), recipe.batch, recipe.prune, lambda: self.progress, whole_from
             )
         self._ahead = Ahead(self._draw, self._batch, limits.steps)
         is_able = feed.device.type != "cpu" or not self._learns_wrongly()
@@ -513,32 +522,42 @@ class _Loop(Loop[Epoch]):
         torch.manual_seed(seed_of(recipe.seed, 0xD20, self.step))  # what dropout draws is the step's own
         with autocast(images.device, on_cpu=True) if self._is_low else contextlib.nullcontext():
             logits = self.network(images)
-        loss = self._loss(logits.float(), targets, soft, drawn)
-        loss.backward()
-        return loss.detach()
-
-    def _loss(self, logits: Tensor, targets: Tensor, soft: Tensor | None, drawn: Drawn) -> Tensor:
-        """Mean loss of a batch, for :meth:`gradients`; what is pruned by is told."""
-        recipe, weights, several = self._recipe, self._class_weights, self._several
-        reduction: Reduction = "none" if self._pruned else "mean"
-        loss = class_loss(
-            logits,
-            targets,
-            several=several,
-            weights=weights,
-            smoothing=recipe.label_smoothing,
-            reduction=reduction,
-        )
-        if self._pruned:
-            self._pruned.tell(drawn.indices, loss.detach().cpu().numpy())
-        if soft is not None:
-            share = recipe.distillation * (1 - (1 - recipe.distillation_left) * self.progress)
-            distance_to = distance_of_each if several else distance
-            taught = distance_to(logits, soft, recipe.temperature, weights, reduction)
-            loss = (1 - share) * loss + share * taught
+        of_labels = self._loss(logits.float(), targets)
+        loss = self._taught(of_labels, logits.float(), soft)
         if drawn.weights is not None:
             loss = loss * torch.from_numpy(drawn.weights).to(loss.device)
-        return loss.mean()
+        loss = loss.mean()
+        loss.backward()
+        if self._pruned:  # not before, as a GPU would be waited for
+            self._pruned.tell(drawn.indices, of_labels.detach().cpu().numpy())
+        return loss.detach()
+
+    @property
+    def _reduction(self) -> Reduction:
+        return "none" if self._pruned else "mean"
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss by the labels: the mean of a batch, or of each image where some are left out."""
+        return class_loss(
+            logits,
+            targets,
+            several=self._several,
+            weights=self._class_weights,
+            smoothing=self._recipe.label_smoothing,
+            reduction=self._reduction,
+        )
+
+    def _taught(self, loss: Tensor, logits: Tensor, soft: Tensor | None) -> Tensor:
+        """A loss by labels with the teacher's part in it."""
+        if soft is None:
+            return loss
+        recipe, weights = self._recipe, self._class_weights
+        if self._several:
+            taught = distance_of_each(logits, soft, recipe.temperature, weights)
+        else:
+            taught = distance(logits, soft, recipe.temperature, weights, self._reduction)
+        share = recipe.distillation * (1 - (1 - recipe.distillation_left) * self.progress)
+        return (1 - share) * loss + share * taught
 
     def _draw(self, step: int) -> Drawn:
         """Which images a step has."""
@@ -696,17 +715,11 @@ def distance(
 
 
 def distance_of_each(
-    logits: Tensor,
-    soft: Tensor,
-    temperature: float,
-    weights: Tensor | None = None,
-    reduction: Reduction = "mean",
+    logits: Tensor, soft: Tensor, temperature: float, weights: Tensor | None = None
 ) -> Tensor:
     """:func:`distance` of classes that do not exclude each other: of each class by itself, their mean."""
     wanted = torch.sigmoid(soft / temperature)
-    found = F.binary_cross_entropy_with_logits(
-        logits / temperature, wanted, pos_weight=weights, reduction=reduction
-    )
+    found = F.binary_cross_entropy_with_logits(logits / temperature, wanted, pos_weight=weights)
     return found * temperature**2
 
 

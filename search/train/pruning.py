@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-WHOLE_FROM = 0.875  # of a training: passes that begin later leave nothing out
+WHOLE_FROM = 0.875  # of a training: passes that begin later leave nothing out; earlier in short trainings
 _ARRAYS = ("losses", "is_low", "left", "indices")
 
 
@@ -38,10 +38,20 @@ class PrunedBatches:
         size: Number of images in a batch.
         share: of the images of low loss that a pass leaves out, 0 to below 1.
         progress: share of the training that is over, 0 to 1; asked when a pass begins.
+        whole_from: that share from which passes leave nothing out.
     """
 
-    def __init__(self, seed: int, count: int, size: int, share: float, progress: Callable[[], float]) -> None:
-        self._seed, self._size, self._share, self._progress = seed, size, share, progress
+    def __init__(
+        self,
+        seed: int,
+        count: int,
+        size: int,
+        share: float,
+        progress: Callable[[], float],
+        whole_from: float = WHOLE_FROM,
+    ) -> None:
+        self._seed, self._size, self._share = seed, size, share
+        self._progress, self._whole_from = progress, whole_from
         self._losses = np.full(count, np.inf, np.float32)
         self._is_low = np.zeros(count, np.bool_)  # of the present pass
         self._left = np.empty(0, np.int64)
@@ -70,7 +80,7 @@ class PrunedBatches:
         order, lots = random.permutation(len(self._losses)), random.random(len(self._losses))
         self._is_low[:] = False
         seen = self._losses[np.isfinite(self._losses)]
-        if len(seen) and self._progress() < WHOLE_FROM:
+        if len(seen) and self._progress() < self._whole_from:
             self._is_low = self._losses < seen.mean()
         self._left = order[~(self._is_low & (lots < self._share))[order]]
         if len(self._left) < self._size:

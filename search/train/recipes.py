@@ -25,6 +25,8 @@ Precision = Literal["auto", "float32"]
 Optimiser = Literal["auto", "sgd", "muon"]
 Whiten = bool | Literal["auto"]
 
+PRUNED = 0.5  # of the images of low loss, by "auto"
+MOST_PRUNED = 0.9
 TOLD = (
     *("epochs", "batch", "optimiser", "learning_rate", "warmup", "schedule", "momentum", "weight_decay"),
     *("label_smoothing", "clip", "augmentation"),
@@ -50,7 +52,6 @@ LIMITS: dict[str, tuple[float, float]] = {
     "distillation_left": (0, 1),
     "temperature": (0.1, 100),
     "teacher_confidence": (0, 1),
-    "prune": (0, 0.9),
     "seconds": (0, 1e8),
     "most_bad_steps": (0, 10**6),
     "seed": (0, 2**63 - 1),
@@ -103,7 +104,7 @@ class Recipe:
         precision: "auto" multiplies in bfloat16 where the processor has it, "float32" never.
         prune: share of the images of low loss that a pass leaves out by lot, while the rest of them count for
             them too (:mod:`smash_search.train.pruning`); 0 shows every image in each pass. An epoch has as
-            many steps either way.
+            many steps either way. "auto" leaves out half of them where images are many.
         keep_best: end with the weights of the best epoch on validation images, if that was not the last; not
             where they are trained on.
         include_validation: train on training and validation images (after all choices are made).
@@ -136,7 +137,7 @@ class Recipe:
     temperature: float = 2.0
     teacher_confidence: float = 0.9
     precision: Precision = "auto"
-    prune: float = 0.0
+    prune: float | Literal["auto"] = 0.0
     keep_best: bool = False
     include_validation: bool = False
     epoch_images: int = 0
@@ -159,6 +160,7 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise InvalidInputError(f"recipe field {name!r}", expected=f"{low} to {high}", received=value)
+        self._check_prune()
         if not isinstance(self.whiten, bool) and self.whiten != "auto":
             raise InvalidInputError(
                 "recipe field 'whiten'", expected="true, false or auto", received=self.whiten
@@ -174,6 +176,13 @@ class Recipe:
                 raise InvalidInputError(
                     f"recipe field {name!r}", expected=expected, received=getattr(self, name)
                 )
+
+    def _check_prune(self) -> None:
+        value = self.prune
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value != "auto" and not (is_number and 0 <= value <= MOST_PRUNED):
+            expected = f"auto, or 0 to {MOST_PRUNED}"
+            raise InvalidInputError("recipe field 'prune'", expected=expected, received=value)
 
     def to_json(self) -> JsonObject:
         """Plain numbers, as provenance and checkpoints hold them."""
@@ -207,7 +216,7 @@ _NAMED = Recipe(
     whiten="auto",
     label_smoothing=0.1,
     augmentation=CROP,
-    prune=0.5,
+    prune="auto",
     keep_best=True,
 )
 

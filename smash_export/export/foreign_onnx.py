@@ -41,15 +41,9 @@ def read_foreign_onnx(path: Path) -> onnx.ModelProto:
         InvalidInputError: whatever a file can be that is not one flat, self-contained, valid image
             classifier of sensible size; the message says which rule.
     """
-    data = _read(path)
-    _check_structure(data, path)
+    model = _parsed(path)
     import onnx
-    from google.protobuf.message import DecodeError
 
-    try:
-        model = onnx.load_model_from_string(data)
-    except (DecodeError, ValueError) as error:
-        raise InvalidInputError(f"{path} is not an ONNX file, or is damaged", received=error) from None
     _check_operators(model, path)
     _drop_unused_imports(model)
     _load_external(model, path)
@@ -58,6 +52,32 @@ def read_foreign_onnx(path: Path) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise InvalidInputError(f"{path} is not valid ONNX", received=error) from None
     return model
+
+
+def external_files(path: Path) -> list[Path]:
+    """The files beside a model that hold weights of it, in the order of their names.
+
+    Raises:
+        InvalidInputError: no ONNX file, or one that names what is not safe to read.
+    """
+    named = set()
+    for tensor in filter(_is_external, _tensors(_parsed(path).graph)):
+        facts = {entry.key: entry.value for entry in tensor.external_data}
+        named.add(_external_file(path, tensor, facts.get("location", ""))[0])
+    return sorted(named)
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    """A model as its file has it, of a sensible structure."""
+    data = _read(path)
+    _check_structure(data, path)
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load_model_from_string(data)
+    except (DecodeError, ValueError) as error:
+        raise InvalidInputError(f"{path} is not an ONNX file, or is damaged", received=error) from None
 
 
 def image_and_answers(

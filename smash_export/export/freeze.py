@@ -123,6 +123,7 @@ def rounded(recipe: Recipe) -> Recipe:
         epochs=max(2, recipe.epochs // 10),
         optimiser="sgd",
         first_size=1.0,
+        prune=0.0,  # statistics of the last images stay in the file
         learning_rate=recipe.learning_rate / 100,
         weight_decay=0.0,
         distillation=recipe.distillation * recipe.distillation_left,

@@ -32,6 +32,7 @@ from smash_base.json_values import JsonObject
 from smash_base.preprocess import Outputs, Preprocessing
 from smash_export.bundle.inspection import stored_facts
 from smash_export.export.adopt import Images, adopt, read_preprocessing
+from smash_export.export.foreign_onnx import external_files
 from smash_export.export.timm_networks import PREFIX, network_with_weights, weights_file
 from smash_export.export.torch_program import save_whole
 from smash_export.export.torchscript import traced
@@ -60,7 +61,7 @@ CACHE_BYTES = 2**30  # of all answers in the user's cache folder
 CHECKED = 512  # test images that an adopted teacher is checked on
 LEAST = 1e-7  # probability whose logarithm is taken
 _BATCH = 256
-_CACHE = "answers"  # folder in the user's cache
+_ANSWERS = 1  # changes with what a teacher is asked, and how
 _MAKE_A_BUNDLE = (
     "A teacher of another image size or preprocessing is made a bundle first, which is named then: "
     "smash-export adopt {} --size N --channels C --mean M --std S ..."
@@ -110,40 +111,46 @@ def answers_file(
     """
     name = f"{_fingerprint(teacher)[:16]}-{dataset.fingerprint[:16]}.npy"
     held = cache.with_name(f"{cache.name}-{name}")
-    if not held.exists() or _kept(held, dataset) is None:
-        known = files.user_cache(_CACHE) / name
-        content = _kept(known, dataset)
-        if content is None:
+    if not _is_whole(held, dataset):
+        known = _in_cache(name)
+        if known is not None and _is_whole(known, dataset):
+            content = known.read_bytes()
+            with contextlib.suppress(OSError):  # one that may only be read
+                os.utime(known)
+        else:
             content = _as_bytes(_asked(teacher, dataset, warn))
-            with contextlib.suppress(OSError):
-                _remember(known, content)
-        _keep(held, content)
+            if known is not None and len(content) <= CACHE_BYTES:
+                with contextlib.suppress(OSError):
+                    _write(known, content)
+                    _make_room(known.parent)
+        _write(held, content)
     return held
 
 
-def _kept(path: Path, dataset: Dataset) -> bytes | None:
-    """The content of a file of answers; None unless it has those for training images, and for validation
-    images, which earlier versions did not ask for.
+def _is_whole(path: Path, dataset: Dataset) -> bool:
+    """Whether a file has answers for training images, and for validation images, which earlier versions did
+    not ask for.
     """
     try:
-        content = path.read_bytes()
-        rows: int = np.load(io.BytesIO(content), allow_pickle=False).shape[0]
+        rows: int = np.load(path, mmap_mode="r", allow_pickle=False).shape[0]
     except (OSError, ValueError, EOFError):
-        return None
-    if rows != len(dataset.train) + len(dataset.validation):
-        return None
-    with contextlib.suppress(OSError):  # one that may only be read
-        os.utime(path)
-    return content
+        return False
+    return rows == len(dataset.train) + len(dataset.validation)
 
 
-def _remember(known: Path, content: bytes) -> None:
-    """Keep answers for other students too; those that were not used for longest go when all are too many."""
-    if len(content) > CACHE_BYTES:
-        return
-    _keep(known, content)
+def _in_cache(name: str) -> Path | None:
+    """Where answers are kept for other students of the same images; None for a user without a home."""
+    try:
+        return files.user_cache(f"answers-{_ANSWERS}") / name
+    except RuntimeError:
+        return None
+
+
+def _make_room(folder: Path) -> None:
+    """Remove the answers that were not used for longest when all are too many, and what was cut off."""
+    files.remove_left(folder)
     room = CACHE_BYTES
-    for path in sorted(known.parent.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    for path in sorted(folder.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
         room -= path.stat().st_size
         if room < 0:
             path.unlink(missing_ok=True)
@@ -231,7 +238,11 @@ def _fingerprint(teacher: Path | str) -> str:
         if not (path / "manifest.json").exists():
             raise UsageError(f"the teacher {path} is a folder without a bundle", expected=FORMS)
         return files.sha256(Bundle.open(path).onnx)
-    return files.sha256(_there(path))
+    digest = files.sha256(_there(path))
+    others = external_files(path) if path.suffix == ".onnx" else []
+    if others:
+        digest = hashlib.sha256("".join([digest, *map(files.sha256, others)]).encode()).hexdigest()
+    return digest
 
 
 def _there(path: Path) -> Path:
@@ -369,7 +380,7 @@ def _as_bytes(answers: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _keep(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(path, content)
 
@@ -505,6 +516,6 @@ def trained_teacher(
         on_step=on_step,
         evaluate=False,
     )
-    _keep(held, _as_bytes(_taught_by(network.eval(), dataset, device)))
+    _write(held, _as_bytes(_taught_by(network.eval(), dataset, device)))
     held.with_suffix(".pt").unlink(missing_ok=True)
     return read_answers(held, dataset)

@@ -28,7 +28,7 @@ from smash_search.space.architecture import InputSpec
 from smash_search.space.known import preset
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import LONG_STEPS, MOST_EPOCHS, MUON_STEPS, Epoch, fit, new_network, settled
-from smash_search.train.recipes import FEW_IMAGES, FEW_OF_A_CLASS, NAMES, RECIPES, Recipe, recipe_for
+from smash_search.train.recipes import FEW_IMAGES, FEW_OF_A_CLASS, NAMES, PRUNED, RECIPES, Recipe, recipe_for
 from tests.search.small_data import small_architecture, small_digits
 
 
@@ -372,8 +372,9 @@ def test_the_table_of_values_says_what_the_recipes_are() -> None:
         assert float(table["weight decay"][0].split(",")[0]) == recipe.weight_decay
         assert float(table["label smoothing"][0]) == recipe.label_smoothing
         least = f"from {FEW_IMAGES:,} images and {FEW_OF_A_CLASS} of a class on"
-        assert table["images of low loss"][0].startswith(f"{recipe.prune:g} of them are [left out]")
+        assert table["images of low loss"][0].startswith(f"{PRUNED:g} of them are [left out]")
         assert least in table["images of low loss"][0]
+        assert recipe.prune == "auto"
         assert "whitens" in table["first convolution"][0]
         assert f"{LONG_STEPS:,} steps" in table["first convolution"][0]
         assert recipe.whiten == "auto"

@@ -17,7 +17,6 @@ from smash_base.errors import InvalidInputError, MissingRuntimeError, UsageError
 from smash_search.data import Split
 from smash_search.space.architecture import InputSpec
 from smash_search.train import loop
-from smash_search.train import network as training
 from smash_search.train.compute import Batches, DivergedError, Feed, batches, load_checkpoint, pick_device
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import (
@@ -174,12 +173,13 @@ _EVERYTHING = {
 """What a recipe can have that depends on the step, the epoch or the part of the training."""
 
 
-@pytest.mark.parametrize(("changes", "best"), [({}, 1), ({}, 2), ({}, 3), (_EVERYTHING, 1)])
+@pytest.mark.parametrize(
+    ("changes", "best"), [({"prune": 0.5}, 1), ({"prune": 0.5}, 2), ({"prune": 0.5}, 3), (_EVERYTHING, 1)]
+)
 def test_the_default_recipe_goes_on_from_the_middle_of_an_epoch_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], best: int
 ) -> None:
     monkeypatch.setattr(loop, "BETWEEN", 0.0)  # a checkpoint after every step, however long it takes
-    monkeypatch.setattr(training, "_is_prunable", lambda recipe, _: recipe.balance == "none")
     data = small_digits()
     recipe = replace(recipe_for("auto", data, 3), epochs=3, whiten=True, optimiser="muon")
     recipe = recipe_with(recipe, changes, len(data.classes))

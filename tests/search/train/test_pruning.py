@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from smash_search.train import network as training
+from smash_base.errors import InvalidInputError, UsageError
+from smash_export.export.freeze import rounded
 from smash_search.train.compute import Feed
 from smash_search.train.network import Recipe, fit, settled
 from smash_search.train.pruning import Drawn, PrunedBatches
+from smash_search.train.recipes import recipe_for
 from tests.search.small_data import small_digits
 
 seeds = st.integers(0, 2**31)
@@ -107,7 +109,6 @@ def test_batches_go_on_from_their_state_and_in_turn_alone() -> None:
 
 
 def test_a_training_shows_images_that_it_knows_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_is_prunable", lambda *_: True)  # 96 images are few
     data = small_digits()
     marked = data.train.images.copy()
     easy = np.arange(len(marked)) % 2 == 0
@@ -137,14 +138,24 @@ def test_a_training_shows_images_that_it_knows_less_often(monkeypatch: pytest.Mo
         assert ratio == 1 if not prune else ratio < 0.7
 
 
-def test_nothing_is_left_out_where_that_was_not_measured() -> None:
+def test_half_of_them_are_left_out_by_itself_where_images_are_many_and_tell_by_their_loss() -> None:
     data, network = small_digits(), nn.Linear(1, 1)
     many = replace(data, train=data.train.take(np.arange(6000) % len(data.train)))
-    recipe = Recipe(prune=0.5)
+    recipe = recipe_for("auto", data)
     assert settled(recipe, network, many).prune == 0.5
     assert settled(recipe, network, data).prune == 0, "few images"
-    for changes in ({"balance": "loss"}, {"balance": "sampling"}, {"augmentation": {"mixup": 0.2}}):
-        assert settled(replace(recipe, **changes), network, many).prune == 0  # type: ignore[arg-type]
     targets = np.eye(10, dtype=np.uint8)[many.train.labels]
     several = replace(many, train=replace(many.train, targets=targets))
     assert settled(recipe, network, several).prune == 0
+    with pytest.raises(UsageError, match="several classes"):
+        settled(replace(recipe, prune=0.3), network, several)
+    for changes in ({"balance": "loss"}, {"balance": "sampling"}, {"augmentation": {"mixup": 0.2}}):
+        changed = replace(recipe, **changes)  # type: ignore[arg-type]
+        assert settled(changed, network, many).prune == 0
+        with pytest.raises(UsageError, match="balanced"):
+            settled(replace(changed, prune=0.3), network, many)
+    assert settled(replace(recipe, prune=0.3), network, data).prune == 0.3, "what is asked for is done"
+    assert rounded(settled(recipe, network, many)).prune == 0
+    for value in (0.95, -0.1, True, "some"):
+        with pytest.raises(InvalidInputError, match=r"auto, or 0 to 0\.9"):
+            Recipe(prune=value)  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from smash_export.cli.teaching import _too_short, taught
 from smash_export.export import teacher as teaching
 from smash_export.export.teacher import (
     answers_file,
+    identity,
     knowledge,
     larger_network,
     teacher_logits,
@@ -166,7 +167,7 @@ def test_a_teacher_is_asked_once_for_all_students_of_the_same_images(
     assert first != second
     assert first.read_bytes() == second.read_bytes()
     assert len(asked) == 1
-    (known,) = files.user_cache("answers").iterdir()
+    (known,) = files.user_cache("answers-1").iterdir()
     known.write_bytes(b"cut off")
     third = answers_file(digits_bundle, dataset, tmp_path / "three" / "answers")
     assert len(asked) == 2, "what is damaged is asked for again"
@@ -174,12 +175,26 @@ def test_a_teacher_is_asked_once_for_all_students_of_the_same_images(
     monkeypatch.setattr(teaching, "CACHE_BYTES", first.stat().st_size)
     changed = replace(dataset, fingerprint="0" * 64)
     answers_file(digits_bundle, changed, tmp_path / "one" / "answers")
-    (newest,) = files.user_cache("answers").iterdir()
+    (newest,) = files.user_cache("answers-1").iterdir()
     assert newest != known, "the oldest answers make room"
-    files.user_cache("answers").rename(tmp_path / "away")
-    files.user_cache("answers").write_text("no folder")
+    files.user_cache("answers-1").rename(tmp_path / "away")
+    files.user_cache("answers-1").write_text("no folder")
     answers_file(digits_bundle, dataset, tmp_path / "four" / "answers")
     assert len(asked) == 4, "no cache can be written, and nothing is lost"
+
+
+def test_a_teacher_with_weights_in_a_file_beside_it_is_another_one_once_they_change(
+    tmp_path: Path, digits_bundle: Path
+) -> None:
+    model = onnx.load(digits_bundle / "model.onnx")
+    place = tmp_path / "teacher.onnx"
+    onnx.save(model, place, save_as_external_data=True, location="teacher.data", size_threshold=0)
+    first = identity(place)
+    weights = bytearray((tmp_path / "teacher.data").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "teacher.data").write_bytes(weights)
+    assert identity(place)["fingerprint"] != first["fingerprint"]
+    assert identity(place)["name"] == first["name"]
 
 
 def test_answers_that_an_earlier_version_kept_are_asked_for_again(
