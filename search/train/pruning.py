@@ -36,9 +36,9 @@ class PrunedBatches:
         seed: Random seed of order and choice.
         count: Number of images, at least one batch.
         size: Number of images in a batch.
-        share: of the images of low loss that a pass leaves out, 0 to below 1.
+        share: Share of the images of low loss that a pass leaves out, 0 to below 1.
         progress: share of the training that is over, 0 to 1; asked when a pass begins.
-        whole_from: that share from which passes leave nothing out.
+        whole_from: Share of the training after which passes leave nothing out.
     """
 
     def __init__(
