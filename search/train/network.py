@@ -67,7 +67,7 @@ MOST_EPOCHS = 200  # that a time is filled with
 LONG_STEPS = 2000  # from which a narrow first convolution is better off trained than whitening
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 PART_OF_TIME = 0.1  # that may be left unused for whole epochs
-MUON_STEPS = 12_000  # up to which Muon was better in every comparison (docs/recipes.md)
+SHORT_STEPS = 12_000  # up to which Muon was better in every comparison, pruning no worse (docs/recipes.md)
 TEMPERED = 10_000  # rows of a teacher's answers that tell how sure it is
 MOST_TEMPERING = math.log(100)
 WHOLE_SIZE_FROM = 0.7  # share of a training after which images have their whole size
@@ -286,17 +286,16 @@ def settled(recipe: Recipe, network: nn.Module, dataset: Dataset) -> Recipe:
       images nor steps are few: on CIFAR-10, with 16 channels for 27 filters, whitening gains four points in
       500 steps and loses half a point and more from 2,000 on; with 45 images of a class it gains at 11,000
       (docs/recipes.md).
-    - No images of low loss are left out where all are few, or mixed, or of several classes, or where classes
-      are balanced.
+    - Images of low loss are left out in short trainings, as Muon trains them, but not where they are mixed,
+      or of several classes, or where classes are balanced.
     - Muon trains filters for so few steps that it gains by them, unless images are few, which it learns by
       heart.
     """
     if recipe.include_validation:
         recipe = replace(recipe, keep_best=False)
     if recipe.prune == "auto":
-        recipe = replace(
-            recipe, prune=PRUNED if _has_many_images(dataset) and _tells(recipe, dataset) else 0.0
-        )
+        is_short = _is_short(recipe, dataset)
+        recipe = replace(recipe, prune=PRUNED if is_short and _tells(recipe, dataset) else 0.0)
     elif recipe.prune and not _tells(recipe, dataset):
         raise UsageError(
             "which images of low loss to leave out is not known where images are mixed, or of several "
@@ -320,16 +319,17 @@ def _tells(recipe: Recipe, dataset: Dataset) -> bool:
     return not (is_mixing or dataset.several or recipe.balance != "none")
 
 
-def _has_many_images(dataset: Dataset) -> bool:
-    """Whether there are many training images, in all and of a class."""
-    return len(dataset.train) >= FEW_IMAGES and not has_few_of_a_class(dataset)
+def _is_short(recipe: Recipe, dataset: Dataset) -> bool:
+    """Whether a training has few steps for its images, which are many, in all and of a class."""
+    is_many = len(dataset.train) >= FEW_IMAGES and not has_few_of_a_class(dataset)
+    return is_many and _steps(recipe, dataset) <= SHORT_STEPS
 
 
 def optimiser_of(recipe: Recipe, dataset: Dataset) -> Optimiser:
     """The optimiser of a recipe for a network that Muon can train (:func:`settled`)."""
     if recipe.optimiser != "auto":
         return recipe.optimiser
-    return "muon" if _has_many_images(dataset) and _steps(recipe, dataset) <= MUON_STEPS else "sgd"
+    return "muon" if _is_short(recipe, dataset) else "sgd"
 
 
 def _steps(recipe: Recipe, dataset: Dataset) -> int:

@@ -27,7 +27,7 @@ from smash_search.data import Split, load_dataset
 from smash_search.space.architecture import InputSpec
 from smash_search.space.known import preset
 from smash_search.train.loop import TrainingProgress
-from smash_search.train.network import LONG_STEPS, MOST_EPOCHS, MUON_STEPS, Epoch, fit, new_network, settled
+from smash_search.train.network import LONG_STEPS, MOST_EPOCHS, SHORT_STEPS, Epoch, fit, new_network, settled
 from smash_search.train.recipes import FEW_IMAGES, FEW_OF_A_CLASS, NAMES, PRUNED, RECIPES, Recipe, recipe_for
 from tests.search.small_data import small_architecture, small_digits
 
@@ -362,7 +362,7 @@ def test_the_table_of_values_says_what_the_recipes_are() -> None:
     assert table["batch"][:-1] == [str(recipe.batch) for recipe in RECIPES.values()]
     for recipe in RECIPES.values():
         clipped = f"SGD with Nesterov momentum {recipe.momentum:g}, gradients clipped at {recipe.clip:g}"
-        muon = f"up to {MUON_STEPS:,} steps, from {FEW_IMAGES:,} images and {FEW_OF_A_CLASS} of a class on"
+        muon = f"up to {SHORT_STEPS:,} steps, from {FEW_IMAGES:,} images and {FEW_OF_A_CLASS} of a class on"
         assert table["optimiser"] == [f"{clipped}; {muon}, [Muon](#muon) for filters"]
         assert recipe.optimiser == "auto"
         shape = {"cosine": "half a cosine", "linear": "a straight line"}[recipe.schedule]
@@ -371,7 +371,7 @@ def test_the_table_of_values_says_what_the_recipes_are() -> None:
         assert f"by {recipe.muon_rate:g} times that over the root" in table["learning rate"][0]
         assert float(table["weight decay"][0].split(",")[0]) == recipe.weight_decay
         assert float(table["label smoothing"][0]) == recipe.label_smoothing
-        least = f"from {FEW_IMAGES:,} images and {FEW_OF_A_CLASS} of a class on"
+        least = f"up to {SHORT_STEPS:,} steps, from {FEW_IMAGES:,} images and {FEW_OF_A_CLASS} of a class on"
         assert table["images of low loss"][0].startswith(f"{PRUNED:g} of them are [left out]")
         assert least in table["images of low loss"][0]
         assert recipe.prune == "auto"
@@ -419,7 +419,7 @@ def test_the_optimiser_that_a_time_asks_for_decides_about_its_epochs(
     data, values = small_digits(), {"device": "cpu", "recipe_name": "auto"}
     recipe = Recipe(epochs=4, batch=32, optimiser="auto", whiten=False)
     per_epoch = len(data.train) // recipe.batch
-    monkeypatch.setattr("smash_search.train.network.MUON_STEPS", 20 * per_epoch)
+    monkeypatch.setattr("smash_search.train.network.SHORT_STEPS", 20 * per_epoch)
     network = new_network(small_architecture(), InputSpec(1, (8, 8)), 10, 0)
     for seconds, optimiser, epochs in ((120.0, "muon", 10), (600.0, "sgd", 60)):
         fitted = announced(network, data, recipe, seconds, values, Output())

@@ -144,6 +144,7 @@ def test_half_of_them_are_left_out_by_itself_where_images_are_many_and_tell_by_t
     recipe = recipe_for("auto", data)
     assert settled(recipe, network, many).prune == 0.5
     assert settled(recipe, network, data).prune == 0, "few images"
+    assert settled(replace(recipe, epochs=1000), network, many).prune == 0, "not measured"
     targets = np.eye(10, dtype=np.uint8)[many.train.labels]
     several = replace(many, train=replace(many.train, targets=targets))
     assert settled(recipe, network, several).prune == 0

@@ -30,7 +30,7 @@ from smash_search.train.initial import begin_as_identity, first_convolution, whi
 from smash_search.train.loop import TrainingProgress
 from smash_search.train.network import (
     LONG_STEPS,
-    MUON_STEPS,
+    SHORT_STEPS,
     Recipe,
     accuracy,
     answers_of,
@@ -288,10 +288,10 @@ def test_a_first_convolution_too_narrow_to_whiten_is_trained_where_images_and_ti
 @pytest.mark.parametrize(
     ("steps", "images", "classes", "chosen"),
     [
-        (MUON_STEPS, FEW_IMAGES, 2, "muon"),
-        (MUON_STEPS + 1, FEW_IMAGES, 2, "sgd"),
-        (MUON_STEPS, FEW_IMAGES - 1, 2, "sgd"),
-        (MUON_STEPS, FEW_IMAGES, 51, "sgd"),
+        (SHORT_STEPS, FEW_IMAGES, 2, "muon"),
+        (SHORT_STEPS + 1, FEW_IMAGES, 2, "sgd"),
+        (SHORT_STEPS, FEW_IMAGES - 1, 2, "sgd"),
+        (SHORT_STEPS, FEW_IMAGES, 51, "sgd"),
     ],
 )
 def test_muon_trains_where_steps_are_few_and_images_are_many(
