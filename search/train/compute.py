@@ -467,6 +467,9 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any] | None) -> dict[str,
 def check_identity(path: Path, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse to continue a job whose settings or data have changed.
 
+    A setting that the version which began the job did not have is none that has changed where it is off (0,
+    false or empty), which leaves everything as it was.
+
     Raises:
         UsageError: with the first field that differs, the value held and the value wanted.
     """
@@ -489,6 +492,8 @@ def _difference(held: Any, wanted: Any, name: str = "") -> tuple[str, Any, Any] 
         return None if held == wanted else (name, held, wanted)
     names = sorted({*held, *wanted}, key=lambda key: (isinstance(held.get(key), Mapping), key))
     for key in names:
+        if key not in held and not wanted[key] and wanted[key] is not None:
+            continue
         below = f"{name}.{key}" if name else key
         difference = _difference(held.get(key), wanted.get(key), below)
         if difference:

@@ -219,6 +219,33 @@ def test_the_default_recipe_goes_on_from_the_middle_of_an_epoch_with_the_same_bi
     assert result.accuracy == expected.accuracy == 0.9
 
 
+def test_a_training_goes_on_though_the_version_that_began_it_knew_fewer_values(tmp_path: Path) -> None:
+    data, recipe = small_digits(), Recipe(epochs=2, batch=32)
+    whole, path = _network(), tmp_path / "checkpoint.pt"
+    fit(whole, data, recipe)
+
+    class Stop(Exception):
+        pass
+
+    def stop(_: Epoch) -> None:
+        raise Stop
+
+    for wanted in (recipe, replace(recipe, prune=0.5)):
+        with pytest.raises(Stop):
+            fit(_network(), data, recipe, checkpoint=path, on_epoch=stop, checkpoint_seconds=1e-9)
+        loaded = torch.load(path)
+        del loaded["identity"]["recipe"]["prune"]
+        torch.save(loaded, path)
+        resumed = _network(seed=9)
+        if wanted.prune:
+            with pytest.raises(UsageError, match=r"recipe\.prune differs"):
+                fit(resumed, data, wanted, checkpoint=path)
+        else:
+            fit(resumed, data, wanted, checkpoint=path)
+            assert same_state(whole.state_dict(), resumed.state_dict())
+            path.unlink()
+
+
 def test_dropout_repeats_by_the_seed_of_the_recipe_and_draws_anew_in_every_step() -> None:
     data, masks = small_digits(), list[torch.Tensor]()
 
