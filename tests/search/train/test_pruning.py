@@ -141,7 +141,7 @@ def test_a_training_shows_images_that_it_knows_less_often(monkeypatch: pytest.Mo
 def test_half_of_them_are_left_out_by_itself_where_images_are_many_and_tell_by_their_loss() -> None:
     data, network = small_digits(), nn.Linear(1, 1)
     many = replace(data, train=data.train.take(np.arange(6000) % len(data.train)))
-    recipe = recipe_for("auto", data)
+    recipe = recipe_for("quick", many)
     assert settled(recipe, network, many).prune == 0.5
     assert settled(recipe, network, data).prune == 0, "few images"
     assert settled(replace(recipe, epochs=1000), network, many).prune == 0, "not measured"
