@@ -473,11 +473,11 @@ def test_test_images_that_are_trained_on_are_told_before_a_training(tmp_path: Pa
             (tmp_path / part / str(label)).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[..., 0]).save(tmp_path / part / str(label) / f"{index}.png")
     words = ["train", "resnet-8", "--data", f"folder:{tmp_path}", "--out", str(tmp_path / "bundle")]
-    done = CliRunner().invoke(cli, [*words, "--dry-run"])
+    done = CliRunner().invoke(cli, [*words, "--dry-run", "--json"])
     assert done.exit_code == 0, done.output
-    said = " ".join(done.output.split())
-    assert "7 across splits" in said
-    assert "validation and test images stand in another split too" in said
+    told = json.loads(done.stdout)["images"]
+    assert told["duplicates"]["across_splits"] == 7
+    assert any("validation and test images stand in another split too" in note for note in told["notes"])
 
 
 def test_few_validation_images_are_warned_of(
