@@ -492,7 +492,7 @@ def _difference(held: Any, wanted: Any, name: str = "") -> tuple[str, Any, Any] 
         return None if held == wanted else (name, held, wanted)
     names = sorted({*held, *wanted}, key=lambda key: (isinstance(held.get(key), Mapping), key))
     for key in names:
-        if key not in held and not wanted[key] and wanted[key] is not None:
+        if key not in held and not wanted[key]:
             continue
         below = f"{name}.{key}" if name else key
         difference = _difference(held.get(key), wanted.get(key), below)

@@ -54,6 +54,7 @@ class PrunedBatches:
         self._progress, self._whole_from = progress, whole_from
         self._losses = np.full(count, np.inf, np.float32)
         self._is_low = np.zeros(count, np.bool_)  # of the present pass
+        self._low = 0.0  # share of them
         self._left = np.empty(0, np.int64)
         self._pass = self._number = -1
         self._indices = self._left
@@ -85,13 +86,13 @@ class PrunedBatches:
         self._left = order[~(self._is_low & (lots < self._share))[order]]
         if len(self._left) < self._size:
             self._is_low[:], self._left = False, order
+        self._low = float(self._is_low.mean())
 
     def _weights(self) -> np.ndarray | None:
-        if not self._is_low.any():
+        if not self._low:
             return None
-        low = float(self._is_low.mean())
         weights = np.where(self._is_low[self._indices], 1 / (1 - self._share), 1.0)
-        return (weights * (1 - self._share * low)).astype(np.float32)
+        return (weights * (1 - self._share * self._low)).astype(np.float32)
 
     def state_dict(self) -> dict[str, Any]:
         """All that later batches depend on."""
@@ -102,4 +103,5 @@ class PrunedBatches:
         """Read :meth:`state_dict` back."""
         for name in _ARRAYS:
             setattr(self, f"_{name}", state[name].numpy().copy())
+        self._low = float(self._is_low.mean())
         self._pass, self._number = state["drawn"]

@@ -104,8 +104,7 @@ class Recipe:
         precision: "auto" multiplies in bfloat16 where the processor has it, "float32" never.
         prune: share of the images of low loss that a pass leaves out by lot, while the rest of them count for
             them too (:mod:`smash_search.train.pruning`); 0 shows every image in each pass. An epoch has as
-            many steps either way. "auto" leaves out half of them in short
-            trainings of many images.
+            many steps either way. "auto" leaves out half of them in short trainings of many images.
         keep_best: end with the weights of the best epoch on validation images, if that was not the last; not
             where they are trained on.
         include_validation: train on training and validation images (after all choices are made).

@@ -6,8 +6,8 @@ space, trained first and from scratch by the same recipe, or the best finalists 
 answers were kept.
 Its answers are logits; they are kept beside the student's checkpoints, so that a training that goes on asks
 nobody again, and in the user's cache folder for other students of the same images. It answers for the
-validation images too, which tells how much it knows: of its training images
-a network that has learned them by heart knows everything.
+validation images too, which tells how much it knows: of its training images a network that has learned them
+by heart knows everything.
 """
 
 from __future__ import annotations

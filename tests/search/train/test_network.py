@@ -40,6 +40,10 @@ from tests.search.small_data import same_state, small_architecture, small_digits
 SPEC = InputSpec(1, (8, 8))
 
 
+class _Stop(Exception):
+    """What interrupts a training."""
+
+
 def _network(seed: int = 0) -> nn.Module:
     return new_network(small_architecture(), SPEC, 10, seed)
 
@@ -143,15 +147,12 @@ def test_a_resumed_training_ends_with_the_same_bits(
     whole = make()
     expected = fit(whole, data, recipe)
 
-    class Stop(Exception):
-        pass
-
     def stop(entry: Epoch) -> None:
         if entry.epoch == 2:
-            raise Stop
+            raise _Stop
 
     path = tmp_path / "checkpoint.pt"
-    with pytest.raises(Stop):
+    with pytest.raises(_Stop):
         fit(make(), data, recipe, checkpoint=path, on_epoch=stop)
     resumed = make(seed=9)  # its weights come from the checkpoint
     result = fit(resumed, data, recipe, checkpoint=path)
@@ -200,14 +201,11 @@ def test_the_default_recipe_goes_on_from_the_middle_of_an_epoch_with_the_same_bi
     per_epoch = expected.steps // 3
     stopped_at = 2 * per_epoch + max(1, per_epoch // 2)
 
-    class Stop(Exception):
-        pass
-
     def stop(progress: TrainingProgress) -> None:
         if progress.step == stopped_at:
-            raise Stop
+            raise _Stop
 
-    with pytest.raises(Stop):
+    with pytest.raises(_Stop):
         trained(_network(), checkpoint=path, checkpoint_seconds=1e-9, on_step=stop)
     loaded = load_checkpoint(path, None)
     assert loaded is not None
@@ -224,14 +222,11 @@ def test_a_training_goes_on_though_the_version_that_began_it_knew_fewer_values(t
     whole, path = _network(), tmp_path / "checkpoint.pt"
     fit(whole, data, recipe)
 
-    class Stop(Exception):
-        pass
-
     def stop(_: Epoch) -> None:
-        raise Stop
+        raise _Stop
 
     for wanted in (recipe, replace(recipe, prune=0.5)):
-        with pytest.raises(Stop):
+        with pytest.raises(_Stop):
             fit(_network(), data, recipe, checkpoint=path, on_epoch=stop, checkpoint_seconds=1e-9)
         loaded = torch.load(path)
         del loaded["identity"]["recipe"]["prune"]
