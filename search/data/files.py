@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import re
 import shlex
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -42,6 +43,8 @@ DISTORTED = 1.2  # widest over narrowest image, as width over height, from which
 MOST_NAMED = 50  # bad files in one message
 THREADS = 4
 AHEAD = 256  # images in memory, encoded
+QUICK = 0.0005  # seconds of an image below which one thread is faster; PNGs of 96x96 take as long to decode
+FEW = 4  # of those in memory, whose time tells
 BAD = "files that cannot be read"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -203,11 +206,23 @@ def _briefly(name: str, error: SmashError) -> str:
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Results in order, at most ``AHEAD`` items in memory; Pillow decodes without Python's lock."""
+    """Results in order, at most ``AHEAD`` items in memory.
+
+    Pillow decodes without Python's lock, but opens files with it. So small images are decoded in this thread:
+    several would wait for each other (0.41 ms in place of 0.24 for a PNG of 32x32, by four threads on two
+    cores).
+    """
     waiting = iter(items)
     with ThreadPoolExecutor(THREADS) as pool:
         while chunk := list(itertools.islice(waiting, AHEAD)):
-            yield from pool.map(work, chunk)
+            times: list[float] = []
+            for item in chunk[:FEW]:
+                begin = time.perf_counter()
+                result = work(item)
+                times.append(time.perf_counter() - begin)
+                yield result
+            is_quick = min(times) < QUICK
+            yield from map(work, chunk[FEW:]) if is_quick else pool.map(work, chunk[FEW:])
 
 
 def _headers(spec: Spec, parts: Iterable[EncodedImages], bad: Bad) -> list[tuple[str, Header]]:
@@ -335,6 +350,7 @@ def _fill(
         Index of the image of each row.
     """
     kept: list[int] = []
+    target = np.asarray(target)  # a map makes a map of each row, which takes as long as to open a file
 
     def decode(item: tuple[str, Path | bytes]) -> tuple[str, np.ndarray | SmashError]:
         try:

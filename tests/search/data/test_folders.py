@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import threading
+import time
 import unicodedata
 from pathlib import Path
 
@@ -276,6 +278,22 @@ def test_data_that_are_moved_keep_their_copy(tmp_path: Path, monkeypatch: pytest
     load_dataset(f"folder:{tmp_path / 'there'}")
     assert copy.stat().st_mtime_ns == made
     assert len(list((tmp_path / "there" / cache.FOLDER).glob("*/images.npy"))) == 1
+
+
+@pytest.mark.parametrize(("seconds", "threads"), [(0.0, 1), (0.002, image_reader.THREADS + 1)])
+def test_small_images_are_decoded_in_one_thread_and_large_ones_in_several(
+    seconds: float, threads: int
+) -> None:
+    used = set()
+
+    def work(item: int) -> int:
+        used.add(threading.get_ident())
+        time.sleep(seconds)
+        return -item
+
+    images = image_reader.AHEAD + 40
+    assert list(image_reader.in_threads(work, range(images))) == [-item for item in range(images)]
+    assert len(used) == threads
 
 
 def test_decoded_copies_go_when_they_take_too_much_and_the_last_one_stays(
