@@ -12,6 +12,7 @@ among its draws, because patterns that a decade of hand-made networks settled on
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -157,6 +158,7 @@ def preset(name: str, input_spec: InputSpec | None = None) -> Architecture:
 # --------------------------------------------------------------------- the known ones of a space
 
 
+@functools.lru_cache(maxsize=8)  # a run asks six times; they take seconds
 def known_networks(space: Space) -> tuple[Architecture, ...]:
     """Residual, dense and fractal networks inside a space, in an order whose every start is diverse.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from functools import cached_property
 
 from smash_search.executors import ExecutorConfig, make_executor
 from smash_search.executors.work import Worker
@@ -61,11 +60,6 @@ class Bounds:
         self.probes: list[Architecture] = []
         self.reference: Architecture | None = None
 
-    @cached_property
-    def _known(self) -> tuple[Architecture, ...]:
-        """Known networks of the space, which take a second to write down."""
-        return known_networks(self._run.space)
-
     @property
     def limits_latency(self) -> bool:
         """Whether there are limits on latency, and something to measure it with."""
@@ -77,16 +71,18 @@ class Bounds:
         def is_within(entry: Architecture) -> bool:
             return self.refusal(entry) is None
 
-        inside: Iterator[Architecture] = filter(is_within, self._known)
+        known = known_networks(self._run.space)
+        inside: Iterator[Architecture] = filter(is_within, known)
         if self.aims is not None:
-            inside = busiest_within(self.aims, self._known, is_within)
+            inside = busiest_within(self.aims, known, is_within)
         return tuple(itertools.islice(inside, self._run.config.known))
 
     def survey(self, here: Worker) -> None:
         """Measure some networks of the space to predict the latency of all others."""
         run = self._run
         limits = [limit.milliseconds for limit in run.config.latency_limits]
-        survey = Survey(run.space, run.config.seed, limits, run.cost, self._known, self.within_cost)
+        known = known_networks(run.space)
+        survey = Survey(run.space, run.config.seed, limits, run.cost, known, self.within_cost)
         workers = make_executor(ExecutorConfig(), here.equipment, here)
         evaluator = Evaluator(run.folder, run.images, run.cost, run.measurement, workers)
         self.reference = survey.reference
