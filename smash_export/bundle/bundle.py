@@ -4,7 +4,7 @@
     model.onnx            the network, one file          model.torchscript.pt   the traced network
     architecture.json     what was searched              weights.safetensors    its folded weights
     samples.npz           test images, labels and the logits of eager PyTorch for them
-    calibration.npz       training images for int8       README.md              the model card
+    calibration.npz       validation images for int8     README.md              the model card
     targets/<target>/<precision>/...                     files of one runtime
 
 Every open checks every file that the manifest names (:mod:`smash_export.bundle.integrity`); its fields are
@@ -170,7 +170,7 @@ class Bundle:
         return threshold if isinstance(threshold, float) and 0 <= threshold <= 1 else None
 
     def calibration(self) -> np.ndarray:
-        """Training images for calibration, uint8 [M, *sample_shape].
+        """Images for calibration, none of them a test image, uint8 [M, *sample_shape].
 
         Raises:
             UsageError: the bundle has none.
@@ -360,7 +360,8 @@ def write_bundle(
         onnx, torchscript: content of the model files.
         architecture, weights: what was searched and its folded weights; None for adopted networks.
         samples: test images with the logits of eager PyTorch, which every later file is held against.
-        calibration: uint8 training images, at least 300 if int8 files shall be made.
+        calibration: uint8 images that are no test images, at least 300 if int8 files shall be made; best
+            those that the network was not trained on.
         provenance: versions, seeds, data fingerprint, accuracy; JSON.
         force: replace what is there.
 

@@ -27,6 +27,7 @@ from smash_export.bundle.manifest import NAME
 from smash_export.bundle.samples import check_images, read_arrays
 from smash_export.export.torchscript import OPSET, advice_on, cause_of, evaluating, onnx_of_torchscript
 from smash_export.measure.gates import GATES
+from smash_export.measure.labelled import CALIBRATION_IMAGES, calibration_images
 from smash_export.measure.machine import version_of
 from smash_search.data.several import likeliest
 from smash_targets.base import ModelSignature
@@ -49,7 +50,7 @@ class Images:
     Attributes:
         test: uint8 [N, *sample_shape] with ``labels`` int64 [N].
         targets: uint8 [N, K] of images that may be of several classes, or None.
-        calibration: uint8 training images, or None: no int8 then.
+        calibration: uint8 images that are no test images, or None: no int8 then.
         provenance: where they come from, for the manifest.
     """
 
@@ -209,7 +210,7 @@ def images_from_data(
     preprocessing: Preprocessing,
     *,
     test_count: int = 1024,
-    calibration_count: int = 1024,
+    calibration_count: int = CALIBRATION_IMAGES,
     seed: int = 0,
 ) -> Images:
     """Test and training images of a data set by name (:func:`smash_search.data.load_dataset`).
@@ -233,11 +234,14 @@ def images_from_data(
     def seen(split: Any) -> np.ndarray:
         return as_files(np.asarray(split.images), dataset.preprocessing, preprocessing)
 
-    test, train = some(dataset.test, test_count), some(dataset.train, calibration_count)
+    test = some(dataset.test, test_count)
     targets = by_outputs(test.targets, numbers, len(labels))
     facts = {"data": {"spec": spec, "seed": seed, "fingerprint": dataset.fingerprint}}
     numbered = labels_by_outputs(test.labels, numbers, len(labels))
-    return Images(seen(test), numbered, seen(train), facts, targets)
+    calibration = as_files(
+        calibration_images(dataset, calibration_count, seed), dataset.preprocessing, preprocessing
+    )
+    return Images(seen(test), numbered, calibration, facts, targets)
 
 
 def _check_labels(labels: np.ndarray, count: int, classes: int) -> None:

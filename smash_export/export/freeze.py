@@ -33,12 +33,14 @@ from smash_base import files
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import softmax
+from smash_base.sampling import spread
 from smash_export import __version__
 from smash_export.bundle import manifest
 from smash_export.bundle.bundle import Bundle, Samples, write_bundle
 from smash_export.export.calibration import FALSE_ALARM, Calibration, fit_calibration
 from smash_export.export.onnx_writer import INPUT, OUTPUT, onnx_from_architecture, onnx_from_trace
 from smash_export.measure.evaluate import Evaluation, score
+from smash_export.measure.labelled import calibration_images
 from smash_export.measure.verify import Parity, measure_parity
 from smash_search.data import Dataset, load_dataset
 from smash_search.model.fake_quantisation import FakeQuantisedNetwork
@@ -57,7 +59,6 @@ Weights = Literal["retrain", "finetune", "generated"]
 Exporter = Literal["graph", "torch"]
 
 SAMPLE_IMAGES = 512  # test images that travel in the bundle
-CALIBRATION_IMAGES = 1024  # training images that travel in the bundle, for int8
 STATISTICS_IMAGES = 1000  # training images that BatchNorm statistics are recomputed from
 LARGEST_BATCH = 32
 FINETUNING_RATE = 0.02  # of generated weights
@@ -398,12 +399,6 @@ def statistics_images(dataset: Dataset) -> torch.Tensor:
     return tensor
 
 
-def spread(count: int, wanted: int, seed: int = 0) -> np.ndarray:
-    """Ascending indices of a fixed random choice."""
-    order = np.random.default_rng((seed, count)).permutation(count)
-    return np.sort(order[:wanted])
-
-
 def calibrate(
     architecture: Architecture, frozen: dict[str, np.ndarray], dataset: Dataset, false_alarm: float
 ) -> Calibration:
@@ -461,7 +456,6 @@ def _export(
         softmax(logits_of(reference, dataset, dataset.test.images)), dataset.test.labels, dataset.classes
     )
     cost = cost_of(best.architecture, best.input, len(best.classes))
-    train = dataset.train.images[spread(len(dataset.train), CALIBRATION_IMAGES)]
     bundle = write_bundle(
         destination,
         onnx=onnx,
@@ -472,7 +466,7 @@ def _export(
         preprocessing=dataset.preprocessing,
         signature=signature,
         samples=samples,
-        calibration=np.asarray(train),
+        calibration=calibration_images(dataset),
         provenance={
             "weights": weights,
             "recipe": None if fitted is None else recipe.to_json(),

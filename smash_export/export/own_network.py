@@ -25,19 +25,19 @@ from torch.nn.parameter import is_lazy
 from smash_base.errors import InvalidInputError, UsageError, VerificationError
 from smash_base.json_values import JsonObject
 from smash_base.preprocess import Outputs, probabilities_of
+from smash_base.sampling import spread
 from smash_export.export.adopt import Adopted, Images, adopt
 from smash_export.export.calibration import FALSE_ALARM, fit_calibration
 from smash_export.export.freeze import (
-    CALIBRATION_IMAGES,
     SAMPLE_IMAGES,
     check_free,
     logits_of,
-    spread,
     work_beside,
 )
 from smash_export.export.torch_program import save_whole
 from smash_export.export.torchscript import cause_of, onnx_of_torchscript, traced
 from smash_export.measure.evaluate import score
+from smash_export.measure.labelled import calibration_images
 from smash_export.measure.verify import compare_logits
 from smash_search.data import Dataset
 from smash_search.data.function import fault_of, imported_function
@@ -336,7 +336,6 @@ def _finished(
 def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, fitted: FitResult) -> Images:
     """Real images for the bundle, and where its network comes from."""
     chosen = spread(len(dataset.test), SAMPLE_IMAGES)
-    train = np.asarray(dataset.train.images[spread(len(dataset.train), CALIBRATION_IMAGES)])
     outputs: Outputs = "sigmoid" if dataset.several else "logits"
     probabilities = probabilities_of(logits_of(network, dataset, dataset.test.images), outputs)
     labels, targets = dataset.test.labels, dataset.test.targets
@@ -350,7 +349,13 @@ def _images(network: nn.Module, dataset: Dataset, facts: JsonObject, fitted: Fit
         "accuracy": {"split": "test", **test.facts()},
     }
     shown = np.asarray(dataset.test.images[chosen])
-    return Images(shown, labels[chosen], train, facts, None if targets is None else targets[chosen])
+    return Images(
+        shown,
+        labels[chosen],
+        calibration_images(dataset),
+        facts,
+        None if targets is None else targets[chosen],
+    )
 
 
 def _trace(network: nn.Module, dataset: Dataset, name: str, path: Path) -> None:

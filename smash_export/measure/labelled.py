@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from smash_base.errors import InvalidInputError, UsageError
 from smash_base.preprocess import Preprocessing
+from smash_base.sampling import spread
 from smash_export.bundle.bundle import Bundle
+
+if TYPE_CHECKING:
+    from smash_search.data import Dataset
 
 PARTS = ("train", "validation", "test")
 WHOLE = "all"
 SPLITS = (*PARTS, WHOLE)
+CALIBRATION_IMAGES = 1024  # that travel in a bundle, for int8
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,26 @@ def bundled(bundle: Bundle) -> Labelled:
     """The test images in the bundle."""
     samples = bundle.samples()
     return Labelled("the bundled images", samples.images, samples.labels, targets=samples.targets)
+
+
+def calibration_images(dataset: Dataset, count: int = CALIBRATION_IMAGES, seed: int = 0) -> np.ndarray:
+    """Images that files of lower precision are calibrated on, uint8 [M, *S]: validation images, and training
+    images where those are too few.
+
+    Rounding is chosen by the labels that change with it. A network is surer of images that it was trained on,
+    which change theirs less: one that lost 0.7 points of accuracy on test images was thought to lose 0.2
+    by training images.
+
+    Args:
+        dataset: Its images are taken as they are in it.
+        count: most images.
+        seed: Random seed of the choice.
+    """
+    parts: list[np.ndarray] = []
+    for split in (dataset.validation, dataset.train):
+        chosen = spread(len(split), count - sum(map(len, parts)), seed)
+        parts.append(np.asarray(split.images[chosen]))
+    return np.concatenate(parts)
 
 
 def from_data(bundle: Bundle, spec: str, split: str = "test", seed: int | None = None) -> Labelled:
