@@ -8,9 +8,9 @@ ONNX Runtime's quantiser places the nodes and its calibrators measure ranges. Wh
 * biases that take back the mean of what rounding adds, where that costs fewer labels
   (:mod:`smash_export.compiling.precision.bias_correction`);
 * the noise that every single layer brings (:mod:`smash_export.compiling.precision.noise`), and a loop that
-  puts the worst layers back to fp32 until the changed labels of the calibration images cost no more than
-  ``max_drop`` points by their margins (:mod:`smash_export.measure.gates`), and test images stay unseen until
-  verification;
+  puts the worst layers back to fp32 until the changed labels of the calibration images show, by their margins
+  (:mod:`smash_export.measure.gates`), that no more than ``max_drop`` points are lost; test images stay unseen
+  until verification;
 * Q/DQ as TensorRT wants it: symmetric, zero point 0, no int32 bias, the convolution's side of an
   addition left to be fused and only the other side quantised.
 
@@ -48,7 +48,7 @@ from smash_export.export.onnx_graphs import (
     require_onnxruntime,
     sqnr_db,
 )
-from smash_export.measure.gates import margin_costs
+from smash_export.measure.gates import margin_costs, margin_interval
 from smash_export.measure.noise import NodeNoise
 from smash_targets.base import get_target
 
@@ -125,7 +125,8 @@ def quantise(
         method: how ranges are chosen; "auto" takes the one whose changed labels cost least, then the least
             noisy one.
         boundary: first and last layer: in int8, in fp32, or as measured.
-        max_drop: points of accuracy that changed labels of the calibration images may cost by their margins.
+        max_drop: points of accuracy that changed labels of the calibration images may cost at most by their
+            margins, as sure as the gate wants to be.
         faster_fp32: nodes that stay in fp32 because that was measured to be faster.
         outputs: what the answers of the graph are.
 
@@ -147,15 +148,9 @@ def quantise(
     better = corrected.outcome(kept).rank < graph.outcome(kept).rank
     graph = corrected if better else graph
     table = graph.noise_by_node()
+    kept = graph.spared(kept, [row.node for row in table if row.node not in kept], max_drop)
     outcome = graph.outcome(kept)
-    for names in _batches([row.node for row in table if row.node not in kept]):
-        if outcome.cost <= max_drop:
-            break
-        kept.update(
-            dict.fromkeys(names, f"noise; labels that change with it cost more than {max_drop:g} points")
-        )
-        outcome = graph.outcome(kept)
-    if not any(node.op_type in WEIGHTED and node.name not in kept for node in graph.nodes):
+    if not graph.rounds_any(kept):
         raise VerificationError(
             "int8 costs too much accuracy whichever layers it is kept away from",
             expected=f"changed labels of the calibration images that cost at most {max_drop:g} points",
@@ -171,6 +166,7 @@ def quantise(
         "kept_fp32": [{"node": name, "reason": reason} for name, reason in kept.items()],
         "labels_changed_percent": round(outcome.changed, 4),
         "expected_points_lost": round(outcome.cost, 4),
+        "most_points_lost": round(outcome.high, 4),
         "logits_sqnr_db": outcome.sqnr,
         "noise_by_node": [
             asdict(replace(row, precision="fp32" if row.node in kept else "int8")) for row in table
@@ -199,12 +195,17 @@ def quantise_untrained(
 class _Outcome:
     changed: float  # percent of the images
     cost: float  # percentage points of accuracy, by the margins of the changed labels
+    high: float  # end of its interval
     sqnr: float  # of the logits, in decibels
 
     @property
     def rank(self) -> tuple[float, float]:
         """Less is better: what changed labels cost, then the noise."""
         return self.cost, -self.sqnr
+
+    def keeps(self, limit: float) -> bool:
+        """Whether the images show that no more is lost, as the gate will ask of as many others."""
+        return self.cost == 0 or self.high <= limit
 
 
 class _Quantiser:
@@ -261,6 +262,26 @@ class _Quantiser:
         few = evenly(self.calibration, NOISE_IMAGES)
         return noise_by_node(self.exact, self.build(()), few, _COMPUTED)
 
+    def spared(self, kept: dict[str, str], worst: list[str], max_drop: float) -> dict[str, str]:
+        """Nodes that stay in fp32 and why: ``kept``, and the worst until no more than ``max_drop`` points are
+        lost: surely, or where that leaves no layer in int8, as few images may, by the mean of the images.
+        """
+        likely: dict[str, str] | None = None
+        for names in _batches(worst):
+            outcome = self.outcome(kept)
+            if outcome.keeps(max_drop):
+                break
+            if likely is None and outcome.cost <= max_drop:
+                likely = kept
+            reason = f"noise; labels that change with it cost more than {max_drop:g} points"
+            kept = {**kept, **dict.fromkeys(names, reason)}
+        return kept if likely is None or self.rounds_any(kept) else likely
+
+    def rounds_any(self, kept: Iterable[str]) -> bool:
+        """Whether a layer with weights is in int8 when these nodes are in fp32."""
+        spared = set(kept)
+        return any(node.op_type in WEIGHTED and node.name not in spared for node in self.nodes)
+
     def corrected(self, kept: Iterable[str]) -> _Quantiser:
         """The same with biases corrected for all operators but ``kept`` in int8."""
         few = evenly(self.calibration, NOISE_IMAGES)
@@ -285,8 +306,8 @@ class _Quantiser:
             asked, answered = with_none(expected), with_none(received)
         answers = answered.argmax(1)
         changed = float((answers != asked.argmax(1)).mean() * 100)
-        cost = float(margin_costs(asked, answers, 1.0).mean() * 100)
-        return _Outcome(changed, cost, sqnr_db(expected, received))
+        mean, spread = margin_interval(margin_costs(asked, answers, 1.0))
+        return _Outcome(changed, 100 * mean, 100 * (mean + spread), sqnr_db(expected, received))
 
     def build(self, kept: Iterable[str]) -> onnx.ModelProto:
         """The graph with Q/DQ nodes on all operators but ``kept``; not to be changed."""

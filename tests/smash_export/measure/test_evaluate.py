@@ -16,7 +16,7 @@ from smash_base.preprocess import Preprocessing
 from smash_export.bundle.bundle import Bundle
 from smash_export.cli import run
 from smash_export.measure.evaluate import calibration_error, evaluate, score, wilson_interval
-from smash_export.measure.labelled import as_files, bundled, from_data
+from smash_export.measure.labelled import as_files, bundled, calibration_images, from_data
 from smash_export.prediction.classifier import load
 from smash_export.prediction.pictures import confusion_picture, to_picture
 from smash_search.data import load_dataset
@@ -251,3 +251,17 @@ def test_an_evaluation_has_a_json_form_without_nan() -> None:
     result = score(np.eye(3, dtype=np.float32), np.arange(3), ["a", "b", "c"])
     assert math.isnan(result.images_per_second)
     assert result.to_json()["confusion"] == np.eye(3).tolist()
+
+
+def test_calibration_images_are_those_that_a_network_was_not_trained_on_as_far_as_there_are_any() -> None:
+    dataset = load_dataset("digits")
+    held_out, trained = (
+        {image.tobytes() for image in it.images} for it in (dataset.validation, dataset.train)
+    )
+    few = calibration_images(dataset, len(dataset.validation) - 10)
+    assert len(few) == len(dataset.validation) - 10
+    assert all(image.tobytes() in held_out for image in few)
+    many = calibration_images(dataset, len(dataset.validation) + 50)
+    assert all(image.tobytes() in held_out for image in many[:-50])
+    assert all(image.tobytes() in trained for image in many[-50:])
+    assert len(calibration_images(dataset, 10**6)) == len(dataset.validation) + len(dataset.train)
