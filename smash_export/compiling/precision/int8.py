@@ -66,6 +66,7 @@ _TENSORRT_OPS = sorted({*WEIGHTED, "Add", "AveragePool", "Concat", "MaxPool"})
 NOISE_IMAGES = 256  # for what is compared, in decibels
 JUDGED_IMAGES = 512  # for the share of labels that change
 KEPT_GRAPHS = len(METHODS) + 2  # the quantiser takes long: each method's graph, and two with an end in fp32
+SINGLES = 12  # nodes that go back to fp32 one by one
 BOUNDARY_GAIN_DB = 3.0  # keeping first or last layer in fp32 must halve the noise of the logits
 
 
@@ -275,7 +276,21 @@ class _Quantiser:
                 likely = kept
             reason = f"noise; labels that change with it cost more than {max_drop:g} points"
             kept = {**kept, **dict.fromkeys(names, reason)}
-        return kept if likely is None or self.rounds_any(kept) else likely
+        if not self.rounds_any(kept):
+            return likely or kept
+        return self._needed(kept, [name for name in worst if name in kept][-SINGLES:], max_drop)
+
+    def _needed(self, kept: dict[str, str], doubted: list[str], max_drop: float) -> dict[str, str]:
+        """Without those of ``doubted`` that may be in int8 now, the least noisy tried first.
+
+        Noise is that of each node by itself: where one of a chain is what costs labels, those that are worse
+        by themselves went before it.
+        """
+        for name in reversed(doubted):
+            fewer = {node: reason for node, reason in kept.items() if node != name}
+            if self.outcome(fewer).keeps(max_drop):
+                kept = fewer
+        return kept
 
     def rounds_any(self, kept: Iterable[str]) -> bool:
         """Whether a layer with weights is in int8 when these nodes are in fp32."""
@@ -466,12 +481,12 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 
 def _batches(names: list[str]) -> Iterator[list[str]]:
-    """The names in order: the first dozen one by one, then in pieces that double."""
+    """The names in order: the first one by one, then in pieces that double."""
     start, size = 0, 1
     while start < len(names):
         yield names[start : start + size]
         start += size
-        size = 1 if start < 12 else 2 * size
+        size = 1 if start < SINGLES else 2 * size
 
 
 @contextmanager

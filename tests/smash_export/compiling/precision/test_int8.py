@@ -325,3 +325,15 @@ def test_wrong_options_are_usage_errors(
     with pytest.raises(UsageError, match=words):
         prepare_onnx(bundle, "int8", target=get_target("onnxruntime"), destination=tmp_path, options=options)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_node_stays_in_fp32_that_may_be_in_int8() -> None:
+    hard, x = memory_bank(3, ridge=1e-6), images(300)
+    _, notes = quantise(hard, x, U8, method="minmax", boundary="int8", max_drop=4)
+    kept = {row["node"] for row in notes["kept_fp32"]}
+    assert kept
+    assert notes["most_points_lost"] <= 4
+    for name in kept:
+        others = kept - {name}
+        _, told = quantise(hard, x, U8, method="minmax", boundary="int8", max_drop=100, faster_fp32=others)
+        assert told["most_points_lost"] > 4
