@@ -85,7 +85,7 @@ GROUPS = {
 @click.option("--data", metavar="SPEC", help="Data set with test and training images; see: datasets")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the splits of --data.")
 @click.option("--samples", type=click.Path(path_type=Path), help="npz: images uint8, labels int64.")
-@click.option("--calibration", type=click.Path(path_type=Path), help="npz: images uint8, from training.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="npz: images uint8, no test images.")
 @click.option("--force", is_flag=True, help="Replace the bundle.")
 @common_options(writes=True)
 def command(
@@ -133,7 +133,7 @@ def command(
             received="both" if data is not None else "neither",
         )
     if calibration is not None and samples is None:
-        raise UsageError("--calibration goes with --samples", hint="--data takes its training images.")
+        raise UsageError("--calibration goes with --samples", hint="--data takes those of its own.")
     # Before images are read, which takes minutes.
     files.refuse_existing(destination, replace=force, mark=NAME)
     names = read_labels(labels)
