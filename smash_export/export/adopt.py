@@ -228,20 +228,15 @@ def images_from_data(
     dataset = load_dataset(as_seen_by(preprocessing, spec), seed=seed)
     numbers = class_numbers(spec, dataset.classes, labels)
 
-    def some(split: Any, count: int) -> Any:
-        return split.take(np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:count]))
+    def seen(images: np.ndarray) -> np.ndarray:
+        return as_files(np.asarray(images), dataset.preprocessing, preprocessing)
 
-    def seen(split: Any) -> np.ndarray:
-        return as_files(np.asarray(split.images), dataset.preprocessing, preprocessing)
-
-    test = some(dataset.test, test_count)
+    test = dataset.test.some(test_count, np.random.default_rng(seed))
     targets = by_outputs(test.targets, numbers, len(labels))
     facts = {"data": {"spec": spec, "seed": seed, "fingerprint": dataset.fingerprint}}
     numbered = labels_by_outputs(test.labels, numbers, len(labels))
-    calibration = as_files(
-        calibration_images(dataset, calibration_count, seed), dataset.preprocessing, preprocessing
-    )
-    return Images(seen(test), numbered, calibration, facts, targets)
+    calibration = seen(calibration_images(dataset, calibration_count, seed))
+    return Images(seen(test.images), numbered, calibration, facts, targets)
 
 
 def _check_labels(labels: np.ndarray, count: int, classes: int) -> None:
