@@ -42,9 +42,9 @@ ASKING, EXPORTING = "asking the teacher", "exporting"
 
 TABLE_NETWORKS, ELSEWHERE = 150, 0.8  # networks that another device measures, and seconds for each
 INT8, INT8_IMAGES = (
-    6.0,
-    10_000,
-)  # more to compile: calibration and the noise of every layer, on so many images
+    12.0,
+    16_000,
+)  # more to compile: calibration, the noise of every layer, and graphs with some in fp32, on so many images
 MEASURED = 3.0  # seconds that bench and compare measure each file for: 2 s of batch 1 and 1 s of stages
 
 
